@@ -1,0 +1,42 @@
+"""The rollout engine: paged KV cache, continuous batching, in-place weight updates. Usable alone as a library.
+
+Names are resolved on first use, so that importing a configuration does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rlserve.engine.config import EngineConfig
+    from rlserve.engine.engine import Engine, EngineStats
+    from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+
+__all__ = [
+    "Engine",
+    "EngineConfig",
+    "EngineStats",
+    "FinishReason",
+    "Request",
+    "RequestOutput",
+    "SampleOutput",
+    "SamplingParams",
+]
+
+_HOMES = {
+    "Engine": "engine",
+    "EngineConfig": "config",
+    "EngineStats": "engine",
+    "FinishReason": "request",
+    "Request": "request",
+    "RequestOutput": "request",
+    "SampleOutput": "request",
+    "SamplingParams": "request",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,45 @@
+"""Configuration of the rollout engine. Imports no torch, so that the command line stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlserve.errors import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How one engine computes and how much it may hold; which model it serves is given apart."""
+
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Type of the weights and of the KV cache."""
+    block_size: int = 16
+    """Tokens per KV block."""
+    num_blocks: int | None = None
+    """KV blocks in the cache; None sizes the cache from ``kv_cache_bytes``."""
+    kv_cache_bytes: int = 256 * 2**20
+    """Memory for the KV cache where ``num_blocks`` is None."""
+    max_num_sequences: int = 128
+    """Most sequences (samples, not requests) computed in one step."""
+    max_num_batched_tokens: int = 2048
+    """Most tokens computed in one step; longer prompts are prefilled in chunks."""
+    max_model_len: int | None = None
+    """Longest prompt plus answer in tokens; None takes the model's own limit."""
+    enable_prefix_caching: bool = True
+    """Share full KV blocks between requests with the same beginning."""
+    attention_backend: Literal["auto", "torch", "cpu"] = "auto"
+    """``cpu`` is the C++ kernel compiled at first use, ``torch`` plain PyTorch; ``auto`` takes the best there is."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "block_size": self.block_size >= 1 or "must be at least 1",
+                "num_blocks": self.num_blocks is None or self.num_blocks >= 1 or "must be at least 1",
+                "kv_cache_bytes": self.kv_cache_bytes >= 1 or "must be at least 1",
+                "max_num_sequences": self.max_num_sequences >= 1 or "must be at least 1",
+                "max_num_batched_tokens": self.max_num_batched_tokens >= 1 or "must be at least 1",
+                "max_model_len": self.max_model_len is None or self.max_model_len >= 2 or "must be at least 2",
+            },
+        )

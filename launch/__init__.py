@@ -1,0 +1,1 @@
+"""Getting a run onto machines: this machine, a Ray cluster."""

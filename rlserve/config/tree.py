@@ -1,0 +1,101 @@
+"""The whole configuration of a run: the parts' own configurations, composed. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlserve.errors import check_fields
+from rlserve.launch.config import LaunchConfig
+from rlserve.manager.config import ManagerConfig
+from rlserve.pool.config import PoolConfig
+from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
+from rlserve.tracking.config import TrackingConfig
+from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
+from rlserve.weights.config import WeightsConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The policy that is trained."""
+
+    path: str
+    """A Hugging Face folder or hub name, or ``builtin:NAME`` for a small one that rlserve makes itself."""
+    tokenizer_path: str | None = None
+    """None takes the tokenizer beside the model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Scoring the policy on held-out prompts."""
+
+    every_steps: int = 0
+    """Also score in mid-run every so many steps; 0 scores only before the first and after the last."""
+    temperature: float = 0.0
+    """0 is greedy."""
+    success_threshold: float = 1.0
+    """Reward from which an answer counts as right: the score is the share of right answers."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "every_steps": self.every_steps >= 0 or "must be at least 0",
+                "temperature": self.temperature >= 0 or "must be at least 0",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Saving the run."""
+
+    every_steps: int = 0
+    """Save every so many steps; 0 saves only at the end and on Ctrl-C."""
+    keep: int = 2
+    """Checkpoints that stay; the oldest go first."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "every_steps": self.every_steps >= 0 or "must be at least 0",
+                "keep": self.keep >= 1 or "must be at least 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that a run is made of."""
+
+    model: ModelConfig
+    data: DataConfig
+    reward: RewardConfig
+    name: str | None = None
+    """Folder of the run under ``output_dir``; None takes the configuration's name and the time."""
+    output_dir: str = "runs"
+    seed: int = 0
+    num_steps: int = 100
+    """Training steps."""
+    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    manager: ManagerConfig = field(default_factory=ManagerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "num_steps": self.num_steps >= 1 or "must be at least 1",
+                "seed": self.seed >= 0 or "must be at least 0",
+                "name": self.name is None
+                or (self.name.strip() not in ("", ".", "..", "latest") and "/" not in self.name)
+                or "must be a plain folder name",
+            },
+        )

@@ -1,0 +1,101 @@
+"""Every error that rlserve raises on purpose.
+
+One root, :class:`RlserveError`; each leaf also inherits the standard type that it refines, so
+``except ValueError`` keeps working for people who use a part as a library. ``exit_code`` is what the
+command line returns: 2 for something the user can mend in the configuration, the data or the model, 1 for
+a failure of the run itself. Messages name the value and the remedy.
+
+All of them cross process borders, so they must survive pickling: pass every constructor argument to
+``super().__init__``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+class RlserveError(Exception):
+    """Root of all errors of rlserve."""
+
+    exit_code = 1
+
+
+class UserError(RlserveError, ValueError):
+    """Something that the user can mend: shown as one clear message, without a traceback."""
+
+    exit_code = 2
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong in a configuration: a dotted key (relative to where it was found) and what is wrong."""
+
+    key: str
+    message: str
+
+
+class ConfigurationError(UserError):
+    """One or more problems in the configuration, all reported at once."""
+
+    def __init__(self, problems: Sequence[Problem], source: str = "") -> None:
+        super().__init__(tuple(problems), source)
+        self.problems = tuple(problems)
+        self.source = source
+
+    def __str__(self) -> str:
+        prefix = f"{self.source}: " if self.source else ""
+        return "\n".join(f"{prefix}{problem.key}: {problem.message}" for problem in self.problems)
+
+
+class DataError(UserError):
+    """A data set that cannot be used: a broken line (``file:line``), a missing column, no prompts."""
+
+
+class ModelError(UserError):
+    """A folder that is no model, an unsupported architecture, weights that do not fit the configuration."""
+
+
+class RewardError(UserError):
+    """A reward that cannot be found, raised, or returned something that is not a finite number."""
+
+
+class PoolError(UserError):
+    """A pool or a split that cannot be: more slots than the machine has, a role without a slot."""
+
+
+class NonFiniteLossError(RlserveError, FloatingPointError):
+    """The loss or the gradient of a step is not finite; the step was not applied."""
+
+    exit_code = 2
+
+
+class IllegalTransitionError(RlserveError, RuntimeError):
+    """A state machine was asked for a move that its table does not have."""
+
+
+class WeightsRefusedError(RlserveError, ValueError):
+    """Weights that do not fit: a version that goes back, a wrong base, a wrong checksum, names or shapes."""
+
+
+class WorkerFailedError(RlserveError, RuntimeError):
+    """A worker process died, or did not answer, and the run cannot go on without it."""
+
+
+class DeadlineExceededError(RlserveError, TimeoutError):
+    """A wait passed its deadline; the message names what was waited for."""
+
+
+def check_fields(owner: object, conditions: Mapping[str, bool | str]) -> None:
+    """Raise one :class:`ConfigurationError` for all fields of ``owner`` that fail.
+
+    Called from ``__post_init__`` of a config dataclass. ``conditions`` maps a field's name to ``True`` when
+    it is fine, or to what it must be: ``{"top_p": 0 < self.top_p <= 1 or "must be in (0, 1]"}``.
+    """
+    problems = [
+        Problem(name, f"{condition or 'is not valid'}, got {getattr(owner, name)!r}")
+        for name, condition in conditions.items()
+        if condition is not True
+    ]
+    if problems:
+        raise ConfigurationError(problems)

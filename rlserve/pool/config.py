@@ -1,0 +1,67 @@
+"""Configuration of the pool: which slots there are. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlserve.errors import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotGroupConfig:
+    """A number of like slots: ``{type: H100, count: 8, prefer: train}``."""
+
+    type: str
+    """A type of the catalogue (``H100``, ``H200``, ``A100`` …), or any name that begins with ``cpu``."""
+    count: int
+    prefer: Literal["train", "rollout"] | None = None
+    """Role that these slots start in, and leave last; None lets the catalogue's figures decide."""
+    num_threads: int = 1
+    """CPU threads of each worker; only for CPU slots."""
+    price_per_hour: float | None = None
+    """Price of one slot; None where it is not known."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "type": bool(self.type.strip()) or "must name a type",
+                "count": self.count >= 1 or "must be at least 1",
+                "num_threads": self.num_threads >= 1 or "must be at least 1",
+                "price_per_hour": self.price_per_hour is None
+                or self.price_per_hour >= 0
+                or "must be at least 0",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolConfig:
+    """The slots that training and rollout share."""
+
+    slots: Literal["auto"] | tuple[SlotGroupConfig, ...] = "auto"
+    """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none."""
+    num_initial_rollout: int | None = None
+    """Slots that begin as rollout; None takes those that prefer it, or half."""
+    worker_start_timeout_s: float = 180.0
+    switch_timeout_s: float = 120.0
+    """Deadline of changing one slot's role."""
+    max_worker_failures: int = 8
+    """Lost workers that are replaced; one more stops the run."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "slots": self.slots == "auto"
+                or sum(group.count for group in self.slots) >= 2
+                or "must hold at least 2 slots: one to train and one to roll out",
+                "num_initial_rollout": self.num_initial_rollout is None
+                or self.num_initial_rollout >= 1
+                or "must be at least 1",
+                "worker_start_timeout_s": self.worker_start_timeout_s > 0 or "must be above 0",
+                "switch_timeout_s": self.switch_timeout_s > 0 or "must be above 0",
+                "max_worker_failures": self.max_worker_failures >= 0 or "must be at least 0",
+            },
+        )

@@ -1,0 +1,101 @@
+"""Configuration of the rollout side: prompts, sampling, rewards. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlserve.engine.config import EngineConfig
+from rlserve.errors import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the prompts come from."""
+
+    path: str
+    """A JSONL or Parquet file, a folder of them, a data set's name on the hub, or ``builtin:NAME``."""
+    split: str = "train"
+    prompt_field: str = "prompt"
+    answer_field: str | None = "answer"
+    """Column handed to the reward as the reference answer; None where the data has none."""
+    held_out_path: str | None = None
+    """Prompts that the policy is scored on before and after; None sets ``num_held_out`` of the data aside."""
+    num_held_out: int = 512
+    shuffle: bool = True
+    apply_chat_template: bool = False
+    """Treat the prompt as a user's message and render it with the tokenizer's chat template."""
+    max_prompt_tokens: int | None = None
+    """Prompts longer than this are dropped, counted by reason; None takes the model's length less the answer's."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "num_held_out": self.num_held_out >= 1 or "must be at least 1",
+                "max_prompt_tokens": self.max_prompt_tokens is None
+                or self.max_prompt_tokens >= 1
+                or "must be at least 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """What scores an answer: exactly one of ``function`` and ``model_path``."""
+
+    function: str | None = None
+    """``package.module:function`` or ``path/to/file.py:function``; called as ``function(sample) -> float``."""
+    model_path: str | None = None
+    """Folder or hub name of a Hugging Face sequence-classification model with one label."""
+    timeout_s: float = 60.0
+    """Deadline of scoring one prompt group."""
+    max_failures: int = 8
+    """Prompt groups that may be dropped because their reward failed; one more stops the run."""
+
+    def __post_init__(self) -> None:
+        one_given = (self.function is None) != (self.model_path is None)
+        check_fields(
+            self,
+            {
+                "function": one_given or "name a reward: exactly one of reward.function and reward.model_path",
+                "timeout_s": self.timeout_s > 0 or "must be above 0",
+                "max_failures": self.max_failures >= 0 or "must be at least 0",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How answers are made, and how far generation may run ahead of training."""
+
+    prompts_per_step: int = 16
+    """Prompt groups in the batch of one training step."""
+    samples_per_prompt: int = 8
+    max_staleness: int = 1
+    """Steps that a token may be older than the policy it trains; bounds what is in flight and buffered to
+    ``(max_staleness + 1) * prompts_per_step`` prompt groups."""
+    max_tokens: int = 256
+    """Longest answer."""
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    request_timeout_s: float = 300.0
+    """Deadline of one prompt group on one replica; past it the replica is taken for lost."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "prompts_per_step": self.prompts_per_step >= 1 or "must be at least 1",
+                "samples_per_prompt": self.samples_per_prompt >= 1 or "must be at least 1",
+                "max_staleness": self.max_staleness >= 0 or "must be at least 0",
+                "max_tokens": self.max_tokens >= 1 or "must be at least 1",
+                "temperature": self.temperature > 0
+                or "must be above 0: greedy answers are all alike and teach nothing",
+                "top_k": self.top_k >= 0 or "must be at least 0 (0 keeps all)",
+                "top_p": 0 < self.top_p <= 1 or "must be in (0, 1]",
+                "request_timeout_s": self.request_timeout_s > 0 or "must be above 0",
+            },
+        )

@@ -1,0 +1,84 @@
+"""The contract of a trainer: one object per rank, all ranks call the same methods in the same order."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.trainers.batch import Batch
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership:
+    """A place in a group of ranks. The group is re-formed, with the next generation, whenever a rank joins or leaves."""
+
+    rank: int
+    world_size: int
+    host: str
+    """Address of the rendezvous store, which rank 0 serves."""
+    port: int
+    generation: int
+    """Counts the groups of a run, so that a late member of an old group cannot join a new one."""
+
+    def __post_init__(self) -> None:
+        assert 0 <= self.rank < self.world_size
+
+
+class Trainer(ABC):
+    """Steps a policy on batches, as one rank of a group that can change at step boundaries."""
+
+    @abstractmethod
+    def step(self, batch: Batch) -> dict[str, float]:
+        """Train on one batch and return its metrics, the same on every rank.
+
+        Every rank is given the whole batch and computes its share of the logical shards.
+
+        Raises:
+            NonFiniteLossError: the loss or the gradient is not finite; nothing of the step stays applied.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Take the last step back: weights, optimizer and step counter as they were before it (or do nothing
+        if no step was begun since the last rollback). For survivors of a step that a lost rank broke off."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy's weights under their Hugging Face names, detached, on the trainer's device, float32."""
+
+    @abstractmethod
+    def resize(self, membership: Membership) -> None:
+        """Join the group of ``membership`` and leave any other. Rank 0 must hold the current state; every other
+        rank receives weights, optimizer state and step counter from it, in memory.
+
+        Raises:
+            DeadlineExceededError: not all members came in time.
+        """
+
+    @abstractmethod
+    def leave(self) -> None:
+        """Leave the group and free the memory of model and optimizer; ``resize`` brings the rank back."""
+
+    @abstractmethod
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that a checkpoint needs, as named tensors: policy, critic, optimizer, step counter."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what ``state`` returned, bit for bit."""
+
+    @abstractmethod
+    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
+        """[A] raw log-probabilities of the response tokens under the current policy."""
+
+    @abstractmethod
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        """[A] the critic's values at the response tokens: the state before each token is made."""

@@ -1,0 +1,54 @@
+"""The batch that a trainer steps on: ragged samples laid end to end in flat arrays.
+
+Legend: B samples, P prompt tokens of a sample, R response tokens of a sample, T = sum of P + R, A = sum of R.
+NumPy, because it crosses process borders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Samples with their rewards. Sample b has ``prompt_lengths[b]`` + ``response_lengths[b]`` tokens."""
+
+    sample_ids: tuple[str, ...]
+    """B names, each trained on once in a run."""
+    group_index: NDArray[np.int32]
+    """[B] samples with the same number answer the same prompt."""
+    prompt_lengths: NDArray[np.int32]
+    """[B]"""
+    response_lengths: NDArray[np.int32]
+    """[B]"""
+    token_ids: NDArray[np.int32]
+    """[T] prompt then response of each sample, samples end to end."""
+    log_probs: NDArray[np.float32]
+    """[A] raw log-probabilities given by the engine for the response tokens."""
+    behaviour_log_probs: NDArray[np.float32]
+    """[A] log-probabilities under the distribution that was sampled from."""
+    weight_versions: NDArray[np.int32]
+    """[A] version of the weights that made each response token."""
+    rewards: NDArray[np.float32]
+    """[B] one number for the whole response, credited to its last token."""
+
+    def __post_init__(self) -> None:
+        num_samples, num_response_tokens = len(self.sample_ids), int(self.response_lengths.sum())
+        assert self.group_index.shape == self.prompt_lengths.shape == self.response_lengths.shape == (num_samples,)
+        assert self.rewards.shape == (num_samples,)
+        assert self.token_ids.shape == (int(self.prompt_lengths.sum()) + num_response_tokens,)
+        for per_token in (self.log_probs, self.behaviour_log_probs, self.weight_versions):
+            assert per_token.shape == (num_response_tokens,)
+
+    @property
+    def num_samples(self) -> int:
+        """B."""
+        return len(self.sample_ids)
+
+    @property
+    def num_response_tokens(self) -> int:
+        """A."""
+        return int(self.response_lengths.sum())

@@ -1,0 +1,88 @@
+"""Configuration of the trainers. Imports no torch, so that the command line stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from rlserve.errors import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlgorithmConfig:
+    """PPO with a critic (Schulman et al. 2017, arXiv 1707.06347)."""
+
+    name: Literal["ppo"] = "ppo"
+    num_epochs: int = 1
+    """Passes over the samples of a step."""
+    num_mini_batches: int = 1
+    """Optimizer steps in a pass."""
+    clip_ratio: float = 0.2
+    """Half-width of the interval that the probability ratio is clipped to (equation 7)."""
+    value_clip: float = 0.2
+    """Half-width of the interval around the old value that the new value is clipped to."""
+    gamma: float = 1.0
+    """Discount per token."""
+    gae_lambda: float = 0.95
+    """Lambda of generalised advantage estimation (arXiv 1506.02438, equation 16)."""
+    kl_coefficient: float = 0.0
+    """Weight of the per-token KL penalty to the frozen reference, subtracted from the reward; 0 keeps no reference."""
+    entropy_coefficient: float = 0.0
+    value_coefficient: float = 0.5
+    importance_sampling_cap: float = 2.0
+    """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "num_epochs": self.num_epochs >= 1 or "must be at least 1",
+                "num_mini_batches": self.num_mini_batches >= 1 or "must be at least 1",
+                "clip_ratio": self.clip_ratio > 0 or "must be above 0",
+                "value_clip": self.value_clip > 0 or "must be above 0",
+                "gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1",
+                "gae_lambda": 0 <= self.gae_lambda <= 1 or "must be between 0 and 1",
+                "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
+                "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
+                "value_coefficient": self.value_coefficient > 0 or "must be above 0",
+                "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerConfig:
+    """Optimizer, precision and the data-parallel backend."""
+
+    backend: Literal["torch"] = "torch"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type that the forward and backward passes compute in; master weights are always float32."""
+    learning_rate: float = 1e-6
+    critic_learning_rate: float = 5e-6
+    num_warmup_steps: int = 0
+    """Optimizer steps over which the learning rates rise linearly to their value."""
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    max_grad_norm: float = 1.0
+    num_logical_shards: int = 12
+    """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
+    fixed tree, so the trajectory does not depend on how many ranks compute it."""
+    timeout_s: float = 120.0
+    """Deadline of every collective operation."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "learning_rate": self.learning_rate > 0 or "must be above 0",
+                "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
+                "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
+                "weight_decay": self.weight_decay >= 0 or "must be at least 0",
+                "adam_beta1": 0 <= self.adam_beta1 < 1 or "must be in [0, 1)",
+                "adam_beta2": 0 <= self.adam_beta2 < 1 or "must be in [0, 1)",
+                "max_grad_norm": self.max_grad_norm > 0 or "must be above 0",
+                "num_logical_shards": self.num_logical_shards >= 1 or "must be at least 1",
+                "timeout_s": self.timeout_s > 0 or "must be above 0",
+            },
+        )
