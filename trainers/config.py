@@ -70,6 +70,8 @@ class TrainerConfig:
     fixed tree, so the trajectory does not depend on how many ranks compute it."""
     timeout_s: float = 120.0
     """Deadline of every collective operation."""
+    step_timeout_s: float = 3600.0
+    """Deadline of one whole training step."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -84,5 +86,6 @@ class TrainerConfig:
                 "max_grad_norm": self.max_grad_norm > 0 or "must be above 0",
                 "num_logical_shards": self.num_logical_shards >= 1 or "must be at least 1",
                 "timeout_s": self.timeout_s > 0 or "must be above 0",
+                "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
             },
         )

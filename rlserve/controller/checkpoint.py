@@ -1,0 +1,129 @@
+"""Checkpoints that are wholly there or not at all, and restore bit for bit.
+
+A checkpoint is written to a temporary folder; every file is synced and listed with its SHA-256 in a manifest;
+the folder is renamed to ``step_NNNNNN`` and its parent synced. A folder under that name is therefore complete,
+and a damaged one is found by its manifest: the newest good one is used, and the damaged ones are named.
+
+::
+
+    checkpoints/step_000020/
+        policy/               the policy as a Hugging Face folder
+        trainer.safetensors   policy, critic, optimizer
+        run.json              step, ledger, place in the data set, counters
+        manifest.json         SHA-256 of every other file
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rlserve.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RUN_FILE = "run.json"
+MANIFEST_FILE = "manifest.json"
+_PREFIX = "step_"
+_TEMPORARY_PREFIX = ".writing_"
+_CHUNK_BYTES = 1 << 20
+
+
+def checkpoint_name(step: int) -> str:
+    """``step_000020``."""
+    return f"{_PREFIX}{step:06d}"
+
+
+async def save_checkpoint(
+    parent: Path, step: int, write_model: Callable[[Path], Awaitable[None]], run: dict[str, Any], *, keep: int
+) -> Path:
+    """Write one checkpoint and remove all but the newest ``keep``.
+
+    ``write_model`` fills the given folder with the policy and the trainer's state. One that exists for this
+    step already is kept as it is: a step has one outcome.
+    """
+    final = parent / checkpoint_name(step)
+    if final.exists():
+        return final
+    temporary = parent / f"{_TEMPORARY_PREFIX}{final.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    await write_model(temporary)
+    (temporary / RUN_FILE).write_text(json.dumps(run, indent=1))
+    await asyncio.to_thread(_seal, temporary, final)
+    for old in checkpoints(parent)[:-keep]:
+        shutil.rmtree(old)
+    logger.info("checkpoint %s", final)
+    return final
+
+
+def _seal(temporary: Path, final: Path) -> None:
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(temporary)): _sha256(path) for path in files}
+    (temporary / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+    for path in (*files, temporary / MANIFEST_FILE):
+        _sync(path)
+    for folder in {path.parent for path in files} | {temporary}:
+        _sync(folder)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
+def checkpoints(parent: Path) -> list[Path]:
+    """All finished checkpoints, oldest first."""
+    return sorted(path for path in parent.glob(f"{_PREFIX}*") if path.is_dir())
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether every file is there with the bytes that were written."""
+    manifest_path = checkpoint / MANIFEST_FILE
+    if not manifest_path.is_file():
+        return False
+    try:
+        manifest: dict[str, str] = json.loads(manifest_path.read_text())
+    except ValueError:
+        return False
+    return all((checkpoint / name).is_file() and _sha256(checkpoint / name) == sha for name, sha in manifest.items())
+
+
+def newest_checkpoint(parent: Path) -> Path:
+    """The newest whole checkpoint; damaged ones are passed over and named in the log.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = checkpoints(parent)
+    for checkpoint in reversed(found):
+        if is_whole(checkpoint):
+            return checkpoint
+        logger.warning("checkpoint %s is damaged, falling back to the one before it", checkpoint)
+    raise UserError(f"{parent} holds no whole checkpoint ({len(found)} damaged): there is nothing to resume from")
+
+
+def read_run(checkpoint: Path) -> dict[str, Any]:
+    """The run's own part of a checkpoint."""
+    run: dict[str, Any] = json.loads((checkpoint / RUN_FILE).read_text())
+    return run
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,63 @@
+"""What crosses the border between the controller and a worker process. Plain data, no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlserve.engine.config import EngineConfig
+from rlserve.engine.request import RequestOutput
+from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerSpec:
+    """Everything that a worker process needs to wear either hat."""
+
+    slot_id: str
+    device: str
+    num_threads: int
+    model_path: str
+    tokenizer_path: str
+    seed: int
+    engine: EngineConfig
+    trainer: TrainerConfig
+    algorithm: AlgorithmConfig
+    log_path: Path
+    incarnation: int = 0
+    """Counts the processes that this slot has had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerInfo:
+    """What a worker tells about itself once it is up."""
+
+    slot_id: str
+    process_id: int
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutStats:
+    """Numbers of one replica's engine."""
+
+    weight_version: int
+    num_running: int
+    num_waiting: int
+    kv_cache_usage: float
+    num_generated_tokens: int
+    """Since the replica began."""
+    num_preemptions: int
+    prefix_cache_hit_rate: float
+    num_steps: int
+    """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """Answer to one long poll of a replica."""
+
+    outputs: tuple[RequestOutput, ...]
+    stats: RolloutStats
+    closed: bool
+    """The rollout hat was taken off: no more outputs will come."""

@@ -1,0 +1,109 @@
+"""The worker processes of all slots, as Ray actors pinned to their accelerators."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+
+from rlserve.errors import DeadlineExceededError, WorkerFailedError
+from rlserve.pool.base import WorkerInfo, WorkerSpec
+from rlserve.pool.slots import Slot
+from rlserve.pool.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+_ACCELERATOR_SHARE = 0.001  # of the marker resource that Ray gives each node for its accelerator's type
+_MAX_CONCURRENT_CALLS = 8
+
+
+class Fleet:
+    """Starts, replaces and ends one worker process for each slot."""
+
+    def __init__(self, start_timeout_s: float) -> None:
+        self._start_timeout_s = start_timeout_s
+        self._actors: dict[str, Any] = {}
+        self._slots: dict[str, Slot] = {}
+        self._specs: dict[str, WorkerSpec] = {}
+        self._infos: dict[str, WorkerInfo] = {}
+
+    def __getitem__(self, slot_id: str) -> Any:
+        """The handle of the worker on a slot."""
+        return self._actors[slot_id]
+
+    def info(self, slot_id: str) -> WorkerInfo:
+        """Process and host of the worker on a slot."""
+        return self._infos[slot_id]
+
+    async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
+        """Start all workers side by side.
+
+        Raises:
+            DeadlineExceededError: one did not come up in time (named).
+            WorkerFailedError: one died while starting (named).
+        """
+        for slot, spec in slots:
+            self._slots[slot.id], self._specs[slot.id] = slot, spec
+            self._actors[slot.id] = _create_actor(slot, spec)
+        await asyncio.gather(*(self._await_ready(slot_id) for slot_id in self._actors))
+
+    async def restart(self, slot_id: str) -> None:
+        """End whatever is left of a slot's worker and start a new one."""
+        self.kill(slot_id)
+        spec = self._specs[slot_id]
+        self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
+        self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id])
+        await self._await_ready(slot_id)
+
+    def kill(self, slot_id: str) -> None:
+        """End a worker at once, also one that is stopped or wedged."""
+        actor = self._actors.pop(slot_id, None)
+        if actor is not None:
+            ray.kill(actor, no_restart=True)
+
+    def close(self) -> None:
+        """End all workers."""
+        for slot_id in list(self._actors):
+            self.kill(slot_id)
+
+    async def _await_ready(self, slot_id: str) -> None:
+        try:
+            self._infos[slot_id] = await asyncio.wait_for(self._actors[slot_id].info.remote(), self._start_timeout_s)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"the worker of {slot_id} did not start within pool.worker_start_timeout_s={self._start_timeout_s:g} s"
+            ) from None
+        except RayActorError as error:
+            raise WorkerFailedError(f"the worker of {slot_id} died while starting: {error}") from error
+        logger.info("worker of %s is process %d", slot_id, self._infos[slot_id].process_id)
+
+
+def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:
+    resources: dict[str, float]
+    if slot.type.device == "cuda":
+        num_gpus, resources = 1, {f"accelerator_type:{slot.type.name}": _ACCELERATOR_SHARE}
+    else:
+        num_gpus, resources = 0, {slot.type.name: 1}
+    threads = str(slot.num_threads)
+    environment = {
+        # Spinning threads ruin everything when trainer and engines share cores: wait passively.
+        "OMP_WAIT_POLICY": "passive",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    actor_class: Any = ray.remote(Worker)
+    return actor_class.options(
+        name=None,
+        num_cpus=0,
+        num_gpus=num_gpus,
+        resources=resources,
+        max_concurrency=_MAX_CONCURRENT_CALLS,
+        max_restarts=0,
+        runtime_env={"env_vars": environment},
+    ).remote(spec)

@@ -1,0 +1,172 @@
+"""The rollout hat of a worker: an engine that runs in a thread of its own.
+
+::
+
+    submit / load_weights / stop ──► commands ──►┐
+                                                 │  between two steps
+                                   engine.step() ◄┘
+                                        │
+                                        ▼
+    collect (long poll) ◄────────── outbox
+
+Only the engine's thread touches the engine. Everything else reaches it as a command that runs between two
+steps, so a new version of the weights is swapped in at a step boundary by construction. The thread sleeps on
+the condition while there is neither work nor a command.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from rlserve.engine import Engine, Request, RequestOutput
+from rlserve.errors import WorkerFailedError
+from rlserve.pool.base import Collected, RolloutStats
+from rlserve.weights.base import Receipt
+from rlserve.weights.fingerprint import fingerprint
+from rlserve.weights.patch import WeightPatch, unpack
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class RolloutHat:
+    """Serves requests with one engine from when it is put on until it is taken off.
+
+    The engine outlives the hat: a worker that returns to rollout puts a new hat on the same, warm engine.
+    The first version of the weights must be loaded before the first request.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._changed = threading.Condition()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._outbox: list[RequestOutput] = []
+        self._num_steps = 0
+        self._running = True
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def load_weights(self, patch: WeightPatch) -> Receipt:
+        """Stage a version beside the running model, swap it in between two steps, and prove what is loaded."""
+        tensors = unpack(patch)
+
+        def swap() -> Receipt:
+            start = time.perf_counter()
+            self._engine.load_weights(patch.version, tensors)
+            load_s = time.perf_counter() - start
+            return Receipt(
+                version=self._engine.weight_version,
+                fingerprint=fingerprint(self._engine.named_weights()),
+                load_s=load_s,
+            )
+
+        return self._call(swap)
+
+    def submit(self, requests: list[Request]) -> None:
+        """Hand a batch of requests to the engine."""
+
+        def add() -> None:
+            for request in requests:
+                self._engine.add(request)
+
+        self._call(add)
+
+    def collect(self, timeout_s: float) -> Collected:
+        """Outputs since the last call; waits up to ``timeout_s`` for the first one."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._outbox or not self._running or self._failure, timeout_s)
+            self._raise_failure()
+            outputs, self._outbox = tuple(self._outbox), []
+            closed = not self._running
+        return Collected(outputs=outputs, stats=self._stats(), closed=closed)
+
+    def stop(self) -> tuple[RequestOutput, ...]:
+        """Take the hat off: unfinished requests come back with their tokens, and the engine's memory is freed.
+
+        Outputs that finished before are still handed out by ``collect``, each exactly once.
+        """
+
+        def take_off() -> tuple[RequestOutput, ...]:
+            partials = tuple(self._engine.abort(list(self._unfinished)))
+            self._engine.release_memory()
+            self._engine.check_integrity()
+            self._running = False
+            return partials
+
+        partials = self._call(take_off)
+        self._thread.join()
+        return partials
+
+    # -- the engine's thread ---------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._commands or self._engine.has_work)
+                    commands = list(self._commands)
+                    self._commands.clear()
+                for command in commands:
+                    command()
+                if self._running and self._engine.has_work:
+                    outputs = self._engine.step()
+                    self._num_steps += 1
+                    if outputs:
+                        with self._changed:
+                            self._outbox.extend(outputs)
+                            self._changed.notify_all()
+        except BaseException as error:
+            logger.exception("the engine stopped")
+            self._failure = error
+        with self._changed:
+            self._changed.notify_all()
+
+    def _call(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in the engine's thread between two steps and return what it returns."""
+        future: Future[T] = Future()
+
+        def command() -> None:
+            try:
+                future.set_result(function())
+            except Exception as error:
+                future.set_exception(error)
+
+        with self._changed:
+            self._raise_failure()
+            self._commands.append(command)
+            self._changed.notify_all()
+        while True:
+            try:
+                return future.result(timeout=1.0)
+            except TimeoutError:
+                if not self._thread.is_alive() and not future.done():
+                    self._raise_failure()
+                    raise WorkerFailedError("the rollout hat was taken off before the call ran") from None
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise WorkerFailedError(f"the engine stopped: {self._failure!r}") from self._failure
+
+    @property
+    def _unfinished(self) -> list[str]:
+        return self._engine.request_ids
+
+    def _stats(self) -> RolloutStats:
+        stats = self._engine.stats()
+        return RolloutStats(
+            weight_version=self._engine.weight_version,
+            num_running=stats.num_running,
+            num_waiting=stats.num_waiting,
+            kv_cache_usage=stats.kv_cache_usage,
+            num_generated_tokens=stats.num_generated_tokens,
+            num_preemptions=stats.num_preemptions,
+            prefix_cache_hit_rate=stats.prefix_cache_hit_rate,
+            num_steps=self._num_steps,
+        )

@@ -1,0 +1,72 @@
+"""The slots of a run: from the configuration, or from what the machine or the cluster has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rlserve.errors import PoolError
+from rlserve.pool.catalogue import SlotType, is_cpu, slot_type
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
+
+DEFAULT_CPU_SLOTS = (SlotGroupConfig(type="cpu", count=4),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slot:
+    """A place for one worker process: one accelerator, or a share of the CPU."""
+
+    id: str
+    """``TYPE/NUMBER``."""
+    type: SlotType
+    prefer: Literal["train", "rollout"] | None
+    num_threads: int
+
+
+def slot_groups(config: PoolConfig, discovered: Mapping[str, int]) -> tuple[SlotGroupConfig, ...]:
+    """The groups of the pool; ``discovered`` counts the accelerators (or CPU slots) by type.
+
+    Raises:
+        PoolError: the configuration asks for more than there is, or ``auto`` finds fewer than two.
+    """
+    if config.slots != "auto":
+        _check_enough(config.slots, discovered)
+        return config.slots
+    if not discovered:
+        return DEFAULT_CPU_SLOTS
+    if sum(discovered.values()) < 2:
+        raise PoolError(f"pool.slots=auto found {dict(discovered)}: at least 2 slots are needed, name them yourself")
+    return tuple(SlotGroupConfig(type=name, count=count) for name, count in discovered.items())
+
+
+def _check_enough(groups: tuple[SlotGroupConfig, ...], discovered: Mapping[str, int]) -> None:
+    wanted: dict[str, int] = {}
+    for group in groups:
+        wanted[group.type] = wanted.get(group.type, 0) + group.count
+    for name, count in wanted.items():
+        available = discovered.get(name)
+        if available is None and is_cpu(name) and not any(is_cpu(other) for other in discovered):
+            continue  # CPU slots are made to measure where nobody declares them
+        if count > (available or 0):
+            there = ", ".join(f"{other} × {number}" for other, number in discovered.items()) or "no accelerators"
+            raise PoolError(f"pool.slots asks for {name} × {count}, but there is: {there}")
+
+
+def expand(groups: tuple[SlotGroupConfig, ...]) -> tuple[Slot, ...]:
+    """One :class:`Slot` for each place, in the order of the configuration."""
+    slots: list[Slot] = []
+    numbers: dict[str, int] = {}
+    for group in groups:
+        for _ in range(group.count):
+            number = numbers.get(group.type, 0)
+            numbers[group.type] = number + 1
+            slots.append(
+                Slot(
+                    id=f"{group.type}/{number}",
+                    type=slot_type(group.type),
+                    prefer=group.prefer,
+                    num_threads=group.num_threads,
+                )
+            )
+    return tuple(slots)

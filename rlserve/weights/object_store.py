@@ -1,0 +1,54 @@
+"""Weights through Ray's object store: the trainer's worker packs a patch, replicas map it and copy it in.
+
+The patch is the return value of a call on the trainer's worker, so it belongs to the controller's process and
+outlives the worker that made it. On one machine nothing is copied between processes but the engine's own load.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rlserve.errors import DeadlineExceededError, WeightsRefusedError
+from rlserve.weights.base import Receipt, Transport
+from rlserve.weights.config import WeightsConfig
+
+
+class ObjectStoreTransport(Transport):
+    """Keeps the newest version alive in the object store, and no other."""
+
+    def __init__(self, config: WeightsConfig) -> None:
+        self._timeout_s = config.timeout_s
+        self._version = -1
+        self._fingerprint = 0
+        self._patch: Any = None  # reference to the newest WeightPatch
+
+    @property
+    def version(self) -> int:
+        return self._version
+
+    async def publish(self, trainer: Any, version: int) -> None:
+        if version <= self._version:
+            raise WeightsRefusedError(f"version {version} is not newer than the published {self._version}")
+        patch, digest = trainer.pack_weights.options(num_returns=2).remote(version)
+        self._fingerprint = await self._within_deadline(digest, f"the trainer packing version {version}")
+        self._patch, self._version = patch, version
+
+    async def deliver(self, replica: Any) -> Receipt:
+        assert self._version >= 0, "nothing was published yet"
+        version, expected = self._version, self._fingerprint
+        receipt: Receipt = await self._within_deadline(
+            replica.load_weights.remote(self._patch), f"a replica taking version {version} of the weights"
+        )
+        if (receipt.version, receipt.fingerprint) != (version, expected):
+            raise WeightsRefusedError(
+                f"a replica reports version {receipt.version} with fingerprint {receipt.fingerprint:016x}, "
+                f"published was version {version} with {expected:016x}"
+            )
+        return receipt
+
+    async def _within_deadline(self, reference: Any, what: str) -> Any:
+        try:
+            return await asyncio.wait_for(reference, self._timeout_s)
+        except TimeoutError:
+            raise DeadlineExceededError(f"{what} took longer than weights.timeout_s={self._timeout_s:g} s") from None
