@@ -1,0 +1,100 @@
+"""The contract of a policy: what it is shown, what it answers.
+
+    observe (the controller reads everything once) ──> decide (pure) ──> act (the controller moves slots)
+
+Times are seconds on the caller's clock; a policy has none of its own, so the simulator can run the same code.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Generic, TypeVar
+
+
+class Role(StrEnum):
+    """What a slot does."""
+
+    TRAIN = "train"
+    ROLLOUT = "rollout"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotFigures:
+    """What a slot's type can do; only ratios between slots matter."""
+
+    memory_bandwidth_gb_s: float
+    """Decoding is bound by it."""
+    flops_tflops: float
+    """Training is bound by it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotView:
+    """One slot as a policy sees it."""
+
+    id: str
+    type: str
+    figures: SlotFigures
+    prefer: Role | None = None
+    """Role that the user wants it in."""
+    role: Role | None = None
+    """None while it starts, idles or moves."""
+    alive: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """The run at one moment. A reading that failed is None: unknown, not zero."""
+
+    time_s: float
+    queue_length: int | None
+    """Prompt groups that wait for a replica."""
+    num_buffered: int
+    """Finished groups that wait for the trainer."""
+    num_in_flight: int
+    """Groups admitted and not yet finished."""
+    trainer_waiting: bool | None
+    """Whether the trainer waits for a batch."""
+    slots: tuple[SlotView, ...]
+    legal_trainer_sizes: tuple[int, ...]
+    """Numbers of train slots that the trainer can run on."""
+    moving: bool
+    """A move is under way."""
+    last_move_end_s: float | None
+    """When the last move ended; None if there was none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """Bring a slot into a role."""
+
+    slot_id: str
+    to: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A decision with the grounds for it, which go to ``decisions.jsonl``."""
+
+    moves: tuple[Move, ...] = ()
+    reason: str
+    numbers: Mapping[str, float] = field(default_factory=dict)
+    """The numbers that the decision rests on."""
+
+
+StateT = TypeVar("StateT")
+
+
+class Policy(ABC, Generic[StateT]):
+    """Decides which slots move. Keeps nothing between decisions but the state that it hands back."""
+
+    @abstractmethod
+    def initial_state(self) -> StateT:
+        """State before the first decision."""
+
+    @abstractmethod
+    def decide(self, observation: Observation, state: StateT) -> tuple[Plan, StateT]:
+        """A pure function: equal arguments give equal results."""

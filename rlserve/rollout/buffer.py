@@ -1,0 +1,87 @@
+"""The sample buffer: finished groups that wait for the trainer, and when a batch may be taken of them.
+
+Legend: B prompt groups of a batch, s ``max_staleness``, v the version of the policy that the batch will train.
+
+Every live group has a deadline: the last version that may train it, its oldest token's version + s. For a group still
+in flight the admitted version stands in for its oldest token, which is not older (``rlserve.rollout.router``).
+
+A batch takes the finished groups with the earliest deadlines. It must wait if it would leave more behind than later
+batches can take in time, that is unless, for every k in 0..s,
+
+    number of live groups with deadline <= v + k, less those in the batch  <=  k * B.
+
+Then no group is ever late. By induction over v: what is left after the batch meets the condition's right-hand side for
+v + 1, and groups admitted meanwhile have deadlines >= v + s, where the ledger's bound of (s + 1) * B live groups is
+all that is needed. Finished work is never dropped for its age, and the trainer waits for a slow group only when no
+later batch could still take it.
+"""
+
+from __future__ import annotations
+
+from rlserve.rollout.groups import ScoredGroup
+from rlserve.rollout.ledger import GroupState, Ledger
+
+
+class SampleBuffer:
+    """Holds buffered groups, and lends the trainer a batch at a time."""
+
+    def __init__(self, ledger: Ledger, *, prompts_per_step: int) -> None:
+        self._ledger = ledger
+        self._prompts_per_step = prompts_per_step
+        self._groups: dict[str, ScoredGroup] = {}
+        self._taken: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        """Groups that wait; those of the step under way are not counted."""
+        return len(self._groups) - len(self._taken)
+
+    def put(self, scored: ScoredGroup, *, time_s: float) -> None:
+        """Add a scored group (ledger: scored → buffered)."""
+        self._ledger.buffer(scored.group.id, time_s=time_s)
+        self._groups[scored.group.id] = scored
+
+    def take(self, current_version: int) -> list[ScoredGroup] | None:
+        """The batch that trains the policy of ``current_version``, or None where it must wait.
+
+        Exactly ``prompts_per_step`` groups, earliest deadline first. They stay buffered until ``commit``.
+        """
+        assert not self._taken, "the batch before was neither committed nor put back"
+        by_deadline = sorted(
+            self._groups.values(), key=lambda scored: (self._deadline(scored.group.id), scored.group.position)
+        )
+        batch = by_deadline[: self._prompts_per_step]
+        if len(batch) < self._prompts_per_step:
+            return None
+        left_behind = {record.id for record in self._ledger.live()} - {scored.group.id for scored in batch}
+        deadlines = [self._deadline(group_id) for group_id in left_behind]
+        for num_later in range(self._ledger.max_staleness + 1):
+            num_due = sum(deadline <= current_version + num_later for deadline in deadlines)
+            if num_due > num_later * self._prompts_per_step:
+                return None
+        self._taken = tuple(scored.group.id for scored in batch)
+        return batch
+
+    def commit(self, *, time_s: float) -> None:
+        """The step on the batch taken last is done (ledger: buffered → trained)."""
+        assert self._taken, "no batch was taken"
+        for group_id in self._taken:
+            self._ledger.train(group_id, time_s=time_s)
+            del self._groups[group_id]
+        self._taken = ()
+
+    def put_back(self) -> None:
+        """The step on the batch taken last was rolled back: its groups wait again."""
+        assert self._taken, "no batch was taken"
+        self._taken = ()
+
+    def check_integrity(self) -> None:
+        """Assert that the buffer holds exactly the groups that the ledger calls buffered."""
+        buffered = {record.id for record in self._ledger.live() if record.state is GroupState.BUFFERED}
+        assert buffered == set(self._groups), f"buffer and ledger differ in {sorted(buffered ^ set(self._groups))}"
+        assert set(self._taken) <= buffered
+
+    def _deadline(self, group_id: str) -> int:
+        """The last version that may train a live group."""
+        scored = self._groups.get(group_id)
+        oldest_version = self._ledger.get(group_id).admitted_version if scored is None else scored.oldest_version
+        return oldest_version + self._ledger.max_staleness

@@ -1,0 +1,48 @@
+"""Prompt groups as plain data: one prompt with its samples, before and after generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlserve.engine.request import RequestOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptGroup:
+    """One prompt of the data set, to be answered ``samples_per_prompt`` times."""
+
+    id: str
+    """``"{epoch}:{row}"``, handed out once in a run."""
+    position: int
+    """How many prompts the source handed out before this one; the ledger admits them without a gap."""
+    row: int
+    """Row of the data set, counted from 0."""
+    prompt_text: str
+    """As the data set has it, before any chat template."""
+    prompt_token_ids: tuple[int, ...]
+    answer: str | None
+    """Reference answer for the reward."""
+    drop_reason: str | None = None
+    """Why the prompt cannot be used; it is admitted and dropped at once, so that counts match the position."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredGroup:
+    """A prompt group that was generated and scored."""
+
+    group: PromptGroup
+    output: RequestOutput
+    rewards: tuple[float, ...]
+    """One for each sample of ``output``, in the same order."""
+    admitted_version: int
+    attempt: int
+    """How often the group had to start over before this output."""
+
+    def __post_init__(self) -> None:
+        assert len(self.rewards) == len(self.output.samples) > 0, f"group {self.group.id}: one reward a sample"
+        assert self.output.finished, f"group {self.group.id}: only finished groups are scored"
+
+    @property
+    def oldest_version(self) -> int:
+        """Version of the weights that made the oldest token."""
+        return min(version for sample in self.output.samples for version in sample.weight_versions)
