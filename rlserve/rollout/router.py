@@ -61,6 +61,8 @@ class _Replica:
     """Unfinished samples that it holds."""
     num_tokens: int = 0
     """Prompt and resumed tokens of what it holds: breaks ties between equal numbers of samples."""
+    closed: bool = False
+    """It is about to leave and gets nothing more."""
 
 
 class Router:
@@ -98,6 +100,10 @@ class Router:
         assert replica_id not in self._replicas, f"replica {replica_id} is already there"
         assert capacity >= 1
         self._replicas[replica_id] = _Replica(version=version, capacity=capacity)
+
+    def close(self, replica_id: str) -> None:
+        """Give nothing more to a replica that is about to leave; what it has may still finish there."""
+        self._replicas[replica_id].closed = True
 
     def set_version(self, replica_id: str, version: int) -> None:
         """Note that a replica now serves ``version``, which never goes back (I3)."""
@@ -178,7 +184,8 @@ class Router:
         fitting = {
             replica_id: replica
             for replica_id, replica in self._replicas.items()
-            if replica.version >= entry.min_version
+            if not replica.closed
+            and replica.version >= entry.min_version
             and (replica.num_samples + num_samples <= replica.capacity or not replica.held)
         }
         last = self._last_replica.get(entry.group.prompt_token_ids)
