@@ -45,7 +45,7 @@ class SampleBuffer:
 
         Exactly ``prompts_per_step`` groups, earliest deadline first. They stay buffered until ``commit``.
         """
-        assert not self._taken, "the batch before was neither committed nor put back"
+        assert not self._taken, "the batch before was not committed"
         by_deadline = sorted(
             self._groups.values(), key=lambda scored: (self._deadline(scored.group.id), scored.group.position)
         )
@@ -67,11 +67,6 @@ class SampleBuffer:
         for group_id in self._taken:
             self._ledger.train(group_id, time_s=time_s)
             del self._groups[group_id]
-        self._taken = ()
-
-    def put_back(self) -> None:
-        """The step on the batch taken last was rolled back: its groups wait again."""
-        assert self._taken, "no batch was taken"
         self._taken = ()
 
     def check_integrity(self) -> None:

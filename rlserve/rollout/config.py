@@ -13,13 +13,17 @@ class DataConfig:
     """Where the prompts come from."""
 
     path: str
-    """A JSONL or Parquet file, a folder of them, a data set's name on the hub, or ``builtin:NAME``."""
+    """A JSONL or Parquet file, a folder of them, a data set's name on the hub (``NAME``, or
+    ``NAME:SUBSET`` as in ``openai/gsm8k:main``), or ``builtin:NAME``."""
     split: str = "train"
+    """Of a folder or a hub data set."""
     prompt_field: str = "prompt"
     answer_field: str | None = "answer"
     """Column handed to the reward as the reference answer; None where the data has none."""
     held_out_path: str | None = None
     """Prompts that the policy is scored on before and after; None sets ``num_held_out`` of the data aside."""
+    held_out_split: str = "test"
+    """Of a ``held_out_path`` that is a folder or on the hub."""
     num_held_out: int = 512
     shuffle: bool = True
     apply_chat_template: bool = False

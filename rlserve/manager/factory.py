@@ -1,0 +1,19 @@
+"""Makes the policy that the configuration names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlserve.manager.base import Policy
+from rlserve.manager.config import ManagerConfig
+from rlserve.manager.queue_threshold import QueueThresholdPolicy
+from rlserve.manager.static import StaticPolicy
+
+
+def create_policy(config: ManagerConfig) -> Policy[Any]:
+    """The policy of ``config.policy``."""
+    match config.policy:
+        case "queue_threshold":
+            return QueueThresholdPolicy(config)
+        case "static":
+            return StaticPolicy()

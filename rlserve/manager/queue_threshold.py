@@ -1,0 +1,121 @@
+"""The queue-length rule: a long queue of prompts asks for rollout slots, a short one gives them back.
+
+    queue > queue_high  →  one more rollout slot, up to max_rollout_share of the living slots
+    queue < queue_low   →  one fewer, down to min_rollout_share, and never below one
+
+One move at a time, and none within ``cooldown_s`` after the end of the last: without it the rule flaps, and moves
+cost more than they bring. Training always keeps at least one slot, and a number that the trainer can run on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlserve.manager.base import Move, Observation, Plan, Policy, Role, SlotView
+from rlserve.manager.config import ManagerConfig
+from rlserve.manager.ordering import order_for_rollout, order_for_training
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pool:
+    """The living slots and the limits that hold for them."""
+
+    train: tuple[SlotView, ...]
+    rollout: tuple[SlotView, ...]
+    max_rollout: int
+    min_rollout: int
+
+
+class QueueThresholdPolicy(Policy[None]):
+    """Moves one slot when the queue is above or below its thresholds. Needs no memory of its own."""
+
+    def __init__(self, config: ManagerConfig) -> None:
+        self._config = config
+
+    def initial_state(self) -> None:
+        """There is none."""
+
+    def decide(self, observation: Observation, state: None) -> tuple[Plan, None]:
+        """The rule above, as one plan of at most one move."""
+        pool = self._pool(observation)
+        numbers = self._numbers(observation, pool)
+        obstacle = self._obstacle(observation)
+        if obstacle is not None:
+            return Plan(reason=obstacle, numbers=numbers), None
+        queue_length = observation.queue_length
+        assert queue_length is not None, "an unknown queue is an obstacle"
+        if queue_length > self._config.queue_high:
+            moves, reason = self._grow_rollout(pool, observation.legal_trainer_sizes)
+            reason = f"queue {queue_length} is above {self._config.queue_high}: {reason}"
+        elif queue_length < self._config.queue_low:
+            moves, reason = self._shrink_rollout(pool, observation.legal_trainer_sizes)
+            reason = f"queue {queue_length} is below {self._config.queue_low}: {reason}"
+        else:
+            moves, reason = (), f"queue {queue_length} is between the thresholds"
+        return Plan(moves=moves, reason=reason, numbers=numbers), None
+
+    def _pool(self, observation: Observation) -> _Pool:
+        living = [slot for slot in observation.slots if slot.alive]
+        return _Pool(
+            train=tuple(slot for slot in living if slot.role is Role.TRAIN),
+            rollout=tuple(slot for slot in living if slot.role is Role.ROLLOUT),
+            max_rollout=_floor(self._config.max_rollout_share * len(living)),
+            min_rollout=max(1, _ceil(self._config.min_rollout_share * len(living))),
+        )
+
+    def _obstacle(self, observation: Observation) -> str | None:
+        """Why nothing may move now, whatever the queue."""
+        if observation.queue_length is None:
+            return "queue length is unknown"
+        if observation.moving:
+            return "a move is under way"
+        if observation.last_move_end_s is not None:
+            rest_s = observation.last_move_end_s + self._config.cooldown_s - observation.time_s
+            if rest_s > 0:
+                return f"cooldown for another {rest_s:.1f} s"
+        return None
+
+    def _grow_rollout(self, pool: _Pool, legal_trainer_sizes: tuple[int, ...]) -> tuple[tuple[Move, ...], str]:
+        if len(pool.rollout) >= pool.max_rollout:
+            return (), f"rollout has its largest share, {pool.max_rollout} slots"
+        num_train = len(pool.train) - 1
+        if num_train < 1:
+            return (), "training keeps its last slot"
+        if num_train not in legal_trainer_sizes:
+            return (), f"the trainer cannot run on {num_train} slots"
+        slot = order_for_rollout(pool.train)[0]
+        return (Move(slot_id=slot.id, to=Role.ROLLOUT),), "one more rollout slot"
+
+    def _shrink_rollout(self, pool: _Pool, legal_trainer_sizes: tuple[int, ...]) -> tuple[tuple[Move, ...], str]:
+        if len(pool.rollout) <= pool.min_rollout:
+            return (), f"rollout has its smallest share, {pool.min_rollout} slots"
+        num_train = len(pool.train) + 1
+        if num_train not in legal_trainer_sizes:
+            return (), f"the trainer cannot run on {num_train} slots"
+        slot = order_for_training(pool.rollout)[0]
+        return (Move(slot_id=slot.id, to=Role.TRAIN),), "one rollout slot fewer"
+
+    def _numbers(self, observation: Observation, pool: _Pool) -> Mapping[str, float]:
+        numbers: dict[str, float] = {
+            "queue_high": self._config.queue_high,
+            "queue_low": self._config.queue_low,
+            "num_train": len(pool.train),
+            "num_rollout": len(pool.rollout),
+            "max_rollout": pool.max_rollout,
+            "min_rollout": pool.min_rollout,
+        }
+        if observation.queue_length is not None:
+            numbers["queue_length"] = observation.queue_length
+        return numbers
+
+
+def _floor(value: float) -> int:
+    """The floor of a product like 0.7 * 10, which may come out as 6.999…"""
+    return math.floor(value + 1e-9)
+
+
+def _ceil(value: float) -> int:
+    """The ceiling of a product like 0.1 * 30, which may come out as 3.0000…4."""
+    return math.ceil(value - 1e-9)
