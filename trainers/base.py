@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,13 +19,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Membership:
-    """A place in a group of ranks. The group is re-formed, with the next generation, whenever a rank joins or leaves."""
+    """A place in a group of ranks, which is formed anew, with the next generation, whenever a rank joins or leaves."""
 
     rank: int
     world_size: int
     host: str
     """Address of the rendezvous store, which rank 0 serves."""
     port: int
+    """A fresh one for every generation: a late rank of the old group must not find the new store."""
     generation: int
     """Counts the groups of a run, so that a late member of an old group cannot join a new one."""
 
@@ -35,6 +37,11 @@ class Membership:
 class Trainer(ABC):
     """Steps a policy on batches, as one rank of a group that can change at step boundaries."""
 
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """Steps taken since the initial weights: the version of the weights that this trainer holds."""
+
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:
         """Train on one batch and return its metrics, the same on every rank.
@@ -42,7 +49,9 @@ class Trainer(ABC):
         Every rank is given the whole batch and computes its share of the logical shards.
 
         Raises:
-            NonFiniteLossError: the loss or the gradient is not finite; nothing of the step stays applied.
+            NonFiniteLossError: on all ranks; the loss or the gradient is not finite; nothing of the step stays applied.
+            WorkerFailedError: a rank died or did not answer in time. The group is broken: ``rollback``, then
+                ``resize`` into a new one (or ``leave``).
         """
 
     @abstractmethod
@@ -52,7 +61,14 @@ class Trainer(ABC):
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy's weights under their Hugging Face names, detached, on the trainer's device, float32."""
+        """The policy's weights under their Hugging Face names, detached, on the trainer's device, float32.
+
+        Views: the next step changes them. A tied output head is not listed apart from the embedding.
+        """
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer."""
 
     @abstractmethod
     def resize(self, membership: Membership) -> None:
@@ -60,7 +76,8 @@ class Trainer(ABC):
         rank receives weights, optimizer state and step counter from it, in memory.
 
         Raises:
-            DeadlineExceededError: not all members came in time.
+            DeadlineExceededError: not all members came in time; the message names who is missing.
+            WorkerFailedError: a member came and was lost again.
         """
 
     @abstractmethod
@@ -69,11 +86,18 @@ class Trainer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint needs, as named tensors: policy, critic, optimizer, step counter."""
+        """Everything that a checkpoint needs, as named tensors: policy, critic, optimizer, counters, reference.
+
+        Views: the next step changes them.
+        """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restore what ``state`` returned, bit for bit."""
+        """Restore what ``state`` returned, bit for bit.
+
+        Raises:
+            WeightsRefusedError: names, shapes or types do not fit; nothing was changed.
+        """
 
     @abstractmethod
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:

@@ -29,6 +29,8 @@ class AlgorithmConfig:
     """Weight of the per-token KL penalty to the frozen reference, subtracted from the reward; 0 keeps no reference."""
     entropy_coefficient: float = 0.0
     value_coefficient: float = 0.5
+    temperature: float = 1.0
+    """Temperature that the rollouts were sampled at: the policy that is trained is softmax(logits / temperature)."""
     importance_sampling_cap: float = 2.0
     """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
 
@@ -45,6 +47,7 @@ class AlgorithmConfig:
                 "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
                 "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
                 "value_coefficient": self.value_coefficient > 0 or "must be above 0",
+                "temperature": self.temperature > 0 or "must be above 0",
                 "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
             },
         )
@@ -69,7 +72,7 @@ class TrainerConfig:
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
     fixed tree, so the trajectory does not depend on how many ranks compute it."""
     timeout_s: float = 120.0
-    """Deadline of every collective operation."""
+    """Deadline of every collective operation, and of forming a group."""
     step_timeout_s: float = 3600.0
     """Deadline of one whole training step."""
 

@@ -1,0 +1,55 @@
+"""The contract of a group of ranks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+class Group(ABC):
+    """Ranks that call the same operations in the same order. Every operation has a deadline.
+
+    All operations raise ``WorkerFailedError`` naming the ranks that did not answer; the group is broken then,
+    and only ``close`` may still be called.
+    """
+
+    rank: int
+    world_size: int
+
+    @abstractmethod
+    def broadcast(self, tensor: Tensor) -> None:
+        """Overwrite ``tensor`` (contiguous) with rank 0's."""
+
+    @abstractmethod
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        """Every rank's ``tensor``, in rank order; all must have the same shape and type."""
+
+    @abstractmethod
+    def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
+        """Send the next ``send_sizes[r]`` elements of ``tensor`` [sum of send_sizes] to each rank r; return what
+        came in, ``receive_sizes[r]`` elements of each, in rank order: [sum of receive_sizes]."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Leave the group. Peers that still wait for this rank get an error."""
+
+
+class LocalGroup(Group):
+    """A rank on its own: no process group, no store, no copies."""
+
+    rank = 0
+    world_size = 1
+
+    def broadcast(self, tensor: Tensor) -> None:
+        pass
+
+    def all_gather(self, tensor: Tensor) -> list[Tensor]:
+        return [tensor]
+
+    def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
+        return tensor
+
+    def close(self) -> None:
+        pass

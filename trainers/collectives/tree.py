@@ -1,0 +1,53 @@
+"""The fixed binary tree in which logical shards are summed.
+
+Floating-point addition is not associative, so the *order* of additions decides the bits. Here the order hangs
+on the number of leaves alone: node (a, b) stands for leaves a … b-1 and is the sum of its two halves. A rank
+that computes leaves 4 … 7 of 12 may add up exactly those nodes that lie wholly inside its range (its *covering
+nodes*); the rest of the tree is added by whoever holds the other nodes. Who that is changes no bit.
+
+    (0,12) ── (0,6) ── (0,3) …          rank 0 of 2 computes node (0,6), rank 1 node (6,12), and
+           └─ (6,12) ─ (6,9) …          (0,12) = (0,6) + (6,12) on one rank as on two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+Node = tuple[int, int]
+"""(first leaf, one past the last leaf)."""
+
+
+def halves(node: Node) -> tuple[Node, Node]:
+    """The two children of a node of at least two leaves."""
+    first, end = node
+    assert end - first >= 2
+    middle = (first + end) // 2
+    return (first, middle), (middle, end)
+
+
+def leaves_of_rank(num_leaves: int, rank: int, world_size: int) -> range:
+    """The leaves that a rank computes: a contiguous part, even to within one; empty where ranks outnumber leaves."""
+    return range(rank * num_leaves // world_size, (rank + 1) * num_leaves // world_size)
+
+
+def covering_nodes(node: Node, leaves: range) -> tuple[Node, ...]:
+    """The largest nodes under ``node`` that lie wholly inside ``leaves``, left to right."""
+    first, end = node
+    if first >= leaves.stop or end <= leaves.start:
+        return ()
+    if leaves.start <= first and end <= leaves.stop:
+        return (node,)
+    left, right = halves(node)
+    return covering_nodes(left, leaves) + covering_nodes(right, leaves)
+
+
+def tree_sum(node: Node, known: Callable[[Node], Tensor | None]) -> Tensor:
+    """The sum of a node. ``known(node)`` returns the value of a node that need not be split (every leaf at least),
+    which is then overwritten, or None. At most one value for each level of the tree is held at a time."""
+    value = known(node)
+    if value is not None:
+        return value
+    left, right = halves(node)
+    return tree_sum(left, known).add_(tree_sum(right, known))

@@ -1,0 +1,83 @@
+"""Rewards per token, generalised advantage estimation and whitening: pure functions of the whole batch.
+
+Every rank runs them on the same gathered arrays, so placement cannot change a bit.
+
+Legend: B samples, A response tokens of all samples end to end, R longest response.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+
+def token_rewards(
+    rewards: NDArray[np.float32],
+    response_lengths: NDArray[np.int32],
+    log_probs: NDArray[np.float32] | None,
+    reference_log_probs: NDArray[np.float32] | None,
+    kl_coefficient: float,
+) -> FloatArray:
+    """[A] the reward of each token: the sample's reward at its last token, less the KL penalty.
+
+    The penalty of a token is ``kl_coefficient * (log π - log π_reference)``, the one-sample estimate of the KL
+    divergence (Ziegler et al. 2019, arXiv 1909.08593, equation 2). No reference, no penalty.
+    """
+    per_token = np.zeros(int(response_lengths.sum()))
+    if reference_log_probs is not None:
+        assert log_probs is not None
+        per_token -= kl_coefficient * (log_probs.astype(np.float64) - reference_log_probs)
+    per_token[np.cumsum(response_lengths) - 1] += rewards
+    return per_token
+
+
+def generalised_advantages(
+    per_token_rewards: FloatArray,
+    values: NDArray[np.float32],
+    response_lengths: NDArray[np.int32],
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[FloatArray, FloatArray]:
+    """Advantages and returns, both [A] (Schulman et al. 2015, arXiv 1506.02438, equation 16).
+
+        delta_t     = r_t + gamma V_{t+1} - V_t           V after the last token is 0: the episode has ended
+        advantage_t = delta_t + gamma lambda advantage_{t+1}
+        return_t    = advantage_t + V_t
+
+    ``values[t]`` is the critic's value of the state *before* token t is made.
+    """
+    rewards_BR, values_BR = (_pad(flat, response_lengths) for flat in (per_token_rewards, values))
+    num_samples, longest = rewards_BR.shape
+    next_values_BR = np.concatenate([values_BR[:, 1:], np.zeros((num_samples, 1))], axis=1)
+    deltas_BR = rewards_BR + gamma * next_values_BR - values_BR
+    advantages_BR = np.zeros_like(deltas_BR)
+    running_B = np.zeros(num_samples)
+    # The padding behind a short response has reward, value and so delta 0: it leaves ``running`` at 0.
+    for position in reversed(range(longest)):
+        running_B = deltas_BR[:, position] + gamma * gae_lambda * running_B
+        advantages_BR[:, position] = running_B
+    advantages = advantages_BR[_response_mask(response_lengths)]
+    return advantages, advantages + values
+
+
+def whiten(advantages: FloatArray) -> FloatArray:
+    """[A] advantages shifted to mean 0 and scaled to (population) standard deviation 1 over all tokens."""
+    whitened: FloatArray = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+    return whitened
+
+
+def _response_mask(response_lengths: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """[B, R] where a padded matrix holds a real token."""
+    positions_R = np.arange(int(response_lengths.max()))
+    return np.less(positions_R[None, :], response_lengths[:, None])
+
+
+def _pad(flat: NDArray[np.float64] | NDArray[np.float32], response_lengths: NDArray[np.int32]) -> FloatArray:
+    """[A] → [B, R], zeros behind short responses."""
+    mask = _response_mask(response_lengths)
+    padded = np.zeros(mask.shape)
+    padded[mask] = flat
+    return padded

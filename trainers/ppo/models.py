@@ -1,0 +1,117 @@
+"""The networks of PPO: policy, critic and frozen reference, made from one Hugging Face model.
+
+Legend: S samples of a shard, L longest input, a response tokens of the shard, H hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.initialization import no_init_weights
+
+from rlserve.errors import ModelError
+from rlserve.trainers.ppo.shards import ShardInputs
+
+SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+"""Those whose logits are the output head applied to the last hidden state, and nothing more."""
+
+
+class Critic(nn.Module):
+    """A backbone like the policy's, with a value head in place of the vocabulary."""
+
+    def __init__(self, backbone: nn.Module, hidden_size: int, seed: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.value_head = nn.Linear(hidden_size, 1)
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            self.value_head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
+            self.value_head.bias.zero_()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOutputs:
+    """What the policy says about the response tokens of a shard; each [a] float32."""
+
+    log_probs: Tensor
+    """Log-probabilities under the trained policy, softmax(logits / temperature)."""
+    raw_log_probs: Tensor
+    """Log-probabilities under the model itself, softmax(logits), without gradient."""
+    entropies: Tensor
+    """Entropy of the trained policy at each token, in nats."""
+
+
+def load_policy(model_path: str, *, load_weights: bool) -> Any:
+    """The causal language model of a Hugging Face folder or hub name, in float32, dropout off.
+
+    Args:
+        load_weights: False builds the model alone, for a rank that receives its weights from another.
+
+    Raises:
+        ModelError: the path is no model, the architecture is not supported, or weights are missing.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
+    architecture = (config.architectures or ["none named"])[0]
+    if architecture not in SUPPORTED_ARCHITECTURES:
+        raise ModelError(
+            f"{model_path!r} has architecture {architecture}, which cannot be trained; "
+            f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
+        )
+    if not load_weights:
+        with no_init_weights():
+            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    try:
+        policy, report = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+        )
+    except OSError as error:
+        raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
+    unfit = sorted({*report["missing_keys"], *(str(name) for name in report["mismatched_keys"])})
+    if unfit:
+        raise ModelError(f"{model_path!r} lacks weights that its config.json asks for, such as {unfit[0]}")
+    return policy.eval()
+
+
+def make_critic(policy: Any, seed: int) -> Critic:
+    """A critic that starts from a copy of the policy's backbone; its head is drawn from the seed, small."""
+    return Critic(copy.deepcopy(policy.base_model), policy.config.hidden_size, seed).eval()
+
+
+def policy_outputs(policy: Any, inputs: ShardInputs, *, temperature: float) -> PolicyOutputs:
+    """Run the policy over a shard; logits are computed for response tokens alone, and reduced in float32."""
+    states_aH = _response_states(policy.base_model, inputs)
+    raw_logits_aV = policy.get_output_embeddings()(states_aH).float()
+    logits_aV = raw_logits_aV if temperature == 1.0 else raw_logits_aV / temperature
+    log_distribution_aV = logits_aV.log_softmax(dim=-1)
+    log_probs = _of_targets(log_distribution_aV, inputs.targets)
+    entropies = -(log_distribution_aV.exp() * log_distribution_aV).sum(dim=-1)
+    with torch.no_grad():
+        raw_log_probs = log_probs.detach()
+        if temperature != 1.0:
+            raw_log_probs = _of_targets(raw_logits_aV.log_softmax(dim=-1), inputs.targets)
+    return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
+
+
+def response_values(critic: Critic, inputs: ShardInputs) -> Tensor:
+    """[a] the critic's value of the state before each response token."""
+    return critic.value_head(_response_states(critic.backbone, inputs)).float().squeeze(-1)  # type: ignore[no-any-return]
+
+
+def _response_states(backbone: Any, inputs: ShardInputs) -> Tensor:
+    """[a, H] the last hidden states that predict response tokens. No attention mask: causal attention alone
+    keeps real tokens from the padding behind them."""
+    hidden_SLH = backbone(input_ids=inputs.input_ids, use_cache=False).last_hidden_state
+    states: Tensor = hidden_SLH.flatten(0, 1)[inputs.states]
+    return states
+
+
+def _of_targets(log_distribution_aV: Tensor, targets: Tensor) -> Tensor:
+    return log_distribution_aV.gather(-1, targets[:, None]).squeeze(-1)

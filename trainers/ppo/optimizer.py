@@ -1,0 +1,61 @@
+"""AdamW on the flat vector: one learning rate and one clipped norm for each of policy and critic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from rlserve.trainers.config import TrainerConfig
+from rlserve.trainers.ppo.parameters import FlatParameters
+
+
+class FlatAdamW:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with linear warm-up and clipping by norm per segment.
+
+    Every rank holds all of it and applies the same update to the same bits, so the loss of any rank loses nothing.
+    """
+
+    def __init__(self, config: TrainerConfig, flat: FlatParameters) -> None:
+        self._config = config
+        self._flat = flat
+        self.first_moment = torch.zeros_like(flat.vector)
+        self.second_moment = torch.zeros_like(flat.vector)
+        self.num_updates = 0
+        self._learning_rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
+        self._segments = {name: nn.Parameter(flat.vector[where]) for name, where in flat.segments.items()}
+        self._adamw = torch.optim.AdamW(
+            [{"params": [segment], "name": name} for name, segment in self._segments.items()],
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+
+    def learning_rates(self) -> dict[str, float]:
+        """Those of the next update: rising linearly over ``num_warmup_steps`` updates."""
+        share = min(1.0, (self.num_updates + 1) / max(1, self._config.num_warmup_steps))
+        return {name: rate * share for name, rate in self._learning_rates.items()}
+
+    def gradient_norms(self, gradient: Tensor) -> dict[str, float]:
+        """Euclidean norm per segment, before clipping."""
+        return {name: float(torch.linalg.vector_norm(gradient[where])) for name, where in self._flat.segments.items()}
+
+    def update(self, gradient: Tensor, norms: Mapping[str, float]) -> None:
+        """Clip ``gradient`` [N] in place by its ``norms`` and apply it."""
+        rates = self.learning_rates()
+        for group in self._adamw.param_groups:
+            name, where = group["name"], self._flat.segments[group["name"]]
+            group["lr"] = rates[name]
+            gradient[where].mul_(min(1.0, self._config.max_grad_norm / (norms[name] + 1e-6)))
+            segment = self._segments[name]
+            segment.grad = gradient[where]
+            # Our own flat moments, so that snapshots and broadcasts need not know torch's optimizer.
+            self._adamw.state[segment] = {
+                "step": torch.tensor(float(self.num_updates), device=gradient.device),
+                "exp_avg": self.first_moment[where],
+                "exp_avg_sq": self.second_moment[where],
+            }
+        self._adamw.step()
+        self._adamw.zero_grad()
+        self.num_updates += 1

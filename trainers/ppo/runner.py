@@ -1,0 +1,74 @@
+"""Forward passes over a batch: logical shards spread over the ranks, the answers gathered.
+
+Legend: A response tokens of the batch, a response tokens of a shard, C columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.trainers.batch import Batch
+from rlserve.trainers.collectives.base import Group
+from rlserve.trainers.collectives.reduction import gather_rows
+from rlserve.trainers.collectives.tree import leaves_of_rank
+from rlserve.trainers.config import TrainerConfig
+from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, cut_into_shards, shard_inputs
+
+
+class ShardRunner:
+    """Runs functions of one logical shard on the shards of this rank, and gathers what comes out on every rank."""
+
+    def __init__(self, config: TrainerConfig, group: Group, device: torch.device) -> None:
+        self.group = group
+        self.device = device
+        self._config = config
+
+    def cut(self, batch: Batch, samples: NDArray[np.int64]) -> tuple[LogicalShard, ...]:
+        """The logical shards of some samples of a batch."""
+        return cut_into_shards(batch, samples, self._config.num_logical_shards)
+
+    def inputs(self, batch: Batch, shard: LogicalShard) -> ShardInputs:
+        """A shard, padded, on this rank's device."""
+        return shard_inputs(batch, shard, self.device)
+
+    def autocast(self) -> torch.autocast:
+        """Passes inside compute in the configured type; weights stay float32."""
+        enabled = self._config.dtype == "bfloat16"
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def gather(self, shards: Sequence[LogicalShard], rows: dict[int, Tensor], num_columns: int) -> Tensor:
+        """[tokens of all shards, C], shard by shard, from the ``rows`` [a, C] that each rank has of its own shards."""
+        num_tokens = [len(shard.tokens) for shard in shards]
+        return gather_rows(self.group, num_tokens, rows, num_columns=num_columns, device=self.device)
+
+    def score(
+        self, batch: Batch, columns: Callable[[ShardInputs], Sequence[Tensor]], num_columns: int
+    ) -> list[NDArray[np.float32]]:
+        """Per-token numbers of the whole batch, without gradients.
+
+        Args:
+            columns: gives C tensors, each [a] float32, for one shard.
+
+        Returns:
+            C arrays, each [A] in the order of the batch, the same on every rank.
+        """
+        shards = self.cut(batch, np.arange(batch.num_samples))
+        with torch.no_grad(), self.autocast():
+            rows = {
+                leaf: torch.stack(list(columns(self.inputs(batch, shards[leaf]))), dim=1)
+                for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.world_size)
+            }
+        gathered = self.gather(shards, rows, num_columns)
+        in_batch_order = np.empty(gathered.shape, dtype=np.float32)
+        in_batch_order[tokens_of(shards)] = gathered.cpu().numpy()
+        return list(in_batch_order.T)
+
+
+def tokens_of(shards: Sequence[LogicalShard]) -> NDArray[np.int64]:
+    """Where the tokens of some shards stand in the batch's per-token arrays, shard by shard."""
+    return np.concatenate([shard.tokens for shard in shards])

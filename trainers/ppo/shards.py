@@ -1,0 +1,97 @@
+"""Cutting a batch into mini-batches and logical shards, and padding a shard for the model.
+
+Legend: B samples of the batch, S samples of a shard, L longest input of a shard, A response tokens of the batch,
+a response tokens of a shard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.trainers.batch import Batch
+
+IndexArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LogicalShard:
+    """Samples that are computed together, whichever rank does it."""
+
+    samples: IndexArray
+    """[S] indices into the batch's samples."""
+    tokens: IndexArray
+    """[a] where the samples' response tokens stand in the batch's per-token arrays, sample by sample."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInputs:
+    """A shard as the model takes it. Padding is on the right, so under causal attention no real token sees it."""
+
+    input_ids: Tensor
+    """[S, L] int64: prompt and response without the last token, which no state needs."""
+    states: Tensor
+    """[a] int64: index into [S * L] of the state that predicts each response token."""
+    targets: Tensor
+    """[a] int64: the response tokens."""
+
+
+def mini_batches(num_samples: int, num_mini_batches: int, *, seed: int, step: int, epoch: int) -> list[IndexArray]:
+    """One pass over the samples: shuffled by (seed, step, epoch) and cut as evenly as can be; never an empty part."""
+    if num_mini_batches == 1:
+        return [np.arange(num_samples)]
+    order = np.random.default_rng([seed, step, epoch]).permutation(num_samples)
+    return np.array_split(order, min(num_mini_batches, num_samples))
+
+
+def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple[LogicalShard, ...]:
+    """Cut samples into at most ``num_shards`` shards, none empty, of like length inside and like cost between.
+
+    A pure function of the lengths: the samples are sorted by length, and a new shard begins wherever the tokens
+    so far pass the next ``1 / num_shards`` of all.
+    """
+    num_shards = min(num_shards, len(samples))
+    lengths = (batch.prompt_lengths + batch.response_lengths).astype(np.int64)
+    ordered = samples[np.argsort(lengths[samples], kind="stable")]
+    tokens_before = np.cumsum(lengths[ordered]) - lengths[ordered]
+    shares = np.arange(1, num_shards) * int(lengths[ordered].sum()) / num_shards
+    cuts = np.searchsorted(tokens_before, shares)
+    # One long sample can swallow several shares: leave at least one sample to every shard.
+    earliest = np.arange(1, num_shards)
+    latest = len(samples) - num_shards + earliest
+    cuts = np.maximum.accumulate(np.maximum(cuts, 1) - earliest) + earliest if num_shards > 1 else cuts
+    return tuple(_shard(batch, part) for part in np.split(ordered, np.minimum(cuts, latest)))
+
+
+def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device) -> ShardInputs:
+    """Pad the shard's samples on the right and find the states that predict response tokens."""
+    starts = _starts(batch.prompt_lengths + batch.response_lengths)
+    prompts, responses = batch.prompt_lengths[shard.samples], batch.response_lengths[shard.samples]
+    longest = int((prompts + responses).max()) - 1
+    input_ids = np.zeros((len(shard.samples), longest), dtype=np.int64)
+    states, targets = [], []
+    for row, (sample, prompt, response) in enumerate(zip(shard.samples, prompts, responses, strict=True)):
+        tokens = batch.token_ids[starts[sample] : starts[sample] + prompt + response]
+        input_ids[row, : len(tokens) - 1] = tokens[:-1]
+        states.append(row * longest + np.arange(prompt - 1, prompt + response - 1))
+        targets.append(tokens[prompt:].astype(np.int64))
+    return ShardInputs(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        states=torch.from_numpy(np.concatenate(states)).to(device),
+        targets=torch.from_numpy(np.concatenate(targets)).to(device),
+    )
+
+
+def _shard(batch: Batch, samples: IndexArray) -> LogicalShard:
+    starts = _starts(batch.response_lengths)
+    tokens = [np.arange(starts[sample], starts[sample] + batch.response_lengths[sample]) for sample in samples]
+    return LogicalShard(samples=samples, tokens=np.concatenate(tokens))
+
+
+def _starts(lengths: NDArray[np.int32]) -> IndexArray:
+    """Where each of some ragged rows begins when they are laid end to end."""
+    return np.cumsum(lengths, dtype=np.int64) - lengths

@@ -1,0 +1,127 @@
+"""One rank of a PPO trainer: its life in groups. What a step computes is in ``step``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.errors import NonFiniteLossError, WorkerFailedError
+from rlserve.trainers.base import Membership, Trainer
+from rlserve.trainers.batch import Batch
+from rlserve.trainers.collectives.base import Group, LocalGroup
+from rlserve.trainers.collectives.distributed import join_group
+from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
+from rlserve.trainers.ppo.models import policy_outputs, response_values
+from rlserve.trainers.ppo.runner import ShardRunner
+from rlserve.trainers.ppo.state import TrainingState
+from rlserve.trainers.ppo.step import PPOStep
+
+
+class PPOTrainer(Trainer):
+    """See ``Trainer`` for the contract and ``create_trainer`` for the arguments."""
+
+    def __init__(
+        self, config: TrainerConfig, algorithm: AlgorithmConfig, *, model_path: str, seed: int, load_weights: bool
+    ) -> None:
+        self._config = config
+        self._algorithm = algorithm
+        self._model_path = model_path
+        self._seed = seed
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._group: Group = LocalGroup()
+        self._state: TrainingState | None = self._new_state(load_weights=load_weights)
+        self._holds_weights = load_weights
+
+    @property
+    def num_steps(self) -> int:
+        return self._held_state().num_steps
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        state = self._held_state()
+        state.remember()
+        try:
+            metrics = PPOStep(self._algorithm, state, self._runner(), batch=batch, seed=self._seed).run()
+        except NonFiniteLossError:
+            state.rollback()
+            raise
+        state.num_steps += 1
+        return metrics
+
+    def rollback(self) -> None:
+        if self._state is not None:
+            self._state.rollback()
+
+    def weights(self) -> dict[str, Tensor]:
+        flat = self._held_state().flat
+        return flat.views("policy", flat.vector)
+
+    def save_pretrained(self, folder: Path) -> None:
+        # Clones, because safetensors refuses tensors that share one storage, as views of the flat vector do.
+        weights = {name: view.clone() for name, view in self.weights().items()}
+        self._held_state().policy.save_pretrained(folder, state_dict=weights)
+
+    def resize(self, membership: Membership) -> None:
+        assert membership.rank != 0 or self._holds_weights, "rank 0 must hold the state that the others receive"
+        self._group.close()
+        if self._state is None:
+            self._state = self._new_state(load_weights=False)
+        self._group = join_group(membership, timeout_s=self._config.timeout_s, device=self._device)
+        self._state.remember()
+        try:
+            self._state.broadcast(self._group)
+        except WorkerFailedError:
+            # A state of which only a part arrived is worth nothing; what this rank held before may be.
+            self._state.rollback()
+            raise
+        self._holds_weights = True
+
+    def leave(self) -> None:
+        self._group.close()
+        self._group = LocalGroup()
+        self._state = None
+        self._holds_weights = False
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def state(self) -> dict[str, Tensor]:
+        return self._held_state().named_tensors()
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        if self._state is None:
+            self._state = self._new_state(load_weights=False)
+        self._state.load(state)
+        self._holds_weights = True
+
+    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
+        policy = self._held_state().policy
+        found = self._runner().score(
+            batch, lambda inputs: [policy_outputs(policy, inputs, temperature=1.0).raw_log_probs], num_columns=1
+        )
+        return found[0]
+
+    def values(self, batch: Batch) -> NDArray[np.float32]:
+        critic = self._held_state().critic
+        return self._runner().score(batch, lambda inputs: [response_values(critic, inputs)], num_columns=1)[0]
+
+    def _held_state(self) -> TrainingState:
+        assert self._state is not None, "the trainer has left: resize or load_state brings it back"
+        assert self._holds_weights, "built without weights: join a group, or load a state, first"
+        return self._state
+
+    def _runner(self) -> ShardRunner:
+        return ShardRunner(self._config, self._group, self._device)
+
+    def _new_state(self, *, load_weights: bool) -> TrainingState:
+        return TrainingState(
+            self._config,
+            model_path=self._model_path,
+            seed=self._seed,
+            with_reference=self._algorithm.kl_coefficient > 0,
+            load_weights=load_weights,
+            device=self._device,
+        )
