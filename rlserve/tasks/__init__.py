@@ -1,0 +1,11 @@
+"""Built-in tasks: something real to train on with no download. Imports no torch.
+
+``model.path=builtin:addition`` and ``data.path=builtin:addition`` name the same task.
+"""
+
+from __future__ import annotations
+
+from rlserve.tasks.cache import is_builtin, resolve_data, resolve_model
+from rlserve.tasks.registry import TASKS
+
+__all__ = ["TASKS", "is_builtin", "resolve_data", "resolve_model"]

@@ -1,0 +1,11 @@
+"""The built-in tasks by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from rlserve.tasks.addition import AdditionTask
+from rlserve.tasks.base import Task
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (AdditionTask(),)})
