@@ -12,7 +12,7 @@ All of them cross process borders, so they must survive pickling: pass every con
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class RlserveError(Exception):
@@ -32,7 +32,13 @@ class Problem:
     """One thing wrong in a configuration: a dotted key (relative to where it was found) and what is wrong."""
 
     key: str
+    """Empty where the whole file is meant."""
     message: str
+    source: str = ""
+    """The file, or ``override``, that it comes from; empty where it is not known."""
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.source, self.key, self.message) if part)
 
 
 class ConfigurationError(UserError):
@@ -44,8 +50,7 @@ class ConfigurationError(UserError):
         self.source = source
 
     def __str__(self) -> str:
-        prefix = f"{self.source}: " if self.source else ""
-        return "\n".join(f"{prefix}{problem.key}: {problem.message}" for problem in self.problems)
+        return "\n".join(str(replace(problem, source=problem.source or self.source)) for problem in self.problems)
 
 
 class DataError(UserError):

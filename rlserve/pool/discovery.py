@@ -7,8 +7,6 @@ import shutil
 import subprocess
 from collections import Counter
 
-import ray
-
 from rlserve.pool.catalogue import GPU_TYPES, is_cpu
 
 _ACCELERATOR_PREFIX = "accelerator_type:"
@@ -41,6 +39,8 @@ def discover_cluster() -> dict[str, int]:
     GPUs count under their accelerator type. Nodes without GPUs declare CPU slots as custom resources whose
     name begins with ``cpu-``: ``ray start --resources='{"cpu-a": 2}'``.
     """
+    import ray  # only here: the command line looks at this machine without starting Ray
+
     found: Counter[str] = Counter()
     for node in ray.nodes():
         if not node["Alive"]:

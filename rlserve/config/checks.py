@@ -1,0 +1,75 @@
+"""Checks across parts, which no part can make alone. Pure functions; they read no file and no machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rlserve.config.split import find_groups, rollout_bounds, split_groups
+from rlserve.config.tree import RunConfig
+from rlserve.errors import PoolError, Problem
+
+
+def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
+    """Problems between the parts of a configuration; ``discovered`` counts this machine's accelerators by type."""
+    return (
+        *_check_pool(config, discovered),
+        *_check_lengths(config),
+        *_check_batch(config),
+        *_check_temperature(config),
+        *_check_launch(config),
+    )
+
+
+def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    try:
+        groups = find_groups(config, discovered)
+    except PoolError as error:
+        advice = "ask for what there is (pool=auto), or join a cluster (launch=cluster)"
+        yield Problem("pool.slots", f"{str(error).removeprefix('pool.slots ')}; {advice}")
+        return
+    if groups is None:
+        return
+    num_slots, wanted = sum(group.count for group in groups), config.pool.num_initial_rollout
+    fewest, most = rollout_bounds(config.manager, num_slots)
+    if fewest > most:
+        shares = f"min_rollout_share {config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
+        message = f"no split of {num_slots} slots lies between {shares} with one slot left to train"
+        yield Problem("manager.max_rollout_share", message)
+    elif wanted is not None and not fewest <= wanted <= most:
+        message = (
+            f"must be between {fewest} and {most} of the {num_slots} slots ({config.manager.policy}), got {wanted}"
+        )
+        yield Problem("pool.num_initial_rollout", message)
+    else:
+        try:
+            split_groups(groups, wanted)
+        except PoolError as error:
+            yield Problem("pool.slots", str(error))
+
+
+def _check_lengths(config: RunConfig) -> Iterator[Problem]:
+    max_model_len, max_tokens = config.rollout.engine.max_model_len, config.rollout.max_tokens
+    if max_model_len is not None and max_tokens >= max_model_len:
+        message = f"must be below engine.max_model_len ({max_model_len}) to leave room for a prompt, got {max_tokens}"
+        yield Problem("rollout.max_tokens", message)
+
+
+def _check_batch(config: RunConfig) -> Iterator[Problem]:
+    num_samples = config.rollout.prompts_per_step * config.rollout.samples_per_prompt
+    num_mini_batches = config.algorithm.num_mini_batches
+    if num_mini_batches > num_samples:
+        message = f"must be at most the {num_samples} samples of a step, got {num_mini_batches}"
+        yield Problem("algorithm.num_mini_batches", message)
+
+
+def _check_temperature(config: RunConfig) -> Iterator[Problem]:
+    sampled, trained = config.rollout.temperature, config.algorithm.temperature
+    if sampled != trained:
+        message = f"must be the rollout.temperature ({sampled}) that the samples are drawn at, got {trained}"
+        yield Problem("algorithm.temperature", message)
+
+
+def _check_launch(config: RunConfig) -> Iterator[Problem]:
+    if config.launch.address is not None and config.launch.kind == "local":
+        message = f"has no effect with launch.kind=local: say launch=cluster, got {config.launch.address!r}"
+        yield Problem("launch.address", message)

@@ -1,0 +1,74 @@
+"""Where a configuration lies: the file, its root, the files that come with rlserve."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlserve.errors import ConfigurationError, Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfigFile:
+    """A configuration file and the folder that its groups are looked up in."""
+
+    path: Path
+    """Absolute."""
+    root: Path
+    """Absolute: the nearest folder above that is named ``conf``, or else the file's own."""
+    shown: str
+    """The path as the user knows it, for messages."""
+
+    @property
+    def name(self) -> str:
+        """What Hydra calls the file: ``rlhf``, ``experiments/long``."""
+        return self.path.relative_to(self.root).with_suffix("").as_posix()
+
+    @property
+    def search_roots(self) -> tuple[Path, ...]:
+        """Folders that groups are looked up in, first hit wins: the file's root, then the packaged one."""
+        packaged = packaged_root()
+        return (self.root,) if self.root.samefile(packaged) else (self.root, packaged)
+
+    def show(self, path: Path) -> str:
+        """Another file of the same root, spelled like this one: relative where this one was given relative."""
+        return str(path) if os.path.isabs(self.shown) else os.path.relpath(path)
+
+    def options(self, group: str) -> tuple[str, ...]:
+        """The choices of a group, sorted; empty where there is no such group."""
+        files = (file for root in self.search_roots for file in (root / group).glob("*.yaml"))
+        return tuple(sorted({file.stem for file in files}))
+
+
+def packaged_root() -> Path:
+    """The folder of the configurations that come with rlserve."""
+    return Path(str(importlib.resources.files("rlserve"))) / "conf"
+
+
+def locate(path: str) -> ConfigFile:
+    """Find a configuration: the path itself, or else among the packaged ones (``conf/rlhf.yaml`` anywhere).
+
+    Raises:
+        ConfigurationError: there is no such file, or it is no ``.yaml`` file.
+    """
+    given = Path(os.path.abspath(path))
+    if given.is_dir():
+        raise _refusal(path, "is a folder: name one of its .yaml files")
+    if given.exists():
+        found, shown = given, path
+    else:
+        found = packaged_root() / Path(path).as_posix().removeprefix("conf/")
+        shown = str(found)
+        if os.path.isabs(path) or not found.is_file():
+            packaged = ", ".join(f"conf/{file.name}" for file in sorted(packaged_root().glob("*.yaml")))
+            raise _refusal(path, f"no such configuration; those that come with rlserve: {packaged}")
+    if found.suffix != ".yaml":
+        raise _refusal(path, "a configuration's name must end in .yaml")
+    root = next((folder for folder in found.parents if folder.name == "conf"), found.parent)
+    return ConfigFile(path=found, root=root, shown=shown)
+
+
+def _refusal(path: str, message: str) -> ConfigurationError:
+    return ConfigurationError([Problem("", message)], source=path)
