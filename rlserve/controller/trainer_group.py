@@ -22,6 +22,8 @@ from rlserve.trainers.batch import Batch
 
 logger = logging.getLogger(__name__)
 
+_PING_TIMEOUT_S = 20.0
+
 
 class TrainerGroup:
     """Forms, resizes and steps the group."""
@@ -82,7 +84,10 @@ class TrainerGroup:
             lost: tuple[str, ...] = ()
             while True:
                 answers = await asyncio.gather(
-                    *(self._call(member, "step", reference, timeout_s=self._step_timeout_s) for member in self._members),
+                    *(
+                        self._call(member, "step", reference, timeout_s=self._step_timeout_s)
+                        for member in self._members
+                    ),
                     return_exceptions=True,
                 )
                 failed = [answer for answer in answers if isinstance(answer, BaseException)]
@@ -96,13 +101,31 @@ class TrainerGroup:
         async with self._boundary:
             await self._call(self._members[0], "save_trainer", folder, timeout_s=self._step_timeout_s)
 
-    async def drop_dead(self, slot_id: str) -> None:
-        """Re-form without a member that died between two steps."""
+    async def heal(self, without: str) -> tuple[str, ...]:
+        """After a failed change of the group: re-form it of the members that answer, ``without`` left out.
+        Returns the members that did not answer.
+
+        Raises:
+            WorkerFailedError: nobody who holds the state is left.
+        """
         async with self._boundary:
-            remaining = tuple(member for member in self._members if member != slot_id)
-            if not remaining:
-                raise WorkerFailedError(f"{slot_id} was the last trainer: its state is lost, continue with --resume")
-            await self._regroup(remaining)
+            candidates = tuple(member for member in self._members if member != without)
+            answers = await asyncio.gather(
+                *(self._call(member, "info", timeout_s=_PING_TIMEOUT_S) for member in candidates),
+                return_exceptions=True,
+            )
+            alive = tuple(
+                member
+                for member, answer in zip(candidates, answers, strict=True)
+                if not isinstance(answer, BaseException)
+            )
+            if not alive:
+                raise WorkerFailedError("no trainer is left that holds the state: continue with --resume")
+            dead = tuple(member for member in candidates if member not in alive)
+            for member in dead:
+                self._fleet.kill(member)
+            await self._regroup(alive)
+            return dead
 
     async def _recover(self, answers: dict[str, Any]) -> tuple[str, ...]:
         for answer in answers.values():
@@ -134,9 +157,7 @@ class TrainerGroup:
                 self._call(
                     member,
                     "join_training",
-                    Membership(
-                        rank=rank, world_size=len(members), host=host, port=port, generation=self._generation
-                    ),
+                    Membership(rank=rank, world_size=len(members), host=host, port=port, generation=self._generation),
                     holds_state and rank == 0,
                 )
                 for rank, member in enumerate(members)

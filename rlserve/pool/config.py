@@ -29,9 +29,7 @@ class SlotGroupConfig:
                 "type": bool(self.type.strip()) or "must name a type",
                 "count": self.count >= 1 or "must be at least 1",
                 "num_threads": self.num_threads >= 1 or "must be at least 1",
-                "price_per_hour": self.price_per_hour is None
-                or self.price_per_hour >= 0
-                or "must be at least 0",
+                "price_per_hour": self.price_per_hour is None or self.price_per_hour >= 0 or "must be at least 0",
             },
         )
 

@@ -47,7 +47,9 @@ class RolloutHat:
         self._changed = threading.Condition()
         self._commands: deque[Callable[[], None]] = deque()
         self._outbox: list[RequestOutput] = []
+        self._unfinished: set[str] = set()
         self._num_steps = 0
+        self._stats = self._read_stats()
         self._running = True
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -74,6 +76,7 @@ class RolloutHat:
 
         def add() -> None:
             for request in requests:
+                self._unfinished.add(request.id)
                 self._engine.add(request)
 
         self._call(add)
@@ -84,8 +87,7 @@ class RolloutHat:
             self._changed.wait_for(lambda: self._outbox or not self._running or self._failure, timeout_s)
             self._raise_failure()
             outputs, self._outbox = tuple(self._outbox), []
-            closed = not self._running
-        return Collected(outputs=outputs, stats=self._stats(), closed=closed)
+            return Collected(outputs=outputs, stats=self._stats, closed=not self._running)
 
     def stop(self) -> tuple[RequestOutput, ...]:
         """Take the hat off: unfinished requests come back with their tokens, and the engine's memory is freed.
@@ -94,7 +96,9 @@ class RolloutHat:
         """
 
         def take_off() -> tuple[RequestOutput, ...]:
-            partials = tuple(self._engine.abort(list(self._unfinished)))
+            partials = tuple(self._engine.abort(sorted(self._unfinished)))
+            while self._engine.has_work:  # outputs that the next step would have handed out
+                self._outbox.extend(self._engine.step())
             self._engine.release_memory()
             self._engine.check_integrity()
             self._running = False
@@ -115,13 +119,16 @@ class RolloutHat:
                     self._commands.clear()
                 for command in commands:
                     command()
+                outputs: list[RequestOutput] = []
                 if self._running and self._engine.has_work:
                     outputs = self._engine.step()
                     self._num_steps += 1
+                    self._unfinished.difference_update(output.request_id for output in outputs)
+                with self._changed:
+                    self._stats = self._read_stats()
                     if outputs:
-                        with self._changed:
-                            self._outbox.extend(outputs)
-                            self._changed.notify_all()
+                        self._outbox.extend(outputs)
+                        self._changed.notify_all()
         except BaseException as error:
             logger.exception("the engine stopped")
             self._failure = error
@@ -154,19 +161,15 @@ class RolloutHat:
         if self._failure is not None:
             raise WorkerFailedError(f"the engine stopped: {self._failure!r}") from self._failure
 
-    @property
-    def _unfinished(self) -> list[str]:
-        return self._engine.request_ids
-
-    def _stats(self) -> RolloutStats:
+    def _read_stats(self) -> RolloutStats:
         stats = self._engine.stats()
         return RolloutStats(
-            weight_version=self._engine.weight_version,
+            weight_version=stats.weight_version,
             num_running=stats.num_running,
             num_waiting=stats.num_waiting,
             kv_cache_usage=stats.kv_cache_usage,
             num_generated_tokens=stats.num_generated_tokens,
             num_preemptions=stats.num_preemptions,
-            prefix_cache_hit_rate=stats.prefix_cache_hit_rate,
+            prefix_cache_hit_rate=stats.prefix_hit_rate,
             num_steps=self._num_steps,
         )

@@ -1,0 +1,23 @@
+"""The contract of a launcher: where Ray comes from, and which slots it offers."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
+
+
+class Launcher(ABC):
+    """Connects this process to Ray, and lets go of it."""
+
+    @abstractmethod
+    def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
+        """Make sure that Ray runs, and return the slot groups of the run: as configured, or what there is.
+
+        Raises:
+            PoolError: there is no cluster, or it lacks slots that are asked for.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End Ray if this process started it, else leave the cluster as it is."""

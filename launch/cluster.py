@@ -1,0 +1,46 @@
+"""A running Ray cluster: joined as a driver, also from inside ``ray job submit``."""
+
+from __future__ import annotations
+
+import logging
+
+import ray
+
+from rlserve.errors import PoolError
+from rlserve.launch.base import Launcher
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.pool.discovery import discover_cluster
+from rlserve.pool.slots import slot_groups
+
+
+class ClusterLauncher(Launcher):
+    """Joins the cluster at ``address``; None takes RAY_ADDRESS, or the cluster that this machine belongs to.
+
+    Nodes with GPUs offer them by their type; a node without GPUs declares CPU slots as custom resources:
+    ``ray start --resources='{"cpu-a": 2}'``. The run's folder must lie where all nodes see it.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self._address = address
+
+    def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
+        try:
+            ray.init(
+                address=self._address or "auto",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                configure_logging=False,
+            )
+        except ConnectionError as error:
+            where = self._address or "RAY_ADDRESS or this machine"
+            raise PoolError(f"no Ray cluster answers at {where} (launch.address): {error}") from error
+        discovered = discover_cluster()
+        if not discovered:
+            raise PoolError(
+                "the Ray cluster has neither GPUs nor CPU slots; declare slots with "
+                """ray start --resources='{"cpu-a": 2}'"""
+            )
+        return slot_groups(config, discovered)
+
+    def close(self) -> None:
+        ray.shutdown()

@@ -1,0 +1,153 @@
+"""One run from the command to its exit code: folder, preparation, Ray, controller, report.
+
+::
+
+    run folder ─► preparation (model, prompts, reward: all that can be wrong is found here) ─► Ray and slots
+        ─► controller.run ─► summary.json, report.png, report.html ─► exit code
+
+Exit codes: 0 finished, 130 stopped by Ctrl-C and 143 by SIGTERM (after a checkpoint), 2 something the user can
+mend, 1 the run failed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import time
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+from rlserve.config import LoadedConfig, as_plain, to_yaml
+from rlserve.config.tree import RunConfig
+from rlserve.controller.checkpoint import newest_checkpoint, read_run
+from rlserve.controller.controller import Controller, RunSetup
+from rlserve.controller.counters import RunClock
+from rlserve.controller.preparation import prepare
+from rlserve.controller.reallocation import slot_view
+from rlserve.errors import RlserveError
+from rlserve.launch.factory import create_launcher
+from rlserve.manager.split import initial_split
+from rlserve.pool.slots import expand
+from rlserve.tracking.logs import log_to
+from rlserve.tracking.progress import Progress, ProgressState, create_progress
+from rlserve.tracking.report import build_report
+from rlserve.tracking.run_folder import RunFolder, default_run_name
+from rlserve.tracking.summary import summary_table, write_summary
+from rlserve.tracking.tracker import Tracker, create_tracker
+
+logger = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+
+
+def launch(loaded: LoadedConfig, resume: Path | None) -> int:
+    """Run a configuration, or go on with the run in ``resume``; returns the exit code.
+
+    Raises:
+        RlserveError: why the run could not start or go on.
+    """
+    started = time.monotonic()
+    config = loaded.config
+    checkpoint = None if resume is None else newest_checkpoint(resume / "checkpoints")
+    saved = None if checkpoint is None else read_run(checkpoint)
+    folder = _open_folder(loaded, resume)
+    clock = RunClock(started=started, already_s=saved["elapsed_s"] if saved else 0.0)
+    console = Console()
+    progress = create_progress(config.tracking.progress, console)
+    exit_code = EXIT_FAILED
+    try:
+        with log_to(folder.log_file, console):
+            tracker = create_tracker(
+                config.tracking,
+                folder,
+                as_plain(config),
+                resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
+            )
+            try:
+                controller, exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
+            except RlserveError as error:
+                exit_code = error.exit_code
+                raise
+            finally:
+                tracker.close(exit_code)
+            write_summary(folder, controller.summary())
+            build_report(folder)
+    finally:
+        progress.close()
+    if config.tracking.progress != "none":
+        console.print(summary_table(controller.summary(), folder))
+        if exit_code:
+            console.print(f"stopped; go on with: rlserve launch --resume {folder.path}", soft_wrap=True)
+    return exit_code
+
+
+def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
+    if resume is not None:
+        folder = RunFolder.open(resume)
+        folder.make_latest()
+        return folder
+    config = loaded.config
+    folder = RunFolder.create(
+        Path(config.output_dir), config.name or default_run_name(loaded.source.stem, datetime.now())
+    )
+    folder.write_config(to_yaml(config))
+    return folder
+
+
+def _run(
+    config: RunConfig,
+    folder: RunFolder,
+    tracker: Tracker,
+    progress: Progress,
+    clock: RunClock,
+    checkpoint: Path | None,
+) -> tuple[Controller, int]:
+    def show(status: str) -> None:
+        progress.update(
+            ProgressState(name=folder.name, status=status, step=0, num_steps=config.num_steps, elapsed_s=clock.now())
+        )
+
+    preparation = prepare(config, show)
+    show("starting Ray")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    launcher = create_launcher(config.launch)
+    try:
+        slots = expand(launcher.connect(config.pool))
+        roles = initial_split([slot_view(slot, None, True) for slot in slots], config.pool.num_initial_rollout)
+        setup = RunSetup(
+            config=config,
+            preparation=preparation,
+            slots=slots,
+            roles=roles,
+            folder=folder,
+            tracker=tracker,
+            progress=progress,
+            clock=clock,
+            checkpoint=checkpoint,
+        )
+        return asyncio.run(_control(setup))
+    finally:
+        launcher.close()
+
+
+async def _control(setup: RunSetup) -> tuple[Controller, int]:
+    """Run the controller with signals turned into a stop; a second signal ends the process at once."""
+    controller = Controller(setup)
+    received: list[signal.Signals] = []
+    loop = asyncio.get_running_loop()
+
+    def stop(signal_number: signal.Signals) -> None:
+        logger.info("%s: finishing the step under way, then saving (again to end at once)", signal_number.name)
+        received.append(signal_number)
+        controller.request_stop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    await controller.run()
+    return controller, 128 + received[0] if received and controller.stopped_early else 0

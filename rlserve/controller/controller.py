@@ -1,0 +1,433 @@
+"""The controller of a run: four loops joined by a buffer and a queue, in one process.
+
+::
+
+      prompts                rollouts                     training                 reallocation
+    ┌──────────┐  router   ┌───────────┐   buffer   ┌──────────────────┐       ┌──────────────────┐
+    │ admit    │──queue───►│ replicas  │───────────►│ take a batch     │       │ observe          │
+    │ while    │           │  │        │            │ step the trainers│       │ decide (pure)    │
+    │ the      │           │  ▼        │            │ publish weights ─┼──┐    │ act: move slots  │
+    │ ledger   │           │ score     │            │ commit, log, save│  │    │ replace the lost │
+    │ has room │           └───────────┘            └──────────────────┘  │    └──────────────────┘
+    └──────────┘                 ▲      broadcast at a step boundary      │
+         ▲                       └────────────────────────────────────────┤
+         └───── room again after a step, or when a group is dropped ──────┘
+
+Who unblocks whom: *prompts* waits for room in the ledger, which a finished step (or a dropped group) makes;
+*rollouts* wait for admitted groups and for replicas, which *reallocation* and failures add and remove; *training*
+waits for a full batch in the buffer, which *rollouts* fill; *reallocation* waits for its interval and for step
+boundaries, which *training* gives between two steps. There is no cycle without progress: the ledger admits
+``(max_staleness + 1)`` batches, so a batch can always be completed while one replica lives, and a lost worker is
+always replaced or the run ends with an error.
+
+Every loop is a task of one task group: an error in any of them stops the run and is reported as itself. A stop
+(Ctrl-C, SIGTERM) lets the step under way finish and then saves a checkpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rlserve.config.tree import RunConfig
+from rlserve.controller.checkpoint import read_run, save_checkpoint
+from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.evaluation import Evaluation
+from rlserve.controller.observation import RolloutRate, num_moving, rollout_metrics
+from rlserve.controller.preparation import Preparation
+from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.replicas import Replicas
+from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.signal import Signal
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.training_loop import StepReport, TrainingLoop
+from rlserve.engine.request import SamplingParams
+from rlserve.manager.base import Role
+from rlserve.manager.factory import create_policy
+from rlserve.manager.slots import SlotState
+from rlserve.pool.base import WorkerSpec
+from rlserve.pool.fleet import Fleet
+from rlserve.pool.slots import Slot
+from rlserve.pool.worker import POLICY_FOLDER
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.router import Router
+from rlserve.rollout.scoring import Scorer
+from rlserve.tracking import names
+from rlserve.tracking.progress import Progress, ProgressState, estimate_time_left_s
+from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.summary import RunSummary
+from rlserve.tracking.tracker import Tracker
+from rlserve.weights.factory import create_transport
+
+logger = logging.getLogger(__name__)
+
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+_DISPLAY_INTERVAL_S = 0.5
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunSetup:
+    """What a run is given: decided, found and made before it starts."""
+
+    config: RunConfig
+    preparation: Preparation
+    slots: tuple[Slot, ...]
+    roles: dict[str, Role]
+    """Role of each slot at the start."""
+    folder: RunFolder
+    tracker: Tracker
+    progress: Progress
+    clock: RunClock
+    checkpoint: Path | None
+    """To go on from; None begins anew."""
+
+
+class Controller:
+    """Runs everything from the first worker's start to the last checkpoint."""
+
+    def __init__(self, setup: RunSetup) -> None:
+        config = setup.config
+        self._setup = setup
+        self._config = config
+        self._clock = setup.clock
+        self._changed = Signal()
+        self._stop = asyncio.Event()
+        self._status = "starting workers"
+        self._decision = ""
+        self._reward: float | None = None
+        self._kl: float | None = None
+        self._step_durations_s: list[float] = []
+        self._rate = RolloutRate()
+        self._display_rate = RolloutRate()
+        self._rollout_tokens_per_s: float | None = None
+        self._loop_start_s: float | None = None
+        self.held_out_after: float | None = None
+        self.counters = Counters()
+        self.fleet = Fleet(config.pool.worker_start_timeout_s)
+        self.scorer = Scorer(config.reward)
+        self.transport = create_transport(config.weights)
+        self.ledger = Ledger(
+            prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
+        )
+        self.buffer = SampleBuffer(self.ledger, prompts_per_step=config.rollout.prompts_per_step)
+        self._sampling = SamplingParams(
+            n=config.rollout.samples_per_prompt,
+            temperature=config.rollout.temperature,
+            top_k=config.rollout.top_k,
+            top_p=config.rollout.top_p,
+            max_tokens=config.rollout.max_tokens,
+            seed=config.seed,
+            stop=config.rollout.stop,
+        )
+        self.router = Router(sampling=self._sampling, run_seed=config.seed)
+        self.trainers = TrainerGroup(
+            self.fleet, switch_timeout_s=config.pool.switch_timeout_s, step_timeout_s=config.trainer.step_timeout_s
+        )
+        if setup.checkpoint is not None:
+            self._restore(read_run(setup.checkpoint))
+
+    def request_stop(self) -> None:
+        """Finish the step under way, save, and return from ``run``."""
+        self._stop.set()
+        self._changed.notify()
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run was asked to stop and has steps left."""
+        return self._stop.is_set() and self.counters.num_steps < self._config.num_steps
+
+    async def run(self) -> None:
+        """The whole run.
+
+        Raises:
+            RlserveError: what went wrong, as itself; worker processes are ended in any case.
+        """
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._build(tasks.create_task)
+                display = tasks.create_task(self._display())
+                await self._start()
+                await self._loops(tasks)
+                await self._finish()
+                display.cancel()
+                await self.replicas.close()
+        except BaseExceptionGroup as group:
+            raise first_error(group) from group
+        finally:
+            self.scorer.close()
+            self.fleet.close()
+
+    # -- building and starting -------------------------------------------------------------------------------
+
+    def _build(self, spawn: Spawn) -> None:
+        config, setup = self._config, self._setup
+        self.rollouts = RolloutLoop(
+            source=setup.preparation.source,
+            ledger=self.ledger,
+            router=self.router,
+            buffer=self.buffer,
+            scorer=self.scorer,
+            counters=self.counters,
+            clock=self._clock,
+            changed=self._changed,
+            max_reward_failures=config.reward.max_failures,
+            decode=setup.preparation.decode,
+            current_version=lambda: self.counters.num_steps,
+        )
+        self.replicas = Replicas(
+            self.fleet,
+            self.router,
+            self.transport,
+            capacity=config.rollout.engine.max_num_sequences,
+            switch_timeout_s=config.pool.switch_timeout_s,
+            request_timeout_s=config.rollout.request_timeout_s,
+            on_output=self.rollouts.on_output,
+            on_started=self.rollouts.on_started,
+            on_returned=self.rollouts.on_returned,
+            on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.ROLLOUT, error),
+            spawn=spawn,
+        )
+        self.training = TrainingLoop(
+            num_steps=config.num_steps,
+            trainers=self.trainers,
+            transport=self.transport,
+            replicas=self.replicas,
+            buffer=self.buffer,
+            counters=self.counters,
+            clock=self._clock,
+            tracker=setup.tracker,
+            changed=self._changed,
+            folder=setup.folder.path,
+            rollout_metrics=self._rollout_metrics,
+            on_trainers_lost=self._on_trainers_lost,
+            after_step=self._after_step,
+            spawn=spawn,
+        )
+        self.reallocation = Reallocation(
+            slots=setup.slots,
+            fleet=self.fleet,
+            trainers=self.trainers,
+            replicas=self.replicas,
+            policy=create_policy(config.manager),
+            interval_s=config.manager.interval_s,
+            max_worker_failures=config.pool.max_worker_failures,
+            counters=self.counters,
+            clock=self._clock,
+            tracker=setup.tracker,
+            changed=self._changed,
+            queue=lambda: (self.router.num_waiting, len(self.buffer), self.ledger.num_live - len(self.buffer)),
+            trainer_waiting=lambda: self.training.waiting,
+            on_decision=self._note_decision,
+            spawn=spawn,
+        )
+        self.evaluation = Evaluation(
+            config.evaluation,
+            setup.preparation.held_out,
+            replicas=self.replicas,
+            scorer=self.scorer,
+            decode=setup.preparation.decode,
+            sampling=replace(self._sampling, n=1),
+        )
+
+    async def _start(self) -> None:
+        """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
+        setup, roles = self._setup, self._setup.roles
+        await asyncio.gather(
+            self.fleet.start([(slot, self._worker_spec(slot)) for slot in setup.slots]), self.scorer.start()
+        )
+        trainers = [slot.id for slot in setup.slots if roles[slot.id] is Role.TRAIN]
+        await self.trainers.form(trainers, setup.checkpoint)
+        await self.training.publish_first(self.counters.num_steps)
+        await asyncio.gather(*(self.reallocation.begin(slot.id, roles[slot.id]) for slot in setup.slots))
+        if self.counters.held_out_before is None:
+            self._status = "scoring held-out prompts"
+            self.counters.held_out_before = await self.evaluation.score(self.counters.num_steps)
+            setup.tracker.log(0, {names.HELD_OUT: self.counters.held_out_before, names.TIME: self._clock.now()})
+            logger.info("held-out score before training: %.3f", self.counters.held_out_before)
+
+    def _worker_spec(self, slot: Slot) -> WorkerSpec:
+        config, folder = self._config, self._setup.folder
+        return WorkerSpec(
+            slot_id=slot.id,
+            device=slot.type.device,
+            num_threads=slot.num_threads,
+            model_path=self._setup.preparation.model_path,
+            tokenizer_path=self._setup.preparation.tokenizer_path,
+            seed=config.seed,
+            engine=config.rollout.engine,
+            trainer=config.trainer,
+            algorithm=config.algorithm,
+            log_path=folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
+        )
+
+    # -- the loops -------------------------------------------------------------------------------------------
+
+    async def _loops(self, tasks: asyncio.TaskGroup) -> None:
+        self._status = "training"
+        self._loop_start_s = self._clock.now()
+        self.rollouts.readmit()
+        loops = [
+            tasks.create_task(self.rollouts.admit(self.replicas, self._num_groups_wanted)),
+            tasks.create_task(self.rollouts.score()),
+            tasks.create_task(self.reallocation.run()),
+        ]
+        await self.training.run(self._stop)
+        await self.reallocation.settle()
+        for loop in loops:
+            loop.cancel()
+        self.counters.loop_s += self._clock.now() - self._loop_start_s
+        self._loop_start_s = None
+
+    def _num_groups_wanted(self) -> int:
+        """Groups to admit in the whole run: every step's, and one more for each that was dropped."""
+        dropped = sum(self.ledger.num_dropped.values())
+        return self._config.num_steps * self._config.rollout.prompts_per_step + dropped
+
+    async def _after_step(self, report: StepReport) -> None:
+        metrics, config = dict(report.metrics), self._config
+        self._reward, self._kl = metrics[names.REWARD], metrics.get(names.KL)
+        self._step_durations_s.append(metrics["timing_s/step"])
+        every = config.evaluation.every_steps
+        if every and report.step % every == 0 and report.step < config.num_steps:
+            await self.replicas.broadcast()
+            metrics[names.HELD_OUT] = await self.evaluation.score(report.step)
+        self._setup.tracker.log(report.step, metrics)
+        every = config.checkpoint.every_steps
+        if every and report.step % every == 0 and report.step < config.num_steps:
+            await self._save()
+
+    async def _finish(self) -> None:
+        """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
+        self._status = "saving"
+        await self._save()
+        if self.stopped_early:
+            return
+        self._status = "scoring held-out prompts"
+        await self.replicas.broadcast()
+        self.held_out_after = await self.evaluation.score(self.counters.num_steps)
+        self._setup.tracker.log(self.counters.num_steps, {names.HELD_OUT: self.held_out_after})
+        logger.info("held-out score after training: %.3f", self.held_out_after)
+
+    # -- state -----------------------------------------------------------------------------------------------
+
+    async def _save(self) -> None:
+        async def write_model(folder: Path) -> None:
+            await self.trainers.save(folder)
+            self._setup.preparation.tokenizer.save_pretrained(folder / POLICY_FOLDER)
+
+        self.ledger.check_integrity()
+        run = {
+            "counters": self._current_counters().to_dict(),
+            "ledger": self.ledger.snapshot(),
+            "source": self._setup.preparation.source.snapshot(),
+            "elapsed_s": self._clock.now(),
+        }
+        await save_checkpoint(
+            self._setup.folder.checkpoints,
+            self.counters.num_steps,
+            write_model,
+            run,
+            keep=self._config.checkpoint.keep,
+        )
+
+    def _restore(self, run: dict[str, Any]) -> None:
+        self.counters = Counters.from_dict(run["counters"])
+        self._setup.preparation.source.restore(run["source"])
+        self.ledger.restore(run["ledger"], current_version=self.counters.num_steps, time_s=self._clock.now())
+
+    def _current_counters(self) -> Counters:
+        """The counters with what this process has added so far."""
+        running_s = 0.0 if self._loop_start_s is None else self._clock.now() - self._loop_start_s
+        return replace(
+            self.counters,
+            num_generated_tokens=self.counters.num_generated_tokens + self.replicas.num_generated_tokens,
+            loop_s=self.counters.loop_s + running_s,
+        )
+
+    def summary(self) -> RunSummary:
+        """The numbers that the run comes down to."""
+        counters = self._current_counters()
+        loop_s = max(counters.loop_s, 1e-9)
+        return RunSummary(
+            held_out_before=counters.held_out_before,
+            held_out_after=self.held_out_after,
+            num_steps=counters.num_steps,
+            groups_admitted=self.ledger.num_admitted,
+            groups_trained=self.ledger.num_trained,
+            groups_dropped=self.ledger.num_dropped,
+            moves_to_rollout=counters.moves_to_rollout,
+            moves_to_train=counters.moves_to_train,
+            engine_restarts=counters.engine_restarts,
+            worker_failures=counters.worker_failures,
+            final_weight_version=self.transport.version,
+            seconds_to_first_step=counters.seconds_to_first_step,
+            seconds_total=self._clock.now(),
+            rollout_tokens_per_s=counters.num_generated_tokens / loop_s,
+            trained_tokens_per_s=counters.num_trained_tokens / loop_s,
+            max_staleness=counters.max_staleness,
+            mean_abs_log_prob_difference=(
+                counters.sum_abs_log_prob_difference / counters.num_steps if counters.num_steps else None
+            ),
+        )
+
+    # -- callbacks -------------------------------------------------------------------------------------------
+
+    def _on_trainers_lost(self, slot_ids: Sequence[str]) -> None:
+        for slot_id in slot_ids:
+            self.reallocation.lost(slot_id, Role.TRAIN, RuntimeError("died in mid-step"))
+
+    def _note_decision(self, reason: str) -> None:
+        self._decision = reason
+
+    def _rollout_metrics(self) -> dict[str, float]:
+        return dict(
+            rollout_metrics(
+                ledger=self.ledger,
+                buffer=self.buffer,
+                router=self.router,
+                replicas=self.replicas,
+                reallocation=self.reallocation,
+                counters=self.counters,
+                rate=self._rate,
+            )
+        )
+
+    async def _display(self) -> None:
+        while True:
+            self._setup.progress.update(self.progress_state())
+            await asyncio.sleep(_DISPLAY_INTERVAL_S)
+
+    def progress_state(self) -> ProgressState:
+        """What the display shows now."""
+        table, num_steps = self.reallocation.table, self._config.num_steps
+        rate = self._display_rate.update(self.replicas.num_generated_tokens)
+        self._rollout_tokens_per_s = rate if rate else self._rollout_tokens_per_s
+        return ProgressState(
+            name=self._setup.folder.name,
+            status="stopping after this step" if self.stopped_early and self._status == "training" else self._status,
+            step=self.counters.num_steps,
+            num_steps=num_steps,
+            elapsed_s=self._clock.now(),
+            time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self.counters.num_steps),
+            reward=self._reward,
+            kl=self._kl,
+            queue_length=self.router.num_waiting,
+            num_train=table.count(SlotState.TRAIN),
+            num_rollout=table.count(SlotState.ROLLOUT),
+            num_moving=num_moving(self.reallocation),
+            num_dead=table.count(SlotState.DEAD),
+            rollout_tokens_per_s=self._rollout_tokens_per_s,
+            weight_version=self.transport.version,
+            last_decision=self._decision,
+        )
+
+
+def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that stopped a task group: the first that is not itself a group."""
+    error: BaseException = group.exceptions[0]
+    return first_error(error) if isinstance(error, BaseExceptionGroup) else error

@@ -1,0 +1,75 @@
+"""The controller's own numbers, read from the parts that own them: metrics of a step and the progress display."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from rlserve.controller.counters import Counters
+from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.replicas import Replicas
+from rlserve.manager.slots import SlotState
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.ledger import GroupState, Ledger
+from rlserve.rollout.router import Router
+
+_SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
+
+
+class RolloutRate:
+    """Tokens per second since it was last asked."""
+
+    def __init__(self) -> None:
+        self._last: tuple[float, int] | None = None
+
+    def update(self, num_tokens: int) -> float | None:
+        """``num_tokens`` generated since the run began; None the first time."""
+        now, last = time.monotonic(), self._last
+        self._last = (now, num_tokens)
+        return None if last is None or now <= last[0] else (num_tokens - last[1]) / (now - last[0])
+
+
+def num_moving(reallocation: Reallocation) -> int:
+    """Slots that start, idle or change hats."""
+    return sum(reallocation.table.count(state) for state in SlotState if state not in _SETTLED)
+
+
+def rollout_metrics(
+    *,
+    ledger: Ledger,
+    buffer: SampleBuffer,
+    router: Router,
+    replicas: Replicas,
+    reallocation: Reallocation,
+    counters: Counters,
+    rate: RolloutRate,
+) -> Mapping[str, float]:
+    """Metrics of the rollout side, the pool and the manager; names are documented in ``rlserve.tracking.names``."""
+    stats = list(replicas.stats.values())
+    num_generated = counters.num_generated_tokens + replicas.num_generated_tokens
+    metrics: dict[str, float] = {
+        "vllm:num_requests_running": sum(stat.num_running for stat in stats),
+        "vllm:num_requests_waiting": sum(stat.num_waiting for stat in stats),
+        "vllm:num_preemptions": sum(stat.num_preemptions for stat in stats),
+        "vllm:generation_tokens": num_generated,
+        "rollout/num_pending": ledger.count(GroupState.PENDING),
+        "rollout/num_running": ledger.count(GroupState.RUNNING),
+        "rollout/num_buffered": len(buffer),
+        "rollout/num_dropped": ledger.count(GroupState.DROPPED),
+        "pool/num_train": reallocation.table.count(SlotState.TRAIN),
+        "pool/num_rollout": reallocation.table.count(SlotState.ROLLOUT),
+        "pool/num_moving": num_moving(reallocation),
+        "pool/num_dead": reallocation.table.count(SlotState.DEAD),
+        "pool/num_worker_failures": counters.worker_failures,
+        "manager/queue_length": router.num_waiting,
+        "manager/num_moves_to_train": counters.moves_to_train,
+        "manager/num_moves_to_rollout": counters.moves_to_rollout,
+        "manager/move_s": reallocation.move_s,
+    }
+    if stats:
+        metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)
+        metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
+    tokens_per_s = rate.update(num_generated)
+    if tokens_per_s is not None:
+        metrics["rollout/tokens_per_s"] = tokens_per_s
+    return metrics

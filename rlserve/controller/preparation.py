@@ -1,0 +1,99 @@
+"""What is found, made and checked before any worker process is started."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlserve.config.tree import RunConfig
+from rlserve.errors import ConfigurationError, Problem
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.prompts import PromptSource, load_prompts
+from rlserve.rollout.rewards.factory import check_reward
+from rlserve.rollout.tokenizer import load_tokenizer
+from rlserve.tasks import is_builtin, resolve_data, resolve_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_DEFAULT_MAX_MODEL_LEN = 32768
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Preparation:
+    """Everything that the controller needs besides the configuration."""
+
+    model_path: str
+    tokenizer_path: str
+    tokenizer: PreTrainedTokenizerBase
+    source: PromptSource
+    held_out: tuple[PromptGroup, ...]
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """The text of an answer, as the reward sees it."""
+        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
+
+
+def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
+    """Make the built-in model if it is asked for, load tokenizer and prompts, find the reward.
+
+    Raises:
+        UserError: one of them cannot be used; nothing was started.
+    """
+    check_reward(config.reward)
+    model_path = config.model.path
+    if is_builtin(model_path):
+        on_status("preparing the built-in model (made once, then cached)")
+        model_path = str(resolve_model(model_path))
+    data = config.data
+    if is_builtin(data.path):
+        train, held_out = resolve_data(data.path)
+        data = replace(data, path=str(train), held_out_path=str(held_out))
+    on_status("loading prompts")
+    tokenizer_path = config.model.tokenizer_path or model_path
+    tokenizer = load_tokenizer(tokenizer_path)
+    source, held_out_groups = load_prompts(
+        data, tokenizer, seed=config.seed, max_prompt_tokens=_max_prompt_tokens(config, model_path)
+    )
+    return Preparation(
+        model_path=model_path,
+        tokenizer_path=tokenizer_path,
+        tokenizer=tokenizer,
+        source=source,
+        held_out=held_out_groups[: config.data.num_held_out],
+    )
+
+
+def _max_prompt_tokens(config: RunConfig, model_path: str) -> int:
+    """The longest prompt that leaves room for the longest answer.
+
+    Raises:
+        ConfigurationError: there is no such prompt.
+    """
+    max_model_len = config.rollout.engine.max_model_len or _model_length(model_path)
+    room = max_model_len - config.rollout.max_tokens
+    if room < 1:
+        raise ConfigurationError(
+            [
+                Problem(
+                    "rollout.max_tokens",
+                    f"leaves no room for a prompt: the model takes {max_model_len} tokens, "
+                    f"got {config.rollout.max_tokens}",
+                )
+            ]
+        )
+    return min(room, config.data.max_prompt_tokens or room)
+
+
+def _model_length(model_path: str) -> int:
+    config_file = Path(model_path) / "config.json"
+    if not config_file.is_file():
+        return _DEFAULT_MAX_MODEL_LEN  # of a hub name: the engine knows better once it has it
+    length: int = json.loads(config_file.read_text()).get("max_position_embeddings", _DEFAULT_MAX_MODEL_LEN)
+    return length

@@ -1,0 +1,247 @@
+"""Moving slots between training and rollout: observe, decide, act.
+
+::
+
+    every manager.interval_s:   observe ──► policy.decide (pure) ──► record ──► act, one legal move at a time
+
+    train → rollout   trainers re-form without the slot (step boundary) ─► it takes the newest weights ─► it serves
+    rollout → train   the slot serves no more, its requests move on ─► its engine's memory is freed ─► it joins the
+                      trainers (step boundary)
+
+A slot has exactly one owner at every moment (``rlserve.manager.slots``). A worker that fails in the middle of a
+move is ended and its slot is dead; a dead slot gets a new worker, which takes up the role the slot had or was
+going to have.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
+
+from ray.exceptions import RayError
+
+from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.replicas import Replicas
+from rlserve.controller.signal import Signal
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.errors import DeadlineExceededError, WorkerFailedError
+from rlserve.manager.base import Observation, Plan, Policy, Role, SlotFigures, SlotView
+from rlserve.manager.slots import SlotState, SlotTable
+from rlserve.pool.fleet import Fleet
+from rlserve.pool.slots import Slot
+from rlserve.tracking.events import Decision, FailureEvent, Owner, SlotEvent
+from rlserve.tracking.tracker import Tracker
+
+logger = logging.getLogger(__name__)
+
+_OWNERS: dict[SlotState, Owner] = {SlotState.TRAIN: "train", SlotState.ROLLOUT: "rollout", SlotState.DEAD: "dead"}
+
+
+class Reallocation:
+    """Carries out the policy's plans and replaces lost workers."""
+
+    def __init__(
+        self,
+        *,
+        slots: Sequence[Slot],
+        fleet: Fleet,
+        trainers: TrainerGroup,
+        replicas: Replicas,
+        policy: Policy[Any],
+        interval_s: float,
+        max_worker_failures: int,
+        counters: Counters,
+        clock: RunClock,
+        tracker: Tracker,
+        changed: Signal,
+        queue: Callable[[], tuple[int, int, int]],
+        trainer_waiting: Callable[[], bool],
+        on_decision: Callable[[str], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """``queue`` gives the numbers of waiting, buffered and in-flight prompt groups."""
+        self._slots = {slot.id: slot for slot in slots}
+        self._fleet = fleet
+        self._trainers = trainers
+        self._replicas = replicas
+        self._policy = policy
+        self._policy_state = policy.initial_state()
+        self._interval_s = interval_s
+        self._max_worker_failures = max_worker_failures
+        self._counters = counters
+        self._clock = clock
+        self._tracker = tracker
+        self._changed = changed
+        self._queue = queue
+        self._trainer_waiting = trainer_waiting
+        self._on_decision = on_decision
+        self._spawn = spawn
+        self._moving = asyncio.Lock()
+        self._last_move_end_s: float | None = None
+        self.move_s = 0.0
+        self.table = SlotTable()
+        for slot in slots:
+            self.table.add(slot.id, time_s=clock.now())
+            self._record(slot.id)
+
+    async def run(self) -> None:
+        """Decide and act until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            observation = self.observe()
+            plan, self._policy_state = self._policy.decide(observation, self._policy_state)
+            self._record_decision(observation, plan)
+            for move in plan.moves:
+                await self._move(move.slot_id, move.to)
+
+    def observe(self) -> Observation:
+        """Read everything that the policy looks at, once."""
+        num_waiting, num_buffered, num_in_flight = self._queue()
+        roles = {SlotState.TRAIN: Role.TRAIN, SlotState.ROLLOUT: Role.ROLLOUT}
+        return Observation(
+            time_s=self._clock.now(),
+            queue_length=num_waiting,
+            num_buffered=num_buffered,
+            num_in_flight=num_in_flight,
+            trainer_waiting=self._trainer_waiting(),
+            slots=tuple(
+                slot_view(slot, roles.get(self.table.state(slot.id)), self.table.state(slot.id) is not SlotState.DEAD)
+                for slot in self._slots.values()
+            ),
+            legal_trainer_sizes=tuple(range(1, len(self._slots))),
+            moving=self._moving.locked(),
+            last_move_end_s=self._last_move_end_s,
+        )
+
+    async def begin(self, slot_id: str, role: Role) -> None:
+        """First role of a slot whose worker has come up; trainers of the first group have joined already."""
+        self._to(slot_id, SlotState.IDLE, "worker is up")
+        if role is Role.TRAIN:
+            self._to(slot_id, SlotState.JOINING_TRAIN, "initial split")
+            self._to(slot_id, SlotState.TRAIN, "initial split")
+        else:
+            await self._join_rollout(slot_id, "initial split")
+
+    def lost(self, slot_id: str, role: Role, error: BaseException) -> None:
+        """A worker died or is taken for dead: note it, and start a new one for the same role.
+
+        Raises:
+            WorkerFailedError: more workers were lost than pool.max_worker_failures.
+        """
+        self._to(slot_id, SlotState.DEAD, str(error).splitlines()[0] if str(error) else repr(error))
+        self._counters.worker_failures += 1
+        if role is Role.ROLLOUT:
+            self._counters.engine_restarts += 1
+        self._tracker.record(FailureEvent(time_s=self._clock.now(), slot_id=slot_id, reason=str(error)))
+        if self._counters.worker_failures > self._max_worker_failures:
+            raise WorkerFailedError(
+                f"{self._counters.worker_failures} workers were lost, more than "
+                f"pool.max_worker_failures={self._max_worker_failures}; the last on {slot_id}: {error}"
+            )
+        self._spawn(self._revive(slot_id, role))
+
+    async def settle(self) -> None:
+        """Wait until no move is under way, and let none begin."""
+        await self._moving.acquire()
+
+    async def _revive(self, slot_id: str, role: Role) -> None:
+        async with self._moving:
+            self._to(slot_id, SlotState.STARTING, "new worker")
+            await self._fleet.restart(slot_id)
+            self._to(slot_id, SlotState.IDLE, "worker is up")
+            await self._guarded(slot_id, role, self._join(slot_id, role, "replaces a lost worker"))
+
+    async def _move(self, slot_id: str, role: Role) -> None:
+        async with self._moving:
+            start = time.monotonic()
+            if self.table.state(slot_id) is not (SlotState.ROLLOUT if role is Role.TRAIN else SlotState.TRAIN):
+                return  # it was lost since the decision
+            await self._guarded(slot_id, role, self._change_role(slot_id, role))
+            self.move_s = time.monotonic() - start
+            self._last_move_end_s = self._clock.now()
+
+    async def _change_role(self, slot_id: str, role: Role) -> None:
+        if role is Role.ROLLOUT:
+            self._to(slot_id, SlotState.LEAVING_TRAIN, "queue")
+            await self._trainers.remove(slot_id)
+            self._to(slot_id, SlotState.IDLE, "left the trainers")
+        else:
+            self._to(slot_id, SlotState.LEAVING_ROLLOUT, "queue")
+            await self._replicas.leave(slot_id)
+            self._to(slot_id, SlotState.IDLE, "serves no more")
+        await self._join(slot_id, role, "queue")
+        if role is Role.ROLLOUT:
+            self._counters.moves_to_rollout += 1
+        else:
+            self._counters.moves_to_train += 1
+
+    async def _join(self, slot_id: str, role: Role, reason: str) -> None:
+        if role is Role.ROLLOUT:
+            await self._join_rollout(slot_id, reason)
+        else:
+            self._to(slot_id, SlotState.JOINING_TRAIN, reason)
+            await self._trainers.add(slot_id)
+            self._to(slot_id, SlotState.TRAIN, reason)
+
+    async def _join_rollout(self, slot_id: str, reason: str) -> None:
+        self._to(slot_id, SlotState.JOINING_ROLLOUT, reason)
+        await self._replicas.join(slot_id)
+        self._to(slot_id, SlotState.ROLLOUT, reason)
+
+    async def _guarded(self, slot_id: str, role: Role, action: Coroutine[Any, Any, None]) -> None:
+        """Run a change of role; if a worker dies in it, end this slot's worker and heal the trainers."""
+        try:
+            await action
+        except (RayError, WorkerFailedError, DeadlineExceededError) as error:
+            logger.warning("moving %s to %s failed: %s", slot_id, role, error)
+            self._fleet.kill(slot_id)
+            self._replicas.forget(slot_id)
+            for member in await self._trainers.heal(without=slot_id):
+                self.lost(member, Role.TRAIN, error)
+            if self.table.state(slot_id) is not SlotState.DEAD:
+                self.lost(slot_id, role, error)
+
+    def _to(self, slot_id: str, state: SlotState, reason: str) -> None:
+        self.table.move(slot_id, state, time_s=self._clock.now(), reason=reason)
+        self._record(slot_id)
+        self._changed.notify()
+
+    def _record(self, slot_id: str) -> None:
+        owner = _OWNERS.get(self.table.state(slot_id), "moving")
+        self._tracker.record(
+            SlotEvent(time_s=self._clock.now(), slot_id=slot_id, slot_type=self._slots[slot_id].type.name, owner=owner)
+        )
+
+    def _record_decision(self, observation: Observation, plan: Plan) -> None:
+        move = plan.moves[0] if plan.moves else None
+        if move is not None:
+            logger.info("manager: %s to %s (%s)", move.slot_id, move.to, plan.reason)
+        self._on_decision(plan.reason)
+        self._tracker.record(
+            Decision(
+                time_s=observation.time_s,
+                step=self._counters.num_steps,
+                action="hold" if move is None else "to_rollout" if move.to is Role.ROLLOUT else "to_train",
+                slot_id=None if move is None else move.slot_id,
+                queue_length=observation.queue_length,
+                num_train=self.table.count(SlotState.TRAIN),
+                num_rollout=self.table.count(SlotState.ROLLOUT),
+                reason=plan.reason,
+                numbers=plan.numbers,
+            )
+        )
+
+
+def slot_view(slot: Slot, role: Role | None, alive: bool) -> SlotView:
+    """A slot as policies see it."""
+    return SlotView(
+        id=slot.id,
+        type=slot.type.name,
+        figures=SlotFigures(memory_bandwidth_gb_s=slot.type.memory_bandwidth_gb_s, flops_tflops=slot.type.flops_tflops),
+        prefer=None if slot.prefer is None else Role(slot.prefer),
+        role=role,
+        alive=alive,
+    )

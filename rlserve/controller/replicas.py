@@ -1,0 +1,291 @@
+"""The workers that wear the rollout hat: what they are given, what they return, which weights they serve.
+
+::
+
+    router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► on_output
+                                     ▲
+    transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
+
+A replica that dies, does not answer its long poll, or makes no progress on its work for the deadline, is lost:
+``on_lost`` is told, its requests wait again in the router, and nothing it might still say is listened to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray.exceptions import RayError
+
+from rlserve.engine.request import Request, RequestOutput
+from rlserve.errors import DeadlineExceededError, RlserveError, WeightsRefusedError
+from rlserve.pool.base import Collected, RolloutStats
+from rlserve.pool.fleet import Fleet
+from rlserve.rollout.router import Router
+from rlserve.weights.base import Transport
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 1.0
+"""Longest that a long poll waits inside the worker."""
+POLL_GRACE_S = 30.0
+"""How much longer its answer may take before the worker is taken for lost (it may be loading weights)."""
+
+
+@dataclass(kw_only=True)
+class _Replica:
+    collecting: asyncio.Task[None] | None = None
+    submits: set[asyncio.Task[None]] = field(default_factory=set)
+    updating: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One weight update at a time, so that versions arrive in order."""
+    version: int
+    leaving: bool = False
+    stats: RolloutStats | None = None
+    last_progress_s: float
+    num_engine_steps: int = -1
+    num_tokens_before: int = 0
+    """Tokens that this worker's engine had generated when it joined."""
+
+
+@dataclass(kw_only=True)
+class _DirectRequest:
+    """A request outside the ledger (held-out scoring), with who waits for it."""
+
+    request: Request
+    answer: asyncio.Future[RequestOutput]
+    slot_id: str | None = None
+
+
+class Replicas:
+    """Joins, feeds, updates and dismisses replicas."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        router: Router,
+        transport: Transport,
+        *,
+        capacity: int,
+        switch_timeout_s: float,
+        request_timeout_s: float,
+        on_output: Callable[[str, RequestOutput], None],
+        on_started: Callable[[Iterable[str]], None],
+        on_returned: Callable[[Iterable[str]], None],
+        on_lost: Callable[[str, BaseException], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+    ) -> None:
+        """``on_started`` and ``on_returned`` are told the ids of groups that a replica got or gave back; ``spawn``
+        runs a task whose failure stops the run."""
+        self._fleet = fleet
+        self._router = router
+        self._transport = transport
+        self._capacity = capacity
+        self._switch_timeout_s = switch_timeout_s
+        self._request_timeout_s = request_timeout_s
+        self._on_output = on_output
+        self._on_started = on_started
+        self._on_returned = on_returned
+        self._on_lost = on_lost
+        self._spawn = spawn
+        self._replicas: dict[str, _Replica] = {}
+        self._direct: dict[str, _DirectRequest] = {}
+        self._retired_tokens = 0
+
+    @property
+    def slot_ids(self) -> tuple[str, ...]:
+        """Slots that serve."""
+        return tuple(self._replicas)
+
+    @property
+    def stats(self) -> dict[str, RolloutStats]:
+        """The newest numbers of each replica that has answered a poll."""
+        return {slot_id: replica.stats for slot_id, replica in self._replicas.items() if replica.stats is not None}
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Tokens generated since the run began, by all replicas that ever were."""
+        return self._retired_tokens + sum(
+            stats.num_generated_tokens - self._replicas[slot_id].num_tokens_before
+            for slot_id, stats in self.stats.items()
+        )
+
+    async def join(self, slot_id: str) -> None:
+        """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve."""
+        worker = self._fleet[slot_id]
+        await self._within(worker.start_rollout.remote(), f"{slot_id} putting the rollout hat on")
+        receipt = await self._transport.deliver(worker)
+        first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
+        replica = _Replica(
+            version=receipt.version,
+            last_progress_s=time.monotonic(),
+            num_tokens_before=first.stats.num_generated_tokens,
+        )
+        self._replicas[slot_id] = replica
+        self._router.join(slot_id, version=receipt.version, capacity=self._capacity)
+        replica.collecting = self._spawn(self._collect(slot_id))
+        self.dispatch()
+        self._spread([entry for entry in self._direct.values() if entry.slot_id is None])
+        if receipt.version < self._transport.version:  # one was published while this one was on its way
+            await self._update(slot_id)
+
+    async def leave(self, slot_id: str) -> None:
+        """Take the rollout hat off: no new work, unfinished requests move on with their tokens, memory is freed."""
+        replica, worker = self._replicas[slot_id], self._fleet[slot_id]
+        self._router.close(slot_id)
+        replica.leaving = True
+        await asyncio.gather(*replica.submits, return_exceptions=True)
+        partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} taking the rollout hat off")
+        if replica.collecting is not None:
+            await self._within(replica.collecting, f"{slot_id} handing out its last answers")
+        await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
+        self._forget(slot_id, partials)
+
+    async def broadcast(self) -> float:
+        """Bring every replica to the newest weights, each at its next step boundary; returns the seconds it took."""
+        start = time.monotonic()
+        await asyncio.gather(*(self._update(slot_id) for slot_id in self.slot_ids))
+        return time.monotonic() - start
+
+    def forget(self, slot_id: str) -> None:
+        """A worker was ended in mid-move: what it held, if it served, waits again."""
+        replica = self._replicas.get(slot_id)
+        if replica is not None:
+            if replica.collecting is not None:
+                replica.collecting.cancel()
+            self._forget(slot_id, None)
+
+    def dispatch(self) -> None:
+        """Send waiting prompt groups to replicas with room, one message a replica."""
+        for slot_id, requests in self._router.assign().items():
+            self._on_started(request.id.rpartition("#")[0] for request in requests)
+            self._submit(slot_id, requests)
+
+    async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
+        """Answer requests outside the ledger with whatever replicas there are; survives the loss of any of them."""
+        loop = asyncio.get_running_loop()
+        entries = [_DirectRequest(request=request, answer=loop.create_future()) for request in requests]
+        self._direct.update({entry.request.id: entry for entry in entries})
+        self._spread(entries)
+        return list(await asyncio.gather(*(entry.answer for entry in entries)))
+
+    async def close(self) -> None:
+        """Stop listening to all replicas."""
+        tasks = [replica.collecting for replica in self._replicas.values() if replica.collecting is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # -- inside ----------------------------------------------------------------------------------------------
+
+    async def _collect(self, slot_id: str) -> None:
+        worker, replica = self._fleet[slot_id], self._replicas[slot_id]
+        try:
+            while True:
+                collected: Collected = await asyncio.wait_for(worker.collect.remote(POLL_S), POLL_S + POLL_GRACE_S)
+                self._note_progress(slot_id, replica, collected.stats)
+                for output in collected.outputs:
+                    self._deliver_output(slot_id, output)
+                if collected.closed:
+                    return
+                if collected.outputs:
+                    self.dispatch()
+        except TimeoutError:
+            error = DeadlineExceededError(f"the replica on {slot_id} did not answer for {POLL_S + POLL_GRACE_S:g} s")
+            self._lose(slot_id, error)
+        except (RayError, RlserveError) as error:
+            self._lose(slot_id, error)
+
+    def _note_progress(self, slot_id: str, replica: _Replica, stats: RolloutStats) -> None:
+        now = time.monotonic()
+        has_work = stats.num_running + stats.num_waiting > 0
+        if stats.num_steps != replica.num_engine_steps or not has_work:
+            replica.last_progress_s, replica.num_engine_steps = now, stats.num_steps
+        elif now - replica.last_progress_s > self._request_timeout_s:
+            raise DeadlineExceededError(
+                f"the replica on {slot_id} has work but made no step for "
+                f"rollout.request_timeout_s={self._request_timeout_s:g} s"
+            )
+        replica.stats = stats
+
+    def _deliver_output(self, slot_id: str, output: RequestOutput) -> None:
+        direct = self._direct.pop(output.request_id, None)
+        if direct is None:
+            self._on_output(slot_id, output)
+        elif not direct.answer.done():
+            direct.answer.set_result(output)
+
+    def _submit(self, slot_id: str, requests: list[Request]) -> None:
+        replica = self._replicas[slot_id]
+        task = self._spawn(self._send(slot_id, requests))
+        replica.submits.add(task)
+        task.add_done_callback(replica.submits.discard)
+
+    async def _send(self, slot_id: str, requests: list[Request]) -> None:
+        try:
+            await self._within(self._fleet[slot_id].submit.remote(requests), f"{slot_id} taking requests")
+        except (RayError, RlserveError) as error:
+            self._lose(slot_id, error)
+
+    async def _update(self, slot_id: str) -> None:
+        replica = self._replicas[slot_id]
+        async with replica.updating:
+            if replica.version >= self._transport.version or self._replicas.get(slot_id) is not replica:
+                return
+            try:
+                receipt = await self._transport.deliver(self._fleet[slot_id])
+            except WeightsRefusedError:
+                raise  # what the engine holds is not what was published: nothing it says can be trusted
+            except (RayError, RlserveError) as error:
+                if self._replicas.get(slot_id) is replica and not replica.leaving:
+                    self._lose(slot_id, error)
+                return
+            replica.version = receipt.version
+        if self._replicas.get(slot_id) is replica:
+            self._router.set_version(slot_id, receipt.version)
+            self.dispatch()
+
+    def _spread(self, entries: Sequence[_DirectRequest]) -> None:
+        slots = self.slot_ids
+        if not slots:  # the next replica that joins takes them
+            for entry in entries:
+                entry.slot_id = None
+        for index, slot_id in enumerate(slots):
+            share = entries[index :: len(slots)]
+            for entry in share:
+                entry.slot_id = slot_id
+            if share:
+                self._submit(slot_id, [entry.request for entry in share])
+
+    def _lose(self, slot_id: str, error: BaseException) -> None:
+        if slot_id not in self._replicas:
+            return
+        logger.warning("replica on %s is lost: %s", slot_id, error)
+        collecting = self._replicas[slot_id].collecting
+        self._fleet.kill(slot_id)
+        self._forget(slot_id, None)
+        if collecting is not None and collecting is not asyncio.current_task():
+            collecting.cancel()
+        self._on_lost(slot_id, error)
+
+    def _forget(self, slot_id: str, partials: Sequence[RequestOutput] | None) -> None:
+        replica = self._replicas.pop(slot_id)
+        if replica.stats is not None:
+            self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
+        direct_partials = {output.request_id: output for output in partials or () if output.request_id in self._direct}
+        self._on_returned(self._router.replica_left(slot_id, partials))
+        orphans = [entry for entry in self._direct.values() if entry.slot_id == slot_id]
+        for entry in orphans:
+            if partial := direct_partials.get(entry.request.id):
+                entry.request = replace(entry.request, resumed=partial.samples)
+        self._spread(orphans)
+        self.dispatch()
+
+    async def _within(self, awaitable: Any, what: str) -> Any:
+        try:
+            return await asyncio.wait_for(awaitable, self._switch_timeout_s)
+        except TimeoutError:
+            raise DeadlineExceededError(f"{what} took longer than {self._switch_timeout_s:g} s") from None

@@ -1,0 +1,65 @@
+"""Build sdist → wheel, install the wheel in a clean environment outside the repository, import every module.
+
+Run by ``make check``. The clean environment sees the dependencies of the present one through a ``.pth`` file, so
+that nothing is downloaded, but not the checkout.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, sys
+import rlserve
+assert "site-packages" in rlserve.__file__, rlserve.__file__
+names = [module.name for module in pkgutil.walk_packages(rlserve.__path__, "rlserve.")]
+for name in names:
+    if not name.endswith("__main__"):
+        importlib.import_module(name)
+assert len(names) > 60, names
+assert not {"engine", "trainers", "launch"} & set(sys.modules)
+from importlib.resources import files
+assert (files("rlserve") / "conf" / "rlhf.yaml").is_file(), "the packaged configuration is missing"
+print(len(names), "modules imported from", rlserve.__file__)
+"""
+
+
+def run(*command: str | Path, cwd: Path) -> None:
+    subprocess.run([str(part) for part in command], cwd=cwd, check=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory(prefix="rlserve-package-") as name:
+        work = Path(name)
+        run(sys.executable, "-m", "build", "--outdir", work / "dist", ROOT, cwd=work)
+        (wheel,) = (work / "dist").glob("*.whl")
+        venv.create(work / "venv", with_pip=True)
+        python = work / "venv" / "bin" / "python"
+        run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=work)
+        _lend_dependencies(work)
+        run(python, "-c", IMPORT_EVERYTHING, cwd=work)
+        run(work / "venv" / "bin" / "rlserve", "--version", cwd=work)
+        run(work / "venv" / "bin" / "rlserve", "launch", "conf/rlhf.yaml", "--dry-run", cwd=work)
+
+
+def _lend_dependencies(work: Path) -> None:
+    """Link every installed distribution but rlserve itself into the clean environment."""
+    source = Path(sysconfig.get_paths()["purelib"])
+    lib = next((work / "venv" / "lib").glob("python*/site-packages"))
+    for entry in source.iterdir():
+        target = lib / entry.name
+        if not target.exists() and "rlserve" not in entry.name and entry.suffix != ".pth":
+            target.symlink_to(entry)
+    shutil.rmtree(lib / "__pycache__", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()
