@@ -86,14 +86,13 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
 
 
 def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
+    config = loaded.config
     if resume is not None:
         folder = RunFolder.open(resume)
         folder.make_latest()
-        return folder
-    config = loaded.config
-    folder = RunFolder.create(
-        Path(config.output_dir), config.name or default_run_name(loaded.source.stem, datetime.now())
-    )
+    else:
+        name = config.name or default_run_name(loaded.source.stem, datetime.now())
+        folder = RunFolder.create(Path(config.output_dir), name)
     folder.write_config(to_yaml(config))
     return folder
 

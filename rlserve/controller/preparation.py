@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from rlserve.config.tree import RunConfig
 from rlserve.errors import ConfigurationError, Problem
+from rlserve.rollout.data import PromptSource, load_prompts
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.prompts import PromptSource, load_prompts
 from rlserve.rollout.rewards.factory import check_reward
 from rlserve.rollout.tokenizer import load_tokenizer
 from rlserve.tasks import is_builtin, resolve_data, resolve_model

@@ -23,9 +23,9 @@ from rlserve.controller.signal import Signal
 from rlserve.engine.request import FinishReason, RequestOutput
 from rlserve.errors import RewardError
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.data import PromptSource
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.prompts import PromptSource
 from rlserve.rollout.rewards.base import RewardSample
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
@@ -70,7 +70,7 @@ class RolloutLoop:
     def readmit(self) -> None:
         """After a resume: put the groups that the ledger restored as pending back into the router."""
         for record in self._ledger.live():
-            group = self._source.group_at(record.position)
+            group = self._source.get(record.id, position=record.position)
             self._router.submit(group, admitted_version=record.admitted_version, attempt=record.attempt)
 
     async def admit(self, replicas: Replicas, wanted: Callable[[], int]) -> None:

@@ -83,7 +83,7 @@ class TrainerGroup:
             reference = ray.put(batch)
             lost: tuple[str, ...] = ()
             while True:
-                answers = await asyncio.gather(
+                answers: list[Any] = await asyncio.gather(
                     *(
                         self._call(member, "step", reference, timeout_s=self._step_timeout_s)
                         for member in self._members

@@ -1,0 +1,76 @@
+"""Slots from the configuration and from what there is."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlserve.errors import PoolError
+from rlserve.pool.catalogue import slot_type
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.pool.discovery import normalise_gpu_name
+from rlserve.pool.slots import expand, slot_groups
+
+
+def test_groups_expand_in_order_with_ids_by_type() -> None:
+    slots = expand(
+        (
+            SlotGroupConfig(type="H100", count=2, prefer="train"),
+            SlotGroupConfig(type="H200", count=1, prefer="rollout"),
+            SlotGroupConfig(type="H100", count=1),
+        )
+    )
+    assert [slot.id for slot in slots] == ["H100/0", "H100/1", "H200/0", "H100/2"]
+    assert [slot.prefer for slot in slots] == ["train", "train", "rollout", None]
+    assert all(slot.type.device == "cuda" for slot in slots)
+
+
+def test_auto_takes_what_there_is_or_four_cpu_slots() -> None:
+    assert expand(slot_groups(PoolConfig(), {"H100": 2, "A100": 1}))[2].id == "A100/0"
+    assert [slot.id for slot in expand(slot_groups(PoolConfig(), {}))] == ["cpu/0", "cpu/1", "cpu/2", "cpu/3"]
+
+
+def test_auto_with_one_gpu_is_refused_with_a_remedy() -> None:
+    with pytest.raises(PoolError, match="at least 2 slots"):
+        slot_groups(PoolConfig(), {"H100": 1})
+
+
+def test_more_than_there_is_names_what_there_is() -> None:
+    config = PoolConfig(slots=(SlotGroupConfig(type="H100", count=8),))
+    with pytest.raises(PoolError, match="asks for H100 × 8, but there is: H100 × 4"):
+        slot_groups(config, {"H100": 4})
+    with pytest.raises(PoolError, match="no accelerators"):
+        slot_groups(config, {})
+
+
+def test_counts_of_groups_of_one_type_add_up() -> None:
+    group = SlotGroupConfig(type="H100", count=3)
+    with pytest.raises(PoolError, match="H100 × 6"):
+        slot_groups(PoolConfig(slots=(group, group)), {"H100": 4})
+
+
+def test_cpu_slots_need_no_declaration_unless_somebody_declares_some() -> None:
+    config = PoolConfig(slots=(SlotGroupConfig(type="cpu-a", count=2),))
+    assert slot_groups(config, {}) == config.slots
+    with pytest.raises(PoolError, match="cpu-a × 2"):
+        slot_groups(config, {"cpu-b": 2})
+
+
+@pytest.mark.parametrize(
+    ("driver_name", "expected"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA A100-SXM4-40GB", "A100"),
+        ("NVIDIA GeForce RTX 4090", "RTX4090"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA XYZ 9000", "XYZ-9000"),
+    ],
+)
+def test_driver_names_become_catalogue_names(driver_name: str, expected: str) -> None:
+    assert normalise_gpu_name(driver_name) == expected
+
+
+def test_unknown_gpu_is_taken_for_a_modest_one() -> None:
+    assert slot_type("XYZ-9000").device == "cuda"
+    assert slot_type("XYZ-9000").flops_tflops < slot_type("H100").flops_tflops

@@ -1,0 +1,82 @@
+"""Packing weights, and finding what was damaged on the way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlserve.errors import WeightsRefusedError
+from rlserve.weights.fingerprint import fingerprint, tensor_fingerprint
+from rlserve.weights.patch import WeightPatch, pack, unpack
+
+TENSORS = {
+    "embed.weight": torch.arange(12, dtype=torch.float32).reshape(4, 3),
+    "norm.weight": torch.tensor([1.5]),
+    "empty": torch.zeros(0, 2),
+}
+
+
+def test_round_trip_keeps_every_bit_and_name() -> None:
+    patch = pack(3, TENSORS, torch.float32)
+    restored = unpack(patch)
+    assert list(restored) == list(TENSORS)
+    assert all(torch.equal(restored[name], TENSORS[name]) for name in TENSORS)
+    assert patch.version == 3
+    assert patch.fingerprint == fingerprint(restored.items()) == fingerprint(TENSORS.items())
+
+
+def test_pack_casts_to_the_engines_type() -> None:
+    restored = unpack(pack(0, {"w": torch.tensor([1.0, 1.0009765625])}, torch.bfloat16))
+    assert restored["w"].dtype is torch.bfloat16
+    assert restored["w"].tolist() == [1.0, 1.0]
+
+
+def test_read_only_payload_is_unpacked() -> None:
+    patch = pack(0, TENSORS, torch.float32)
+    patch.payload.flags.writeable = False  # as memory mapped from an object store is
+    assert torch.equal(unpack(patch)["embed.weight"], TENSORS["embed.weight"])
+
+
+def test_damaged_payload_is_refused() -> None:
+    patch = pack(7, TENSORS, torch.float32)
+    damaged = patch.payload.copy()
+    damaged[5] ^= 1
+    with pytest.raises(WeightsRefusedError, match="version 7 .* wrong checksum"):
+        unpack(_with_payload(patch, damaged))
+
+
+def _with_payload(patch: WeightPatch, payload: object) -> WeightPatch:
+    return replace(patch, payload=payload)  # type: ignore[arg-type]
+
+
+@given(
+    values=st.lists(st.integers(-(2**31), 2**31 - 1), min_size=2, max_size=40),
+    position=st.integers(0, 1000),
+    bit=st.integers(0, 30),
+)
+@settings(max_examples=200, deadline=None)
+def test_fingerprint_finds_any_flipped_bit(values: list[int], position: int, bit: int) -> None:
+    tensor = torch.tensor(values, dtype=torch.int32)
+    changed = tensor.clone()
+    changed[position % len(values)] ^= 1 << bit
+    assert tensor_fingerprint(tensor) != tensor_fingerprint(changed)
+
+
+def test_fingerprint_knows_positions_names_shapes_and_types() -> None:
+    weight = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    base = fingerprint([("w", weight)])
+    assert base != fingerprint([("w", weight.flip(0))])
+    assert base != fingerprint([("v", weight)])
+    assert base != fingerprint([("w", weight.reshape(2, 2))])
+    assert base != fingerprint([("w", weight.to(torch.bfloat16))])
+    assert base != fingerprint([("w", weight), ("v", weight)])
+
+
+def test_fingerprint_does_not_depend_on_the_order_of_tensors_or_on_strides() -> None:
+    a, b = torch.randn(3, 5), torch.randn(4)
+    assert fingerprint([("a", a), ("b", b)]) == fingerprint([("b", b), ("a", a)])
+    assert tensor_fingerprint(a.t().contiguous().t()) == tensor_fingerprint(a)
