@@ -1,0 +1,63 @@
+"""Scored groups as the trainer's flat arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from rollout_builders import make_group, make_scored
+
+from rlserve.rollout.batch import build_batch
+
+
+def test_samples_lie_end_to_end() -> None:
+    first = make_scored(make_group(4, prompt_token_ids=(1, 2, 3)), [[5, 6], [6]], attempt=2)
+    second = make_scored(make_group(9, prompt_token_ids=(8,)), [[7], [7, 7, 8]])
+    batch = build_batch([first, second])
+    assert batch.sample_ids == ("0:4/0#2", "0:4/1#2", "0:9/0#0", "0:9/1#0")
+    assert batch.group_index.tolist() == [0, 0, 1, 1]
+    assert batch.prompt_lengths.tolist() == [3, 3, 1, 1]
+    assert batch.response_lengths.tolist() == [2, 1, 1, 3]
+    assert batch.token_ids.tolist() == [1, 2, 3, 0, 1, 1, 2, 3, 100, 8, 0, 8, 100, 101, 102]
+    assert batch.log_probs.tolist() == [0, -0.0625, -1, 0, -1, -1.0625, -1.125]
+    assert batch.behaviour_log_probs.tolist() == [0, -0.125, -1, 0, -1, -1.125, -1.25]
+    assert batch.weight_versions.tolist() == [5, 6, 6, 7, 7, 7, 8]
+    assert batch.rewards.tolist() == [0, 1, 0, 1]
+
+
+def test_the_arrays_have_the_declared_types() -> None:
+    batch = build_batch([make_scored(make_group(0), [[1]])])
+    integers = (batch.group_index, batch.prompt_lengths, batch.response_lengths, batch.token_ids, batch.weight_versions)
+    assert {array.dtype for array in integers} == {np.dtype(np.int32)}
+    assert {array.dtype for array in (batch.log_probs, batch.behaviour_log_probs, batch.rewards)} == {
+        np.dtype(np.float32)
+    }
+
+
+@given(
+    groups=st.lists(
+        st.tuples(
+            st.integers(1, 4), st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=5), min_size=1, max_size=3)
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_every_sample_can_be_cut_out_again(groups: list[tuple[int, list[list[int]]]]) -> None:
+    scored_groups = [
+        make_scored(make_group(position, prompt_token_ids=tuple(range(length))), versions)
+        for position, (length, versions) in enumerate(groups)
+    ]
+    batch = build_batch(scored_groups)
+    token_start = response_start = place = 0
+    for scored in scored_groups:
+        for sample in scored.output.samples:
+            num_prompt, num_response = batch.prompt_lengths[place], batch.response_lengths[place]
+            tokens = batch.token_ids[token_start : token_start + num_prompt + num_response]
+            assert tokens.tolist() == [*scored.group.prompt_token_ids, *sample.token_ids]
+            versions = batch.weight_versions[response_start : response_start + num_response]
+            assert versions.tolist() == list(sample.weight_versions)
+            token_start += num_prompt + num_response
+            response_start += num_response
+            place += 1
+    assert (place, token_start, response_start) == (batch.num_samples, len(batch.token_ids), batch.num_response_tokens)
