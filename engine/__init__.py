@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlserve.engine.config import EngineConfig
-    from rlserve.engine.engine import Engine, EngineStats
+    from rlserve.engine.engine import Engine
     from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+    from rlserve.engine.stats import EngineStats
 
 __all__ = [
     "Engine",
@@ -27,7 +28,7 @@ __all__ = [
 _HOMES = {
     "Engine": "engine",
     "EngineConfig": "config",
-    "EngineStats": "engine",
+    "EngineStats": "stats",
     "FinishReason": "request",
     "Request": "request",
     "RequestOutput": "request",

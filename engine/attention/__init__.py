@@ -1,0 +1,1 @@
+"""Paged attention: one contract, one file a backend."""

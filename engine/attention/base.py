@@ -1,0 +1,89 @@
+"""The contract of an attention backend. A backend owns the layout of the KV cache that it reads and writes.
+
+Legend: T tokens of a step, S sequences of a step, N query heads, K key-value heads, D head size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlserve.engine.models.base import ModelSpec
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StepLayout:
+    """Where the tokens of one step belong. Tokens of a sequence are neighbours, in order of position."""
+
+    token_ids: NDArray[np.int64]
+    """[T]"""
+    positions: NDArray[np.int32]
+    """[T] from 0 in each sequence."""
+    cache_slots: NDArray[np.int64]
+    """[T] block * block_size + offset: where the token's key and value go."""
+    query_starts: NDArray[np.int32]
+    """[S + 1] first token of each sequence, and T."""
+    table_rows: NDArray[np.int32]
+    """[S] row of each sequence in ``block_tables``."""
+    block_tables: NDArray[np.int32]
+    """[rows, blocks] the block that holds positions i * block_size and on. Entries past the end are undefined."""
+
+    @property
+    def num_tokens(self) -> int:
+        """T."""
+        return len(self.token_ids)
+
+    @property
+    def num_sequences(self) -> int:
+        """S."""
+        return len(self.table_rows)
+
+
+class AttentionBackend(ABC):
+    """Rotary embedding, KV cache and causal attention of all layers of one model."""
+
+    @abstractmethod
+    def __init__(
+        self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        """Allocate the cache. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32."""
+
+    @staticmethod
+    @abstractmethod
+    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        """Bytes that one block takes, all layers together."""
+
+    @abstractmethod
+    def begin_step(self, layout: StepLayout) -> None:
+        """Take the layout of the step; ``attend`` is then called once per layer."""
+
+    @abstractmethod
+    def attend(
+        self,
+        layer: int,
+        qkv_TX: torch.Tensor,
+        query_norm_D: torch.Tensor | None,
+        key_norm_D: torch.Tensor | None,
+        out_TX: torch.Tensor,
+    ) -> None:
+        """Normalise (where norms are given) and rotate queries and keys, write keys and values to the cache,
+        and attend from each token to everything in its sequence up to itself.
+
+        ``qkv_TX`` is [T, (N + 2 K) * D] and may be overwritten; ``out_TX`` is [T, N * D].
+        """
+
+    @abstractmethod
+    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
+        """Copy whole blocks in every layer."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Free the memory of the cache."""
+
+    @abstractmethod
+    def restore(self) -> None:
+        """Take the memory of the cache again; its content is undefined."""

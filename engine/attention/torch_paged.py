@@ -1,0 +1,108 @@
+"""Paged attention in plain PyTorch: the reference. It gathers the pages of one sequence at a time, so it is slow.
+
+Legend as in ``base.py``, with C the tokens of one sequence in the cache and F = D / 2.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from rlserve.engine.attention.base import AttentionBackend, StepLayout
+from rlserve.engine.models.base import ModelSpec
+
+
+class TorchPagedAttention(AttentionBackend):
+    """Cache of one layer: keys and values, each [blocks * block_size, K, D]."""
+
+    def __init__(
+        self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        self._spec = spec
+        self._rotation_P2F = rotation_P2F
+        self._block_size = block_size
+        shape = (num_blocks * block_size, spec.num_kv_heads, spec.head_dim)
+        self._caches = [
+            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(spec.num_layers)
+        ]
+        self._layout: StepLayout | None = None
+
+    @staticmethod
+    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        return 2 * spec.num_layers * block_size * spec.kv_size * dtype.itemsize
+
+    def begin_step(self, layout: StepLayout) -> None:
+        self._layout = layout
+        self._slots_T = torch.from_numpy(layout.cache_slots)
+        rotation_T2F = self._rotation_P2F[torch.from_numpy(layout.positions).long()]
+        self._cos_T1F, self._sin_T1F = rotation_T2F[:, :1], rotation_T2F[:, 1:]
+        self._cached_slots = [self._slots_of(layout, sequence) for sequence in range(layout.num_sequences)]
+
+    def attend(
+        self,
+        layer: int,
+        qkv_TX: torch.Tensor,
+        query_norm_D: torch.Tensor | None,
+        key_norm_D: torch.Tensor | None,
+        out_TX: torch.Tensor,
+    ) -> None:
+        assert self._layout is not None
+        spec = self._spec
+        heads_TXD = qkv_TX.view(len(qkv_TX), -1, spec.head_dim)
+        query_TND, key_TKD, value_TKD = torch.split(
+            heads_TXD, [spec.num_heads, spec.num_kv_heads, spec.num_kv_heads], dim=1
+        )
+        query_TND = self._rotate(self._norm(query_TND, query_norm_D))
+        keys, values = self._caches[layer]
+        keys[self._slots_T] = self._rotate(self._norm(key_TKD, key_norm_D))
+        values[self._slots_T] = value_TKD
+        starts = self._layout.query_starts.tolist()
+        positions_T = torch.from_numpy(self._layout.positions)
+        for begin, end, slots_C in zip(starts[:-1], starts[1:], self._cached_slots, strict=True):
+            visible_TC = torch.arange(len(slots_C)) <= positions_T[begin:end, None]
+            attended = F.scaled_dot_product_attention(
+                query_TND[begin:end].transpose(0, 1),
+                keys[slots_C].transpose(0, 1),
+                values[slots_C].transpose(0, 1),
+                attn_mask=visible_TC,
+                enable_gqa=True,
+            )
+            out_TX[begin:end] = attended.transpose(0, 1).reshape(end - begin, -1)
+
+    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
+        offsets = torch.arange(self._block_size)
+        source_slots = (torch.tensor(sources)[:, None] * self._block_size + offsets).flatten()
+        target_slots = (torch.tensor(targets)[:, None] * self._block_size + offsets).flatten()
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache[target_slots] = cache[source_slots]
+
+    def release(self) -> None:
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache.untyped_storage().resize_(0)
+
+    def restore(self) -> None:
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+            cache.zero_()
+
+    def _slots_of(self, layout: StepLayout, sequence: int) -> torch.Tensor:
+        """[C] cache slots of everything the sequence has after this step, in order of position."""
+        num_cached = int(layout.positions[layout.query_starts[sequence + 1] - 1]) + 1
+        num_blocks = -(-num_cached // self._block_size)
+        blocks = torch.from_numpy(layout.block_tables[layout.table_rows[sequence], :num_blocks]).long()
+        return (blocks[:, None] * self._block_size + torch.arange(self._block_size)).flatten()[:num_cached]
+
+    def _norm(self, heads_TXD: torch.Tensor, weight_D: torch.Tensor | None) -> torch.Tensor:
+        if weight_D is None:
+            return heads_TXD
+        wide = heads_TXD.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + self._spec.rms_norm_eps)
+        return normed.to(heads_TXD.dtype) * weight_D
+
+    def _rotate(self, heads_TXD: torch.Tensor) -> torch.Tensor:
+        first, second = heads_TXD.float().chunk(2, dim=-1)
+        rotated = (
+            first * self._cos_T1F - second * self._sin_T1F,
+            second * self._cos_T1F + first * self._sin_T1F,
+        )
+        return torch.cat(rotated, dim=-1).to(heads_TXD.dtype)

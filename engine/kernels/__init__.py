@@ -1,0 +1,1 @@
+"""Small fused operations around the matrix products: norms, activation, sampling."""

@@ -1,0 +1,77 @@
+"""The contract of the small fused operations.
+
+Legend: T tokens, H hidden size, I intermediate size, R rows of logits, V vocabulary, B samples to draw.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplingBatch:
+    """How to draw B tokens; several may come from the same row of logits (the samples of one prompt)."""
+
+    logits_row: NDArray[np.int32]
+    """[B] the row of logits of each draw."""
+    temperature: NDArray[np.float32]
+    """[B]; 0 takes the likeliest token."""
+    top_k: NDArray[np.int32]
+    """[B]; 0 keeps all."""
+    top_p: NDArray[np.float32]
+    """[B]; 1 keeps all."""
+    uniform: NDArray[np.float64]
+    """[B] one random number in (0, 1) each."""
+
+    @property
+    def size(self) -> int:
+        """B."""
+        return len(self.logits_row)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SampledTokens:
+    """What was drawn."""
+
+    token_ids: NDArray[np.int32]
+    """[B], always inside the vocabulary."""
+    log_probs: NDArray[np.float32]
+    """[B] raw: temperature 1, whole vocabulary. Not finite where the logits were not."""
+    behaviour_log_probs: NDArray[np.float32]
+    """[B] under the distribution drawn from; 0 for greedy choices."""
+
+
+class Kernels(ABC):
+    """Operations of one device. Outputs are given by the caller, nothing is allocated per step."""
+
+    @abstractmethod
+    def rms_norm(self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float) -> None:
+        """``out = hidden / sqrt(mean(hidden ** 2) + eps) * weight``, in float32 inside (arXiv 1910.07467)."""
+
+    @abstractmethod
+    def add_rms_norm(
+        self,
+        residual_TH: torch.Tensor,
+        update_TH: torch.Tensor,
+        weight_H: torch.Tensor,
+        out_TH: torch.Tensor,
+        eps: float,
+    ) -> None:
+        """``residual += update`` in place, then ``out = rms_norm(residual)``."""
+
+    @abstractmethod
+    def silu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        """SwiGLU: ``out = silu(gate) * up``; gate is the first half of the columns (arXiv 2002.05202)."""
+
+    @abstractmethod
+    def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
+        """Draw tokens by the inverse of the distribution function in vocabulary order, one uniform each.
+
+        Temperature first, then the k likeliest (ties with the last kept), then the smallest set that reaches
+        ``top_p`` of what is left (ties kept).
+        """

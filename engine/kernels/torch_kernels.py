@@ -1,0 +1,80 @@
+"""The small operations in plain PyTorch: the reference, and what runs where no compiler is.
+
+Legend as in ``base.py``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional as F
+
+from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
+
+
+class TorchKernels(Kernels):
+    """Plain PyTorch."""
+
+    def rms_norm(self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float) -> None:
+        wide = hidden_TH.float()
+        normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
+        torch.mul(normed.to(hidden_TH.dtype), weight_H, out=out_TH)
+
+    def add_rms_norm(
+        self,
+        residual_TH: torch.Tensor,
+        update_TH: torch.Tensor,
+        weight_H: torch.Tensor,
+        out_TH: torch.Tensor,
+        eps: float,
+    ) -> None:
+        residual_TH.add_(update_TH)
+        self.rms_norm(residual_TH, weight_H, out_TH, eps)
+
+    def silu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        gate_TI, up_TI = gate_up_T2I.chunk(2, dim=-1)
+        torch.mul(F.silu(gate_TI), up_TI, out=out_TI)
+
+    def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
+        logits_BV = logits_RV.float()[torch.from_numpy(batch.logits_row).long()]
+        raw_BV = logits_BV.log_softmax(dim=-1)
+        greedy_B = torch.from_numpy(batch.temperature == 0)
+        temperature_B1 = torch.from_numpy(batch.temperature).masked_fill(greedy_B, 1.0).unsqueeze(1)
+        scaled_BV = _keep_top_p(
+            _keep_top_k(logits_BV / temperature_B1, torch.from_numpy(batch.top_k)), torch.from_numpy(batch.top_p)
+        )
+        behaviour_BV = scaled_BV.log_softmax(dim=-1)
+        cumulative_BV = behaviour_BV.double().exp().cumsum(dim=-1)
+        target_B1 = torch.from_numpy(batch.uniform).unsqueeze(1) * cumulative_BV[:, -1:]
+        drawn_B = torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1)
+        token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), drawn_B.clamp_(max=logits_BV.shape[1] - 1))
+        chosen_B1 = token_B.unsqueeze(1)
+        behaviour_B = behaviour_BV.gather(1, chosen_B1).squeeze(1).masked_fill(greedy_B, 0.0)
+        return SampledTokens(
+            token_ids=token_B.int().numpy(),
+            log_probs=raw_BV.gather(1, chosen_B1).squeeze(1).numpy(),
+            behaviour_log_probs=behaviour_B.numpy(),
+        )
+
+
+def _keep_top_k(logits_BV: torch.Tensor, top_k_B: torch.Tensor) -> torch.Tensor:
+    """Set all below the k-th likeliest to minus infinity; rows with k = 0 stay whole."""
+    if not bool((top_k_B > 0).any()):
+        return logits_BV
+    num_tokens = logits_BV.shape[1]
+    k_B = torch.where(top_k_B > 0, top_k_B.long().clamp(max=num_tokens), num_tokens)
+    sorted_BV = logits_BV.sort(dim=-1, descending=True).values
+    threshold_B1 = sorted_BV.gather(1, (k_B - 1).unsqueeze(1))
+    return logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)
+
+
+def _keep_top_p(logits_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
+    """Keep the smallest set of likeliest tokens whose probability reaches p; rows with p = 1 stay whole."""
+    if not bool((top_p_B < 1).any()):
+        return logits_BV
+    sorted_BV = logits_BV.sort(dim=-1, descending=True).values
+    before_BV = sorted_BV.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
+    before_BV[:, 0] = 0.0
+    num_kept_B1 = (before_BV < top_p_B.unsqueeze(1)).sum(dim=-1, keepdim=True)
+    threshold_B1 = sorted_BV.gather(1, num_kept_B1 - 1)
+    threshold_B1[top_p_B >= 1] = -torch.inf
+    return logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)

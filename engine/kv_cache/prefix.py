@@ -1,0 +1,28 @@
+"""Names of full KV blocks, by content: a chain of hashes, so that a name stands for the whole prefix."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+import numpy as np
+from numpy.typing import NDArray
+
+HASH_BYTES = 16
+
+
+def root_hash(weight_version: int) -> bytes:
+    """Start of every chain under one version of the weights: other weights make other keys and values."""
+    return blake2b(weight_version.to_bytes(8, "little", signed=True), digest_size=HASH_BYTES).digest()
+
+
+def block_hash(parent: bytes, token_ids: NDArray[np.int32]) -> bytes:
+    """Name of the block that holds ``token_ids`` after the prefix that ``parent`` names. At 128 bits two
+    prefixes do not meet by chance, so tokens are not compared again."""
+    return blake2b(parent + token_ids.tobytes(), digest_size=HASH_BYTES).digest()
+
+
+def extend_chain(chain: list[bytes], root: bytes, token_ids: NDArray[np.int32], block_size: int) -> None:
+    """Append the names of all full blocks of ``token_ids`` that ``chain`` does not have yet."""
+    for start in range(len(chain) * block_size, len(token_ids) - block_size + 1, block_size):
+        parent = chain[-1] if chain else root
+        chain.append(block_hash(parent, token_ids[start : start + block_size]))

@@ -1,0 +1,32 @@
+"""Qwen2 and Qwen2.5: queries, keys and values have a bias, nothing else has."""
+
+from __future__ import annotations
+
+from rlserve.engine.models.base import ConfigFile, ModelSpec
+
+ARCHITECTURE = "Qwen2ForCausalLM"
+
+
+def read_spec(config: ConfigFile) -> ModelSpec:
+    """The spec of a Qwen2."""
+    config.require("hidden_act", "silu")
+    config.require("use_sliding_window", False)
+    num_heads, hidden_size = config.integer("num_attention_heads"), config.integer("hidden_size")
+    theta, scaling = config.rope()
+    return ModelSpec(
+        architecture=ARCHITECTURE,
+        vocab_size=config.integer("vocab_size"),
+        hidden_size=hidden_size,
+        intermediate_size=config.integer("intermediate_size"),
+        num_layers=config.integer("num_hidden_layers"),
+        num_heads=num_heads,
+        num_kv_heads=config.integer("num_key_value_heads", num_heads),
+        head_dim=config.integer("head_dim", hidden_size // num_heads),
+        rms_norm_eps=config.number("rms_norm_eps", 1e-6),
+        rope_theta=theta,
+        rope_scaling=scaling,
+        max_position=config.integer("max_position_embeddings", 32768),
+        tied_embeddings=config.flag("tie_word_embeddings", False),
+        eos_token_ids=config.token_ids("eos_token_id"),
+        qkv_bias=True,
+    )

@@ -1,0 +1,147 @@
+"""Runs scheduled steps: from the row table to the flat tokens of a step, through the model, to sampled tokens.
+
+Legend: T tokens of a step, S sequences, B samples to draw.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlserve.engine.attention.base import StepLayout
+from rlserve.engine.attention.factory import attention_class
+from rlserve.engine.config import EngineConfig
+from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
+from rlserve.engine.kernels.factory import create_kernels
+from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.decoder import Decoder
+from rlserve.engine.models.parameters import Parameters
+from rlserve.engine.models.rope import rotation_table
+from rlserve.engine.rows import RowTable
+from rlserve.engine.sampling import uniforms
+from rlserve.engine.scheduler import ScheduledStep
+from rlserve.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ModelRunner:
+    """Owner of the model's memory: weights, KV cache and work space."""
+
+    def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
+        dtype = _DTYPES[config.dtype]
+        attention = attention_class(config.attention_backend)
+        block_bytes = attention.block_bytes(spec, config.block_size, dtype)
+        self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
+        if self.num_blocks < 1:
+            raise UserError(
+                f"kv_cache_bytes={config.kv_cache_bytes} is less than one block of {config.block_size} tokens, "
+                f"which takes {block_bytes} bytes"
+            )
+        self._block_size = config.block_size
+        self.max_model_len = min(
+            spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
+        )
+        self._parameters = Parameters(spec, dtype)
+        self._kernels = create_kernels(config.attention_backend)
+        self._attention = attention(
+            spec,
+            rotation_table(spec, self.max_model_len),
+            num_blocks=self.num_blocks,
+            block_size=config.block_size,
+            dtype=dtype,
+        )
+        self._decoder = Decoder(
+            spec,
+            self._parameters,
+            self._attention,
+            self._kernels,
+            max_num_tokens=config.max_num_batched_tokens,
+            max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
+        )
+
+    def compute(self, step: ScheduledStep, rows: RowTable) -> torch.Tensor:
+        """Run the model; returns logits, one row for each decoding row, then for each chunk that completes.
+        They are overwritten by the next step."""
+        if step.block_copies:
+            self._attention.copy_blocks(list(step.block_copies.values()), list(step.block_copies))
+        layout = self._layout(step, rows)
+        num_decoding = len(step.decode_rows)
+        chunk_ends = layout.query_starts[num_decoding + 1 :][[chunk.completes for chunk in step.chunks]]
+        last_rows = np.concatenate([np.arange(num_decoding), chunk_ends - 1])
+        with torch.inference_mode():
+            return self._decoder.forward(layout, torch.from_numpy(last_rows))
+
+    def sample(
+        self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
+    ) -> SampledTokens:
+        """Draw the next token of each of the given rows of the table, from the given row of logits."""
+        batch = SamplingBatch(
+            logits_row=logits_row_B,
+            temperature=rows.temperature[rows_B],
+            top_k=rows.top_k[rows_B],
+            top_p=rows.top_p[rows_B],
+            uniform=uniforms(rows.stream_keys[rows_B], rows.num_tokens[rows_B] - rows.num_prompt_tokens[rows_B]),
+        )
+        with torch.inference_mode():
+            return self._kernels.sample(logits_RV, batch)
+
+    def load_folder(self, folder: Path) -> None:
+        """Read the weights of a Hugging Face folder."""
+        self._parameters.load_folder(folder)
+
+    def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy new weights into place, or raise :class:`WeightsRefusedError` and change nothing."""
+        with torch.inference_mode():
+            self._parameters.update(tensors)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Views of the loaded weights by Hugging Face name."""
+        return self._parameters.named()
+
+    def release(self, *, weights: bool) -> None:
+        """Free the KV cache, and the weights if asked."""
+        self._attention.release()
+        if weights:
+            self._parameters.release()
+
+    def restore(self) -> None:
+        """Take back what :meth:`release` freed; the content is undefined."""
+        self._attention.restore()
+        self._parameters.restore()
+
+    def _layout(self, step: ScheduledStep, rows: RowTable) -> StepLayout:
+        """The flat tokens of the step: one for each decoding row, then the chunks."""
+        decode_rows = step.decode_rows
+        positions = rows.num_tokens[decode_rows] - 1
+        token_ids = rows.token_ids[decode_rows, positions]
+        blocks = rows.block_tables[decode_rows, positions // self._block_size]
+        lengths, table_rows = np.ones(len(decode_rows), dtype=np.int32), decode_rows
+        if step.chunks:
+            chunk_rows = np.array([chunk.sequence.row for chunk in step.chunks])
+            chunk_lengths = np.array([chunk.end - chunk.start for chunk in step.chunks], dtype=np.int32)
+            chunk_positions = np.concatenate(
+                [np.arange(chunk.start, chunk.end, dtype=np.int32) for chunk in step.chunks]
+            )
+            row_of_token = np.repeat(chunk_rows, chunk_lengths)
+            positions = np.concatenate([positions, chunk_positions])
+            token_ids = np.concatenate([token_ids, rows.token_ids[row_of_token, chunk_positions]])
+            blocks = np.concatenate([blocks, rows.block_tables[row_of_token, chunk_positions // self._block_size]])
+            lengths, table_rows = np.concatenate([lengths, chunk_lengths]), np.concatenate([table_rows, chunk_rows])
+        query_starts = np.zeros(len(lengths) + 1, dtype=np.int32)
+        np.cumsum(lengths, out=query_starts[1:])
+        return StepLayout(
+            token_ids=token_ids.astype(np.int64),
+            positions=positions,
+            cache_slots=blocks.astype(np.int64) * self._block_size + positions % self._block_size,
+            query_starts=query_starts,
+            table_rows=table_rows.astype(np.int32),
+            block_tables=rows.block_tables,
+        )

@@ -1,0 +1,29 @@
+"""Random numbers of the sampler: a hash, so that batch, replica and preemption do not matter."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MASK_64 = 2**64 - 1
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output function of SplitMix64 (Steele, Lea and Flood 2014): every input bit moves every output bit."""
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))
+
+
+def stream_key(seed: int, sample_index: int) -> np.uint64:
+    """Key of the random numbers of one sample. The samples of a group get unlike streams."""
+    seeds = np.array([seed & _MASK_64, sample_index], dtype=np.uint64)
+    mixed = _mix(seeds + _GOLDEN)
+    return np.uint64(_mix(mixed[:1] ^ (mixed[1:] * _GOLDEN))[0])
+
+
+def uniforms(keys_B: NDArray[np.uint64], positions_B: NDArray[np.int32]) -> NDArray[np.float64]:
+    """[B] numbers in (0, 1), one for the generated token at each position (from 0) of each stream."""
+    state = _mix(keys_B + (positions_B.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return ((state >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53

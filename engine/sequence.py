@@ -1,0 +1,142 @@
+"""One sample on its way through the engine, and the request that it belongs to.
+
+    following ──► waiting ◄──► running ──► ended
+        └───────────────────────►┘           ▲
+        (every state may also end: abort) ───┘
+
+The first unfinished sample of a request leads: it computes the prompt, and the others follow, sharing its
+blocks from then on. A running sample that loses its blocks (preemption) waits again with its tokens kept.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.engine.request import FinishReason, Request, SampleOutput
+from rlserve.engine.stop import StopStringChecker
+from rlserve.errors import IllegalTransitionError
+
+
+class SequenceState(StrEnum):
+    """Where a sample is."""
+
+    FOLLOWING = "following"
+    """Its request's leader has not finished the prompt."""
+    WAITING = "waiting"
+    RUNNING = "running"
+    """Has a row and blocks."""
+    ENDED = "ended"
+
+
+LEGAL_MOVES: dict[SequenceState, frozenset[SequenceState]] = {
+    SequenceState.FOLLOWING: frozenset({SequenceState.WAITING, SequenceState.RUNNING, SequenceState.ENDED}),
+    SequenceState.WAITING: frozenset({SequenceState.RUNNING, SequenceState.ENDED}),
+    SequenceState.RUNNING: frozenset({SequenceState.WAITING, SequenceState.ENDED}),
+    SequenceState.ENDED: frozenset(),
+}
+
+
+@dataclass(kw_only=True, eq=False)
+class TokenHistory:
+    """The generated tokens of a sample, G of them, while it has no row."""
+
+    token_ids: NDArray[np.int32]
+    """[G]"""
+    log_probs: NDArray[np.float32]
+    """[G]"""
+    behaviour_log_probs: NDArray[np.float32]
+    """[G]"""
+    weight_versions: NDArray[np.int32]
+    """[G]"""
+
+    @classmethod
+    def of(cls, sample: SampleOutput | None) -> TokenHistory:
+        """What a partial sample brings along; nothing for None."""
+        return cls(
+            token_ids=np.array(sample.token_ids if sample else (), dtype=np.int32),
+            log_probs=np.array(sample.log_probs if sample else (), dtype=np.float32),
+            behaviour_log_probs=np.array(sample.behaviour_log_probs if sample else (), dtype=np.float32),
+            weight_versions=np.array(sample.weight_versions if sample else (), dtype=np.int32),
+        )
+
+    def output(self, index: int, reason: FinishReason | None, stop_reason: int | str | None) -> SampleOutput:
+        """The sample as its caller sees it."""
+        return SampleOutput(
+            index=index,
+            token_ids=tuple(self.token_ids.tolist()),
+            log_probs=tuple(self.log_probs.tolist()),
+            behaviour_log_probs=tuple(self.behaviour_log_probs.tolist()),
+            weight_versions=tuple(self.weight_versions.tolist()),
+            finish_reason=reason,
+            stop_reason=stop_reason,
+        )
+
+
+@dataclass(kw_only=True, eq=False)
+class RequestState:
+    """A request in the engine."""
+
+    request: Request
+    arrival: int
+    """Counts requests, so that equal priorities go in order of arrival."""
+    prompt: NDArray[np.int32]
+    sequences: list[Sequence] = field(default_factory=list)
+    """The samples that were not complete on arrival."""
+    outputs: dict[int, SampleOutput] = field(default_factory=dict)
+    """Ended samples by index."""
+    num_cached_tokens: int = 0
+    error: str | None = None
+
+
+@dataclass(kw_only=True, eq=False)
+class Sequence:
+    """One sample. Its row and its blocks belong to the scheduler."""
+
+    owner: RequestState
+    index: int
+    history: TokenHistory
+    """Generated tokens as of the last time it had no row; stale while running."""
+    state: SequenceState = SequenceState.WAITING
+    row: int = -1
+    blocks: list[int] = field(default_factory=list)
+    """Blocks held, in order of position."""
+    block_names: list[bytes] = field(default_factory=list)
+    """Chain of names of its full blocks, as far as known, all under ``names_version``."""
+    names_version: int | None = None
+    """The version of the weights that made all of its cached keys and values; None where versions are mixed,
+    so that its blocks must not be shared by name."""
+    num_computed: int = 0
+    """Tokens whose KV is in the cache, kept for sequences in prefill only."""
+    num_published_tokens: int = 0
+    """Tokens up to which its full blocks have been named in the pool."""
+    followers: list[Sequence] = field(default_factory=list)
+    stop_checker: StopStringChecker | None = None
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """Who goes first: priority, then arrival, then index. The last one is preempted first."""
+        return (self.owner.request.priority, self.owner.arrival, self.index)
+
+    def __lt__(self, other: Sequence) -> bool:
+        return self.order < other.order
+
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and generated tokens; valid until it samples, while it waits or is in prefill."""
+        return len(self.owner.prompt) + len(self.history.token_ids)
+
+    def move(self, state: SequenceState) -> None:
+        """Change state.
+
+        Raises:
+            IllegalTransitionError: the table has no such move.
+        """
+        if state not in LEGAL_MOVES[self.state]:
+            raise IllegalTransitionError(
+                f"request {self.owner.request.id!r}, sample {self.index}: {self.state} -> {state} is not a legal move"
+            )
+        self.state = state

@@ -1,0 +1,76 @@
+"""Stop strings: text is decoded token by token and searched where a new match could end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol
+
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_MAX_HELD_TOKENS = 8
+"""A character has at most four bytes; tokens that still make none are broken text, which is taken as it is."""
+
+
+class Detokenizer(Protocol):
+    """What is needed of a tokenizer."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens, special tokens included."""
+        ...
+
+
+class FolderDetokenizer:
+    """The tokenizer of a model folder, loaded when the first stop string is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @cached_property
+    def _tokenizer(self) -> Detokenizer:
+        from transformers import AutoTokenizer  # takes seconds, and few requests need it
+
+        tokenizer: Detokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
+        return tokenizer
+
+    def problem(self) -> str | None:
+        """Why there is no tokenizer, or None if there is one."""
+        try:
+            self._tokenizer.decode([])
+        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+            return f"stop strings need a tokenizer, and {self._folder} has none that loads: {error}"
+        return None
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of some tokens."""
+        return self._tokenizer.decode(token_ids)
+
+
+class StopStringChecker:
+    """Follows the text of one sample."""
+
+    def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...]) -> None:
+        self._detokenizer = detokenizer
+        self._stop = stop
+        self._keep = max(len(string) for string in stop) - 1
+        self._tail = ""
+        self._token_ids: list[int] = []
+        self._num_emitted = 0
+        """Tokens whose text is in the tail; the one or few before them give the decoder its context."""
+        self._context_start = 0
+
+    def push(self, token_id: int) -> str | None:
+        """Take the next token and return the stop string that its text completes, if one is.
+
+        Text is held back while it ends within a character, as byte-level tokens do.
+        """
+        self._token_ids.append(token_id)
+        known = self._detokenizer.decode(self._token_ids[self._context_start : self._num_emitted])
+        text = self._detokenizer.decode(self._token_ids[self._context_start :])
+        num_held = len(self._token_ids) - self._num_emitted
+        if num_held < _MAX_HELD_TOKENS and (len(text) <= len(known) or text.endswith(_REPLACEMENT)):
+            return None
+        self._context_start, self._num_emitted = self._num_emitted, len(self._token_ids)
+        window = self._tail + text[len(known) :]
+        self._tail = window[-self._keep :] if self._keep else ""
+        return next((string for string in self._stop if string in window), None)

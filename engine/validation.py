@@ -1,0 +1,107 @@
+"""Why a request cannot be served. Pure; the answer becomes the request's error output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rlserve.engine.request import Request, SampleOutput, SamplingParams
+
+MAX_SAMPLES = 4096
+"""Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
+MAX_STOP_TOKEN_IDS = 256
+MAX_TEMPERATURE = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What the engine can take."""
+
+    vocab_size: int
+    max_model_len: int
+    """Longest prompt plus answer: the model's limit, or what the whole KV cache can hold."""
+
+
+def find_problem(request: Request, limits: Limits) -> str | None:
+    """The first thing wrong with a request, or None. Trusts no type: requests come from other people."""
+    try:
+        return next(_problems(request, limits), None)
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        # A value of a type nobody thought of must cost its own request only, never the engine.
+        return f"malformed request: {error}"
+
+
+def _problems(request: Request, limits: Limits) -> Iterator[str]:
+    prompt = request.prompt_token_ids
+    if not isinstance(prompt, tuple | list) or not prompt:
+        yield "prompt_token_ids must be a tuple of at least one token id"
+        return
+    if len(prompt) >= limits.max_model_len:
+        yield (
+            f"the prompt has {len(prompt)} tokens, and prompt plus answer may have {limits.max_model_len} "
+            "(the model's limit, or the size of the KV cache)"
+        )
+        return
+    yield from _token_problems("prompt_token_ids", prompt, limits.vocab_size)
+    if not _is_integer(request.priority, -(2**31), 2**31):
+        yield f"priority must be a whole number, got {request.priority!r}"
+    if not isinstance(request.sampling, SamplingParams):
+        yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
+        return
+    yield from _sampling_problems(request.sampling, limits)
+    yield from _resumed_problems(request, limits)
+
+
+def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
+    if not _is_integer(sampling.n, 1, MAX_SAMPLES + 1):
+        yield f"n must be a whole number from 1 to {MAX_SAMPLES}, got {sampling.n!r}"
+    if not _is_integer(sampling.max_tokens, 1, 2**31):
+        yield f"max_tokens must be a whole number of at least 1, got {sampling.max_tokens!r}"
+    if not _is_number(sampling.temperature, 0, MAX_TEMPERATURE):
+        yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {sampling.temperature!r}"
+    if not _is_integer(sampling.top_k, 0, 2**31):
+        yield f"top_k must be a whole number of at least 0, got {sampling.top_k!r}"
+    if not _is_number(sampling.top_p, 0, 1) or sampling.top_p == 0:
+        yield f"top_p must be greater than 0 and at most 1, got {sampling.top_p!r}"
+    if not _is_integer(sampling.seed, -(2**63), 2**64):
+        yield f"seed must be a whole number of 64 bits, got {sampling.seed!r}"
+    if not isinstance(sampling.stop, tuple | list) or not all(isinstance(s, str) and s for s in sampling.stop):
+        yield f"stop must be a tuple of strings that are not empty, got {sampling.stop!r}"
+    if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        yield f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids can be given, got {len(sampling.stop_token_ids)}"
+    yield from _token_problems("stop_token_ids", sampling.stop_token_ids, limits.vocab_size)
+
+
+def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
+    seen: set[int] = set()
+    for sample in request.resumed:
+        if not isinstance(sample, SampleOutput) or not _is_integer(sample.index, 0, request.sampling.n):
+            yield f"resumed must hold samples with an index from 0 to {request.sampling.n - 1}"
+            return
+        if sample.index in seen:
+            yield f"resumed has sample {sample.index} twice"
+        seen.add(sample.index)
+        num_tokens = len(sample.token_ids)
+        lengths = {len(sample.log_probs), len(sample.behaviour_log_probs), len(sample.weight_versions)}
+        if lengths != {num_tokens}:
+            yield f"resumed sample {sample.index} must have a log-probability and a version for each token"
+        if len(request.prompt_token_ids) + num_tokens > limits.max_model_len:
+            yield f"resumed sample {sample.index} is longer than the {limits.max_model_len} tokens that fit"
+        yield from _token_problems(f"resumed sample {sample.index}", sample.token_ids, limits.vocab_size)
+
+
+def _token_problems(name: str, token_ids: tuple[int, ...], vocab_size: int) -> Iterator[str]:
+    """Types first and at once: a prompt can have a hundred thousand tokens."""
+    if not token_ids or (set(map(type, token_ids)) == {int} and min(token_ids) >= 0 and max(token_ids) < vocab_size):
+        return
+    bad = next(token for token in token_ids if type(token) is not int or not 0 <= token < vocab_size)
+    yield f"{name} has {bad!r}, token ids are whole numbers from 0 to {vocab_size - 1}"
+
+
+def _is_integer(value: object, low: int, end: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value < end
+
+
+def _is_number(value: object, low: float, high: float) -> bool:
+    """False for NaN too, which compares with nothing."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
