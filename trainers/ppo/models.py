@@ -67,7 +67,9 @@ def load_policy(model_path: str, *, load_weights: bool) -> Any:
         )
     if not load_weights:
         with no_init_weights():
-            return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+            policy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        policy.tie_weights()  # part of the initialisation that was left out
+        return policy.eval()
     try:
         policy, report = AutoModelForCausalLM.from_pretrained(
             model_path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True

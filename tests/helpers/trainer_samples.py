@@ -1,0 +1,59 @@
+"""Tiny models and random batches for the tests of the trainers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from rlserve.trainers import Batch
+
+VOCABULARY = 32
+
+_FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def save_tiny_model(folder: Path, family: str = "qwen3", *, tied: bool = True, hidden_size: int = 32) -> str:
+    """Write a random model of some 20,000 parameters; returns its path."""
+    config = _FAMILIES[family](
+        vocab_size=VOCABULARY,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=hidden_size // 4,
+        max_position_embeddings=128,
+        tie_word_embeddings=tied,
+        initializer_range=0.2,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
+    return str(folder)
+
+
+def random_batch(seed: int, num_samples: int = 12, *, longest: int = 12) -> Batch:
+    """Random tokens, log-probabilities and rewards; samples of very different lengths."""
+    rng = np.random.default_rng(seed)
+    prompt_lengths = rng.integers(1, longest + 1, num_samples).astype(np.int32)
+    response_lengths = rng.integers(1, longest + 1, num_samples).astype(np.int32)
+    num_response_tokens = int(response_lengths.sum())
+    num_tokens = num_response_tokens + int(prompt_lengths.sum())
+    log_probs = -rng.uniform(0.5, 6.0, num_response_tokens).astype(np.float32)
+    return Batch(
+        sample_ids=tuple(f"{seed}-{index}" for index in range(num_samples)),
+        group_index=(np.arange(num_samples) // 4).astype(np.int32),
+        prompt_lengths=prompt_lengths,
+        response_lengths=response_lengths,
+        token_ids=rng.integers(0, VOCABULARY, num_tokens).astype(np.int32),
+        log_probs=log_probs,
+        behaviour_log_probs=log_probs,
+        weight_versions=np.zeros(num_response_tokens, dtype=np.int32),
+        rewards=rng.normal(size=num_samples).astype(np.float32),
+    )

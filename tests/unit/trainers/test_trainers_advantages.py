@@ -1,0 +1,71 @@
+"""Advantages against a naive loop over samples and tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlserve.trainers.ppo.advantages import generalised_advantages, token_rewards, whiten
+
+
+def naive_advantages(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
+    """Equation 16 written out: the discounted sum of all later temporal differences."""
+    following = [*values[1:], 0.0]
+    deltas = [reward + gamma * after - value for reward, after, value in zip(rewards, following, values, strict=True)]
+    return [
+        sum((gamma * gae_lambda) ** (later - now) * deltas[later] for later in range(now, len(deltas)))
+        for now in range(len(deltas))
+    ]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=7),
+    gamma=st.sampled_from([0.0, 0.9, 1.0]),
+    gae_lambda=st.sampled_from([0.0, 0.95, 1.0]),
+    seed=st.integers(0, 2**16),
+)
+def test_generalised_advantages_equal_the_sum_written_out(
+    lengths: list[int], gamma: float, gae_lambda: float, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    rewards, values = rng.normal(size=sum(lengths)), rng.normal(size=sum(lengths)).astype(np.float32)
+    advantages, returns = generalised_advantages(
+        rewards, values, np.array(lengths, dtype=np.int32), gamma=gamma, gae_lambda=gae_lambda
+    )
+    ends = np.cumsum(lengths)[:-1]
+    expected = [
+        advantage
+        for sample_rewards, sample_values in zip(np.split(rewards, ends), np.split(values, ends), strict=True)
+        for advantage in naive_advantages(list(sample_rewards), list(map(float, sample_values)), gamma, gae_lambda)
+    ]
+    np.testing.assert_allclose(advantages, expected, atol=1e-12)
+    np.testing.assert_allclose(returns, advantages + values, atol=1e-12)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=50))
+def test_whitened_advantages_have_mean_0_deviation_1_and_keep_their_order(numbers: list[float]) -> None:
+    advantages = np.array(numbers)
+    whitened = whiten(advantages)
+    assert whitened.mean() == pytest.approx(0.0, abs=1e-6)
+    if advantages.std() > 1e-3:
+        assert whitened.std() == pytest.approx(1.0, rel=1e-4)
+    assert (np.diff(whitened[np.argsort(advantages)]) >= 0).all()
+
+
+def test_the_reward_goes_to_the_last_token_and_the_penalty_to_every_one() -> None:
+    rewards = token_rewards(
+        np.array([1.0, 2.0], dtype=np.float32),
+        np.array([2, 3], dtype=np.int32),
+        np.array([-1.0, -2.0, -1.0, -1.0, -3.0], dtype=np.float32),
+        np.array([-2.0, -2.0, -1.0, -3.0, -1.0], dtype=np.float32),
+        kl_coefficient=0.1,
+    )
+    np.testing.assert_allclose(rewards, [-0.1, 1.0, 0.0, -0.2, 2.2])
+
+
+def test_without_a_reference_there_is_no_penalty() -> None:
+    rewards = token_rewards(np.array([1.0, 2.0], dtype=np.float32), np.array([2, 1], dtype=np.int32), None, None, 0.0)
+    np.testing.assert_array_equal(rewards, [0.0, 1.0, 2.0])

@@ -1,0 +1,81 @@
+"""Cutting batches into mini-batches and logical shards, and padding them."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trainer_samples import random_batch
+
+from rlserve.trainers.ppo.shards import cut_into_shards, mini_batches, shard_inputs
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    num_samples=st.integers(1, 40),
+    longest=st.sampled_from([1, 5, 200]),
+    num_shards=st.integers(1, 16),
+)
+def test_every_sample_is_in_one_shard_and_no_shard_is_empty(
+    seed: int, num_samples: int, longest: int, num_shards: int
+) -> None:
+    batch = random_batch(seed, num_samples, longest=longest)
+    shards = cut_into_shards(batch, np.arange(num_samples), num_shards)
+    assert len(shards) == min(num_shards, num_samples)
+    assert all(len(shard.samples) for shard in shards)
+    assert sorted(np.concatenate([shard.samples for shard in shards])) == list(range(num_samples))
+    tokens = np.concatenate([shard.tokens for shard in shards])
+    assert sorted(tokens) == list(range(batch.num_response_tokens))
+
+
+def test_shards_have_like_lengths_inside_and_like_cost_between() -> None:
+    batch = random_batch(0, num_samples=400, longest=60)
+    lengths = batch.prompt_lengths + batch.response_lengths
+    shards = cut_into_shards(batch, np.arange(400), 12)
+    spans = [(lengths[shard.samples].min(), lengths[shard.samples].max()) for shard in shards]
+    assert all(longest <= shortest for (_, longest), (shortest, _) in itertools.pairwise(spans))
+    costs = [lengths[shard.samples].sum() for shard in shards]
+    assert max(costs) < 1.05 * min(costs)
+
+
+def test_one_very_long_sample_leaves_the_other_shards_their_samples() -> None:
+    batch = random_batch(1, num_samples=4, longest=1)
+    object.__setattr__(batch, "response_lengths", np.array([1, 1, 1, 1000], dtype=np.int32))
+    assert [len(shard.samples) for shard in cut_into_shards(batch, np.arange(4), 4)] == [1, 1, 1, 1]
+
+
+@given(num_samples=st.integers(1, 30), num_mini_batches=st.integers(1, 8), epoch=st.integers(0, 2))
+def test_a_pass_visits_every_sample_once(num_samples: int, num_mini_batches: int, epoch: int) -> None:
+    parts = mini_batches(num_samples, num_mini_batches, seed=3, step=5, epoch=epoch)
+    assert len(parts) == min(num_mini_batches, num_samples)
+    assert sorted(np.concatenate(parts)) == list(range(num_samples))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_the_order_of_mini_batches_hangs_on_seed_step_and_epoch_alone() -> None:
+    def order(seed: int, step: int, epoch: int) -> list[int]:
+        return np.concatenate(mini_batches(50, 2, seed=seed, step=step, epoch=epoch)).tolist()
+
+    assert order(1, 2, 3) == order(1, 2, 3)
+    assert len({tuple(order(*key)) for key in [(1, 2, 3), (0, 2, 3), (1, 0, 3), (1, 2, 0)]}) == 4
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**16), num_samples=st.integers(1, 12))
+def test_states_and_targets_are_the_tokens_before_and_at_each_response_position(seed: int, num_samples: int) -> None:
+    batch = random_batch(seed, num_samples)
+    ends = np.cumsum(batch.prompt_lengths + batch.response_lengths)
+    for shard in cut_into_shards(batch, np.arange(num_samples), 3):
+        inputs = shard_inputs(batch, shard, torch.device("cpu"))
+        before, targets = [], []
+        for sample in shard.samples:
+            tokens = batch.token_ids[ends[sample] - batch.response_lengths[sample] - 1 : ends[sample]]
+            before += tokens[:-1].tolist()
+            targets += tokens[1:].tolist()
+        assert inputs.input_ids.flatten()[inputs.states].tolist() == before
+        assert inputs.targets.tolist() == targets
+        assert len(inputs.targets) == len(shard.tokens)
