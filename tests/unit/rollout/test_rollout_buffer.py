@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from rollout_builders import make_group, make_scored
 
 from rlserve.rollout.buffer import SampleBuffer
@@ -110,3 +114,55 @@ def test_groups_stay_buffered_until_their_step_is_done() -> None:
     bench.buffer.commit(time_s=0.0)
     assert (len(bench.buffer), bench.ledger.count(GroupState.TRAINED), bench.ledger.room) == (1, 1, 1)
     bench.buffer.check_integrity()
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    prompts_per_step=st.integers(1, 4),
+    max_staleness=st.integers(0, 3),
+    share_slow=st.sampled_from([0.0, 0.1, 0.3, 0.6]),
+)
+@settings(max_examples=150, deadline=None)
+def test_staleness_is_bounded_and_training_goes_on_whatever_the_durations(
+    seed: int, prompts_per_step: int, max_staleness: int, share_slow: float
+) -> None:
+    """Rounds in which the window is refilled, every group under way ages by one, and one batch is taken if it can be.
+
+    A few groups take many rounds, as a few answers are very long; some start over, some are dropped.
+    """
+    random = Random(seed)
+    bench = Bench(prompts_per_step=prompts_per_step, max_staleness=max_staleness)
+    longest = 12
+    under_way: dict[int, tuple[int, int]] = {}  # position: (rounds to go, version of its first token)
+    version = rounds_without_step = 0
+    for _ in range(80):
+        first = bench.ledger.num_admitted
+        bench.admit(bench.ledger.room, version=version)
+        for position in range(first, bench.ledger.num_admitted):
+            under_way[position] = (longest if random.random() < share_slow else random.randint(1, 3), version)
+        for position, (rounds, first_version) in list(under_way.items()):
+            chance = random.random()
+            if chance < 0.01:
+                bench.ledger.drop(f"0:{position}", reason="test", time_s=0.0)
+                del under_way[position]
+            elif chance < 0.02:
+                bench.ledger.requeue(f"0:{position}", time_s=0.0)
+                bench.ledger.start(f"0:{position}", time_s=0.0)
+                under_way[position] = (rounds, version)
+            elif rounds == 1:
+                bench.finish(position, version=first_version)
+                del under_way[position]
+            else:
+                under_way[position] = (rounds - 1, first_version)
+        batch = bench.buffer.take(version)
+        bench.buffer.check_integrity()
+        if batch is None:
+            rounds_without_step += 1
+            assert rounds_without_step < 10 * longest, "no batch although every group finishes in time"
+            continue
+        assert len(batch) == prompts_per_step
+        assert version - min(scored.oldest_version for scored in batch) <= max_staleness
+        bench.buffer.commit(time_s=0.0)
+        version, rounds_without_step = version + 1, 0
+    assert version >= 4
+    assert bench.ledger.num_trained == version * prompts_per_step

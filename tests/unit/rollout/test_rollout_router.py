@@ -60,7 +60,7 @@ def test_groups_spread_over_the_least_loaded_replicas_in_order() -> None:
 
 
 def test_load_counts_by_capacity() -> None:
-    router = make_router(small=4, large=8)
+    router = make_router(small=8, large=16)
     submit(router, *range(6))
     assert {key: len(ids) for key, ids in assign(router).items()} == {"small": 2, "large": 4}
 
