@@ -1,0 +1,21 @@
+"""The contract of a sink: a place that metrics go to."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+
+class Sink(ABC):
+    """Takes the metrics of a run. It may raise: the tracker then goes on without it."""
+
+    name: str
+    """As a warning calls it."""
+
+    @abstractmethod
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of a training step (0 is before the first). One step may come in several calls."""
+
+    @abstractmethod
+    def close(self, exit_code: int) -> None:
+        """Write out what is held back. ``exit_code`` is the run's: 0 for finished, 130 for Ctrl-C."""

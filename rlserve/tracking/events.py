@@ -1,0 +1,97 @@
+"""What happens in a run besides its metrics: decisions of the manager, slots changing hands, failures, weights.
+
+Plain records, one JSON line each: decisions in ``decisions.jsonl``, everything else in ``events.jsonl`` with the kind
+under ``event``. ``time_s`` is the time that the run has been going, in seconds; a resumed run goes on from
+:func:`recorded_time_s`, so the time between is left out and time never goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar, Literal
+
+from rlserve.tracking.jsonl import JsonLinesWriter, read_json_lines
+from rlserve.tracking.run_folder import RunFolder
+
+Action = Literal["hold", "to_rollout", "to_train"]
+Owner = Literal["train", "rollout", "moving", "dead"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """One decision of the manager, also one to leave everything as it is."""
+
+    time_s: float
+    step: int
+    """Training steps done."""
+    action: Action
+    slot_id: str | None
+    """The slot to move; None where none moves."""
+    queue_length: int | None
+    """Prompt groups that wait for a replica; None where it could not be read."""
+    num_train: int
+    num_rollout: int
+    reason: str
+    numbers: Mapping[str, float | None] = field(default_factory=dict)
+    """Whatever else the policy looked at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlotEvent:
+    """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting."""
+
+    kind: ClassVar[str] = "slot"
+    time_s: float
+    slot_id: str
+    slot_type: str
+    owner: Owner
+
+
+@dataclass(frozen=True, kw_only=True)
+class FailureEvent:
+    """A worker was lost."""
+
+    kind: ClassVar[str] = "failure"
+    time_s: float
+    slot_id: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightEvent:
+    """A version of the weights was published by the trainer, or taken by the replica on ``slot_id``."""
+
+    kind: ClassVar[str] = "weights"
+    time_s: float
+    version: int
+    slot_id: str | None
+    """None: published."""
+    duration_s: float
+
+
+Event = SlotEvent | FailureEvent | WeightEvent
+
+
+class EventLog:
+    """Writes ``decisions.jsonl`` and ``events.jsonl``, each line as soon as it comes."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._decisions = JsonLinesWriter(folder.decisions_file)
+        self._events = JsonLinesWriter(folder.events_file)
+
+    def write(self, record: Decision | Event) -> None:
+        if isinstance(record, Decision):
+            self._decisions.write(asdict(record))
+        else:
+            self._events.write({"event": record.kind, **asdict(record)})
+
+    def close(self) -> None:
+        self._decisions.close()
+        self._events.close()
+
+
+def recorded_time_s(folder: RunFolder) -> float:
+    """How long the run had been going when it last wrote something; 0 for a new one."""
+    records = read_json_lines(folder.decisions_file) + read_json_lines(folder.events_file)
+    return max((float(record["time_s"]) for record in records), default=0.0)

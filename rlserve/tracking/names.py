@@ -1,0 +1,74 @@
+"""What every metric is called: documented here once.
+
+Three families. Training has verl's names, the engine has vLLM's, so that dashboards and eyes that know them need no
+change; only what neither has is named by us (``pool/…``, ``manager/…``, ``weights/…``, ``rollout/…``).
+TRL's name follows in brackets where TRL users know the same quantity.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+REWARD = "critic/score/mean"
+KL = "critic/kl"
+TIME = "training/time_s"
+HELD_OUT = "val-core/held_out/mean@1"
+ROLLOUT_TOKENS_PER_S = "rollout/tokens_per_s"
+TRAINED_TOKENS_PER_S = "perf/throughput"
+QUEUE_LENGTH = "manager/queue_length"
+STALENESS_MAX = "training/staleness/max"
+LOG_PROB_DIFFERENCE = "training/log_prob_diff_mean"
+
+METRICS: Mapping[str, str] = {
+    # Training (verl).
+    "training/global_step": "number of the training step; 0 is before the first",
+    TIME: "seconds that the run has been going when the step ended, stops between resumes left out",
+    "actor/pg_loss": "clipped policy loss [TRL loss/policy_avg]",
+    "actor/ppo_kl": "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
+    "actor/pg_clipfrac": "share of tokens whose ratio was clipped [TRL policy/clipfrac_avg]",
+    "actor/entropy": "mean entropy of the policy, nats per token [TRL policy/entropy_avg]",
+    "actor/grad_norm": "norm of the policy's gradient before clipping",
+    "actor/lr": "learning rate of the policy",
+    "critic/vf_loss": "clipped value loss [TRL loss/value_avg]",
+    "critic/vf_clipfrac": "share of tokens whose value was clipped",
+    "critic/vf_explained_var": "share of the returns' variance that the values explain",
+    "critic/score/{mean,max,min}": "reward of a sample as the reward function gave it [TRL objective/scores]",
+    "critic/rewards/{mean,max,min}": "the same less the KL penalty [TRL objective/rlhf_reward]",
+    "critic/advantages/{mean,max,min}": "advantages per token",
+    "critic/returns/{mean,max,min}": "returns per token",
+    "critic/values/{mean,max,min}": "values per token",
+    KL: "mean KL of the policy to the frozen reference, nats per token [TRL objective/kl]",
+    "response_length/{mean,max,min}": "tokens of an answer",
+    "response_length/clip_ratio": "share of answers cut by the length limit",
+    "prompt_length/{mean,max,min}": "tokens of a prompt",
+    "training/staleness/{mean,max}": "steps between the version that made a token and the one it trains",
+    "training/log_prob_diff_{mean,max}": "absolute difference of engine's and trainer's raw log-probability of a token",
+    "training/rollout_probs_diff_mean": "the same difference of probabilities",
+    "training/importance_weight_mean": "mean truncated importance weight",
+    "timing_s/step": "seconds of the training step, waiting included",
+    "timing_s/wait": "seconds that the trainer waited for samples",
+    "timing_s/update_actor": "seconds of forward, backward and optimizer",
+    TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",
+    "perf/total_num_tokens": "prompt and response tokens of the step",
+    HELD_OUT: "share of held-out prompts answered right",
+    # Engine (vLLM), summed or averaged over the replicas.
+    "vllm:num_requests_running": "sequences in the engines' running batches",
+    "vllm:num_requests_waiting": "sequences that wait inside the engines",
+    "vllm:kv_cache_usage_perc": "share of the KV blocks in use, 0 to 1",
+    "vllm:num_preemptions": "sequences thrown back to the waiting queue for want of KV blocks",
+    "vllm:generation_tokens": "tokens generated since the run began",
+    "vllm:prefix_cache_hit_rate": "share of prompt tokens found in the prefix cache",
+    # Ours.
+    ROLLOUT_TOKENS_PER_S: "tokens generated per second, all replicas together",
+    "rollout/num_{pending,running,buffered}": "prompt groups in that state",
+    "rollout/num_dropped": "prompt groups dropped since the run began",
+    "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change hats, are lost",
+    "pool/num_worker_failures": "workers lost since the run began",
+    QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
+    "manager/num_moves_to_{train,rollout}": "moves since the run began",
+    "manager/move_s": "seconds of the last move",
+    "weights/version": "version that the trainer published last",
+    "weights/publish_s": "seconds of publishing a version",
+    "weights/swap_s": "seconds until the last replica served the version",
+}
+"""Pattern of a name (braces list alternatives) and what it measures."""

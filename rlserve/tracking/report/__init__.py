@@ -1,0 +1,29 @@
+"""The one-page picture of a run, made from the files in its folder alone: ``report.png`` and ``report.html``.
+
+::
+
+    metrics.jsonl  decisions.jsonl  events.jsonl  config.yaml  summary.json
+        └──────────────┴────────────────┴── data.py ──┴──────────────┘
+                                              │ ReportData
+                                     png.py ◀─┴─▶ html.py
+"""
+
+from __future__ import annotations
+
+from rlserve.tracking.run_folder import RunFolder
+
+
+def build_report(folder: RunFolder) -> None:
+    """Write ``report.png`` and ``report.html``; for a run that ended, was broken off or still goes on.
+
+    Raises:
+        DataError: a file of the run is damaged.
+    """
+    # Imported where used: drawing needs half a second of imports that a run does not need before its end.
+    from rlserve.tracking.report.data import read_report_data
+    from rlserve.tracking.report.html import write_html
+    from rlserve.tracking.report.png import write_png
+
+    data = read_report_data(folder)
+    write_png(data, folder.report_png)
+    write_html(data, folder.report_html)

@@ -1,0 +1,187 @@
+"""The folder of a run: what lies where. Everything that a run leaves behind is in here.
+
+::
+
+    runs/
+      latest -> NAME          the run started (or resumed) last
+      NAME/
+        config.yaml           the resolved configuration
+        versions.json         of Python, rlserve and what it stands on
+        rlserve.log           the log
+        metrics.jsonl         metrics, one line a step
+        decisions.jsonl       what the manager decided, with the numbers behind it
+        events.jsonl          slots changing hands, workers lost, versions of the weights
+        checkpoints/
+        wandb/  tensorboard/  the sinks' own files
+        summary.json          written at the end, as are
+        report.png  report.html
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+
+import rlserve
+from rlserve.errors import UserError
+
+LATEST = "latest"
+PACKAGES = ("torch", "transformers", "ray", "tokenizers", "safetensors", "datasets", "numpy", "wandb")
+GIT_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside the folder of one run."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, output_dir: Path, name: str) -> RunFolder:
+        """Make ``output_dir/name`` with ``versions.json`` in it, and let ``latest`` point at it.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be made.
+        """
+        path = output_dir / name
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError as error:
+            raise UserError(
+                f"{path} exists already: choose another name=…, delete it, or continue it with --resume {path}"
+            ) from error
+        except OSError as error:
+            raise UserError(f"{path} cannot be made ({error.strerror}): choose another output_dir=…") from error
+        folder = cls(path.absolute())
+        folder.checkpoints.mkdir()
+        write_atomically(folder.versions_file, json.dumps(collect_versions(), indent=2) + "\n")
+        folder.make_latest()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The folder of a run that was created before; ``path`` may be ``runs/latest``.
+
+        Raises:
+            UserError: it is not the folder of a run.
+        """
+        folder = cls(path.resolve())
+        if not folder.versions_file.is_file():
+            raise UserError(f"{path} is not the folder of a run: it has no {folder.versions_file.name}")
+        return folder
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config_file(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def versions_file(self) -> Path:
+        return self.path / "versions.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.path / "rlserve.log"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def decisions_file(self) -> Path:
+        return self.path / "decisions.jsonl"
+
+    @property
+    def events_file(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def summary_file(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def report_png(self) -> Path:
+        return self.path / "report.png"
+
+    @property
+    def report_html(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    @property
+    def wandb_run_id_file(self) -> Path:
+        return self.path / "wandb_run_id"
+
+    def write_config(self, yaml_text: str) -> None:
+        """Keep the resolved configuration."""
+        write_atomically(self.config_file, yaml_text)
+
+    def make_latest(self) -> None:
+        """Let ``latest``, beside the folder, point at it; at no moment is there no ``latest``."""
+        temporary = self.path.parent / f".{LATEST}-{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.path.name, target_is_directory=True)
+        temporary.replace(self.path.parent / LATEST)
+
+    def wandb_sync_command(self) -> str | None:
+        """What uploads the offline runs of this folder to Weights & Biases; None if there are none."""
+        offline_runs = sorted(self.path.glob("wandb/offline-run-*"))
+        return shlex.join(["wandb", "sync", *map(str, offline_runs)]) if offline_runs else None
+
+
+def default_run_name(config_name: str, now: datetime) -> str:
+    """Name of a run that the user gave none: the configuration's name and the time."""
+    return f"{config_name}-{now:%Y%m%d-%H%M%S}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file that is wholly there or not at all, also after a loss of power."""
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def collect_versions() -> dict[str, str | int | None]:
+    """Versions of everything that a result may depend on. Reads package metadata, imports nothing."""
+    return {
+        "rlserve": rlserve.__version__,
+        "git_commit": _git_commit(Path(rlserve.__file__).parent),
+        "python": platform.python_version(),
+        **{name: _package_version(name) for name in PACKAGES},
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+    }
+
+
+def _package_version(name: str) -> str | None:
+    return next((found.version for found in metadata.distributions(name=name)), None)
+
+
+def _git_commit(package_folder: Path) -> str | None:
+    """Commit of the checkout that rlserve runs from, ``-dirty`` if changed; None where it was installed."""
+    if "site-packages" in package_folder.parts or shutil.which("git") is None:
+        return None
+    command = ["git", "-C", str(package_folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=GIT_TIMEOUT_S, check=False)
+    return result.stdout.strip() or None

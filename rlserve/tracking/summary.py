@@ -1,0 +1,111 @@
+"""The numbers that a run comes down to: ``summary.json`` and the closing table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlserve.tracking.progress import format_duration
+from rlserve.tracking.run_folder import RunFolder, write_atomically
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """What a run achieved and what it took. Counts and times span all resumes; None is what was not measured."""
+
+    held_out_before: float | None
+    """Share of held-out prompts answered right before the first step."""
+    held_out_after: float | None
+    num_steps: int
+    groups_admitted: int
+    """Prompt groups: admitted = trained + dropped once the run has ended."""
+    groups_trained: int
+    groups_dropped: Mapping[str, int]
+    """By reason."""
+    moves_to_rollout: int
+    moves_to_train: int
+    engine_restarts: int
+    worker_failures: int
+    final_weight_version: int
+    seconds_to_first_step: float | None
+    """From the start of the command to the end of the first training step."""
+    seconds_total: float
+    rollout_tokens_per_s: float
+    """Tokens generated over the time from the first prompt to the last step."""
+    trained_tokens_per_s: float
+    max_staleness: int
+    """Most steps that a trained token was older than the policy it trained."""
+    mean_abs_log_prob_difference: float | None
+    """Between engine and trainer, over all trained tokens."""
+
+
+def write_summary(folder: RunFolder, summary: RunSummary) -> None:
+    """Write ``summary.json``."""
+    write_atomically(folder.summary_file, json.dumps(asdict(summary), indent=2) + "\n")
+
+
+def read_summary(folder: RunFolder) -> RunSummary | None:
+    """What :func:`write_summary` wrote; None while the run has not ended."""
+    if not folder.summary_file.exists():
+        return None
+    return RunSummary(**json.loads(folder.summary_file.read_text(encoding="utf-8")))
+
+
+def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
+    """The summary as a person reads it: what, and how much."""
+    dropped = ", ".join(f"{number} {reason}" for reason, number in summary.groups_dropped.items())
+    return [
+        ("held-out score", f"{_score(summary.held_out_before)} before, {_score(summary.held_out_after)} after"),
+        ("training steps", f"{summary.num_steps}"),
+        (
+            "prompt groups",
+            f"{summary.groups_admitted:,} admitted, {summary.groups_trained:,} trained, dropped: {dropped or 'none'}",
+        ),
+        ("slots moved", f"{summary.moves_to_rollout} to rollout, {summary.moves_to_train} to train"),
+        ("workers lost", f"{summary.worker_failures}"),
+        ("engine restarts", f"{summary.engine_restarts}"),
+        ("weights", f"version {summary.final_weight_version}"),
+        ("time", f"{format_duration(summary.seconds_total)}, first step after {_first_step(summary)}"),
+        (
+            "throughput",
+            f"{summary.rollout_tokens_per_s:,.0f} tokens/s generated, {summary.trained_tokens_per_s:,.0f} trained",
+        ),
+        ("largest staleness", f"{summary.max_staleness} (steps)"),
+        ("engine against trainer", f"{_difference(summary)} mean absolute log-probability difference"),
+    ]
+
+
+def print_summary(console: Console, summary: RunSummary, folder: RunFolder) -> None:
+    """Close the run on the console: the numbers, where the report lies, how to upload an offline wandb run."""
+    table = Table(title=folder.name, title_style="bold", title_justify="left", show_header=False, box=None)
+    table.add_column(style="dim")
+    table.add_column()
+    for row in summary_rows(summary):
+        table.add_row(*map(Text, row))
+    console.print(table)
+    places = {"run folder": str(folder.path)}
+    if folder.report_html.exists():
+        places["report"] = str(folder.report_html)
+    command = folder.wandb_sync_command()
+    if command is not None:
+        places["upload to wandb"] = command
+    for label, place in places.items():  # never wrapped, so that they can be copied
+        console.print(Text.assemble((f" {label}: ", "dim"), place), soft_wrap=True)
+
+
+def _score(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _first_step(summary: RunSummary) -> str:
+    return "-" if summary.seconds_to_first_step is None else format_duration(summary.seconds_to_first_step)
+
+
+def _difference(summary: RunSummary) -> str:
+    value = summary.mean_abs_log_prob_difference
+    return "-" if value is None else f"{value:.2g}"

@@ -1,0 +1,90 @@
+"""The run's one way to write things down. Nothing that fails here can stop a run.
+
+::
+
+    controller ──▶ Tracker ──▶ metrics.jsonl                         at once
+                          ├──▶ decisions.jsonl, events.jsonl         at once
+                          ├──▶ BackgroundSink ──▶ wandb              in its own thread
+                          └──▶ BackgroundSink ──▶ TensorBoard        in its own thread
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+
+from rlserve.tracking.background import BackgroundSink
+from rlserve.tracking.base import Sink
+from rlserve.tracking.config import TrackingConfig
+from rlserve.tracking.events import Decision, Event, EventLog
+from rlserve.tracking.jsonl import JsonlSink
+from rlserve.tracking.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Fans metrics out to the sinks, and decisions and events to their files.
+
+    Whatever raises is reported with one warning and left out for the rest of the run.
+    """
+
+    def __init__(self, sinks: Sequence[Sink], events: EventLog) -> None:
+        self._sinks = tuple(sinks)
+        self._events = events
+        self._disabled: set[str] = set()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Metrics of a training step; 0 is before the first. A step may come in several calls."""
+        plain = {name: float(value) for name, value in metrics.items()}
+        for sink in self._sinks:
+            self._attempt(sink.name, lambda sink=sink: sink.log(step, plain))  # type: ignore[misc]
+
+    def record(self, record: Decision | Event) -> None:
+        """A decision of the manager, or something that happened."""
+        self._attempt("the event log", lambda: self._events.write(record))
+
+    def close(self, exit_code: int) -> None:
+        """Write everything out; ``exit_code`` is the run's."""
+        for sink in self._sinks:
+            self._attempt(sink.name, lambda sink=sink: sink.close(exit_code))  # type: ignore[misc]
+        self._attempt("the event log", self._events.close)
+
+    def _attempt(self, name: str, action: Callable[[], None]) -> None:
+        if name in self._disabled:
+            return
+        try:
+            action()
+        except Exception as error:  # tracking must never stop a run
+            self._disabled.add(name)
+            logger.warning("%s failed and is left out from here on: %s: %s", name, type(error).__name__, error)
+            logger.debug("how %s failed", name, exc_info=error)
+
+
+def create_tracker(
+    config: TrackingConfig, folder: RunFolder, run_config: Mapping[str, object], resumed_step: int | None = None
+) -> Tracker:
+    """The tracker of a run.
+
+    Args:
+        config: which sinks there are.
+        folder: of the run; everything is written below it.
+        run_config: the resolved configuration as plain data.
+        resumed_step: first step that a resumed run does again; None for a new run.
+
+    Raises:
+        UserError: wandb was asked to be online and there is no key.
+    """
+    sinks: list[Sink] = [JsonlSink(folder.metrics_file, resumed_step)]
+    if config.wandb.enabled:
+        # Imported where used: the library takes half a second, and who turns it off need not have it work.
+        from rlserve.tracking.wandb import choose_mode, open_wandb
+
+        mode = choose_mode(config.wandb, os.environ)
+        sinks.append(BackgroundSink("wandb", lambda: open_wandb(config.wandb, mode, folder, run_config)))
+    if config.tensorboard:
+        from rlserve.tracking.tensorboard import TensorBoardSink
+
+        sinks.append(BackgroundSink("TensorBoard", lambda: TensorBoardSink(folder.tensorboard, resumed_step)))
+    return Tracker(sinks, EventLog(folder))

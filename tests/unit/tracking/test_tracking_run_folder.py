@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+import rlserve
+from rlserve.errors import UserError
+from rlserve.tracking.run_folder import RunFolder, default_run_name, write_atomically
+
+
+def test_create_makes_the_folder_with_versions_and_points_latest_at_it(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "runs", "first")
+    versions = json.loads(folder.versions_file.read_text())
+    assert versions["rlserve"] == rlserve.__version__
+    assert {"python", "torch", "transformers", "ray", "git_commit", "platform", "cpu_count"} <= versions.keys()
+    assert folder.checkpoints.is_dir()
+    assert (tmp_path / "runs" / "latest").resolve() == folder.path.resolve()
+
+
+def test_latest_follows_the_newest_run_and_then_the_one_resumed(tmp_path: Path) -> None:
+    first = RunFolder.create(tmp_path, "first")
+    RunFolder.create(tmp_path, "second")
+    latest = tmp_path / "latest"
+    assert latest.readlink() == Path("second")
+    first.make_latest()
+    assert latest.readlink() == Path("first"), "the link is relative, so that the folder can be moved"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["first", "latest", "second"]
+
+
+def test_a_name_that_is_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "taken")
+    with pytest.raises(UserError, match=r"taken exists already: choose another name=…, .* --resume"):
+        RunFolder.create(tmp_path, "taken")
+
+
+def test_an_output_dir_that_is_a_file_is_the_users_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another output_dir"):
+        RunFolder.create(tmp_path / "file", "run")
+
+
+def test_open_follows_latest_and_refuses_other_folders(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "run")
+    assert RunFolder.open(tmp_path / "latest").path == folder.path.resolve()
+    with pytest.raises(UserError, match="is not the folder of a run"):
+        RunFolder.open(tmp_path)
+
+
+def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        write_atomically(tmp_path / "file", text)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "new")]
+
+
+def test_sync_command_names_every_offline_run(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "with space")
+    assert folder.wandb_sync_command() is None
+    for name in ("offline-run-1-abc", "offline-run-2-abc"):
+        (folder.path / "wandb" / name).mkdir(parents=True)
+    command = folder.wandb_sync_command()
+    assert command is not None
+    assert command.startswith("wandb sync '")
+    assert "offline-run-1-abc" in command
+    assert "offline-run-2-abc" in command
+
+
+def test_default_name_is_configuration_and_time() -> None:
+    assert default_run_name("rlhf", datetime(2026, 3, 4, 5, 6, 7)) == "rlhf-20260304-050607"
