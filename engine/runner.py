@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.factory import attention_class
+from rlserve.engine.backend import resolve_backend
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
 from rlserve.engine.kernels.factory import create_kernels
@@ -37,7 +38,8 @@ class ModelRunner:
 
     def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
         dtype = _DTYPES[config.dtype]
-        attention = attention_class(config.attention_backend)
+        backend = resolve_backend(config.attention_backend)
+        attention = attention_class(backend)
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
         self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
         if self.num_blocks < 1:
@@ -50,7 +52,7 @@ class ModelRunner:
             spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
         )
         self._parameters = Parameters(spec, dtype)
-        self._kernels = create_kernels(config.attention_backend)
+        self._kernels = create_kernels(backend)
         self._attention = attention(
             spec,
             rotation_table(spec, self.max_model_len),

@@ -1,0 +1,110 @@
+"""Paged attention as one compiled call per layer: it reads the pages where they are and gathers nothing.
+
+Legend as in ``base.py``; W and E are block_size and D, rounded up to the 16 lanes of a vector.
+"""
+
+from __future__ import annotations
+
+import ctypes
+
+import torch
+
+from rlserve.engine.attention.base import AttentionBackend, StepLayout
+from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.native.library import load_library
+
+_LANES = 16
+
+
+class StepArguments(ctypes.Structure):
+    """What is the same for all layers of a step. Mirrored by ``Step`` in ``paged_attention.cpp``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("num_tokens", "num_sequences", "num_heads", "num_kv_heads")),
+        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "num_threads")),
+        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        *((name, ctypes.c_void_p) for name in ("positions", "cache_slots", "query_starts", "table_rows")),
+        *((name, ctypes.c_void_p) for name in ("block_tables", "rotation")),
+    )
+
+
+class CpuKernelAttention(AttentionBackend):
+    """Cache of one layer: keys [blocks, K, D, W] and values [blocks, K, block_size, E]."""
+
+    def __init__(
+        self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        self._rotation_P2F = rotation_P2F.contiguous()
+        self._attend = getattr(load_library(), "attend_float32" if dtype is torch.float32 else "attend_bfloat16")
+        lanes, components = _round_up(block_size), _round_up(spec.head_dim)
+        self._caches = [
+            (
+                torch.zeros(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype),
+                torch.zeros(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype),
+            )
+            for _ in range(spec.num_layers)
+        ]
+        self._arguments = StepArguments(
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            block_size=block_size,
+            eps=spec.rms_norm_eps,
+            scale=spec.head_dim**-0.5,
+            rotation=self._rotation_P2F.data_ptr(),
+        )
+        self._layout: StepLayout | None = None
+
+    @staticmethod
+    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        keys, values = spec.head_dim * _round_up(block_size), block_size * _round_up(spec.head_dim)
+        return spec.num_layers * spec.num_kv_heads * (keys + values) * dtype.itemsize
+
+    def begin_step(self, layout: StepLayout) -> None:
+        self._layout = layout  # keeps the arrays alive that the arguments point to
+        arguments = self._arguments
+        arguments.num_tokens, arguments.num_sequences = layout.num_tokens, layout.num_sequences
+        arguments.table_width = layout.block_tables.shape[1]
+        arguments.num_threads = torch.get_num_threads()
+        arguments.positions = layout.positions.ctypes.data
+        arguments.cache_slots = layout.cache_slots.ctypes.data
+        arguments.query_starts = layout.query_starts.ctypes.data
+        arguments.table_rows = layout.table_rows.ctypes.data
+        arguments.block_tables = layout.block_tables.ctypes.data
+        self._arguments_pointer = ctypes.addressof(arguments)
+
+    def attend(
+        self,
+        layer: int,
+        qkv_TX: torch.Tensor,
+        query_norm_D: torch.Tensor | None,
+        key_norm_D: torch.Tensor | None,
+        out_TX: torch.Tensor,
+    ) -> None:
+        keys, values = self._caches[layer]
+        self._attend(
+            self._arguments_pointer,
+            qkv_TX.data_ptr(),
+            None if query_norm_D is None else query_norm_D.data_ptr(),
+            None if key_norm_D is None else key_norm_D.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            out_TX.data_ptr(),
+        )
+
+    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache[targets] = cache[sources]
+
+    def release(self) -> None:
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache.untyped_storage().resize_(0)
+
+    def restore(self) -> None:
+        for cache in (tensor for pair in self._caches for tensor in pair):
+            cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+            cache.zero_()
+
+
+def _round_up(count: int) -> int:
+    return -(-count // _LANES) * _LANES

@@ -1,0 +1,106 @@
+"""Compiles the C++ kernels with the system's compiler and loads them.
+
+The library is kept under ``~/.cache/rlserve/native``, named by a hash of sources, compiler, flags and CPU, so a
+change of any of them compiles anew. Concurrent builds are safe: each compiles to a file of its own and renames.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import platform
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_SOURCE_FOLDER = Path(__file__).parent
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+_POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
+_SIGNATURES = {
+    "attend": (_POINTER,) * 7,
+    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _INT),
+    "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
+    "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 8, _INT),
+}
+
+
+class NativeBuildError(Exception):
+    """The kernels could not be compiled; the message says why."""
+
+
+@cache
+def load_library() -> ctypes.CDLL:
+    """The compiled kernels; each function exists as ``NAME_float32`` and ``NAME_bfloat16``.
+
+    Raises:
+        NativeBuildError: no compiler, it failed, or the cache folder cannot be written.
+    """
+    library = ctypes.CDLL(str(_build()))
+    for name, types in _SIGNATURES.items():
+        for dtype in ("float32", "bfloat16"):
+            function = getattr(library, f"{name}_{dtype}")
+            function.argtypes, function.restype = types, None
+    return library
+
+
+def _build() -> Path:
+    compiler = os.environ.get("CXX", "c++")
+    sources = sorted(_SOURCE_FOLDER.glob("*.cpp"))
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+        folder = Path.home() / ".cache" / "rlserve" / "native"
+        folder.mkdir(parents=True, exist_ok=True)
+        target = folder / f"kernels-{_key(version)}.so"
+        if not target.exists():
+            _compile(compiler, sources, target)
+    except subprocess.CalledProcessError as error:
+        raise NativeBuildError(f"{compiler} failed: {error.stderr.strip()[-2000:]}") from error
+    except (OSError, RuntimeError) as error:
+        raise NativeBuildError(str(error)) from error
+    return target
+
+
+def _compile(compiler: str, sources: list[Path], target: Path) -> None:
+    logger.info("compiling the CPU kernels with %s, once; kept as %s", compiler, target)
+    handle, name = tempfile.mkstemp(dir=target.parent, suffix=".so")
+    os.close(handle)
+    try:
+        # The OpenMP runtime must be the one torch has loaded: two of them would each keep its own threads.
+        command = [compiler, *_FLAGS, "-fopenmp", *map(str, sources), "-o", name]
+        runtime = _torch_openmp()
+        command += ["-nodefaultlibs", str(runtime), "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc"] if runtime else []
+        subprocess.run(command, capture_output=True, text=True, check=True)
+        os.replace(name, target)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _torch_openmp() -> Path | None:
+    package = Path(torch.__file__).parent
+    found = [*package.glob("lib/libgomp*.so*"), *package.parent.glob("torch.libs/libgomp*.so*")]
+    return found[0] if found else None
+
+
+def _key(compiler_version: str) -> str:
+    digest = hashlib.sha256()
+    for path in sorted([*_SOURCE_FOLDER.glob("*.cpp"), *_SOURCE_FOLDER.glob("*.h")]):
+        digest.update(path.read_bytes())
+    for text in (compiler_version, *_FLAGS, _cpu_description(), str(_torch_openmp())):
+        digest.update(text.encode())
+    return digest.hexdigest()[:24]
+
+
+def _cpu_description() -> str:
+    """What ``-march=native`` looks at: a home folder may be shared by unlike machines."""
+    path = Path("/proc/cpuinfo")
+    if not path.exists():
+        return platform.processor() or platform.machine()
+    wanted = ("model name", "flags", "Features", "CPU part")
+    return "\n".join(sorted({line for line in path.read_text().splitlines() if line.startswith(wanted)}))

@@ -1,0 +1,275 @@
+// One layer's attention over a paged KV cache: norm and rotation, writing to the cache, causal attention.
+//
+// Legend: T tokens, S sequences, N query heads, K key-value heads, G = N / K, D head size.
+// Keys are [blocks, K, D, W] and values [blocks, K, block_size, E], where W and E are block_size and D rounded up
+// to whole vectors. So a vector holds one component of 16 keys, and 16 components of one value: scores need no
+// sum across a vector. The work is cut into (sequence, key-value head, tile of queries); all query heads of a
+// key-value head go together and read the cache once. The softmax runs along the context (arXiv 2205.14135).
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vector.h"
+
+namespace rlserve {
+
+// Mirrored by StepArguments in cpu_kernel.py.
+struct Step {
+    int32_t num_tokens, num_sequences, num_heads, num_kv_heads, head_dim, block_size, table_width, num_threads;
+    float eps, scale;
+    const int32_t* positions;     // [T]
+    const int64_t* cache_slots;   // [T]
+    const int32_t* query_starts;  // [S + 1]
+    const int32_t* table_rows;    // [S]
+    const int32_t* block_tables;  // [rows, table_width]
+    const float* rotation;        // [positions, 2, D / 2]
+};
+
+namespace {
+
+constexpr int TILE_ROWS = 16;   // query rows (tokens times G) of a tile, unless G is more
+constexpr int SPAN = 128;       // context tokens between two corrections of the running softmax
+constexpr float MASKED = -1e30f;
+
+template <typename Element>
+void norm_and_rotate(const Step& step, const Element* head, const Element* weight, const float* rotation, float* out) {
+    const int half = step.head_dim / 2;
+    float scale = 1.0f;
+    if (weight) {
+        float total = 0;
+        for (int d = 0; d < step.head_dim; ++d) total += to_float(head[d]) * to_float(head[d]);
+        scale = 1.0f / std::sqrt(total / step.head_dim + step.eps);
+    }
+    const float *cosines = rotation, *sines = rotation + half;
+    for (int d = 0; d < half; ++d) {
+        const float first = to_float(head[d]) * scale * (weight ? to_float(weight[d]) : 1.0f);
+        const float second = to_float(head[d + half]) * scale * (weight ? to_float(weight[d + half]) : 1.0f);
+        out[d] = first * cosines[d] - second * sines[d];
+        out[d + half] = second * cosines[d] + first * sines[d];
+    }
+}
+
+// Rotates the queries in place, and writes keys and values of one token to the cache.
+template <typename Element>
+void prepare_token(const Step& step, int token, Element* qkv, const Element* query_norm, const Element* key_norm,
+                   Element* keys, Element* values, float* scratch) {
+    const int D = step.head_dim, N = step.num_heads, K = step.num_kv_heads;
+    const int W = round_up(step.block_size), E = round_up(D);
+    Element* row = qkv + (long)token * (N + 2 * K) * D;
+    const float* rotation = step.rotation + (long)step.positions[token] * D;
+    for (int n = 0; n < N; ++n) {
+        norm_and_rotate(step, row + n * D, query_norm, rotation, scratch);
+        for (int d = 0; d < D; ++d) assign(row[n * D + d], scratch[d]);
+    }
+    const int64_t block = step.cache_slots[token] / step.block_size, offset = step.cache_slots[token] % step.block_size;
+    for (int k = 0; k < K; ++k) {
+        norm_and_rotate(step, row + (N + k) * D, key_norm, rotation, scratch);
+        Element* key = keys + (block * K + k) * D * W + offset;
+        for (int d = 0; d < D; ++d) assign(key[(long)d * W], scratch[d]);
+        std::memcpy(values + ((block * K + k) * step.block_size + offset) * E, row + (N + K + k) * D, D * sizeof(Element));
+    }
+}
+
+// scores[r][lane] = sum over d of queries[r][d] * keys[d][lane], for ROWS rows and 16 keys.
+template <int ROWS, typename Element>
+void score_keys(const float* queries, int D, const Element* keys, int W, float* scores, int score_stride) {
+    constexpr int PARTS = ROWS == 1 ? 4 : ROWS == 2 ? 2 : 1;  // independent sums hide the latency of an addition
+    Vector sums[ROWS][PARTS] = {};
+    int d = 0;
+    for (; d + PARTS <= D; d += PARTS)
+        for (int part = 0; part < PARTS; ++part) {
+            const Vector key = load(keys + (long)(d + part) * W);
+            for (int r = 0; r < ROWS; ++r) sums[r][part] += key * queries[r * D + d + part];
+        }
+    for (; d < D; ++d)
+        for (int r = 0; r < ROWS; ++r) sums[r][0] += load(keys + (long)d * W) * queries[r * D + d];
+    for (int r = 0; r < ROWS; ++r) {
+        for (int part = 1; part < PARTS; ++part) sums[r][0] += sums[r][part];
+        store(scores + (long)r * score_stride, sums[r][0]);
+    }
+}
+
+// sums[r][e] += sum over t of weights[r][t] * values[t][e], for ROWS rows and VECTORS * 16 components.
+template <int ROWS, int VECTORS, typename Element>
+void add_values(const float* weights, int weight_stride, const Element* values, int E, int num_values, float* sums,
+                int sum_stride) {
+    Vector totals[ROWS][VECTORS];
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) totals[r][v] = load(sums + (long)r * sum_stride + v * LANES);
+    for (int t = 0; t < num_values; ++t)
+        for (int v = 0; v < VECTORS; ++v) {
+            const Vector value = load(values + (long)t * E + v * LANES);
+            for (int r = 0; r < ROWS; ++r) totals[r][v] += value * weights[(long)r * weight_stride + t];
+        }
+    for (int r = 0; r < ROWS; ++r)
+        for (int v = 0; v < VECTORS; ++v) store(sums + (long)r * sum_stride + v * LANES, totals[r][v]);
+}
+
+template <int ROWS, typename Element>
+void add_values(const float* weights, int weight_stride, const Element* values, int E, int num_values, float* sums) {
+    int e = 0;
+    for (; e + 4 * LANES <= E; e += 4 * LANES)
+        add_values<ROWS, 4>(weights, weight_stride, values + e, E, num_values, sums + e, E);
+    for (; e < E; e += LANES) add_values<ROWS, 1>(weights, weight_stride, values + e, E, num_values, sums + e, E);
+}
+
+// Work space of one thread.
+struct Scratch {
+    std::vector<float> queries, scores, sums, maxima, totals;
+
+    Scratch(int rows, int D, int width)
+        : queries((long)rows * D), scores((long)rows * width), sums((long)rows * round_up(D)), maxima(rows), totals(rows) {}
+};
+
+// One tile: rows r = (token - first) * G + g attend to positions 0 to their own.
+template <typename Element>
+struct Tile {
+    const Step& step;
+    const Element* keys;
+    const Element* values;
+    int sequence, kv_head, first, last, group;
+    Scratch& scratch;
+
+    int rows() const { return (last - first) * group; }
+    int position(int row) const { return step.positions[first + row / group]; }
+
+    void run(const Element* qkv, Element* out) {
+        const int D = step.head_dim, E = round_up(D), stride = (step.num_heads + 2 * step.num_kv_heads) * D;
+        for (int r = 0; r < rows(); ++r) {
+            const Element* query = qkv + (long)(first + r / group) * stride + (kv_head * group + r % group) * D;
+            for (int d = 0; d < D; ++d) scratch.queries[r * D + d] = to_float(query[d]) * step.scale;
+        }
+        std::fill(scratch.sums.begin(), scratch.sums.end(), 0.0f);
+        std::fill(scratch.maxima.begin(), scratch.maxima.end(), MASKED);
+        std::fill(scratch.totals.begin(), scratch.totals.end(), 0.0f);
+        const int num_context = step.positions[last - 1] + 1;
+        const int span = std::max(1, SPAN / step.block_size) * step.block_size;
+        for (int start = 0; start < num_context; start += span) attend_span(start, std::min(num_context, start + span));
+        for (int r = 0; r < rows(); ++r) {
+            Element* row = out + ((long)(first + r / group) * step.num_heads + kv_head * group + r % group) * D;
+            for (int d = 0; d < D; ++d) assign(row[d], scratch.sums[(long)r * E + d] / scratch.totals[r]);
+        }
+    }
+
+    // Context positions [start, end); start is the first of a block.
+    void attend_span(int start, int end) {
+        const int D = step.head_dim, E = round_up(D), W = round_up(step.block_size);
+        const int num_blocks = (end - start + step.block_size - 1) / step.block_size, width = num_blocks * W;
+        const int32_t* blocks =
+            step.block_tables + (long)step.table_rows[sequence] * step.table_width + start / step.block_size;
+        for (int b = 0; b < num_blocks; ++b) {
+            const Element* block_keys = keys + ((long)blocks[b] * step.num_kv_heads + kv_head) * D * W;
+            for (int lane = 0; lane < W; lane += LANES) score_block(block_keys + lane, b * W + lane, width);
+            mask_block(start + b * step.block_size, b * W, width);
+        }
+        for (int r = 0; r < rows(); ++r) soften_row(r, width);
+        for (int b = 0; b < num_blocks; ++b) {
+            const int num_values = std::min(step.block_size, end - start - b * step.block_size);
+            const Element* block_values =
+                values + ((long)blocks[b] * step.num_kv_heads + kv_head) * step.block_size * E;
+            for_rows([&](auto count, int r) {
+                add_values<decltype(count)::value>(&scratch.scores[(long)r * width + b * W], width, block_values, E,
+                                                   num_values, &scratch.sums[(long)r * E]);
+            });
+        }
+    }
+
+    void score_block(const Element* block_keys, int column, int width) {
+        for_rows([&](auto count, int r) {
+            score_keys<decltype(count)::value>(&scratch.queries[(long)r * step.head_dim], step.head_dim, block_keys,
+                                               round_up(step.block_size), &scratch.scores[(long)r * width + column], width);
+        });
+    }
+
+    // Hide what comes after a row's position, and the lanes that only fill up the last vector.
+    void mask_block(int block_start, int column, int width) {
+        const int W = round_up(step.block_size);
+        for (int r = 0; r < rows(); ++r) {
+            const int num_visible = std::max(0, std::min(step.block_size, position(r) + 1 - block_start));
+            for (int lane = num_visible; lane < W; ++lane) scratch.scores[(long)r * width + column + lane] = MASKED;
+        }
+    }
+
+    // Scores to weights, relative to the largest score so far; what was summed before is corrected to it.
+    void soften_row(int r, int width) {
+        const int E = round_up(step.head_dim);
+        float* scores = &scratch.scores[(long)r * width];
+        Vector best = broadcast(scratch.maxima[r]);
+        for (int i = 0; i < width; i += LANES) best = larger(load(scores + i), best);
+        const float maximum = largest(best);
+        Vector total{};
+        for (int i = 0; i < width; i += LANES) {
+            const Vector weight = exponential(load(scores + i) - maximum);
+            store(scores + i, weight);
+            total += weight;
+        }
+        const float correction = std::exp(scratch.maxima[r] - maximum);
+        scratch.maxima[r] = maximum;
+        scratch.totals[r] = scratch.totals[r] * correction + sum(total);
+        float* sums = &scratch.sums[(long)r * E];
+        for (int e = 0; e < E; e += LANES) store(sums + e, load(sums + e) * correction);
+    }
+
+    template <int COUNT>
+    struct Count {
+        static constexpr int value = COUNT;
+    };
+
+    // Calls body with groups of four, two and one rows.
+    template <typename Body>
+    void for_rows(Body body) {
+        int r = 0;
+        for (; r + 4 <= rows(); r += 4) body(Count<4>{}, r);
+        for (; r + 2 <= rows(); r += 2) body(Count<2>{}, r);
+        for (; r < rows(); ++r) body(Count<1>{}, r);
+    }
+};
+
+struct WorkItem {
+    int sequence, first, last;
+};
+
+template <typename Element>
+void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm, Element* keys,
+            Element* values, Element* out) {
+    const int group = step.num_heads / step.num_kv_heads, tile_tokens = std::max(1, TILE_ROWS / group);
+    std::vector<WorkItem> items;
+    for (int s = 0; s < step.num_sequences; ++s)
+        for (int first = step.query_starts[s]; first < step.query_starts[s + 1]; first += tile_tokens)
+            items.push_back({s, first, std::min(step.query_starts[s + 1], first + tile_tokens)});
+    const int num_items = (int)items.size() * step.num_kv_heads;
+    const int width = std::max(1, SPAN / step.block_size) * round_up(step.block_size);
+#pragma omp parallel num_threads(step.num_threads) if (step.num_threads > 1)
+    {
+        Scratch scratch(tile_tokens * group, step.head_dim, width);
+        std::vector<float> head(step.head_dim);
+#pragma omp for schedule(static)
+        for (int t = 0; t < step.num_tokens; ++t)
+            prepare_token(step, t, qkv, query_norm, key_norm, keys, values, head.data());
+#pragma omp for schedule(dynamic, 4)
+        for (int i = 0; i < num_items; ++i) {
+            const WorkItem& item = items[i / step.num_kv_heads];
+            Tile<Element>{step,       keys,      values, item.sequence, i % step.num_kv_heads,
+                          item.first, item.last, group,  scratch}
+                .run(qkv, out);
+        }
+    }
+}
+
+}  // namespace
+}  // namespace rlserve
+
+extern "C" {
+
+void attend_float32(const rlserve::Step* step, float* qkv, const float* query_norm, const float* key_norm, float* keys,
+                    float* values, float* out) {
+    rlserve::attend(*step, qkv, query_norm, key_norm, keys, values, out);
+}
+
+void attend_bfloat16(const rlserve::Step* step, rlserve::bfloat16* qkv, const rlserve::bfloat16* query_norm,
+                     const rlserve::bfloat16* key_norm, rlserve::bfloat16* keys, rlserve::bfloat16* values,
+                     rlserve::bfloat16* out) {
+    rlserve::attend(*step, qkv, query_norm, key_norm, keys, values, out);
+}
+}

@@ -1,0 +1,99 @@
+// Sixteen floats at a time, in the compiler's own vector type: it becomes AVX-512, AVX2 or NEON as there is.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace rlserve {
+
+constexpr int LANES = 16;
+
+typedef float Vector __attribute__((vector_size(64)));
+typedef int32_t IntVector __attribute__((vector_size(64)));
+typedef uint32_t BitVector __attribute__((vector_size(64)));
+typedef uint16_t HalfVector __attribute__((vector_size(32)));
+
+// The upper half of a float's bits.
+struct bfloat16 {
+    uint16_t bits;
+};
+
+inline int round_up(int value) { return (value + LANES - 1) / LANES * LANES; }
+
+inline Vector broadcast(float value) { return Vector{} + value; }
+
+inline Vector load(const float* from) {
+    Vector vector;
+    std::memcpy(&vector, from, sizeof vector);
+    return vector;
+}
+
+inline Vector load(const bfloat16* from) {
+    HalfVector half;
+    std::memcpy(&half, from, sizeof half);
+    return (Vector)(__builtin_convertvector(half, BitVector) << 16);
+}
+
+inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
+
+// Rounds to nearest, ties to even.
+inline void store(bfloat16* to, Vector vector) {
+    BitVector bits = (BitVector)vector;
+    bits += 0x7fff + ((bits >> 16) & 1);
+    HalfVector half = __builtin_convertvector(bits >> 16, HalfVector);
+    std::memcpy(to, &half, sizeof half);
+}
+
+inline float to_float(float value) { return value; }
+
+inline float to_float(bfloat16 value) {
+    uint32_t bits = (uint32_t)value.bits << 16;
+    float result;
+    std::memcpy(&result, &bits, sizeof result);
+    return result;
+}
+
+inline void assign(float& to, float value) { to = value; }
+
+inline void assign(bfloat16& to, float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    to.bits = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+inline float sum(Vector vector) {
+    float total = 0;
+    for (int lane = 0; lane < LANES; ++lane) total += vector[lane];
+    return total;
+}
+
+inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
+
+inline float largest(Vector vector) {
+    float result = vector[0];
+    for (int lane = 1; lane < LANES; ++lane) result = vector[lane] > result ? vector[lane] : result;
+    return result;
+}
+
+// e to the x by range reduction and a polynomial (Cephes, expf), within 2 units in the last place.
+// 0 below -87, where floats become subnormal; NaN stays NaN.
+inline Vector exponential(Vector x) {
+    const Vector original = x;
+    x = x > 88.0f ? broadcast(88.0f) : x;
+    x = x < -87.0f ? broadcast(-87.0f) : x;
+    const float magic = 12582912.0f;  // adding 1.5 * 2^23 leaves the rounded integer in the low bits
+    const Vector shifted = x * 1.44269504088896341f + magic;
+    const Vector power = shifted - magic;
+    const Vector r = x - power * 0.693359375f + power * 2.12194440e-4f;
+    Vector p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    p = p * r * r + r + 1.0f;
+    const IntVector exponent = ((IntVector)shifted - 0x4b400000) << 23;
+    const Vector result = (Vector)((IntVector)p + exponent);
+    return original < -87.0f ? Vector{} : result;
+}
+
+}  // namespace rlserve
