@@ -32,8 +32,8 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
     num_slots, wanted = sum(group.count for group in groups), config.pool.num_initial_rollout
     fewest, most = rollout_bounds(config.manager, num_slots)
     if fewest > most:
-        shares = f"min_rollout_share {config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
-        message = f"no split of {num_slots} slots lies between {shares} with one slot left to train"
+        shares = f"{config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
+        message = f"no split of {num_slots} slots has a rollout share between {shares} and a slot left to train"
         yield Problem("manager.max_rollout_share", message)
     elif wanted is not None and not fewest <= wanted <= most:
         message = (

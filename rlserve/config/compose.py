@@ -27,7 +27,7 @@ from rlserve.config.overrides import OVERRIDE_SOURCE, Override, parse_overrides
 from rlserve.errors import ConfigurationError, Problem
 
 _HYDRA_VERSION = "1.3"
-_MAX_DEPTH = 16
+_MAX_DEPTH = 8
 """Deeper than any configuration: only a value that refers to itself gets there."""
 _GROUP_NAME = re.compile(r"[\w-]+(/[\w-]+)*")
 _GLOBAL_HEADER = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
@@ -61,7 +61,7 @@ def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
     """
     overrides, override_problems = parse_overrides(override_texts)
     problems = list(override_problems)
-    content = _read(file.path, file.shown)
+    content = _read(file, file.path)
     _check_header(file)
     choices = [override for override in overrides if _is_group(file, override.key)]
     single_keys = [override for override in overrides if not _is_group(file, override.key)]
@@ -80,14 +80,14 @@ def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
     )
 
 
-def _read(path: Path, shown: str) -> dict[str, Any]:
-    """Content of one YAML file, interpolations as they stand."""
+def _read(file: ConfigFile, path: Path) -> dict[str, Any]:
+    """Content of one YAML file that takes part, interpolations as they stand."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError([_file_problem(error, shown)]) from error
+        raise ConfigurationError([_file_problem(error, file, path)]) from error
     if not isinstance(content, dict):
-        raise ConfigurationError([Problem("", "must hold keys and values at its top", shown)])
+        raise ConfigurationError([Problem("", "must hold keys and values at its top", file.show(path))])
     return {str(key): value for key, value in content.items()}
 
 
@@ -121,7 +121,7 @@ def _declared_groups(file: ConfigFile, content: Mapping[str, Any]) -> Iterator[s
         if isinstance(entry, dict):
             yield from (str(group).split()[-1].split("@")[0] for group in entry)
         elif entry != "_self_" and (parent := file.root / f"{entry}.yaml").is_file():
-            yield from _declared_groups(file, _read(parent, file.show(parent)))
+            yield from _declared_groups(file, _read(file, parent))
 
 
 def _compose_files(file: ConfigFile, choice_texts: Sequence[str]) -> tuple[DictConfig, Mapping[str, str]]:
@@ -139,7 +139,7 @@ def _compose_files(file: ConfigFile, choice_texts: Sequence[str]) -> tuple[DictC
     except MissingConfigException as error:
         raise ConfigurationError([_missing_group(error, file.shown)]) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
-        raise ConfigurationError([_file_problem(error, file.shown)]) from error
+        raise ConfigurationError([_file_problem(error, file, file.path)]) from error
     OmegaConf.set_struct(config, False)
     chosen = {str(group): str(choice) for group, choice in config.pop("hydra").runtime.choices.items() if choice}
     return config, chosen
@@ -156,15 +156,15 @@ def _missing_group(error: MissingConfigException, shown: str) -> Problem:
     return Problem("defaults", f"no {error.missing_cfg_file}.yaml", shown)
 
 
-def _file_problem(error: Exception, shown: str) -> Problem:
+def _file_problem(error: Exception, file: ConfigFile, path: Path) -> Problem:
+    """What is wrong with the file at ``path``, or, if the error tells, with another one that takes part."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        same = Path(error.problem_mark.name).name == Path(shown).name
-        place = f"{shown if same else error.problem_mark.name}:{error.problem_mark.line + 1}"
+        place = f"{file.show(Path(error.problem_mark.name))}:{error.problem_mark.line + 1}"
         return Problem("", f"is no YAML: {error.problem}", place)
     if isinstance(error, OSError) and error.strerror:
-        return Problem("", f"cannot be read: {error.strerror}", shown)
+        return Problem("", f"cannot be read: {error.strerror}", file.show(path))
     reason = error.__cause__ or error
-    return Problem("", f"cannot be composed: {str(reason).splitlines()[0]}", shown)
+    return Problem("", f"cannot be composed: {str(reason).splitlines()[0]}", file.show(path))
 
 
 def _apply(config: DictConfig, override: Override) -> list[Problem]:
@@ -203,7 +203,7 @@ def _group_files(file: ConfigFile, chosen: Mapping[str, str]) -> dict[str, dict[
         path = next((path for root in file.search_roots if (path := root / group / f"{choice}.yaml").is_file()), None)
         if path is None:  # a group of Hydra's own
             continue
-        content = _read(path, file.show(path))
+        content = _read(file, path)
         if not _GLOBAL_HEADER.search(path.read_text(encoding="utf-8")):
             for part in reversed(group.split("/")):
                 content = {part: content}

@@ -33,7 +33,9 @@ class ConfigFile:
         return (self.root,) if self.root.samefile(packaged) else (self.root, packaged)
 
     def show(self, path: Path) -> str:
-        """Another file of the same root, spelled like this one: relative where this one was given relative."""
+        """A file that takes part, spelled like this one: relative where this one was given relative."""
+        if path == self.path:
+            return self.shown
         return str(path) if os.path.isabs(self.shown) else os.path.relpath(path)
 
     def options(self, group: str) -> tuple[str, ...]:

@@ -30,7 +30,11 @@ def check_references(values: Mapping[str, object]) -> tuple[Problem, ...]:
         "reward.model_path": _check_model,
     }
     given = {key: value for key in checks if isinstance(value := values.get(key), str)}
-    return tuple(Problem(key, message) for key, value in given.items() for message in checks[key](value))
+    return tuple(
+        Problem(key, message)
+        for key, value in given.items()
+        for message in (checks[key](value) if value.strip() else ("must not be empty",))
+    )
 
 
 def _check_policy(path: str) -> Iterator[str]:

@@ -1,0 +1,181 @@
+"""From plain values to the frozen tree: what is accepted, and the exact words for what is not."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlserve.config.build import build
+from rlserve.config.tree import RunConfig
+from rlserve.pool.config import SlotGroupConfig
+
+SMALLEST: dict[str, Any] = {
+    "model": {"path": "org/model"},
+    "data": {"path": "org/data"},
+    "reward": {"function": "my.module:score"},
+}
+
+
+def problems_of(**parts: Any) -> list[str]:
+    config, problems = build(RunConfig, SMALLEST | parts)
+    assert (config is None) == bool(problems)
+    return [str(problem) for problem in problems]
+
+
+def test_defaults_of_the_code_fill_what_is_not_given() -> None:
+    config, problems = build(RunConfig, SMALLEST)
+    assert problems == ()
+    assert config is not None
+    assert config.num_steps == RunConfig.num_steps
+    assert config.data.prompt_field == "prompt"
+    assert config.pool.slots == "auto"
+
+
+def test_lists_become_tuples_of_dataclasses() -> None:
+    config, _ = build(RunConfig, SMALLEST | {"pool": {"slots": [{"type": "cpu-a", "count": 2}]}})
+    assert config is not None
+    assert config.pool.slots == (SlotGroupConfig(type="cpu-a", count=2),)
+
+
+@pytest.mark.parametrize("written", [1, 1.0, "1", "1e0", "1.0e+0"])
+def test_a_float_may_be_written_as_an_integer_or_as_text(written: object) -> None:
+    config, problems = build(RunConfig, SMALLEST | {"trainer": {"learning_rate": written}})
+    assert problems == ()
+    assert config is not None
+    assert type(config.trainer.learning_rate) is float
+    assert config.trainer.learning_rate == 1.0
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"trainer": {"learning_rte": 1}}, "trainer.learning_rte: unknown key, did you mean learning_rate?"),
+        ({"gamma": 1}, "gamma: unknown key, did you mean algorithm.gamma?"),
+        (
+            {"weights": {"zzz": 1}},
+            "weights.zzz: unknown key; valid keys: transport, timeout_s",
+        ),
+        ({"weights": {7: 1}}, "weights.7: unknown key; valid keys: transport, timeout_s"),
+        ({"model": {}}, "model.path: must be given"),
+        ({"num_steps": "yes"}, "num_steps: must be a whole number, got 'yes'"),
+        ({"num_steps": 3.0}, "num_steps: must be a whole number, got 3.0"),
+        ({"num_steps": True}, "num_steps: must be a whole number, got true"),
+        ({"num_steps": 0}, "num_steps: must be at least 1, got 0"),
+        ({"tracking": {"tensorboard": "yes"}}, "tracking.tensorboard: must be true or false, got 'yes'"),
+        ({"tracking": {"tensorboard": 1}}, "tracking.tensorboard: must be true or false, got 1"),
+        ({"tracking": {"wandb": None}}, "tracking.wandb: must be a mapping of keys, got null"),
+        (
+            {"tracking": {"wandb": {"tags": [5]}}},
+            "tracking.wandb.tags.0: must be text, got 5: quote it to make it text",
+        ),
+        ({"rollout": {"stop": "END"}}, "rollout.stop: must be a list, got 'END'"),
+        ({"rollout": {"max_tokens": None}}, "rollout.max_tokens: must be a whole number, got null"),
+        ({"rollout": {"max_tokens": [1]}}, "rollout.max_tokens: must be a whole number, got a list"),
+        ({"rollout": {"engine": {"block_size": 0}}}, "rollout.engine.block_size: must be at least 1, got 0"),
+        (
+            {"rollout": {"engine": {"num_blocks": "few"}}},
+            "rollout.engine.num_blocks: must be a whole number or null, got 'few'",
+        ),
+        ({"trainer": {"learning_rate": "fast"}}, "trainer.learning_rate: must be a number, got 'fast'"),
+        ({"trainer": {"learning_rate": True}}, "trainer.learning_rate: must be a number, got true"),
+        ({"trainer": {"learning_rate": float("inf")}}, "trainer.learning_rate: must be a number, got inf"),
+        ({"trainer": {"dtype": "bf16"}}, "trainer.dtype: must be one of float32, bfloat16, got 'bf16'"),
+        ({"pool": {"slots": "all"}}, "pool.slots: must be auto or a list, got 'all'"),
+        ({"pool": {"slots": [{"type": "a"}]}}, "pool.slots.0.count: must be given"),
+        (
+            {"pool": {"slots": [{"type": "a", "count": 1}]}},
+            "pool.slots: must hold at least 2 slots: one to train and one to roll out, got "
+            f"{(SlotGroupConfig(type='a', count=1),)!r}",
+        ),
+        ({"model": "org/model"}, "model: must be a mapping of keys, got 'org/model'"),
+        (
+            {"reward": {}},
+            "reward.function: name a reward: exactly one of reward.function and reward.model_path, got None",
+        ),
+    ],
+)
+def test_each_problem_in_words(parts: dict[str, Any], problem: str) -> None:
+    assert problems_of(**parts) == [problem]
+
+
+def test_everything_wrong_is_said_at_once() -> None:
+    problems = problems_of(
+        model={"pth": "x"},
+        num_steps=0,
+        seed="a",
+        data={"path": 3, "num_held_out": 0},
+        trainer={"learning_rte": 1, "weight_decay": -1},
+        pool={"slots": [{"type": " ", "count": 0}, {"count": 2}], "switch_timeout_s": 0},
+        foo=1,
+    )
+    assert problems == [
+        "foo: unknown key; valid keys: " + ", ".join(field.name for field in dataclasses.fields(RunConfig)),
+        "model.pth: unknown key, did you mean path?",
+        "model.path: must be given",
+        "data.path: must be text, got 3: quote it to make it text",
+        "data.num_held_out: must be at least 1, got 0",
+        "seed: must be a whole number, got 'a'",
+        "trainer.learning_rte: unknown key, did you mean learning_rate?",
+        "trainer.weight_decay: must be at least 0, got -1.0",
+        "pool.slots.0.type: must name a type, got ' '",
+        "pool.slots.0.count: must be at least 1, got 0",
+        "pool.slots.1.type: must be given",
+        "pool.switch_timeout_s: must be above 0, got 0.0",
+        "num_steps: must be at least 1, got 0",
+    ]
+
+
+def _paths(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if not isinstance(values, dict):
+        return []
+    return [(*path, name) for name in values] + [
+        found for name, value in values.items() for found in _paths(value, (*path, name))
+    ]
+
+
+FULL = dataclasses.asdict(build(RunConfig, SMALLEST)[0])  # type: ignore[call-overload]
+JUNK = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.just({"x": {"y": 1}})
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(_paths(FULL)), JUNK), min_size=1, max_size=6))
+def test_no_value_anywhere_raises_or_passes_as_another_type(changes: list[tuple[tuple[str, ...], Any]]) -> None:
+    values = _deep_copy(FULL)
+    for path, junk in changes:
+        parent = values
+        for name in path[:-1]:
+            parent = parent[name] if isinstance(parent.get(name), dict) else parent.setdefault(name + "_", {})
+        parent[path[-1]] = junk
+    config, problems = build(RunConfig, values)
+    if config is None:
+        assert all(problem.key and problem.message for problem in problems)
+    else:
+        rebuilt, _ = build(RunConfig, dataclasses.asdict(config))
+        assert rebuilt == config
+
+
+@given(st.sampled_from(_paths(FULL)), st.data())
+def test_every_misspelt_key_is_reported_with_the_right_one(path: tuple[str, ...], data: st.DataObject) -> None:
+    """One letter left out of any key of the tree."""
+    name = path[-1]
+    position = data.draw(st.integers(0, len(name) - 1))
+    typo = name[:position] + name[position + 1 :]
+    values = _deep_copy(FULL)
+    parent = values
+    for part in path[:-1]:
+        parent = parent[part]
+    if not typo or typo in parent:
+        return
+    parent[typo] = parent.pop(name)
+    _, problems = build(RunConfig, values)
+    messages = {problem.key: problem.message for problem in problems}
+    assert f"did you mean {name}?" in messages[".".join([*path[:-1], typo])]
+
+
+def _deep_copy(values: Any) -> Any:
+    return {name: _deep_copy(value) for name, value in values.items()} if isinstance(values, dict) else values

@@ -1,0 +1,241 @@
+"""Checks across parts, of references, and the split that they rest on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlserve.config.build import build
+from rlserve.config.checks import check_parts
+from rlserve.config.references import check_references
+from rlserve.config.split import render_split, rollout_bounds
+from rlserve.config.tree import RunConfig
+from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.config import ManagerConfig
+from rlserve.manager.queue_threshold import QueueThresholdPolicy
+
+TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b", "count": 2, "prefer": "rollout"}]
+
+
+def config_of(**parts: Any) -> RunConfig:
+    smallest = {"model": {"path": "a/b"}, "data": {"path": "a/b"}, "reward": {"function": "m:f"}}
+    config, problems = build(RunConfig, smallest | {"pool": {"slots": TWO_TYPES}} | parts)
+    assert config is not None, problems
+    return config
+
+
+def problems_of(discovered: dict[str, int] | None = None, **parts: Any) -> list[str]:
+    return [str(problem) for problem in check_parts(config_of(**parts), discovered or {})]
+
+
+def test_the_default_pool_is_fine() -> None:
+    assert problems_of() == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        (
+            {"pool": {"slots": TWO_TYPES, "num_initial_rollout": 4}},
+            "pool.num_initial_rollout: must be between 1 and 3 of the 4 slots (queue_threshold), got 4",
+        ),
+        (
+            {"pool": {"slots": TWO_TYPES, "num_initial_rollout": 4}, "manager": {"policy": "static"}},
+            "pool.num_initial_rollout: must be between 1 and 3 of the 4 slots (static), got 4",
+        ),
+        (
+            {"manager": {"min_rollout_share": 0.1, "max_rollout_share": 0.2}},
+            "manager.max_rollout_share: no split of 4 slots has a rollout share between 0.1 and 0.2 and a slot left to "
+            "train",
+        ),
+        (
+            {"manager": {"min_rollout_share": 1, "max_rollout_share": 1}},
+            "manager.max_rollout_share: no split of 4 slots has a rollout share between 1.0 and 1.0 and a slot left to "
+            "train",
+        ),
+        (
+            {"pool": {"slots": [{"type": "cpu", "count": 2, "prefer": "rollout"}]}},
+            "pool.slots: all 2 slots prefer rollout, which leaves none to train; set pool.num_initial_rollout or let "
+            "some slots prefer train",
+        ),
+        (
+            {"rollout": {"max_tokens": 64, "engine": {"max_model_len": 64}}},
+            "rollout.max_tokens: must be below engine.max_model_len (64) to leave room for a prompt, got 64",
+        ),
+        (
+            {"rollout": {"prompts_per_step": 2, "samples_per_prompt": 2}, "algorithm": {"num_mini_batches": 5}},
+            "algorithm.num_mini_batches: must be at most the 4 samples of a step, got 5",
+        ),
+        (
+            {"rollout": {"temperature": 0.5}},
+            "algorithm.temperature: must be the rollout.temperature (0.5) that the samples are drawn at, got 1.0",
+        ),
+        (
+            {"launch": {"address": "auto"}},
+            "launch.address: has no effect with launch.kind=local: say launch=cluster, got 'auto'",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_together(parts: dict[str, Any], problem: str) -> None:
+    assert problems_of(**parts) == [problem]
+
+
+def test_more_accelerators_than_the_machine_has() -> None:
+    pool = {"slots": [{"type": "H100", "count": 4}]}
+    (problem,) = problems_of({"H100": 2}, pool=pool)
+    assert problem.startswith("pool.slots: asks for H100")
+    assert problem.endswith("; ask for what there is (pool=auto), or join a cluster (launch=cluster)")
+    assert problems_of({"H100": 4}, pool=pool) == []
+    assert problems_of({}, pool=pool, launch={"kind": "cluster"}) == []
+
+
+def test_a_cluster_that_will_be_discovered_is_not_judged() -> None:
+    assert problems_of(pool={"slots": "auto", "num_initial_rollout": 99}, launch={"kind": "cluster"}) == []
+
+
+def reachable_rollout(manager: ManagerConfig, num_slots: int, num_rollout: int, queue_length: int) -> int:
+    """Rollout slots once the policy has nothing more to move, the queue staying as it is."""
+    policy = QueueThresholdPolicy(manager)
+    roles = [Role.ROLLOUT if index < num_rollout else Role.TRAIN for index in range(num_slots)]
+    for _ in range(num_slots):
+        figures = SlotFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
+        slots = tuple(
+            SlotView(id=str(index), type="cpu", figures=figures, role=roles[index]) for index in range(num_slots)
+        )
+        observation = Observation(
+            time_s=0,
+            queue_length=queue_length,
+            num_buffered=0,
+            num_in_flight=0,
+            trainer_waiting=False,
+            slots=slots,
+            legal_trainer_sizes=tuple(range(1, num_slots + 1)),
+            moving=False,
+            last_move_end_s=None,
+        )
+        for move in policy.decide(observation, None)[0].moves:
+            roles[int(move.slot_id)] = move.to
+    return roles.count(Role.ROLLOUT)
+
+
+@given(st.integers(2, 24), st.integers(0, 100), st.integers(1, 100))
+def test_the_bounds_are_those_that_the_policy_keeps(num_slots: int, low_percent: int, high_percent: int) -> None:
+    low_percent, high_percent = sorted((low_percent, high_percent))
+    manager = ManagerConfig(min_rollout_share=low_percent / 100, max_rollout_share=max(high_percent, 1) / 100)
+    fewest, most = rollout_bounds(manager, num_slots)
+    if fewest <= most:
+        assert reachable_rollout(manager, num_slots, fewest, manager.queue_high + 1) == most
+        assert reachable_rollout(manager, num_slots, most, manager.queue_low - 1) == fewest
+
+
+def test_the_split_as_a_table() -> None:
+    assert render_split(config_of(), {}) == (
+        "group  type   count  prefers  starts as\n"
+        "0      cpu-a  2      train    train\n"
+        "1      cpu-b  2      rollout  rollout\n"
+        "rollout slots: 2 of 4 at the start; at least 1, at most 3 (queue_threshold)\n"
+        "in flight and buffered: at most 32 prompt groups = 256 samples ((max_staleness 1 + 1) x prompts_per_step 16)\n"
+    )
+
+
+def test_a_group_that_is_divided_and_a_split_that_stays() -> None:
+    config = config_of(pool={"slots": "auto", "num_initial_rollout": 1}, manager={"policy": "static"})
+    lines = render_split(config, {}).splitlines()
+    assert lines[1] == "0      cpu   4      -        3 train, 1 rollout"
+    assert lines[2] == "rollout slots: 1 of 4 at the start; never moved (static)"
+
+
+def test_a_cluster_whose_slots_are_not_known_yet() -> None:
+    config = config_of(pool={"slots": "auto"}, launch={"kind": "cluster"})
+    assert render_split(config, {}).startswith("slots: those of the cluster, found at launch\n")
+
+
+# References
+
+
+def references(**values: str) -> list[str]:
+    return [
+        str(problem) for problem in check_references({key.replace("__", "."): value for key, value in values.items()})
+    ]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_references_that_are_fine(folder: Path) -> None:
+    (folder / "score.py").write_text("raise AssertionError('imported')")
+    (folder / "data.jsonl").write_text("")
+    assert (
+        references(
+            model__path="Qwen/Qwen3-0.6B",
+            model__tokenizer_path=str(folder),
+            data__path="data.jsonl",
+            data__held_out_path="gsm8k",
+            reward__function="score.py:score",
+            reward__model_path="org/reward-model",
+        )
+        == []
+    )
+    assert references(model__path="builtin:addition", reward__function="package.module:function") == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("model.path", "/nowhere", "no such folder, and no name on the hub (org/name): '/nowhere'"),
+        ("model.path", "", "must not be empty"),
+        ("model.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition"),
+        ("model.path", "file.txt", "file.txt is a file, and no model: name the folder that holds its config.json"),
+        ("model.tokenizer_path", "builtin:addition", "no builtin model can stand here, got 'builtin:addition'"),
+        (
+            "data.path",
+            "data/train.jsonl",
+            "no such file or folder, and no data set's name on the hub: 'data/train.jsonl'",
+        ),
+        ("data.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition"),
+        ("reward.function", "score", "must be module:function or path/to/file.py:function, got 'score'"),
+        ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
+        ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),
+        ("reward.function", "no/such.py:score", "no such file: 'no/such.py'"),
+    ],
+)
+def test_references_that_lead_nowhere(folder: Path, key: str, value: str, message: str) -> None:
+    (folder / "file.txt").write_text("")
+    assert [str(problem) for problem in check_references({key: value})] == [f"{key}: {message}"]
+
+
+def test_a_folder_that_is_no_model_and_an_architecture_that_is_not_supported(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "gpt2").mkdir()
+    (folder / "gpt2/config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    (empty,) = references(model__path="empty")
+    assert "config.json" in empty
+    (unsupported,) = references(model__path="gpt2")
+    for name in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"):
+        assert name in unsupported
+
+
+def test_values_that_are_not_text_are_left_to_others() -> None:
+    assert check_references({"model.path": 3, "data.path": None}) == ()
+
+
+def test_no_field_of_the_tree_can_hold_a_secret() -> None:
+    def names(cls: Any) -> list[str]:
+        found = []
+        for field in dataclasses.fields(cls):
+            value = getattr(config, field.name, None) if cls is RunConfig else None
+            found += [field.name] + (names(type(value)) if dataclasses.is_dataclass(value) else [])
+        return found
+
+    config = config_of()
+    suspicious = [name for name in names(RunConfig) if name.endswith(("_key", "password", "secret", "_token"))]
+    assert suspicious == []

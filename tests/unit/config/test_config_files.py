@@ -1,0 +1,61 @@
+"""Every YAML file that is shipped loads, and every choice of every group."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+from rlserve.config import as_plain, load
+from rlserve.config.tree import RunConfig
+
+ROOT = Path(__file__).parents[3]
+CONF = ROOT / "conf"
+RUN_FILES = sorted([*CONF.glob("*.yaml"), *(ROOT / "examples").glob("**/*.yaml")])
+CHOICES = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/**/*.yaml"))
+EVERY_TYPE = {"H100": 8, "H200": 8}
+
+
+@pytest.mark.parametrize("path", RUN_FILES, ids=str)
+def test_every_run_file_loads(path: Path) -> None:
+    assert load(str(path), discovered=EVERY_TYPE).source == path
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_of_every_group_loads_and_has_its_way(choice: str) -> None:
+    group, _, name = choice.partition("=")
+    resolved = load(str(CONF / "rlhf.yaml"), [choice], discovered=EVERY_TYPE).resolved
+    for key, value in OmegaConf.load(CONF / group / f"{name}.yaml").items():
+        assert _agrees(resolved[group][key], OmegaConf.to_container(OmegaConf.create({"v": value}))["v"])  # type: ignore[index,call-overload]
+
+
+def _agrees(resolved: object, written: object) -> bool:
+    """Whether everything written stands in the resolved value."""
+    if isinstance(written, dict) and isinstance(resolved, dict):
+        return all(_agrees(resolved[key], value) for key, value in written.items())
+    if isinstance(written, list) and isinstance(resolved, list):
+        return len(written) == len(resolved) and all(map(_agrees, resolved, written))
+    return resolved == written
+
+
+def test_the_default_run_is_the_newcomers() -> None:
+    config = load(str(CONF / "rlhf.yaml"), discovered={}).config
+    assert config.model.path == config.data.path == "builtin:addition"
+    assert [(group.type, group.count, group.prefer) for group in config.pool.slots] == [  # type: ignore[union-attr]
+        ("cpu-a", 2, "train"),
+        ("cpu-b", 2, "rollout"),
+    ]
+    assert config.rollout.engine.dtype == "float32"
+
+
+def test_the_queue_rule_is_the_documented_one() -> None:
+    manager = load(str(CONF / "rlhf.yaml"), ["manager=queue_threshold"], discovered={}).config.manager
+    assert (manager.queue_high, manager.queue_low) == (100, 10)
+    assert (manager.max_rollout_share, manager.min_rollout_share) == (0.8, 0.2)
+
+
+def test_resolved_is_the_whole_tree() -> None:
+    loaded = load(str(CONF / "rlhf.yaml"), discovered={})
+    assert set(loaded.resolved) == set(RunConfig.__dataclass_fields__)
+    assert loaded.resolved == as_plain(loaded.config)
