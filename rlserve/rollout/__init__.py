@@ -1,0 +1,1 @@
+"""The rollout side: prompts, the ledger of prompt groups, the router to replicas, rewards, and the sample buffer."""

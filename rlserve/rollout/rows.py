@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 FILE_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 """Builder of the ``datasets`` library by suffix."""
 
+STRING_TYPES = ("string", "large_string")
+NUMBER_TYPES = ("int", "uint", "float", "null")
+
 HELD_OUT_SEED = 20240229
 """Which rows are set aside does not depend on the run's seed, so that runs are scored on the same prompts."""
 
@@ -130,29 +133,34 @@ def _load(path: str, split: str) -> Dataset:
 
 def _check_prompts(dataset: Dataset, path: str, field: str) -> None:
     """Every prompt is a string."""
-    if _is_string(dataset, field) and dataset.data.column(field).null_count == 0:
+    nulls = np.flatnonzero(dataset.data.column(field).is_null())
+    if _type_name(dataset, field) in STRING_TYPES and len(nulls) == 0:
         return
     _explain_json(_json_files(Path(path).expanduser()), field)
-    for row, prompt in enumerate(dataset[field]):
-        if not isinstance(prompt, str):
-            raise DataError(f"{path}: row {row}: {_not_a_string(field, prompt)}")
+    if len(nulls) > 0:
+        raise DataError(f"{path}: row {nulls[0]} has no {field!r}")
+    raise DataError(
+        f"{path}: column {field!r} must hold strings, but holds {dataset.features[field]}; "
+        f"set data.prompt_field to a column of plain text"
+    )
 
 
 def _check_answers(dataset: Dataset, path: str, field: str) -> None:
-    """Every answer is a string, a number or null."""
-    dtype = getattr(dataset.features[field], "dtype", "")
-    if _is_string(dataset, field) or dtype.startswith(("int", "uint", "float", "null")):
-        return
-    for row, answer in enumerate(dataset[field]):
-        if isinstance(answer, bool) or not (answer is None or isinstance(answer, str | int | float)):
-            raise DataError(
-                f"{path}: row {row}: {field!r} must be a string or a number, got {_described(answer)}; "
-                f"set data.answer_field to another column, or to null where there is none"
-            )
+    """Every answer is a string or null, or every answer is a number or null.
+
+    Of a column that mixes strings and numbers, the ``datasets`` library turns the one into the other.
+    """
+    type_name = _type_name(dataset, field)
+    if type_name not in STRING_TYPES and not type_name.startswith(NUMBER_TYPES):
+        raise DataError(
+            f"{path}: column {field!r} must hold only strings or only numbers, but holds {dataset.features[field]}; "
+            f"set data.answer_field to another column, or to null where there is none"
+        )
 
 
-def _is_string(dataset: Dataset, field: str) -> bool:
-    return getattr(dataset.features[field], "dtype", None) in ("string", "large_string")
+def _type_name(dataset: Dataset, field: str) -> str:
+    """The Arrow type of a column, or an empty string for a nested one."""
+    return getattr(dataset.features[field], "dtype", None) or ""
 
 
 def _json_files(path: Path) -> Sequence[Path]:
@@ -161,47 +169,54 @@ def _json_files(path: Path) -> Sequence[Path]:
 
 
 def _explain_json(files: Sequence[Path], prompt_field: str | None) -> None:
-    """Raise a DataError for the first line in ``files`` that is no JSON object, or (where a field is given) one
+    """Raise a DataError for the first record in ``files`` that is no JSON object, or (where a field is given) one
     without a string under it. The ``datasets`` library names neither file nor line."""
     for file in files:
         text = file.read_text(encoding="utf-8", errors="replace")
-        if file.suffix == ".json":
-            whole = _syntax_error(text)
-            if whole is None:
-                continue
-            if _syntax_error(text.lstrip().partition("\n")[0]) is not None:  # one document, not a line a record
-                raise DataError(f"{file}:{whole.lineno}: not valid JSON: {whole.msg} at column {whole.colno}")
-        for number, line in enumerate(text.split("\n"), start=1):
-            problem = _line_problem(line, prompt_field)
-            if problem is not None:
-                raise DataError(f"{file}:{number}: {problem}")
+        is_document = file.suffix == ".json" and not isinstance(_parse(text.lstrip().partition("\n")[0]), dict)
+        find_problem = _document_problem if is_document else _lines_problem
+        problem = find_problem(text, prompt_field)
+        if problem is not None:
+            raise DataError(f"{file}:{problem}")
 
 
-def _line_problem(line: str, prompt_field: str | None) -> str | None:
-    """What is wrong with one line of a JSONL file, or None."""
-    if not line.strip():
-        return None
-    error = _syntax_error(line)
-    if error is not None:
-        return f"not valid JSON: {error.msg} at column {error.colno}"
-    record = json.loads(line)
-    if not isinstance(record, dict):
-        return f"must be a JSON object, got {type(record).__name__}"
-    if prompt_field is not None and not isinstance(record.get(prompt_field), str):
-        return _not_a_string(prompt_field, record.get(prompt_field))
+def _lines_problem(text: str, prompt_field: str | None) -> str | None:
+    """``line: what`` of the first bad line of JSON Lines, or None."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        problem = _record_problem(_parse(line), prompt_field) if line.strip() else None
+        if problem is not None:
+            return f"{number}: {problem}"
     return None
 
 
-def _syntax_error(text: str) -> json.JSONDecodeError | None:
+def _document_problem(text: str, prompt_field: str | None) -> str | None:
+    """``line: what``, or ``record number: what``, of the first bad thing in one JSON document, or None."""
+    document = _parse(text)
+    if isinstance(document, json.JSONDecodeError):
+        return f"{document.lineno}: {_record_problem(document, prompt_field)}"
+    for number, record in enumerate(document if isinstance(document, list) else ()):
+        problem = _record_problem(record, prompt_field)
+        if problem is not None:
+            return f" record {number}: {problem}"
+    return None
+
+
+def _record_problem(record: Any, prompt_field: str | None) -> str | None:
+    if isinstance(record, json.JSONDecodeError):
+        return f"not valid JSON: {record.msg} at column {record.colno}"
+    if not isinstance(record, dict):
+        return f"must be a JSON object, got {_described(record)}"
+    if prompt_field is not None and not isinstance(record.get(prompt_field), str):
+        return f"{prompt_field!r} must be a string, got {_described(record.get(prompt_field))}"
+    return None
+
+
+def _parse(text: str) -> Any:
+    """The JSON value, or the error as a value."""
     try:
-        json.loads(text)
+        return json.loads(text)
     except json.JSONDecodeError as error:
         return error
-    return None
-
-
-def _not_a_string(field: str, value: Any) -> str:
-    return f"{field!r} must be a string, got {_described(value)}"
 
 
 def _described(value: Any) -> str:

@@ -28,6 +28,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
         return Loader.from_pretrained(path)
     except (OSError, ValueError) as error:
+        what = " ".join(str(error).split())
         raise ModelError(
-            f"{path}: no tokenizer can be loaded from it ({error}); set model.tokenizer_path to one that fits the model"
+            f"{path}: no tokenizer can be loaded from it ({what}); set model.tokenizer_path to one that fits the model"
         ) from error
