@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 from rlserve.errors import RewardError
 from rlserve.rollout.rewards.base import Reward, RewardSample
 
@@ -38,7 +40,7 @@ class FunctionReward(Reward):
             raise RewardError(
                 f"reward {self._name} raised on prompt {sample.id}: {type(error).__name__}: {error}"
             ) from error
-        if not isinstance(value, Real) or not math.isfinite(value):
+        if not isinstance(value, Real | np.bool_) or not math.isfinite(value):
             raise RewardError(
                 f"reward {self._name} must return a finite number, but returned {value!r:.80} "
                 f"({type(value).__name__}) on prompt {sample.id}"
