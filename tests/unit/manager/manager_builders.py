@@ -1,0 +1,51 @@
+"""Plain builders for the tests of the manager."""
+
+from __future__ import annotations
+
+from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
+
+H100 = SlotFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
+H200 = SlotFigures(memory_bandwidth_gb_s=4800, flops_tflops=989)
+H20 = SlotFigures(memory_bandwidth_gb_s=4000, flops_tflops=148)
+
+
+def make_slot(
+    slot_id: str,
+    role: Role | None = None,
+    *,
+    figures: SlotFigures = H100,
+    prefer: Role | None = None,
+    alive: bool = True,
+) -> SlotView:
+    """One slot."""
+    return SlotView(id=slot_id, type="test", figures=figures, prefer=prefer, role=role, alive=alive)
+
+
+def make_pool(num_train: int, num_rollout: int) -> tuple[SlotView, ...]:
+    """Like slots, ``t0``… in training and ``r0``… in rollout."""
+    train = (make_slot(f"t{number}", Role.TRAIN) for number in range(num_train))
+    rollout = (make_slot(f"r{number}", Role.ROLLOUT) for number in range(num_rollout))
+    return (*train, *rollout)
+
+
+def make_observation(
+    slots: tuple[SlotView, ...],
+    queue_length: int | None,
+    *,
+    time_s: float = 1000.0,
+    moving: bool = False,
+    last_move_end_s: float | None = None,
+    legal_trainer_sizes: tuple[int, ...] | None = None,
+) -> Observation:
+    """What the controller would show a policy."""
+    return Observation(
+        time_s=time_s,
+        queue_length=queue_length,
+        num_buffered=0,
+        num_in_flight=0,
+        trainer_waiting=False,
+        slots=slots,
+        legal_trainer_sizes=tuple(range(1, len(slots))) if legal_trainer_sizes is None else legal_trainer_sizes,
+        moving=moving,
+        last_move_end_s=last_move_end_s,
+    )
