@@ -36,7 +36,7 @@ from rlserve.tracking.logs import log_to
 from rlserve.tracking.progress import Progress, ProgressState, create_progress
 from rlserve.tracking.report import build_report
 from rlserve.tracking.run_folder import RunFolder, default_run_name
-from rlserve.tracking.summary import summary_table, write_summary
+from rlserve.tracking.summary import print_summary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
 
 logger = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
     finally:
         progress.close()
     if config.tracking.progress != "none":
-        console.print(summary_table(controller.summary(), folder))
+        print_summary(console, controller.summary(), folder)
         if exit_code:
             console.print(f"stopped; go on with: rlserve launch --resume {folder.path}", soft_wrap=True)
     return exit_code

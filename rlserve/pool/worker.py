@@ -167,6 +167,7 @@ class Worker:
 
 
 def _configure_logging(spec: WorkerSpec) -> None:
+    spec.log_path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(spec.log_path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root: Any = logging.getLogger()
