@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ class DistributedGroup(Group):
             culprits = f"no answer from rank {', '.join(map(str, silent))}" if silent else "every rank still answers"
             raise WorkerFailedError(
                 f"trainer group {self._rendezvous.membership.generation}, rank {self.rank} of {self.world_size}: "
-                f"{operation} failed, {culprits} ({str(error).splitlines()[0]})"
+                f"{operation} failed, {culprits} ({shorten(str(error), 160)})"
             ) from error
 
 

@@ -18,7 +18,7 @@ from rlserve.trainers.base import Membership
 logger = logging.getLogger(__name__)
 
 _POLL_INTERVAL_S = 0.02
-_FAILURE_REPORT_S = 5.0
+_FAILURE_REPORT_S = 2.0
 """How long the survivors of a failed operation wait for each other's report before they name the silent ones."""
 
 

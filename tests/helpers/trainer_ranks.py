@@ -1,0 +1,148 @@
+"""Ranks of a trainer as real processes, driven one call at a time over pipes."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import signal
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from typing import Any
+
+ANSWER_TIMEOUT_S = 120.0
+
+
+class Rank:
+    """One process with one trainer in it. ``start`` sends a call, ``result`` waits for what came of it."""
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end,), daemon=True)
+        self.process.start()
+        far_end.close()
+
+    def start(self, method: str, *args: Any, **kwargs: Any) -> None:
+        self._pipe.send((method, args, kwargs))
+
+    def result(self) -> Any:
+        assert self._pipe.poll(ANSWER_TIMEOUT_S), "the rank does not answer"
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        self.start(method, *args, **kwargs)
+        return self.result()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+@contextmanager
+def running_ranks(number: int) -> Iterator[list[Rank]]:
+    """Start processes with one thread each that wait passively; kill them at the end."""
+    settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        ranks = [Rank() for _ in range(number)]
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+    try:
+        yield ranks
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def call_all(ranks: Sequence[Rank], method: str, *args: Any) -> list[Any]:
+    """The same call on all ranks at once; their results."""
+    for rank in ranks:
+        rank.start(method, *args)
+    return [rank.result() for rank in ranks]
+
+
+class Meetings:
+    """Hands out the place of the next group: a fresh port and generation each time."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+
+    def regroup(self, ranks: Sequence[Rank]) -> None:
+        """Let all ranks resize into one group, in this order."""
+        self.start(ranks, len(ranks))
+        for rank in ranks:
+            rank.result()
+
+    def start(self, ranks: Sequence[Rank], world_size: int) -> None:
+        """Begin a resize to ``world_size`` on some of the ranks."""
+        self.generation += 1
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        for rank, process in enumerate(ranks):
+            process.start("resize", rank, world_size, port, self.generation)
+
+
+class _Served:
+    """What a rank's process does for a test."""
+
+    def __init__(self) -> None:
+        self.trainer: Any = None
+
+    def create(self, config: Any, algorithm: Any, model_path: str, load_weights: bool = True) -> None:
+        from rlserve.trainers import create_trainer
+
+        self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
+
+    def resize(self, rank: int, world_size: int, port: int, generation: int) -> None:
+        from rlserve.trainers import Membership
+
+        place = Membership(rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=generation)
+        self.trainer.resize(place)
+
+    def step(self, batch: Any) -> dict[str, float]:
+        found: dict[str, float] = self.trainer.step(batch)
+        return found
+
+    def scores(self, batch: Any) -> tuple[bytes, bytes]:
+        return self.trainer.log_probs(batch).tobytes(), self.trainer.values(batch).tobytes()
+
+    def rollback(self) -> None:
+        self.trainer.rollback()
+
+    def leave(self) -> None:
+        self.trainer.leave()
+
+    def digest(self) -> str:
+        """Of every bit of the state."""
+        total = hashlib.sha256()
+        for name, tensor in sorted(self.trainer.state().items()):
+            total.update(name.encode())
+            total.update(tensor.numpy().tobytes())
+        return total.hexdigest()
+
+    def signal_self_in_collective(self, operation: str, signal_number: signal.Signals) -> None:
+        """At the next ``operation`` of the group, this process sends itself the signal instead of taking part."""
+        setattr(self.trainer._group, operation, lambda *_args, **_sizes: os.kill(os.getpid(), signal_number))
+
+
+def _serve(pipe: Connection) -> None:
+    served = _Served()
+    while True:
+        method, args, kwargs = pipe.recv()
+        try:
+            answer = getattr(served, method)(*args, **kwargs)
+        except Exception as error:
+            answer = error
+        pipe.send(answer)

@@ -1,0 +1,190 @@
+"""The trainer on several real processes: the same bits on any number of ranks, and what a lost rank does."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+
+import pytest
+from trainer_ranks import Meetings, Rank, call_all, running_ranks
+from trainer_samples import random_batch, save_tiny_model
+
+from rlserve.errors import DeadlineExceededError, NonFiniteLossError, WorkerFailedError
+from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig
+
+CONFIG = TrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
+ALGORITHM = AlgorithmConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
+BATCHES = [random_batch(seed, num_samples=20) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def four_ranks() -> Iterator[list[Rank]]:
+    with running_ranks(4) as ranks:
+        yield ranks
+
+
+@pytest.fixture(scope="module")
+def meetings() -> Meetings:
+    return Meetings()
+
+
+def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM) -> None:
+    """Rank 0 with weights, the others to receive theirs."""
+    for index, rank in enumerate(ranks):
+        rank.start("create", CONFIG, algorithm, model_path, load_weights=index == 0)
+    for rank in ranks:
+        rank.result()
+
+
+def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: AlgorithmConfig = ALGORITHM) -> str:
+    """The state after some steps on one rank."""
+    create([rank], model_path, algorithm)
+    for batch in batches:
+        rank.call("step", batch)
+    digest: str = rank.call("digest")
+    return digest
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", [ALGORITHM, AlgorithmConfig()], ids=["four-updates", "single-update"])
+def test_a_step_has_the_same_bits_on_1_to_4_ranks(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: AlgorithmConfig
+) -> None:
+    alone = four_ranks[0]
+    expected = digest_alone(alone, model_path, BATCHES[:2], algorithm)
+    expected_scores = alone.call("scores", BATCHES[2])
+    expected_metrics = alone.call("step", BATCHES[2])
+    for world_size in (2, 3, 4):
+        ranks = four_ranks[:world_size]
+        create(ranks, model_path, algorithm)
+        meetings.regroup(ranks)
+        for batch in BATCHES[:2]:
+            call_all(ranks, "step", batch)
+        assert call_all(ranks, "digest") == [expected] * world_size
+        assert call_all(ranks, "scores", BATCHES[2]) == [expected_scores] * world_size
+        assert call_all(ranks, "step", BATCHES[2]) == [expected_metrics] * world_size
+
+
+def test_more_ranks_than_logical_shards(four_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
+    small = random_batch(9, num_samples=3)
+    expected = digest_alone(four_ranks[0], model_path, [small])
+    create(four_ranks, model_path)
+    meetings.regroup(four_ranks)
+    call_all(four_ranks, "step", small)
+    assert call_all(four_ranks, "digest") == [expected] * 4
+
+
+def test_a_run_that_resizes_equals_the_run_on_one_rank(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    expected = digest_alone(four_ranks[3], model_path, BATCHES)
+    first, second, third = four_ranks[:3]
+    create([first, second, third], model_path)
+    first.call("step", BATCHES[0])
+    meetings.regroup([first, second, third])
+    for batch in BATCHES[1:3]:
+        call_all([first, second, third], "step", batch)
+    # The old rank 0 leaves for good, a survivor takes its place.
+    first.call("leave")
+    meetings.regroup([third, second])
+    call_all([third, second], "step", BATCHES[3])
+    # A rank that has left comes back and receives everything again.
+    meetings.regroup([second, first])
+    call_all([second, first], "step", BATCHES[4])
+    meetings.regroup([first])
+    first.call("step", BATCHES[5])
+    assert first.call("digest") == expected
+
+
+def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    ranks = four_ranks[:2]
+    create(ranks, model_path)
+    meetings.regroup(ranks)
+    before = call_all(ranks, "digest")
+    bad = random_batch(3, num_samples=20)
+    bad.behaviour_log_probs[0] = float("nan")
+    for rank in ranks:
+        rank.start("step", bad)
+    for rank in ranks:
+        with pytest.raises(NonFiniteLossError, match="step 1 is not finite"):
+            rank.result()
+    assert call_all(ranks, "digest") == before
+    call_all(ranks, "step", BATCHES[0])
+    assert call_all(ranks, "digest") == [digest_alone(four_ranks[2], model_path, BATCHES[:1])] * 2
+
+
+@pytest.mark.parametrize("operation", ["all_gather", "all_to_all"])
+@pytest.mark.parametrize("lost", [0, 2])
+def test_survivors_of_a_killed_rank_take_the_step_back_and_do_it_again(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, operation: str, lost: int
+) -> None:
+    expected = digest_alone(four_ranks[0], model_path, BATCHES[:3])
+    with running_ranks(1) as [victim]:
+        ranks = [*four_ranks[:lost], victim, *four_ranks[lost:2]]
+        create(ranks, model_path)
+        meetings.regroup(ranks)
+        call_all(ranks, "step", BATCHES[0])
+        victim.call("signal_self_in_collective", operation, signal.SIGKILL)
+        survivors = [rank for rank in ranks if rank is not victim]
+        for rank in ranks:
+            rank.start("step", BATCHES[1])
+        for rank in survivors:
+            with pytest.raises(WorkerFailedError, match=f"no answer from rank {lost} "):
+                rank.result()
+        call_all(survivors, "rollback")
+        meetings.regroup(survivors)
+        for batch in BATCHES[1:3]:
+            call_all(survivors, "step", batch)
+        assert call_all(survivors, "digest") == [expected] * 2
+
+
+def test_a_stopped_rank_is_named_when_the_deadline_passes(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    with running_ranks(1) as [victim]:
+        ranks = [four_ranks[0], victim, four_ranks[1]]
+        config = TrainerConfig(timeout_s=3.0)
+        for rank in ranks:
+            rank.call("create", config, ALGORITHM, model_path)
+        meetings.regroup(ranks)
+        victim.call("signal_self_in_collective", "all_gather", signal.SIGSTOP)
+        for rank in ranks:
+            rank.start("step", BATCHES[0])
+        for rank in (ranks[0], ranks[2]):
+            with pytest.raises(WorkerFailedError, match="no answer from rank 1 "):
+                rank.result()
+
+
+def test_a_member_that_does_not_come_is_named(four_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
+    ranks = four_ranks[:2]
+    for rank in ranks:
+        rank.call("create", TrainerConfig(timeout_s=3.0), ALGORITHM, model_path)
+    before = call_all(ranks, "digest")
+    meetings.start(ranks, world_size=3)
+    for rank in ranks:
+        with pytest.raises(DeadlineExceededError, match=r"rank 2 of 3 did not join at 127\.0\.0\.1:\d+ within 3 s"):
+            rank.result()
+    assert call_all(ranks, "digest") == before
+    meetings.regroup(ranks)
+
+
+def test_a_store_that_rank_0_does_not_serve_is_named(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    ranks = four_ranks[:2]
+    for rank in ranks:
+        rank.call("create", TrainerConfig(timeout_s=2.0), ALGORITHM, model_path)
+    meetings.start(ranks, world_size=2)
+    for rank in ranks:
+        rank.result()
+    ranks[0].call("leave")
+    ranks[1].start("resize", 1, 2, 1, 99)
+    with pytest.raises(DeadlineExceededError, match=r"rank 0 did not serve its store at 127\.0\.0\.1:1"):
+        ranks[1].result()
