@@ -10,10 +10,14 @@ batches can take in time, that is unless, for every k in 0..s,
 
     number of live groups with deadline <= v + k, less those in the batch  <=  k * B.
 
-Then no group is ever late. By induction over v: what is left after the batch meets the condition's right-hand side for
-v + 1, and groups admitted meanwhile have deadlines >= v + s, where the ledger's bound of (s + 1) * B live groups is
-all that is needed. Finished work is never dropped for its age, and the trainer waits for a slow group only when no
-later batch could still take it.
+Then no group is ever late: k = 0 says that whatever is due at v is in the batch. And some batch can always meet the
+condition once enough groups are finished, because before it is taken at most (k + 1) * B groups are due by v + k, for
+every k. That holds at first and stays so: what the batch before left behind met the condition at v - 1, which is this
+bound at v; and groups admitted since then are due at v - 1 + s at the earliest, where the ledger's limit of (s + 1) * B
+live groups, B of which were in that batch, is all that is needed.
+
+Finished work is never dropped for its age, and the trainer waits for a slow group only when no later batches could
+still take all that would then be due.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from rlserve.engine.request import RequestOutput
 
@@ -42,7 +43,7 @@ class ScoredGroup:
         assert len(self.rewards) == len(self.output.samples) > 0, f"group {self.group.id}: one reward a sample"
         assert self.output.finished, f"group {self.group.id}: only finished groups are scored"
 
-    @property
+    @cached_property
     def oldest_version(self) -> int:
         """Version of the weights that made the oldest token."""
-        return min(version for sample in self.output.samples for version in sample.weight_versions)
+        return min(min(sample.weight_versions) for sample in self.output.samples if sample.weight_versions)

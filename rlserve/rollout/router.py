@@ -86,15 +86,6 @@ class Router:
         """Groups that replicas have."""
         return sum(len(replica.held) for replica in self._replicas.values())
 
-    @property
-    def replica_ids(self) -> tuple[str, ...]:
-        """Replicas that serve, in order of joining."""
-        return tuple(self._replicas)
-
-    def held_by(self, replica_id: str) -> tuple[str, ...]:
-        """Ids of the groups that a replica has, oldest assignment first."""
-        return tuple(self._replicas[replica_id].held)
-
     def join(self, replica_id: str, *, version: int, capacity: int) -> None:
         """Add a replica that serves weights of ``version`` and may hold ``capacity`` samples."""
         assert replica_id not in self._replicas, f"replica {replica_id} is already there"
