@@ -1,0 +1,95 @@
+"""Tiny random models written by transformers, and what engine tests do over and over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from rlserve.engine import Engine, EngineConfig, Request, RequestOutput, SamplingParams
+
+VOCAB_SIZE = 96
+_SHAPE: dict[str, Any] = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 48,
+    "intermediate_size": 72,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+_LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def build_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """A transformers model with random weights, biases and norms too, so that none can be forgotten unseen."""
+    torch.manual_seed(seed)
+    shape = _SHAPE | changes
+    if family == "llama":
+        model = LlamaForCausalLM(LlamaConfig(**{"rope_parameters": _LLAMA3_ROPE, "attention_bias": True} | shape))
+    elif family == "qwen2":
+        model = Qwen2ForCausalLM(Qwen2Config(**{"tie_word_embeddings": True} | shape))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**{"head_dim": 20} | shape))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+            elif name.endswith("bias"):
+                parameter.copy_(0.2 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def save_model(folder: Path, family: str = "qwen3", seed: int = 0, **changes: Any) -> Path:
+    """Write a model as a Hugging Face folder."""
+    build_model(family, seed, **changes).save_pretrained(folder)
+    return folder
+
+
+def make_engine(folder: Path, *, load_weights: bool = True, **changes: Any) -> Engine:
+    """An engine in float32 with few small blocks."""
+    settings: dict[str, Any] = {
+        "dtype": "float32",
+        "block_size": 4,
+        "num_blocks": 96,
+        "max_num_sequences": 16,
+        "max_num_batched_tokens": 64,
+    }
+    return Engine(folder, EngineConfig(**(settings | changes)), load_weights=load_weights)
+
+
+def make_request(request_id: str, prompt: Iterable[int], **sampling: Any) -> Request:
+    """A request; what is not said about sampling is the default."""
+    return Request(id=request_id, prompt_token_ids=tuple(prompt), sampling=SamplingParams(**sampling))
+
+
+def run(engine: Engine, requests: Iterable[Request] = ()) -> dict[str, RequestOutput]:
+    """Serve until there is no work, checking the engine's books after every step."""
+    for request in requests:
+        engine.add(request)
+    outputs: dict[str, RequestOutput] = {}
+    while engine.has_work:
+        for output in engine.step():
+            assert output.request_id not in outputs
+            outputs[output.request_id] = output
+        engine.check_integrity()
+    return outputs
+
+
+def weights_of(family: str, seed: int, **changes: Any) -> dict[str, torch.Tensor]:
+    """Weights of a model by Hugging Face name, as a trainer sends them."""
+    model = build_model(family, seed, **changes)
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
