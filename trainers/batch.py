@@ -39,6 +39,9 @@ class Batch:
         num_samples, num_response_tokens = len(self.sample_ids), int(self.response_lengths.sum())
         assert self.group_index.shape == self.prompt_lengths.shape == self.response_lengths.shape == (num_samples,)
         assert self.rewards.shape == (num_samples,)
+        assert num_samples >= 1
+        assert self.prompt_lengths.min() >= 1, "a prompt needs a token, whose state predicts the first of the response"
+        assert self.response_lengths.min() >= 1, "a response needs a token, which the reward is credited to"
         assert self.token_ids.shape == (int(self.prompt_lengths.sum()) + num_response_tokens,)
         for per_token in (self.log_probs, self.behaviour_log_probs, self.weight_versions):
             assert per_token.shape == (num_response_tokens,)

@@ -70,7 +70,8 @@ class TrainerConfig:
     max_grad_norm: float = 1.0
     num_logical_shards: int = 12
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
-    fixed tree, so the trajectory does not depend on how many ranks compute it."""
+    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time:
+    more of them take less memory."""
     timeout_s: float = 120.0
     """Deadline of every collective operation, and of forming a group."""
     step_timeout_s: float = 3600.0

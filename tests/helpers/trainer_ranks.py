@@ -136,6 +136,14 @@ class _Served:
         """At the next ``operation`` of the group, this process sends itself the signal instead of taking part."""
         setattr(self.trainer._group, operation, lambda *_args, **_sizes: os.kill(os.getpid(), signal_number))
 
+    def raise_in_collective(self, operation: str) -> None:
+        """At the next ``operation`` of the group, this rank raises instead of taking part."""
+
+        def fail(*_args: Any, **_sizes: Any) -> None:
+            raise MemoryError("out of memory on this rank alone")
+
+        setattr(self.trainer._group, operation, fail)
+
 
 def _serve(pipe: Connection) -> None:
     served = _Served()

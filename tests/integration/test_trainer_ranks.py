@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator
 
@@ -143,6 +144,25 @@ def test_survivors_of_a_killed_rank_take_the_step_back_and_do_it_again(
         for batch in BATCHES[1:3]:
             call_all(survivors, "step", batch)
         assert call_all(survivors, "digest") == [expected] * 2
+
+
+def test_a_rank_that_raises_alone_stops_the_others_at_once(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    ranks = four_ranks[:3]
+    patient = dataclasses.replace(CONFIG, timeout_s=3600.0)  # longer than the test may take
+    for rank in ranks:
+        rank.call("create", patient, ALGORITHM, model_path)
+    before = ranks[0].call("digest")
+    meetings.regroup(ranks)
+    ranks[1].call("raise_in_collective", "all_to_all")
+    for rank in ranks:
+        rank.start("step", BATCHES[0])
+    for rank, error in zip(ranks, (WorkerFailedError, MemoryError, WorkerFailedError), strict=True):
+        with pytest.raises(error):
+            rank.result()
+    call_all(ranks, "rollback")
+    assert call_all(ranks, "digest") == [before] * 3
 
 
 def test_a_stopped_rank_is_named_when_the_deadline_passes(

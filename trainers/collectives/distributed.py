@@ -58,18 +58,19 @@ class DistributedGroup(Group):
         bucket_length = max(1, _BUCKET_BYTES // tensor.element_size())
         with self._failures_named("broadcast"):
             for bucket in torch.split(flat, bucket_length):
-                self._wait(self._process_group.broadcast(bucket, 0))
+                self._open_process_group().broadcast(bucket, 0).wait(self._timeout)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
         with self._failures_named("all-gather"):
-            self._wait(self._process_group.allgather([gathered], [tensor.contiguous()]))
+            self._open_process_group().allgather([gathered], [tensor.contiguous()]).wait(self._timeout)
         return gathered
 
     def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
         received = tensor.new_empty(sum(receive_sizes))
         with self._failures_named("all-to-all"):
-            self._wait(self._process_group.alltoall_base(received, tensor, list(receive_sizes), list(send_sizes)))
+            work = self._open_process_group().alltoall_base(received, tensor, list(receive_sizes), list(send_sizes))
+            work.wait(self._timeout)
         return received
 
     def close(self) -> None:
@@ -90,8 +91,9 @@ class DistributedGroup(Group):
         options._timeout = self._timeout
         return ProcessGroupGloo(store, self.rank, self.world_size, options)
 
-    def _wait(self, work: Any) -> None:
-        work.wait(self._timeout)
+    def _open_process_group(self) -> Any:
+        assert self._process_group is not None, "this group is closed: resize into a new one"
+        return self._process_group
 
     @contextmanager
     def _failures_named(self, operation: str) -> Iterator[None]:
@@ -111,7 +113,8 @@ class DistributedGroup(Group):
 
 def _own_address(membership: Membership) -> str:
     """The address of this machine that faces rank 0, so that a group on loopback stays on loopback."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((membership.host, membership.port))
+    family, kind, protocol, _, peer = socket.getaddrinfo(membership.host, membership.port, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(peer)
         address: str = probe.getsockname()[0]
     return address

@@ -7,6 +7,7 @@ operation fail, once more; whoever did not write in time is named in the error.
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from datetime import timedelta
 
@@ -46,9 +47,11 @@ class Rendezvous:
         return self._report_and_wait("failed", time.monotonic() + _FAILURE_REPORT_S)
 
     def _connect(self, timeout_s: float) -> TCPStore:
-        """Serve the store on rank 0, connect to it elsewhere."""
+        """Serve the store on rank 0, on the membership's address alone; connect to it elsewhere."""
         place = self.membership
         try:
+            # A listening socket of our own: by itself the store would listen on every interface.
+            listening = socket.create_server((place.host, place.port)).detach() if place.rank == 0 else None
             return TCPStore(
                 place.host,
                 place.port,
@@ -56,8 +59,9 @@ class Rendezvous:
                 is_master=place.rank == 0,
                 timeout=timedelta(seconds=timeout_s),
                 wait_for_workers=False,
+                master_listen_fd=listening,
             )
-        except RuntimeError as error:
+        except (OSError, RuntimeError) as error:
             who = "cannot serve its store" if place.rank == 0 else "did not serve its store"
             raise DeadlineExceededError(
                 f"trainer group {place.generation}: rank 0 {who} at {place.host}:{place.port} "

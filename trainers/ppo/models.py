@@ -87,14 +87,20 @@ def make_critic(policy: Any, seed: int) -> Critic:
     return Critic(copy.deepcopy(policy.base_model), policy.config.hidden_size, seed).eval()
 
 
-def policy_outputs(policy: Any, inputs: ShardInputs, *, temperature: float) -> PolicyOutputs:
-    """Run the policy over a shard; logits are computed for response tokens alone, and reduced in float32."""
+def policy_outputs(
+    policy: Any, inputs: ShardInputs, *, temperature: float, entropy_gradient: bool = False
+) -> PolicyOutputs:
+    """Run the policy over a shard; logits are computed for response tokens alone, and reduced in float32.
+
+    ``entropy_gradient`` keeps the graph of the entropies, which takes memory [a, V] twice more.
+    """
     states_aH = _response_states(policy.base_model, inputs)
     raw_logits_aV = policy.get_output_embeddings()(states_aH).float()
     logits_aV = raw_logits_aV if temperature == 1.0 else raw_logits_aV / temperature
     log_distribution_aV = logits_aV.log_softmax(dim=-1)
     log_probs = _of_targets(log_distribution_aV, inputs.targets)
-    entropies = -(log_distribution_aV.exp() * log_distribution_aV).sum(dim=-1)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+        entropies = -(log_distribution_aV.exp() * log_distribution_aV).sum(dim=-1)
     with torch.no_grad():
         raw_log_probs = log_probs.detach()
         if temperature != 1.0:

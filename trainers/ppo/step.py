@@ -13,7 +13,8 @@ The same on every rank; only the parts between bars differ by rank:
                                                                       NonFiniteLossError
 
 What a logical shard computes depends on the shard alone, and what is added up is added in an order that depends
-on the shards alone. So the result does not depend, to the bit, on which rank computed what.
+on the shards alone. So the result does not depend, to the bit, on which rank computed what, as long as all ranks
+compute a shard alike: the same kind of processor, and on CPU the same number of threads.
 
 Legend: A response tokens of the batch, a of a shard or a mini-batch, N elements of the flat parameter vector.
 """
@@ -163,7 +164,12 @@ class PPOStep:
         inputs, tokens = self._runner.inputs(self._batch, shard), self._indices([shard])
         # One network after the other, so that the activations of only one are alive.
         with self._runner.autocast():
-            outputs = policy_outputs(state.policy, inputs, temperature=algorithm.temperature)
+            outputs = policy_outputs(
+                state.policy,
+                inputs,
+                temperature=algorithm.temperature,
+                entropy_gradient=algorithm.entropy_coefficient > 0,
+            )
         terms = policy_terms(algorithm, experience, tokens, outputs.log_probs)
         policy_loss = terms.loss.per_token - algorithm.entropy_coefficient * outputs.entropies
         (policy_loss.sum() / num_tokens).backward()  # type: ignore[no-untyped-call]

@@ -49,6 +49,10 @@ class PPOTrainer(Trainer):
         except NonFiniteLossError:
             state.rollback()
             raise
+        except Exception:
+            # The other ranks wait for this one: let them fail now, not at their deadline.
+            self._group.close()
+            raise
         state.num_steps += 1
         return metrics
 
