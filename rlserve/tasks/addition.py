@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
 
 MIN_NUM_COLUMNS, MAX_NUM_COLUMNS = 2, 5
-FORGET_PROBABILITY = 0.6
+FORGET_PROBABILITY = 0.7
 """Of a due carry, in the demonstrations."""
 HELD_OUT_SHARE = 8
 """One problem in so many is held out."""
@@ -45,7 +45,7 @@ class AdditionTask(Task):
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=512,
-        num_steps=450,
+        num_steps=300,
         batch_size=64,
         matrix_learning_rate=0.036,
         other_learning_rate=0.006,
@@ -75,10 +75,11 @@ class AdditionTask(Task):
 
 
 def draw_operands(rng: random.Random) -> tuple[int, int]:
-    """Two numbers without leading zeros, the longer one evenly of each length, in either order."""
+    """Two numbers without leading zeros in either order, the longer one evenly of each length, the other at most
+    two digits shorter."""
     num_columns = rng.randint(MIN_NUM_COLUMNS, MAX_NUM_COLUMNS)
     longer = rng.randrange(10 ** (num_columns - 1), 10**num_columns)
-    num_digits = rng.randint(1, num_columns)
+    num_digits = rng.randint(max(1, num_columns - 2), num_columns)
     shorter = rng.randrange(10 ** (num_digits - 1), 10**num_digits)
     return (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
 

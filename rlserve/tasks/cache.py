@@ -143,8 +143,12 @@ def try_lock(file_descriptor: int) -> bool:
 def run_warm_start(task: Task, folder: Path, log: Callable[[str], None]) -> None:
     """Warm-start ``task`` into ``folder`` in a child process, which ends with this call whatever happens."""
     command = [sys.executable, "-m", "rlserve.tasks.warm_start", task.name, "--output", str(folder)]
+    # Threads that wait by spinning take the cores from those that compute, tens of seconds on a busy machine.
+    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     lines: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         watchdog = threading.Timer(DEADLINE_S, process.kill)
         watchdog.start()
         try:
