@@ -44,8 +44,13 @@ class TorchKernels(Kernels):
         )
         behaviour_BV = scaled_BV.log_softmax(dim=-1)
         cumulative_BV = behaviour_BV.double().exp().cumsum(dim=-1)
-        target_B1 = torch.from_numpy(batch.uniform).unsqueeze(1) * cumulative_BV[:, -1:]
+        total_B1 = cumulative_BV[:, -1:]
+        # Rounding must not put the target on the total: the search would end behind the last kept token.
+        target_B1 = torch.minimum(
+            torch.from_numpy(batch.uniform).unsqueeze(1) * total_B1, total_B1.nextafter(torch.zeros_like(total_B1))
+        )
         drawn_B = torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1)
+        # Only logits that are not finite lead past the end.
         token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), drawn_B.clamp_(max=logits_BV.shape[1] - 1))
         chosen_B1 = token_B.unsqueeze(1)
         behaviour_B = behaviour_BV.gather(1, chosen_B1).squeeze(1).masked_fill(greedy_B, 0.0)

@@ -109,7 +109,9 @@ def test_greedy_equals_transformers_without_prefix_cache_in_large_blocks(family:
 def test_llama_3_rope_scaling_matters_and_is_applied(tmp_path: Path) -> None:
     model = build_model("llama")
     model.save_pretrained(tmp_path / "scaled")
-    build_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0}).save_pretrained(tmp_path / "plain")
+    build_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0}).save_pretrained(
+        tmp_path / "plain"
+    )
     request = make_request("0", range(1, 80), temperature=0.0, max_tokens=1)
 
     scaled, plain = (

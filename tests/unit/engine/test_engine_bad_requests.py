@@ -1,0 +1,144 @@
+"""A bad request costs its own error output and nothing else."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+
+from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
+
+PROMPT = (1, 2, 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), "llama")
+
+
+@pytest.fixture
+def engine(folder: Path) -> Engine:
+    return make_engine(folder)
+
+
+def _partial(**changes: Any) -> SampleOutput:
+    return SampleOutput(
+        **(
+            {
+                "index": 0,
+                "token_ids": (1,),
+                "log_probs": (-1.0,),
+                "behaviour_log_probs": (-1.0,),
+                "weight_versions": (0,),
+            }
+            | changes
+        )
+    )
+
+
+BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
+    ({"n": 0}, "n must be"),
+    ({"n": 10**9}, "n must be"),
+    ({"n": 1.5}, "n must be"),
+    ({"max_tokens": 0}, "max_tokens must be"),
+    ({"max_tokens": -4}, "max_tokens must be"),
+    ({"temperature": float("nan")}, "temperature must be"),
+    ({"temperature": float("inf")}, "temperature must be"),
+    ({"temperature": -0.1}, "temperature must be"),
+    ({"temperature": 10**400}, "temperature must be"),
+    ({"temperature": "hot"}, "temperature must be"),
+    ({"top_k": -1}, "top_k must be"),
+    ({"top_p": 0.0}, "top_p must be"),
+    ({"top_p": 1.01}, "top_p must be"),
+    ({"top_p": float("nan")}, "top_p must be"),
+    ({"seed": 2**70}, "seed must be"),
+    ({"seed": None}, "seed must be"),
+    ({"stop": ("",)}, "stop must be"),
+    ({"stop": "end"}, "stop must be"),
+    ({"stop": ("end",)}, "stop strings need a tokenizer"),
+    ({"stop_token_ids": (VOCAB_SIZE,)}, "stop_token_ids has 96"),
+    ({"stop_token_ids": tuple(range(VOCAB_SIZE)) * 3}, "at most 256 stop_token_ids"),
+    ({"stop_token_ids": 7}, "malformed request"),
+]
+
+
+@pytest.mark.parametrize(("sampling", "message"), BAD_SAMPLING, ids=lambda value: str(value)[:40])
+def test_bad_sampling_parameters(engine: Engine, sampling: dict[str, Any], message: str) -> None:
+    (output,) = _serve_beside_a_good_one(
+        engine, Request(id="bad", prompt_token_ids=PROMPT, sampling=SamplingParams(**sampling))
+    )
+    assert message in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_token_ids": ()}, "at least one token id"),
+        ({"prompt_token_ids": None}, "at least one token id"),
+        ({"prompt_token_ids": (1, VOCAB_SIZE)}, "has 96, token ids are whole numbers from 0 to 95"),
+        ({"prompt_token_ids": (1, -1)}, "has -1"),
+        ({"prompt_token_ids": (1, 2.0)}, "has 2.0"),
+        ({"prompt_token_ids": (1, "a")}, "has 'a'"),
+        ({"prompt_token_ids": (1,) * 256}, "256 tokens, and prompt plus answer may have 256"),
+        ({"sampling": None}, "sampling must be SamplingParams"),
+        ({"priority": "high"}, "priority must be"),
+        ({"id": 3}, "id must be a string"),
+        ({"id": ["a"]}, "id must be a string"),
+        ({"resumed": (_partial(index=1),)}, "index from 0 to 0"),
+        ({"resumed": (_partial(), _partial())}, "sample 0 twice"),
+        ({"resumed": (_partial(log_probs=()),)}, "a log-probability and a version for each token"),
+        ({"resumed": (_partial(token_ids=(VOCAB_SIZE,)),)}, "resumed sample 0 has 96"),
+        ({"resumed": 5}, "malformed request"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_bad_requests(engine: Engine, changes: dict[str, Any], message: str) -> None:
+    fields: dict[str, Any] = {"id": "bad", "prompt_token_ids": PROMPT, "sampling": SamplingParams()}
+    (output,) = _serve_beside_a_good_one(engine, Request(**(fields | changes)))
+    assert message in output
+
+
+def test_a_prompt_that_the_whole_cache_cannot_hold_is_refused_and_the_longest_that_fits_is_served(folder: Path) -> None:
+    engine = make_engine(folder, num_blocks=10, block_size=4)
+    assert engine.max_model_len == 40
+    outputs = run(engine, [make_request("39", [1] * 39, max_tokens=9), make_request("40", [1] * 40)])
+    assert "40 tokens" in (outputs["40"].error or "")
+    assert len(outputs["39"].samples[0].token_ids) == 1
+    assert outputs["39"].samples[0].finish_reason is FinishReason.LENGTH
+
+
+def test_a_second_request_with_the_same_id_is_refused_and_the_first_served(engine: Engine) -> None:
+    engine.add(make_request("same", PROMPT, max_tokens=4))
+    engine.add(make_request("same", PROMPT, max_tokens=4))
+    (refused,) = engine.step()
+    assert "already" in (refused.error or "")
+    assert refused.samples == ()
+    assert run(engine)["same"].error is None
+
+
+def test_ten_thousand_random_bad_requests_leave_the_engine_as_it_was(engine: Engine, folder: Path) -> None:
+    rng = random.Random(0)
+    expected = run(make_engine(folder), [make_request("good", PROMPT, max_tokens=8)])["good"]
+    for index in range(10_000):
+        sampling, _ = rng.choice(BAD_SAMPLING[:18])
+        engine.add(Request(id=str(index), prompt_token_ids=PROMPT, sampling=SamplingParams(**sampling)))
+    refused = engine.step()
+    assert len(refused) == 10_000
+    assert all(output.error for output in refused)
+    assert engine.stats().num_waiting == engine.stats().num_used_blocks == 0
+    assert run(engine, [make_request("good", PROMPT, max_tokens=8)])["good"] == expected
+
+
+def _serve_beside_a_good_one(engine: Engine, bad: Request) -> list[str]:
+    """Errors of the bad request; the good one, added before and after it, must end well."""
+    engine.add(make_request("before", PROMPT, max_tokens=3))
+    engine.add(bad)
+    engine.add(make_request("after", PROMPT, max_tokens=3))
+    outputs = run(engine)
+    assert outputs["before"].finished
+    assert outputs["after"].finished
+    assert len(outputs) == 3
+    return [output.error for name, output in outputs.items() if name not in ("before", "after") and output.error]

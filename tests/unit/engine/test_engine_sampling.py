@@ -1,0 +1,138 @@
+"""Drawing tokens: both implementations against the definition, written out in float64."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
+from rlserve.engine.kernels.factory import create_kernels
+from rlserve.engine.sampling import stream_key, uniforms
+
+BACKENDS = ["cpu", "torch"]
+
+
+def _definition(logits: NDArray[np.float64], temperature: float, top_k: int, top_p: float) -> NDArray[np.float64]:
+    """[V] the distribution to draw from."""
+    scaled = logits / temperature
+    kept = np.ones(len(scaled), dtype=bool)
+    if top_k:
+        kept &= scaled >= np.sort(scaled)[::-1][min(top_k, len(scaled)) - 1]
+    weights = np.where(kept, np.exp(scaled - scaled.max()), 0.0)
+    probabilities = weights / weights.sum()
+    if top_p < 1:
+        ordered = np.sort(probabilities)[::-1]
+        num_kept = int(np.searchsorted(ordered.cumsum(), top_p)) + 1
+        probabilities = np.where(probabilities >= ordered[num_kept - 1], probabilities, 0.0)
+    return probabilities / probabilities.sum()
+
+
+def _sample(
+    kernels: Kernels, logits: torch.Tensor, uniform: NDArray[np.float64], temperature: float, top_k: int, top_p: float
+) -> SampledTokens:
+    """Draw once per uniform number from one row of logits."""
+    num_draws = len(uniform)
+    batch = SamplingBatch(
+        logits_row=np.zeros(num_draws, dtype=np.int32),
+        temperature=np.full(num_draws, temperature, dtype=np.float32),
+        top_k=np.full(num_draws, top_k, dtype=np.int32),
+        top_p=np.full(num_draws, top_p, dtype=np.float32),
+        uniform=uniform,
+    )
+    return kernels.sample(logits[None], batch)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("vocab_size", [7, 96, 1000])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"),
+    [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.7, 5, 1.0), (1.0, 0, 0.8), (0.8, 20, 0.5), (1.0, 1, 1.0), (1.0, 9999, 0.999)],
+)
+def test_draws_are_the_inverse_of_the_distribution_function(
+    backend: str, vocab_size: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    logits = torch.randn(vocab_size, generator=torch.Generator().manual_seed(vocab_size)) * 3
+    probabilities = _definition(logits.double().numpy(), temperature, top_k, top_p)
+    edges = np.concatenate([[0.0], probabilities.cumsum()])
+    kept = np.flatnonzero(probabilities > 1e-5)
+    middles = (edges[kept] + edges[kept + 1]) / 2
+
+    sampled = _sample(create_kernels(backend), logits, middles, temperature, top_k, top_p)
+
+    assert sampled.token_ids.tolist() == kept.tolist()
+    assert sampled.behaviour_log_probs == pytest.approx(np.log(probabilities[kept]), abs=1e-4)
+    raw = logits.double().log_softmax(dim=0).numpy()
+    assert sampled.log_probs == pytest.approx(raw[kept], abs=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_frequencies_pass_a_chi_square_test(backend: str) -> None:
+    num_draws, num_tokens = 20_000, 12
+    logits = torch.randn(num_tokens, generator=torch.Generator().manual_seed(0))
+    keys = np.array([stream_key(seed, 0) for seed in range(num_draws // 100)])
+    uniform = np.concatenate([uniforms(keys, np.full(len(keys), position, np.int32)) for position in range(100)])
+
+    sampled = _sample(create_kernels(backend), logits, uniform, 1.0, 0, 1.0)
+
+    expected = _definition(logits.double().numpy(), 1.0, 0, 1.0) * num_draws
+    counts = np.bincount(sampled.token_ids, minlength=num_tokens)
+    assert ((counts - expected) ** 2 / expected).sum() < 31.3  # 11 degrees of freedom, 0.1 %
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_temperature_zero_is_greedy_with_behaviour_log_probability_zero(backend: str) -> None:
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(1))
+    sampled = _sample(create_kernels(backend), logits, np.array([0.01, 0.99]), 0.0, 3, 0.5)
+    assert sampled.token_ids.tolist() == [int(logits.argmax())] * 2
+    assert sampled.behaviour_log_probs.tolist() == [0.0, 0.0]
+    assert sampled.log_probs == pytest.approx([float(logits.log_softmax(0).max())] * 2, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_extreme_uniforms_and_logits_stay_inside_the_kept_tokens(backend: str) -> None:
+    logits = torch.full((300,), -200.0)
+    logits[[3, 290]] = 0.0
+    uniform = np.array([2.0**-54, 0.25, 0.75, 1 - 2.0**-53])
+    sampled = _sample(create_kernels(backend), logits, uniform, 1.0, 0, 1.0)
+    assert sampled.token_ids.tolist() == [3, 3, 290, 290]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_show_in_the_log_probability(backend: str, value: float) -> None:
+    logits = torch.zeros(40)
+    logits[17] = value
+    sampled = _sample(create_kernels(backend), logits, np.array([0.3, 0.9]), 0.7, 0, 0.9)
+    assert not np.isfinite(sampled.log_probs).any()
+    assert ((sampled.token_ids >= 0) & (sampled.token_ids < 40)).all()
+
+
+def test_both_backends_draw_the_same_tokens_from_bfloat16_logits() -> None:
+    generator = torch.Generator().manual_seed(2)
+    logits = (torch.randn(8, 501, generator=generator) * 2).bfloat16()
+    rng = np.random.default_rng(0)
+    batch = SamplingBatch(
+        logits_row=rng.integers(0, 8, 64).astype(np.int32),
+        temperature=rng.choice([0.0, 0.5, 1.0], 64).astype(np.float32),
+        top_k=rng.choice([0, 3, 40], 64).astype(np.int32),
+        top_p=rng.choice([0.3, 0.9, 1.0], 64).astype(np.float32),
+        uniform=rng.random(64),
+    )
+    compiled, plain = (create_kernels(backend).sample(logits, batch) for backend in BACKENDS)
+    assert compiled.token_ids.tolist() == plain.token_ids.tolist()
+    assert compiled.log_probs == pytest.approx(plain.log_probs, abs=1e-4)
+    assert compiled.behaviour_log_probs == pytest.approx(plain.behaviour_log_probs, abs=1e-4)
+
+
+def test_random_numbers_depend_on_seed_sample_and_position_and_on_nothing_else() -> None:
+    keys = [stream_key(seed, index) for seed in (0, 1, -1, 2**64 - 2) for index in range(4)]
+    assert len(set(map(int, keys))) == len(keys)
+    alone = uniforms(np.array(keys[5:6]), np.array([9], dtype=np.int32))
+    together = uniforms(np.array(keys), np.full(len(keys), 9, dtype=np.int32))
+    assert together[5] == alone[0]
+    assert all(first != second for first, second in pairwise(together))
+    assert ((together > 0) & (together < 1)).all()

@@ -1,0 +1,160 @@
+"""Who is scheduled when, without a model: the scheduler alone, on small tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rlserve.engine.kv_cache.block_pool import BlockPool
+from rlserve.engine.request import Request, SamplingParams
+from rlserve.engine.rows import RowTable
+from rlserve.engine.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState, TokenHistory
+from rlserve.errors import IllegalTransitionError
+
+BLOCK_SIZE = 4
+
+
+class Bench:
+    """A scheduler whose model writes the token 1 for everybody."""
+
+    def __init__(self, *, num_blocks: int = 16, num_rows: int = 8, max_num_batched_tokens: int = 32) -> None:
+        self.rows = RowTable(num_rows=num_rows, max_model_len=num_blocks * BLOCK_SIZE, block_size=BLOCK_SIZE)
+        self.pool = BlockPool(num_blocks)
+        self.scheduler = Scheduler(
+            rows=self.rows,
+            pool=self.pool,
+            block_size=BLOCK_SIZE,
+            max_num_batched_tokens=max_num_batched_tokens,
+            enable_prefix_caching=True,
+            eos_token_ids=(),
+        )
+        self.num_added = 0
+
+    def add(self, prompt: list[int], n: int = 1, priority: int = 0) -> list[Sequence]:
+        request = Request(
+            id=str(self.num_added),
+            prompt_token_ids=tuple(prompt),
+            sampling=SamplingParams(n=n, max_tokens=1000),
+            priority=priority,
+        )
+        owner = RequestState(request=request, arrival=self.num_added, prompt=np.array(prompt, dtype=np.int32))
+        self.num_added += 1
+        sequences = [Sequence(owner=owner, index=index, history=TokenHistory.of(None)) for index in range(n)]
+        self.scheduler.add(sequences)
+        return sequences
+
+    def step(self) -> ScheduledStep:
+        step = self.scheduler.schedule()
+        self.scheduler.complete(step)
+        rows = step.decode_rows.tolist()
+        for chunk in step.chunks:
+            if chunk.completes:
+                rows += [s.row for s in (chunk.sequence, *self.scheduler.release_followers(chunk.sequence))]
+        ones = np.ones(len(rows))
+        self.rows.append(np.array(rows, dtype=np.intp), ones.astype(np.int32), -ones, -ones, 0)
+        self.scheduler.check_integrity()
+        return step
+
+
+def test_a_long_prompt_is_prefilled_in_chunks_beside_decoding_samples() -> None:
+    bench = Bench(max_num_batched_tokens=10)
+    (short,) = bench.add([1, 2, 3])
+    bench.step()
+    (long,) = bench.add(list(range(25)))
+    for start, end in ((0, 9), (9, 18), (18, 25)):
+        step = bench.step()
+        assert step.decode_rows.tolist() == [short.row]
+        assert [(chunk.sequence, chunk.start, chunk.end) for chunk in step.chunks] == [(long, start, end)]
+        assert step.chunks[0].completes == (end == 25)
+    assert set(bench.step().decode_rows.tolist()) == {short.row, long.row}
+
+
+def test_lower_priority_numbers_go_first_and_equal_ones_in_order_of_arrival() -> None:
+    bench = Bench(num_rows=1)
+    late, early, urgent = bench.add([1], priority=1), bench.add([2]), bench.add([3], priority=-5)
+    order = []
+    for _ in range(3):
+        (chunk,) = bench.step().chunks
+        order.append(chunk.sequence)
+        bench.scheduler.end(chunk.sequence)
+    assert order == [urgent[0], early[0], late[0]]
+
+
+def test_admission_takes_blocks_for_the_tokens_there_are_and_not_for_those_that_may_come() -> None:
+    bench = Bench(num_blocks=16)
+    for _ in range(6):
+        bench.add([1, 2, 3, 4, 5])
+    bench.step()
+    assert bench.scheduler.num_running == 6
+    assert bench.pool.num_blocks - bench.pool.num_free == 12
+
+
+def test_the_last_in_order_is_preempted_keeps_its_tokens_and_comes_back_from_the_cache() -> None:
+    bench = Bench(num_blocks=8)
+    (first,), (last,) = bench.add(list(range(8))), bench.add(list(range(50, 58)))
+    while not bench.scheduler.counts.num_preemptions:
+        bench.step()
+    assert first.state is SequenceState.RUNNING
+    assert last.state is SequenceState.WAITING
+    assert last.blocks == []
+    num_kept = len(last.history.token_ids)
+    assert num_kept == 9
+    bench.scheduler.end(first)
+    (chunk,) = bench.step().chunks
+    assert chunk.sequence is last
+    assert chunk.end == 8 + num_kept
+    assert chunk.start > 0, "its own blocks are still cached"
+    assert bench.rows.num_tokens[last.row] == 8 + num_kept + 1
+
+
+def test_a_higher_priority_is_not_preempted_for_a_lower_one() -> None:
+    bench = Bench(num_blocks=8)
+    (humble,) = bench.add(list(range(8)), priority=3)
+    (urgent,) = bench.add(list(range(50, 58)), priority=-3)
+    while not bench.scheduler.counts.num_preemptions:
+        bench.step()
+    assert urgent.state is SequenceState.RUNNING
+    assert humble.state is SequenceState.WAITING
+
+
+def test_samples_of_a_request_share_the_prompt_and_copy_only_the_block_they_write_to() -> None:
+    bench = Bench()
+    samples = bench.add(list(range(10)), n=3)
+    step = bench.step()
+    assert sum(chunk.end - chunk.start for chunk in step.chunks) == 10
+    assert {sample.state for sample in samples} == {SequenceState.RUNNING}
+    assert bench.pool.num_blocks - bench.pool.num_free == 3
+    shared = samples[0].blocks[2]
+
+    step = bench.step()
+
+    assert set(step.block_copies.values()) == {shared}
+    assert len(step.block_copies) == 2, "the last holder writes in place"
+    assert [sample.blocks[:2] for sample in samples] == [samples[0].blocks[:2]] * 3
+    assert len({sample.blocks[2] for sample in samples}) == 3
+    assert bench.pool.num_blocks - bench.pool.num_free == 5
+
+
+def test_samples_without_a_row_wait_and_find_the_prompt_in_the_cache() -> None:
+    bench = Bench(num_rows=2)
+    samples = bench.add(list(range(8)), n=4)
+    bench.step()
+    assert [sample.state for sample in samples].count(SequenceState.RUNNING) == 2
+    for sample in samples[:2]:
+        bench.scheduler.end(sample)
+    step = bench.step()
+    assert [(chunk.sequence, chunk.start) for chunk in step.chunks] == [(samples[2], 4), (samples[3], 4)]
+
+
+@pytest.mark.parametrize("state", list(SequenceState))
+@pytest.mark.parametrize("target", list(SequenceState))
+def test_only_the_moves_of_the_table_are_legal(state: SequenceState, target: SequenceState) -> None:
+    (sequence,) = Bench().add([1])
+    sequence.state = state
+    if target in LEGAL_MOVES[state]:
+        sequence.move(target)
+        assert sequence.state is target
+    else:
+        with pytest.raises(IllegalTransitionError, match=f"request '0', sample 0: {state} -> {target}"):
+            sequence.move(target)

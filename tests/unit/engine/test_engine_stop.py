@@ -1,0 +1,117 @@
+"""How samples end: stop tokens, end-of-sequence tokens, stop strings, length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
+
+from rlserve.engine import FinishReason, SampleOutput
+from rlserve.engine.stop import StopStringChecker
+
+PROMPT = (9, 8, 7, 6)
+ALPHABET = [chr(ord("0") + index) for index in range(VOCAB_SIZE)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer has one character a token."""
+    folder = save_model(tmp_path_factory.mktemp("model"), "qwen2")
+    tokenizer = Tokenizer(models.WordLevel({character: index for index, character in enumerate(ALPHABET)}, "0"))
+    tokenizer.decoder = decoders.Fuse()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def free_run(folder: Path) -> SampleOutput:
+    """Forty greedy tokens that nothing stops."""
+    return run(make_engine(folder), [make_request("0", PROMPT, max_tokens=40, seed=3)])["0"].samples[0]
+
+
+def test_length_ends_a_sample_that_nothing_else_ends(free_run: SampleOutput) -> None:
+    assert len(free_run.token_ids) == 40
+    assert (free_run.finish_reason, free_run.stop_reason) == (FinishReason.LENGTH, None)
+
+
+def test_the_first_stop_token_ends_the_sample_and_is_kept(folder: Path, free_run: SampleOutput) -> None:
+    stop = free_run.token_ids[12]
+    end = free_run.token_ids.index(stop)
+    outputs = run(
+        make_engine(folder), [make_request("0", PROMPT, max_tokens=40, seed=3, stop_token_ids=(stop, VOCAB_SIZE - 1))]
+    )
+    sample = outputs["0"].samples[0]
+    assert sample.token_ids == free_run.token_ids[: end + 1]
+    assert (sample.finish_reason, sample.stop_reason) == (FinishReason.STOP, stop)
+
+
+@pytest.mark.parametrize("file", ["config.json", "generation_config.json"])
+def test_end_of_sequence_tokens_come_from_the_folder_and_can_be_ignored(
+    folder: Path, free_run: SampleOutput, file: str, tmp_path: Path
+) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((tmp_path / file).read_text())
+    eos = [VOCAB_SIZE - 1, free_run.token_ids[5]]
+    (tmp_path / file).write_text(json.dumps(content | {"eos_token_id": eos}))
+    engine = make_engine(tmp_path)
+    outputs = run(
+        engine,
+        [
+            make_request("ends", PROMPT, max_tokens=40, seed=3),
+            make_request("ignores", PROMPT, max_tokens=40, seed=3, ignore_eos=True),
+        ],
+    )
+    assert outputs["ends"].samples[0].finish_reason is FinishReason.STOP
+    assert outputs["ends"].samples[0].stop_reason in eos
+    assert outputs["ignores"].samples[0].token_ids == free_run.token_ids
+
+
+def test_a_stop_string_over_several_tokens_ends_the_sample(folder: Path, free_run: SampleOutput) -> None:
+    text = "".join(ALPHABET[token] for token in free_run.token_ids)
+    string = text[10:13]
+    end = text.index(string) + 3
+    outputs = run(make_engine(folder), [make_request("0", PROMPT, max_tokens=40, seed=3, stop=("~~~~", string))])
+    sample = outputs["0"].samples[0]
+    assert sample.token_ids == free_run.token_ids[:end]
+    assert (sample.finish_reason, sample.stop_reason) == (FinishReason.STOP, string)
+
+
+def test_a_stop_string_that_spans_kept_and_new_tokens_of_a_resumed_sample(folder: Path, free_run: SampleOutput) -> None:
+    text = "".join(ALPHABET[token] for token in free_run.token_ids)
+    string = text[10:14]
+    request = make_request("0", PROMPT, max_tokens=40, seed=3, stop=(string,))
+    engine = make_engine(folder)
+    engine.add(request)
+    while engine.stats().num_generated_tokens < text.index(string) + 2:
+        assert engine.step() == []
+    (partial,) = engine.abort(["0"])
+    resumed = request.__class__(**(vars(request) | {"resumed": partial.samples}))
+    sample = run(make_engine(folder), [resumed])["0"].samples[0]
+    assert sample.token_ids == free_run.token_ids[: text.index(string) + 4]
+    assert sample.stop_reason == string
+
+
+class _Bytes:
+    """A tokenizer of single bytes, as byte-level ones decode."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return bytes(token_ids).decode("utf-8", errors="replace")
+
+
+def test_text_is_held_back_until_a_character_is_whole() -> None:
+    checker = StopStringChecker(_Bytes(), ("é!", "zz"))
+    found = [checker.push(byte) for byte in "aé".encode() + b"!"]
+    assert found == [None, None, None, "é!"]
+
+
+def test_broken_bytes_do_not_hide_a_stop_string_for_ever() -> None:
+    checker = StopStringChecker(_Bytes(), ("end",))
+    found = [checker.push(byte) for byte in b"\xff" * 9 + b"end"]
+    assert found[-1] == "end"
+    assert set(found[:-1]) == {None}
