@@ -13,6 +13,7 @@ class AlgorithmConfig:
     """PPO with a critic (Schulman et al. 2017, arXiv 1707.06347)."""
 
     name: Literal["ppo"] = "ppo"
+    """The algorithm."""
     num_epochs: int = 1
     """Passes over the samples of a step."""
     num_mini_batches: int = 1
@@ -28,7 +29,9 @@ class AlgorithmConfig:
     kl_coefficient: float = 0.0
     """Weight of the per-token KL penalty to the frozen reference, subtracted from the reward; 0 keeps no reference."""
     entropy_coefficient: float = 0.0
+    """Weight of the policy's entropy, subtracted from the loss."""
     value_coefficient: float = 0.5
+    """Weight of the value loss."""
     temperature: float = 1.0
     """Temperature that the rollouts were sampled at: the policy that is trained is softmax(logits / temperature)."""
     importance_sampling_cap: float = 2.0
@@ -58,16 +61,23 @@ class TrainerConfig:
     """Optimizer, precision and the data-parallel backend."""
 
     backend: Literal["torch"] = "torch"
+    """What computes: plain PyTorch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
     learning_rate: float = 1e-6
+    """Of the policy."""
     critic_learning_rate: float = 5e-6
+    """Of the critic."""
     num_warmup_steps: int = 0
     """Optimizer steps over which the learning rates rise linearly to their value."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW, policy and critic."""
     adam_beta1: float = 0.9
+    """Decay of the mean of the gradients in AdamW."""
     adam_beta2: float = 0.95
+    """Decay of the mean of their squares."""
     max_grad_norm: float = 1.0
+    """Norm that the gradients of policy and critic are each clipped to."""
     num_logical_shards: int = 12
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
     fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time:

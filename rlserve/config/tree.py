@@ -74,7 +74,9 @@ class RunConfig:
     name: str | None = None
     """Folder of the run under ``output_dir``; None takes the configuration's name and the time."""
     output_dir: str = "runs"
+    """Folder that runs are kept in."""
     seed: int = 0
+    """Decides the order of prompts and of mini-batches, the random numbers of sampling, and the critic's head."""
     num_steps: int = 100
     """Training steps."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)

@@ -13,6 +13,7 @@ class ManagerConfig:
     """When slots move between training and rollout."""
 
     policy: Literal["queue_threshold", "static"] = "queue_threshold"
+    """``queue_threshold`` is the queue-length rule, ``static`` moves nothing."""
     interval_s: float = 1.0
     """Time between two decisions."""
     cooldown_s: float = 60.0

@@ -15,6 +15,7 @@ class SlotGroupConfig:
     type: str
     """A type of the catalogue (``H100``, ``H200``, ``A100`` …), or any name that begins with ``cpu``."""
     count: int
+    """Slots of this type."""
     prefer: Literal["train", "rollout"] | None = None
     """Role that these slots start in, and leave last; None lets the catalogue's figures decide."""
     num_threads: int = 1
@@ -43,6 +44,7 @@ class PoolConfig:
     num_initial_rollout: int | None = None
     """Slots that begin as rollout; None takes those that prefer it, or half."""
     worker_start_timeout_s: float = 180.0
+    """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0
     """Deadline of changing one slot's role."""
     max_worker_failures: int = 8

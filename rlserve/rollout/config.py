@@ -18,6 +18,7 @@ class DataConfig:
     split: str = "train"
     """Of a folder or a hub data set."""
     prompt_field: str = "prompt"
+    """Column of the prompts."""
     answer_field: str | None = "answer"
     """Column handed to the reward as the reference answer; None where the data has none."""
     held_out_path: str | None = None
@@ -25,7 +26,9 @@ class DataConfig:
     held_out_split: str = "test"
     """Of a ``held_out_path`` that is a folder or on the hub."""
     num_held_out: int = 512
+    """Held-out prompts: set aside from the data, or the first of ``held_out_path``."""
     shuffle: bool = True
+    """Hand out the prompts of each epoch in an order of its own; False keeps that of the data."""
     apply_chat_template: bool = False
     """Treat the prompt as a user's message and render it with the tokenizer's chat template."""
     max_prompt_tokens: int | None = None
@@ -75,15 +78,20 @@ class RolloutConfig:
     prompts_per_step: int = 16
     """Prompt groups in the batch of one training step."""
     samples_per_prompt: int = 8
+    """Answers to each prompt; together they are a prompt group."""
     max_staleness: int = 1
     """Steps that a token may be older than the policy it trains; bounds what is in flight and buffered to
     ``(max_staleness + 1) * prompts_per_step`` prompt groups."""
     max_tokens: int = 256
     """Longest answer."""
     temperature: float = 1.0
+    """Of sampling; must be ``algorithm.temperature``."""
     top_k: int = 0
+    """Sample from the k likeliest tokens; 0 takes all."""
     top_p: float = 1.0
+    """Sample from the smallest set of tokens whose probability reaches this; 1 takes all."""
     stop: tuple[str, ...] = ()
+    """Strings that end an answer."""
     request_timeout_s: float = 300.0
     """Deadline of one prompt group on one replica; past it the replica is taken for lost."""
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -13,6 +13,7 @@ class WeightsConfig:
     """How a new version of the weights gets from the trainer into the engines."""
 
     transport: Literal["object_store"] = "object_store"
+    """Ray's object store."""
     timeout_s: float = 120.0
     """Deadline of one replica taking one version."""
 
