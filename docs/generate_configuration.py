@@ -1,0 +1,115 @@
+"""Write ``configuration.md`` from the configuration's dataclasses: their types, defaults and field docstrings.
+
+python docs/generate_configuration.py
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import re
+import textwrap
+import types
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from rlserve.config.tree import RunConfig
+
+TARGET = Path(__file__).with_name("configuration.md")
+HEADER = """\
+# Configuration
+
+Every key, its type, its default and what it means. Written by `docs/generate_configuration.py` from the docstrings in
+the code: change them there. How files, groups and overrides are put together stands in [README](../README.md) and in
+`rlserve/config/`; ranges are checked when a configuration is loaded, and `rlserve launch … --dry-run` prints the whole
+of it.
+"""
+SIMPLE_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One dataclass of the tree, at the key where it stands; the root's key is empty."""
+
+    key: str
+    config_type: type[Any]
+
+
+def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
+    """The dataclass itself, then those under it, in order of their fields."""
+    yield Section(key, config_type)
+    for name, annotation in get_type_hints(config_type).items():
+        child = f"{key}.{name}" if key else name
+        if is_dataclass(annotation):
+            yield from sections(annotation, child)  # type: ignore[arg-type]
+        for element in _element_types(annotation):
+            yield from sections(element, f"{child}.N")
+
+
+def field_docstrings(config_type: type[Any]) -> dict[str, str]:
+    """The string that follows each field in the source, on one line."""
+    (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config_type))).body
+    assert isinstance(definition, ast.ClassDef)
+    found: dict[str, str] = {}
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            found[statement.target.id] = _one_line(str(following.value.value))
+    return found
+
+
+def render() -> str:
+    """The whole page."""
+    return "\n".join([HEADER, *(line for section in sections(RunConfig) for line in _render_section(section))])
+
+
+def _render_section(section: Section) -> Iterator[str]:
+    hints, meanings = get_type_hints(section.config_type), field_docstrings(section.config_type)
+    rows = [field for field in fields(section.config_type) if not is_dataclass(hints[field.name])]
+    yield f"## {f'`{section.key}`' if section.key else 'The run'}\n"
+    yield f"{_one_line(inspect.getdoc(section.config_type) or '')}\n"
+    yield "| key | type | default | meaning |"
+    yield "|---|---|---|---|"
+    for field in rows:
+        key = f"{section.key}.{field.name}" if section.key else field.name
+        cells = (f"`{key}`", _type_name(hints[field.name]), _default(field), meanings.get(field.name, ""))
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    yield ""
+
+
+def _element_types(annotation: Any) -> Iterator[type[Any]]:
+    """Dataclasses that a list under a key may hold."""
+    for member in get_args(annotation):
+        if get_origin(annotation) is tuple and is_dataclass(member):
+            yield member  # type: ignore[misc]
+        elif get_origin(annotation) in (Union, types.UnionType):
+            yield from _element_types(member)
+
+
+def _type_name(annotation: Any) -> str:
+    if get_origin(annotation) is Literal:
+        return ", ".join(f"`{choice}`" for choice in get_args(annotation))
+    if get_origin(annotation) in (Union, types.UnionType):
+        return " or ".join(_type_name(member) for member in get_args(annotation))
+    if get_origin(annotation) is tuple:
+        element = get_args(annotation)[0]
+        return "list of the keys below" if is_dataclass(element) else f"list of {_type_name(element)}"
+    return SIMPLE_TYPES[annotation]
+
+
+def _default(field: Field[Any]) -> str:
+    if field.default is MISSING:
+        return "must be given"
+    return f"`{json.dumps(field.default)}`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(re.sub(r"\bNone\b", "null", text).replace("``", "`").split())
+
+
+if __name__ == "__main__":
+    TARGET.write_text(render(), encoding="utf-8")
