@@ -10,8 +10,8 @@ from pathlib import Path
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, default=Path("prompts.jsonl"))
-    parser.add_argument("--num-prompts", type=int, default=2000)
+    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("prompts.jsonl"))
+    parser.add_argument("--num-prompts", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
 

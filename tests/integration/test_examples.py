@@ -1,0 +1,73 @@
+"""Every example runs as its README says, on small models, from the folder of the repository."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+def run(*command: str | Path) -> str:
+    """Run a command in the repository and return what it prints."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "WANDB_MODE": "offline"}
+    words = [str(word) for word in command]
+    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    run(sys.executable, EXAMPLES / "own_model/make_tiny_model.py", folder, "--family", "qwen3")
+    return folder
+
+
+def test_the_engine_alone(tiny_model: Path) -> None:
+    lines = run(sys.executable, EXAMPLES / "library/engine.py", tiny_model, "12+34=", "7+8=").splitlines()
+    assert [line.split(" → ")[0] for line in lines[:-1]] == ["'12+34='"] * 4 + ["'7+8='"] * 4
+    assert len({line.split(" → ")[1] for line in lines[:4]}) == 4, "the samples of a prompt differ"
+    num_tokens = sum(int(number) for line in lines[:-1] for number in re.findall(r"(\d+) tokens, ", line))
+    assert lines[-1].startswith(f"{num_tokens} tokens in ")
+
+
+def test_the_trainer_alone(tiny_model: Path) -> None:
+    lines = run(sys.executable, EXAMPLES / "library/trainer.py", tiny_model).splitlines()
+    pairs = [tuple(map(float, re.findall(r"answers (\S+),.* others (\S+)", line)[0])) for line in lines]
+    gaps = [rewarded - other for rewarded, other in pairs]
+    assert len(gaps) == 5
+    assert gaps == sorted(gaps)
+    assert gaps[-1] > gaps[0] + 0.1, "rewarded answers become likelier than the others"
+
+
+def test_the_data_are_what_the_program_makes(tmp_path: Path) -> None:
+    made = tmp_path / "prompts.jsonl"
+    run(sys.executable, EXAMPLES / "reward_function/make_data.py", "--output", made)
+    assert made.read_text() == (EXAMPLES / "reward_function/prompts.jsonl").read_text()
+
+
+@pytest.mark.slow
+def test_a_run_with_a_reward_function_and_a_model_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+    run(
+        Path(sys.executable).with_name("rlserve"),
+        "launch",
+        EXAMPLES / "reward_function/run.yaml",
+        f"model.path={tiny_model}",
+        f"output_dir={tmp_path}",
+        "name=example",
+        "num_steps=2",
+        "rollout.max_tokens=24",
+        "data.num_held_out=16",
+        "tracking=off",
+    )
+    summary = json.loads((tmp_path / "example/summary.json").read_text())
+    assert (summary["num_steps"], summary["final_weight_version"]) == (2, 2)
+    assert (summary["groups_admitted"], summary["groups_trained"], summary["groups_dropped"]) == (32, 32, {})
