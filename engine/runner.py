@@ -98,11 +98,13 @@ class ModelRunner:
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder."""
         self._parameters.load_folder(folder)
+        self._decoder.weights_changed()
 
     def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy new weights into place, or raise :class:`WeightsRefusedError` and change nothing."""
         with torch.inference_mode():
             self._parameters.update(tensors)
+            self._decoder.weights_changed()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Views of the loaded weights by Hugging Face name."""
@@ -113,6 +115,7 @@ class ModelRunner:
         self._attention.release()
         if weights:
             self._parameters.release()
+            self._decoder.weights_released()
 
     def restore(self) -> None:
         """Take back what :meth:`release` freed; the content is undefined."""

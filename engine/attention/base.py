@@ -50,7 +50,8 @@ class AttentionBackend(ABC):
     def __init__(
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
-        """Allocate the cache. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32."""
+        """Allocate the cache, not initialised: nothing is read that was not written, so pages never used cost no
+        memory. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32."""
 
     @staticmethod
     @abstractmethod

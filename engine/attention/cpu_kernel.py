@@ -39,8 +39,8 @@ class CpuKernelAttention(AttentionBackend):
         lanes, components = _round_up(block_size), _round_up(spec.head_dim)
         self._caches = [
             (
-                torch.zeros(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype),
-                torch.zeros(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype),
+                torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype),
+                torch.empty(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype),
             )
             for _ in range(spec.num_layers)
         ]
@@ -103,7 +103,6 @@ class CpuKernelAttention(AttentionBackend):
     def restore(self) -> None:
         for cache in (tensor for pair in self._caches for tensor in pair):
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
-            cache.zero_()
 
 
 def _round_up(count: int) -> int:

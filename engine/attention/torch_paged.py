@@ -23,7 +23,7 @@ class TorchPagedAttention(AttentionBackend):
         self._block_size = block_size
         shape = (num_blocks * block_size, spec.num_kv_heads, spec.head_dim)
         self._caches = [
-            (torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)) for _ in range(spec.num_layers)
+            (torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)) for _ in range(spec.num_layers)
         ]
         self._layout: StepLayout | None = None
 
@@ -83,7 +83,6 @@ class TorchPagedAttention(AttentionBackend):
     def restore(self) -> None:
         for cache in (tensor for pair in self._caches for tensor in pair):
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
-            cache.zero_()
 
     def _slots_of(self, layout: StepLayout, sequence: int) -> torch.Tensor:
         """[C] cache slots of everything the sequence has after this step, in order of position."""

@@ -5,6 +5,7 @@ Legend: T tokens, H hidden size, X columns of a projection, R rows whose next to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -83,23 +84,37 @@ class Decoder:
         work = self._work_space(layout.num_tokens)
         torch.index_select(self._parameters.embedding, 0, torch.from_numpy(layout.token_ids), out=work.residual)
         self._attention.begin_step(layout)
+        hidden_TH = work.hidden
         for index, layer in enumerate(self._layers):
             weights = layer.weights
             if index == 0:
                 kernels.rms_norm(work.residual, weights.input_norm, work.normed, spec.rms_norm_eps)
             else:
-                kernels.add_rms_norm(work.residual, work.hidden, weights.input_norm, work.normed, spec.rms_norm_eps)
-            layer.qkv(work.normed, work.qkv)
-            self._attention.attend(index, work.qkv, weights.query_norm, weights.key_norm, work.attended)
-            layer.output(work.attended, work.hidden)
-            kernels.add_rms_norm(work.residual, work.hidden, weights.mlp_norm, work.normed, spec.rms_norm_eps)
-            layer.gate_up(work.normed, work.gate_up)
-            kernels.silu_mul(work.gate_up, work.activated)
-            layer.down(work.activated, work.hidden)
-        kernels.add_rms_norm(work.residual, work.hidden, self._parameters.final_norm, work.normed, spec.rms_norm_eps)
-        logits_RV = self._logits_RV[: len(last_rows_R)]
-        self._head(work.normed.index_select(0, last_rows_R), logits_RV)
-        return logits_RV
+                kernels.add_rms_norm(work.residual, hidden_TH, weights.input_norm, work.normed, spec.rms_norm_eps)
+            qkv_TX = layer.qkv(work.normed, work.qkv)
+            self._attention.attend(index, qkv_TX, weights.query_norm, weights.key_norm, work.attended)
+            hidden_TH = layer.output(work.attended, work.hidden)
+            kernels.add_rms_norm(work.residual, hidden_TH, weights.mlp_norm, work.normed, spec.rms_norm_eps)
+            kernels.silu_mul(layer.gate_up(work.normed, work.gate_up), work.activated)
+            hidden_TH = layer.down(work.activated, work.hidden)
+        kernels.add_rms_norm(work.residual, hidden_TH, self._parameters.final_norm, work.normed, spec.rms_norm_eps)
+        last_RH = work.normed.index_select(0, last_rows_R)
+        return self._head(last_RH, self._logits_RV[: len(last_rows_R)])
+
+    def weights_changed(self) -> None:
+        """Must be called after the parameters were written to, before the next step."""
+        for linear in self._linears():
+            linear.weight_changed()
+
+    def weights_released(self) -> None:
+        """Forget what was derived from parameters whose memory is freed."""
+        for linear in self._linears():
+            linear.weight_released()
+
+    def _linears(self) -> Iterator[Linear]:
+        yield self._head
+        for layer in self._layers:
+            yield from (layer.qkv, layer.output, layer.gate_up, layer.down)
 
     def _work_space(self, num_tokens: int) -> _Buffers:
         """Views of the buffers, kept per size: making seven of them costs as much as a small matrix product."""

@@ -30,6 +30,7 @@ namespace {
 
 constexpr int TILE_ROWS = 16;   // query rows (tokens times G) of a tile, unless G is more
 constexpr int SPAN = 128;       // context tokens between two corrections of the running softmax
+constexpr int SUMS = 8;         // independent running sums, which hide the latency of a multiply-add
 constexpr float MASKED = -1e30f;
 
 template <typename Element>
@@ -37,8 +38,11 @@ void norm_and_rotate(const Step& step, const Element* head, const Element* weigh
     const int half = step.head_dim / 2;
     float scale = 1.0f;
     if (weight) {
-        float total = 0;
-        for (int d = 0; d < step.head_dim; ++d) total += to_float(head[d]) * to_float(head[d]);
+        Vector squares{};
+        int d = 0;
+        for (; d + LANES <= step.head_dim; d += LANES) squares += load(head + d) * load(head + d);
+        float total = sum(squares);
+        for (; d < step.head_dim; ++d) total += to_float(head[d]) * to_float(head[d]);
         scale = 1.0f / std::sqrt(total / step.head_dim + step.eps);
     }
     const float *cosines = rotation, *sines = rotation + half;
@@ -74,7 +78,7 @@ void prepare_token(const Step& step, int token, Element* qkv, const Element* que
 // scores[r][lane] = sum over d of queries[r][d] * keys[d][lane], for ROWS rows and 16 keys.
 template <int ROWS, typename Element>
 void score_keys(const float* queries, int D, const Element* keys, int W, float* scores, int score_stride) {
-    constexpr int PARTS = ROWS == 1 ? 4 : ROWS == 2 ? 2 : 1;  // independent sums hide the latency of an addition
+    constexpr int PARTS = SUMS / ROWS;
     Vector sums[ROWS][PARTS] = {};
     int d = 0;
     for (; d + PARTS <= D; d += PARTS)
@@ -92,26 +96,36 @@ void score_keys(const float* queries, int D, const Element* keys, int W, float* 
 
 // sums[r][e] += sum over t of weights[r][t] * values[t][e], for ROWS rows and VECTORS * 16 components.
 template <int ROWS, int VECTORS, typename Element>
-void add_values(const float* weights, int weight_stride, const Element* values, int E, int num_values, float* sums,
-                int sum_stride) {
-    Vector totals[ROWS][VECTORS];
+void add_values(const float* weights, int weight_stride, const Element* values, int E, int num_values, float* sums) {
+    constexpr int PARTS = SUMS / ROWS / VECTORS > 1 ? SUMS / ROWS / VECTORS : 1;
+    Vector totals[PARTS][ROWS][VECTORS] = {};
+    int t = 0;
+    for (; t + PARTS <= num_values; t += PARTS)
+        for (int part = 0; part < PARTS; ++part)
+            for (int v = 0; v < VECTORS; ++v) {
+                const Vector value = load(values + (long)(t + part) * E + v * LANES);
+                for (int r = 0; r < ROWS; ++r) totals[part][r][v] += value * weights[(long)r * weight_stride + t + part];
+            }
+    for (; t < num_values; ++t)
+        for (int v = 0; v < VECTORS; ++v)
+            for (int r = 0; r < ROWS; ++r)
+                totals[0][r][v] += load(values + (long)t * E + v * LANES) * weights[(long)r * weight_stride + t];
     for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < VECTORS; ++v) totals[r][v] = load(sums + (long)r * sum_stride + v * LANES);
-    for (int t = 0; t < num_values; ++t)
         for (int v = 0; v < VECTORS; ++v) {
-            const Vector value = load(values + (long)t * E + v * LANES);
-            for (int r = 0; r < ROWS; ++r) totals[r][v] += value * weights[(long)r * weight_stride + t];
+            for (int part = 1; part < PARTS; ++part) totals[0][r][v] += totals[part][r][v];
+            float* place = sums + (long)r * E + v * LANES;
+            store(place, load(place) + totals[0][r][v]);
         }
-    for (int r = 0; r < ROWS; ++r)
-        for (int v = 0; v < VECTORS; ++v) store(sums + (long)r * sum_stride + v * LANES, totals[r][v]);
 }
 
 template <int ROWS, typename Element>
 void add_values(const float* weights, int weight_stride, const Element* values, int E, int num_values, float* sums) {
     int e = 0;
     for (; e + 4 * LANES <= E; e += 4 * LANES)
-        add_values<ROWS, 4>(weights, weight_stride, values + e, E, num_values, sums + e, E);
-    for (; e < E; e += LANES) add_values<ROWS, 1>(weights, weight_stride, values + e, E, num_values, sums + e, E);
+        add_values<ROWS, 4>(weights, weight_stride, values + e, E, num_values, sums + e);
+    for (; e + 2 * LANES <= E; e += 2 * LANES)
+        add_values<ROWS, 2>(weights, weight_stride, values + e, E, num_values, sums + e);
+    for (; e < E; e += LANES) add_values<ROWS, 1>(weights, weight_stride, values + e, E, num_values, sums + e);
 }
 
 // Work space of one thread.

@@ -61,18 +61,35 @@ inline void assign(bfloat16& to, float value) {
     to.bits = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
+typedef float HalfOfVector __attribute__((vector_size(32)));
+typedef float QuarterOfVector __attribute__((vector_size(16)));
+
+// The two halves of a vector, to be folded onto each other.
+template <typename Wide, typename Narrow>
+inline void halve(const Wide& vector, Narrow* low, Narrow* high) {
+    std::memcpy(low, &vector, sizeof *low);
+    std::memcpy(high, reinterpret_cast<const char*>(&vector) + sizeof *low, sizeof *high);
+}
+
 inline float sum(Vector vector) {
-    float total = 0;
-    for (int lane = 0; lane < LANES; ++lane) total += vector[lane];
-    return total;
+    HalfOfVector a, b;
+    halve(vector, &a, &b);
+    QuarterOfVector c, d;
+    halve(HalfOfVector(a + b), &c, &d);
+    c += d;
+    return (c[0] + c[2]) + (c[1] + c[3]);
 }
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 inline float largest(Vector vector) {
-    float result = vector[0];
-    for (int lane = 1; lane < LANES; ++lane) result = vector[lane] > result ? vector[lane] : result;
-    return result;
+    HalfOfVector a, b;
+    halve(vector, &a, &b);
+    QuarterOfVector c, d;
+    halve(HalfOfVector(a > b ? a : b), &c, &d);
+    c = c > d ? c : d;
+    const float even = c[0] > c[2] ? c[0] : c[2], odd = c[1] > c[3] ? c[1] : c[3];
+    return even > odd ? even : odd;
 }
 
 // e to the x by range reduction and a polynomial (Cephes, expf), within 2 units in the last place.
