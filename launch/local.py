@@ -23,6 +23,8 @@ class LocalLauncher(Launcher):
         for group in groups:
             if is_cpu(group.type):
                 cpu_slots[group.type] += group.count
+        # An embedded Ray asks for a token by default, which is what we want, and warns that it does.
+        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         ray.init(
             address="local",
             resources={name: float(count) for name, count in cpu_slots.items()},

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.tree import RunConfig
-from rlserve.controller.checkpoint import newest_checkpoint, read_run
+from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
 from rlserve.controller.controller import Controller, RunSetup
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation import prepare
@@ -80,7 +80,7 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
         progress.close()
     if config.tracking.progress != "none":
         print_summary(console, controller.summary(), folder)
-        if exit_code:
+        if exit_code and checkpoints(folder.checkpoints):
             console.print(f"stopped; go on with: rlserve launch --resume {folder.path}", soft_wrap=True)
     return exit_code
 

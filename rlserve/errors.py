@@ -87,6 +87,14 @@ class WorkerFailedError(RlserveError, RuntimeError):
     """A worker process died, or did not answer, and the run cannot go on without it."""
 
 
+class WorkerLostError(WorkerFailedError):
+    """A worker process is gone, or is as good as gone: it did not answer before the deadline."""
+
+
+class CheckpointError(RlserveError, OSError):
+    """A checkpoint could not be written; the one before it is untouched."""
+
+
 class DeadlineExceededError(RlserveError, TimeoutError):
     """A wait passed its deadline; the message names what was waited for."""
 

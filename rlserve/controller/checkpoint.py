@@ -25,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from rlserve.errors import UserError
+from rlserve.errors import CheckpointError, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +48,26 @@ async def save_checkpoint(
 
     ``write_model`` fills the given folder with the policy and the trainer's state. One that exists for this
     step already is kept as it is: a step has one outcome.
+
+    Raises:
+        CheckpointError: it cannot be written; what was written of it is removed, older ones are untouched.
     """
     final = parent / checkpoint_name(step)
     if final.exists():
         return final
     temporary = parent / f"{_TEMPORARY_PREFIX}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    await write_model(temporary)
-    (temporary / RUN_FILE).write_text(json.dumps(run, indent=1))
-    await asyncio.to_thread(_seal, temporary, final)
+    try:
+        temporary.mkdir(parents=True)
+        await write_model(temporary)
+        (temporary / RUN_FILE).write_text(json.dumps(run, indent=1))
+        await asyncio.to_thread(_seal, temporary, final)
+    except CheckpointError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise CheckpointError(f"checkpoint {final} cannot be written: {error.strerror or error}") from error
     for old in checkpoints(parent)[:-keep]:
         shutil.rmtree(old)
     logger.info("checkpoint %s", final)

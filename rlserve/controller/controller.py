@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.engine.request import SamplingParams
+from rlserve.errors import CheckpointError
 from rlserve.manager.base import Role
 from rlserve.manager.factory import create_policy
 from rlserve.manager.slots import SlotState
@@ -58,10 +59,12 @@ from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
 from rlserve.tracking import names
+from rlserve.tracking.events import WeightEvent
 from rlserve.tracking.progress import Progress, ProgressState, estimate_time_left_s
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary
 from rlserve.tracking.tracker import Tracker
+from rlserve.weights.base import Receipt
 from rlserve.weights.factory import create_transport
 
 logger = logging.getLogger(__name__)
@@ -126,7 +129,11 @@ class Controller:
         )
         self.router = Router(sampling=self._sampling, run_seed=config.seed)
         self.trainers = TrainerGroup(
-            self.fleet, switch_timeout_s=config.pool.switch_timeout_s, step_timeout_s=config.trainer.step_timeout_s
+            self.fleet,
+            switch_timeout_s=config.pool.switch_timeout_s,
+            step_timeout_s=config.trainer.step_timeout_s,
+            health_timeout_s=config.pool.health_timeout_s,
+            on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.TRAIN, error),
         )
         if setup.checkpoint is not None:
             self._restore(read_run(setup.checkpoint))
@@ -151,10 +158,11 @@ class Controller:
             async with asyncio.TaskGroup() as tasks:
                 self._build(tasks.create_task)
                 display = tasks.create_task(self._display())
-                await self._start()
-                await self._loops(tasks)
-                await self._finish()
+                if await self._unless_stopped(tasks.create_task(self._start())):
+                    await self._loops(tasks)
+                    await self._finish()
                 display.cancel()
+                await self.reallocation.close()
                 await self.replicas.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -176,6 +184,7 @@ class Controller:
             clock=self._clock,
             changed=self._changed,
             max_reward_failures=config.reward.max_failures,
+            max_refusals=config.rollout.max_refusals,
             decode=setup.preparation.decode,
             current_version=lambda: self.counters.num_steps,
         )
@@ -186,9 +195,11 @@ class Controller:
             capacity=config.rollout.engine.max_num_sequences,
             switch_timeout_s=config.pool.switch_timeout_s,
             request_timeout_s=config.rollout.request_timeout_s,
+            health_timeout_s=config.pool.health_timeout_s,
             on_output=self.rollouts.on_output,
             on_started=self.rollouts.on_started,
             on_returned=self.rollouts.on_returned,
+            on_delivered=self._on_delivered,
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.ROLLOUT, error),
             spawn=spawn,
         )
@@ -204,7 +215,6 @@ class Controller:
             changed=self._changed,
             folder=setup.folder.path,
             rollout_metrics=self._rollout_metrics,
-            on_trainers_lost=self._on_trainers_lost,
             after_step=self._after_step,
             spawn=spawn,
         )
@@ -233,6 +243,17 @@ class Controller:
             decode=setup.preparation.decode,
             sampling=replace(self._sampling, n=1),
         )
+
+    async def _unless_stopped(self, start: asyncio.Task[None]) -> bool:
+        """Wait for ``start``; give it up, and return False, when a stop is asked for first: nothing is new to save."""
+        stop = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        started = start.done()
+        if not started:
+            start.cancel()
+            await asyncio.wait((start,))
+        return started
 
     async def _start(self) -> None:
         """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
@@ -299,7 +320,10 @@ class Controller:
         self._setup.tracker.log(report.step, metrics)
         every = config.checkpoint.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
-            await self._save()
+            try:
+                await self._save()
+            except CheckpointError as error:  # a full disk may have room again by the next one
+                logger.warning("%s; the run goes on", error)
 
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
@@ -377,9 +401,10 @@ class Controller:
 
     # -- callbacks -------------------------------------------------------------------------------------------
 
-    def _on_trainers_lost(self, slot_ids: Sequence[str]) -> None:
-        for slot_id in slot_ids:
-            self.reallocation.lost(slot_id, Role.TRAIN, RuntimeError("died in mid-step"))
+    def _on_delivered(self, slot_id: str, receipt: Receipt, duration_s: float) -> None:
+        self._setup.tracker.record(
+            WeightEvent(time_s=self._clock.now(), version=receipt.version, slot_id=slot_id, duration_s=duration_s)
+        )
 
     def _note_decision(self, reason: str) -> None:
         self._decision = reason

@@ -51,6 +51,8 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
     if is_builtin(model_path):
         on_status("preparing the built-in model (made once, then cached)")
         model_path = str(resolve_model(model_path))
+    elif Path(model_path).is_dir():
+        model_path = str(Path(model_path).absolute())  # workers have a working directory of their own
     data = config.data
     if is_builtin(data.path):
         train, held_out = resolve_data(data.path)

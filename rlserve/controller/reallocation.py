@@ -4,13 +4,13 @@
 
     every manager.interval_s:   observe ──► policy.decide (pure) ──► record ──► act, one legal move at a time
 
-    train → rollout   trainers re-form without the slot (step boundary) ─► it takes the newest weights ─► it serves
+    train → rollout   (step boundary) trainers re-form without the slot ─► it takes the newest weights ─► it serves
     rollout → train   the slot serves no more, its requests move on ─► its engine's memory is freed ─► it joins the
                       trainers (step boundary)
 
 A slot has exactly one owner at every moment (``rlserve.manager.slots``). A worker that fails in the middle of a
 move is ended and its slot is dead; a dead slot gets a new worker, which takes up the role the slot had or was
-going to have.
+going to have. There is one move, or one joining of a new worker, at a time.
 """
 
 from __future__ import annotations
@@ -18,21 +18,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
-
-from ray.exceptions import RayError
 
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.errors import DeadlineExceededError, WorkerFailedError
+from rlserve.errors import WorkerFailedError
 from rlserve.manager.base import Observation, Plan, Policy, Role, SlotFigures, SlotView
 from rlserve.manager.slots import SlotState, SlotTable
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
-from rlserve.tracking.events import Decision, FailureEvent, Owner, SlotEvent
+from rlserve.tracking.events import Decision, FailureEvent, Owner, SlotEvent, WorkerEvent
 from rlserve.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
@@ -81,6 +80,9 @@ class Reallocation:
         self._spawn = spawn
         self._moving = asyncio.Lock()
         self._last_move_end_s: float | None = None
+        self._settled = False
+        self._num_losses: Counter[str] = Counter()
+        self._revivals: set[asyncio.Task[None]] = set()
         self.move_s = 0.0
         self.table = SlotTable()
         for slot in slots:
@@ -89,7 +91,7 @@ class Reallocation:
 
     async def run(self) -> None:
         """Decide and act until cancelled."""
-        while True:
+        while not self._settled:
             await asyncio.sleep(self._interval_s)
             observation = self.observe()
             plan, self._policy_state = self._policy.decide(observation, self._policy_state)
@@ -118,20 +120,22 @@ class Reallocation:
 
     async def begin(self, slot_id: str, role: Role) -> None:
         """First role of a slot whose worker has come up; trainers of the first group have joined already."""
-        self._to(slot_id, SlotState.IDLE, "worker is up")
+        self._came_up(slot_id)
         if role is Role.TRAIN:
             self._to(slot_id, SlotState.JOINING_TRAIN, "initial split")
             self._to(slot_id, SlotState.TRAIN, "initial split")
         else:
-            await self._join_rollout(slot_id, "initial split")
+            await self._guarded(slot_id, role, self._join(slot_id, role, "initial split"))
 
     def lost(self, slot_id: str, role: Role, error: BaseException) -> None:
-        """A worker died or is taken for dead: note it, and start a new one for the same role.
+        """A worker died or is taken for dead: end it, note it, and start a new one for the same role.
 
         Raises:
             WorkerFailedError: more workers were lost than pool.max_worker_failures.
         """
-        self._to(slot_id, SlotState.DEAD, str(error).splitlines()[0] if str(error) else repr(error))
+        self._fleet.kill(slot_id)
+        self._to(slot_id, SlotState.DEAD, str(error))
+        self._num_losses[slot_id] += 1
         self._counters.worker_failures += 1
         if role is Role.ROLLOUT:
             self._counters.engine_restarts += 1
@@ -141,32 +145,51 @@ class Reallocation:
                 f"{self._counters.worker_failures} workers were lost, more than "
                 f"pool.max_worker_failures={self._max_worker_failures}; the last on {slot_id}: {error}"
             )
-        self._spawn(self._revive(slot_id, role))
+        revival = self._spawn(self._revive(slot_id, role))
+        self._revivals.add(revival)
+        revival.add_done_callback(self._revivals.discard)
 
     async def settle(self) -> None:
-        """Wait until no move is under way, and let none begin."""
-        await self._moving.acquire()
+        """Wait until no move is under way, and let none begin. Lost workers are still replaced."""
+        self._settled = True
+        async with self._moving:
+            pass
+
+    async def close(self) -> None:
+        """Replace no more lost workers."""
+        revivals = list(self._revivals)
+        for revival in revivals:
+            revival.cancel()
+        await asyncio.gather(*revivals, return_exceptions=True)
 
     async def _revive(self, slot_id: str, role: Role) -> None:
-        async with self._moving:
-            self._to(slot_id, SlotState.STARTING, "new worker")
+        async def join() -> None:
             await self._fleet.restart(slot_id)
-            self._to(slot_id, SlotState.IDLE, "worker is up")
-            await self._guarded(slot_id, role, self._join(slot_id, role, "replaces a lost worker"))
+            self._came_up(slot_id)
+            async with self._moving:
+                await self._join(slot_id, role, "replaces a lost worker")
+
+        self._to(slot_id, SlotState.STARTING, "new worker")
+        await self._guarded(slot_id, role, join())
 
     async def _move(self, slot_id: str, role: Role) -> None:
         async with self._moving:
             start = time.monotonic()
-            if self.table.state(slot_id) is not (SlotState.ROLLOUT if role is Role.TRAIN else SlotState.TRAIN):
-                return  # it was lost since the decision
+            before = SlotState.ROLLOUT if role is Role.TRAIN else SlotState.TRAIN
+            if self._settled or self.table.state(slot_id) is not before:
+                return  # the run is about to end, or the slot was lost since the decision
             await self._guarded(slot_id, role, self._change_role(slot_id, role))
             self.move_s = time.monotonic() - start
+            logger.info("%s is %s after %.2f s", slot_id, self.table.state(slot_id), self.move_s)
             self._last_move_end_s = self._clock.now()
 
     async def _change_role(self, slot_id: str, role: Role) -> None:
         if role is Role.ROLLOUT:
-            self._to(slot_id, SlotState.LEAVING_TRAIN, "queue")
-            await self._trainers.remove(slot_id)
+            if not await self._trainers.remove(
+                slot_id, on_leaving=lambda: self._to(slot_id, SlotState.LEAVING_TRAIN, "queue")
+            ):
+                logger.info("%s stays a trainer: trainers were lost, and it is the last", slot_id)
+                return
             self._to(slot_id, SlotState.IDLE, "left the trainers")
         else:
             self._to(slot_id, SlotState.LEAVING_ROLLOUT, "queue")
@@ -180,29 +203,33 @@ class Reallocation:
 
     async def _join(self, slot_id: str, role: Role, reason: str) -> None:
         if role is Role.ROLLOUT:
-            await self._join_rollout(slot_id, reason)
+            self._to(slot_id, SlotState.JOINING_ROLLOUT, reason)
+            await self._replicas.join(slot_id)
+            self._to(slot_id, SlotState.ROLLOUT, reason)
         else:
             self._to(slot_id, SlotState.JOINING_TRAIN, reason)
             await self._trainers.add(slot_id)
             self._to(slot_id, SlotState.TRAIN, reason)
 
-    async def _join_rollout(self, slot_id: str, reason: str) -> None:
-        self._to(slot_id, SlotState.JOINING_ROLLOUT, reason)
-        await self._replicas.join(slot_id)
-        self._to(slot_id, SlotState.ROLLOUT, reason)
-
     async def _guarded(self, slot_id: str, role: Role, action: Coroutine[Any, Any, None]) -> None:
-        """Run a change of role; if a worker dies in it, end this slot's worker and heal the trainers."""
+        """Run a change of role; if this slot's worker fails in it, the worker is lost."""
+        num_losses = self._num_losses[slot_id]
         try:
             await action
-        except (RayError, WorkerFailedError, DeadlineExceededError) as error:
-            logger.warning("moving %s to %s failed: %s", slot_id, role, error)
-            self._fleet.kill(slot_id)
-            self._replicas.forget(slot_id)
-            for member in await self._trainers.heal(without=slot_id):
-                self.lost(member, Role.TRAIN, error)
-            if self.table.state(slot_id) is not SlotState.DEAD:
+        except WorkerFailedError as error:
+            if self._counters.worker_failures > self._max_worker_failures:
+                raise
+            logger.warning("bringing %s to %s failed: %s", slot_id, role, error)
+            if self._num_losses[slot_id] == num_losses:  # else it is known, and a new worker is on its way
+                self._replicas.forget(slot_id)
                 self.lost(slot_id, role, error)
+
+    def _came_up(self, slot_id: str) -> None:
+        info = self._fleet.info(slot_id)
+        self._tracker.record(
+            WorkerEvent(time_s=self._clock.now(), slot_id=slot_id, process_id=info.process_id, host=info.host)
+        )
+        self._to(slot_id, SlotState.IDLE, "worker is up")
 
     def _to(self, slot_id: str, state: SlotState, reason: str) -> None:
         self.table.move(slot_id, state, time_s=self._clock.now(), reason=reason)

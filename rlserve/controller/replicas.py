@@ -7,7 +7,9 @@
     transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
 
 A replica that dies, does not answer its long poll, or makes no progress on its work for the deadline, is lost:
-``on_lost`` is told, its requests wait again in the router, and nothing it might still say is listened to.
+``on_lost`` is told, its requests wait again in the router, and nothing it might still say is listened to. Requests
+outside the ledger (held-out scoring) go with the replicas in the same way: whoever has them leaves or is lost, they
+move on.
 """
 
 from __future__ import annotations
@@ -19,25 +21,23 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ray.exceptions import RayError
-
 from rlserve.engine.request import Request, RequestOutput
-from rlserve.errors import DeadlineExceededError, RlserveError, WeightsRefusedError
+from rlserve.errors import RlserveError, WeightsRefusedError, WorkerFailedError, WorkerLostError
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.pool.fleet import Fleet
+from rlserve.remote import answer
 from rlserve.rollout.router import Router
-from rlserve.weights.base import Transport
+from rlserve.weights.base import Receipt, Transport
 
 logger = logging.getLogger(__name__)
 
 POLL_S = 1.0
 """Longest that a long poll waits inside the worker."""
-POLL_GRACE_S = 30.0
-"""How much longer its answer may take before the worker is taken for lost (it may be loading weights)."""
 
 
 @dataclass(kw_only=True)
 class _Replica:
+    worker: Any
     collecting: asyncio.Task[None] | None = None
     submits: set[asyncio.Task[None]] = field(default_factory=set)
     updating: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -72,23 +72,28 @@ class Replicas:
         capacity: int,
         switch_timeout_s: float,
         request_timeout_s: float,
+        health_timeout_s: float,
         on_output: Callable[[str, RequestOutput], None],
         on_started: Callable[[Iterable[str]], None],
         on_returned: Callable[[Iterable[str]], None],
+        on_delivered: Callable[[str, Receipt, float], None],
         on_lost: Callable[[str, BaseException], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        """``on_started`` and ``on_returned`` are told the ids of groups that a replica got or gave back; ``spawn``
-        runs a task whose failure stops the run."""
+        """``on_started`` and ``on_returned`` are told the ids of groups that a replica got or gave back, and
+        ``on_delivered`` the slot, the receipt and the seconds of each version that a replica took. ``spawn`` runs a
+        task whose failure stops the run."""
         self._fleet = fleet
         self._router = router
         self._transport = transport
         self._capacity = capacity
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
+        self._health_timeout_s = health_timeout_s
         self._on_output = on_output
         self._on_started = on_started
         self._on_returned = on_returned
+        self._on_delivered = on_delivered
         self._on_lost = on_lost
         self._spawn = spawn
         self._replicas: dict[str, _Replica] = {}
@@ -114,12 +119,17 @@ class Replicas:
         )
 
     async def join(self, slot_id: str) -> None:
-        """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve."""
+        """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve.
+
+        Raises:
+            WorkerFailedError: it was lost, or failed, on the way. If it served already, ``on_lost`` was told.
+        """
         worker = self._fleet[slot_id]
         await self._within(worker.start_rollout.remote(), f"{slot_id} putting the rollout hat on")
-        receipt = await self._transport.deliver(worker)
+        receipt = await self._deliver(slot_id, worker)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
         replica = _Replica(
+            worker=worker,
             version=receipt.version,
             last_progress_s=time.monotonic(),
             num_tokens_before=first.stats.num_generated_tokens,
@@ -131,17 +141,26 @@ class Replicas:
         self._spread([entry for entry in self._direct.values() if entry.slot_id is None])
         if receipt.version < self._transport.version:  # one was published while this one was on its way
             await self._update(slot_id)
+        if self._replicas.get(slot_id) is not replica:
+            raise WorkerLostError(f"the replica on {slot_id} was lost as soon as it served")
 
     async def leave(self, slot_id: str) -> None:
-        """Take the rollout hat off: no new work, unfinished requests move on with their tokens, memory is freed."""
-        replica, worker = self._replicas[slot_id], self._fleet[slot_id]
+        """Take the rollout hat off: no new work, unfinished requests move on with their tokens, memory is freed.
+
+        Raises:
+            WorkerFailedError: it was lost, or failed, on the way.
+        """
+        replica = self._replicas[slot_id]
+        worker = replica.worker
         self._router.close(slot_id)
         replica.leaving = True
         await asyncio.gather(*replica.submits, return_exceptions=True)
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} taking the rollout hat off")
         if replica.collecting is not None:
-            await self._within(replica.collecting, f"{slot_id} handing out its last answers")
+            await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
         await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
+        if self._replicas.get(slot_id) is not replica:
+            raise WorkerLostError(f"the replica on {slot_id} was lost while it left")
         self._forget(slot_id, partials)
 
     async def broadcast(self) -> float:
@@ -182,10 +201,14 @@ class Replicas:
     # -- inside ----------------------------------------------------------------------------------------------
 
     async def _collect(self, slot_id: str) -> None:
-        worker, replica = self._fleet[slot_id], self._replicas[slot_id]
+        replica = self._replicas[slot_id]
         try:
             while True:
-                collected: Collected = await asyncio.wait_for(worker.collect.remote(POLL_S), POLL_S + POLL_GRACE_S)
+                collected: Collected = await answer(
+                    replica.worker.collect.remote(POLL_S),
+                    timeout_s=POLL_S + self._health_timeout_s,
+                    what=f"the replica on {slot_id}",
+                )
                 self._note_progress(slot_id, replica, collected.stats)
                 for output in collected.outputs:
                     self._deliver_output(slot_id, output)
@@ -193,11 +216,8 @@ class Replicas:
                     return
                 if collected.outputs:
                     self.dispatch()
-        except TimeoutError:
-            error = DeadlineExceededError(f"the replica on {slot_id} did not answer for {POLL_S + POLL_GRACE_S:g} s")
-            self._lose(slot_id, error)
-        except (RayError, RlserveError) as error:
-            self._lose(slot_id, error)
+        except WorkerFailedError as error:
+            self._lose(slot_id, replica, error)
 
     def _note_progress(self, slot_id: str, replica: _Replica, stats: RolloutStats) -> None:
         now = time.monotonic()
@@ -205,7 +225,7 @@ class Replicas:
         if stats.num_steps != replica.num_engine_steps or not has_work:
             replica.last_progress_s, replica.num_engine_steps = now, stats.num_steps
         elif now - replica.last_progress_s > self._request_timeout_s:
-            raise DeadlineExceededError(
+            raise WorkerLostError(
                 f"the replica on {slot_id} has work but made no step for "
                 f"rollout.request_timeout_s={self._request_timeout_s:g} s"
             )
@@ -220,15 +240,21 @@ class Replicas:
 
     def _submit(self, slot_id: str, requests: list[Request]) -> None:
         replica = self._replicas[slot_id]
-        task = self._spawn(self._send(slot_id, requests))
+        task = self._spawn(self._send(slot_id, replica, requests))
         replica.submits.add(task)
         task.add_done_callback(replica.submits.discard)
 
-    async def _send(self, slot_id: str, requests: list[Request]) -> None:
+    async def _send(self, slot_id: str, replica: _Replica, requests: list[Request]) -> None:
         try:
-            await self._within(self._fleet[slot_id].submit.remote(requests), f"{slot_id} taking requests")
-        except (RayError, RlserveError) as error:
-            self._lose(slot_id, error)
+            await self._within(replica.worker.submit.remote(requests), f"{slot_id} taking requests")
+        except WorkerFailedError as error:
+            self._lose(slot_id, replica, error)
+
+    async def _deliver(self, slot_id: str, worker: Any) -> Receipt:
+        start = time.monotonic()
+        receipt = await self._transport.deliver(worker)
+        self._on_delivered(slot_id, receipt, time.monotonic() - start)
+        return receipt
 
     async def _update(self, slot_id: str) -> None:
         replica = self._replicas[slot_id]
@@ -236,12 +262,12 @@ class Replicas:
             if replica.version >= self._transport.version or self._replicas.get(slot_id) is not replica:
                 return
             try:
-                receipt = await self._transport.deliver(self._fleet[slot_id])
+                receipt = await self._deliver(slot_id, replica.worker)
             except WeightsRefusedError:
                 raise  # what the engine holds is not what was published: nothing it says can be trusted
-            except (RayError, RlserveError) as error:
-                if self._replicas.get(slot_id) is replica and not replica.leaving:
-                    self._lose(slot_id, error)
+            except RlserveError as error:
+                if not replica.leaving:
+                    self._lose(slot_id, replica, error)
                 return
             replica.version = receipt.version
         if self._replicas.get(slot_id) is replica:
@@ -249,7 +275,7 @@ class Replicas:
             self.dispatch()
 
     def _spread(self, entries: Sequence[_DirectRequest]) -> None:
-        slots = self.slot_ids
+        slots = [slot_id for slot_id, replica in self._replicas.items() if not replica.leaving]
         if not slots:  # the next replica that joins takes them
             for entry in entries:
                 entry.slot_id = None
@@ -260,12 +286,11 @@ class Replicas:
             if share:
                 self._submit(slot_id, [entry.request for entry in share])
 
-    def _lose(self, slot_id: str, error: BaseException) -> None:
-        if slot_id not in self._replicas:
+    def _lose(self, slot_id: str, replica: _Replica, error: BaseException) -> None:
+        if self._replicas.get(slot_id) is not replica:
             return
         logger.warning("replica on %s is lost: %s", slot_id, error)
-        collecting = self._replicas[slot_id].collecting
-        self._fleet.kill(slot_id)
+        collecting = replica.collecting
         self._forget(slot_id, None)
         if collecting is not None and collecting is not asyncio.current_task():
             collecting.cancel()
@@ -284,8 +309,5 @@ class Replicas:
         self._spread(orphans)
         self.dispatch()
 
-    async def _within(self, awaitable: Any, what: str) -> Any:
-        try:
-            return await asyncio.wait_for(awaitable, self._switch_timeout_s)
-        except TimeoutError:
-            raise DeadlineExceededError(f"{what} took longer than {self._switch_timeout_s:g} s") from None
+    async def _within(self, call: Any, what: str) -> Any:
+        return await answer(call, timeout_s=self._switch_timeout_s, what=what)

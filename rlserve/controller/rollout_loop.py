@@ -8,7 +8,7 @@
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
 whose request the engine refused, or whose reward failed, is dropped with its reason and counted, and the next
-prompt takes its place.
+prompt takes its place; more than a few of either stop the run, which would otherwise eat up its prompts for nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.engine.request import FinishReason, RequestOutput
-from rlserve.errors import RewardError
+from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.data import PromptSource
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
@@ -51,6 +51,7 @@ class RolloutLoop:
         clock: RunClock,
         changed: Signal,
         max_reward_failures: int,
+        max_refusals: int,
         decode: Callable[[tuple[int, ...]], str],
         current_version: Callable[[], int],
     ) -> None:
@@ -63,6 +64,7 @@ class RolloutLoop:
         self._clock = clock
         self._changed = changed
         self._max_reward_failures = max_reward_failures
+        self._max_refusals = max_refusals
         self._decode = decode
         self._current_version = current_version
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
@@ -112,14 +114,14 @@ class RolloutLoop:
         while True:
             group, output = await self._finished.get()
             if output.error is not None:
-                logger.warning("prompt %s was refused by the engine: %s", group.id, output.error)
                 self._drop(group, ENGINE_ERROR)
+                self._note_refusal(group, output.error)
                 continue
             try:
                 rewards = await self._scorer.score(self._reward_samples(group, output))
             except RewardError as error:
-                self._note_reward_failure(error)
                 self._drop(group, REWARD_ERROR)
+                self._note_reward_failure(error)
                 continue
             record, now = self._ledger.get(group.id), self._clock.now()
             self._ledger.score(group.id, time_s=now)
@@ -157,6 +159,15 @@ class RolloutLoop:
     def _drop(self, group: PromptGroup, reason: str) -> None:
         self._ledger.drop(group.id, reason=reason, time_s=self._clock.now())
         self._changed.notify()
+
+    def _note_refusal(self, group: PromptGroup, error: str) -> None:
+        num_refusals = self._ledger.num_dropped[ENGINE_ERROR]
+        logger.warning("prompt %s was refused by the engine: %s", group.id, error)
+        if num_refusals > self._max_refusals:
+            raise UserError(
+                f"the engine refused {num_refusals} prompt groups, more than rollout.max_refusals="
+                f"{self._max_refusals}; the last, {group.id}: {error}"
+            )
 
     def _note_reward_failure(self, error: RewardError) -> None:
         self._counters.reward_failures += 1

@@ -1,37 +1,65 @@
 """The workers that wear the train hat, as one data-parallel group that changes at step boundaries.
 
-Every method runs between two steps: they all hold ``boundary``. Rank 0 always holds the current state; the
-state is replicated, so any survivor can become rank 0.
+::
+
+    form ──► step ──► publish ──► step …          add, remove, save: between two steps
+               │         │
+               └────┬────┘ a member is lost
+                    ▼
+      take the broken step back ──► form the group of the survivors ──► do it again
+
+Every method holds ``_boundary``, so nothing changes the group in mid-step. Rank 0 always holds the current state;
+the state is replicated, so any survivor can become rank 0. Whoever is lost, in whatever the group does, is reported
+once to ``on_lost``, and the group goes on while one member is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from rlserve.errors import DeadlineExceededError, NonFiniteLossError, UserError, WorkerFailedError
+from rlserve.errors import (
+    DeadlineExceededError,
+    RlserveError,
+    WorkerFailedError,
+    WorkerLostError,
+)
 from rlserve.pool.fleet import Fleet
+from rlserve.remote import answer
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
+from rlserve.weights.base import Transport
 
 logger = logging.getLogger(__name__)
 
-_PING_TIMEOUT_S = 20.0
+_MAX_FORMATIONS = 5
+_MENDABLE = (WorkerFailedError, DeadlineExceededError)
+"""What a group can be formed anew after; any other error is the run's."""
 
 
 class TrainerGroup:
     """Forms, resizes and steps the group."""
 
-    def __init__(self, fleet: Fleet, *, switch_timeout_s: float, step_timeout_s: float) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        switch_timeout_s: float,
+        step_timeout_s: float,
+        health_timeout_s: float,
+        on_lost: Callable[[str, BaseException], None],
+    ) -> None:
+        """``on_lost`` is told each member, or newcomer, that was lost, when the group has already given it up."""
         self._fleet = fleet
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
+        self._health_timeout_s = health_timeout_s
+        self._on_lost = on_lost
         self._members: tuple[str, ...] = ()
         self._generation = 0
         self._boundary = asyncio.Lock()
@@ -41,133 +69,186 @@ class TrainerGroup:
         """Slots in order of rank."""
         return self._members
 
-    @property
-    def leader(self) -> Any:
-        """The worker that is rank 0."""
-        return self._fleet[self._members[0]]
-
     async def form(self, slot_ids: Sequence[str], restore_from: Path | None) -> None:
-        """Form the first group of a run; rank 0 loads the model, or the checkpoint, and the others receive it."""
+        """Form the first group of a run; rank 0 loads the model, or the checkpoint, and the others receive it.
+
+        Raises:
+            WorkerFailedError: a worker was lost: there is nothing to go on from yet.
+        """
         async with self._boundary:
-            first, others = slot_ids[0], tuple(slot_ids[1:])
-            await self._regroup((first,), holds_state=True)
+            first = (slot_ids[0],)
+            for error in (await self._join(first, holds_state=True)).values():
+                raise error
+            self._members = first
             if restore_from is not None:
-                await self._call(first, "load_trainer", restore_from)
-            if others:
-                await self._regroup((first, *others))
+                await self._call(first[0], "load_trainer", restore_from)
+            if len(slot_ids) > 1:
+                await self._regroup(tuple(slot_ids))
 
     async def add(self, slot_id: str) -> None:
-        """Let an idle worker join as the last rank."""
+        """Let an idle worker join as the last rank.
+
+        Raises:
+            WorkerLostError: it was lost on the way, which ``on_lost`` was told; the group goes on without it.
+        """
         async with self._boundary:
             await self._regroup((*self._members, slot_id))
+            if slot_id not in self._members:
+                raise WorkerLostError(f"{slot_id} was lost while it joined the trainers")
 
-    async def remove(self, slot_id: str) -> None:
-        """Let a worker leave; its share of the work goes to the others."""
+    async def remove(self, slot_id: str, *, on_leaving: Callable[[], None]) -> bool:
+        """Let a worker leave; its share of the work goes to the others.
+
+        Returns False, and changes nothing, where at the step boundary the worker is the last member, or was lost.
+        ``on_leaving`` is called at the boundary, when it is sure that the worker leaves.
+        """
         async with self._boundary:
             remaining = tuple(member for member in self._members if member != slot_id)
-            assert remaining, "the last trainer cannot leave"
+            if not remaining or slot_id not in self._members:
+                return False
+            on_leaving()
             await self._regroup(remaining)
             await self._call(slot_id, "leave_training")
+            return True
 
-    async def step(self, batch: Batch) -> tuple[dict[str, float], tuple[str, ...]]:
-        """Train on a batch with all members; returns the metrics and the members that were lost on the way.
+    async def step(self, batch: Batch) -> dict[str, float]:
+        """Train on a batch with all members; returns the metrics.
 
-        When a member dies, the survivors take the broken step back, re-form the group and do it again: the
-        batch is trained on exactly once.
+        When a member is lost, the survivors take the broken step back, form the group anew and do the step again:
+        the batch is trained on exactly once.
 
         Raises:
             NonFiniteLossError: nothing of the step was applied.
-            WorkerFailedError: no member survived.
+            WorkerFailedError: no member survived, or the step fails without a loss.
         """
         async with self._boundary:
             reference = ray.put(batch)
-            lost: tuple[str, ...] = ()
             while True:
-                answers: list[Any] = await asyncio.gather(
-                    *(
-                        self._call(member, "step", reference, timeout_s=self._step_timeout_s)
-                        for member in self._members
-                    ),
-                    return_exceptions=True,
-                )
-                failed = [answer for answer in answers if isinstance(answer, BaseException)]
-                if not failed:
-                    metrics: dict[str, float] = answers[0]
-                    return metrics, lost
-                lost += await self._recover(dict(zip(self._members, answers, strict=True)))
+                answers = await self._call_all(self._members, "step", reference, timeout_s=self._step_timeout_s)
+                failures = _failures(answers)
+                if not failures:
+                    metrics: dict[str, float] = answers[self._members[0]]
+                    return metrics
+                await self._take_back(failures)
+
+    async def publish(self, transport: Transport, version: int) -> None:
+        """Let the transport take version ``version`` of the weights from rank 0."""
+        await self._by_leader(lambda leader: transport.publish(self._fleet[leader], version))
 
     async def save(self, folder: Path) -> None:
-        """Write the policy and the trainer's state into a folder that all nodes see."""
-        async with self._boundary:
-            await self._call(self._members[0], "save_trainer", folder, timeout_s=self._step_timeout_s)
-
-    async def heal(self, without: str) -> tuple[str, ...]:
-        """After a failed change of the group: re-form it of the members that answer, ``without`` left out.
-        Returns the members that did not answer.
+        """Write the policy and the trainer's state into a folder that all nodes see.
 
         Raises:
-            WorkerFailedError: nobody who holds the state is left.
+            CheckpointError: the folder cannot be written.
         """
+        await self._by_leader(lambda leader: self._call(leader, "save_trainer", folder, timeout_s=self._step_timeout_s))
+
+    # -- inside: the caller holds the boundary ---------------------------------------------------------------
+
+    async def _by_leader(self, action: Callable[[str], Awaitable[None]]) -> None:
+        """Let rank 0 do something, and if it is lost, the next."""
         async with self._boundary:
-            candidates = tuple(member for member in self._members if member != without)
-            answers = await asyncio.gather(
-                *(self._call(member, "info", timeout_s=_PING_TIMEOUT_S) for member in candidates),
-                return_exceptions=True,
-            )
-            alive = tuple(
-                member
-                for member, answer in zip(candidates, answers, strict=True)
-                if not isinstance(answer, BaseException)
-            )
-            if not alive:
-                raise WorkerFailedError("no trainer is left that holds the state: continue with --resume")
-            dead = tuple(member for member in candidates if member not in alive)
-            for member in dead:
-                self._fleet.kill(member)
-            await self._regroup(alive)
-            return dead
+            while True:
+                leader = self._members[0]
+                try:
+                    return await action(leader)
+                except WorkerLostError as error:
+                    await self._regroup(self._members, lost={leader: error})
 
-    async def _recover(self, answers: dict[str, Any]) -> tuple[str, ...]:
-        for answer in answers.values():
-            if isinstance(answer, (NonFiniteLossError, UserError)):
-                raise answer
-        dead = tuple(
-            member for member, answer in answers.items() if isinstance(answer, (RayActorError, DeadlineExceededError))
-        )
-        survivors = tuple(member for member in self._members if member not in dead)
-        if not dead or not survivors:
-            cause = next(answer for answer in answers.values() if isinstance(answer, BaseException))
-            if dead:
+    async def _take_back(self, failures: Mapping[str, RlserveError]) -> None:
+        """After a broken step: bring the survivors to where they were before it, as a new group."""
+        lost = _lost(failures)
+        if not lost:
+            raise next(iter(failures.values()))
+        survivors = tuple(member for member in self._members if member not in lost)
+        lost |= _lost(_failures(await self._call_all(survivors, "rollback")))
+        await self._regroup(self._members, lost=lost)
+
+    async def _regroup(self, members: tuple[str, ...], *, lost: Mapping[str, RlserveError] | None = None) -> None:
+        """Form the next group of those of ``members`` that are not lost, and report the lost.
+
+        The old members stand first in ``members``, so rank 0 holds the state.
+
+        Raises:
+            WorkerFailedError: nobody is left who holds the state.
+        """
+        holders, all_lost = set(self._members), dict(lost or {})
+        failures: Mapping[str, RlserveError] = {}
+        for _ in range(_MAX_FORMATIONS):
+            members = tuple(member for member in members if member not in all_lost)
+            if not members or members[0] not in holders:
+                names, error = ", ".join(all_lost), list(all_lost.values())[-1]
                 raise WorkerFailedError(
-                    f"the trainer on {', '.join(dead)} died and nobody else holds its state: continue with --resume"
-                ) from cause
-            raise cause
-        logger.warning("trainer on %s died in mid-step; %s go on", ", ".join(dead), ", ".join(survivors))
-        for member in dead:
-            self._fleet.kill(member)
-        await asyncio.gather(*(self._call(member, "rollback") for member in survivors))
-        await self._regroup(survivors)
-        return dead
-
-    async def _regroup(self, members: tuple[str, ...], *, holds_state: bool = False) -> None:
-        self._generation += 1
-        host, port = await self._call(members[0], "choose_port")
-        await asyncio.gather(
-            *(
-                self._call(
-                    member,
-                    "join_training",
-                    Membership(rank=rank, world_size=len(members), host=host, port=port, generation=self._generation),
-                    holds_state and rank == 0,
+                    f"no trainer is left that holds the state ({names} lost: {error}): continue with --resume"
                 )
-                for rank, member in enumerate(members)
-            )
-        )
+            failures = _failures(await self._join(members))
+            if not failures:
+                break
+            all_lost |= _lost(failures)
+        else:
+            raise next(iter(failures.values()))
         self._members = members
+        for slot_id, error in all_lost.items():
+            logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
+            self._on_lost(slot_id, error)
+
+    async def _join(self, members: tuple[str, ...], *, holds_state: bool = False) -> dict[str, RlserveError]:
+        """Let all members join one group; returns the failures. Ends when every member has answered, because one
+        that still waits for a lost one could not join the next group."""
+        self._generation += 1
+        try:
+            host, port = await self._call(members[0], "choose_port")
+        except WorkerLostError as error:
+            return {members[0]: error}
+        places = {
+            member: Membership(rank=rank, world_size=len(members), host=host, port=port, generation=self._generation)
+            for rank, member in enumerate(members)
+        }
+        calls = {member: (place, holds_state and place.rank == 0) for member, place in places.items()}
+        return _failures(await self._gather(calls, "join_training", self._switch_timeout_s))
+
+    async def _call_all(
+        self, members: Sequence[str], method: str, *arguments: Any, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        return await self._gather(dict.fromkeys(members, arguments), method, timeout_s or self._switch_timeout_s)
+
+    async def _gather(self, calls: Mapping[str, tuple[Any, ...]], method: str, timeout_s: float) -> dict[str, Any]:
+        """Answers, or errors, of all members. Who does not even answer a ping meanwhile is ended, so that a worker
+        that was stopped is found long before the deadline of its call.
+
+        Raises:
+            RlserveError: an error that no new group can mend.
+        """
+        tasks = {
+            member: asyncio.ensure_future(self._call(member, method, *arguments, timeout_s=timeout_s))
+            for member, arguments in calls.items()
+        }
+        while pending := [member for member, task in tasks.items() if not task.done()]:
+            waiting = [tasks[member] for member in pending]
+            done, _ = await asyncio.wait(waiting, timeout=self._health_timeout_s, return_when=asyncio.FIRST_EXCEPTION)
+            if len(done) < len(waiting):
+                await asyncio.gather(*(self._end_if_silent(member) for member in pending if not tasks[member].done()))
+        answers = {member: task.exception() or task.result() for member, task in tasks.items()}
+        for error in answers.values():
+            if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
+                raise error
+        return answers
+
+    async def _end_if_silent(self, slot_id: str) -> None:
+        try:
+            await self._call(slot_id, "info", timeout_s=self._health_timeout_s)
+        except WorkerLostError as error:
+            logger.warning("%s", error)
+            self._fleet.kill(slot_id)
 
     async def _call(self, slot_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        deadline_s = timeout_s or self._switch_timeout_s
-        try:
-            return await asyncio.wait_for(getattr(self._fleet[slot_id], method).remote(*arguments), deadline_s)
-        except TimeoutError:
-            raise DeadlineExceededError(f"trainer on {slot_id}: {method} took longer than {deadline_s:g} s") from None
+        call = getattr(self._fleet[slot_id], method).remote(*arguments)
+        return await answer(call, timeout_s=timeout_s or self._switch_timeout_s, what=f"trainer on {slot_id}, {method}")
+
+
+def _failures(answers: Mapping[str, Any]) -> dict[str, RlserveError]:
+    return {member: found for member, found in answers.items() if isinstance(found, RlserveError)}
+
+
+def _lost(failures: Mapping[str, RlserveError]) -> dict[str, RlserveError]:
+    return {member: error for member, error in failures.items() if isinstance(error, WorkerLostError)}

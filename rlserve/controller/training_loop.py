@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.batch import build_batch
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import ScoredGroup
-from rlserve.tracking.events import WeightEvent
+from rlserve.tracking.events import TrainedBatch, WeightEvent
 from rlserve.tracking.tracker import Tracker
 from rlserve.trainers.batch import Batch
 from rlserve.weights.base import Transport
@@ -63,7 +63,6 @@ class TrainingLoop:
         changed: Signal,
         folder: Path,
         rollout_metrics: Callable[[], Mapping[str, float]],
-        on_trainers_lost: Callable[[tuple[str, ...]], None],
         after_step: Callable[[StepReport], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
@@ -79,7 +78,6 @@ class TrainingLoop:
         self._changed = changed
         self._folder = folder
         self._rollout_metrics = rollout_metrics
-        self._on_trainers_lost = on_trainers_lost
         self._after_step = after_step
         self._spawn = spawn
         self._broadcasts: set[asyncio.Task[None]] = set()
@@ -98,7 +96,7 @@ class TrainingLoop:
 
     async def publish_first(self, version: int) -> None:
         """Publish the weights that the run begins with."""
-        await self._transport.publish(self._trainers.leader, version)
+        await self._trainers.publish(self._transport, version)
 
     async def _next_batch(self, stop: asyncio.Event) -> list[ScoredGroup] | None:
         taken: list[ScoredGroup] | None = None
@@ -118,20 +116,17 @@ class TrainingLoop:
         batch, step = build_batch(groups), self._counters.num_steps + 1
         train_start = time.monotonic()
         try:
-            metrics, lost = await self._trainers.step(batch)
+            metrics = await self._trainers.step(batch)
         except NonFiniteLossError as error:
             saved = _save_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
-            raise NonFiniteLossError(
-                f"step {step}: {error}. Nothing of the step was applied; its batch is in {saved}"
-            ) from error
+            raise NonFiniteLossError(f"{error}; its batch is in {saved}") from error
         update_s = time.monotonic() - train_start
-        if lost:
-            self._on_trainers_lost(lost)
         publish_start = time.monotonic()
-        await self._transport.publish(self._trainers.leader, step)
+        await self._trainers.publish(self._transport, step)
         publish_s = time.monotonic() - publish_start
         self._tracker.record(WeightEvent(time_s=self._clock.now(), version=step, slot_id=None, duration_s=publish_s))
         self._buffer.commit(time_s=self._clock.now())
+        self._tracker.record(trained_batch(step, groups))
         self._count(batch, metrics)
         self._broadcast()
         self._changed.notify()
@@ -174,6 +169,17 @@ class TrainingLoop:
         task = self._spawn(deliver())
         self._broadcasts.add(task)
         task.add_done_callback(self._broadcasts.discard)
+
+
+def trained_batch(step: int, groups: Sequence[ScoredGroup]) -> TrainedBatch:
+    """What ``samples.jsonl`` says of a step."""
+    return TrainedBatch(
+        step=step,
+        group_ids=tuple(scored.group.id for scored in groups),
+        attempts=tuple(scored.attempt for scored in groups),
+        oldest_versions=tuple(scored.oldest_version for scored in groups),
+        rewards=tuple(scored.rewards for scored in groups),
+    )
 
 
 def _save_batch(path: Path, batch: Batch) -> Path:

@@ -47,6 +47,8 @@ class PoolConfig:
     """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0
     """Deadline of changing one slot's role."""
+    health_timeout_s: float = 30.0
+    """Longest that a worker may leave a sign of life unanswered; then it is ended and replaced."""
     max_worker_failures: int = 8
     """Lost workers that are replaced; one more stops the run."""
 
@@ -62,6 +64,7 @@ class PoolConfig:
                 or "must be at least 1",
                 "worker_start_timeout_s": self.worker_start_timeout_s > 0 or "must be above 0",
                 "switch_timeout_s": self.switch_timeout_s > 0 or "must be above 0",
+                "health_timeout_s": self.health_timeout_s > 0 or "must be above 0",
                 "max_worker_failures": self.max_worker_failures >= 0 or "must be at least 0",
             },
         )

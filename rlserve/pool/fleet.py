@@ -9,12 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from rlserve.errors import DeadlineExceededError, WorkerFailedError
+from rlserve.errors import WorkerLostError
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.slots import Slot
 from rlserve.pool.worker import Worker
+from rlserve.remote import answer
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,13 @@ class Fleet:
         self._infos: dict[str, WorkerInfo] = {}
 
     def __getitem__(self, slot_id: str) -> Any:
-        """The handle of the worker on a slot."""
+        """The handle of the worker on a slot.
+
+        Raises:
+            WorkerLostError: it was ended.
+        """
+        if slot_id not in self._actors:
+            raise WorkerLostError(f"the worker of {slot_id} was ended")
         return self._actors[slot_id]
 
     def info(self, slot_id: str) -> WorkerInfo:
@@ -44,8 +50,7 @@ class Fleet:
         """Start all workers side by side.
 
         Raises:
-            DeadlineExceededError: one did not come up in time (named).
-            WorkerFailedError: one died while starting (named).
+            WorkerLostError: one died while starting, or did not come up in time (named).
         """
         for slot, spec in slots:
             self._slots[slot.id], self._specs[slot.id] = slot, spec
@@ -53,7 +58,11 @@ class Fleet:
         await asyncio.gather(*(self._await_ready(slot_id) for slot_id in self._actors))
 
     async def restart(self, slot_id: str) -> None:
-        """End whatever is left of a slot's worker and start a new one."""
+        """End whatever is left of a slot's worker and start a new one.
+
+        Raises:
+            WorkerLostError: as ``start``.
+        """
         self.kill(slot_id)
         spec = self._specs[slot_id]
         self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
@@ -72,15 +81,10 @@ class Fleet:
             self.kill(slot_id)
 
     async def _await_ready(self, slot_id: str) -> None:
-        try:
-            self._infos[slot_id] = await asyncio.wait_for(self._actors[slot_id].info.remote(), self._start_timeout_s)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"the worker of {slot_id} did not start within pool.worker_start_timeout_s={self._start_timeout_s:g} s"
-            ) from None
-        except RayActorError as error:
-            raise WorkerFailedError(f"the worker of {slot_id} died while starting: {error}") from error
-        logger.info("worker of %s is process %d", slot_id, self._infos[slot_id].process_id)
+        what = f"the worker of {slot_id}, starting (deadline pool.worker_start_timeout_s)"
+        info: WorkerInfo = await answer(self[slot_id].info.remote(), timeout_s=self._start_timeout_s, what=what)
+        self._infos[slot_id] = info
+        logger.info("worker of %s is process %d", slot_id, info.process_id)
 
 
 def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:

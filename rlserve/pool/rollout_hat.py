@@ -97,8 +97,11 @@ class RolloutHat:
 
         def take_off() -> tuple[RequestOutput, ...]:
             partials = tuple(self._engine.abort(sorted(self._unfinished)))
+            last_outputs: list[RequestOutput] = []
             while self._engine.has_work:  # outputs that the next step would have handed out
-                self._outbox.extend(self._engine.step())
+                last_outputs += self._engine.step()
+            with self._changed:
+                self._outbox += last_outputs
             self._engine.release_memory()
             self._engine.check_integrity()
             self._running = False
@@ -115,10 +118,7 @@ class RolloutHat:
             while self._running:
                 with self._changed:
                     self._changed.wait_for(lambda: self._commands or self._engine.has_work)
-                    commands = list(self._commands)
-                    self._commands.clear()
-                for command in commands:
-                    command()
+                self._run_commands()
                 outputs: list[RequestOutput] = []
                 if self._running and self._engine.has_work:
                     outputs = self._engine.step()
@@ -134,6 +134,15 @@ class RolloutHat:
             self._failure = error
         with self._changed:
             self._changed.notify_all()
+
+    def _run_commands(self) -> None:
+        """Run the commands that wait; those behind a ``stop`` stay, and their callers hear that it came first."""
+        while self._running:
+            with self._changed:
+                if not self._commands:
+                    return
+                command = self._commands.popleft()
+            command()
 
     def _call(self, function: Callable[[], T]) -> T:
         """Run ``function`` in the engine's thread between two steps and return what it returns."""

@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rlserve.engine import Engine, Request, RequestOutput
-from rlserve.errors import WorkerFailedError
+from rlserve.errors import CheckpointError, WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
 from rlserve.pool.rollout_hat import RolloutHat
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
@@ -144,11 +145,18 @@ class Worker:
         logger.info("train hat off")
 
     def save_trainer(self, folder: Path) -> None:
-        """Write the policy as a Hugging Face folder and everything else as one safetensors file."""
+        """Write the policy as a Hugging Face folder and everything else as one safetensors file.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
         with self._train_lock:
             trainer = self._worn_trainer()
-            trainer.save_pretrained(folder / POLICY_FOLDER)
-            save_file(trainer.state(), folder / TRAINER_FILE)
+            try:
+                trainer.save_pretrained(folder / POLICY_FOLDER)
+                save_file(trainer.state(), folder / TRAINER_FILE)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"checkpoint {folder} cannot be written: {error}") from error
 
     def load_trainer(self, folder: Path) -> None:
         """Restore what ``save_trainer`` wrote, bit for bit."""

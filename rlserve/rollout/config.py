@@ -93,7 +93,9 @@ class RolloutConfig:
     stop: tuple[str, ...] = ()
     """Strings that end an answer."""
     request_timeout_s: float = 300.0
-    """Deadline of one prompt group on one replica; past it the replica is taken for lost."""
+    """Longest that a replica with work may make no step; past it the replica is taken for lost."""
+    max_refusals: int = 8
+    """Prompt groups that may be dropped because the engine refused them; one more stops the run."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -108,6 +110,7 @@ class RolloutConfig:
                 or "must be above 0: greedy answers are all alike and teach nothing",
                 "top_k": self.top_k >= 0 or "must be at least 0 (0 keeps all)",
                 "top_p": 0 < self.top_p <= 1 or "must be in (0, 1]",
+                "max_refusals": self.max_refusals >= 0 or "must be at least 0",
                 "request_timeout_s": self.request_timeout_s > 0 or "must be above 0",
             },
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar, Literal
 
-from rlserve.tracking.jsonl import JsonLinesWriter, read_json_lines
+from rlserve.tracking.jsonl import JsonLinesWriter, drop_steps, read_json_lines
 from rlserve.tracking.run_folder import RunFolder
 
 Action = Literal["hold", "to_rollout", "to_train"]
@@ -49,6 +49,17 @@ class SlotEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerEvent:
+    """The worker process of a slot has come up."""
+
+    kind: ClassVar[str] = "worker"
+    time_s: float
+    slot_id: str
+    process_id: int
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureEvent:
     """A worker was lost."""
 
@@ -70,25 +81,49 @@ class WeightEvent:
     duration_s: float
 
 
-Event = SlotEvent | FailureEvent | WeightEvent
+@dataclass(frozen=True, kw_only=True)
+class TrainedBatch:
+    """The prompt groups that a training step was done on, in order; one entry for each in every field but ``step``."""
+
+    step: int
+    group_ids: tuple[str, ...]
+    attempts: tuple[int, ...]
+    """How often each had to start over."""
+    oldest_versions: tuple[int, ...]
+    """Version of the weights that made the oldest token."""
+    rewards: tuple[tuple[float, ...], ...]
+    """Of each group's samples."""
+
+
+Event = SlotEvent | WorkerEvent | FailureEvent | WeightEvent
 
 
 class EventLog:
-    """Writes ``decisions.jsonl`` and ``events.jsonl``, each line as soon as it comes."""
+    """Writes ``decisions.jsonl``, ``events.jsonl`` and ``samples.jsonl``, each line as soon as it comes.
 
-    def __init__(self, folder: RunFolder) -> None:
+    ``resumed_step`` is the first step that a resumed run does again: of ``samples.jsonl``, the lines from that step
+    on are dropped, so that every step stands there once.
+    """
+
+    def __init__(self, folder: RunFolder, resumed_step: int | None = None) -> None:
+        if resumed_step is not None:
+            drop_steps(folder.samples_file, resumed_step)
         self._decisions = JsonLinesWriter(folder.decisions_file)
         self._events = JsonLinesWriter(folder.events_file)
+        self._samples = JsonLinesWriter(folder.samples_file)
 
-    def write(self, record: Decision | Event) -> None:
+    def write(self, record: Decision | Event | TrainedBatch) -> None:
         if isinstance(record, Decision):
             self._decisions.write(asdict(record))
+        elif isinstance(record, TrainedBatch):
+            self._samples.write(asdict(record))
         else:
             self._events.write({"event": record.kind, **asdict(record)})
 
     def close(self) -> None:
         self._decisions.close()
         self._events.close()
+        self._samples.close()
 
 
 def recorded_time_s(folder: RunFolder) -> float:

@@ -77,6 +77,14 @@ def _cut_unfinished_line(path: Path) -> None:
         os.truncate(path, whole_bytes)
 
 
+def drop_steps(path: Path, first_step: int) -> None:
+    """Drop the lines from ``first_step`` on from a file whose lines have a ``step``; the file need not exist."""
+    kept = [record for record in read_json_lines(path) if record["step"] < first_step]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(map(to_json_line, kept)), encoding="utf-8")
+    temporary.replace(path)
+
+
 class JsonlSink(Sink):
     """``metrics.jsonl``: one line for each call of ``log``, ``{"step": 3, "actor/pg_loss": 0.1, …}``.
 
@@ -88,10 +96,7 @@ class JsonlSink(Sink):
 
     def __init__(self, path: Path, resumed_step: int | None = None) -> None:
         if resumed_step is not None:
-            kept = [record for record in read_json_lines(path) if record["step"] < resumed_step]
-            temporary = path.with_suffix(".tmp")
-            temporary.write_text("".join(map(to_json_line, kept)), encoding="utf-8")
-            temporary.replace(path)
+            drop_steps(path, resumed_step)
         self._writer = JsonLinesWriter(path)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -10,7 +10,8 @@
         rlserve.log           the log
         metrics.jsonl         metrics, one line a step
         decisions.jsonl       what the manager decided, with the numbers behind it
-        events.jsonl          slots changing hands, workers lost, versions of the weights
+        events.jsonl          slots changing hands, workers started and lost, versions of the weights
+        samples.jsonl         the prompt groups of every training step, with their rewards
         checkpoints/
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
@@ -105,6 +106,10 @@ class RunFolder:
     @property
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
+
+    @property
+    def samples_file(self) -> Path:
+        return self.path / "samples.jsonl"
 
     @property
     def summary_file(self) -> Path:

@@ -3,7 +3,7 @@
 ::
 
     controller ──▶ Tracker ──▶ metrics.jsonl                         at once
-                          ├──▶ decisions.jsonl, events.jsonl         at once
+                          ├──▶ decisions.jsonl, events.jsonl, …      at once
                           ├──▶ BackgroundSink ──▶ wandb              in its own thread
                           └──▶ BackgroundSink ──▶ TensorBoard        in its own thread
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import Sink
 from rlserve.tracking.config import TrackingConfig
-from rlserve.tracking.events import Decision, Event, EventLog
+from rlserve.tracking.events import Decision, Event, EventLog, TrainedBatch
 from rlserve.tracking.jsonl import JsonlSink
 from rlserve.tracking.run_folder import RunFolder
 
@@ -41,8 +41,8 @@ class Tracker:
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.log(step, plain))  # type: ignore[misc]
 
-    def record(self, record: Decision | Event) -> None:
-        """A decision of the manager, or something that happened."""
+    def record(self, record: Decision | Event | TrainedBatch) -> None:
+        """A decision of the manager, something that happened, or what a step was done on."""
         self._attempt("the event log", lambda: self._events.write(record))
 
     def close(self, exit_code: int) -> None:
@@ -87,4 +87,4 @@ def create_tracker(
         from rlserve.tracking.tensorboard import TensorBoardSink
 
         sinks.append(BackgroundSink("TensorBoard", lambda: TensorBoardSink(folder.tensorboard, resumed_step)))
-    return Tracker(sinks, EventLog(folder))
+    return Tracker(sinks, EventLog(folder, resumed_step))

@@ -27,7 +27,11 @@ class Transport(ABC):
 
     @abstractmethod
     async def publish(self, trainer: Any, version: int) -> None:
-        """Take version ``version`` from the trainer's rank 0 (a worker's handle)."""
+        """Take version ``version`` from the trainer's rank 0 (a worker's handle).
+
+        Raises:
+            WorkerLostError: the trainer died, or did not pack the version in time; nothing was published.
+        """
 
     @abstractmethod
     async def deliver(self, replica: Any) -> Receipt:
@@ -35,7 +39,7 @@ class Transport(ABC):
 
         Raises:
             WeightsRefusedError: the replica's engine does not hold what was published.
-            DeadlineExceededError: the replica did not take the version in time.
+            WorkerLostError: the replica died, or did not take the version in time.
         """
 
     @property

@@ -6,10 +6,10 @@ outlives the worker that made it. On one machine nothing is copied between proce
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from rlserve.errors import DeadlineExceededError, WeightsRefusedError
+from rlserve.errors import WeightsRefusedError
+from rlserve.remote import answer
 from rlserve.weights.base import Receipt, Transport
 from rlserve.weights.config import WeightsConfig
 
@@ -31,24 +31,19 @@ class ObjectStoreTransport(Transport):
         if version <= self._version:
             raise WeightsRefusedError(f"version {version} is not newer than the published {self._version}")
         patch, digest = trainer.pack_weights.options(num_returns=2).remote(version)
-        self._fingerprint = await self._within_deadline(digest, f"the trainer packing version {version}")
+        what = f"the trainer packing version {version} of the weights"
+        self._fingerprint = await answer(digest, timeout_s=self._timeout_s, what=what)
         self._patch, self._version = patch, version
 
     async def deliver(self, replica: Any) -> Receipt:
         assert self._version >= 0, "nothing was published yet"
         version, expected = self._version, self._fingerprint
-        receipt: Receipt = await self._within_deadline(
-            replica.load_weights.remote(self._patch), f"a replica taking version {version} of the weights"
-        )
+        what = f"a replica taking version {version} of the weights"
+        call = replica.load_weights.remote(self._patch)
+        receipt: Receipt = await answer(call, timeout_s=self._timeout_s, what=what)
         if (receipt.version, receipt.fingerprint) != (version, expected):
             raise WeightsRefusedError(
                 f"a replica reports version {receipt.version} with fingerprint {receipt.fingerprint:016x}, "
                 f"published was version {version} with {expected:016x}"
             )
         return receipt
-
-    async def _within_deadline(self, reference: Any, what: str) -> Any:
-        try:
-            return await asyncio.wait_for(reference, self._timeout_s)
-        except TimeoutError:
-            raise DeadlineExceededError(f"{what} took longer than weights.timeout_s={self._timeout_s:g} s") from None

@@ -1,0 +1,44 @@
+"""Tiny models with random weights, as Hugging Face folders, and prompts for them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+from rlserve.tasks.tokenizer import character_tokenizer
+
+ALPHABET = "0123456789+= abcdefghijklmnopqrstuvwxyz"
+_CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+
+
+def write_model(folder: Path, family: str = "qwen3", seed: int = 0) -> Path:
+    """A model of two layers with its character tokenizer; answers are random and mostly run to their length."""
+    tokenizer = character_tokenizer(ALPHABET)
+    torch.manual_seed(seed)
+    config = _CONFIGS[family](
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=512,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_prompts(path: Path, number: int = 64) -> Path:
+    """Sums as prompts with their answers."""
+    records = ({"prompt": f"{left}+{left % 7}=", "answer": str(left + left % 7)} for left in range(number))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path

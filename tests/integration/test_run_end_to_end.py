@@ -1,0 +1,106 @@
+"""Whole runs by the command line: what they leave behind agrees with itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from model_folders import write_model
+from runs import Run, Workplace
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from rlserve.tracking.summary import RunSummary
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def finished(shared_workplace: Workplace) -> Run:
+    """One run of two slots, three steps, that came to its end."""
+    run = shared_workplace.start("finished")
+    assert run.wait() == 0, run.output
+    return run
+
+
+@pytest.fixture(scope="module")
+def summary(finished: Run) -> RunSummary:
+    return RunSummary(**json.loads((finished.folder / "summary.json").read_text()))
+
+
+def test_the_counts_agree(finished: Run, summary: RunSummary) -> None:
+    assert summary.num_steps == summary.final_weight_version == 3
+    assert summary.groups_trained == 3 * 4
+    assert summary.groups_admitted == summary.groups_trained + sum(summary.groups_dropped.values())
+    assert (summary.engine_restarts, summary.worker_failures) == (0, 0)
+    assert summary.held_out_before is not None
+    assert summary.held_out_after is not None
+    assert 0 <= summary.max_staleness <= 1
+    assert summary.mean_abs_log_prob_difference is not None
+    assert summary.mean_abs_log_prob_difference < 0.1
+    assert summary.seconds_to_first_step is not None
+    assert 0 < summary.seconds_to_first_step < summary.seconds_total
+
+
+def test_no_group_is_trained_twice(finished: Run) -> None:
+    lines = finished.lines("samples.jsonl")
+    trained = [group_id for line in lines for group_id in line["group_ids"]]
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert len(trained) == len(set(trained)) == 12
+    for line in lines:
+        assert all(line["step"] - 1 - version <= 1 for version in line["oldest_versions"])
+        assert all(len(rewards) == 2 for rewards in line["rewards"])
+
+
+def test_every_version_reached_every_replica(finished: Run) -> None:
+    published = [event["version"] for event in finished.events("weights") if event["slot_id"] is None]
+    taken = [event["version"] for event in finished.events("weights") if event["slot_id"] == "cpu-b/0"]
+    assert published == [1, 2, 3]
+    assert taken == [0, 1, 2, 3]
+
+
+def test_every_step_has_its_metrics(finished: Run) -> None:
+    steps = [line["step"] for line in finished.lines("metrics.jsonl") if "actor/pg_loss" in line]
+    assert steps == [1, 2, 3]
+
+
+def test_the_report_is_made_and_latest_points_at_the_run(finished: Run) -> None:
+    assert (finished.folder / "report.png").read_bytes().startswith(b"\x89PNG")
+    assert "<html" in (finished.folder / "report.html").read_text()
+    assert (finished.folder.parent / "latest").resolve() == finished.folder
+
+
+def test_the_policy_of_the_checkpoint_is_what_was_trained(finished: Run, tiny_model: Path) -> None:
+    checkpoint = finished.folder / "checkpoints" / "step_000003"
+    policy = AutoModelForCausalLM.from_pretrained(checkpoint / "policy").state_dict()
+    state = load_file(checkpoint / "trainer.safetensors")
+    initial = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
+    saved = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
+    assert saved
+    assert all(policy[name].equal(value) for name, value in saved.items())
+    assert any(not policy[name].equal(initial[name]) for name in saved)
+
+
+def test_nothing_of_the_run_is_left(finished: Run) -> None:
+    finished.wait_for_no_processes()
+
+
+def test_nothing_but_our_own_lines_is_printed(finished: Run) -> None:
+    assert "Token authentication" not in finished.output
+    assert "Traceback" not in finished.output
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_other_families(workplace: Workplace, family: str) -> None:
+    model = write_model(workplace.place / family, family)
+    run = workplace.start(family, {"model": {"path": str(model)}, "num_steps": 2})
+    assert run.wait() == 0, run.output
+    assert run.num_steps() == 2
+
+
+def test_a_pool_of_one_type(workplace: Workplace) -> None:
+    run = workplace.start("uniform", {"num_steps": 2, "pool": {"slots": [{"type": "cpu", "count": 3}]}})
+    assert run.wait() == 0, run.output
+    assert run.num_steps() == 2
+    assert {event["slot_type"] for event in run.events("slot")} == {"cpu"}
