@@ -12,9 +12,9 @@ import re
 import textwrap
 import types
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from rlserve.config.tree import RunConfig
 
@@ -30,8 +30,7 @@ of it.
 SIMPLE_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One dataclass of the tree, at the key where it stands; the root's key is empty."""
 
     key: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -52,6 +53,16 @@ def test_the_data_are_what_the_program_makes(tmp_path: Path) -> None:
     made = tmp_path / "prompts.jsonl"
     run(sys.executable, EXAMPLES / "reward_function/make_data.py", "--output", made)
     assert made.read_text() == (EXAMPLES / "reward_function/prompts.jsonl").read_text()
+
+
+def test_the_snippets_of_the_readme(tiny_model: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    program = "".join(block for block in blocks if "from rlserve." in block)
+    assert "engine.step()" in program
+    program += "engine.load_weights(trainer.num_steps + 1, weights)\nprint(engine.weight_version)\n"
+    samples, version = run(sys.executable, "-c", program.replace('"tiny"', repr(str(tiny_model)))).splitlines()
+    assert len(ast.literal_eval(samples)) == 4
+    assert version == "1"
 
 
 @pytest.mark.slow
