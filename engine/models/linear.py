@@ -42,6 +42,7 @@ class Linear:
     def __call__(self, x_TK: torch.Tensor, out_TN: torch.Tensor) -> torch.Tensor:
         """The product [T, N]: written to ``out_TN`` and that returned, or a new tensor."""
         if self._is_packed:
+            assert self._packed is not None, "the weight was never filled"
             product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x_TK, self._packed, self._bias_N, "none", [], "")
             return product
         if self._bias_N is None:

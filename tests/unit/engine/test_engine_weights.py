@@ -64,23 +64,34 @@ def test_a_swap_in_mid_generation_keeps_tokens_and_stamps_later_ones_with_the_ne
             assert sample.token_ids != before.token_ids
 
 
-def test_after_a_swap_the_engine_equals_a_fresh_one_and_finds_no_old_prefix(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [0, 1], ids=["same version again", "next version"])
+def test_after_a_swap_the_engine_equals_a_fresh_one_and_finds_no_old_prefix(
+    folder: Path, tmp_path: Path, version: int
+) -> None:
     fresh = make_engine(save_model(tmp_path / "next", "qwen3", seed=1))
     engine = make_engine(folder)
     old = run(engine, [make_request("old", PROMPT, max_tokens=20)])["old"]
-    in_flight = make_request("in flight", PROMPT, max_tokens=40, seed=5)
-    engine.add(in_flight)
+    engine.add(make_request("in flight", PROMPT, max_tokens=40, seed=5))
     engine.step()
     assert engine.stats().prefix_hits > 0
 
-    engine.load_weights(1, weights_of("qwen3", 1))
-    request = make_request("new", PROMPT, max_tokens=20)
-    new, expected = run(engine, [request])["new"], run(fresh, [request])["new"]
+    engine.load_weights(version, weights_of("qwen3", 1))
+    for _ in range(20):
+        assert engine.step() == []
+    request = make_request("new", PROMPT, max_tokens=10)
+    engine.add(request)
+    outputs = []
+    while not outputs:
+        outputs = engine.step()
+    (new,), expected = outputs, run(fresh, [request])["new"]
 
     assert new.num_cached_tokens == 0, "blocks made by old weights, in flight ones included, must not be shared"
     assert new.samples[0].token_ids == expected.samples[0].token_ids
     assert new.samples[0].log_probs == pytest.approx(expected.samples[0].log_probs, abs=1e-5)
-    assert new.samples[0].token_ids != old.samples[0].token_ids
+    assert new.samples[0].token_ids != old.samples[0].token_ids[:10]
+    (in_flight,) = engine.abort(["in flight"])
+    longer = make_request("longer", PROMPT + in_flight.samples[0].token_ids, max_tokens=1)
+    assert run(engine, [longer])["longer"].num_cached_tokens == 28, "what the new request made, and no more"
 
 
 def test_prefixes_are_shared_again_under_the_new_version(folder: Path) -> None:
