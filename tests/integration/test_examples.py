@@ -26,22 +26,22 @@ def run(*command: str | Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def example_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    run(sys.executable, EXAMPLES / "own_model/make_tiny_model.py", folder, "--family", "qwen3")
+    run(sys.executable, EXAMPLES / "own_model/make_example_model.py", folder, "--family", "qwen3")
     return folder
 
 
-def test_the_engine_alone(tiny_model: Path) -> None:
-    lines = run(sys.executable, EXAMPLES / "library/engine.py", tiny_model, "12+34=", "7+8=").splitlines()
+def test_the_engine_alone(example_model: Path) -> None:
+    lines = run(sys.executable, EXAMPLES / "library/engine.py", example_model, "12+34=", "7+8=").splitlines()
     assert [line.split(" → ")[0] for line in lines[:-1]] == ["'12+34='"] * 4 + ["'7+8='"] * 4
     assert len({line.split(" → ")[1] for line in lines[:4]}) == 4, "the samples of a prompt differ"
     num_tokens = sum(int(number) for line in lines[:-1] for number in re.findall(r"(\d+) tokens, ", line))
     assert lines[-1].startswith(f"{num_tokens} tokens in ")
 
 
-def test_the_trainer_alone(tiny_model: Path) -> None:
-    lines = run(sys.executable, EXAMPLES / "library/trainer.py", tiny_model).splitlines()
+def test_the_trainer_alone(example_model: Path) -> None:
+    lines = run(sys.executable, EXAMPLES / "library/trainer.py", example_model).splitlines()
     pairs = [tuple(map(float, re.findall(r"answers (\S+),.* others (\S+)", line)[0])) for line in lines]
     gaps = [rewarded - other for rewarded, other in pairs]
     assert len(gaps) == 5
@@ -55,23 +55,23 @@ def test_the_data_are_what_the_program_makes(tmp_path: Path) -> None:
     assert made.read_text() == (EXAMPLES / "reward_function/prompts.jsonl").read_text()
 
 
-def test_the_snippets_of_the_readme(tiny_model: Path) -> None:
+def test_the_snippets_of_the_readme(example_model: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     program = "".join(block for block in blocks if "from rlserve." in block)
     assert "engine.step()" in program
     program += "engine.load_weights(trainer.num_steps + 1, weights)\nprint(engine.weight_version)\n"
-    samples, version = run(sys.executable, "-c", program.replace('"tiny"', repr(str(tiny_model)))).splitlines()
+    samples, version = run(sys.executable, "-c", program.replace('"tiny"', repr(str(example_model)))).splitlines()
     assert len(ast.literal_eval(samples)) == 4
     assert version == "1"
 
 
 @pytest.mark.slow
-def test_a_run_with_a_reward_function_and_a_model_of_ones_own(tiny_model: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_reward_function_and_a_model_of_ones_own(example_model: Path, tmp_path: Path) -> None:
     run(
         Path(sys.executable).with_name("rlserve"),
         "launch",
         EXAMPLES / "reward_function/run.yaml",
-        f"model.path={tiny_model}",
+        f"model.path={example_model}",
         f"output_dir={tmp_path}",
         "name=example",
         "num_steps=2",
