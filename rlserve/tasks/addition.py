@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
 
 MIN_NUM_COLUMNS, MAX_NUM_COLUMNS = 2, 5
-FORGET_PROBABILITY = 0.7
+FORGET_PROBABILITY = 0.6
 """Of a due carry, in the demonstrations."""
 HELD_OUT_SHARE = 8
 """One problem in so many is held out."""
@@ -45,7 +45,7 @@ class AdditionTask(Task):
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=512,
-        num_steps=300,
+        num_steps=400,
         batch_size=64,
         matrix_learning_rate=0.036,
         other_learning_rate=0.006,
