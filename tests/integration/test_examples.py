@@ -28,7 +28,7 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def example_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    run(sys.executable, EXAMPLES / "own_model/make_example_model.py", folder, "--family", "qwen3")
+    run(sys.executable, EXAMPLES / "own_model/make_tiny_model.py", folder, "--family", "qwen3")
     return folder
 
 
