@@ -26,7 +26,7 @@ class SamplingParams:
     n: int = 1
     """Samples of the same prompt; they share one prefill."""
     temperature: float = 1.0
-    """0 is greedy."""
+    """0 is greedy, and so is anything below 1e-5."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
