@@ -21,7 +21,7 @@ from peers.factory import OURS, PEERS
 from rich.console import Console
 
 VLLM_PYTHON_VARIABLE = "RLSERVE_VLLM_PYTHON"
-TABLE_WIDTH = 110
+TABLE_WIDTH = 130
 """Columns that the table needs; a narrower terminal wraps its lines."""
 
 

@@ -20,9 +20,9 @@ class Case:
     """Name of a shape of ``models.py``."""
     dtype: str
     num_prompts: int
-    prompt_tokens: tuple[int, int]
+    prompt_tokens: tuple[int, int] = (16, 64)
     """Shortest and longest prompt, uniformly distributed."""
-    output_tokens: tuple[int, int]
+    output_tokens: tuple[int, int] = (32, 256)
     """Shortest and longest answer, uniformly distributed; the samples of one prompt have one length."""
     num_samples: int = 1
     """Samples of each prompt."""
@@ -35,12 +35,11 @@ class Case:
         return self.num_prompts * self.num_samples
 
 
-_RL_LENGTHS = {"prompt_tokens": (16, 64), "output_tokens": (32, 256)}
 _CASES = (
-    Case(name="6m-f32", shape="6m", dtype="float32", num_prompts=64, **_RL_LENGTHS),
-    Case(name="6m-bf16", shape="6m", dtype="bfloat16", num_prompts=64, **_RL_LENGTHS),
-    Case(name="6m-bf16-256", shape="6m", dtype="bfloat16", num_prompts=256, **_RL_LENGTHS),
-    Case(name="75m-bf16", shape="75m", dtype="bfloat16", num_prompts=64, **_RL_LENGTHS),
+    Case(name="6m-f32", shape="6m", dtype="float32", num_prompts=64),
+    Case(name="6m-bf16", shape="6m", dtype="bfloat16", num_prompts=64),
+    Case(name="6m-bf16-256", shape="6m", dtype="bfloat16", num_prompts=256),
+    Case(name="75m-bf16", shape="75m", dtype="bfloat16", num_prompts=64),
     Case(
         name="596m-bf16-16",
         shape="596m",
@@ -48,7 +47,6 @@ _CASES = (
         num_prompts=16,
         kv_cache_bytes=2 * GIB,
         default_rounds=2,
-        **_RL_LENGTHS,
     ),
     Case(
         name="groups-75m-bf16",
@@ -57,7 +55,6 @@ _CASES = (
         num_prompts=16,
         num_samples=8,
         prompt_tokens=(512, 512),
-        output_tokens=(32, 256),
         kv_cache_bytes=2 * GIB,
         default_rounds=2,
     ),

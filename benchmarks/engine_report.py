@@ -37,12 +37,28 @@ def ratios(ours: PeerResult, peer: PeerResult) -> list[float]:
     ]
 
 
+def cpu_ratios(ours: PeerResult, peer: PeerResult) -> list[float]:
+    """The same of tokens per second of processor time."""
+    return [
+        our_round.tokens_per_cpu_s / peer_round.tokens_per_cpu_s
+        for our_round, peer_round in zip(ours.rounds, peer.rounds, strict=False)
+    ]
+
+
 def table(results: Sequence[CaseResult]) -> Table:
     """One row a peer and case. Numbers are medians over the rounds."""
     view = Table(title="Useful output tokens per second", caption=_CAPTION)
     for heading in ("case", "peer"):
         view.add_column(heading, no_wrap=True)
-    for heading in ("tokens/s", "ours ÷ peer", "each round", "RSS, MiB", "first token, s"):
+    for heading in (
+        "tokens/s",
+        "ours ÷ peer",
+        "each round",
+        "tokens/CPU s",
+        "ours ÷ peer",
+        "RSS, MiB",
+        "first token, s",
+    ):
         view.add_column(heading, justify="right", no_wrap=True)
     for result in results:
         ours = next(peer for peer in result.peers if peer.peer == OURS)
@@ -53,20 +69,23 @@ def table(results: Sequence[CaseResult]) -> Table:
     return view
 
 
+_NUMBERS = ("tokens/s", "ours ÷ peer", "each round", "tokens/CPU s", "ours ÷ peer", "RSS, MiB", "first token, s")
 _CAPTION = "RSS: peak. First token: mean / median over the requests of a round, all submitted at its start."
 
 
 def _cells(ours: PeerResult, peer: PeerResult) -> list[str]:
     if not peer.rounds:
-        return [peer.peer, "missing", "", "", "", ""]
-    compared = ratios(ours, peer) if peer is not ours else []
+        return [peer.peer, "missing", *[""] * (len(_NUMBERS) - 1)]
+    compared, cpu_compared = (ratios(ours, peer), cpu_ratios(ours, peer)) if peer is not ours else ([], [])
     first_token = _first_token(peer)
     return [
         peer.peer,
         f"{median(measurement.tokens_per_s for measurement in peer.rounds):,.0f}",
         f"{median(compared):.2f}" if compared else "",
         " ".join(f"{ratio:.2f}" for ratio in compared),
-        f"{peer.peak_rss_bytes / _MIB:,.0f}" if peer.peak_rss_bytes else "unknown",
+        f"{median(measurement.tokens_per_cpu_s for measurement in peer.rounds):,.0f}",
+        f"{median(cpu_compared):.2f}" if cpu_compared else "",
+        f"{peer.peak_rss_bytes / _MIB:,.0f}",
         f"{first_token['mean_s']:.2f} / {first_token['median_s']:.2f}" if first_token else "unknown",
     ]
 
@@ -97,18 +116,20 @@ def _case_report(result: CaseResult) -> dict[str, Any]:
 
 
 def _peer_report(ours: PeerResult, peer: PeerResult) -> dict[str, Any]:
-    compared = ratios(ours, peer)
+    compared, cpu_compared = ratios(ours, peer), cpu_ratios(ours, peer)
     return {
         "peer": peer.peer,
         "missing": peer.missing,
         "versions": peer.versions,
         "settings": peer.settings,
         "tokens_per_s": [measurement.tokens_per_s for measurement in peer.rounds],
+        "tokens_per_cpu_s": [measurement.tokens_per_cpu_s for measurement in peer.rounds],
         "wall_s": [measurement.wall_s for measurement in peer.rounds],
         "num_output_tokens": [measurement.num_output_tokens for measurement in peer.rounds],
         "ratios_of_ours": compared,
         "median_ratio_of_ours": median(compared) if compared else None,
-        "peak_rss_bytes": peer.peak_rss_bytes or None,
+        "median_cpu_ratio_of_ours": median(cpu_compared) if cpu_compared else None,
+        "peak_rss_bytes": peer.peak_rss_bytes,
         "first_token": _first_token(peer),
     }
 

@@ -27,6 +27,7 @@ from engine_cases import Case, make_requests, num_output_tokens, peer_options
 from models import SHAPES, model_folder
 from peers.base import PeerOptions, RunOutcome
 from peers.factory import REQUIRED_MODULE
+from process_usage import Usage, group_members, group_usage
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Measurement:
     """One peer in one round."""
 
     wall_s: float
+    cpu_s: float
+    """Processor time of all threads and processes of the peer: hardly changes with what else runs on the machine."""
     num_output_tokens: int
     first_token_s: tuple[float, ...]
 
@@ -51,6 +54,11 @@ class Measurement:
     def tokens_per_s(self) -> float:
         """Useful output tokens per second of the whole run."""
         return self.num_output_tokens / self.wall_s
+
+    @property
+    def tokens_per_cpu_s(self) -> float:
+        """Useful output tokens per second of processor time."""
+        return self.num_output_tokens / self.cpu_s
 
 
 @dataclass(kw_only=True)
@@ -103,9 +111,9 @@ class PeerProcess:
         answer: dict[str, Any] = json.loads(line)
         return answer
 
-    def peak_rss_bytes(self) -> int:
-        """Sum of the high-water marks of the processes of the group that are alive; 0 where there is no /proc."""
-        return sum(_high_water_bytes(path) for path in _processes_of_group(self._process.pid))
+    def usage(self) -> Usage:
+        """What the processes of the group that are alive have used so far."""
+        return group_usage(self._process.pid)
 
     def __enter__(self) -> PeerProcess:
         return self
@@ -119,7 +127,7 @@ class PeerProcess:
 
     def _signal(self, number: signal.Signals) -> None:
         """Send a signal to the group; it may be gone, which the next read notices."""
-        if _processes_of_group(self._process.pid):
+        if group_members(self._process.pid):
             os.killpg(self._process.pid, number)
 
     def _last_words(self) -> str:
@@ -196,6 +204,7 @@ def _load(process: PeerProcess, result: PeerResult, case: Case, options: PeerOpt
 
 def _measure(process: PeerProcess, result: PeerResult, case: Case, round_index: int) -> bool:
     requests = make_requests(case, round_index)
+    cpu_before_s = process.usage().cpu_s
     try:
         answer = process.ask({"command": "run", "requests": [asdict(request) for request in requests]})
     except PeerFailedError as error:
@@ -206,13 +215,15 @@ def _measure(process: PeerProcess, result: PeerResult, case: Case, round_index: 
     if outcome.num_output_tokens != expected:
         result.missing = f"made {outcome.num_output_tokens} tokens in round {round_index} instead of {expected}"
         return False
+    usage = process.usage()
     measurement = Measurement(
         wall_s=answer["wall_s"],
+        cpu_s=usage.cpu_s - cpu_before_s,
         num_output_tokens=outcome.num_output_tokens,
         first_token_s=tuple(outcome.first_token_s),
     )
     result.rounds.append(measurement)
-    result.peak_rss_bytes = process.peak_rss_bytes()
+    result.peak_rss_bytes = usage.peak_rss_bytes
     logger.info(
         "%s: round %d, %s: %.0f tokens/s in %.1f s",
         case.name,
@@ -222,24 +233,3 @@ def _measure(process: PeerProcess, result: PeerResult, case: Case, round_index: 
         measurement.wall_s,
     )
     return True
-
-
-def _processes_of_group(group: int) -> list[Path]:
-    """``/proc`` folders of the processes of the group."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (path / "stat").read_text().rpartition(")")[2].split()
-        except OSError:  # it ended while we looked
-            continue
-        if int(fields[2]) == group:
-            found.append(path)
-    return found
-
-
-def _high_water_bytes(path: Path) -> int:
-    try:
-        lines = (path / "status").read_text().splitlines()
-    except OSError:  # it ended while we looked
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

@@ -14,6 +14,7 @@ from engine_cases import SMOKE, make_requests, num_output_tokens, peer_options
 from engine_rounds import PeerFailedError, PeerProcess, missing_reason, worker_environment
 from peers.base import WARM_UP_TOKENS, BenchmarkRequest, Peer, PeerOptions, RunOutcome
 from peers.hf import num_padded_steps, one_row_a_sample
+from process_usage import group_members, group_usage
 
 SCRIPT = Path(__file__).parents[3] / "benchmarks" / "engine.py"
 
@@ -55,9 +56,10 @@ def test_unknown_peer_is_refused() -> None:
 
 def test_a_worker_that_fails_says_why() -> None:
     options = asdict(peer_options(SMOKE, model_folder="unused", num_threads=1))
-    with PeerProcess(sys.executable, worker_environment({}, num_threads=1)) as process:
-        with pytest.raises(PeerFailedError, match="no peer 'nobody'"):
-            process.ask({"command": "load", "peer": "nobody", "options": options, "warm_up": []})
+    message = {"command": "load", "peer": "nobody", "options": options, "warm_up": []}
+    environment = worker_environment({}, num_threads=1)
+    with PeerProcess(sys.executable, environment) as process, pytest.raises(PeerFailedError, match="no peer 'nobody'"):
+        process.ask(message)
 
 
 def test_a_peer_without_its_package_is_missing() -> None:
@@ -102,3 +104,23 @@ def test_warm_up_runs_every_request_for_a_few_tokens() -> None:
     recorder = Recorder(peer_options(SMOKE, model_folder="unused", num_threads=1))
     recorder.warm_up([request("a", WARM_UP_TOKENS + 50), request("b", 2)])
     assert recorder.lengths == [WARM_UP_TOKENS, 2]
+
+
+def test_usage_counts_the_children_in_a_process_group() -> None:
+    child = "import time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
+    parent = f"import subprocess, sys; sys.exit(subprocess.run([sys.executable, '-c', {child!r}]).returncode)"
+    with subprocess.Popen(
+        [sys.executable, "-c", parent],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "done\n"
+        usage = group_usage(process.pid)
+        assert len(group_members(process.pid)) == 2
+        process.communicate("\n")
+    assert usage.cpu_s >= 0.25
+    assert usage.peak_rss_bytes > 2**20
+    assert group_members(process.pid) == []
