@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 the run failed, 2 something that the user can mend (one cl
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rlserve.config import LoadedConfig
 
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 DEFAULT_OUTPUT_DIR = "runs"
 
 _LAUNCH_USAGE = "rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN]"
@@ -44,12 +46,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
     try:
-        return COMMANDS[parsed.command](parsed.arguments)
+        exit_code = COMMANDS[parsed.command](parsed.arguments)
+        sys.stdout.flush()
+        return exit_code
     except RlserveError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
+    except BrokenPipeError:  # whoever read our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 def launch_command(arguments: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ import math
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rlserve.errors import ConfigurationError, Problem
@@ -56,7 +56,7 @@ class _Builder:
             return self._refuse(key, f"must be {_describe(cls)}, got {_show(values)}")
         names = {field.name: field for field in fields(cls)}
         for unknown in (name for name in values if name not in names):
-            self._refuse(join_key(key, unknown), self._unknown_key(str(unknown), tuple(names)))
+            self._refuse(join_key(key, unknown), self._unknown_key(str(unknown), tuple(names), values))
         hints = get_type_hints(cls)
         built: dict[str, Any] = {}
         for name, field in names.items():
@@ -109,8 +109,9 @@ class _Builder:
         items = [self._build_value(element, item, join_key(key, index)) for index, item in enumerate(value)]
         return _BAD if any(item is _BAD for item in items) else tuple(items)
 
-    def _unknown_key(self, name: str, valid: tuple[str, ...]) -> str:
-        near = get_close_matches(name, valid, n=1)
+    def _unknown_key(self, name: str, valid: tuple[str, ...], given: Mapping[str, Any]) -> str:
+        # Of two keys that are equally near, the one that is not there yet is meant.
+        near = sorted(get_close_matches(name, valid), key=lambda key: (-_likeness(name, key), key in given))
         elsewhere = [key for key in self._all_keys if key.rpartition(".")[2] == name]
         if near or elsewhere:
             return f"unknown key, did you mean {(near or elsewhere)[0]}?"
@@ -119,6 +120,10 @@ class _Builder:
     def _refuse(self, key: str, message: str) -> object:
         self.problems.append(Problem(key, message))
         return _BAD
+
+
+def _likeness(name: str, key: str) -> float:
+    return SequenceMatcher(None, name, key).ratio()
 
 
 def _leaf_keys(cls: Any, key: str) -> Iterator[str]:

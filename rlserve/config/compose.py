@@ -120,8 +120,10 @@ def _declared_groups(file: ConfigFile, content: Mapping[str, Any]) -> Iterator[s
     for entry in defaults if isinstance(defaults, list) else []:
         if isinstance(entry, dict):
             yield from (str(group).split()[-1].split("@")[0] for group in entry)
-        elif entry != "_self_" and (parent := file.root / f"{entry}.yaml").is_file():
-            yield from _declared_groups(file, _read(file, parent))
+        elif entry != "_self_":
+            parents = (root / f"{entry}.yaml" for root in file.search_roots)
+            for parent in [path for path in parents if path.is_file()][:1]:
+                yield from _declared_groups(file, _read(file, parent))
 
 
 def _compose_files(file: ConfigFile, choice_texts: Sequence[str]) -> tuple[DictConfig, Mapping[str, str]]:

@@ -20,8 +20,6 @@ class SlotGroupConfig:
     """Role that these slots start in, and leave last; None lets the catalogue's figures decide."""
     num_threads: int = 1
     """CPU threads of each worker; only for CPU slots."""
-    price_per_hour: float | None = None
-    """Price of one slot; None where it is not known."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -30,7 +28,6 @@ class SlotGroupConfig:
                 "type": bool(self.type.strip()) or "must name a type",
                 "count": self.count >= 1 or "must be at least 1",
                 "num_threads": self.num_threads >= 1 or "must be at least 1",
-                "price_per_hour": self.price_per_hour is None or self.price_per_hour >= 0 or "must be at least 0",
             },
         )
 

@@ -26,7 +26,7 @@ def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     else:
         from transformers import AutoTokenizer as Loader
     try:
-        return Loader.from_pretrained(path)
+        return Loader.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         what = " ".join(str(error).split())
         raise ModelError(

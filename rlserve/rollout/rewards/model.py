@@ -35,8 +35,8 @@ class ModelReward(Reward):
         self._path = path
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(path)
-            model = AutoModelForSequenceClassification.from_pretrained(path, config=config)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+            model = AutoModelForSequenceClassification.from_pretrained(path, config=config, trust_remote_code=False)
         except (OSError, ValueError) as error:
             raise RewardError(f"reward.model_path={path}: cannot be loaded: {error}") from error
         if self._tokenizer.pad_token_id is None:
@@ -88,7 +88,7 @@ def check_model(path: str) -> PretrainedConfig:
     if path.startswith((".", "/", "~")) and not (Path(path).expanduser() / "config.json").is_file():
         raise RewardError(f"reward.model_path={path}: not a model's folder: it has no config.json")
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise RewardError(f"reward.model_path={path}: no model can be found there: {error}") from error
     if config.num_labels != 1:

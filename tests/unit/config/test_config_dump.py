@@ -53,7 +53,6 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
         type=texts.map(lambda text: f"cpu{text}"),
         count=st.integers(1, 5),
         prefer=st.sampled_from(["train", None]),
-        price_per_hour=st.none() | POSITIVE,
     )
     slots = draw(st.just("auto") | st.lists(groups, min_size=2, max_size=3).map(tuple))
     return dataclasses.replace(

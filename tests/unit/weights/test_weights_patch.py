@@ -45,7 +45,7 @@ def test_damaged_payload_is_refused() -> None:
     patch = pack(7, TENSORS, torch.float32)
     damaged = patch.payload.copy()
     damaged[5] ^= 1
-    with pytest.raises(WeightsRefusedError, match="version 7 .* wrong checksum"):
+    with pytest.raises(WeightsRefusedError, match=r"version 7 .* wrong checksum"):
         unpack(_with_payload(patch, damaged))
 
 
