@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from huggingface_hub import snapshot_download
+
 from rlserve.config.tree import RunConfig
-from rlserve.errors import ConfigurationError, Problem
+from rlserve.engine.models import check_supported
+from rlserve.errors import ConfigurationError, ModelError, Problem
 from rlserve.rollout.data import PromptSource, load_prompts
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.factory import check_reward
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _DEFAULT_MAX_MODEL_LEN = 32768
+_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+"""What a model and its tokenizer are made of: no pickles and no code."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +58,9 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
         model_path = str(resolve_model(model_path))
     elif Path(model_path).is_dir():
         model_path = str(Path(model_path).absolute())  # workers have a working directory of their own
+    else:
+        on_status(f"fetching {model_path} from the hub")
+        model_path = _fetch(model_path)
     data = config.data
     if is_builtin(data.path):
         train, held_out = resolve_data(data.path)
@@ -70,6 +78,20 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
         source=source,
         held_out=held_out_groups[: config.data.num_held_out],
     )
+
+
+def _fetch(name: str) -> str:
+    """The local folder of a model on the hub.
+
+    Raises:
+        ModelError: it is not there, cannot be reached, or is no model that the engine runs.
+    """
+    try:
+        folder = snapshot_download(name, allow_patterns=_MODEL_FILES)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{name} cannot be fetched from the hub: {' '.join(str(error).split())}") from error
+    check_supported(folder)
+    return folder
 
 
 def _max_prompt_tokens(config: RunConfig, model_path: str) -> int:
@@ -95,7 +117,5 @@ def _max_prompt_tokens(config: RunConfig, model_path: str) -> int:
 
 def _model_length(model_path: str) -> int:
     config_file = Path(model_path) / "config.json"
-    if not config_file.is_file():
-        return _DEFAULT_MAX_MODEL_LEN  # of a hub name: the engine knows better once it has it
     length: int = json.loads(config_file.read_text()).get("max_position_embeddings", _DEFAULT_MAX_MODEL_LEN)
     return length

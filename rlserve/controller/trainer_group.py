@@ -21,8 +21,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from rlserve.errors import (
     DeadlineExceededError,
     RlserveError,
@@ -122,9 +120,9 @@ class TrainerGroup:
             WorkerFailedError: no member survived, or the step fails without a loss.
         """
         async with self._boundary:
-            reference = ray.put(batch)
+            shared = self._fleet.share(batch)
             while True:
-                answers = await self._call_all(self._members, "step", reference, timeout_s=self._step_timeout_s)
+                answers = await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
                 failures = _failures(answers)
                 if not failures:
                     metrics: dict[str, float] = answers[self._members[0]]

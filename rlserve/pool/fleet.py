@@ -42,6 +42,11 @@ class Fleet:
             raise WorkerLostError(f"the worker of {slot_id} was ended")
         return self._actors[slot_id]
 
+    @staticmethod
+    def share(value: Any) -> Any:
+        """Something to hand to several workers in place of ``value``, which then travels once to each machine."""
+        return ray.put(value)
+
     def info(self, slot_id: str) -> WorkerInfo:
         """Process and host of the worker on a slot."""
         return self._infos[slot_id]

@@ -40,7 +40,15 @@ SMALL: Mapping[str, Any] = {
     "launch": {"kind": "local"},
 }
 REWARD = """
+import time
+from pathlib import Path
+
+HELD = Path(__file__).with_name("held")
+
+
 def reward(sample):
+    while HELD.exists():
+        time.sleep(0.02)
     return float(len(set(sample.response))) / 10
 """
 
@@ -172,6 +180,14 @@ class Workplace:
     def resume(self, name: str, *words: str, run: str | None = None) -> Run:
         """Take up a run where it stopped; ``run`` is what --resume is given, if not the name."""
         return self._started(Run(self.place, ["--resume", run or name, *words], name, {}))
+
+    def hold(self) -> None:
+        """Let no reward be given until :meth:`release`: runs come to a standstill, and cannot end too early."""
+        (self.place / "held").touch()
+
+    def release(self) -> None:
+        """Go on after :meth:`hold`."""
+        (self.place / "held").unlink()
 
     def end(self) -> None:
         """End all runs that were started here."""

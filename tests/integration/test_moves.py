@@ -1,0 +1,104 @@
+"""Slots that move between training and rollout because of the queue, and what is true of every moment of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from runs import Run, Workplace
+
+pytestmark = pytest.mark.slow
+
+# Few sequences at once and long answers: groups queue up. Held rewards: they run dry.
+ELASTIC: Mapping[str, Any] = {
+    "num_steps": 4,
+    "rollout": {"max_tokens": 96, "engine": {"max_num_sequences": 2}, "prompts_per_step": 8},
+    "pool": {
+        "slots": [
+            {"type": "cpu-a", "count": 2, "prefer": "train"},
+            {"type": "cpu-b", "count": 1, "prefer": "rollout"},
+        ],
+    },
+    "manager": {"policy": "queue_threshold", "interval_s": 0.1, "cooldown_s": 0.2, "queue_high": 6, "queue_low": 2},
+}
+
+
+def moves_done(run: Run, owner: str) -> list[str]:
+    """Slots that came to ``owner`` after having had another, in order."""
+    settled: dict[str, str] = {}
+    moved = []
+    for event in run.events("slot"):
+        if event["owner"] in ("train", "rollout"):
+            before = settled.get(event["slot_id"])
+            settled[event["slot_id"]] = event["owner"]
+            if before is not None and before != event["owner"] == owner:
+                moved.append(event["slot_id"])
+    return moved
+
+
+def assert_one_owner_always(run: Run) -> None:
+    """Replaying the events: a slot goes from one role to another, or comes back from the dead, only by moving; every
+    slot is there from the first event to the last."""
+    owners: dict[str, str] = {}
+    for event in run.events("slot"):
+        before, after = owners.get(event["slot_id"]), event["owner"]
+        owners[event["slot_id"]] = after
+        if before is not None and before != "moving":
+            assert after in ("moving", "dead"), f"{before} to {after} at once: {event}"
+    assert set(owners) == {"cpu-a/0", "cpu-a/1", "cpu-b/0"}
+
+
+def assert_whole(run: Run, *, num_failures: int = 0) -> dict[str, Any]:
+    assert run.wait() == 0, run.output
+    summary: dict[str, Any] = json.loads((run.folder / "summary.json").read_text())
+    trained = [group_id for line in run.lines("samples.jsonl") for group_id in line["group_ids"]]
+    assert len(trained) == len(set(trained)) == summary["groups_trained"] == summary["groups_admitted"] == 4 * 8
+    assert summary["worker_failures"] == num_failures
+    assert_one_owner_always(run)
+    return summary
+
+
+def test_moves_in_both_directions(workplace: Workplace) -> None:
+    run = workplace.start("moves", ELASTIC)
+    run.wait_until(lambda: bool(moves_done(run, "rollout")), "a move to rollout")
+    workplace.hold()
+    run.wait_until(lambda: bool(moves_done(run, "train")), "a move to training")
+    workplace.release()
+    summary = assert_whole(run)
+    to_rollout, to_train = moves_done(run, "rollout"), moves_done(run, "train")
+    assert (summary["moves_to_rollout"], summary["moves_to_train"]) == (len(to_rollout), len(to_train))
+    assert summary["engine_restarts"] == 0
+    decisions = run.lines("decisions.jsonl")
+    for action, slots in (("to_rollout", to_rollout), ("to_train", to_train)):
+        made = [decision for decision in decisions if decision["action"] == action]
+        assert [decision["slot_id"] for decision in made][: len(slots)] == slots
+        assert all("queue" in decision["reason"] for decision in made)
+    assert all(decision["queue_length"] > 6 for decision in decisions if decision["action"] == "to_rollout")
+    assert all(decision["queue_length"] < 2 for decision in decisions if decision["action"] == "to_train")
+    one_process_a_slot = [event["slot_id"] for event in run.events("worker")]
+    assert sorted(one_process_a_slot) == ["cpu-a/0", "cpu-a/1", "cpu-b/0"]
+
+
+@pytest.mark.parametrize("direction", ["to_rollout", "to_train"])
+def test_killed_in_mid_move(workplace: Workplace, direction: str) -> None:
+    """The slot on the way dies as soon as it is seen to move: it gets a new worker, and the run goes on."""
+    run = workplace.start("killed", ELASTIC)
+
+    def moving() -> list[str]:
+        settled = any(owner == "rollout" for owner in run.owners().values())
+        return [slot_id for slot_id, owner in run.owners().items() if owner == "moving" and settled]
+
+    run.wait_until(lambda: bool(run.lines("decisions.jsonl")), "the first decision")
+    if direction == "to_train":
+        run.wait_until(lambda: bool(moves_done(run, "rollout")), "a move to rollout")
+        workplace.hold()
+    run.wait_until(lambda: bool(moving()), "a slot on the way")
+    os.kill(run.worker(moving()[0]), signal.SIGKILL)
+    run.wait_until(lambda: bool(run.events("failure")), "the loss")
+    if direction == "to_train":
+        workplace.release()
+    assert_whole(run, num_failures=1)

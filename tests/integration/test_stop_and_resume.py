@@ -1,0 +1,136 @@
+"""Runs that are stopped, killed and taken up again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from runs import Run, Workplace
+from safetensors.torch import load_file
+
+from rlserve.controller.checkpoint import is_whole
+
+pytestmark = pytest.mark.slow
+
+EVERY_STEP = {"num_steps": 5, "checkpoint": {"every_steps": 1, "keep": 3}}
+
+
+def checkpoints(run: Run) -> list[Path]:
+    return sorted(run.folder.glob("checkpoints/step_*"))
+
+
+def assert_whole(run: Run, num_steps: int) -> dict[str, Any]:
+    """All steps stand once in the files, with every group trained once."""
+    assert run.wait() == 0, run.output
+    summary: dict[str, Any] = json.loads((run.folder / "summary.json").read_text())
+    lines = run.lines("samples.jsonl")
+    trained = [group_id for line in lines for group_id in line["group_ids"]]
+    assert [line["step"] for line in lines] == list(range(1, num_steps + 1))
+    steps = [line["step"] for line in run.lines("metrics.jsonl") if "actor/pg_loss" in line]
+    assert steps == list(range(1, num_steps + 1))
+    assert len(trained) == len(set(trained)) == num_steps * 4
+    assert summary["groups_trained"] == summary["groups_admitted"] == num_steps * 4
+    assert summary["num_steps"] == summary["final_weight_version"] == num_steps
+    return summary
+
+
+def test_ctrl_c_and_resume(workplace: Workplace) -> None:
+    """SIGINT to the whole process group; a checkpoint; --resume latest goes on to more steps than were planned."""
+    run = workplace.start("interrupted", {"num_steps": 1000})
+    run.wait_until(lambda: run.num_steps() >= 2, "two steps")
+    run.interrupt()
+    assert run.wait() == 130, run.output
+    assert "Traceback" not in run.output
+    (checkpoint,) = checkpoints(run)
+    assert is_whole(checkpoint)
+    num_steps = run.num_steps()
+    assert checkpoint.name == f"step_{num_steps:06d}"
+    run.wait_for_no_processes()
+    saved = load_file(checkpoint / "trainer.safetensors")
+
+    again = workplace.resume("interrupted", f"num_steps={num_steps + 1}", run="latest")
+    assert_whole(again, num_steps + 1)
+    first = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
+    assert first.count(num_steps) == 2, "the weights of the checkpoint are delivered once more after the resume"
+    after = load_file(checkpoints(again)[-1] / "trainer.safetensors")
+    assert int(saved["counters"][0]) == num_steps
+    assert int(after["counters"][0]) == num_steps + 1
+
+
+def test_terminated(workplace: Workplace) -> None:
+    run = workplace.start("terminated", {"num_steps": 1000})
+    run.wait_until(lambda: run.num_steps() >= 1, "a step")
+    run.process.send_signal(signal.SIGTERM)
+    assert run.wait() == 143, run.output
+    assert is_whole(checkpoints(run)[-1])
+    run.wait_for_no_processes()
+
+
+def test_stopped_while_workers_start(workplace: Workplace) -> None:
+    """Nothing is new, so nothing is saved; the end comes at once."""
+    run = workplace.start("early")
+    run.wait_until(lambda: "starting workers" in run.output, "the start of the workers")
+    run.interrupt()
+    assert run.wait() == 130, run.output
+    assert "Traceback" not in run.output
+    assert checkpoints(run) == []
+    run.wait_for_no_processes()
+
+
+def test_driver_killed_and_newest_checkpoint_damaged(workplace: Workplace) -> None:
+    """SIGKILL of the driver; the newest checkpoint loses a byte; the run goes on from the one before it, and what came
+    after that one is done again."""
+    run = workplace.start("killed", EVERY_STEP)
+    run.wait_until(lambda: len(checkpoints(run)) >= 3, "three checkpoints")
+    workplace.hold()
+    run.process.kill()
+    run.process.wait()
+    workplace.release()
+    run.wait_for_no_processes()
+    good, damaged = checkpoints(run)[-2:]
+    state = damaged / "trainer.safetensors"
+    state.write_bytes(state.read_bytes()[:-1] + b"\x00\x01")
+    again = workplace.resume("killed")
+    assert_whole(again, 5)
+    assert f"{damaged} is damaged" in again.output
+    replayed = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
+    assert replayed.count(int(good.name.removeprefix("step_"))) >= 2
+
+
+def test_a_resumed_trainer_holds_what_was_saved(workplace: Workplace) -> None:
+    """To the bit: resumed and stopped before its first step, a run saves what it loaded."""
+    run = workplace.start("bits", {"num_steps": 2})
+    assert run.wait() == 0, run.output
+    (checkpoint,) = checkpoints(run)
+    kept = workplace.place / "kept"
+    shutil.copytree(checkpoint, kept)
+    workplace.hold()
+    again = workplace.resume("bits", "num_steps=3")
+    again.wait_until(lambda: again.output.rstrip().endswith("training"), "the loops")
+    shutil.rmtree(checkpoint)
+    again.interrupt()
+    assert again.wait() == 130, again.output
+    assert checkpoints(again) == [checkpoint]
+    for name in ("trainer.safetensors", "policy/model.safetensors"):
+        saved, resaved = load_file(kept / name), load_file(checkpoint / name)
+        assert saved.keys() == resaved.keys()
+        assert all(resaved[key].equal(tensor) for key, tensor in saved.items())
+
+
+def test_a_second_ctrl_c_ends_at_once(workplace: Workplace) -> None:
+    """The first lets the step under way finish, which a trainer that stands still never does."""
+    run = workplace.start("twice", {"num_steps": 1000, "pool": {"health_timeout_s": 100.0}})
+    run.wait_until(lambda: run.num_steps() >= 1, "a step")
+    trainer = psutil.Process(run.worker("cpu-a/0"))
+    os.kill(trainer.pid, signal.SIGSTOP)
+    run.interrupt()
+    run.wait_until(lambda: "again to end at once" in run.output, "the first stop")
+    run.interrupt()
+    assert run.wait() == 130, run.output
+    run.wait_for_no_processes()

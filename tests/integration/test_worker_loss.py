@@ -1,0 +1,97 @@
+"""Workers that die or stop answering: the run goes on, loses nothing and trains nothing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from runs import Run, Workplace
+
+pytestmark = pytest.mark.slow
+
+NUM_STEPS = 6
+TWO_AND_TWO = [
+    {"type": "cpu-a", "count": 2, "prefer": "train"},
+    {"type": "cpu-b", "count": 2, "prefer": "rollout"},
+]
+# Answers long enough for a worker to be in the middle of one whenever it is hit.
+LONG: Mapping[str, Any] = {"num_steps": NUM_STEPS, "rollout": {"max_tokens": 128}}
+
+
+def hit(run: Run, slot_id: str, signal_number: int = signal.SIGKILL) -> None:
+    """Send a signal to the worker of a slot."""
+    os.kill(run.worker(slot_id), signal_number)
+
+
+def assert_whole(run: Run, *, num_failures: int, num_restarts: int) -> None:
+    """The run came to its end with all its counts."""
+    assert run.wait() == 0, run.output
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["num_steps"] == summary["final_weight_version"] == NUM_STEPS
+    assert summary["groups_trained"] == NUM_STEPS * 4
+    assert summary["groups_admitted"] == summary["groups_trained"] + sum(summary["groups_dropped"].values())
+    assert (summary["worker_failures"], summary["engine_restarts"]) == (num_failures, num_restarts)
+    trained = [group_id for line in run.lines("samples.jsonl") for group_id in line["group_ids"]]
+    assert len(trained) == len(set(trained)) == NUM_STEPS * 4
+    run.wait_for_no_processes()
+
+
+def test_rollout_workers_killed_and_stopped(workplace: Workplace) -> None:
+    """One of two dies and is replaced; then the other stops answering, which only a deadline can find."""
+    run = workplace.start("rollout", {**LONG, "pool": {"slots": TWO_AND_TWO, "health_timeout_s": 4.0}})
+    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
+    hit(run, "cpu-b/0")
+    run.wait_until(lambda: len(run.events("failure")) == 1, "the loss of cpu-b/0")
+    workplace.hold()
+    hit(run, "cpu-b/1", signal.SIGSTOP)
+    run.wait_until(lambda: len(run.events("failure")) == 2, "the loss of cpu-b/1")
+    workplace.release()
+    assert_whole(run, num_failures=2, num_restarts=2)
+
+
+def test_the_only_rollout_worker_killed(workplace: Workplace) -> None:
+    run = workplace.start("only", LONG)
+    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
+    hit(run, "cpu-b/0")
+    assert_whole(run, num_failures=1, num_restarts=1)
+    assert len([event for event in run.events("worker") if event["slot_id"] == "cpu-b/0"]) == 2
+
+
+def test_trainer_ranks_killed_and_stopped(workplace: Workplace) -> None:
+    """Rank 0 dies, so the other takes its place; then that one stops answering when the first is back."""
+    changes = {**LONG, "pool": {"slots": TWO_AND_TWO, "health_timeout_s": 4.0}, "algorithm": {"num_epochs": 8}}
+    run = workplace.start("train", changes)
+    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
+    hit(run, "cpu-a/0")
+    run.wait_until(lambda: len(run.events("failure")) == 1, "the loss of cpu-a/0")
+    workplace.hold()
+    run.wait_until(lambda: run.owners()["cpu-a/0"] == "train", "the return of cpu-a/0")
+    hit(run, "cpu-a/1", signal.SIGSTOP)
+    workplace.release()
+    run.wait_until(lambda: len(run.events("failure")) == 2, "the loss of cpu-a/1")
+    assert_whole(run, num_failures=2, num_restarts=0)
+
+
+def test_too_many_losses_end_the_run(workplace: Workplace) -> None:
+    run = workplace.start("many", {**LONG, "pool": {"max_worker_failures": 0}})
+    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
+    hit(run, "cpu-b/0")
+    assert run.wait() == 1
+    assert "pool.max_worker_failures=0" in run.output
+    assert "cpu-b/0" in run.output
+    assert "Traceback" not in run.output
+    run.wait_for_no_processes()
+
+
+def test_the_only_trainer_killed_ends_the_run(workplace: Workplace) -> None:
+    run = workplace.start("trainer", LONG)
+    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
+    hit(run, "cpu-a/0")
+    assert run.wait() == 1
+    assert "no trainer is left that holds the state (cpu-a/0 lost" in run.output
+    assert "--resume" in run.output
+    assert "Traceback" not in run.output

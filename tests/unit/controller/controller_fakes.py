@@ -1,0 +1,214 @@
+"""Workers, replicas and trainers that only write down what is asked of them, and answer what a test wants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.exceptions import RayActorError
+
+from rlserve.engine.request import FinishReason, RequestOutput, SampleOutput
+from rlserve.pool.base import Collected, RolloutStats, WorkerInfo
+from rlserve.remote import answer
+from rlserve.weights.base import Receipt, Transport
+
+
+class FakeWorker:
+    """Answers calls from ``answers`` (a value, an exception to raise, a future to wait for, or a function)."""
+
+    def __init__(self, slot_id: str, log: list[tuple[str, str]]) -> None:
+        self.slot_id = slot_id
+        self.log = log
+        self.dead = False
+        self.answers: dict[str, Any] = {"choose_port": ("127.0.0.1", 1), "step": {"loss": 1.0}}
+        self.arguments: dict[str, list[tuple[Any, ...]]] = {}
+        self._pending: set[asyncio.Future[Any]] = set()
+
+    def __getattr__(self, method: str) -> FakeMethod:
+        return FakeMethod(self, method)
+
+    def kill(self) -> None:
+        """The process is gone: calls that wait, and all later ones, fail."""
+        self.dead = True
+        for future in self._pending:
+            if not future.done():
+                future.set_exception(RayActorError())
+
+    async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        if self.dead:
+            raise RayActorError()
+        self.log.append((self.slot_id, method))
+        self.arguments.setdefault(method, []).append(arguments)
+        found = self.answers.get(method)
+        if isinstance(found, asyncio.Future):
+            self._pending.add(found)
+            return await found
+        if isinstance(found, Exception):
+            raise found
+        return found(*arguments) if callable(found) else found
+
+
+class FakeMethod:
+    def __init__(self, worker: FakeWorker, method: str) -> None:
+        self._worker, self._method = worker, method
+
+    def remote(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
+        return self._worker.call(self._method, arguments)
+
+
+class FakeReplica(FakeWorker):
+    """A worker with a rollout hat: holds requests until the test finishes them."""
+
+    def __init__(self, slot_id: str, log: list[tuple[str, str]]) -> None:
+        super().__init__(slot_id, log)
+        self.held: dict[str, Any] = {}
+        self.outbox: list[RequestOutput] = []
+        self.closed = False
+        self.changed = asyncio.Event()
+        self.answers |= {"submit": self._submit, "stop_rollout": self._stop}
+
+    async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
+        if method != "collect":
+            return await super().call(method, arguments)
+        if arguments[0] and not (self.outbox or self.closed or self.dead):
+            self.changed.clear()
+            await self.changed.wait()
+        if self.dead:
+            raise RayActorError()
+        outputs, self.outbox = tuple(self.outbox), []
+        return Collected(outputs=outputs, stats=stats(), closed=self.closed)
+
+    def finish(self, request_id: str) -> None:
+        """Answer a request with one token for each sample."""
+        del self.held[request_id]
+        self.outbox.append(output(request_id, FinishReason.STOP))
+        self.changed.set()
+
+    def kill(self) -> None:
+        super().kill()
+        self.changed.set()
+
+    def _submit(self, requests: list[Any]) -> None:
+        self.held |= {request.id: request for request in requests}
+
+    def _stop(self) -> tuple[RequestOutput, ...]:
+        self.closed = True
+        self.changed.set()
+        return tuple(output(request_id, FinishReason.ABORT) for request_id in self.held)
+
+
+class FakeFleet:
+    """Workers by slot."""
+
+    def __init__(self, slot_ids: tuple[str, ...], kind: type[FakeWorker] = FakeWorker) -> None:
+        self.log: list[tuple[str, str]] = []
+        self.kind = kind
+        self.workers = {slot_id: kind(slot_id, self.log) for slot_id in slot_ids}
+        self.restart_failures: list[Exception] = []
+
+    def __getitem__(self, slot_id: str) -> FakeWorker:
+        return self.workers[slot_id]
+
+    def share(self, value: Any) -> Any:
+        return value
+
+    def kill(self, slot_id: str) -> None:
+        self.log.append((slot_id, "KILL"))
+        self.workers[slot_id].kill()
+
+    def info(self, slot_id: str) -> WorkerInfo:
+        return WorkerInfo(slot_id=slot_id, process_id=1, host="here")
+
+    async def restart(self, slot_id: str) -> None:
+        self.log.append((slot_id, "RESTART"))
+        if self.restart_failures:
+            raise self.restart_failures.pop()
+        self.workers[slot_id] = self.kind(slot_id, self.log)
+
+
+class FakeTransport(Transport):
+    """Counts versions and writes down who took which."""
+
+    def __init__(self) -> None:
+        self.newest = 0
+        self.published_by: list[str] = []
+        self.taken: list[tuple[str, int]] = []
+        self.after_delivery: Any = None
+
+    @property
+    def version(self) -> int:
+        return self.newest
+
+    async def publish(self, trainer: Any, version: int) -> None:
+        await answer(trainer.pack_weights.remote(version), timeout_s=5.0, what="trainer")
+        self.published_by.append(trainer.slot_id)
+        self.newest = version
+
+    async def deliver(self, replica: Any) -> Receipt:
+        version = self.newest
+        await answer(replica.load_weights.remote(version), timeout_s=5.0, what="replica")
+        self.taken.append((replica.slot_id, version))
+        if self.after_delivery is not None:
+            action, self.after_delivery = self.after_delivery, None
+            action()
+        return Receipt(version=version, fingerprint=0, load_s=0.0)
+
+
+class FakeTracker:
+    """Keeps what is recorded."""
+
+    def __init__(self) -> None:
+        self.records: list[Any] = []
+        self.logged: list[tuple[int, dict[str, float]]] = []
+
+    def record(self, record: Any) -> None:
+        self.records.append(record)
+
+    def log(self, step: int, metrics: dict[str, float]) -> None:
+        self.logged.append((step, metrics))
+
+
+def stats() -> RolloutStats:
+    return RolloutStats(
+        weight_version=0,
+        num_running=0,
+        num_waiting=0,
+        kv_cache_usage=0.0,
+        num_generated_tokens=0,
+        num_preemptions=0,
+        prefix_cache_hit_rate=0.0,
+        num_steps=0,
+    )
+
+
+def output(request_id: str, reason: FinishReason, num_samples: int = 1) -> RequestOutput:
+    samples = tuple(
+        SampleOutput(
+            index=index,
+            token_ids=(7,),
+            log_probs=(-1.0,),
+            behaviour_log_probs=(-1.0,),
+            weight_versions=(0,),
+            finish_reason=reason,
+        )
+        for index in range(num_samples)
+    )
+    return RequestOutput(request_id=request_id, samples=samples)
+
+
+async def settled() -> None:
+    """Let every task run until all of them wait."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def unfinished(worker: FakeWorker, method: str) -> Iterator[asyncio.Future[Any]]:
+    """While it lasts, calls of ``method`` wait for the future."""
+    before = worker.answers.get(method)
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    worker.answers[method] = future
+    yield future
+    worker.answers[method] = before

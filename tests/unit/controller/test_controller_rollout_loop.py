@@ -1,0 +1,181 @@
+"""The rollout loop on real bookkeeping with a fake scorer: admission, scoring, and bounded failures."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from controller_fakes import output, settled
+
+from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.signal import Signal
+from rlserve.engine.request import FinishReason, RequestOutput, SamplingParams
+from rlserve.errors import RewardError, UserError
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.router import Router
+
+
+class FakeSource:
+    """Numbered prompts without end."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def next(self) -> PromptGroup:
+        self.position += 1
+        return self.get(f"0:{self.position - 1}", position=self.position - 1)
+
+    def get(self, group_id: str, *, position: int) -> PromptGroup:
+        return PromptGroup(
+            id=group_id, position=position, row=position, prompt_text="1+1=", prompt_token_ids=(1, 2), answer="2"
+        )
+
+
+class FakeScorer:
+    def __init__(self) -> None:
+        self.failing = False
+
+    async def score(self, samples: Sequence[RewardSample]) -> list[float]:
+        if self.failing:
+            raise RewardError(f"reward raised on prompt {samples[0].id}")
+        return [1.0 for _ in samples]
+
+
+class FakeReplicas:
+    """One replica that takes everything at once."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.loop: RolloutLoop
+        self.held: list[str] = []
+        router.join("r0", version=0, capacity=100)
+
+    def dispatch(self) -> None:
+        for requests in self.router.assign().values():
+            self.loop.on_started(request.id.rpartition("#")[0] for request in requests)
+            self.held += [request.id for request in requests]
+
+
+class Setting:
+    """Room for four groups: two a step, one step ahead."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
+        self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
+        self.buffer = SampleBuffer(self.ledger, prompts_per_step=2)
+        self.scorer = FakeScorer()
+        self.counters = Counters()
+        self.replicas = FakeReplicas(self.router)
+        fakes: Any = self
+        source: Any = FakeSource()
+        self.loop = self.replicas.loop = RolloutLoop(
+            source=source,
+            ledger=self.ledger,
+            router=self.router,
+            buffer=self.buffer,
+            scorer=fakes.scorer,
+            counters=self.counters,
+            clock=RunClock(started=time.monotonic()),
+            changed=Signal(),
+            max_reward_failures=2,
+            max_refusals=2,
+            decode=str,
+            current_version=lambda: 0,
+        )
+
+    def finish_all(self, error: str | None = None) -> None:
+        held, self.replicas.held = self.replicas.held, []
+        for request_id in held:
+            found = output(request_id, FinishReason.STOP)
+            self.loop.on_output("r0", RequestOutput(request_id=request_id, samples=(), error=error) if error else found)
+
+    async def keep_failing(self, error: str | None) -> None:
+        while True:
+            self.finish_all(error)
+            await settled()
+
+
+def start(setting: Setting, tasks: asyncio.TaskGroup, wanted: int) -> list[asyncio.Task[None]]:
+    replicas: Any = setting.replicas
+    return [
+        tasks.create_task(setting.loop.admit(replicas, lambda: wanted)),
+        tasks.create_task(setting.loop.score()),
+    ]
+
+
+def test_groups_are_admitted_while_there_is_room_and_scored_into_the_buffer() -> None:
+    async def scenario() -> None:
+        setting = Setting()
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks, wanted=6)
+            await settled()
+            assert setting.ledger.num_admitted == 4, "room for (1 + 1) * 2"
+            setting.finish_all()
+            await settled()
+            assert len(setting.buffer) == 4
+            assert setting.buffer.take(0) is not None
+            setting.buffer.commit(time_s=0.0)
+            assert setting.ledger.num_trained == 2
+            setting.buffer.check_integrity()
+            for loop in loops:
+                loop.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_no_more_groups_are_admitted_than_the_run_needs() -> None:
+    async def scenario() -> None:
+        setting = Setting()
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks, wanted=3)
+            await settled()
+            assert setting.ledger.num_admitted == 3
+            for loop in loops:
+                loop.cancel()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        ("prompt too long", "engine_error", r"the engine refused 3 prompt groups.*the last, 0:2: prompt too long"),
+        (None, "reward_error", r"raised on prompt 0:2/0\nthe reward failed for 3 prompt groups"),
+    ],
+)
+def test_a_few_failures_are_dropped_and_one_more_stops_the_run(error: str | None, reason: str, message: str) -> None:
+    async def run(setting: Setting) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            start(setting, tasks, wanted=100)
+            tasks.create_task(setting.keep_failing(error))
+
+    async def scenario() -> None:
+        setting = Setting()
+        setting.scorer.failing = error is None
+        with pytest.raises(ExceptionGroup) as caught:
+            await run(setting)
+        (found,) = caught.value.exceptions
+        with pytest.raises(UserError, match=message):
+            raise found
+        assert setting.ledger.num_dropped == {reason: 3}
+        setting.ledger.check_integrity()
+
+    asyncio.run(scenario())
+
+
+def test_what_a_checkpoint_left_live_is_put_back_into_the_router() -> None:
+    setting = Setting()
+    before = Setting()
+    before.ledger.admit("0:0", position=0, current_version=0, time_s=0.0)
+    setting.ledger.restore(before.ledger.snapshot(), current_version=5, time_s=0.0)
+    setting.loop.readmit()
+    setting.router.set_version("r0", 5)
+    setting.replicas.dispatch()
+    assert setting.replicas.held == ["0:0#1"]

@@ -1,0 +1,191 @@
+"""The trainer group with fake workers: what it asks of whom, in which order, whoever is lost when."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from controller_fakes import FakeFleet, FakeTransport, settled, unfinished
+
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.errors import NonFiniteLossError, WorkerFailedError, WorkerLostError
+
+BATCH: Any = object()
+
+
+class Setting:
+    """A group of ``slot_ids`` that has been formed."""
+
+    def __init__(self, *slot_ids: str, others: tuple[str, ...] = ()) -> None:
+        self.fleet = FakeFleet((*slot_ids, *others))
+        self.lost: list[str] = []
+        fleet: Any = self.fleet
+        self.group = TrainerGroup(
+            fleet,
+            switch_timeout_s=5.0,
+            step_timeout_s=5.0,
+            health_timeout_s=0.02,
+            on_lost=lambda slot_id, error: self.lost.append(slot_id),
+        )
+        self.slot_ids = slot_ids
+
+    async def formed(self) -> Setting:
+        await self.group.form(self.slot_ids, None)
+        self.fleet.log.clear()
+        return self
+
+    def generations(self, slot_id: str) -> list[tuple[int, int, int]]:
+        """(generation, rank, world size) of each group that a worker was asked to join."""
+        calls = self.fleet[slot_id].arguments.get("join_training", [])
+        return [(place.generation, place.rank, place.world_size) for place, _ in calls]
+
+
+def test_only_the_first_of_a_new_group_loads_the_model() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        assert [holds for _, holds in setting.fleet["a"].arguments["join_training"]] == [True, False]
+        assert [holds for _, holds in setting.fleet["b"].arguments["join_training"]] == [False]
+        assert setting.generations("a") == [(1, 0, 1), (2, 0, 2)]
+        assert setting.generations("b") == [(2, 1, 2)]
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        broken = WorkerFailedError("all-gather failed, no answer from rank 0")
+        setting.fleet["a"].kill()
+        for survivor in ("b", "c"):
+            answers = iter([broken, {"loss": 2.0}])
+            setting.fleet[survivor].answers["step"] = lambda batch, answers=answers: _raised(next(answers))
+        assert await setting.group.step(BATCH) == {"loss": 2.0}
+        assert setting.lost == ["a"]
+        assert setting.group.members == ("b", "c")
+        calls = [call for call in setting.fleet.log if call[0] == "b" and call[1] != "info"]
+        assert [method for _, method in calls] == ["step", "rollback", "choose_port", "join_training", "step"]
+        assert setting.generations("b")[-1] == (3, 0, 2)
+
+    asyncio.run(scenario())
+
+
+def _raised(found: Any) -> Any:
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def test_a_member_that_stands_still_is_ended_when_it_answers_no_ping() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        still = setting.fleet["b"]
+        with unfinished(still, "step"), unfinished(still, "info"):
+            metrics = await setting.group.step(BATCH)
+        assert metrics == {"loss": 1.0}
+        assert ("b", "KILL") in setting.fleet.log
+        assert setting.lost == ["b"]
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_is_only_slow_is_left_alone() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        with unfinished(setting.fleet["b"], "step") as answer:
+            step = asyncio.create_task(setting.group.step(BATCH))
+            while ("b", "info") not in setting.fleet.log:
+                await asyncio.sleep(0.005)
+            answer.set_result({"loss": 1.0})
+            await step
+        assert setting.lost == []
+        assert ("b", "rollback") not in setting.fleet.log
+
+    asyncio.run(scenario())
+
+
+def test_a_loss_that_is_not_finite_is_the_runs_error() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        for member in ("a", "b"):
+            setting.fleet[member].answers["step"] = NonFiniteLossError("step 1 is not finite")
+        with pytest.raises(NonFiniteLossError):
+            await setting.group.step(BATCH)
+        assert setting.lost == []
+
+    asyncio.run(scenario())
+
+
+def test_nobody_left() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        setting.fleet["a"].kill()
+        setting.fleet["b"].kill()
+        with pytest.raises(WorkerFailedError, match=r"a, b lost: .*--resume"):
+            await setting.group.step(BATCH)
+
+    asyncio.run(scenario())
+
+
+def test_the_next_rank_publishes_when_the_first_is_lost() -> None:
+    async def scenario() -> None:
+        setting, transport = await Setting("a", "b").formed(), FakeTransport()
+        setting.fleet["a"].kill()
+        await setting.group.publish(transport, 1)
+        assert transport.published_by == ["b"]
+        assert setting.lost == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_a_newcomer_lost_on_the_way_leaves_the_group_whole() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("new",)).formed()
+        setting.fleet["new"].kill()
+        with pytest.raises(WorkerLostError):
+            await setting.group.add("new")
+        assert setting.group.members == ("a",)
+        assert setting.lost == ["new"]
+        assert await setting.group.step(BATCH) == {"loss": 1.0}
+
+    asyncio.run(scenario())
+
+
+def test_a_newcomer_never_becomes_the_one_that_holds_the_state() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("new",)).formed()
+        setting.fleet["a"].kill()
+        with pytest.raises(WorkerFailedError, match="no trainer is left"):
+            await setting.group.add("new")
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_leaves_at_the_step_boundary() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        with unfinished(setting.fleet["a"], "step") as answer:
+            step = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            leaving: list[str] = []
+            removal = asyncio.create_task(setting.group.remove("a", on_leaving=lambda: leaving.append("a")))
+            await settled()
+            assert leaving == [], "the step is not done"
+            answer.set_result({"loss": 1.0})
+            await step
+            assert await removal
+        assert leaving == ["a"]
+        assert setting.group.members == ("b",)
+        assert setting.fleet.log[-1] == ("a", "leave_training")
+
+    asyncio.run(scenario())
+
+
+def test_the_last_member_stays() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a").formed()
+        assert not await setting.group.remove("a", on_leaving=lambda: pytest.fail("it must not leave"))
+        assert setting.group.members == ("a",)
+        assert setting.fleet.log == []
+
+    asyncio.run(scenario())

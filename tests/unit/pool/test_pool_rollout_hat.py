@@ -1,0 +1,166 @@
+"""The rollout hat on a fake engine: every output exactly once, weights only between steps, stop gives back the rest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+import torch
+
+from rlserve.engine import Request, RequestOutput, SamplingParams
+from rlserve.engine.stats import EngineStats
+from rlserve.errors import WorkerFailedError
+from rlserve.pool.rollout_hat import RolloutHat
+from rlserve.weights.patch import WeightPatch, pack
+
+
+class FakeEngine:
+    """Finishes the oldest request in each step; a gate lets the test hold it in the middle of one."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.waiting: list[str] = []
+        self.weight_version = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.in_step = threading.Event()
+        self.tensors: dict[str, torch.Tensor] = {}
+        self.failure: Exception | None = None
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting)
+
+    def add(self, request: Request) -> None:
+        self.events.append(f"add {request.id}")
+        self.waiting.append(request.id)
+
+    def step(self) -> list[RequestOutput]:
+        self.events.append("step begins")
+        self.in_step.set()
+        assert self.gate.wait(10)
+        if self.failure is not None:
+            raise self.failure
+        self.events.append("step ends")
+        return [_output(self.waiting.pop(0))] if self.waiting else []
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
+        aborted = [name for name in request_ids if name in self.waiting]
+        self.waiting = [name for name in self.waiting if name not in aborted]
+        return [_output(name) for name in aborted]
+
+    def load_weights(self, version: int, tensors: dict[str, torch.Tensor]) -> None:
+        self.events.append(f"load {version}")
+        self.weight_version, self.tensors = version, dict(tensors)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        return iter(self.tensors.items())
+
+    def release_memory(self) -> None:
+        self.events.append("release")
+
+    def check_integrity(self) -> None:
+        pass
+
+    def stats(self) -> EngineStats:
+        counts = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
+        return EngineStats(**(counts | {"num_blocks": 1, "weight_version": self.weight_version}))
+
+
+def _output(request_id: str) -> RequestOutput:
+    return RequestOutput(request_id=request_id, samples=())
+
+
+def _requests(*ids: str) -> list[Request]:
+    return [Request(id=name, prompt_token_ids=(1,), sampling=SamplingParams()) for name in ids]
+
+
+def _patch(version: int) -> WeightPatch:
+    return pack(version, {"weight": torch.full((4,), float(version))}, torch.float32)
+
+
+def _collect_all(hat: RolloutHat) -> list[str]:
+    """Poll until the hat says that nothing more comes."""
+    found: list[str] = []
+    while True:
+        collected = hat.collect(5.0)
+        found += [output.request_id for output in collected.outputs]
+        if collected.closed:
+            return found
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def hat(engine: Any) -> RolloutHat:
+    return RolloutHat(engine)
+
+
+def test_every_output_is_handed_out_exactly_once(engine: FakeEngine, hat: RolloutHat) -> None:
+    names = [f"request {number}" for number in range(200)]
+    with ThreadPoolExecutor() as threads:
+        collected = threads.submit(_collect_all, hat)
+        for start in range(0, 200, 7):
+            hat.submit(_requests(*names[start : start + 7]))
+        partials = [output.request_id for output in hat.stop()]
+        finished = collected.result(timeout=20)
+    assert sorted(finished + partials) == sorted(names)
+
+
+def test_weights_are_swapped_only_between_steps(engine: FakeEngine, hat: RolloutHat) -> None:
+    engine.gate.clear()
+    hat.submit(_requests("a", "b"))
+    assert engine.in_step.wait(5)
+    with ThreadPoolExecutor() as threads:
+        loading = threads.submit(hat.load_weights, _patch(1))
+        engine.gate.set()
+        receipt = loading.result(timeout=10)
+    hat.stop()
+    assert receipt.version == 1
+    assert receipt.fingerprint == _patch(1).fingerprint
+    place = engine.events.index("load 1")
+    before = engine.events[:place]
+    assert before.count("step begins") == before.count("step ends")
+
+
+def test_stop_returns_what_is_unfinished_and_frees_the_memory(engine: FakeEngine, hat: RolloutHat) -> None:
+    engine.gate.clear()
+    hat.submit(_requests("a", "b", "c"))
+    assert engine.in_step.wait(5)
+    with ThreadPoolExecutor() as threads:
+        stopping = threads.submit(hat.stop)
+        engine.gate.set()
+        partials = [output.request_id for output in stopping.result(timeout=10)]
+    finished = _collect_all(hat)
+    assert sorted(finished + partials) == ["a", "b", "c"]
+    assert finished[0] == "a"
+    assert engine.events[-1] == "release"
+
+
+def test_nothing_runs_after_stop(engine: FakeEngine, hat: RolloutHat) -> None:
+    hat.stop()
+    with pytest.raises(WorkerFailedError, match="taken off"):
+        hat.load_weights(_patch(1))
+    assert "load 1" not in engine.events
+
+
+def test_a_poll_without_outputs_ends_by_itself(hat: RolloutHat) -> None:
+    collected = hat.collect(0.0)
+    assert collected.outputs == ()
+    assert not collected.closed
+    hat.stop()
+
+
+def test_an_engine_that_fails_is_reported_by_every_call(engine: FakeEngine, hat: RolloutHat) -> None:
+    engine.failure = RuntimeError("out of memory")
+    hat.submit(_requests("a"))
+    with pytest.raises(WorkerFailedError, match="out of memory"):
+        _collect_all(hat)
+    with pytest.raises(WorkerFailedError, match="out of memory"):
+        hat.submit(_requests("b"))
