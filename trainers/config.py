@@ -32,8 +32,6 @@ class AlgorithmConfig:
     """Weight of the policy's entropy, subtracted from the loss."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
-    temperature: float = 1.0
-    """Temperature that the rollouts were sampled at: the policy that is trained is softmax(logits / temperature)."""
     importance_sampling_cap: float = 2.0
     """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
 
@@ -50,7 +48,6 @@ class AlgorithmConfig:
                 "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
                 "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
                 "value_coefficient": self.value_coefficient > 0 or "must be above 0",
-                "temperature": self.temperature > 0 or "must be above 0",
                 "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
             },
         )

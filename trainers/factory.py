@@ -16,6 +16,7 @@ def create_trainer(
     *,
     model_path: str,
     seed: int,
+    temperature: float = 1.0,
     membership: Membership | None = None,
     load_weights: bool = True,
 ) -> Trainer:
@@ -24,6 +25,7 @@ def create_trainer(
     Args:
         model_path: Hugging Face folder or hub name of the initial policy.
         seed: decides the critic's head and the order of mini-batches; the same on every rank.
+        temperature: that the samples are drawn at; the policy that is trained is softmax(logits / temperature).
         membership: group to join at once; None makes a group of one.
         load_weights: False builds a rank without weights, which must join a group (not as rank 0) or be given
             a saved state before its first step.
@@ -33,7 +35,7 @@ def create_trainer(
         DeadlineExceededError: not all members of the group came in time.
     """
     trainer = _TRAINERS[config.backend, algorithm.name](
-        config, algorithm, model_path=model_path, seed=seed, load_weights=load_weights
+        config, algorithm, model_path=model_path, seed=seed, temperature=temperature, load_weights=load_weights
     )
     if membership is not None:
         trainer.resize(membership)

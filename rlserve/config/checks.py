@@ -15,7 +15,6 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_pool(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
-        *_check_temperature(config),
         *_check_launch(config),
     )
 
@@ -60,13 +59,6 @@ def _check_batch(config: RunConfig) -> Iterator[Problem]:
     if num_mini_batches > num_samples:
         message = f"must be at most the {num_samples} samples of a step, got {num_mini_batches}"
         yield Problem("algorithm.num_mini_batches", message)
-
-
-def _check_temperature(config: RunConfig) -> Iterator[Problem]:
-    sampled, trained = config.rollout.temperature, config.algorithm.temperature
-    if sampled != trained:
-        message = f"must be the rollout.temperature ({sampled}) that the samples are drawn at, got {trained}"
-        yield Problem("algorithm.temperature", message)
 
 
 def _check_launch(config: RunConfig) -> Iterator[Problem]:

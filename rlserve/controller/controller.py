@@ -280,6 +280,7 @@ class Controller:
             model_path=self._setup.preparation.model_path,
             tokenizer_path=self._setup.preparation.tokenizer_path,
             seed=config.seed,
+            temperature=config.rollout.temperature,
             engine=config.rollout.engine,
             trainer=config.trainer,
             algorithm=config.algorithm,

@@ -87,7 +87,7 @@ def _fetch(name: str) -> str:
         ModelError: it is not there, cannot be reached, or is no model that the engine runs.
     """
     try:
-        folder = snapshot_download(name, allow_patterns=_MODEL_FILES)
+        folder: str = snapshot_download(name, allow_patterns=list(_MODEL_FILES))
     except (OSError, ValueError) as error:
         raise ModelError(f"{name} cannot be fetched from the hub: {' '.join(str(error).split())}") from error
     check_supported(folder)

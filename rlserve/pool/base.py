@@ -20,6 +20,8 @@ class WorkerSpec:
     model_path: str
     tokenizer_path: str
     seed: int
+    temperature: float
+    """That the samples are drawn at; the trainer trains the policy at this temperature."""
     engine: EngineConfig
     trainer: TrainerConfig
     algorithm: AlgorithmConfig

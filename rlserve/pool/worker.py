@@ -115,6 +115,7 @@ class Worker:
                     self._spec.algorithm,
                     model_path=self._spec.model_path,
                     seed=self._spec.seed,
+                    temperature=self._spec.temperature,
                     load_weights=holds_state,
                 )
             self._trainer.resize(membership)

@@ -85,7 +85,7 @@ class RolloutConfig:
     max_tokens: int = 256
     """Longest answer."""
     temperature: float = 1.0
-    """Of sampling; must be ``algorithm.temperature``."""
+    """Of sampling; the policy that is trained is softmax(logits / temperature)."""
     top_k: int = 0
     """Sample from the k likeliest tokens; 0 takes all."""
     top_p: float = 1.0

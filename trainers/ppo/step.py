@@ -56,13 +56,21 @@ class PPOStep:
     """The step's algorithm; one object serves one batch."""
 
     def __init__(
-        self, algorithm: AlgorithmConfig, state: TrainingState, runner: ShardRunner, *, batch: Batch, seed: int
+        self,
+        algorithm: AlgorithmConfig,
+        state: TrainingState,
+        runner: ShardRunner,
+        *,
+        batch: Batch,
+        seed: int,
+        temperature: float,
     ) -> None:
         self._algorithm = algorithm
         self._state = state
         self._runner = runner
         self._batch = batch
         self._seed = seed
+        self._temperature = temperature
 
     def run(self) -> dict[str, float]:
         """Update the state; return the metrics.
@@ -107,7 +115,7 @@ class PPOStep:
 
     def _score(self) -> Scores:
         """Forward passes before the first update: no more than the step needs."""
-        state, temperature = self._state, self._algorithm.temperature
+        state, temperature = self._state, self._temperature
         needs_log_probs = (
             state.reference is not None or self._algorithm.num_epochs > 1 or self._algorithm.num_mini_batches > 1
         )
@@ -167,7 +175,7 @@ class PPOStep:
             outputs = policy_outputs(
                 state.policy,
                 inputs,
-                temperature=algorithm.temperature,
+                temperature=self._temperature,
                 entropy_gradient=algorithm.entropy_coefficient > 0,
             )
         terms = policy_terms(algorithm, experience, tokens, outputs.log_probs)

@@ -26,12 +26,21 @@ class PPOTrainer(Trainer):
     """See ``Trainer`` for the contract and ``create_trainer`` for the arguments."""
 
     def __init__(
-        self, config: TrainerConfig, algorithm: AlgorithmConfig, *, model_path: str, seed: int, load_weights: bool
+        self,
+        config: TrainerConfig,
+        algorithm: AlgorithmConfig,
+        *,
+        model_path: str,
+        seed: int,
+        temperature: float,
+        load_weights: bool,
     ) -> None:
+        assert temperature > 0
         self._config = config
         self._algorithm = algorithm
         self._model_path = model_path
         self._seed = seed
+        self._temperature = temperature
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._group: Group = LocalGroup()
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
@@ -45,7 +54,10 @@ class PPOTrainer(Trainer):
         state = self._held_state()
         state.remember()
         try:
-            metrics = PPOStep(self._algorithm, state, self._runner(), batch=batch, seed=self._seed).run()
+            step = PPOStep(
+                self._algorithm, state, self._runner(), batch=batch, seed=self._seed, temperature=self._temperature
+            )
+            metrics = step.run()
         except NonFiniteLossError:
             state.rollback()
             raise

@@ -73,10 +73,6 @@ def test_the_default_pool_is_fine() -> None:
             "algorithm.num_mini_batches: must be at most the 4 samples of a step, got 5",
         ),
         (
-            {"rollout": {"temperature": 0.5}},
-            "algorithm.temperature: must be the rollout.temperature (0.5) that the samples are drawn at, got 1.0",
-        ),
-        (
             {"launch": {"address": "auto"}},
             "launch.address: has no effect with launch.kind=local: say launch=cluster, got 'auto'",
         ),

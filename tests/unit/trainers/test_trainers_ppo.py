@@ -22,9 +22,13 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
-def make_trainer(model_path: str, algorithm: AlgorithmConfig | None = None, **config: Any) -> Trainer:
+def make_trainer(
+    model_path: str, algorithm: AlgorithmConfig | None = None, temperature: float = 1.0, **config: Any
+) -> Trainer:
     fields = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "num_logical_shards": 5, **config}
-    return create_trainer(TrainerConfig(**fields), algorithm or AlgorithmConfig(), model_path=model_path, seed=0)
+    return create_trainer(
+        TrainerConfig(**fields), algorithm or AlgorithmConfig(), model_path=model_path, seed=0, temperature=temperature
+    )
 
 
 def copy_of(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -39,8 +43,9 @@ def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
 class PlainPPO:
     """PPO's first update written out: float64, one sample at a time, one autograd graph over the whole batch."""
 
-    def __init__(self, model_path: str, trainer: Trainer, algorithm: AlgorithmConfig) -> None:
+    def __init__(self, model_path: str, trainer: Trainer, algorithm: AlgorithmConfig, temperature: float) -> None:
         self.algorithm = algorithm
+        self.temperature = temperature
         self.policy = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64).eval()
         self.reference = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64).eval()
         self.critic = AutoModel.from_pretrained(model_path, dtype=torch.float64).eval()
@@ -96,7 +101,7 @@ class PlainPPO:
             behaviour = batch.behaviour_log_probs[response_start : response_start + response]
             token_start, response_start = token_start + prompt + response, response_start + response
             policy, reference = (
-                (model(tokens[None]).logits[0, prompt - 1 : -1] / self.algorithm.temperature).log_softmax(-1)
+                (model(tokens[None]).logits[0, prompt - 1 : -1] / self.temperature).log_softmax(-1)
                 for model in (self.policy, self.reference)
             )
             targets = tokens[prompt:, None]
@@ -111,20 +116,20 @@ class PlainPPO:
 
 
 @pytest.mark.parametrize(
-    "algorithm",
+    ("algorithm", "temperature"),
     [
-        AlgorithmConfig(),
-        AlgorithmConfig(kl_coefficient=0.3, entropy_coefficient=0.02, gamma=0.9, gae_lambda=0.8),
-        AlgorithmConfig(temperature=0.7, kl_coefficient=0.1, entropy_coefficient=0.1, value_coefficient=2.0),
+        (AlgorithmConfig(), 1.0),
+        (AlgorithmConfig(kl_coefficient=0.3, entropy_coefficient=0.02, gamma=0.9, gae_lambda=0.8), 1.0),
+        (AlgorithmConfig(kl_coefficient=0.1, entropy_coefficient=0.1, value_coefficient=2.0), 0.7),
     ],
     ids=["default", "kl-entropy", "temperature"],
 )
-def test_gradients_equal_a_plain_reference(model_path: str, algorithm: AlgorithmConfig) -> None:
+def test_gradients_equal_a_plain_reference(model_path: str, algorithm: AlgorithmConfig, temperature: float) -> None:
     # With beta1 = 0 the first moment is the gradient itself, and nothing is clipped.
-    trainer = make_trainer(model_path, algorithm, adam_beta1=0.0, max_grad_norm=1e9)
+    trainer = make_trainer(model_path, algorithm, temperature, adam_beta1=0.0, max_grad_norm=1e9)
     trainer.step(random_batch(3))  # moves policy and critic away from where they began
     batch = random_batch(4)
-    expected = PlainPPO(model_path, trainer, algorithm).gradients(batch)
+    expected = PlainPPO(model_path, trainer, algorithm, temperature).gradients(batch)
     trainer.step(batch)
     state = trainer.state()
     for network in ("policy.", "critic."):
