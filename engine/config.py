@@ -12,6 +12,8 @@ from rlserve.errors import check_fields
 class EngineConfig:
     """How one engine computes and how much it may hold; which model it serves is given apart."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to compute; ``auto`` takes the GPU that the process sees, if it sees one."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the weights and of the KV cache."""
     block_size: int = 16
@@ -28,8 +30,9 @@ class EngineConfig:
     """Longest prompt plus answer in tokens; None takes the model's own limit."""
     enable_prefix_caching: bool = True
     """Share full KV blocks between requests with the same beginning."""
-    attention_backend: Literal["auto", "torch", "cpu"] = "auto"
-    """``cpu`` is the C++ kernel compiled at first use, ``torch`` plain PyTorch; ``auto`` takes the best there is."""
+    attention_backend: Literal["auto", "torch", "cpu", "triton", "flash"] = "auto"
+    """``cpu`` is the C++ kernel compiled at first use; ``triton`` and ``flash`` (flash-attn) need a GPU; ``torch`` is
+    plain PyTorch anywhere. ``auto`` takes ``cpu`` or ``triton``, by device, where it can be had."""
 
     def __post_init__(self) -> None:
         check_fields(

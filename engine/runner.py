@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.factory import attention_class
-from rlserve.engine.backend import resolve_backend
+from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.device import free_device_memory, to_device
 from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
 from rlserve.engine.kernels.factory import create_kernels
 from rlserve.engine.models.base import ModelSpec
@@ -38,7 +39,8 @@ class ModelRunner:
 
     def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
         dtype = _DTYPES[config.dtype]
-        backend = resolve_backend(config.attention_backend)
+        self._device = resolve_device(config.device)
+        backend = resolve_backend(config.attention_backend, self._device)
         attention = attention_class(backend)
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
         self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
@@ -51,11 +53,11 @@ class ModelRunner:
         self.max_model_len = min(
             spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
         )
-        self._parameters = Parameters(spec, dtype)
+        self._parameters = Parameters(spec, dtype, self._device)
         self._kernels = create_kernels(backend)
         self._attention = attention(
             spec,
-            rotation_table(spec, self.max_model_len),
+            rotation_table(spec, self.max_model_len).to(self._device),
             num_blocks=self.num_blocks,
             block_size=config.block_size,
             dtype=dtype,
@@ -79,7 +81,8 @@ class ModelRunner:
         chunk_ends = layout.query_starts[num_decoding + 1 :][[chunk.completes for chunk in step.chunks]]
         last_rows = np.concatenate([np.arange(num_decoding), chunk_ends - 1])
         with torch.inference_mode():
-            return self._decoder.forward(layout, torch.from_numpy(last_rows))
+            self._attention.begin_step(layout)
+            return self._decoder.forward(to_device(layout.token_ids, self._device), to_device(last_rows, self._device))
 
     def sample(
         self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
@@ -116,6 +119,7 @@ class ModelRunner:
         if weights:
             self._parameters.release()
             self._decoder.weights_released()
+        free_device_memory(self._device)
 
     def restore(self) -> None:
         """Take back what :meth:`release` freed; the content is undefined."""

@@ -51,7 +51,7 @@ class AttentionBackend(ABC):
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         """Allocate the cache, not initialised: nothing is read that was not written, so pages never used cost no
-        memory. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32."""
+        memory. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32; the cache goes to its device."""
 
     @staticmethod
     @abstractmethod

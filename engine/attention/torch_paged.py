@@ -5,10 +5,12 @@ Legend as in ``base.py``, with C the tokens of one sequence in the cache and F =
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
+from rlserve.engine.device import to_device
 from rlserve.engine.models.base import ModelSpec
 
 
@@ -20,10 +22,12 @@ class TorchPagedAttention(AttentionBackend):
     ) -> None:
         self._spec = spec
         self._rotation_P2F = rotation_P2F
+        self._device = rotation_P2F.device
         self._block_size = block_size
         shape = (num_blocks * block_size, spec.num_kv_heads, spec.head_dim)
         self._caches = [
-            (torch.empty(shape, dtype=dtype), torch.empty(shape, dtype=dtype)) for _ in range(spec.num_layers)
+            (torch.empty(shape, dtype=dtype, device=self._device), torch.empty(shape, dtype=dtype, device=self._device))
+            for _ in range(spec.num_layers)
         ]
         self._layout: StepLayout | None = None
 
@@ -33,8 +37,9 @@ class TorchPagedAttention(AttentionBackend):
 
     def begin_step(self, layout: StepLayout) -> None:
         self._layout = layout
-        self._slots_T = torch.from_numpy(layout.cache_slots)
-        rotation_T2F = self._rotation_P2F[torch.from_numpy(layout.positions).long()]
+        self._slots_T = to_device(layout.cache_slots, self._device)
+        self._positions_T = to_device(layout.positions, self._device)
+        rotation_T2F = self._rotation_P2F[self._positions_T.long()]
         self._cos_T1F, self._sin_T1F = rotation_T2F[:, :1], rotation_T2F[:, 1:]
         self._cached_slots = [self._slots_of(layout, sequence) for sequence in range(layout.num_sequences)]
 
@@ -57,9 +62,8 @@ class TorchPagedAttention(AttentionBackend):
         keys[self._slots_T] = self._rotate(self._norm(key_TKD, key_norm_D))
         values[self._slots_T] = value_TKD
         starts = self._layout.query_starts.tolist()
-        positions_T = torch.from_numpy(self._layout.positions)
         for begin, end, slots_C in zip(starts[:-1], starts[1:], self._cached_slots, strict=True):
-            visible_TC = torch.arange(len(slots_C)) <= positions_T[begin:end, None]
+            visible_TC = torch.arange(len(slots_C), device=self._device) <= self._positions_T[begin:end, None]
             attended = F.scaled_dot_product_attention(
                 query_TND[begin:end].transpose(0, 1),
                 keys[slots_C].transpose(0, 1),
@@ -88,8 +92,9 @@ class TorchPagedAttention(AttentionBackend):
         """[C] cache slots of everything the sequence has after this step, in order of position."""
         num_cached = int(layout.positions[layout.query_starts[sequence + 1] - 1]) + 1
         num_blocks = -(-num_cached // self._block_size)
-        blocks = torch.from_numpy(layout.block_tables[layout.table_rows[sequence], :num_blocks]).long()
-        return (blocks[:, None] * self._block_size + torch.arange(self._block_size)).flatten()[:num_cached]
+        blocks = layout.block_tables[layout.table_rows[sequence], :num_blocks].astype(np.int64)
+        slots = blocks[:, None] * self._block_size + np.arange(self._block_size)
+        return to_device(slots.ravel()[:num_cached], self._device)
 
     def _norm(self, heads_TXD: torch.Tensor, weight_D: torch.Tensor | None) -> torch.Tensor:
         if weight_D is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
+from rlserve.engine.device import to_device
 from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
 
 
@@ -35,19 +36,23 @@ class TorchKernels(Kernels):
         torch.mul(F.silu(gate_TI), up_TI, out=out_TI)
 
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
-        logits_BV = logits_RV.float()[torch.from_numpy(batch.logits_row).long()]
+        device = logits_RV.device
+        logits_BV = logits_RV.float()[to_device(batch.logits_row, device).long()]
         raw_BV = logits_BV.log_softmax(dim=-1)
-        greedy_B = torch.from_numpy(batch.temperature == 0)
-        temperature_B1 = torch.from_numpy(batch.temperature).masked_fill(greedy_B, 1.0).unsqueeze(1)
-        scaled_BV = _keep_top_p(
-            _keep_top_k(logits_BV / temperature_B1, torch.from_numpy(batch.top_k)), torch.from_numpy(batch.top_p)
-        )
+        temperature_B = to_device(batch.temperature, device)
+        greedy_B = temperature_B == 0
+        temperature_B1 = temperature_B.masked_fill(greedy_B, 1.0).unsqueeze(1)
+        scaled_BV = logits_BV / temperature_B1
+        if (batch.top_k > 0).any():
+            scaled_BV = _keep_top_k(scaled_BV, to_device(batch.top_k, device))
+        if (batch.top_p < 1).any():
+            scaled_BV = _keep_top_p(scaled_BV, to_device(batch.top_p, device))
         behaviour_BV = scaled_BV.log_softmax(dim=-1)
         cumulative_BV = behaviour_BV.double().exp().cumsum(dim=-1)
         total_B1 = cumulative_BV[:, -1:]
         # Rounding must not put the target on the total: the search would end behind the last kept token.
         target_B1 = torch.minimum(
-            torch.from_numpy(batch.uniform).unsqueeze(1) * total_B1, total_B1.nextafter(torch.zeros_like(total_B1))
+            to_device(batch.uniform, device).unsqueeze(1) * total_B1, total_B1.nextafter(torch.zeros_like(total_B1))
         )
         drawn_B = torch.searchsorted(cumulative_BV, target_B1, right=True).squeeze(1)
         # Only logits that are not finite lead past the end.
@@ -55,16 +60,14 @@ class TorchKernels(Kernels):
         chosen_B1 = token_B.unsqueeze(1)
         behaviour_B = behaviour_BV.gather(1, chosen_B1).squeeze(1).masked_fill(greedy_B, 0.0)
         return SampledTokens(
-            token_ids=token_B.int().numpy(),
-            log_probs=raw_BV.gather(1, chosen_B1).squeeze(1).numpy(),
-            behaviour_log_probs=behaviour_B.numpy(),
+            token_ids=token_B.int().cpu().numpy(),
+            log_probs=raw_BV.gather(1, chosen_B1).squeeze(1).cpu().numpy(),
+            behaviour_log_probs=behaviour_B.cpu().numpy(),
         )
 
 
 def _keep_top_k(logits_BV: torch.Tensor, top_k_B: torch.Tensor) -> torch.Tensor:
     """Set all below the k-th likeliest to minus infinity; rows with k = 0 stay whole."""
-    if not bool((top_k_B > 0).any()):
-        return logits_BV
     num_tokens = logits_BV.shape[1]
     k_B = torch.where(top_k_B > 0, top_k_B.long().clamp(max=num_tokens), num_tokens)
     sorted_BV = logits_BV.sort(dim=-1, descending=True).values
@@ -74,8 +77,6 @@ def _keep_top_k(logits_BV: torch.Tensor, top_k_B: torch.Tensor) -> torch.Tensor:
 
 def _keep_top_p(logits_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
     """Keep the smallest set of likeliest tokens whose probability reaches p; rows with p = 1 stay whole."""
-    if not bool((top_p_B < 1).any()):
-        return logits_BV
     sorted_BV = logits_BV.sort(dim=-1, descending=True).values
     before_BV = sorted_BV.softmax(dim=-1).cumsum(dim=-1).roll(1, dims=-1)
     before_BV[:, 0] = 0.0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rlserve.engine.attention.base import AttentionBackend, StepLayout
+from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.linear import Linear
@@ -61,7 +61,7 @@ class Decoder:
         self._kernels = kernels
         self._layers = [_Layer(weights) for weights in parameters.layers]
         self._head = Linear(parameters.head, None)
-        dtype = parameters.embedding.dtype
+        dtype, device = parameters.embedding.dtype, parameters.embedding.device
         columns = {
             "residual": spec.hidden_size,
             "hidden": spec.hidden_size,
@@ -72,18 +72,18 @@ class Decoder:
             "activated": spec.intermediate_size,
         }
         self._buffers = _Buffers(
-            **{name: torch.empty(max_num_tokens, width, dtype=dtype) for name, width in columns.items()}
+            **{name: torch.empty(max_num_tokens, width, dtype=dtype, device=device) for name, width in columns.items()}
         )
         self._views: dict[int, _Buffers] = {}
-        self._logits_RV = torch.empty(max_num_rows, spec.vocab_size, dtype=dtype)
+        self._logits_RV = torch.empty(max_num_rows, spec.vocab_size, dtype=dtype, device=device)
 
-    def forward(self, layout: StepLayout, last_rows_R: torch.Tensor) -> torch.Tensor:
-        """Compute one step and return the logits [R, V] of the tokens at ``last_rows_R``; the tensor is
-        overwritten by the next step."""
+    def forward(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> torch.Tensor:
+        """Compute the step that the attention backend has begun, and return the logits [R, V] of the tokens at
+        ``last_rows_R``; the tensor is overwritten by the next step. Waits for no device, so that it can be
+        captured as a CUDA graph."""
         spec, kernels = self._spec, self._kernels
-        work = self._work_space(layout.num_tokens)
-        torch.index_select(self._parameters.embedding, 0, torch.from_numpy(layout.token_ids), out=work.residual)
-        self._attention.begin_step(layout)
+        work = self._work_space(len(token_ids_T))
+        torch.index_select(self._parameters.embedding, 0, token_ids_T, out=work.residual)
         hidden_TH = work.hidden
         for index, layer in enumerate(self._layers):
             weights = layer.weights

@@ -26,7 +26,8 @@ class Linear:
         self._weight_NK = weight_NK
         self._weight_KN = weight_NK.t()
         self._bias_N = bias_N
-        self._is_packed = weight_NK.numel() >= PACK_FROM and can_pack(weight_NK.dtype)
+        is_large = weight_NK.numel() >= PACK_FROM
+        self._is_packed = is_large and weight_NK.device.type == "cpu" and can_pack(weight_NK.dtype)
         self._packed: torch.Tensor | None = None
 
     def weight_changed(self) -> None:

@@ -42,9 +42,10 @@ class LayerParameters:
 class Parameters:
     """Owner of all weight tensors. Empty (uninitialised) until loaded."""
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype) -> None:
+    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
         self._spec = spec
         self._dtype = dtype
+        self._device = device
         self._fused: list[torch.Tensor] = []
         self._views: dict[str, torch.Tensor] = {}
         self.embedding = self._new([EMBEDDING_NAME], [spec.vocab_size], spec.hidden_size)
@@ -117,7 +118,7 @@ class Parameters:
 
     def _new(self, names: Iterable[str], rows: list[int], *columns: int) -> torch.Tensor:
         """A tensor whose rows are the named parts, one below the other."""
-        fused = torch.empty((sum(rows), *columns), dtype=self._dtype)
+        fused = torch.empty((sum(rows), *columns), dtype=self._dtype, device=self._device)
         self._fused.append(fused)
         self._views |= dict(zip(names, torch.split(fused, rows), strict=True))
         return fused
