@@ -1,0 +1,214 @@
+"""The requests in the engine, from arrival to output: one step of all of them at a time.
+
+add ──► requests ──► scheduler.schedule ──► runner.compute ──► runner.sample ──► tokens into the row table
+           ▲                 ▲                                                        │
+           │ abort           └──────────────── scheduler.complete ◄───────────────────┤
+           └──────────────────────────────── outputs of ended requests ◄──────────────┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.engine.rows import RowTable
+from rlserve.engine.runner import ModelRunner
+from rlserve.engine.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.sequence import RequestState, Sequence, SequenceState, TokenHistory
+from rlserve.engine.stop import Detokenizer, StopStringChecker
+
+
+@dataclass(kw_only=True)
+class GenerationCounts:
+    """Running totals."""
+
+    num_arrivals: int = 0
+    num_steps: int = 0
+    num_finished_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_computed_tokens: int = 0
+
+
+class Generation:
+    """Owner of the live requests. Takes only requests that were found to be in order."""
+
+    def __init__(
+        self,
+        *,
+        runner: ModelRunner,
+        rows: RowTable,
+        scheduler: Scheduler,
+        detokenizer: Detokenizer,
+        max_model_len: int,
+    ) -> None:
+        self.counts = GenerationCounts()
+        self.requests: dict[str, RequestState] = {}
+        """By id; read-only for others."""
+        self._runner = runner
+        self._rows = rows
+        self._scheduler = scheduler
+        self._detokenizer = detokenizer
+        self._max_model_len = max_model_len
+        self._ready: list[RequestOutput] = []
+        """Outputs that the next step hands out."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to compute or to hand out."""
+        return bool(self.requests or self._ready)
+
+    def refuse(self, request_id: str, problem: str) -> None:
+        """Answer a request with an error output."""
+        self._ready.append(RequestOutput(request_id=request_id, samples=(), error=problem))
+
+    def add(self, request: Request) -> None:
+        """Take a request."""
+        owner = RequestState(
+            request=request, arrival=self.counts.num_arrivals, prompt=np.array(request.prompt_token_ids, dtype=np.int32)
+        )
+        self.counts.num_arrivals += 1
+        self.counts.num_prompt_tokens += len(owner.prompt)
+        resumed = {sample.index: sample for sample in request.resumed}
+        for index in range(request.sampling.n):
+            self._add_sample(owner, index, resumed.get(index))
+        if owner.sequences:
+            self.requests[request.id] = owner
+            self._scheduler.add(owner.sequences)
+        else:
+            self._ready.append(_output(owner))
+
+    def step(self, weight_version: int) -> None:
+        """Compute one step of what the scheduler chooses."""
+        if not self.requests:
+            return
+        step = self._scheduler.schedule()
+        if not step.is_empty:
+            self._compute(step, weight_version)
+
+    def take_ready(self) -> list[RequestOutput]:
+        """Hand out the outputs of the requests that ended or were refused since the last call."""
+        finished, self._ready = self._ready, []
+        self.counts.num_finished_requests += len(finished)
+        return finished
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
+        """End requests now; ids that are not here are passed over."""
+        outputs = []
+        for request_id in request_ids:
+            owner = self.requests.get(request_id)
+            if owner is not None:
+                self._end_request(owner, FinishReason.ABORT)
+                outputs.append(_output(owner))
+        self.counts.num_finished_requests += len(outputs)
+        return outputs
+
+    def check_integrity(self) -> None:
+        """Assert that no sample is lost, and nothing that the scheduler holds."""
+        self._scheduler.check_integrity()
+        live = [sequence for owner in self.requests.values() for sequence in owner.sequences]
+        unfinished = [sequence for sequence in live if sequence.state is not SequenceState.ENDED]
+        assert len(unfinished) == self._scheduler.num_running + self._scheduler.num_waiting
+        for owner in self.requests.values():
+            assert len(owner.outputs) < owner.request.sampling.n, f"request {owner.request.id!r} ended but is kept"
+
+    def _compute(self, step: ScheduledStep, weight_version: int) -> None:
+        logits_RV = self._runner.compute(step, self._rows)
+        self.counts.num_steps += 1
+        self.counts.num_computed_tokens += len(step.decode_rows) + sum(chunk.end - chunk.start for chunk in step.chunks)
+        self._scheduler.complete(step)
+        rows_B, logits_row_B = self._rows_to_sample(step)
+        if len(rows_B) == 0:
+            return
+        sampled = self._runner.sample(logits_RV, self._rows, rows_B, logits_row_B)
+        self._rows.append(rows_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs, weight_version)
+        self.counts.num_generated_tokens += len(rows_B)
+        self._end_samples(rows_B, sampled)
+        if not self.requests:
+            self._scheduler.check_integrity()
+
+    def _rows_to_sample(self, step: ScheduledStep) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
+        """Rows that get a token, and the row of logits of each; a leader's followers share its logits."""
+        rows, logits_rows = step.decode_rows, np.arange(len(step.decode_rows), dtype=np.int32)
+        leaders = [chunk.sequence for chunk in step.chunks if chunk.completes]
+        if not leaders:
+            return rows, logits_rows
+        new_rows, new_logits_rows = [], []
+        for logits_row, leader in enumerate(leaders, start=len(rows)):
+            for sequence in (leader, *self._scheduler.release_followers(leader)):
+                new_rows.append(sequence.row)
+                new_logits_rows.append(logits_row)
+        return (
+            np.concatenate([rows, np.array(new_rows, dtype=np.intp)]),
+            np.concatenate([logits_rows, np.array(new_logits_rows, dtype=np.int32)]),
+        )
+
+    def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
+        """Find the samples that end with the token just drawn. A stop token comes before a stop string, and
+        that before the length."""
+        table = self._rows
+        stopped_B = (table.stop_token_ids[rows_B] == sampled.token_ids[:, None]).any(axis=1)
+        too_long_B = table.num_tokens[rows_B] >= table.max_num_tokens[rows_B]
+        broken_B = ~np.isfinite(sampled.log_probs)
+        places = np.flatnonzero(stopped_B | too_long_B | broken_B | table.searches_text[rows_B]).tolist()
+        ending = [(place, table.sequence(int(rows_B[place])), int(sampled.token_ids[place])) for place in places]
+        for place, sequence, token_id in ending:
+            if sequence.state is SequenceState.ENDED:  # with its whole request, for a broken sample before it
+                continue
+            if broken_B[place]:
+                sequence.owner.error = "the model's logits are not finite: its weights are broken"
+                self._end_request(sequence.owner, FinishReason.ERROR)
+                self._ready.append(_output(sequence.owner))
+            elif stopped_B[place]:
+                self._end_sample(sequence, FinishReason.STOP, token_id)
+            elif sequence.stop_checker is not None and (string := sequence.stop_checker.push(token_id)) is not None:
+                self._end_sample(sequence, FinishReason.STOP, string)
+            elif too_long_B[place]:
+                self._end_sample(sequence, FinishReason.LENGTH, None)
+
+    def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:
+        owner = sequence.owner
+        self._scheduler.end(sequence)
+        owner.outputs[sequence.index] = sequence.history.output(sequence.index, reason, stop_reason)
+        if len(owner.outputs) == owner.request.sampling.n:
+            del self.requests[owner.request.id]
+            self._ready.append(_output(owner))
+
+    def _end_request(self, owner: RequestState, reason: FinishReason) -> None:
+        """End all samples of a request that have not ended, and forget it."""
+        for sequence in owner.sequences:
+            if sequence.state is not SequenceState.ENDED:
+                self._scheduler.end(sequence)
+                owner.outputs[sequence.index] = sequence.history.output(sequence.index, reason, None)
+        del self.requests[owner.request.id]
+
+    def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:
+        """Add one sample to its request: as it is if it is complete, else as a sequence to be computed."""
+        sampling = owner.request.sampling
+        history = TokenHistory.of(resumed)
+        if resumed is not None and resumed.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            owner.outputs[index] = resumed
+            return
+        num_tokens = len(history.token_ids)
+        if num_tokens >= sampling.max_tokens or len(owner.prompt) + num_tokens >= self._max_model_len:
+            owner.outputs[index] = history.output(index, FinishReason.LENGTH, None)
+            return
+        checker = StopStringChecker(self._detokenizer, sampling.stop) if sampling.stop else None
+        if checker is not None:
+            for token_id in history.token_ids.tolist():
+                checker.push(token_id)
+        owner.sequences.append(Sequence(owner=owner, index=index, history=history, stop_checker=checker))
+
+
+def _output(owner: RequestState) -> RequestOutput:
+    return RequestOutput(
+        request_id=owner.request.id,
+        samples=tuple(owner.outputs[index] for index in sorted(owner.outputs)),
+        error=owner.error,
+        num_cached_tokens=owner.num_cached_tokens,
+    )
