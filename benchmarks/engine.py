@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ TABLE_WIDTH = 130
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, and write the JSON after every case."""
     options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the workers are ended too
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     pythons = {peer: options.vllm_python if peer == "vllm" else sys.executable for peer in (OURS, *options.peers)}
     results: list[CaseResult] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -100,6 +101,7 @@ def report(results: Sequence[CaseResult], *, num_threads: int) -> dict[str, Any]
             "system": platform.platform(),
             "python": platform.python_version(),
         },
+        "commit": _commit(),
         "num_threads": num_threads,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "passive"),
         "cases": [_case_report(result) for result in results],
@@ -140,6 +142,13 @@ def _first_token(peer: PeerResult) -> dict[str, float] | None:
     if not rounds:
         return None
     return {"mean_s": median(map(mean, rounds)), "median_s": median(map(median, rounds))}
+
+
+def _commit() -> str | None:
+    """The commit of this repository, with ``-dirty`` where files differ from it; None outside of git."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    return result.stdout.strip() or None
 
 
 def _cpu_model() -> str:
