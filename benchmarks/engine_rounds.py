@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import tempfile
@@ -32,6 +33,7 @@ from process_usage import Usage, group_members, group_usage
 logger = logging.getLogger(__name__)
 
 WORKER = Path(__file__).with_name("engine_worker.py")
+ANSWER_DEADLINE_S = 3600.0
 _ERROR_LINES = 20
 """Lines of a dead worker's stderr that are shown."""
 
@@ -94,7 +96,7 @@ class PeerProcess:
         """Wake the process, send a command, wait for the answer and stop it again.
 
         Raises:
-            PeerFailedError: the process ended; with the end of its stderr.
+            PeerFailedError: the process ended, with the end of its stderr, or passed its deadline.
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -104,6 +106,10 @@ class PeerProcess:
             self._process.stdin.flush()
         except BrokenPipeError as error:
             raise PeerFailedError(self._last_words()) from error
+        answered, _, _ = select.select([self._process.stdout], [], [], ANSWER_DEADLINE_S)
+        if not answered:
+            self._signal(signal.SIGKILL)
+            raise PeerFailedError(f"did not answer {message['command']!r} within {ANSWER_DEADLINE_S:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise PeerFailedError(self._last_words())
