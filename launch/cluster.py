@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import socket
 
 import ray
 
@@ -11,6 +13,8 @@ from rlserve.launch.base import Launcher
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.slots import slot_groups
+
+_CONNECT_TIMEOUT_S = 10.0
 
 
 class ClusterLauncher(Launcher):
@@ -24,6 +28,7 @@ class ClusterLauncher(Launcher):
         self._address = address
 
     def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
+        _check_answers(self._address or os.environ.get("RAY_ADDRESS", ""))
         try:
             ray.init(
                 address=self._address or "auto",
@@ -44,3 +49,20 @@ class ClusterLauncher(Launcher):
 
     def close(self) -> None:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse an address where nobody listens: Ray itself would try for minutes.
+
+    Raises:
+        PoolError: nobody listens there, or it is no address of a cluster's head.
+    """
+    if address in ("", "auto"):
+        return
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        raise PoolError(f"launch.address must be HOST:PORT of the head of a Ray cluster, or auto; got {address!r}")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise PoolError(f"no Ray cluster answers at {address} (launch.address): {error}") from error

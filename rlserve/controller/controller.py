@@ -292,7 +292,7 @@ class Controller:
     async def _loops(self, tasks: asyncio.TaskGroup) -> None:
         self._status = "training"
         self._loop_start_s = self._clock.now()
-        self.rollouts.readmit()
+        self.rollouts.readmit(self.replicas)
         loops = [
             tasks.create_task(self.rollouts.admit(self.replicas, self._num_groups_wanted)),
             tasks.create_task(self.rollouts.score()),

@@ -69,11 +69,12 @@ class RolloutLoop:
         self._current_version = current_version
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
 
-    def readmit(self) -> None:
-        """After a resume: put the groups that the ledger restored as pending back into the router."""
+    def readmit(self, replicas: Replicas) -> None:
+        """After a resume: give the groups that the ledger restored as pending to the replicas again."""
         for record in self._ledger.live():
             group = self._source.get(record.id, position=record.position)
             self._router.submit(group, admitted_version=record.admitted_version, attempt=record.attempt)
+        replicas.dispatch()
 
     async def admit(self, replicas: Replicas, wanted: Callable[[], int]) -> None:
         """Admit groups while there is room and fewer than ``wanted()`` were admitted."""

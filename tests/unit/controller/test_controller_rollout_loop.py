@@ -170,12 +170,13 @@ def test_a_few_failures_are_dropped_and_one_more_stops_the_run(error: str | None
     asyncio.run(scenario())
 
 
-def test_what_a_checkpoint_left_live_is_put_back_into_the_router() -> None:
+def test_what_a_checkpoint_left_live_is_given_to_the_replicas_again() -> None:
+    """At once: with the ledger full of them, no admission would ever give them out."""
     setting = Setting()
     before = Setting()
     before.ledger.admit("0:0", position=0, current_version=0, time_s=0.0)
     setting.ledger.restore(before.ledger.snapshot(), current_version=5, time_s=0.0)
-    setting.loop.readmit()
     setting.router.set_version("r0", 5)
-    setting.replicas.dispatch()
+    replicas: Any = setting.replicas
+    setting.loop.readmit(replicas)
     assert setting.replicas.held == ["0:0#1"]
