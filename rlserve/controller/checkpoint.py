@@ -46,17 +46,18 @@ async def save_checkpoint(
 ) -> Path:
     """Write one checkpoint and remove all but the newest ``keep``.
 
-    ``write_model`` fills the given folder with the policy and the trainer's state. One that exists for this
-    step already is kept as it is: a step has one outcome.
+    ``write_model`` fills the given folder with the policy and the trainer's state. A whole one that exists for
+    this step already is kept as it is; a damaged one, which the run did not go on from, is replaced.
 
     Raises:
         CheckpointError: it cannot be written; what was written of it is removed, older ones are untouched.
     """
     final = parent / checkpoint_name(step)
-    if final.exists():
+    if is_whole(final):
         return final
     temporary = parent / f"{_TEMPORARY_PREFIX}{final.name}"
     shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(final, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
         await write_model(temporary)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from rlserve.controller.checkpoint import (
     read_run,
     save_checkpoint,
 )
-from rlserve.errors import UserError
+from rlserve.errors import CheckpointError, UserError
 
 
 def save(parent: Path, step: int, *, keep: int = 2, content: bytes = b"weights") -> Path:
@@ -80,3 +82,24 @@ def test_same_step_is_saved_once(tmp_path: Path) -> None:
     again = save(tmp_path, 3, content=b"second")
     assert first == again
     assert (first / "policy" / "model.safetensors").read_bytes() == b"first"
+
+
+def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path: Path) -> None:
+    """The run fell back to the one before it and came to the step again."""
+    saved = save(tmp_path, 20)
+    (saved / "policy" / "model.safetensors").write_bytes(b"rubbish")
+    assert not is_whole(saved)
+    assert is_whole(save(tmp_path, 20))
+
+
+def test_a_full_disk_is_an_error_that_names_the_checkpoint(tmp_path: Path) -> None:
+    before = save(tmp_path, 10)
+
+    async def write_model(folder: Path) -> None:
+        (folder / "part").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(CheckpointError, match=r"step_000020 cannot be written: No space left on device"):
+        asyncio.run(save_checkpoint(tmp_path, 20, write_model, {}, keep=2))
+    assert list(tmp_path.iterdir()) == [before]
+    assert is_whole(before)

@@ -1,0 +1,133 @@
+"""The training loop with fake trainers: the order of a step, a stop, and a loss that is not finite."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from controller_fakes import FakeTracker, FakeTransport, output, settled
+
+from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.signal import Signal
+from rlserve.controller.training_loop import StepReport, TrainingLoop
+from rlserve.engine.request import FinishReason
+from rlserve.errors import NonFiniteLossError
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.rollout.ledger import Ledger
+from rlserve.tracking.events import TrainedBatch
+
+
+class Setting:
+    """Steps of one prompt group; four groups are in the buffer."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, folder: Path, num_steps: int) -> None:
+        self.log: list[str] = []
+        self.ledger = Ledger(prompts_per_step=1, max_staleness=3)
+        self.buffer = SampleBuffer(self.ledger, prompts_per_step=1)
+        self.counters = Counters()
+        self.tracker = FakeTracker()
+        self.changed = Signal()
+        self.failure: Exception | None = None
+        fakes: Any = self
+        self.loop = TrainingLoop(
+            num_steps=num_steps,
+            trainers=fakes,
+            transport=FakeTransport(),
+            replicas=fakes,
+            buffer=self.buffer,
+            counters=self.counters,
+            clock=RunClock(started=time.monotonic()),
+            tracker=fakes.tracker,
+            changed=self.changed,
+            folder=folder,
+            rollout_metrics=dict,
+            after_step=self.after_step,
+            spawn=tasks.create_task,
+        )
+        for position in range(4):
+            self._buffer_group(position)
+
+    async def step(self, batch: Any) -> dict[str, float]:
+        self.log.append(f"step {batch.sample_ids}")
+        if self.failure is not None:
+            raise self.failure
+        return {"training/log_prob_diff_mean": 0.5}
+
+    async def publish(self, transport: Any, version: int) -> None:
+        self.log.append(f"publish {version}, {self.ledger.num_trained} trained")
+
+    async def broadcast(self) -> float:
+        self.log.append(f"broadcast, {self.ledger.num_trained} trained")
+        return 0.0
+
+    async def after_step(self, report: StepReport) -> None:
+        await settled()
+        self.log.append(f"after step {report.step}")
+
+    def _buffer_group(self, position: int) -> None:
+        name = f"0:{position}"
+        group = PromptGroup(
+            id=name, position=position, row=position, prompt_text="", prompt_token_ids=(1, 2), answer=None
+        )
+        self.ledger.admit(name, position=position, current_version=0, time_s=0.0)
+        self.ledger.start(name, time_s=0.0)
+        self.ledger.score(name, time_s=0.0)
+        scored = ScoredGroup(
+            group=group, output=output(name, FinishReason.STOP), rewards=(1.0,), admitted_version=0, attempt=0
+        )
+        self.buffer.put(scored, time_s=0.0)
+
+
+def test_a_step_is_published_before_its_groups_count_as_trained(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=1)
+            await setting.loop.run(asyncio.Event())
+        assert setting.log == [
+            "step ('0:0/0#0',)",
+            "publish 1, 0 trained",
+            "broadcast, 1 trained",
+            "after step 1",
+        ]
+        (batch,) = [record for record in setting.tracker.records if isinstance(record, TrainedBatch)]
+        assert (batch.step, batch.group_ids, batch.rewards) == (1, ("0:0",), ((1.0,),))
+        assert setting.counters.sum_abs_log_prob_difference == 0.5
+
+    asyncio.run(scenario())
+
+
+def test_the_loop_ends_with_its_steps_or_a_stop(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=10)
+            stop = asyncio.Event()
+            running = asyncio.create_task(setting.loop.run(stop))
+            while not setting.loop.waiting:
+                await settled()
+            assert setting.counters.num_steps == 4, "all that the buffer holds"
+            assert setting.counters.max_staleness == 3
+            stop.set()
+            setting.changed.notify()
+            await running
+        assert setting.ledger.num_trained == 4
+
+    asyncio.run(scenario())
+
+
+def test_a_loss_that_is_not_finite_keeps_the_batch_and_trains_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=1)
+            setting.failure = NonFiniteLossError("step 1 is not finite and was not applied")
+            with pytest.raises(NonFiniteLossError, match=r"step 1 is not finite.*failed_batch_step_1\.npz"):
+                await setting.loop.run(asyncio.Event())
+        assert setting.ledger.num_trained == 0
+        with np.load(tmp_path / "failed_batch_step_1.npz") as batch:
+            assert batch["token_ids"].tolist() == [1, 2, 7]
+
+    asyncio.run(scenario())
