@@ -163,18 +163,20 @@ class RolloutLoop:
 
     def _note_refusal(self, group: PromptGroup, error: str) -> None:
         num_refusals = self._ledger.num_dropped[ENGINE_ERROR]
-        logger.warning("prompt %s was refused by the engine: %s", group.id, error)
         if num_refusals > self._max_refusals:
             raise UserError(
                 f"the engine refused {num_refusals} prompt groups, more than rollout.max_refusals="
                 f"{self._max_refusals}; the last, {group.id}: {error}"
             )
+        logger.warning(
+            "prompt %s was refused by the engine: %s (%d of %d)", group.id, error, num_refusals, self._max_refusals
+        )
 
     def _note_reward_failure(self, error: RewardError) -> None:
         self._counters.reward_failures += 1
-        logger.warning("%s (%d of %d)", error, self._counters.reward_failures, self._max_reward_failures)
         if self._counters.reward_failures > self._max_reward_failures:
             raise RewardError(
                 f"{error}\nthe reward failed for {self._counters.reward_failures} prompt groups, "
                 f"more than reward.max_failures={self._max_reward_failures}"
             )
+        logger.warning("%s (%d of %d)", error, self._counters.reward_failures, self._max_reward_failures)
