@@ -51,7 +51,8 @@ class AttentionBackend(ABC):
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         """Allocate the cache, not initialised: nothing is read that was not written, so pages never used cost no
-        memory. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32; the cache goes to its device."""
+        memory. ``rotation_P2F`` is [positions, 2, D / 2]: cosines and sines, float32; the cache goes to its device.
+        Layers with a window may rotate by ``local_rotation_table`` instead."""
 
     @staticmethod
     @abstractmethod
@@ -72,7 +73,7 @@ class AttentionBackend(ABC):
         out_TX: torch.Tensor,
     ) -> None:
         """Normalise (where norms are given) and rotate queries and keys, write keys and values to the cache,
-        and attend from each token to everything in its sequence up to itself.
+        and attend from each token to everything in its sequence up to itself, as far back as the layer's window.
 
         ``qkv_TX`` is [T, (N + 2 K) * D] and may be overwritten; ``out_TX`` is [T, N * D].
         """

@@ -11,18 +11,20 @@ import torch
 
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.rope import local_rotation_table
 from rlserve.engine.native.library import load_library
 
 _LANES = 16
 
 
 class StepArguments(ctypes.Structure):
-    """What is the same for all layers of a step. Mirrored by ``Step`` in ``paged_attention.cpp``."""
+    """What all layers of a kind share in one step. Mirrored by ``Step`` in ``paged_attention.cpp``."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_sequences", "num_heads", "num_kv_heads")),
         *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "num_threads")),
-        *((name, ctypes.c_float) for name in ("eps", "scale")),
+        ("window", ctypes.c_int32),
+        *((name, ctypes.c_float) for name in ("eps", "scale", "softcap", "norm_offset")),
         *((name, ctypes.c_void_p) for name in ("positions", "cache_slots", "query_starts", "table_rows")),
         *((name, ctypes.c_void_p) for name in ("block_tables", "rotation")),
     )
@@ -34,7 +36,9 @@ class CpuKernelAttention(AttentionBackend):
     def __init__(
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
+        local_P2F = local_rotation_table(spec, len(rotation_P2F))
         self._rotation_P2F = rotation_P2F.contiguous()
+        self._local_rotation_P2F = self._rotation_P2F if local_P2F is None else local_P2F.contiguous()
         self._attend = getattr(load_library(), "attend_float32" if dtype is torch.float32 else "attend_bfloat16")
         lanes, components = _round_up(block_size), _round_up(spec.head_dim)
         self._caches = [
@@ -44,15 +48,9 @@ class CpuKernelAttention(AttentionBackend):
             )
             for _ in range(spec.num_layers)
         ]
-        self._arguments = StepArguments(
-            num_heads=spec.num_heads,
-            num_kv_heads=spec.num_kv_heads,
-            head_dim=spec.head_dim,
-            block_size=block_size,
-            eps=spec.rms_norm_eps,
-            scale=spec.head_dim**-0.5,
-            rotation=self._rotation_P2F.data_ptr(),
-        )
+        windows = [spec.window(layer) for layer in range(spec.num_layers)]
+        self._arguments = {window: self._fixed_arguments(spec, block_size, window) for window in set(windows)}
+        self._pointer_of_layer = [ctypes.addressof(self._arguments[window]) for window in windows]
         self._layout: StepLayout | None = None
 
     @staticmethod
@@ -62,16 +60,15 @@ class CpuKernelAttention(AttentionBackend):
 
     def begin_step(self, layout: StepLayout) -> None:
         self._layout = layout  # keeps the arrays alive that the arguments point to
-        arguments = self._arguments
-        arguments.num_tokens, arguments.num_sequences = layout.num_tokens, layout.num_sequences
-        arguments.table_width = layout.block_tables.shape[1]
-        arguments.num_threads = torch.get_num_threads()
-        arguments.positions = layout.positions.ctypes.data
-        arguments.cache_slots = layout.cache_slots.ctypes.data
-        arguments.query_starts = layout.query_starts.ctypes.data
-        arguments.table_rows = layout.table_rows.ctypes.data
-        arguments.block_tables = layout.block_tables.ctypes.data
-        self._arguments_pointer = ctypes.addressof(arguments)
+        for arguments in self._arguments.values():
+            arguments.num_tokens, arguments.num_sequences = layout.num_tokens, layout.num_sequences
+            arguments.table_width = layout.block_tables.shape[1]
+            arguments.num_threads = torch.get_num_threads()
+            arguments.positions = layout.positions.ctypes.data
+            arguments.cache_slots = layout.cache_slots.ctypes.data
+            arguments.query_starts = layout.query_starts.ctypes.data
+            arguments.table_rows = layout.table_rows.ctypes.data
+            arguments.block_tables = layout.block_tables.ctypes.data
 
     def attend(
         self,
@@ -83,7 +80,7 @@ class CpuKernelAttention(AttentionBackend):
     ) -> None:
         keys, values = self._caches[layer]
         self._attend(
-            self._arguments_pointer,
+            self._pointer_of_layer[layer],
             qkv_TX.data_ptr(),
             None if query_norm_D is None else query_norm_D.data_ptr(),
             None if key_norm_D is None else key_norm_D.data_ptr(),
@@ -103,6 +100,21 @@ class CpuKernelAttention(AttentionBackend):
     def restore(self) -> None:
         for cache in (tensor for pair in self._caches for tensor in pair):
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+
+    def _fixed_arguments(self, spec: ModelSpec, block_size: int, window: int) -> StepArguments:
+        rotation_P2F = self._local_rotation_P2F if window else self._rotation_P2F
+        return StepArguments(
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            block_size=block_size,
+            window=window,
+            eps=spec.rms_norm_eps,
+            scale=spec.score_scale,
+            softcap=spec.attention_softcap,
+            norm_offset=spec.norm_offset,
+            rotation=rotation_P2F.data_ptr(),
+        )
 
 
 def _round_up(count: int) -> int:

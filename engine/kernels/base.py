@@ -50,8 +50,11 @@ class Kernels(ABC):
     """Operations of one device. Outputs are given by the caller, nothing is allocated per step."""
 
     @abstractmethod
-    def rms_norm(self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float) -> None:
-        """``out = hidden / sqrt(mean(hidden ** 2) + eps) * weight``, in float32 inside (arXiv 1910.07467)."""
+    def rms_norm(
+        self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float, offset: float = 0.0
+    ) -> None:
+        """``out = hidden / sqrt(mean(hidden ** 2) + eps) * (weight + offset)``, in float32 inside
+        (arXiv 1910.07467). ``out`` may be ``hidden``."""
 
     @abstractmethod
     def add_rms_norm(
@@ -61,12 +64,17 @@ class Kernels(ABC):
         weight_H: torch.Tensor,
         out_TH: torch.Tensor,
         eps: float,
+        offset: float = 0.0,
     ) -> None:
         """``residual += update`` in place, then ``out = rms_norm(residual)``."""
 
     @abstractmethod
     def silu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
         """SwiGLU: ``out = silu(gate) * up``; gate is the first half of the columns (arXiv 2002.05202)."""
+
+    @abstractmethod
+    def gelu_tanh_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        """The same with GELU, approximated by the hyperbolic tangent (arXiv 1606.08415), in place of SiLU."""
 
     @abstractmethod
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:

@@ -22,9 +22,12 @@ class CpuKernels(Kernels):
         library = load_library()
         self._add_rms_norm = _by_dtype(library, "add_rms_norm")
         self._silu_mul = _by_dtype(library, "silu_mul")
+        self._gelu_tanh_mul = _by_dtype(library, "gelu_tanh_mul")
         self._sample = _by_dtype(library, "sample")
 
-    def rms_norm(self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float) -> None:
+    def rms_norm(
+        self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float, offset: float = 0.0
+    ) -> None:
         num_tokens, size = hidden_TH.shape
         self._add_rms_norm[hidden_TH.dtype](
             hidden_TH.data_ptr(),
@@ -34,6 +37,7 @@ class CpuKernels(Kernels):
             num_tokens,
             size,
             eps,
+            offset,
             torch.get_num_threads(),
         )
 
@@ -44,6 +48,7 @@ class CpuKernels(Kernels):
         weight_H: torch.Tensor,
         out_TH: torch.Tensor,
         eps: float,
+        offset: float = 0.0,
     ) -> None:
         num_tokens, size = residual_TH.shape
         self._add_rms_norm[residual_TH.dtype](
@@ -54,12 +59,19 @@ class CpuKernels(Kernels):
             num_tokens,
             size,
             eps,
+            offset,
             torch.get_num_threads(),
         )
 
     def silu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
         num_tokens, size = out_TI.shape
         self._silu_mul[out_TI.dtype](
+            gate_up_T2I.data_ptr(), out_TI.data_ptr(), num_tokens, size, torch.get_num_threads()
+        )
+
+    def gelu_tanh_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        num_tokens, size = out_TI.shape
+        self._gelu_tanh_mul[out_TI.dtype](
             gate_up_T2I.data_ptr(), out_TI.data_ptr(), num_tokens, size, torch.get_num_threads()
         )
 

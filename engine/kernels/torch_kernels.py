@@ -15,10 +15,15 @@ from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
 class TorchKernels(Kernels):
     """Plain PyTorch."""
 
-    def rms_norm(self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float) -> None:
+    def rms_norm(
+        self, hidden_TH: torch.Tensor, weight_H: torch.Tensor, out_TH: torch.Tensor, eps: float, offset: float = 0.0
+    ) -> None:
         wide = hidden_TH.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(dim=-1, keepdim=True) + eps)
-        torch.mul(normed.to(hidden_TH.dtype), weight_H, out=out_TH)
+        if offset:  # models with an offset multiply before they round
+            out_TH.copy_(normed * (weight_H.float() + offset))
+        else:
+            torch.mul(normed.to(hidden_TH.dtype), weight_H, out=out_TH)
 
     def add_rms_norm(
         self,
@@ -27,13 +32,18 @@ class TorchKernels(Kernels):
         weight_H: torch.Tensor,
         out_TH: torch.Tensor,
         eps: float,
+        offset: float = 0.0,
     ) -> None:
         residual_TH.add_(update_TH)
-        self.rms_norm(residual_TH, weight_H, out_TH, eps)
+        self.rms_norm(residual_TH, weight_H, out_TH, eps, offset)
 
     def silu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
         gate_TI, up_TI = gate_up_T2I.chunk(2, dim=-1)
         torch.mul(F.silu(gate_TI), up_TI, out=out_TI)
+
+    def gelu_tanh_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        gate_TI, up_TI = gate_up_T2I.chunk(2, dim=-1)
+        torch.mul(F.gelu(gate_TI, approximate="tanh"), up_TI, out=out_TI)
 
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         device = logits_RV.device

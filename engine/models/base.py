@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlserve.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """Frequency scaling of Llama 3 (rope type ``llama3``): long wavelengths are stretched by ``factor``."""
+class LinearScaling:
+    """Rope type ``linear``: every frequency is divided by ``factor``."""
+
+    factor: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Llama3Scaling:
+    """Rope type ``llama3``: long wavelengths are stretched by ``factor``, short ones kept."""
 
     factor: float
     low_freq_factor: float
@@ -21,8 +28,39 @@ class RopeScaling:
 
 
 @dataclass(frozen=True, kw_only=True)
+class YarnScaling:
+    """Rope type ``yarn`` (arXiv 2309.00071): slow dimensions are stretched by ``factor``, fast ones kept, and
+    cosines and sines are multiplied by ``attention_factor``."""
+
+    factor: float
+    attention_factor: float
+    beta_fast: float
+    beta_slow: float
+    original_max_position: int
+    truncate: bool
+    """Whether the bounds between fast and slow dimensions are rounded to whole dimensions."""
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertsSpec:
+    """Mixture of experts: in some layers each token goes through a few of many small MLPs."""
+
+    num_experts: int
+    num_experts_per_token: int
+    intermediate_size: int
+    """Of one expert."""
+    normalise: bool
+    """Whether the weights of a token's experts are made to sum to 1."""
+    layers: frozenset[int]
+    """Layers that have experts; the others have a plain MLP."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Shape and switches of one pre-norm decoder with rotary positions, grouped queries and a SwiGLU MLP."""
+    """Shape and switches of one decoder with rotary positions, grouped queries and gated MLPs."""
 
     architecture: str
     vocab_size: int
@@ -44,7 +82,35 @@ class ModelSpec:
     output_bias: bool = False
     mlp_bias: bool = False
     query_key_norm: bool = False
-    """RMSNorm over each head of queries and keys before the rotation (Qwen3)."""
+    """RMSNorm over each head of queries and keys before the rotation (Qwen3, Gemma 3)."""
+    layer_windows: tuple[int, ...] = ()
+    """Of each layer: how many tokens back attention reaches, the token itself included; 0 for all. Empty where
+    every layer sees all."""
+    local_rope_theta: float | None = None
+    """Base of the rotary positions in layers with a window, unscaled; None where it is that of all (Gemma 3)."""
+    attention_scale: float | None = None
+    """Factor of attention scores; None is head_dim ** -0.5."""
+    attention_softcap: float = 0.0
+    """Scores become ``cap * tanh(score / cap)``; 0 leaves them (Gemma 2)."""
+    logits_softcap: float = 0.0
+    """The same for logits."""
+    activation: Literal["silu", "gelu_tanh"] = "silu"
+    norm_offset: float = 0.0
+    """Added to the weights of all norms: 1 in Gemma."""
+    update_norms: bool = False
+    """What attention and MLP give is normalised before it is added to the residual (Gemma)."""
+    embedding_scale: float = 1.0
+    """Factor of the embeddings, rounded to the type of the weights (Gemma)."""
+    experts: ExpertsSpec | None = None
+
+    def window(self, layer: int) -> int:
+        """How many tokens back attention reaches in a layer, itself included; 0 for all."""
+        return self.layer_windows[layer] if self.layer_windows else 0
+
+    @property
+    def score_scale(self) -> float:
+        """Factor of attention scores."""
+        return self.head_dim**-0.5 if self.attention_scale is None else self.attention_scale
 
     @property
     def query_size(self) -> int:
@@ -64,18 +130,18 @@ class ConfigFile:
         self.path = path
         self._content = content
 
-    def integer(self, key: str, default: int | None = None) -> int:
-        """The whole number under ``key``, at least 1."""
+    def integer(self, key: str, default: int | None = None, *, at_least: int = 1) -> int:
+        """The whole number under ``key``."""
         value = self._content.get(key)
         if value is None and default is not None:
             return default
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise self.error(f"{key} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+            raise self.error(f"{key} must be a whole number of at least {at_least}, got {value!r}")
         return value
 
     def number(self, key: str, default: float) -> float:
         """The number under ``key``, greater than 0."""
-        return self._positive(key, self._content.get(key), default)
+        return self.positive(key, self._content.get(key), default)
 
     def flag(self, key: str, default: bool) -> bool:
         """The true or false under ``key``."""
@@ -100,29 +166,44 @@ class ConfigFile:
             raise self.error(f"{key} must be a token id or a list of them, got {value!r}")
         return tuple(ids)
 
-    def rope(self, default_theta: float = 10_000.0) -> tuple[float, RopeScaling | None]:
-        """Base and scaling of the rotary positions: transformers 5 ``rope_parameters``, or the older two keys."""
-        parameters = self._content.get("rope_parameters") or self._content.get("rope_scaling") or {}
-        if not isinstance(parameters, dict):
-            raise self.error(f"rope_parameters must be a table, got {parameters!r}")
-        theta = parameters.get("rope_theta", self._content.get("rope_theta"))
-        base = self._positive("rope_theta", theta, default_theta)
-        kind = parameters.get("rope_type", parameters.get("type", "default"))
-        if kind == "default":
-            return base, None
-        if kind != "llama3":
-            raise self.error(f"rope type {kind!r} is not supported, only 'default' and 'llama3'")
-        keys = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
-        factor, low, high, original = (self._positive(key, parameters.get(key), None) for key in keys)
-        return base, RopeScaling(
-            factor=factor, low_freq_factor=low, high_freq_factor=high, original_max_position=int(original)
-        )
+    def table(self, key: str) -> Mapping[str, Any]:
+        """The table under ``key``; empty where there is none."""
+        value = self._content.get(key)
+        if value is not None and not isinstance(value, dict):
+            raise self.error(f"{key} must be a table, got {value!r}")
+        return value or {}
+
+    def has(self, key: str) -> bool:
+        """Whether the file says anything about ``key``, be it null."""
+        return key in self._content
+
+    def is_null(self, key: str) -> bool:
+        """Whether ``key`` is null or not there."""
+        return self._content.get(key) is None
+
+    def integers(self, key: str) -> tuple[int, ...]:
+        """The list of whole numbers, at least 0, under ``key``; empty where there is none."""
+        value = self._content.get(key)
+        numbers = [] if value is None else value
+        if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
+            raise self.error(f"{key} must be a list of whole numbers, got {value!r}")
+        return tuple(numbers)
+
+    def words(self, key: str) -> tuple[str, ...] | None:
+        """The list of strings under ``key``, or None."""
+        value = self._content.get(key)
+        if value is None:
+            return None
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise self.error(f"{key} must be a list of strings, got {value!r}")
+        return tuple(value)
 
     def error(self, message: str) -> ModelError:
         """The complaint, with the file in front."""
         return ModelError(f"{self.path}: {message}")
 
-    def _positive(self, key: str, value: Any, default: float | None) -> float:
+    def positive(self, key: str, value: Any, default: float | None) -> float:
+        """``value``, found under ``key`` of some table, as a number greater than 0."""
         if value is None and default is not None:
             return default
         if not isinstance(value, int | float) or isinstance(value, bool) or not value > 0:

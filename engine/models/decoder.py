@@ -13,8 +13,10 @@ import torch
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.layer_parameters import LayerParameters
 from rlserve.engine.models.linear import Linear
-from rlserve.engine.models.parameters import LayerParameters, Parameters
+from rlserve.engine.models.mlp import Activation, ExpertMlp, GatedMlp, activation_of
+from rlserve.engine.models.parameters import Parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,12 +36,19 @@ class _Buffers:
 
 
 class _Layer:
-    def __init__(self, weights: LayerParameters) -> None:
+    def __init__(self, spec: ModelSpec, weights: LayerParameters, activation: Activation) -> None:
         self.weights = weights
         self.qkv = Linear(weights.qkv, weights.qkv_bias)
         self.output = Linear(weights.output, weights.output_bias)
-        self.gate_up = Linear(weights.gate_up, weights.gate_up_bias)
-        self.down = Linear(weights.down, weights.down_bias)
+        self.mlp: GatedMlp | ExpertMlp
+        if spec.experts is not None and weights.mlp.router is not None:
+            self.mlp = ExpertMlp(spec.experts, weights.mlp, activation)
+        else:
+            self.mlp = GatedMlp(weights.mlp, activation)
+
+    def linears(self) -> Iterator[Linear]:
+        yield from (self.qkv, self.output)
+        yield from self.mlp.linears()
 
 
 class Decoder:
@@ -59,7 +68,8 @@ class Decoder:
         self._parameters = parameters
         self._attention = attention
         self._kernels = kernels
-        self._layers = [_Layer(weights) for weights in parameters.layers]
+        activation = activation_of(spec, kernels)
+        self._layers = [_Layer(spec, weights, activation) for weights in parameters.layers]
         self._head = Linear(parameters.head, None)
         dtype, device = parameters.embedding.dtype, parameters.embedding.device
         columns = {
@@ -75,31 +85,34 @@ class Decoder:
             **{name: torch.empty(max_num_tokens, width, dtype=dtype, device=device) for name, width in columns.items()}
         )
         self._views: dict[int, _Buffers] = {}
+        self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=dtype).item()
         self._logits_RV = torch.empty(max_num_rows, spec.vocab_size, dtype=dtype, device=device)
 
     def forward(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> torch.Tensor:
         """Compute the step that the attention backend has begun, and return the logits [R, V] of the tokens at
         ``last_rows_R``; the tensor is overwritten by the next step. Waits for no device, so that it can be
         captured as a CUDA graph."""
-        spec, kernels = self._spec, self._kernels
+        kernels, eps, offset = self._kernels, self._spec.rms_norm_eps, self._spec.norm_offset
         work = self._work_space(len(token_ids_T))
         torch.index_select(self._parameters.embedding, 0, token_ids_T, out=work.residual)
+        if self._embedding_scale != 1.0:
+            work.residual.mul_(self._embedding_scale)
         hidden_TH = work.hidden
         for index, layer in enumerate(self._layers):
             weights = layer.weights
             if index == 0:
-                kernels.rms_norm(work.residual, weights.input_norm, work.normed, spec.rms_norm_eps)
+                kernels.rms_norm(work.residual, weights.input_norm, work.normed, eps, offset)
             else:
-                kernels.add_rms_norm(work.residual, hidden_TH, weights.input_norm, work.normed, spec.rms_norm_eps)
+                kernels.add_rms_norm(work.residual, hidden_TH, weights.input_norm, work.normed, eps, offset)
             qkv_TX = layer.qkv(work.normed, work.qkv)
             self._attention.attend(index, qkv_TX, weights.query_norm, weights.key_norm, work.attended)
-            hidden_TH = layer.output(work.attended, work.hidden)
-            kernels.add_rms_norm(work.residual, hidden_TH, weights.mlp_norm, work.normed, spec.rms_norm_eps)
-            kernels.silu_mul(layer.gate_up(work.normed, work.gate_up), work.activated)
-            hidden_TH = layer.down(work.activated, work.hidden)
-        kernels.add_rms_norm(work.residual, hidden_TH, self._parameters.final_norm, work.normed, spec.rms_norm_eps)
+            hidden_TH = self._update(layer.output(work.attended, work.hidden), weights.attention_update_norm)
+            kernels.add_rms_norm(work.residual, hidden_TH, weights.mlp_norm, work.normed, eps, offset)
+            hidden_TH = layer.mlp(work.normed, work.gate_up, work.activated, work.hidden)
+            hidden_TH = self._update(hidden_TH, weights.mlp_update_norm)
+        kernels.add_rms_norm(work.residual, hidden_TH, self._parameters.final_norm, work.normed, eps, offset)
         last_RH = work.normed.index_select(0, last_rows_R)
-        return self._head(last_RH, self._logits_RV[: len(last_rows_R)])
+        return self._capped(self._head(last_RH, self._logits_RV[: len(last_rows_R)]))
 
     def weights_changed(self) -> None:
         """Must be called after the parameters were written to, before the next step."""
@@ -111,10 +124,20 @@ class Decoder:
         for linear in self._linears():
             linear.weight_released()
 
+    def _update(self, hidden_TH: torch.Tensor, norm_H: torch.Tensor | None) -> torch.Tensor:
+        """What is added to the residual: normalised in place, where the model does so."""
+        if norm_H is not None:
+            self._kernels.rms_norm(hidden_TH, norm_H, hidden_TH, self._spec.rms_norm_eps, self._spec.norm_offset)
+        return hidden_TH
+
+    def _capped(self, logits_RV: torch.Tensor) -> torch.Tensor:
+        cap = self._spec.logits_softcap
+        return logits_RV.div_(cap).tanh_().mul_(cap) if cap else logits_RV
+
     def _linears(self) -> Iterator[Linear]:
         yield self._head
         for layer in self._layers:
-            yield from (layer.qkv, layer.output, layer.gate_up, layer.down)
+            yield from layer.linears()
 
     def _work_space(self, num_tokens: int) -> _Buffers:
         """Views of the buffers, kept per size: making seven of them costs as much as a small matrix product."""

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlserve.engine.models import llama, qwen2, qwen3
+from rlserve.engine.models import gemma2, gemma3, llama, mistral, qwen2, qwen3, qwen3_moe
 from rlserve.engine.models.base import ConfigFile, ModelSpec
 from rlserve.errors import ModelError
 
 FAMILIES: dict[str, Callable[[ConfigFile], ModelSpec]] = {
-    family.ARCHITECTURE: family.read_spec for family in (llama, qwen2, qwen3)
+    family.ARCHITECTURE: family.read_spec for family in (llama, qwen2, qwen3, mistral, gemma2, gemma3, qwen3_moe)
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rlserve.engine.models.base import ConfigFile, ModelSpec
+from rlserve.engine.models.rope_config import read_rope
 
 ARCHITECTURE = "LlamaForCausalLM"
 
@@ -11,7 +12,7 @@ def read_spec(config: ConfigFile) -> ModelSpec:
     """The spec of a Llama: biases are off unless the file says otherwise."""
     config.require("hidden_act", "silu")
     num_heads, hidden_size = config.integer("num_attention_heads"), config.integer("hidden_size")
-    theta, scaling = config.rope()
+    theta, scaling = read_rope(config)
     bias = config.flag("attention_bias", False)
     return ModelSpec(
         architecture=ARCHITECTURE,

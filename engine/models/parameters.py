@@ -7,36 +7,18 @@ tensor, so an update is one copy into place and needs no second set of weights.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 
 from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.layer_parameters import expert_stacks, new_layer
 from rlserve.errors import ModelError, WeightsRefusedError
 
 HEAD_NAME = "lm_head.weight"
 EMBEDDING_NAME = "model.embed_tokens.weight"
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerParameters:
-    """One decoder layer; matrices are [output, input], as Hugging Face stores them."""
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    query_norm: torch.Tensor | None
-    key_norm: torch.Tensor | None
-    output: torch.Tensor
-    output_bias: torch.Tensor | None
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    gate_up_bias: torch.Tensor | None
-    down: torch.Tensor
-    down_bias: torch.Tensor | None
 
 
 class Parameters:
@@ -48,8 +30,9 @@ class Parameters:
         self._device = device
         self._fused: list[torch.Tensor] = []
         self._views: dict[str, torch.Tensor] = {}
+        self._stacks = expert_stacks(spec)
         self.embedding = self._new([EMBEDDING_NAME], [spec.vocab_size], spec.hidden_size)
-        self.layers = [self._new_layer(f"model.layers.{index}.") for index in range(spec.num_layers)]
+        self.layers = [new_layer(spec, index, self._new) for index in range(spec.num_layers)]
         self.final_norm = self._new(["model.norm.weight"], [spec.hidden_size])
         self.head = (
             self.embedding if spec.tied_embeddings else self._new([HEAD_NAME], [spec.vocab_size], spec.hidden_size)
@@ -66,6 +49,7 @@ class Parameters:
         Raises:
             WeightsRefusedError: names missing or unknown, or shapes that do not fit.
         """
+        tensors = self._by_part(tensors)
         problems = self._problems({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         brings_tied_head = HEAD_NAME in tensors and self._spec.tied_embeddings and not problems
         if brings_tied_head and not torch.equal(tensors[HEAD_NAME], tensors[EMBEDDING_NAME]):
@@ -85,15 +69,17 @@ class Parameters:
         shapes: dict[str, tuple[int, ...]] = {}
         for path in sorted(set(shard_of.values())):
             with safe_open(path, framework="pt") as shard:
-                shapes |= {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
+                found = {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
+                shapes |= {name: tuple(part.shape) for name, part in self._by_part(_without_data(found)).items()}
         problems = self._problems(shapes)
         if problems:
             raise ModelError(_summary(f"{folder}: weights do not fit config.json", problems))
         for path in sorted(set(shard_of.values())):
             with safe_open(path, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118
-                    if name in self._views:
-                        self._views[name].copy_(shard.get_tensor(name))
+                    for part, tensor in self._by_part({name: shard.get_tensor(name)}).items():
+                        if part in self._views:
+                            self._views[part].copy_(tensor)
 
     def release(self) -> None:
         """Free the memory; the tensors stay as empty shells that :meth:`restore` gives memory again."""
@@ -104,6 +90,17 @@ class Parameters:
         """Take the memory again, if it was released. Its content is undefined until the next update."""
         for tensor in self._fused:
             tensor.untyped_storage().resize_(tensor.numel() * tensor.element_size())
+
+    def _by_part(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The tensors under the names of a checkpoint: those that stack all experts are taken apart."""
+        if self._stacks.keys().isdisjoint(tensors):
+            return tensors
+        parts: dict[str, torch.Tensor] = {}
+        for name, tensor in tensors.items():
+            stack = self._stacks.get(name)
+            fits = stack is not None and tuple(tensor.shape) == stack.shape
+            parts |= stack.parts(tensor) if stack is not None and fits else {name: tensor}
+        return parts
 
     def _problems(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         ignored = {HEAD_NAME} if self._spec.tied_embeddings else set()
@@ -116,44 +113,12 @@ class Parameters:
         ]
         return problems
 
-    def _new(self, names: Iterable[str], rows: list[int], *columns: int) -> torch.Tensor:
+    def _new(self, names: list[str], rows: list[int], *columns: int) -> torch.Tensor:
         """A tensor whose rows are the named parts, one below the other."""
         fused = torch.empty((sum(rows), *columns), dtype=self._dtype, device=self._device)
         self._fused.append(fused)
         self._views |= dict(zip(names, torch.split(fused, rows), strict=True))
         return fused
-
-    def _new_layer(self, prefix: str) -> LayerParameters:
-        spec = self._spec
-        qkv_rows = [spec.query_size, spec.kv_size, spec.kv_size]
-        qkv_names = [f"{prefix}self_attn.{part}_proj." for part in "qkv"]
-        mlp_rows = [spec.intermediate_size, spec.intermediate_size]
-        mlp_names = [f"{prefix}mlp.{part}_proj." for part in ("gate", "up")]
-        output, down = f"{prefix}self_attn.o_proj.", f"{prefix}mlp.down_proj."
-
-        def weight(names: list[str], rows: list[int], *columns: int) -> torch.Tensor:
-            return self._new([f"{name}weight" for name in names], rows, *columns)
-
-        def bias(present: bool, names: list[str], rows: list[int]) -> torch.Tensor | None:
-            return self._new([f"{name}bias" for name in names], rows) if present else None
-
-        def head_norm(part: str) -> torch.Tensor | None:
-            return weight([f"{prefix}self_attn.{part}_norm."], [spec.head_dim]) if spec.query_key_norm else None
-
-        return LayerParameters(
-            input_norm=weight([f"{prefix}input_layernorm."], [spec.hidden_size]),
-            qkv=weight(qkv_names, qkv_rows, spec.hidden_size),
-            qkv_bias=bias(spec.qkv_bias, qkv_names, qkv_rows),
-            query_norm=head_norm("q"),
-            key_norm=head_norm("k"),
-            output=weight([output], [spec.hidden_size], spec.query_size),
-            output_bias=bias(spec.output_bias, [output], [spec.hidden_size]),
-            mlp_norm=weight([f"{prefix}post_attention_layernorm."], [spec.hidden_size]),
-            gate_up=weight(mlp_names, mlp_rows, spec.hidden_size),
-            gate_up_bias=bias(spec.mlp_bias, mlp_names, mlp_rows),
-            down=weight([down], [spec.hidden_size], spec.intermediate_size),
-            down_bias=bias(spec.mlp_bias, [down], [spec.hidden_size]),
-        )
 
 
 def _tensor_files(folder: Path) -> dict[str, Path]:
@@ -169,6 +134,10 @@ def _tensor_files(folder: Path) -> dict[str, Path]:
     if missing or not weight_map:
         raise ModelError(f"{index_path}: {'shards not there: ' + ', '.join(missing) if missing else 'no weight_map'}")
     return {name: folder / shard for name, shard in weight_map.items()}
+
+
+def _without_data(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _summary(title: str, problems: list[str]) -> str:

@@ -1,6 +1,6 @@
-"""Rotary positions: inverse frequencies, and the table of cosines and sines.
+"""Rotary positions: inverse frequencies, and the tables of cosines and sines.
 
-Legend: P positions, F = head_dim / 2 frequencies.
+Legend: P positions, D head_dim, F = D / 2 frequencies.
 """
 
 from __future__ import annotations
@@ -9,17 +9,50 @@ import math
 
 import torch
 
-from rlserve.engine.models.base import ModelSpec, RopeScaling
+from rlserve.engine.models.base import LinearScaling, Llama3Scaling, ModelSpec, RopeScaling, YarnScaling
 
 
 def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
-    """[F] float32, radians per position: ``theta ** (-2 i / head_dim)`` (Su et al. 2021, arXiv 2104.09864)."""
-    exponents = torch.arange(0, spec.head_dim, 2, dtype=torch.int64).float() / spec.head_dim
-    frequencies = 1.0 / (spec.rope_theta**exponents)
-    return frequencies if spec.rope_scaling is None else _stretch(frequencies, spec.rope_scaling)
+    """[F] float32, radians per position: ``theta ** (-2 i / head_dim)`` (Su et al. 2021, arXiv 2104.09864), and
+    then scaled, of the layers that see everything."""
+    return _scale(_frequencies(spec.rope_theta, spec.head_dim), spec.rope_scaling, spec)
 
 
-def _stretch(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
+def rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor:
+    """[P, 2, F] float32: cosines, then sines, of every position."""
+    table_P2F = _table(inverse_frequencies(spec), num_positions)
+    scaling = spec.rope_scaling
+    return table_P2F * scaling.attention_factor if isinstance(scaling, YarnScaling) else table_P2F
+
+
+def local_rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor | None:
+    """[P, 2, F] the table of layers with a window, or None where they rotate like the others."""
+    if spec.local_rope_theta is None:
+        return None
+    return _table(_frequencies(spec.local_rope_theta, spec.head_dim), num_positions)
+
+
+def _table(frequencies_F: torch.Tensor, num_positions: int) -> torch.Tensor:
+    angles_PF = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies_F)
+    return torch.stack([angles_PF.cos(), angles_PF.sin()], dim=1)
+
+
+def _frequencies(theta: float, head_dim: int) -> torch.Tensor:
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    return 1.0 / (theta**exponents)
+
+
+def _scale(frequencies_F: torch.Tensor, scaling: RopeScaling | None, spec: ModelSpec) -> torch.Tensor:
+    if isinstance(scaling, LinearScaling):
+        return frequencies_F / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        return _stretch_long_waves(frequencies_F, scaling)
+    if isinstance(scaling, YarnScaling):
+        return _stretch_slow_dimensions(frequencies_F, scaling, spec)
+    return frequencies_F
+
+
+def _stretch_long_waves(frequencies: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
     """Llama 3.1: divide the frequency of long waves by ``factor``, keep short ones, blend those between."""
     wavelengths = 2 * math.pi / frequencies
     longest, shortest = (
@@ -35,7 +68,18 @@ def _stretch(frequencies: torch.Tensor, scaling: RopeScaling) -> torch.Tensor:
     return torch.where(between, blended, stretched)
 
 
-def rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor:
-    """[P, 2, F] float32: cosines, then sines, of every position."""
-    angles_PF = torch.outer(torch.arange(num_positions, dtype=torch.float32), inverse_frequencies(spec))
-    return torch.stack([angles_PF.cos(), angles_PF.sin()], dim=1)
+def _stretch_slow_dimensions(frequencies_F: torch.Tensor, scaling: YarnScaling, spec: ModelSpec) -> torch.Tensor:
+    """YaRN, section 3.2: dimensions that turn more than ``beta_fast`` times over the original length are kept,
+    those that turn less than ``beta_slow`` times are stretched, a ramp lies between."""
+
+    def dimension(num_turns: float) -> float:
+        ratio = scaling.original_max_position / (num_turns * 2 * math.pi)
+        return spec.head_dim * math.log(ratio) / (2 * math.log(spec.rope_theta))
+
+    low, high = dimension(scaling.beta_fast), dimension(scaling.beta_slow)
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, spec.head_dim - 1)
+    high = high if high != low else high + 0.001  # no ramp of length 0
+    ramp_F = ((torch.arange(len(frequencies_F), dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    return frequencies_F / scaling.factor * ramp_F + frequencies_F * (1 - ramp_F)

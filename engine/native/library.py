@@ -25,8 +25,9 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi"
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "attend": (_POINTER,) * 7,
-    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _INT),
+    "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
+    "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 8, _INT),
 }
 

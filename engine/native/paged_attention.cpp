@@ -14,10 +14,13 @@
 
 namespace rlserve {
 
-// Mirrored by StepArguments in cpu_kernel.py.
+// What all layers of a kind share in one step. Mirrored by StepArguments in cpu_kernel.py.
 struct Step {
     int32_t num_tokens, num_sequences, num_heads, num_kv_heads, head_dim, block_size, table_width, num_threads;
+    int32_t window;      // tokens back that attention reaches, the token itself included; 0 for all
     float eps, scale;
+    float softcap;       // scores become softcap * tanh(score / softcap); 0 leaves them
+    float norm_offset;   // added to the weights of the head norms
     const int32_t* positions;     // [T]
     const int64_t* cache_slots;   // [T]
     const int32_t* query_starts;  // [S + 1]
@@ -47,8 +50,9 @@ void norm_and_rotate(const Step& step, const Element* head, const Element* weigh
     }
     const float *cosines = rotation, *sines = rotation + half;
     for (int d = 0; d < half; ++d) {
-        const float first = to_float(head[d]) * scale * (weight ? to_float(weight[d]) : 1.0f);
-        const float second = to_float(head[d + half]) * scale * (weight ? to_float(weight[d + half]) : 1.0f);
+        const float first = to_float(head[d]) * scale * (weight ? to_float(weight[d]) + step.norm_offset : 1.0f);
+        const float second =
+            to_float(head[d + half]) * scale * (weight ? to_float(weight[d + half]) + step.norm_offset : 1.0f);
         out[d] = first * cosines[d] - second * sines[d];
         out[d + half] = second * cosines[d] + first * sines[d];
     }
@@ -136,7 +140,7 @@ struct Scratch {
         : queries((long)rows * D), scores((long)rows * width), sums((long)rows * round_up(D)), maxima(rows), totals(rows) {}
 };
 
-// One tile: rows r = (token - first) * G + g attend to positions 0 to their own.
+// One tile: rows r = (token - first) * G + g attend to positions from the start of their window to their own.
 template <typename Element>
 struct Tile {
     const Step& step;
@@ -147,6 +151,7 @@ struct Tile {
 
     int rows() const { return (last - first) * group; }
     int position(int row) const { return step.positions[first + row / group]; }
+    int window_start(int row) const { return step.window ? std::max(0, position(row) + 1 - step.window) : 0; }
 
     void run(const Element* qkv, Element* out) {
         const int D = step.head_dim, E = round_up(D), stride = (step.num_heads + 2 * step.num_kv_heads) * D;
@@ -158,8 +163,10 @@ struct Tile {
         std::fill(scratch.maxima.begin(), scratch.maxima.end(), MASKED);
         std::fill(scratch.totals.begin(), scratch.totals.end(), 0.0f);
         const int num_context = step.positions[last - 1] + 1;
+        const int first_visible = window_start(0) / step.block_size * step.block_size;
         const int span = std::max(1, SPAN / step.block_size) * step.block_size;
-        for (int start = 0; start < num_context; start += span) attend_span(start, std::min(num_context, start + span));
+        for (int start = first_visible; start < num_context; start += span)
+            attend_span(start, std::min(num_context, start + span));
         for (int r = 0; r < rows(); ++r) {
             Element* row = out + ((long)(first + r / group) * step.num_heads + kv_head * group + r % group) * D;
             for (int d = 0; d < D; ++d) assign(row[d], scratch.sums[(long)r * E + d] / scratch.totals[r]);
@@ -175,6 +182,7 @@ struct Tile {
         for (int b = 0; b < num_blocks; ++b) {
             const Element* block_keys = keys + ((long)blocks[b] * step.num_kv_heads + kv_head) * D * W;
             for (int lane = 0; lane < W; lane += LANES) score_block(block_keys + lane, b * W + lane, width);
+            if (step.softcap > 0) cap_block(b * W, width);
             mask_block(start + b * step.block_size, b * W, width);
         }
         for (int r = 0; r < rows(); ++r) soften_row(r, width);
@@ -196,12 +204,25 @@ struct Tile {
         });
     }
 
-    // Hide what comes after a row's position, and the lanes that only fill up the last vector.
+    void cap_block(int column, int width) {
+        for (int r = 0; r < rows(); ++r)
+            for (int lane = 0; lane < round_up(step.block_size); lane += LANES) {
+                float* scores = &scratch.scores[(long)r * width + column + lane];
+                store(scores, hyperbolic_tangent(load(scores) * (1.0f / step.softcap)) * step.softcap);
+            }
+    }
+
+    // Hide what comes after a row's position or before its window, and the lanes that only fill up the last vector.
+    // A row may see nothing of its first span: the weights it then gets are undone by the correction to its first
+    // real score.
     void mask_block(int block_start, int column, int width) {
         const int W = round_up(step.block_size);
         for (int r = 0; r < rows(); ++r) {
             const int num_visible = std::max(0, std::min(step.block_size, position(r) + 1 - block_start));
-            for (int lane = num_visible; lane < W; ++lane) scratch.scores[(long)r * width + column + lane] = MASKED;
+            const int num_before = std::min(step.block_size, window_start(r) - block_start);
+            float* scores = &scratch.scores[(long)r * width + column];
+            for (int lane = 0; lane < num_before; ++lane) scores[lane] = MASKED;
+            for (int lane = num_visible; lane < W; ++lane) scores[lane] = MASKED;
         }
     }
 

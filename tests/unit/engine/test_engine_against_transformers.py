@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, build_model, make_engine, make_request, run
+from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make_request, run
 
 from rlserve.engine import Engine, Request, RequestOutput
 
 NUM_PROMPTS = 200
-FAMILIES = ("llama", "qwen2", "qwen3")
 
 
 def _requests() -> list[Request]:

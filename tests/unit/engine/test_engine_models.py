@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,17 @@ import torch
 from engine_builders import build_model, save_model
 
 from rlserve.engine.models import check_supported, read_model_spec
-from rlserve.engine.models.rope import inverse_frequencies
+from rlserve.engine.models.rope import inverse_frequencies, local_rotation_table, rotation_table
 from rlserve.errors import ModelError
+
+ARCHITECTURES = {
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",
+}
 
 
 @pytest.fixture
@@ -45,15 +55,34 @@ def test_a_folder_that_is_none_or_no_model(tmp_path: Path) -> None:
     [
         (
             {"architectures": ["GPT2LMHeadModel"]},
-            "'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM",
+            "'GPT2LMHeadModel' is not supported; supported: LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
+            "MistralForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Qwen3MoeForCausalLM",
         ),
         ({"architectures": None}, "architecture none is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
         (
-            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True},
-            "use_sliding_window=True is not supported",
+            {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "layer_types": ["full_attention"]},
+            "layer_types has 1 entries for 2 layers",
         ),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope type 'yarn' is not supported"),
+        (
+            {"architectures": ["Gemma2ForCausalLM"], "layer_types": ["full_attention", "linear_attention"]},
+            "layer_types has 'linear_attention', which is not supported",
+        ),
+        ({"architectures": ["Gemma2ForCausalLM"], "layer_types": "full"}, "layer_types must be a list of strings"),
+        (
+            {"architectures": ["Gemma3ForCausalLM"], "use_bidirectional_attention": True},
+            "use_bidirectional_attention=True is not supported",
+        ),
+        ({"architectures": ["MistralForCausalLM"], "sliding_window": 0}, "sliding_window must be a whole number"),
+        (
+            {"architectures": ["Qwen3MoeForCausalLM"], "num_experts": 4, "num_experts_per_tok": 5},
+            "num_experts_per_tok=5 is more than 4 experts",
+        ),
+        ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": [-1]}, "must be a list of whole numbers"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor must be a number greater than 0"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
+        ({"rope_parameters": 3}, "rope_parameters must be a table"),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor must be a number greater than 0"),
         ({"num_key_value_heads": 3}, "do not divide"),
         ({"vocab_size": "many"}, "vocab_size must be a whole number"),
@@ -81,11 +110,74 @@ def test_the_keys_of_older_folders_are_understood(folder: Path) -> None:
     assert read_model_spec(folder) == new
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
-def test_rotary_frequencies_equal_those_of_transformers(family: str, tmp_path: Path) -> None:
-    model = build_model(family)
-    spec = read_model_spec(save_model(tmp_path, family))
-    assert torch.allclose(inverse_frequencies(spec), model.model.rotary_emb.inv_freq, rtol=1e-6, atol=0)
+ROPES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "linear": {"factor": 4.0},
+    "dynamic": {"factor": 4.0},
+    "llama3": {
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    },
+    "yarn": {"factor": 4.0, "original_max_position_embeddings": 64},
+    "yarn with ramp unrounded": {"factor": 4.0, "original_max_position_embeddings": 48, "truncate": False},
+    "yarn with own bounds": {"factor": 2.0, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5},
+    "yarn with scales": {"factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+}
+
+
+@pytest.mark.parametrize("name", ROPES)
+def test_rotary_tables_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    rope = {"rope_type": name.split()[0], "rope_theta": 500.0, **ROPES[name]}
+    model = build_model("llama", rope_parameters=rope, head_dim=32)
+    spec = read_model_spec(save_model(tmp_path, "llama", rope_parameters=rope, head_dim=32))
+    cosines, sines = model.model.rotary_emb(torch.zeros(1), torch.arange(256)[None])
+    expected = torch.stack([cosines[0, :, :16], sines[0, :, :16]], dim=1)
+    assert torch.allclose(inverse_frequencies(spec), model.model.rotary_emb.inv_freq, rtol=1e-5, atol=0)
+    assert torch.allclose(rotation_table(spec, 256), expected, atol=2e-5)
+
+
+def test_both_rotary_tables_of_gemma3_equal_those_of_transformers(tmp_path: Path) -> None:
+    ropes = {
+        "full_attention": {"rope_type": "linear", "rope_theta": 3e4, "factor": 8.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 700.0},
+    }
+    model = build_model("gemma3", rope_parameters=ropes)
+    spec = read_model_spec(save_model(tmp_path, "gemma3", rope_parameters=ropes))
+    local = local_rotation_table(spec, 256)
+    assert local is not None
+    for kind, table in (("full_attention", rotation_table(spec, 256)), ("sliding_attention", local)):
+        cosines, sines = model.model.rotary_emb(torch.zeros(1), torch.arange(256)[None], kind)
+        expected = torch.stack([cosines[0, :, :10], sines[0, :, :10]], dim=1)
+        assert torch.allclose(table, expected, atol=2e-5)
+
+
+def test_the_keys_of_older_gemma3_folders_are_understood(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "gemma3", num_hidden_layers=6, layer_types=None)
+    new = read_model_spec(folder)
+    path = folder / "config.json"
+    content = json.loads(path.read_text())
+    for key in ("rope_parameters", "layer_types", "_sliding_window_pattern"):
+        del content[key]
+    content |= {"rope_theta": 1e6, "rope_local_base_freq": 10_000.0, "sliding_window_pattern": 6}
+    path.write_text(json.dumps(content))
+    assert read_model_spec(folder) == new
+    assert new.layer_windows == (9, 9, 9, 9, 9, 0)
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3"])
+def test_what_a_file_does_not_say_is_as_in_transformers(family: str, tmp_path: Path) -> None:
+    """A file with the shape alone, against one that transformers wrote with all of its own defaults."""
+    config = type(build_model(family).config)()
+    path = tmp_path / "config.json"
+    full = config.to_dict() | {"architectures": [ARCHITECTURES[family]]}
+    path.write_text(json.dumps(full))
+    expected = read_model_spec(tmp_path)
+    needed = ("architectures", "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")
+    path.write_text(json.dumps({key: full[key] for key in (*needed, "num_attention_heads", "head_dim") if key in full}))
+    found = read_model_spec(tmp_path)
+    assert replace(found, eos_token_ids=()) == replace(expected, eos_token_ids=())
 
 
 def test_the_check_imports_no_torch(folder: Path) -> None:

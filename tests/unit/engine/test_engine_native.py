@@ -7,6 +7,7 @@ import stat
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ from rlserve.errors import UserError
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
-def _spec(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelSpec:
+def _spec(num_heads: int, num_kv_heads: int, head_dim: int, **changes: Any) -> ModelSpec:
     return ModelSpec(
         architecture="test",
         vocab_size=10,
@@ -41,6 +42,7 @@ def _spec(num_heads: int, num_kv_heads: int, head_dim: int) -> ModelSpec:
         max_position=512,
         tied_embeddings=False,
         eos_token_ids=(),
+        **changes,
     )
 
 
@@ -73,7 +75,28 @@ def _layout(lengths: list[tuple[int, int]], block_size: int, num_blocks: int, se
 def test_attention_equals_the_reference_over_several_steps(
     num_heads: int, num_kv_heads: int, head_dim: int, block_size: int, dtype: torch.dtype
 ) -> None:
-    spec, num_blocks = _spec(num_heads, num_kv_heads, head_dim), 256
+    _compare_attention(_spec(num_heads, num_kv_heads, head_dim), block_size, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block_size", [4, 16, 100])
+@pytest.mark.parametrize("window", [0, 1, 5, 16, 130])
+def test_attention_with_window_cap_scale_and_offset_equals_the_reference(
+    window: int, block_size: int, dtype: torch.dtype
+) -> None:
+    changes = {
+        "layer_windows": (0, window),
+        "local_rope_theta": 30.0,
+        "attention_softcap": 1.5,
+        "attention_scale": 0.1,
+        "norm_offset": 1.0,
+    }
+    _compare_attention(_spec(6, 2, 20, **changes), block_size, dtype)
+    _compare_attention(_spec(4, 4, 16, layer_windows=(0, window)), block_size, dtype)
+
+
+def _compare_attention(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> None:
+    num_blocks, num_heads, head_dim = 256, spec.num_heads, spec.head_dim
     rotation = rotation_table(spec, 512)
     backends = [
         attention_class(name)(spec, rotation, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
@@ -84,7 +107,7 @@ def test_attention_equals_the_reference_over_several_steps(
     for lengths in ([(0, 150), (0, 7), (0, 1)], [(150, 1), (7, 33), (1, 1)], [(151, 1), (40, 1), (2, 20)]):
         layout = _layout(lengths, block_size, num_blocks, seed=1)
         num_tokens = layout.num_tokens
-        qkv = torch.randn(num_tokens, (num_heads + 2 * num_kv_heads) * head_dim, generator=generator).to(dtype)
+        qkv = torch.randn(num_tokens, (num_heads + 2 * spec.num_kv_heads) * head_dim, generator=generator).to(dtype)
         results = []
         for backend in backends:
             out = torch.zeros(num_tokens, num_heads * head_dim, dtype=dtype)
@@ -114,11 +137,14 @@ def test_norms_and_activation_equal_the_reference(size: int, dtype: torch.dtype)
     results = []
     for name in ("cpu", "torch"):
         kernels = create_kernels(name)
-        residual, normed, summed, activated = hidden.clone(), *(torch.empty_like(hidden) for _ in range(3))
+        residual, in_place, *empty = hidden.clone(), hidden.clone(), *(torch.empty_like(hidden) for _ in range(4))
+        normed, summed, silu, gelu = empty
         kernels.rms_norm(hidden, weight, normed, 1e-6)
+        kernels.rms_norm(in_place, weight, in_place, 1e-6, 1.0)
         kernels.add_rms_norm(residual, update, weight, summed, 1e-6)
-        kernels.silu_mul(gate_up, activated)
-        results.append([residual, normed, summed, activated])
+        kernels.silu_mul(gate_up, silu)
+        kernels.gelu_tanh_mul(gate_up, gelu)
+        results.append([residual, in_place, normed, summed, silu, gelu])
     for compiled, plain in zip(*results, strict=True):
         assert torch.allclose(compiled.float(), plain.float(), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
