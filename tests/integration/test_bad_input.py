@@ -69,36 +69,34 @@ def test_a_missing_column(workplace: Workplace) -> None:
 
 def test_a_reward_that_is_not_there(workplace: Workplace) -> None:
     function = f"{workplace.place}/reward.py:score"
-    refuse(workplace, {"reward": {"function": function}}, f"reward.function={function}", "it has reward")
+    refuse(workplace, {"reward": {"function": function}}, f"reward.function={function}", "has no 'score'")
+
+
+FAILING_REWARD = """
+calls = 0
+
+
+def reward(sample):
+    global calls
+    calls += 1
+    if calls <= 4:  # held-out scoring, which comes first
+        return 0.0
+    if calls == 5:
+        raise KeyError("colour")
+    return None if calls == 6 else float("nan")
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("body", "complaint"),
-    [
-        ("raise KeyError('colour')", "raised on prompt"),
-        ("return None", "must return a finite number, but returned None"),
-        ("return float('nan')", "must return a finite number, but returned nan"),
-    ],
-)
-def test_a_reward_that_fails(workplace: Workplace, body: str, complaint: str) -> None:
-    """A few groups are dropped with a warning that names the prompt; then the run stops. Held-out scoring comes
-    first, so there the reward still works."""
-    (workplace.place / "failing.py").write_text(
-        "calls = 0\n"
-        "def reward(sample):\n"
-        "    global calls\n"
-        "    calls += 1\n"
-        "    if calls <= 4:\n"
-        "        return 0.0\n"
-        f"    {body}\n"
-    )
+def test_a_reward_that_fails_in_every_way(workplace: Workplace) -> None:
+    """A few groups are dropped with a warning that names the prompt; then the run stops."""
+    (workplace.place / "failing.py").write_text(FAILING_REWARD)
     changes = {"reward": {"function": f"{workplace.place}/failing.py:reward", "max_failures": 2}}
     run = workplace.start("reward", changes)
     assert run.wait() == 2, run.output
-    assert complaint in run.output
-    assert "on prompt 0:" in run.output, "the prompt is named"
-    assert "(1 of 2)" in run.output
+    assert "raised on prompt 0:4/0: KeyError: 'colour' (1 of 2)" in run.output
+    assert "must return a finite number, but returned None (NoneType) on prompt 0:17/0 (2 of 2)" in run.output
+    assert "must return a finite number, but returned nan (float) on prompt 0:28/0" in run.output
     assert "the reward failed for 3 prompt groups, more than reward.max_failures=2" in run.output
     assert "Traceback" not in run.output
     run.wait_for_no_processes()

@@ -92,15 +92,10 @@ def test_nothing_but_our_own_lines_is_printed(finished: Run) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_other_families(workplace: Workplace, family: str) -> None:
+def test_other_families_on_a_pool_of_one_type(workplace: Workplace, family: str) -> None:
     model = write_model(workplace.place / family, family)
-    run = workplace.start(family, {"model": {"path": str(model)}, "num_steps": 2})
-    assert run.wait() == 0, run.output
-    assert run.num_steps() == 2
-
-
-def test_a_pool_of_one_type(workplace: Workplace) -> None:
-    run = workplace.start("uniform", {"num_steps": 2, "pool": {"slots": [{"type": "cpu", "count": 3}]}})
+    changes = {"model": {"path": str(model)}, "num_steps": 2, "pool": {"slots": [{"type": "cpu", "count": 3}]}}
+    run = workplace.start(family, changes)
     assert run.wait() == 0, run.output
     assert run.num_steps() == 2
     assert {event["slot_type"] for event in run.events("slot")} == {"cpu"}
