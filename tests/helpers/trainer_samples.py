@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
 
 from rlserve.trainers import Batch
 
 VOCABULARY = 32
 
-_FAMILIES = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
+_FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
+    "llama": (LlamaConfig, {}),
+    "qwen2": (Qwen2Config, {}),
+    "qwen3": (Qwen3Config, {}),
+    "mistral": (MistralConfig, {"sliding_window": 5}),
+    "gemma2": (Gemma2Config, {"sliding_window": 5, "final_logit_softcapping": 2.0}),
+    "gemma3": (Gemma3TextConfig, {"sliding_window": 5, "layer_types": ["sliding_attention", "full_attention"]}),
+    "qwen3_moe": (Qwen3MoeConfig, {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+}
+FAMILIES = tuple(_FAMILIES)
 
 
 def save_tiny_model(folder: Path, family: str = "qwen3", *, tied: bool = True, hidden_size: int = 32) -> str:
     """Write a random model of some 20,000 parameters; returns its path."""
-    config = _FAMILIES[family](
+    config_class, own = _FAMILIES[family]
+    config = config_class(
         vocab_size=VOCABULARY,
         hidden_size=hidden_size,
         intermediate_size=2 * hidden_size,
@@ -31,6 +52,7 @@ def save_tiny_model(folder: Path, family: str = "qwen3", *, tied: bool = True, h
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
+        **own,
     )
     with torch.random.fork_rng():
         torch.manual_seed(7)

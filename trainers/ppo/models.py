@@ -6,6 +6,7 @@ Legend: S samples of a shard, L longest input, a response tokens of the shard, H
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,16 @@ from transformers.initialization import no_init_weights
 from rlserve.errors import ModelError
 from rlserve.trainers.ppo.shards import ShardInputs
 
-SUPPORTED_ARCHITECTURES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
-"""Those whose logits are the output head applied to the last hidden state, and nothing more."""
+SUPPORTED_ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "MistralForCausalLM",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Qwen3MoeForCausalLM",
+)
+"""Those whose logits are the output head applied to the last hidden state, and then at most capped."""
 
 
 class Critic(nn.Module):
@@ -95,7 +104,7 @@ def policy_outputs(
     ``entropy_gradient`` keeps the graph of the entropies, which takes memory [a, V] twice more.
     """
     states_aH = _response_states(policy.base_model, inputs)
-    raw_logits_aV = policy.get_output_embeddings()(states_aH).float()
+    raw_logits_aV = _capped(policy, policy.get_output_embeddings()(states_aH)).float()
     logits_aV = raw_logits_aV if temperature == 1.0 else raw_logits_aV / temperature
     log_distribution_aV = logits_aV.log_softmax(dim=-1)
     log_probs = _of_targets(log_distribution_aV, inputs.targets)
@@ -108,9 +117,34 @@ def policy_outputs(
     return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
 
 
+def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A policy's parameters under the names of a checkpoint: transformers keeps the experts of a layer in one
+    tensor [experts, rows, columns], and its checkpoints have a matrix for each. Views, not copies."""
+    weights: dict[str, Tensor] = {}
+    for name, tensor in parameters.items():
+        prefix, stacked, part = name.rpartition(".experts.")
+        if not stacked:
+            weights[name] = tensor
+            continue
+        for expert, matrix in enumerate(tensor):
+            if part == "gate_up_proj":
+                gate, up = matrix.chunk(2)
+                weights[f"{prefix}.experts.{expert}.gate_proj.weight"] = gate
+                weights[f"{prefix}.experts.{expert}.up_proj.weight"] = up
+            else:
+                weights[f"{prefix}.experts.{expert}.{part}.weight"] = matrix
+    return weights
+
+
 def response_values(critic: Critic, inputs: ShardInputs) -> Tensor:
     """[a] the critic's value of the state before each response token."""
     return critic.value_head(_response_states(critic.backbone, inputs)).float().squeeze(-1)  # type: ignore[no-any-return]
+
+
+def _capped(policy: Any, logits_aV: Tensor) -> Tensor:
+    """``cap * tanh(logits / cap)`` where the model does so (Gemma 2)."""
+    cap = getattr(policy.config, "final_logit_softcapping", None)
+    return logits_aV if cap is None else torch.tanh(logits_aV / cap) * cap
 
 
 def _response_states(backbone: Any, inputs: ShardInputs) -> Tensor:

@@ -16,7 +16,7 @@ from rlserve.trainers.batch import Batch
 from rlserve.trainers.collectives.base import Group, LocalGroup
 from rlserve.trainers.collectives.distributed import join_group
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
-from rlserve.trainers.ppo.models import policy_outputs, response_values
+from rlserve.trainers.ppo.models import checkpoint_weights, policy_outputs, response_values
 from rlserve.trainers.ppo.runner import ShardRunner
 from rlserve.trainers.ppo.state import TrainingState
 from rlserve.trainers.ppo.step import PPOStep
@@ -73,12 +73,11 @@ class PPOTrainer(Trainer):
             self._state.rollback()
 
     def weights(self) -> dict[str, Tensor]:
-        flat = self._held_state().flat
-        return flat.views("policy", flat.vector)
+        return checkpoint_weights(self._policy_parameters())
 
     def save_pretrained(self, folder: Path) -> None:
         # Clones, because safetensors refuses tensors that share one storage, as views of the flat vector do.
-        weights = {name: view.clone() for name, view in self.weights().items()}
+        weights = {name: view.clone() for name, view in self._policy_parameters().items()}
         self._held_state().policy.save_pretrained(folder, state_dict=weights)
 
     def resize(self, membership: Membership) -> None:
@@ -128,6 +127,10 @@ class PPOTrainer(Trainer):
         assert self._state is not None, "the trainer has left: resize or load_state brings it back"
         assert self._holds_weights, "built without weights: join a group, or load a state, first"
         return self._state
+
+    def _policy_parameters(self) -> dict[str, Tensor]:
+        flat = self._held_state().flat
+        return flat.views("policy", flat.vector)
 
     def _runner(self) -> ShardRunner:
         return ShardRunner(self._config, self._group, self._device)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, build_model, make_engine, make_request, run, save_model, weights_of
+from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make_request, run, save_model, weights_of
+from safetensors.torch import load_file, save_file
 
 from rlserve.engine import Engine, FinishReason
 from rlserve.errors import IllegalTransitionError, ModelError, WeightsRefusedError
@@ -28,17 +29,37 @@ def _equal(engine: Engine, expected: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(tensor, expected[name]) for name, tensor in engine.named_weights())
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_named_weights_are_those_of_the_folder_and_of_an_update(family: str, tmp_path: Path) -> None:
-    engine = make_engine(save_model(tmp_path, family, seed=0))
+    first, second = (save_model(tmp_path / str(seed), family, seed=seed) / "model.safetensors" for seed in (0, 1))
+    engine = make_engine(first.parent)
     named = dict(engine.named_weights())
-    assert {*named, "lm_head.weight"} == {*weights_of(family, 0)} | {"lm_head.weight"}
-    assert _equal(engine, weights_of(family, 0))
+    assert {*named, "lm_head.weight"} == {*load_file(first), "lm_head.weight"}
+    assert _equal(engine, load_file(first))
 
-    engine.load_weights(4, weights_of(family, 1))
+    engine.load_weights(4, load_file(second))
 
     assert engine.weight_version == 4
-    assert _equal(engine, weights_of(family, 1))
+    assert _equal(engine, load_file(second))
+
+
+def test_experts_may_come_in_one_tensor_in_updates_and_in_folders(tmp_path: Path) -> None:
+    stacked = weights_of("qwen3_moe", 1)
+    folder, other = (save_model(tmp_path / str(seed), "qwen3_moe", seed=seed) for seed in (0, 1))
+    assert "model.layers.0.mlp.experts.gate_up_proj" in stacked
+    apart = load_file(other / "model.safetensors")
+    engine = make_engine(folder)
+
+    engine.load_weights(1, stacked)
+
+    assert _equal(engine, apart)
+    save_file({name: tensor.contiguous() for name, tensor in stacked.items()}, other / "model.safetensors")
+    assert _equal(make_engine(other), apart)
+    for name in ("model.layers.0.mlp.experts.gate_up_proj", "model.layers.2.mlp.experts.down_proj"):
+        bad = {**stacked, name: stacked[name][1:]}
+        with pytest.raises(WeightsRefusedError, match=r"experts\.0\.\w+\.weight is missing"):
+            engine.load_weights(2, bad)
+    assert _equal(engine, apart)
 
 
 def test_a_swap_in_mid_generation_keeps_tokens_and_stamps_later_ones_with_the_new_version(folder: Path) -> None:
