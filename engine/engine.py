@@ -46,7 +46,11 @@ class Engine:
         self.spec = read_model_spec(folder)
         self.config = config
         self._runner = ModelRunner(self.spec, config)
-        self._limits = Limits(vocab_size=self.spec.vocab_size, max_model_len=self._runner.max_model_len)
+        self._limits = Limits(
+            vocab_size=self.spec.vocab_size,
+            max_model_len=self._runner.max_model_len,
+            eos_token_ids=self.spec.eos_token_ids,
+        )
         self._rows = RowTable(
             num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
             max_model_len=self._runner.max_model_len,

@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
+from rlserve.engine.sampler import DrawDetails
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
 from rlserve.engine.sequence import RequestState, Sequence, SequenceState, TokenHistory
 from rlserve.engine.stop import Detokenizer, StopStringChecker
@@ -72,6 +74,8 @@ class Generation:
         owner = RequestState(
             request=request, arrival=self.counts.num_arrivals, prompt=np.array(request.prompt_token_ids, dtype=np.int32)
         )
+        if request.sampling.prompt_log_probs is not None:
+            owner.prompt_scores = PromptScores(owner.prompt, request.sampling.prompt_log_probs)
         self.counts.num_arrivals += 1
         self.counts.num_prompt_tokens += len(owner.prompt)
         resumed = {sample.index: sample for sample in request.resumed}
@@ -121,16 +125,35 @@ class Generation:
         logits_RV = self._runner.compute(step, self._rows)
         self.counts.num_steps += 1
         self.counts.num_computed_tokens += len(step.decode_rows) + sum(chunk.end - chunk.start for chunk in step.chunks)
+        self._score_prompts(step)
         self._scheduler.complete(step)
         rows_B, logits_row_B = self._rows_to_sample(step)
         if len(rows_B) == 0:
             return
-        sampled = self._runner.sample(logits_RV, self._rows, rows_B, logits_row_B)
+        sampled, details = self._runner.sample(logits_RV, self._rows, rows_B, logits_row_B)
+        self._keep_details(rows_B, details)
         self._rows.append(rows_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs, weight_version)
         self.counts.num_generated_tokens += len(rows_B)
         self._end_samples(rows_B, sampled)
         if not self.requests:
             self._scheduler.check_integrity()
+
+    def _score_prompts(self, step: ScheduledStep) -> None:
+        """Note the log-probabilities of the prompts that want them and have tokens in the step."""
+        first_token = len(step.decode_rows)
+        for chunk in step.chunks:
+            scores = chunk.sequence.owner.prompt_scores
+            if scores is not None:
+                self._runner.score_prompt(scores, chunk.start, first_token, chunk.end)
+            first_token += chunk.end - chunk.start
+
+    def _keep_details(self, rows_B: NDArray[np.intp], details: list[DrawDetails]) -> None:
+        for detail in details:
+            sequence = self._rows.sequence(int(rows_B[detail.place]))
+            if detail.top_log_probs is not None:
+                sequence.top_log_probs.append(detail.top_log_probs)
+            if detail.kept_support is not None:
+                sequence.kept_support.append(detail.kept_support)
 
     def _rows_to_sample(self, step: ScheduledStep) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Rows that get a token, and the row of logits of each; a leader's followers share its logits."""
@@ -166,15 +189,23 @@ class Generation:
                 self._ready.append(_output(sequence.owner))
             elif stopped_B[place]:
                 self._end_sample(sequence, FinishReason.STOP, token_id)
-            elif sequence.stop_checker is not None and (string := sequence.stop_checker.push(token_id)) is not None:
+            elif (string := self._completed_stop_string(sequence, token_id)) is not None:
                 self._end_sample(sequence, FinishReason.STOP, string)
             elif too_long_B[place]:
                 self._end_sample(sequence, FinishReason.LENGTH, None)
 
+    def _completed_stop_string(self, sequence: Sequence, token_id: int) -> str | None:
+        """The stop string that the token just drawn completes, unless the sample is to have more tokens."""
+        if sequence.stop_checker is None:
+            return None
+        string = sequence.stop_checker.push(token_id)
+        num_generated = int(self._rows.num_tokens[sequence.row]) - len(sequence.owner.prompt)
+        return string if num_generated > sequence.owner.request.sampling.min_tokens else None
+
     def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:
         owner = sequence.owner
         self._scheduler.end(sequence)
-        owner.outputs[sequence.index] = sequence.history.output(sequence.index, reason, stop_reason)
+        owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
         if len(owner.outputs) == owner.request.sampling.n:
             del self.requests[owner.request.id]
             self._ready.append(_output(owner))
@@ -184,31 +215,38 @@ class Generation:
         for sequence in owner.sequences:
             if sequence.state is not SequenceState.ENDED:
                 self._scheduler.end(sequence)
-                owner.outputs[sequence.index] = sequence.history.output(sequence.index, reason, None)
+                owner.outputs[sequence.index] = sequence.output(reason, None)
         del self.requests[owner.request.id]
 
     def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:
         """Add one sample to its request: as it is if it is complete, else as a sequence to be computed."""
         sampling = owner.request.sampling
-        history = TokenHistory.of(resumed)
         if resumed is not None and resumed.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             owner.outputs[index] = resumed
             return
-        num_tokens = len(history.token_ids)
-        if num_tokens >= sampling.max_tokens or len(owner.prompt) + num_tokens >= self._max_model_len:
-            owner.outputs[index] = history.output(index, FinishReason.LENGTH, None)
+        sequence = Sequence(owner=owner, index=index, history=TokenHistory.of(resumed))
+        if resumed is not None and sampling.num_top_log_probs:
+            sequence.top_log_probs = list(resumed.top_log_probs)
+        if resumed is not None and sampling.kept_support:
+            sequence.kept_support = list(resumed.kept_support)
+        token_ids = sequence.history.token_ids.tolist()
+        if len(token_ids) >= sampling.max_tokens or len(owner.prompt) + len(token_ids) >= self._max_model_len:
+            owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return
-        checker = StopStringChecker(self._detokenizer, sampling.stop) if sampling.stop else None
-        if checker is not None:
-            for token_id in history.token_ids.tolist():
-                checker.push(token_id)
-        owner.sequences.append(Sequence(owner=owner, index=index, history=history, stop_checker=checker))
+        if sampling.stop:
+            sequence.stop_checker = StopStringChecker(self._detokenizer, sampling.stop)
+            for token_id in token_ids:
+                sequence.stop_checker.push(token_id)
+        owner.sequences.append(sequence)
 
 
 def _output(owner: RequestState) -> RequestOutput:
+    prompt_log_probs, prompt_top_log_probs = owner.prompt_scores.result() if owner.prompt_scores else ((), ())
     return RequestOutput(
         request_id=owner.request.id,
         samples=tuple(owner.outputs[index] for index in sorted(owner.outputs)),
         error=owner.error,
         num_cached_tokens=owner.num_cached_tokens,
+        prompt_log_probs=prompt_log_probs,
+        prompt_top_log_probs=prompt_top_log_probs,
     )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import groupby
+
+TopLogProbs = tuple[tuple[int, float], ...]
+"""The likeliest tokens at one position with their raw log-probabilities, likeliest first."""
 
 
 class FinishReason(StrEnum):
@@ -21,7 +26,12 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How to sample. Not validated here: a bad value gives the request an error output, never an exception."""
+    """How to sample. Not validated here: a bad value gives the request an error output, never an exception.
+
+    The logits go through, in this order (vLLM's): allowed and bad tokens, ``min_tokens``, ``logit_bias``, penalties,
+    temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities are those after all of it, raw ones
+    those before any of it.
+    """
 
     n: int = 1
     """Samples of the same prompt; they share one prefill."""
@@ -31,13 +41,57 @@ class SamplingParams:
     """Keep the k likeliest tokens; 0 keeps all."""
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep the tokens at least this many times as likely as the likeliest; 0 keeps all."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens in the prompt or generated so far: positive ones divided by this, others multiplied."""
+    presence_penalty: float = 0.0
+    """Taken from the logits of tokens generated so far."""
+    frequency_penalty: float = 0.0
+    """Taken from the logit of a token for each time it was generated so far."""
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    """Token id -> what is added to its logit, from -100 to 100."""
+    allowed_token_ids: tuple[int, ...] = ()
+    """Only these are drawn; empty allows all."""
+    bad_token_ids: tuple[int, ...] = ()
+    """These are never drawn."""
     max_tokens: int = 16
+    min_tokens: int = 0
+    """Stop tokens, the end-of-sequence token among them, are not drawn before that many tokens, and stop strings
+    are passed over."""
     seed: int = 0
     """The random numbers are a hash of (seed, sample index, position): batch and replica do not matter."""
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     """Strings that end a sample; they need a tokenizer."""
     ignore_eos: bool = False
+    num_top_log_probs: int = 0
+    """Likeliest tokens to tell for each generated token."""
+    prompt_log_probs: int | None = None
+    """None: nothing is told about the prompt. Else the raw log-probability of each of its tokens, and of that many
+    likeliest tokens at its position. The prompt is then computed whole, past the prefix cache."""
+    kept_support: bool = False
+    """Tell which tokens each draw could have given; see ``engine/support.py``."""
+
+    @property
+    def has_logit_offsets(self) -> bool:
+        """Whether a fixed number is added to some logits."""
+        return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
+
+    @property
+    def penalises(self) -> bool:
+        """Whether tokens that were there before change their logits."""
+        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1, 0, 0)
+
+    @property
+    def adjusts_logits(self) -> bool:
+        """Whether the logits are changed before temperature."""
+        return self.has_logit_offsets or self.penalises or self.min_tokens > 0
+
+    @property
+    def tells_details(self) -> bool:
+        """Whether more than the chosen token is told of each draw."""
+        return self.num_top_log_probs > 0 or self.kept_support
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +107,24 @@ class SampleOutput:
     renormalised over the kept tokens. Greedy choices have 0."""
     weight_versions: tuple[int, ...] = ()
     """Version of the weights that made each token."""
+    top_log_probs: tuple[TopLogProbs, ...] = ()
+    """Empty unless ``num_top_log_probs`` asks for it."""
+    kept_support: tuple[bytes, ...] = ()
+    """Packed; empty unless asked for."""
     finish_reason: FinishReason | None = None
     """None where the sample is not finished."""
     stop_reason: int | str | None = None
     """The token id or the string that ended the sample, if one did."""
+
+    @property
+    def weight_spans(self) -> tuple[tuple[int, int, int], ...]:
+        """(version, start, end) of each run of tokens [start, end) that one version of the weights made."""
+        spans, start = [], 0
+        for version, run in groupby(self.weight_versions):
+            end = start + sum(1 for _ in run)
+            spans.append((version, start, end))
+            start = end
+        return tuple(spans)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +151,11 @@ class RequestOutput:
     """Why the request was refused, or None."""
     num_cached_tokens: int = 0
     """Prompt tokens whose KV came from the prefix cache."""
+    prompt_log_probs: tuple[float | None, ...] = ()
+    """Raw log-probability of each prompt token after those before it; None for the first. Empty unless asked for,
+    and where the request ended before its prompt was computed."""
+    prompt_top_log_probs: tuple[TopLogProbs, ...] = ()
+    """The likeliest tokens at each position of the prompt; nothing at the first."""
 
     @property
     def finished(self) -> bool:

@@ -36,6 +36,9 @@ class RowTable:
         self.temperature = np.zeros(num_rows, dtype=np.float32)
         self.top_k = np.zeros(num_rows, dtype=np.int32)
         self.top_p = np.zeros(num_rows, dtype=np.float32)
+        self.min_p = np.zeros(num_rows, dtype=np.float32)
+        self.is_special = np.zeros(num_rows, dtype=np.bool_)
+        """[S] asks the sampler for more than the columns above."""
         self.stream_keys = np.zeros(num_rows, dtype=np.uint64)
         self.stop_token_ids = np.full((num_rows, 1), -1, dtype=np.int32)
         """[S, K] filled up with -1, which is no token."""
@@ -79,6 +82,8 @@ class RowTable:
         self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
         self.top_k[row] = sampling.top_k
         self.top_p[row] = sampling.top_p
+        self.min_p[row] = sampling.min_p
+        self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
         self.stream_keys[row] = stream_key(sampling.seed, sequence.index)
         self._set_stop_tokens(row, sampling.stop_token_ids + (() if sampling.ignore_eos else eos_token_ids))
         self.searches_text[row] = sequence.stop_checker is not None

@@ -18,20 +18,23 @@ from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.device import free_device_memory, to_device
-from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
+from rlserve.engine.kernels.base import SampledTokens
 from rlserve.engine.kernels.factory import create_kernels
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.decoder import Decoder
 from rlserve.engine.models.parameters import Parameters
 from rlserve.engine.models.rope import rotation_table
+from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.rows import RowTable
-from rlserve.engine.sampling import uniforms
+from rlserve.engine.sampler import DrawDetails, Sampler
 from rlserve.engine.scheduler import ScheduledStep
 from rlserve.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_SCORED_AT_ONCE = 64
+"""Prompt positions whose logits are in memory at once."""
 
 
 class ModelRunner:
@@ -54,7 +57,8 @@ class ModelRunner:
             spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
         )
         self._parameters = Parameters(spec, dtype, self._device)
-        self._kernels = create_kernels(backend)
+        kernels = create_kernels(backend)
+        self._sampler = Sampler(kernels)
         self._attention = attention(
             spec,
             rotation_table(spec, self.max_model_len).to(self._device),
@@ -66,7 +70,7 @@ class ModelRunner:
             spec,
             self._parameters,
             self._attention,
-            self._kernels,
+            kernels,
             max_num_tokens=config.max_num_batched_tokens,
             max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
         )
@@ -86,17 +90,20 @@ class ModelRunner:
 
     def sample(
         self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
-    ) -> SampledTokens:
+    ) -> tuple[SampledTokens, list[DrawDetails]]:
         """Draw the next token of each of the given rows of the table, from the given row of logits."""
-        batch = SamplingBatch(
-            logits_row=logits_row_B,
-            temperature=rows.temperature[rows_B],
-            top_k=rows.top_k[rows_B],
-            top_p=rows.top_p[rows_B],
-            uniform=uniforms(rows.stream_keys[rows_B], rows.num_tokens[rows_B] - rows.num_prompt_tokens[rows_B]),
-        )
         with torch.inference_mode():
-            return self._kernels.sample(logits_RV, batch)
+            return self._sampler.sample(logits_RV, rows, rows_B, logits_row_B)
+
+    def score_prompt(self, scores: PromptScores, start: int, first_token: int, end: int) -> None:
+        """Score what the step just computed tells about the prompt whose positions [start, end) lie in it from
+        ``first_token`` on. The logits are made in small pieces: those of a whole chunk can take gigabytes."""
+        wanted = scores.wanted(start, end)
+        with torch.inference_mode():
+            for position in wanted[::_SCORED_AT_ONCE]:
+                first = first_token + position - start
+                num_tokens = min(_SCORED_AT_ONCE, wanted.stop - position)
+                scores.record(self._decoder.logits_of(first, first + num_tokens))
 
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder."""

@@ -263,6 +263,8 @@ class Scheduler:
         token_ids = np.concatenate([sequence.owner.prompt, sequence.history.token_ids])
         extend_chain(sequence.block_names, self._root, token_ids, self._block_size)
         blocks: list[int] = []
+        if sequence.owner.must_score_prompt:
+            return blocks
         for name in sequence.block_names[: (len(token_ids) - 1) // self._block_size]:
             block = self._pool.find(name)
             if block is None:

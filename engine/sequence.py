@@ -14,9 +14,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.request import FinishReason, Request, SampleOutput
+from rlserve.engine.prompt_scores import PromptScores
+from rlserve.engine.request import FinishReason, Request, SampleOutput, TopLogProbs
 from rlserve.engine.stop import StopStringChecker
 from rlserve.errors import IllegalTransitionError
 
@@ -63,18 +65,6 @@ class TokenHistory:
             weight_versions=np.array(sample.weight_versions if sample else (), dtype=np.int32),
         )
 
-    def output(self, index: int, reason: FinishReason | None, stop_reason: int | str | None) -> SampleOutput:
-        """The sample as its caller sees it."""
-        return SampleOutput(
-            index=index,
-            token_ids=tuple(self.token_ids.tolist()),
-            log_probs=tuple(self.log_probs.tolist()),
-            behaviour_log_probs=tuple(self.behaviour_log_probs.tolist()),
-            weight_versions=tuple(self.weight_versions.tolist()),
-            finish_reason=reason,
-            stop_reason=stop_reason,
-        )
-
 
 @dataclass(kw_only=True, eq=False)
 class RequestState:
@@ -90,6 +80,15 @@ class RequestState:
     """Ended samples by index."""
     num_cached_tokens: int = 0
     error: str | None = None
+    logit_offsets: torch.Tensor | None = None
+    """[vocabulary] what the sampler adds to the logits of every sample, from the first one on."""
+    prompt_scores: PromptScores | None = None
+    """Log-probabilities of the prompt, if asked for."""
+
+    @property
+    def must_score_prompt(self) -> bool:
+        """Whether log-probabilities of prompt tokens are still wanted, so that all of them must be computed."""
+        return self.prompt_scores is not None and not self.prompt_scores.is_complete
 
 
 @dataclass(kw_only=True, eq=False)
@@ -115,6 +114,9 @@ class Sequence:
     """Tokens up to which its full blocks have been named in the pool."""
     followers: list[Sequence] = field(default_factory=list)
     stop_checker: StopStringChecker | None = None
+    top_log_probs: list[TopLogProbs] = field(default_factory=list)
+    """Of each generated token, if asked for; so is the next."""
+    kept_support: list[bytes] = field(default_factory=list)
 
     @property
     def order(self) -> tuple[int, int, int]:
@@ -128,6 +130,20 @@ class Sequence:
     def num_tokens(self) -> int:
         """Prompt and generated tokens; valid until it samples, while it waits or is in prefill."""
         return len(self.owner.prompt) + len(self.history.token_ids)
+
+    def output(self, reason: FinishReason | None, stop_reason: int | str | None) -> SampleOutput:
+        """The sample as its caller sees it; valid while it has no row."""
+        return SampleOutput(
+            index=self.index,
+            token_ids=tuple(self.history.token_ids.tolist()),
+            log_probs=tuple(self.history.log_probs.tolist()),
+            behaviour_log_probs=tuple(self.history.behaviour_log_probs.tolist()),
+            weight_versions=tuple(self.history.weight_versions.tolist()),
+            top_log_probs=tuple(self.top_log_probs),
+            kept_support=tuple(self.kept_support),
+            finish_reason=reason,
+            stop_reason=stop_reason,
+        )
 
     def move(self, state: SequenceState) -> None:
         """Change state.

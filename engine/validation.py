@@ -11,6 +11,10 @@ MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
 MAX_STOP_TOKEN_IDS = 256
 MAX_TEMPERATURE = 1e6
+MAX_TOP_LOG_PROBS = 1024
+MAX_PENALTY = 2.0
+MAX_LOGIT_BIAS = 100.0
+"""OpenAI's ranges; the logits stay finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +24,7 @@ class Limits:
     vocab_size: int
     max_model_len: int
     """Longest prompt plus answer: the model's limit, or what the whole KV cache can hold."""
+    eos_token_ids: tuple[int, ...] = ()
 
 
 def find_problem(request: Request, limits: Limits) -> str | None:
@@ -49,6 +54,8 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
         return
     yield from _sampling_problems(request.sampling, limits)
+    yield from _logit_rule_problems(request.sampling, limits)
+    yield from _detail_problems(request.sampling, limits)
     yield from _resumed_problems(request, limits)
 
 
@@ -63,6 +70,8 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
         yield f"top_k must be a whole number of at least 0, got {sampling.top_k!r}"
     if not _is_number(sampling.top_p, 0, 1) or sampling.top_p == 0:
         yield f"top_p must be greater than 0 and at most 1, got {sampling.top_p!r}"
+    if not _is_number(sampling.min_p, 0, 1):
+        yield f"min_p must be from 0 to 1, got {sampling.min_p!r}"
     if not _is_integer(sampling.seed, -(2**63), 2**64):
         yield f"seed must be a whole number of 64 bits, got {sampling.seed!r}"
     if not isinstance(sampling.stop, tuple | list) or not all(isinstance(s, str) and s for s in sampling.stop):
@@ -70,6 +79,38 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
     if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         yield f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids can be given, got {len(sampling.stop_token_ids)}"
     yield from _token_problems("stop_token_ids", sampling.stop_token_ids, limits.vocab_size)
+
+
+def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
+    if not _is_number(penalty := sampling.repetition_penalty, 0, MAX_PENALTY) or penalty == 0:
+        yield f"repetition_penalty must be greater than 0 and at most {MAX_PENALTY}, got {penalty!r}"
+    for name in ("presence_penalty", "frequency_penalty"):
+        if not _is_number(value := getattr(sampling, name), -MAX_PENALTY, MAX_PENALTY):
+            yield f"{name} must be from -{MAX_PENALTY} to {MAX_PENALTY}, got {value!r}"
+    if not _is_integer(sampling.min_tokens, 0, sampling.max_tokens + 1):
+        yield f"min_tokens must be a whole number from 0 to max_tokens, got {sampling.min_tokens!r}"
+    yield from _token_problems("logit_bias", tuple(sampling.logit_bias), limits.vocab_size)
+    for token_id, bias in sampling.logit_bias.items():
+        if not _is_number(bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS):
+            yield f"logit_bias must be from -{MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, got {bias!r} for {token_id}"
+    yield from _token_problems("allowed_token_ids", sampling.allowed_token_ids, limits.vocab_size)
+    yield from _token_problems("bad_token_ids", sampling.bad_token_ids, limits.vocab_size)
+    forbidden = set(sampling.bad_token_ids)
+    if sampling.min_tokens:
+        forbidden.update(sampling.stop_token_ids, () if sampling.ignore_eos else limits.eos_token_ids)
+    allowed = set(sampling.allowed_token_ids)
+    if allowed <= forbidden if allowed else len(forbidden) == limits.vocab_size:
+        yield "no token can be drawn: allowed_token_ids, bad_token_ids and min_tokens forbid all"
+
+
+def _detail_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
+    end = min(limits.vocab_size, MAX_TOP_LOG_PROBS) + 1
+    if not _is_integer(sampling.num_top_log_probs, 0, end):
+        yield f"num_top_log_probs must be a whole number from 0 to {end - 1}, got {sampling.num_top_log_probs!r}"
+    if sampling.prompt_log_probs is not None and not _is_integer(sampling.prompt_log_probs, 0, end):
+        yield f"prompt_log_probs must be None or a whole number from 0 to {end - 1}, got {sampling.prompt_log_probs!r}"
+    if not isinstance(sampling.kept_support, bool):
+        yield f"kept_support must be True or False, got {sampling.kept_support!r}"
 
 
 def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
@@ -85,6 +126,10 @@ def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
         lengths = {len(sample.log_probs), len(sample.behaviour_log_probs), len(sample.weight_versions)}
         if lengths != {num_tokens}:
             yield f"resumed sample {sample.index} must have a log-probability and a version for each token"
+        if request.sampling.num_top_log_probs and len(sample.top_log_probs) != num_tokens:
+            yield f"resumed sample {sample.index} must have top_log_probs for each token, as the request wants them"
+        if request.sampling.kept_support and len(sample.kept_support) != num_tokens:
+            yield f"resumed sample {sample.index} must have a kept_support for each token, as the request wants them"
         if len(request.prompt_token_ids) + num_tokens > limits.max_model_len:
             yield f"resumed sample {sample.index} is longer than the {limits.max_model_len} tokens that fit"
         yield from _token_problems(f"resumed sample {sample.index}", sample.token_ids, limits.vocab_size)

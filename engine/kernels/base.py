@@ -25,13 +25,28 @@ class SamplingBatch:
     """[B]; 0 keeps all."""
     top_p: NDArray[np.float32]
     """[B]; 1 keeps all."""
+    min_p: NDArray[np.float32]
+    """[B]; 0 keeps all."""
     uniform: NDArray[np.float64]
     """[B] one random number in (0, 1) each."""
+    wants_kept: bool = False
+    """Whether to tell which tokens each draw could have given."""
 
     @property
     def size(self) -> int:
         """B."""
         return len(self.logits_row)
+
+    def take(self, draws: NDArray[np.intp]) -> SamplingBatch:
+        """Some of the draws."""
+        return SamplingBatch(
+            logits_row=self.logits_row[draws],
+            temperature=self.temperature[draws],
+            top_k=self.top_k[draws],
+            top_p=self.top_p[draws],
+            min_p=self.min_p[draws],
+            uniform=self.uniform[draws],
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +59,8 @@ class SampledTokens:
     """[B] raw: temperature 1, whole vocabulary. Not finite where the logits were not."""
     behaviour_log_probs: NDArray[np.float32]
     """[B] under the distribution drawn from; 0 for greedy choices."""
+    kept: NDArray[np.bool_] | None = None
+    """[B, V] the tokens that could have been drawn, if asked for; the chosen one alone for greedy choices."""
 
 
 class Kernels(ABC):
@@ -80,6 +97,7 @@ class Kernels(ABC):
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         """Draw tokens by the inverse of the distribution function in vocabulary order, one uniform each.
 
-        Temperature first, then the k likeliest (ties with the last kept), then the smallest set that reaches
-        ``top_p`` of what is left (ties kept).
+        Temperature first, then the tokens at least ``min_p`` times as likely as the likeliest, then the k likeliest
+        (ties with the last kept), then the smallest set that reaches ``top_p`` of what is left (ties kept).
+        A logit of minus infinity is never drawn.
         """

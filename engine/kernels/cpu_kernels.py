@@ -81,6 +81,7 @@ class CpuKernels(Kernels):
             token_ids=np.empty(batch.size, dtype=np.int32),
             log_probs=np.empty(batch.size, dtype=np.float32),
             behaviour_log_probs=np.empty(batch.size, dtype=np.float32),
+            kept=np.empty((batch.size, logits_RV.shape[1]), dtype=np.bool_) if batch.wants_kept else None,
         )
         self._sample[logits_RV.dtype](
             logits_RV.data_ptr(),
@@ -90,10 +91,12 @@ class CpuKernels(Kernels):
             batch.temperature.ctypes.data,
             batch.top_k.ctypes.data,
             batch.top_p.ctypes.data,
+            batch.min_p.ctypes.data,
             batch.uniform.ctypes.data,
             sampled.token_ids.ctypes.data,
             sampled.log_probs.ctypes.data,
             sampled.behaviour_log_probs.ctypes.data,
+            None if sampled.kept is None else sampled.kept.ctypes.data,
             torch.get_num_threads(),
         )
         return sampled

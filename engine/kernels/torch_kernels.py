@@ -53,6 +53,8 @@ class TorchKernels(Kernels):
         greedy_B = temperature_B == 0
         temperature_B1 = temperature_B.masked_fill(greedy_B, 1.0).unsqueeze(1)
         scaled_BV = logits_BV / temperature_B1
+        if (batch.min_p > 0).any():
+            scaled_BV = _keep_min_p(scaled_BV, to_device(batch.min_p, device))
         if (batch.top_k > 0).any():
             scaled_BV = _keep_top_k(scaled_BV, to_device(batch.top_k, device))
         if (batch.top_p < 1).any():
@@ -73,7 +75,21 @@ class TorchKernels(Kernels):
             token_ids=token_B.int().cpu().numpy(),
             log_probs=raw_BV.gather(1, chosen_B1).squeeze(1).cpu().numpy(),
             behaviour_log_probs=behaviour_B.cpu().numpy(),
+            kept=_kept(behaviour_BV, greedy_B, token_B).cpu().numpy() if batch.wants_kept else None,
         )
+
+
+def _kept(behaviour_BV: torch.Tensor, greedy_B: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:
+    """[B, V] the tokens that could have been drawn."""
+    kept_BV = behaviour_BV > -torch.inf
+    kept_BV[greedy_B] = False
+    return kept_BV.scatter_(1, token_B.unsqueeze(1), True)
+
+
+def _keep_min_p(logits_BV: torch.Tensor, min_p_B: torch.Tensor) -> torch.Tensor:
+    """Set all less likely than p times the likeliest to minus infinity; rows with p = 0 stay whole."""
+    threshold_B1 = logits_BV.amax(dim=-1, keepdim=True) + min_p_B.log().unsqueeze(1)
+    return logits_BV.masked_fill(logits_BV < threshold_B1, -torch.inf)
 
 
 def _keep_top_k(logits_BV: torch.Tensor, top_k_B: torch.Tensor) -> torch.Tensor:

@@ -114,6 +114,11 @@ class Decoder:
         last_RH = work.normed.index_select(0, last_rows_R)
         return self._capped(self._head(last_RH, self._logits_RV[: len(last_rows_R)]))
 
+    def logits_of(self, first: int, end: int) -> torch.Tensor:
+        """Logits [end - first, V] of the tokens [first, end) of the step computed last, in memory of their own."""
+        normed_TH = self._buffers.normed[first:end]
+        return self._capped(self._head(normed_TH, self._logits_RV.new_empty(end - first, self._spec.vocab_size)))
+
     def weights_changed(self) -> None:
         """Must be called after the parameters were written to, before the next step."""
         for linear in self._linears():

@@ -28,7 +28,7 @@ _SIGNATURES = {
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
-    "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 8, _INT),
+    "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 10, _INT),
 }
 
 

@@ -115,9 +115,27 @@ int find_top(const Element* logits, int num_tokens, float* top) {
     return 0;
 }
 
+struct Truncation {
+    int top_k;
+    float top_p, min_p;
+
+    bool cuts(int num_tokens) const { return (top_k > 0 && top_k < num_tokens) || top_p < 1 || min_p > 0; }
+};
+
+// The largest weight is 1, so min_p is a threshold as it is.
+double truncate(float* weights, int num_tokens, double total, Truncation by) {
+    if (by.min_p > 0) total = keep_from(weights, num_tokens, by.min_p);
+    if (by.top_k > 0 && by.top_k < num_tokens)
+        total = keep_from(weights, num_tokens, find_threshold(weights, num_tokens, by.top_k, true));
+    if (by.top_p < 1)
+        total = keep_from(weights, num_tokens, find_threshold(weights, num_tokens, by.top_p * total, false));
+    return total;
+}
+
+// `kept` is null where nobody asks which tokens could have been drawn.
 template <typename Element>
-void sample_row(const Element* logits, int num_tokens, float temperature, int top_k, float top_p, double uniform,
-                float* weights, int32_t* token, float* log_prob, float* behaviour_log_prob) {
+void sample_row(const Element* logits, int num_tokens, float temperature, Truncation truncation, double uniform,
+                float* weights, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept) {
     float top;
     const int best = find_top(logits, num_tokens, &top);
     double total = exponentiate(logits, num_tokens, top, 1.0f, weights);
@@ -126,27 +144,31 @@ void sample_row(const Element* logits, int num_tokens, float temperature, int to
     *behaviour_log_prob = 0;
     if (temperature > 0) {
         if (temperature != 1.0f) total = exponentiate(logits, num_tokens, top, 1.0f / temperature, weights);
-        if (top_k > 0 && top_k < num_tokens)
-            total = keep_from(weights, num_tokens, find_threshold(weights, num_tokens, top_k, true));
-        if (top_p < 1)
-            total = keep_from(weights, num_tokens, find_threshold(weights, num_tokens, top_p * total, false));
+        total = truncate(weights, num_tokens, total, truncation);
         *token = draw(weights, num_tokens, uniform * total);
         *behaviour_log_prob = (float)std::log(weights[*token] / total);
     }
     *log_prob = (float)(to_float(logits[*token]) - top - log_total);
+    if (kept == nullptr) return;
+    const bool cuts = truncation.cuts(num_tokens);
+    for (int i = 0; i < num_tokens; ++i) {
+        const bool possible = cuts ? weights[i] > 0 : to_float(logits[i]) > -std::numeric_limits<float>::infinity();
+        kept[i] = temperature > 0 ? possible : i == best;
+    }
 }
 
 template <typename Element>
 void sample(const Element* logits, int num_tokens, int num_draws, const int32_t* logits_row, const float* temperature,
-            const int32_t* top_k, const float* top_p, const double* uniform, int32_t* token, float* log_prob,
-            float* behaviour_log_prob, int num_threads) {
+            const int32_t* top_k, const float* top_p, const float* min_p, const double* uniform, int32_t* token,
+            float* log_prob, float* behaviour_log_prob, uint8_t* kept, int num_threads) {
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && num_draws > 1)
     {
         std::vector<float> weights(round_up(num_tokens), 0.0f);
 #pragma omp for schedule(static)
         for (int b = 0; b < num_draws; ++b)
-            sample_row(logits + (long)logits_row[b] * num_tokens, num_tokens, temperature[b], top_k[b], top_p[b],
-                       uniform[b], weights.data(), token + b, log_prob + b, behaviour_log_prob + b);
+            sample_row(logits + (long)logits_row[b] * num_tokens, num_tokens, temperature[b],
+                       Truncation{top_k[b], top_p[b], min_p[b]}, uniform[b], weights.data(), token + b, log_prob + b,
+                       behaviour_log_prob + b, kept ? kept + (long)b * num_tokens : nullptr);
     }
 }
 
@@ -156,16 +178,18 @@ void sample(const Element* logits, int num_tokens, int num_draws, const int32_t*
 extern "C" {
 
 void sample_float32(const float* logits, int num_tokens, int num_draws, const int32_t* logits_row,
-                    const float* temperature, const int32_t* top_k, const float* top_p, const double* uniform,
-                    int32_t* token, float* log_prob, float* behaviour_log_prob, int num_threads) {
-    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, uniform, token, log_prob,
-                    behaviour_log_prob, num_threads);
+                    const float* temperature, const int32_t* top_k, const float* top_p, const float* min_p,
+                    const double* uniform, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept,
+                    int num_threads) {
+    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, token,
+                    log_prob, behaviour_log_prob, kept, num_threads);
 }
 
 void sample_bfloat16(const rlserve::bfloat16* logits, int num_tokens, int num_draws, const int32_t* logits_row,
-                     const float* temperature, const int32_t* top_k, const float* top_p, const double* uniform,
-                     int32_t* token, float* log_prob, float* behaviour_log_prob, int num_threads) {
-    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, uniform, token, log_prob,
-                    behaviour_log_prob, num_threads);
+                     const float* temperature, const int32_t* top_k, const float* top_p, const float* min_p,
+                     const double* uniform, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept,
+                     int num_threads) {
+    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, token,
+                    log_prob, behaviour_log_prob, kept, num_threads);
 }
 }

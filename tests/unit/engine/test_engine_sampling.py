@@ -41,6 +41,7 @@ def _sample(
         temperature=np.full(num_draws, temperature, dtype=np.float32),
         top_k=np.full(num_draws, top_k, dtype=np.int32),
         top_p=np.full(num_draws, top_p, dtype=np.float32),
+        min_p=np.zeros(num_draws, dtype=np.float32),
         uniform=uniform,
     )
     return kernels.sample(logits[None], batch)
@@ -120,12 +121,18 @@ def test_both_backends_draw_the_same_tokens_from_bfloat16_logits() -> None:
         temperature=rng.choice([0.0, 0.5, 1.0], 64).astype(np.float32),
         top_k=rng.choice([0, 3, 40], 64).astype(np.int32),
         top_p=rng.choice([0.3, 0.9, 1.0], 64).astype(np.float32),
+        min_p=rng.choice([0.0, 0.02, 0.2], 64).astype(np.float32),
         uniform=rng.random(64),
+        wants_kept=True,
     )
     compiled, plain = (create_kernels(backend).sample(logits, batch) for backend in BACKENDS)
     assert compiled.token_ids.tolist() == plain.token_ids.tolist()
     assert compiled.log_probs == pytest.approx(plain.log_probs, abs=1e-4)
     assert compiled.behaviour_log_probs == pytest.approx(plain.behaviour_log_probs, abs=1e-4)
+    assert compiled.kept is not None
+    assert plain.kept is not None
+    assert (compiled.kept == plain.kept).all()
+    assert compiled.kept[np.arange(64), compiled.token_ids].all()
 
 
 def test_random_numbers_depend_on_seed_sample_and_position_and_on_nothing_else() -> None:
