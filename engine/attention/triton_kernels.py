@@ -1,0 +1,207 @@
+"""The Triton programs of paged attention; launched by ``triton_paged.py`` and ``flash.py``.
+
+Legend: T tokens, N query heads, K key-value heads, D head size, S sequences. Keys and values of a layer lie in
+[blocks, block_size, K, D], so a token's slot (block * block_size + offset) times K * D is where it begins.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+
+
+@triton.jit
+def norm_weighted(normed, weight, OFFSET: tl.constexpr, DTYPE: tl.constexpr):
+    """``normed * (weight + OFFSET)`` as float32, rounded to the model's type where transformers rounds."""
+    if OFFSET == 0.0:
+        return (normed.to(DTYPE).to(tl.float32) * weight.to(tl.float32)).to(DTYPE).to(tl.float32)
+    return (normed * (weight.to(tl.float32) + OFFSET)).to(DTYPE).to(tl.float32)
+
+
+@triton.jit
+def rotate_and_store(
+    qkv_ptr,
+    query_norm_ptr,
+    key_norm_ptr,
+    rotation_ptr,
+    positions_ptr,
+    slots_ptr,
+    keys_ptr,
+    values_ptr,
+    eps,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    HALF_BLOCK: tl.constexpr,
+    HAS_NORM: tl.constexpr,
+    NORM_OFFSET: tl.constexpr,
+):
+    """Program (token, head of queries, keys, values): normalise and rotate queries in place, and write keys and
+    values to their slots; slot -1 writes nothing."""
+    token, head = tl.program_id(0), tl.program_id(1)
+    DTYPE: tl.constexpr = qkv_ptr.dtype.element_ty
+    HALF: tl.constexpr = HEAD_DIM // 2
+    half = tl.arange(0, HALF_BLOCK)
+    inside = half < HALF
+    row_ptr = qkv_ptr + token.to(tl.int64) * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM) + head * HEAD_DIM
+    first = tl.load(row_ptr + half, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(row_ptr + HALF + half, mask=inside, other=0.0).to(tl.float32)
+    if head < NUM_HEADS + NUM_KV_HEADS:
+        if HAS_NORM:
+            inverse = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / HEAD_DIM + eps)
+            norm_ptr = query_norm_ptr
+            if head >= NUM_HEADS:
+                norm_ptr = key_norm_ptr
+            first_weight = tl.load(norm_ptr + half, mask=inside, other=0.0)
+            second_weight = tl.load(norm_ptr + HALF + half, mask=inside, other=0.0)
+            first = norm_weighted(first * inverse, first_weight, NORM_OFFSET, DTYPE)
+            second = norm_weighted(second * inverse, second_weight, NORM_OFFSET, DTYPE)
+        angle_ptr = rotation_ptr + tl.load(positions_ptr + token).to(tl.int64) * HEAD_DIM
+        cosine = tl.load(angle_ptr + half, mask=inside, other=0.0)
+        sine = tl.load(angle_ptr + HALF + half, mask=inside, other=0.0)
+        rotated = first * cosine - second * sine
+        second = second * cosine + first * sine
+        first = rotated
+    if head < NUM_HEADS:
+        tl.store(row_ptr + half, first.to(DTYPE), mask=inside)
+        tl.store(row_ptr + HALF + half, second.to(DTYPE), mask=inside)
+    else:
+        slot = tl.load(slots_ptr + token).to(tl.int64)
+        cache_ptr = keys_ptr + (slot * NUM_KV_HEADS + head - NUM_HEADS) * HEAD_DIM
+        if head >= NUM_HEADS + NUM_KV_HEADS:
+            cache_ptr = values_ptr + (slot * NUM_KV_HEADS + head - NUM_HEADS - NUM_KV_HEADS) * HEAD_DIM
+        if slot >= 0:
+            tl.store(cache_ptr + half, first.to(DTYPE), mask=inside)
+            tl.store(cache_ptr + HALF + half, second.to(DTYPE), mask=inside)
+
+
+@triton.jit(do_not_specialize=["num_tiles"])
+def attend_pages(
+    qkv_ptr,
+    keys_ptr,
+    values_ptr,
+    out_ptr,
+    partial_ptr,
+    peak_ptr,
+    total_ptr,
+    positions_ptr,
+    tiles_ptr,
+    tables_ptr,
+    num_tiles,
+    scale,
+    softcap,
+    NUM_HEADS: tl.constexpr,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    SINGLE: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+):
+    """Program (query tile, key-value head, split): attention of the tile's queries, all heads of the group packed
+    into one matrix of BLOCK_M rows, to its share of the keys before them.
+
+    A query tile is neighbouring tokens of one sequence. Where ``SINGLE``, tile i is token i, of sequence i; else
+    ``tiles_ptr`` holds [3, num_tiles]: first token, number of tokens, sequence. ``tables_ptr`` holds the width of
+    the block tables, three unused words, and the tables: so one CUDA graph serves tables of any width.
+
+    With one split the result goes to ``out``; with more, each split's own goes to ``partial`` [T, N, splits, D] with
+    the peak of its scores and the total of its weights, for ``join_splits``.
+    """
+    tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
+    if SINGLE:
+        first_token, num_queries, sequence = tile, 1, tile
+    else:
+        first_token = tl.load(tiles_ptr + tile)
+        num_queries = tl.load(tiles_ptr + num_tiles + tile)
+        sequence = tl.load(tiles_ptr + 2 * num_tiles + tile)
+    row = tl.arange(0, BLOCK_M)
+    is_query = row < num_queries * GROUP
+    token = (first_token + row // GROUP).to(tl.int64)
+    head = kv_head * GROUP + row % GROUP
+    dim = tl.arange(0, BLOCK_D)
+    is_dim = dim < HEAD_DIM
+    position = tl.load(positions_ptr + token, mask=is_query, other=0)
+    query_at = token * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM) + head * HEAD_DIM
+    query = tl.load(qkv_ptr + query_at[:, None] + dim[None, :], mask=is_query[:, None] & is_dim[None, :], other=0.0)
+
+    # This split's keys: a whole number of tiles, so that splits differ in size by one tile at most.
+    end = tl.load(positions_ptr + first_token + num_queries - 1) + 1
+    start = 0
+    if WINDOW > 0:
+        start = tl.maximum(tl.load(positions_ptr + first_token) - WINDOW + 1, 0) // TILE * TILE
+    share = tl.cdiv(tl.cdiv(end - start, TILE), NUM_SPLITS) * TILE
+    begin = start + split * share
+    stop = tl.minimum(end, begin + share)
+
+    table_ptr = tables_ptr + 4 + sequence.to(tl.int64) * tl.load(tables_ptr)
+    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    attended = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for first_key in range(begin, stop, TILE):
+        key_at = first_key + tl.arange(0, TILE)
+        is_key = key_at < stop
+        page = tl.load(table_ptr + key_at // PAGE_SIZE, mask=is_key, other=0).to(tl.int64)
+        cache_at = ((page * PAGE_SIZE + key_at % PAGE_SIZE) * NUM_KV_HEADS + kv_head) * HEAD_DIM
+        key = tl.load(keys_ptr + cache_at[None, :] + dim[:, None], mask=is_dim[:, None] & is_key[None, :], other=0.0)
+        score = tl.dot(query, key, input_precision="ieee") * scale
+        if HAS_SOFTCAP:
+            score = softcap * (1.0 - 2.0 / (tl.exp(2.0 * score / softcap) + 1.0))
+        is_visible = is_key[None, :] & (key_at[None, :] <= position[:, None])
+        if WINDOW > 0:
+            is_visible = is_visible & (key_at[None, :] > position[:, None] - WINDOW)
+        score = tl.where(is_visible, score * _LOG2_E, float("-inf"))
+        new_peak = tl.maximum(peak, tl.max(score, 1))
+        # A row that has seen no key yet has no peak; 0 in its place keeps NaN out.
+        level = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+        weight = tl.exp2(score - level[:, None])
+        fading = tl.exp2(peak - level)
+        total = total * fading + tl.sum(weight, 1)
+        value = tl.load(
+            values_ptr + cache_at[:, None] + dim[None, :], mask=is_key[:, None] & is_dim[None, :], other=0.0
+        )
+        attended = attended * fading[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
+        peak = new_peak
+
+    attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]
+    is_out = is_query[:, None] & is_dim[None, :]
+    out_row = token * NUM_HEADS + head
+    if NUM_SPLITS == 1:
+        out_at = out_row[:, None] * HEAD_DIM + dim[None, :]
+        tl.store(out_ptr + out_at, attended.to(out_ptr.dtype.element_ty), mask=is_out)
+    else:
+        split_row = out_row * NUM_SPLITS + split
+        tl.store(partial_ptr + split_row[:, None] * HEAD_DIM + dim[None, :], attended, mask=is_out)
+        tl.store(peak_ptr + split_row, peak, mask=is_query)
+        tl.store(total_ptr + split_row, total, mask=is_query)
+
+
+@triton.jit
+def join_splits(
+    partial_ptr,
+    peak_ptr,
+    total_ptr,
+    out_ptr,
+    NUM_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    NUM_SPLITS: tl.constexpr,
+):
+    """Program (token, head): the average of the splits' results, weighted by their share of the softmax."""
+    out_row = tl.program_id(0).to(tl.int64) * NUM_HEADS + tl.program_id(1)
+    split = tl.arange(0, NUM_SPLITS)
+    dim = tl.arange(0, BLOCK_D)
+    is_dim = dim < HEAD_DIM
+    peak = tl.load(peak_ptr + out_row * NUM_SPLITS + split)
+    share = tl.load(total_ptr + out_row * NUM_SPLITS + split) * tl.exp2(peak - tl.max(peak, 0))
+    partial_at = (out_row * NUM_SPLITS + split)[:, None] * HEAD_DIM + dim[None, :]
+    partial = tl.load(partial_ptr + partial_at, mask=is_dim[None, :], other=0.0)
+    joined = tl.sum(partial * share[:, None], 0) / tl.sum(share, 0)
+    tl.store(out_ptr + out_row * HEAD_DIM + dim, joined.to(out_ptr.dtype.element_ty), mask=is_dim)
