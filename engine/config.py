@@ -16,6 +16,9 @@ class EngineConfig:
     """Where to compute; ``auto`` takes the GPU that the process sees, if it sees one."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the weights and of the KV cache."""
+    kv_cache_dtype: Literal["auto", "int8"] = "auto"
+    """``auto`` caches keys and values as ``dtype``; ``int8`` in half the memory of bfloat16, with a scale of each token
+    and head. It changes log-probabilities a little, and needs the backend ``cpu`` or ``torch``."""
     block_size: int = 16
     """Tokens per KV block."""
     num_blocks: int | None = None

@@ -44,7 +44,7 @@ class ModelRunner:
         dtype = _DTYPES[config.dtype]
         self._device = resolve_device(config.device)
         backend = resolve_backend(config.attention_backend, self._device)
-        attention = attention_class(backend)
+        attention = attention_class(backend, is_int8=config.kv_cache_dtype == "int8")
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
         self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
         if self.num_blocks < 1:

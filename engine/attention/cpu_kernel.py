@@ -6,6 +6,7 @@ Legend as in ``base.py``; W and E are block_size and D, rounded up to the 16 lan
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterator
 
 import torch
 
@@ -33,21 +34,18 @@ class StepArguments(ctypes.Structure):
 class CpuKernelAttention(AttentionBackend):
     """Cache of one layer: keys [blocks, K, D, W] and values [blocks, K, block_size, E]."""
 
+    _function = "attend"
+
     def __init__(
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         local_P2F = local_rotation_table(spec, len(rotation_P2F))
         self._rotation_P2F = rotation_P2F.contiguous()
         self._local_rotation_P2F = self._rotation_P2F if local_P2F is None else local_P2F.contiguous()
-        self._attend = getattr(load_library(), "attend_float32" if dtype is torch.float32 else "attend_bfloat16")
-        lanes, components = _round_up(block_size), _round_up(spec.head_dim)
-        self._caches = [
-            (
-                torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype),
-                torch.empty(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype),
-            )
-            for _ in range(spec.num_layers)
-        ]
+        self._attend = getattr(
+            load_library(), f"{self._function}_{'float32' if dtype is torch.float32 else 'bfloat16'}"
+        )
+        self._caches = [self._new_cache(spec, num_blocks, block_size, dtype) for _ in range(spec.num_layers)]
         windows = [spec.window(layer) for layer in range(spec.num_layers)]
         self._arguments = {window: self._fixed_arguments(spec, block_size, window) for window in set(windows)}
         self._pointer_of_layer = [ctypes.addressof(self._arguments[window]) for window in windows]
@@ -78,7 +76,7 @@ class CpuKernelAttention(AttentionBackend):
         key_norm_D: torch.Tensor | None,
         out_TX: torch.Tensor,
     ) -> None:
-        keys, values = self._caches[layer]
+        keys, values, scales = self._caches[layer]
         self._attend(
             self._pointer_of_layer[layer],
             qkv_TX.data_ptr(),
@@ -86,20 +84,32 @@ class CpuKernelAttention(AttentionBackend):
             None if key_norm_D is None else key_norm_D.data_ptr(),
             keys.data_ptr(),
             values.data_ptr(),
+            None if scales is None else scales.data_ptr(),
             out_TX.data_ptr(),
         )
 
     def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache[targets] = cache[sources]
 
     def release(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache.untyped_storage().resize_(0)
 
     def restore(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+
+    def _new_cache(
+        self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Keys, values and scales of one layer."""
+        lanes, components = _round_up(block_size), _round_up(spec.head_dim)
+        keys = torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype)
+        return keys, torch.empty(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype), None
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        return (tensor for cache in self._caches for tensor in cache if tensor is not None)
 
     def _fixed_arguments(self, spec: ModelSpec, block_size: int, window: int) -> StepArguments:
         rotation_P2F = self._local_rotation_P2F if window else self._rotation_P2F
@@ -115,6 +125,28 @@ class CpuKernelAttention(AttentionBackend):
             norm_offset=spec.norm_offset,
             rotation=rotation_P2F.data_ptr(),
         )
+
+
+class Int8CpuKernelAttention(CpuKernelAttention):
+    """Keys and values as int8, with a scale of each token and head: about half the memory of bfloat16.
+
+    Scales of one layer: float32 [blocks, K, 2, W], of keys, then of values.
+    """
+
+    _function = "attend_int8"
+
+    @staticmethod
+    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        scales = 2 * _round_up(block_size) * torch.float32.itemsize
+        return (
+            CpuKernelAttention.block_bytes(spec, block_size, torch.int8) + spec.num_layers * spec.num_kv_heads * scales
+        )
+
+    def _new_cache(
+        self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        keys, values, _ = super()._new_cache(spec, num_blocks, block_size, torch.int8)
+        return keys, values, torch.empty(num_blocks, spec.num_kv_heads, 2, _round_up(block_size))
 
 
 def _round_up(count: int) -> int:

@@ -5,6 +5,8 @@ Legend as in ``base.py``, with C the tokens of one sequence in the cache and F =
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -13,6 +15,8 @@ from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.device import to_device
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
+
+_Cache = tuple[torch.Tensor, ...]
 
 
 class TorchPagedAttention(AttentionBackend):
@@ -27,10 +31,9 @@ class TorchPagedAttention(AttentionBackend):
         local_P2F = local_rotation_table(spec, len(rotation_P2F))
         self._local_rotation_P2F = rotation_P2F if local_P2F is None else local_P2F.to(self._device)
         self._block_size = block_size
-        shape = (num_blocks * block_size, spec.num_kv_heads, spec.head_dim)
+        num_slots = num_blocks * block_size
         self._caches = [
-            (torch.empty(shape, dtype=dtype, device=self._device), torch.empty(shape, dtype=dtype, device=self._device))
-            for _ in range(spec.num_layers)
+            (self._new_cache(num_slots, dtype), self._new_cache(num_slots, dtype)) for _ in range(spec.num_layers)
         ]
         self._layout: StepLayout | None = None
 
@@ -66,16 +69,16 @@ class TorchPagedAttention(AttentionBackend):
         rotation_T2F = self._local_rotation_T2F if window else self._rotation_T2F
         query_TND = _rotate(self._norm(query_TND, query_norm_D), rotation_T2F)
         keys, values = self._caches[layer]
-        keys[self._slots_T] = _rotate(self._norm(key_TKD, key_norm_D), rotation_T2F)
-        values[self._slots_T] = value_TKD
+        self._write(keys, _rotate(self._norm(key_TKD, key_norm_D), rotation_T2F))
+        self._write(values, value_TKD)
         starts = self._layout.query_starts.tolist()
         for begin, end, slots_C in zip(starts[:-1], starts[1:], self._cached_slots, strict=True):
             distance_TC = self._positions_T[begin:end, None] - torch.arange(len(slots_C), device=self._device)
             visible_TC = (distance_TC >= 0) & (distance_TC < window) if window else distance_TC >= 0
             attended_NTD = self._attend_sequence(
                 query_TND[begin:end].transpose(0, 1),
-                keys[slots_C].transpose(0, 1),
-                values[slots_C].transpose(0, 1),
+                self._read(keys, slots_C, qkv_TX.dtype).transpose(0, 1),
+                self._read(values, slots_C, qkv_TX.dtype).transpose(0, 1),
                 visible_TC,
             )
             out_TX[begin:end] = attended_NTD.transpose(0, 1).reshape(end - begin, -1)
@@ -84,16 +87,31 @@ class TorchPagedAttention(AttentionBackend):
         offsets = torch.arange(self._block_size)
         source_slots = (torch.tensor(sources)[:, None] * self._block_size + offsets).flatten()
         target_slots = (torch.tensor(targets)[:, None] * self._block_size + offsets).flatten()
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache[target_slots] = cache[source_slots]
 
     def release(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache.untyped_storage().resize_(0)
 
     def restore(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
+        for cache in self._tensors():
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+
+    def _new_cache(self, num_slots: int, dtype: torch.dtype) -> _Cache:
+        """Of the keys or of the values of one layer."""
+        shape = (num_slots, self._spec.num_kv_heads, self._spec.head_dim)
+        return (torch.empty(shape, dtype=dtype, device=self._device),)
+
+    def _write(self, cache: _Cache, heads_TKD: torch.Tensor) -> None:
+        cache[0][self._slots_T] = heads_TKD
+
+    def _read(self, cache: _Cache, slots_C: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """[C, K, D]"""
+        return cache[0][slots_C]
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        return (tensor for pair in self._caches for cache in pair for tensor in cache)
 
     def _slots_of(self, layout: StepLayout, sequence: int) -> torch.Tensor:
         """[C] cache slots of everything the sequence has after this step, in order of position."""
@@ -125,6 +143,30 @@ class TorchPagedAttention(AttentionBackend):
         if self._spec.norm_offset:
             return (normed * (weight_D.float() + self._spec.norm_offset)).to(heads_TXD.dtype)
         return normed.to(heads_TXD.dtype) * weight_D
+
+
+class Int8TorchPagedAttention(TorchPagedAttention):
+    """Keys and values as int8 from -127 to 127, with a scale of each token and head, [blocks * block_size, K, 1]."""
+
+    @staticmethod
+    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        scales = 2 * spec.num_layers * block_size * spec.num_kv_heads * torch.float32.itemsize
+        return TorchPagedAttention.block_bytes(spec, block_size, torch.int8) + scales
+
+    def _new_cache(self, num_slots: int, dtype: torch.dtype) -> _Cache:
+        scales = torch.empty(num_slots, self._spec.num_kv_heads, 1, device=self._device)
+        return (*super()._new_cache(num_slots, torch.int8), scales)
+
+    def _write(self, cache: _Cache, heads_TKD: torch.Tensor) -> None:
+        heads_TKD = heads_TKD.float()
+        top_TK1 = heads_TKD.abs().amax(dim=-1, keepdim=True)
+        integers, scales = cache
+        integers[self._slots_T] = (heads_TKD * (127.0 / top_TK1).nan_to_num(posinf=0.0)).round().to(torch.int8)
+        scales[self._slots_T] = top_TK1 / 127.0
+
+    def _read(self, cache: _Cache, slots_C: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        integers, scales = cache
+        return (integers[slots_C].float() * scales[slots_C]).to(dtype)
 
 
 def _rotate(heads_TXD: torch.Tensor, rotation_T2F: torch.Tensor) -> torch.Tensor:

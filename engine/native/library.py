@@ -24,7 +24,8 @@ _SOURCE_FOLDER = Path(__file__).parent
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
-    "attend": (_POINTER,) * 7,
+    "attend": (_POINTER,) * 8,
+    "attend_int8": (_POINTER,) * 8,
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),

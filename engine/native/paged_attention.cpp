@@ -3,11 +3,13 @@
 // Legend: T tokens, S sequences, N query heads, K key-value heads, G = N / K, D head size.
 // Keys are [blocks, K, D, W] and values [blocks, K, block_size, E], where W and E are block_size and D rounded up
 // to whole vectors. So a vector holds one component of 16 keys, and 16 components of one value: scores need no
-// sum across a vector. The work is cut into (sequence, key-value head, tile of queries); all query heads of a
+// sum across a vector. A cache of int8 has a scale for each token and head, which scores and weights are multiplied by,
+// so that nothing is converted in the inner loops but the numbers themselves. The work is cut into (sequence, key-value head, tile of queries); all query heads of a
 // key-value head go together and read the cache once. The softmax runs along the context (arXiv 2205.14135).
 
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "vector.h"
@@ -58,10 +60,33 @@ void norm_and_rotate(const Step& step, const Element* head, const Element* weigh
     }
 }
 
+// The cache of one layer.
+template <typename Cached>
+struct Cache {
+    Cached *keys, *values;
+    float* scales;  // [blocks, K, 2, W] of keys and of values, for a cache of int8; else null
+
+    float* key_scales(const Step& step, int64_t block, int kv_head) const {
+        return scales + (block * step.num_kv_heads + kv_head) * 2 * round_up(step.block_size);
+    }
+    float* value_scales(const Step& step, int64_t block, int kv_head) const {
+        return key_scales(step, block, kv_head) + round_up(step.block_size);
+    }
+};
+
+// Writes numbers `stride` apart, as integers from -127 to 127 times the scale.
+void quantise(const float* numbers, int size, int8_t* out, long stride, float* scale) {
+    float top = 0.0f;
+    for (int d = 0; d < size; ++d) top = std::max(top, std::fabs(numbers[d]));
+    *scale = top / 127.0f;
+    const float inverse = top > 0 ? 127.0f / top : 0.0f;
+    for (int d = 0; d < size; ++d) out[d * stride] = (int8_t)std::lrintf(numbers[d] * inverse);
+}
+
 // Rotates the queries in place, and writes keys and values of one token to the cache.
-template <typename Element>
+template <typename Element, typename Cached>
 void prepare_token(const Step& step, int token, Element* qkv, const Element* query_norm, const Element* key_norm,
-                   Element* keys, Element* values, float* scratch) {
+                   const Cache<Cached>& cache, float* scratch) {
     const int D = step.head_dim, N = step.num_heads, K = step.num_kv_heads;
     const int W = round_up(step.block_size), E = round_up(D);
     Element* row = qkv + (long)token * (N + 2 * K) * D;
@@ -73,9 +98,16 @@ void prepare_token(const Step& step, int token, Element* qkv, const Element* que
     const int64_t block = step.cache_slots[token] / step.block_size, offset = step.cache_slots[token] % step.block_size;
     for (int k = 0; k < K; ++k) {
         norm_and_rotate(step, row + (N + k) * D, key_norm, rotation, scratch);
-        Element* key = keys + (block * K + k) * D * W + offset;
-        for (int d = 0; d < D; ++d) assign(key[(long)d * W], scratch[d]);
-        std::memcpy(values + ((block * K + k) * step.block_size + offset) * E, row + (N + K + k) * D, D * sizeof(Element));
+        Cached* key = cache.keys + (block * K + k) * D * W + offset;
+        Cached* value = cache.values + ((block * K + k) * step.block_size + offset) * E;
+        if constexpr (std::is_same<Cached, int8_t>::value) {
+            quantise(scratch, D, key, W, cache.key_scales(step, block, k) + offset);
+            for (int d = 0; d < D; ++d) scratch[d] = to_float(row[(N + K + k) * D + d]);
+            quantise(scratch, D, value, 1, cache.value_scales(step, block, k) + offset);
+        } else {
+            for (int d = 0; d < D; ++d) assign(key[(long)d * W], scratch[d]);
+            std::memcpy(value, row + (N + K + k) * D, D * sizeof(Element));
+        }
     }
 }
 
@@ -141,11 +173,12 @@ struct Scratch {
 };
 
 // One tile: rows r = (token - first) * G + g attend to positions from the start of their window to their own.
-template <typename Element>
+template <typename Element, typename Cached>
 struct Tile {
+    static constexpr bool is_scaled = std::is_same<Cached, int8_t>::value;
+
     const Step& step;
-    const Element* keys;
-    const Element* values;
+    const Cache<Cached>& cache;
     int sequence, kv_head, first, last, group;
     Scratch& scratch;
 
@@ -180,16 +213,18 @@ struct Tile {
         const int32_t* blocks =
             step.block_tables + (long)step.table_rows[sequence] * step.table_width + start / step.block_size;
         for (int b = 0; b < num_blocks; ++b) {
-            const Element* block_keys = keys + ((long)blocks[b] * step.num_kv_heads + kv_head) * D * W;
+            const Cached* block_keys = cache.keys + ((long)blocks[b] * step.num_kv_heads + kv_head) * D * W;
             for (int lane = 0; lane < W; lane += LANES) score_block(block_keys + lane, b * W + lane, width);
+            if constexpr (is_scaled) scale_block(cache.key_scales(step, blocks[b], kv_head), b * W, width);
             if (step.softcap > 0) cap_block(b * W, width);
             mask_block(start + b * step.block_size, b * W, width);
         }
         for (int r = 0; r < rows(); ++r) soften_row(r, width);
         for (int b = 0; b < num_blocks; ++b) {
             const int num_values = std::min(step.block_size, end - start - b * step.block_size);
-            const Element* block_values =
-                values + ((long)blocks[b] * step.num_kv_heads + kv_head) * step.block_size * E;
+            if constexpr (is_scaled) scale_block(cache.value_scales(step, blocks[b], kv_head), b * W, width);
+            const Cached* block_values =
+                cache.values + ((long)blocks[b] * step.num_kv_heads + kv_head) * step.block_size * E;
             for_rows([&](auto count, int r) {
                 add_values<decltype(count)::value>(&scratch.scores[(long)r * width + b * W], width, block_values, E,
                                                    num_values, &scratch.sums[(long)r * E]);
@@ -197,11 +232,19 @@ struct Tile {
         }
     }
 
-    void score_block(const Element* block_keys, int column, int width) {
+    void score_block(const Cached* block_keys, int column, int width) {
         for_rows([&](auto count, int r) {
             score_keys<decltype(count)::value>(&scratch.queries[(long)r * step.head_dim], step.head_dim, block_keys,
                                                round_up(step.block_size), &scratch.scores[(long)r * width + column], width);
         });
+    }
+
+    void scale_block(const float* scales, int column, int width) {
+        for (int r = 0; r < rows(); ++r)
+            for (int lane = 0; lane < round_up(step.block_size); lane += LANES) {
+                float* scores = &scratch.scores[(long)r * width + column + lane];
+                store(scores, load(scores) * load(scales + lane));
+            }
     }
 
     void cap_block(int column, int width) {
@@ -265,9 +308,9 @@ struct WorkItem {
     int sequence, first, last;
 };
 
-template <typename Element>
-void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm, Element* keys,
-            Element* values, Element* out) {
+template <typename Element, typename Cached>
+void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm,
+            const Cache<Cached>& cache, Element* out) {
     const int group = step.num_heads / step.num_kv_heads, tile_tokens = std::max(1, TILE_ROWS / group);
     std::vector<WorkItem> items;
     for (int s = 0; s < step.num_sequences; ++s)
@@ -281,12 +324,11 @@ void attend(const Step& step, Element* qkv, const Element* query_norm, const Ele
         std::vector<float> head(step.head_dim);
 #pragma omp for schedule(static)
         for (int t = 0; t < step.num_tokens; ++t)
-            prepare_token(step, t, qkv, query_norm, key_norm, keys, values, head.data());
+            prepare_token(step, t, qkv, query_norm, key_norm, cache, head.data());
 #pragma omp for schedule(dynamic, 4)
         for (int i = 0; i < num_items; ++i) {
             const WorkItem& item = items[i / step.num_kv_heads];
-            Tile<Element>{step,       keys,      values, item.sequence, i % step.num_kv_heads,
-                          item.first, item.last, group,  scratch}
+            Tile<Element, Cached>{step, cache, item.sequence, i % step.num_kv_heads, item.first, item.last, group, scratch}
                 .run(qkv, out);
         }
     }
@@ -297,14 +339,14 @@ void attend(const Step& step, Element* qkv, const Element* query_norm, const Ele
 
 extern "C" {
 
-void attend_float32(const rlserve::Step* step, float* qkv, const float* query_norm, const float* key_norm, float* keys,
-                    float* values, float* out) {
-    rlserve::attend(*step, qkv, query_norm, key_norm, keys, values, out);
-}
+#define RLSERVE_ATTEND(NAME, ELEMENT, CACHED)                                                                     \
+    void NAME(const rlserve::Step* step, ELEMENT* qkv, const ELEMENT* query_norm, const ELEMENT* key_norm,        \
+              CACHED* keys, CACHED* values, float* scales, ELEMENT* out) {                                        \
+        rlserve::attend(*step, qkv, query_norm, key_norm, rlserve::Cache<CACHED>{keys, values, scales}, out);     \
+    }
 
-void attend_bfloat16(const rlserve::Step* step, rlserve::bfloat16* qkv, const rlserve::bfloat16* query_norm,
-                     const rlserve::bfloat16* key_norm, rlserve::bfloat16* keys, rlserve::bfloat16* values,
-                     rlserve::bfloat16* out) {
-    rlserve::attend(*step, qkv, query_norm, key_norm, keys, values, out);
-}
+RLSERVE_ATTEND(attend_float32, float, float)
+RLSERVE_ATTEND(attend_bfloat16, rlserve::bfloat16, rlserve::bfloat16)
+RLSERVE_ATTEND(attend_int8_float32, float, int8_t)
+RLSERVE_ATTEND(attend_int8_bfloat16, rlserve::bfloat16, int8_t)
 }

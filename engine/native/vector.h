@@ -12,6 +12,7 @@ typedef float Vector __attribute__((vector_size(64)));
 typedef int32_t IntVector __attribute__((vector_size(64)));
 typedef uint32_t BitVector __attribute__((vector_size(64)));
 typedef uint16_t HalfVector __attribute__((vector_size(32)));
+typedef int8_t ByteVector __attribute__((vector_size(16)));
 
 // The upper half of a float's bits.
 struct bfloat16 {
@@ -32,6 +33,12 @@ inline Vector load(const bfloat16* from) {
     HalfVector half;
     std::memcpy(&half, from, sizeof half);
     return (Vector)(__builtin_convertvector(half, BitVector) << 16);
+}
+
+inline Vector load(const int8_t* from) {
+    ByteVector bytes;
+    std::memcpy(&bytes, from, sizeof bytes);
+    return __builtin_convertvector(__builtin_convertvector(bytes, IntVector), Vector);
 }
 
 inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
