@@ -24,10 +24,11 @@ from rich.console import Console
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
-from rlserve.controller.controller import Controller, RunSetup
+from rlserve.controller.controller import Controller
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation import prepare
 from rlserve.controller.reallocation import slot_view
+from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
 from rlserve.manager.split import initial_split

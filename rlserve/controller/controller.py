@@ -29,30 +29,26 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import read_run, save_checkpoint
-from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.counters import Counters
+from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
-from rlserve.controller.observation import RolloutRate, num_moving, rollout_metrics
-from rlserve.controller.preparation import Preparation
+from rlserve.controller.observation import RolloutRate, rollout_metrics
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
-from rlserve.engine.request import SamplingParams
 from rlserve.errors import CheckpointError
 from rlserve.manager.base import Role
 from rlserve.manager.factory import create_policy
-from rlserve.manager.slots import SlotState
-from rlserve.pool.base import WorkerSpec
 from rlserve.pool.fleet import Fleet
-from rlserve.pool.slots import Slot
 from rlserve.pool.worker import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
@@ -60,10 +56,7 @@ from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
 from rlserve.tracking import names
 from rlserve.tracking.events import WeightEvent
-from rlserve.tracking.progress import Progress, ProgressState, estimate_time_left_s
-from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary
-from rlserve.tracking.tracker import Tracker
 from rlserve.weights.base import Receipt
 from rlserve.weights.factory import create_transport
 
@@ -71,23 +64,6 @@ logger = logging.getLogger(__name__)
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
 _DISPLAY_INTERVAL_S = 0.5
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class RunSetup:
-    """What a run is given: decided, found and made before it starts."""
-
-    config: RunConfig
-    preparation: Preparation
-    slots: tuple[Slot, ...]
-    roles: dict[str, Role]
-    """Role of each slot at the start."""
-    folder: RunFolder
-    tracker: Tracker
-    progress: Progress
-    clock: RunClock
-    checkpoint: Path | None
-    """To go on from; None begins anew."""
 
 
 class Controller:
@@ -100,14 +76,7 @@ class Controller:
         self._clock = setup.clock
         self._changed = Signal()
         self._stop = asyncio.Event()
-        self._status = "starting workers"
-        self._decision = ""
-        self._reward: float | None = None
-        self._kl: float | None = None
-        self._step_durations_s: list[float] = []
         self._rate = RolloutRate()
-        self._display_rate = RolloutRate()
-        self._rollout_tokens_per_s: float | None = None
         self._loop_start_s: float | None = None
         self.held_out_after: float | None = None
         self.counters = Counters()
@@ -118,15 +87,7 @@ class Controller:
             prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
         )
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=config.rollout.prompts_per_step)
-        self._sampling = SamplingParams(
-            n=config.rollout.samples_per_prompt,
-            temperature=config.rollout.temperature,
-            top_k=config.rollout.top_k,
-            top_p=config.rollout.top_p,
-            max_tokens=config.rollout.max_tokens,
-            seed=config.seed,
-            stop=config.rollout.stop,
-        )
+        self._sampling = sampling_params(config)
         self.router = Router(sampling=self._sampling, run_seed=config.seed)
         self.trainers = TrainerGroup(
             self.fleet,
@@ -157,7 +118,7 @@ class Controller:
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._build(tasks.create_task)
-                display = tasks.create_task(self._display())
+                display = tasks.create_task(self.display.run())
                 if await self._unless_stopped(tasks.create_task(self._start())):
                     await self._loops(tasks)
                     await self._finish()
@@ -232,8 +193,17 @@ class Controller:
             changed=self._changed,
             queue=lambda: (self.router.num_waiting, len(self.buffer), self.ledger.num_live - len(self.buffer)),
             trainer_waiting=lambda: self.training.waiting,
-            on_decision=self._note_decision,
+            on_decision=lambda reason: self.display.note_decision(reason),
             spawn=spawn,
+        )
+        self.display = RunDisplay(
+            setup,
+            counters=self.counters,
+            router=self.router,
+            transport=self.transport,
+            replicas=self.replicas,
+            reallocation=self.reallocation,
+            stopping=lambda: self.stopped_early,
         )
         self.evaluation = Evaluation(
             config.evaluation,
@@ -259,38 +229,22 @@ class Controller:
         """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
         setup, roles = self._setup, self._setup.roles
         await asyncio.gather(
-            self.fleet.start([(slot, self._worker_spec(slot)) for slot in setup.slots]), self.scorer.start()
+            self.fleet.start([(slot, worker_spec(setup, slot)) for slot in setup.slots]), self.scorer.start()
         )
         trainers = [slot.id for slot in setup.slots if roles[slot.id] is Role.TRAIN]
         await self.trainers.form(trainers, setup.checkpoint)
         await self.training.publish_first(self.counters.num_steps)
         await asyncio.gather(*(self.reallocation.begin(slot.id, roles[slot.id]) for slot in setup.slots))
         if self.counters.held_out_before is None:
-            self._status = "scoring held-out prompts"
+            self.display.status = "scoring held-out prompts"
             self.counters.held_out_before = await self.evaluation.score(self.counters.num_steps)
             setup.tracker.log(0, {names.HELD_OUT: self.counters.held_out_before, names.TIME: self._clock.now()})
             logger.info("held-out score before training: %.3f", self.counters.held_out_before)
 
-    def _worker_spec(self, slot: Slot) -> WorkerSpec:
-        config, folder = self._config, self._setup.folder
-        return WorkerSpec(
-            slot_id=slot.id,
-            device=slot.type.device,
-            num_threads=slot.num_threads,
-            model_path=self._setup.preparation.model_path,
-            tokenizer_path=self._setup.preparation.tokenizer_path,
-            seed=config.seed,
-            temperature=config.rollout.temperature,
-            engine=config.rollout.engine,
-            trainer=config.trainer,
-            algorithm=config.algorithm,
-            log_path=folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
-        )
-
     # -- the loops -------------------------------------------------------------------------------------------
 
     async def _loops(self, tasks: asyncio.TaskGroup) -> None:
-        self._status = "training"
+        self.display.status = "training"
         self._loop_start_s = self._clock.now()
         self.rollouts.readmit(self.replicas)
         loops = [
@@ -312,8 +266,7 @@ class Controller:
 
     async def _after_step(self, report: StepReport) -> None:
         metrics, config = dict(report.metrics), self._config
-        self._reward, self._kl = metrics[names.REWARD], metrics.get(names.KL)
-        self._step_durations_s.append(metrics["timing_s/step"])
+        self.display.note_step(metrics)
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
             await self.replicas.broadcast()
@@ -328,11 +281,11 @@ class Controller:
 
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
-        self._status = "saving"
+        self.display.status = "saving"
         await self._save()
         if self.stopped_early:
             return
-        self._status = "scoring held-out prompts"
+        self.display.status = "scoring held-out prompts"
         await self.replicas.broadcast()
         self.held_out_after = await self.evaluation.score(self.counters.num_steps)
         self._setup.tracker.log(self.counters.num_steps, {names.HELD_OUT: self.held_out_after})
@@ -407,9 +360,6 @@ class Controller:
             WeightEvent(time_s=self._clock.now(), version=receipt.version, slot_id=slot_id, duration_s=duration_s)
         )
 
-    def _note_decision(self, reason: str) -> None:
-        self._decision = reason
-
     def _rollout_metrics(self) -> dict[str, float]:
         return dict(
             rollout_metrics(
@@ -421,35 +371,6 @@ class Controller:
                 counters=self.counters,
                 rate=self._rate,
             )
-        )
-
-    async def _display(self) -> None:
-        while True:
-            self._setup.progress.update(self.progress_state())
-            await asyncio.sleep(_DISPLAY_INTERVAL_S)
-
-    def progress_state(self) -> ProgressState:
-        """What the display shows now."""
-        table, num_steps = self.reallocation.table, self._config.num_steps
-        rate = self._display_rate.update(self.replicas.num_generated_tokens)
-        self._rollout_tokens_per_s = rate if rate else self._rollout_tokens_per_s
-        return ProgressState(
-            name=self._setup.folder.name,
-            status="stopping after this step" if self.stopped_early and self._status == "training" else self._status,
-            step=self.counters.num_steps,
-            num_steps=num_steps,
-            elapsed_s=self._clock.now(),
-            time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self.counters.num_steps),
-            reward=self._reward,
-            kl=self._kl,
-            queue_length=self.router.num_waiting,
-            num_train=table.count(SlotState.TRAIN),
-            num_rollout=table.count(SlotState.ROLLOUT),
-            num_moving=num_moving(self.reallocation),
-            num_dead=table.count(SlotState.DEAD),
-            rollout_tokens_per_s=self._rollout_tokens_per_s,
-            weight_version=self.transport.version,
-            last_decision=self._decision,
         )
 
 

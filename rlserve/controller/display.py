@@ -1,0 +1,92 @@
+"""What the controller shows of itself while it runs: reads the parts, hands a state to the progress display."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from rlserve.controller.counters import Counters
+from rlserve.controller.observation import RolloutRate, num_moving
+from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.replicas import Replicas
+from rlserve.controller.setup import RunSetup
+from rlserve.manager.slots import SlotState
+from rlserve.rollout.router import Router
+from rlserve.tracking import names
+from rlserve.tracking.progress import ProgressState, estimate_time_left_s
+from rlserve.weights.base import Transport
+
+_INTERVAL_S = 0.5
+
+
+class RunDisplay:
+    """Updates the progress display twice a second, and after every step."""
+
+    def __init__(
+        self,
+        setup: RunSetup,
+        *,
+        counters: Counters,
+        router: Router,
+        transport: Transport,
+        replicas: Replicas,
+        reallocation: Reallocation,
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._setup = setup
+        self._counters = counters
+        self._router = router
+        self._transport = transport
+        self._replicas = replicas
+        self._reallocation = reallocation
+        self._stopping = stopping
+        self._rate = RolloutRate()
+        self._rollout_tokens_per_s: float | None = None
+        self._reward: float | None = None
+        self._kl: float | None = None
+        self._step_durations_s: list[float] = []
+        self._decision = ""
+        self.status = "starting workers"
+
+    async def run(self) -> None:
+        """Update the display until cancelled."""
+        while True:
+            self._update()
+            await asyncio.sleep(_INTERVAL_S)
+
+    def note_step(self, metrics: Mapping[str, float]) -> None:
+        """A training step is done."""
+        self._reward, self._kl = metrics[names.REWARD], metrics.get(names.KL)
+        self._step_durations_s.append(metrics["timing_s/step"])
+        self._update()
+
+    def note_decision(self, reason: str) -> None:
+        """The manager has decided."""
+        self._decision = reason
+
+    def _update(self) -> None:
+        rate = self._rate.update(self._replicas.num_generated_tokens)
+        self._rollout_tokens_per_s = rate if rate else self._rollout_tokens_per_s
+        self._setup.progress.update(self._state())
+
+    def _state(self) -> ProgressState:
+        table, num_steps = self._reallocation.table, self._setup.config.num_steps
+        stopping = self._stopping() and self.status == "training"
+        return ProgressState(
+            name=self._setup.folder.name,
+            status="stopping after this step" if stopping else self.status,
+            step=self._counters.num_steps,
+            num_steps=num_steps,
+            elapsed_s=self._setup.clock.now(),
+            time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self._counters.num_steps),
+            reward=self._reward,
+            kl=self._kl,
+            queue_length=self._router.num_waiting,
+            num_train=table.count(SlotState.TRAIN),
+            num_rollout=table.count(SlotState.ROLLOUT),
+            num_moving=num_moving(self._reallocation),
+            num_dead=table.count(SlotState.DEAD),
+            rollout_tokens_per_s=self._rollout_tokens_per_s,
+            weight_version=self._transport.version,
+            last_decision=self._decision,
+        )

@@ -1,0 +1,65 @@
+"""What a run is given before it starts, and what follows from its configuration for workers and sampling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlserve.config.tree import RunConfig
+from rlserve.controller.counters import RunClock
+from rlserve.controller.preparation import Preparation
+from rlserve.engine.request import SamplingParams
+from rlserve.manager.base import Role
+from rlserve.pool.base import WorkerSpec
+from rlserve.pool.slots import Slot
+from rlserve.tracking.progress import Progress
+from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.tracker import Tracker
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunSetup:
+    """What a run is given: decided, found and made before it starts."""
+
+    config: RunConfig
+    preparation: Preparation
+    slots: tuple[Slot, ...]
+    roles: dict[str, Role]
+    """Role of each slot at the start."""
+    folder: RunFolder
+    tracker: Tracker
+    progress: Progress
+    clock: RunClock
+    checkpoint: Path | None
+    """To go on from; None begins anew."""
+
+
+def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
+    """What the worker of a slot is told."""
+    config = setup.config
+    return WorkerSpec(
+        slot_id=slot.id,
+        device=slot.type.device,
+        num_threads=slot.num_threads,
+        model_path=setup.preparation.model_path,
+        tokenizer_path=setup.preparation.tokenizer_path,
+        seed=config.seed,
+        temperature=config.rollout.temperature,
+        engine=config.rollout.engine,
+        trainer=config.trainer,
+        algorithm=config.algorithm,
+        log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
+    )
+
+
+def sampling_params(config: RunConfig) -> SamplingParams:
+    """How every prompt group is sampled; the router gives each its own seed."""
+    return SamplingParams(
+        n=config.rollout.samples_per_prompt,
+        temperature=config.rollout.temperature,
+        top_k=config.rollout.top_k,
+        top_p=config.rollout.top_p,
+        max_tokens=config.rollout.max_tokens,
+        seed=config.seed,
+        stop=config.rollout.stop,
+    )
