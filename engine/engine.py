@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 
@@ -22,10 +23,10 @@ from rlserve.engine.scheduler import Scheduler
 from rlserve.engine.stats import EngineStats
 from rlserve.engine.stop import FolderDetokenizer
 from rlserve.engine.validation import Limits, find_problem
-from rlserve.errors import IllegalTransitionError, WeightsRefusedError
+from rlserve.engine.weights.versions import WeightChanges, WeightVersions
+from rlserve.errors import IllegalTransitionError, UserError
 
-NO_VERSION = -1
-"""Weight version of an engine that has no weights."""
+PauseMode = Literal["keep", "abort", "wait"]
 
 
 class Engine:
@@ -73,16 +74,16 @@ class Engine:
             detokenizer=self._detokenizer,
             max_model_len=self._limits.max_model_len,
         )
-        self._paused = self._released = self._has_weights = False
-        self._weight_version = NO_VERSION
+        self._weights = WeightVersions(self._runner, on_change=self._scheduler.set_weight_version)
+        self._pause_mode: PauseMode | None = None
+        self._kv_cache_released = False
         if load_weights:
-            self._runner.load_folder(folder)
-            self._set_version(0)
+            self._weights.load_folder(folder)
 
     @property
     def weight_version(self) -> int:
         """Version of the weights loaded last: 0 as in the folder, -1 before any."""
-        return self._weight_version
+        return self._weights.version
 
     @property
     def max_model_len(self) -> int:
@@ -104,8 +105,8 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Compute one step, and return the outputs of the requests that ended with it."""
-        if not self._paused:
-            self._generation.step(self._weight_version)
+        if self._pause_mode in (None, "wait"):
+            self._generation.step(self._weights.version)
         return self._generation.take_ready()
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
@@ -113,13 +114,34 @@ class Engine:
         so far and ``ABORT``. Ids that are not in the engine are passed over: they ended by themselves."""
         return self._generation.abort(request_ids)
 
-    def pause(self) -> None:
-        """Compute nothing until :meth:`resume`; requests keep their tokens and KV."""
-        self._paused = True
+    def pause(self, mode: PauseMode = "keep") -> list[RequestOutput]:
+        """Stop until :meth:`resume`. Requests added meanwhile wait for it.
+
+        Args:
+            mode: ``keep`` computes nothing; requests keep their tokens and KV. ``abort`` ends all requests, and
+                their partial outputs are returned. ``wait`` lets the requests that have started finish in further
+                steps, and starts no other; :attr:`is_drained` tells when they have.
+
+        Raises:
+            UserError: another mode.
+        """
+        if mode not in get_args(PauseMode):
+            raise UserError(f"pause mode must be one of {', '.join(get_args(PauseMode))}, got {mode!r}")
+        self._pause_mode = mode
+        if mode == "wait":
+            self._scheduler.hold_unstarted()
+        return self.abort(list(self._generation.requests)) if mode == "abort" else []
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
-        self._paused = False
+        self._pause_mode = None
+        self._scheduler.release_held()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the engine is paused and no request is in the middle: nothing in it has tokens or KV."""
+        started = any(owner.has_started for owner in self._generation.requests.values())
+        return self._pause_mode is not None and not started
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy new weights into place. Requests in flight keep tokens and KV and go on under the new version;
@@ -130,50 +152,107 @@ class Engine:
             tensors: the whole model by Hugging Face names, in any floating type; they are copied.
 
         Raises:
-            WeightsRefusedError: a version that goes back, missing or unknown names, wrong shapes, or the memory
-                is released. Nothing is changed.
+            WeightsRefusedError: a version that goes back, missing or unknown names, wrong shapes, the memory is
+                released, or another version is arriving in buckets. Nothing is changed.
         """
-        if version < max(self._weight_version, 0):
-            raise WeightsRefusedError(f"weights refused: version {version}, but the engine has {self._weight_version}")
-        if self._released:
-            raise WeightsRefusedError("weights refused: the engine's memory is released, restore it first")
-        self._runner.update_weights(tensors)
-        self._set_version(version)
+        self._weights.load(version, tensors)
+
+    def begin_weight_update(self, version: int) -> None:
+        """Begin to take a version in buckets, by :meth:`update_weights`. They are staged beside the running model,
+        which costs one copy of the weights, and steps go on under the old version until
+        :meth:`finish_weight_update`.
+
+        Raises:
+            WeightsRefusedError: as for :meth:`load_weights`.
+        """
+        self._weights.begin(version)
+
+    def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Stage some tensors, by Hugging Face names; they are copied.
+
+        Raises:
+            WeightsRefusedError: no update was begun, or this bucket has unknown names, wrong shapes or tensors
+                that came before. The bucket is left out, and the update goes on.
+        """
+        self._weights.add(tensors)
+
+    def finish_weight_update(self, checksum: int) -> None:
+        """Swap in the staged version at once, with the effects of :meth:`load_weights`.
+
+        Args:
+            checksum: ``fingerprint`` of all weights in the engine's type (``engine/weights/fingerprint.py``).
+
+        Raises:
+            WeightsRefusedError: tensors are missing, or the checksum differs. The update is abandoned.
+        """
+        self._weights.finish(checksum)
+
+    def abandon_weight_update(self) -> None:
+        """Drop the staged version.
+
+        Raises:
+            WeightsRefusedError: no update was begun.
+        """
+        self._weights.abandon()
+
+    def apply_weight_delta(self, version: int, base_version: int, changes: WeightChanges, checksum: int) -> None:
+        """Change only some elements of the weights, with the effects of :meth:`load_weights`.
+
+        Args:
+            version: at least the current version.
+            base_version: the version that the changes are to be made to; must be the current one.
+            changes: by Hugging Face name, the changed elements of the flattened weight and their new values.
+            checksum: ``fingerprint`` of all weights afterwards, in the engine's type.
+
+        Raises:
+            WeightsRefusedError: a wrong base, a change that does not fit, or a wrong checksum afterwards. The
+                weights are as before.
+        """
+        self._weights.apply_delta(version, base_version, changes, checksum)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What is really loaded, by Hugging Face name and in the engine's dtype; views, not copies. The head of
         a model that ties it to the embedding is not listed."""
         return self._runner.named_weights()
 
-    def release_memory(self, *, weights: bool = False) -> None:
-        """Free the KV cache, and the weights if asked. Returns when the memory is free. Until
-        :meth:`restore_memory`, requests are refused.
+    def release_memory(self, *, weights: bool = False, kv_cache: bool = True) -> None:
+        """Free the KV cache, the weights, or both. Returns when the memory is free. Until :meth:`restore_memory`,
+        requests are refused.
 
         Raises:
-            IllegalTransitionError: requests are in flight, or the memory is released already.
+            IllegalTransitionError: requests are in flight, a version is arriving in buckets, or what is to be
+                released is released already.
         """
-        if self._released:
+        if (weights and self._weights.is_released) or (kv_cache and self._kv_cache_released):
             raise IllegalTransitionError("cannot release memory: it is released already")
         if self._generation.requests:
             raise IllegalTransitionError(
                 f"cannot release memory: {len(self._generation.requests)} requests are in flight, abort them first"
             )
-        self._scheduler.set_weight_version(self._weight_version)
-        self._runner.release(weights=weights)
-        self._released = True
-        self._has_weights = self._has_weights and not weights
+        if weights and self._weights.is_updating:
+            raise IllegalTransitionError("cannot release memory: a weight update is open, finish or abandon it first")
+        if kv_cache:
+            self._scheduler.set_weight_version(self._weights.version)
+            self._runner.release_kv_cache()
+            self._kv_cache_released = True
+        if weights:
+            self._weights.release()
 
-    def restore_memory(self) -> None:
-        """Take the memory again. If the weights were released too, the engine refuses requests until new ones
-        are loaded; their version must not go back.
+    def restore_memory(self, *, weights: bool = True, kv_cache: bool = True) -> None:
+        """Take the released memory again, of the two or of one. Weights come back empty: the engine refuses
+        requests until new ones are loaded; their version must not go back.
 
         Raises:
-            IllegalTransitionError: nothing is released.
+            IllegalTransitionError: nothing of it is released.
         """
-        if not self._released:
+        weights, kv_cache = weights and self._weights.is_released, kv_cache and self._kv_cache_released
+        if not weights and not kv_cache:
             raise IllegalTransitionError("cannot restore memory: nothing is released")
-        self._runner.restore()
-        self._released = False
+        if weights:
+            self._weights.restore()
+        if kv_cache:
+            self._runner.restore_kv_cache()
+            self._kv_cache_released = False
 
     def stats(self) -> EngineStats:
         """The numbers of now."""
@@ -183,7 +262,7 @@ class Engine:
             num_waiting=self._scheduler.num_waiting,
             num_blocks=self._pool.num_blocks,
             num_used_blocks=self._pool.num_blocks - self._pool.num_free,
-            weight_version=self._weight_version,
+            weight_version=self._weights.version,
             num_steps=totals.num_steps,
             num_prompt_tokens=totals.num_prompt_tokens,
             num_generated_tokens=totals.num_generated_tokens,
@@ -207,13 +286,8 @@ class Engine:
             return f"id must be a string, got {request.id!r}"
         if request.id in self._generation.requests:
             return f"a request with id {request.id!r} is in the engine already"
-        if self._released:
+        if self._kv_cache_released or self._weights.is_released:
             return "the engine's memory is released: restore it first"
-        if not self._has_weights:
+        if not self._weights.is_loaded:
             return "the engine has no weights: load them first"
         return find_problem(request, self._limits) or (self._detokenizer.problem() if request.sampling.stop else None)
-
-    def _set_version(self, version: int) -> None:
-        self._weight_version = version
-        self._has_weights = True
-        self._scheduler.set_weight_version(version)

@@ -120,18 +120,33 @@ class ModelRunner:
         """Views of the loaded weights by Hugging Face name."""
         return self._parameters.named()
 
-    def release(self, *, weights: bool) -> None:
-        """Free the KV cache, and the weights if asked."""
-        self._attention.release()
-        if weights:
-            self._parameters.release()
-            self._decoder.weights_released()
+    def copies_of_weights(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies of some weights as the model would hold them, or raise :class:`WeightsRefusedError`."""
+        return self._parameters.copies(tensors)
+
+    def weights_changed(self) -> None:
+        """Must be called after something was written to :meth:`named_weights`, before the next step."""
+        with torch.inference_mode():
+            self._decoder.weights_changed()
+
+    def release_weights(self) -> None:
+        """Free the memory of the weights."""
+        self._parameters.release()
+        self._decoder.weights_released()
         free_device_memory(self._device)
 
-    def restore(self) -> None:
-        """Take back what :meth:`release` freed; the content is undefined."""
-        self._attention.restore()
+    def restore_weights(self) -> None:
+        """Take it back; the content is undefined."""
         self._parameters.restore()
+
+    def release_kv_cache(self) -> None:
+        """Free the memory of the KV cache."""
+        self._attention.release()
+        free_device_memory(self._device)
+
+    def restore_kv_cache(self) -> None:
+        """Take it back; the content is undefined."""
+        self._attention.restore()
 
     def _layout(self, step: ScheduledStep, rows: RowTable) -> StepLayout:
         """The flat tokens of the step: one for each decoding row, then the chunks."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.kv_cache.prefix import extend_chain, root_hash
 from rlserve.engine.rows import RowTable
-from rlserve.engine.sequence import Sequence, SequenceState
+from rlserve.engine.sequence import RequestState, Sequence, SequenceState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,8 @@ class ScheduledStep:
     chunks: tuple[Chunk, ...]
     block_copies: dict[int, int]
     """Target block -> source block, to be done before anything is written."""
+    started: tuple[RequestState, ...]
+    """Requests that got their first row."""
 
     @property
     def is_empty(self) -> bool:
@@ -92,8 +94,11 @@ class Scheduler:
         self._eos_token_ids = eos_token_ids
         self._waiting: list[Sequence] = []
         """A heap by order. Ended sequences stay in it until they come up."""
+        self._held: list[Sequence] | None = None
+        """Samples that must not start, while there is such a thing; else None."""
         self._prefilling: list[Sequence] = []
         self._block_copies: dict[int, int] = {}
+        self._started: list[RequestState] = []
         self.set_weight_version(0)
 
     @property
@@ -112,14 +117,30 @@ class Scheduler:
         leader, *followers = sorted(sequences, key=lambda sequence: len(sequence.history.token_ids))
         leader.followers = followers
         self.counts.states[SequenceState.WAITING] += 1
-        heapq.heappush(self._waiting, leader)
+        if self._held is not None:
+            self._held.append(leader)
+        else:
+            heapq.heappush(self._waiting, leader)
         for follower in followers:
             follower.state = SequenceState.FOLLOWING
             self.counts.states[SequenceState.FOLLOWING] += 1
 
+    def hold_unstarted(self) -> None:
+        """Start no request any more; those that have started go on."""
+        held = [sequence for sequence in self._waiting if not sequence.owner.has_started]
+        self._held = held + (self._held or [])
+        self._waiting = [sequence for sequence in self._waiting if sequence.owner.has_started]
+        heapq.heapify(self._waiting)
+
+    def release_held(self) -> None:
+        """Let all requests start again."""
+        for sequence in self._held or []:
+            heapq.heappush(self._waiting, sequence)
+        self._held = None
+
     def schedule(self) -> ScheduledStep:
         """Decide the next step, and take the rows and blocks that it needs."""
-        self._block_copies = {}
+        self._block_copies, self._started = {}, []
         self._grow_decoding()
         decode_rows = np.flatnonzero(self._rows.decoding)
         budget = self._max_num_batched_tokens - len(decode_rows)
@@ -134,7 +155,12 @@ class Scheduler:
         self.counts.num_prefill_chunks += len(chunks)
         self.counts.num_partial_chunks += sum(not chunk.completes for chunk in chunks)
         self.counts.num_block_copies += len(self._block_copies)
-        return ScheduledStep(decode_rows=decode_rows, chunks=tuple(chunks), block_copies=self._block_copies)
+        return ScheduledStep(
+            decode_rows=decode_rows,
+            chunks=tuple(chunks),
+            block_copies=self._block_copies,
+            started=tuple(self._started),
+        )
 
     def complete(self, step: ScheduledStep) -> None:
         """Note that the step is computed: blocks that became full get their names, finished prefills decode."""
@@ -191,7 +217,9 @@ class Scheduler:
             assert len(sequence.blocks) * self._block_size >= num_tokens - 1
             assert self._rows.block_tables[sequence.row, : len(sequence.blocks)].tolist() == sequence.blocks
             assert (sequence in self._prefilling) != bool(self._rows.decoding[sequence.row])
-        waiting = [sequence for sequence in self._waiting if sequence.state is SequenceState.WAITING]
+        waiting = [
+            sequence for sequence in self._waiting + (self._held or []) if sequence.state is SequenceState.WAITING
+        ]
         assert len(waiting) == self.counts.states[SequenceState.WAITING]
         assert all(not sequence.blocks and sequence.row < 0 for sequence in waiting)
 
@@ -302,6 +330,9 @@ class Scheduler:
         self._rows.take(sequence, self._eos_token_ids)
         self._rows.set_blocks(sequence)
         self._move(sequence, SequenceState.RUNNING)
+        if not sequence.owner.has_started:
+            sequence.owner.has_started = True
+            self._started.append(sequence.owner)
 
     def _preempt(self, victim: Sequence) -> None:
         self._take_back(victim)

@@ -79,6 +79,8 @@ class RequestState:
     outputs: dict[int, SampleOutput] = field(default_factory=dict)
     """Ended samples by index."""
     num_cached_tokens: int = 0
+    has_started: bool = False
+    """One of its samples has had a row."""
     error: str | None = None
     logit_offsets: torch.Tensor | None = None
     """[vocabulary] what the sampler adds to the logits of every sample, from the first one on."""

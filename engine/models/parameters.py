@@ -59,6 +59,21 @@ class Parameters:
         for name, view in self._views.items():
             view.copy_(tensors[name])
 
+    def copies(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copies of some of the weights, in the engine's type and on its device, for a later :meth:`update`.
+
+        Raises:
+            WeightsRefusedError: unknown names, or shapes that do not fit.
+        """
+        tensors = self._by_part(tensors)
+        problems = self._misfits({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        if problems:
+            raise WeightsRefusedError(_summary("weights refused", problems))
+        return {
+            name: tensor.detach().to(device=self._device, dtype=self._dtype, copy=True)
+            for name, tensor in tensors.items()
+        }
+
     def load_folder(self, folder: Path) -> None:
         """Read the safetensors shard or shards of a Hugging Face folder.
 
@@ -103,9 +118,11 @@ class Parameters:
         return parts
 
     def _problems(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+        return [f"{name} is missing" for name in self._views if name not in shapes] + self._misfits(shapes)
+
+    def _misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         ignored = {HEAD_NAME} if self._spec.tied_embeddings else set()
-        problems = [f"{name} is missing" for name in self._views if name not in shapes]
-        problems += [f"{name} is unknown" for name in shapes if name not in self._views and name not in ignored]
+        problems = [f"{name} is unknown" for name in shapes if name not in self._views and name not in ignored]
         problems += [
             f"{name} has shape {list(shapes[name])}, must be {list(view.shape)}"
             for name, view in self._views.items()

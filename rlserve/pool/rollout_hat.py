@@ -25,10 +25,10 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from rlserve.engine import Engine, Request, RequestOutput
+from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.weights.base import Receipt
-from rlserve.weights.fingerprint import fingerprint
 from rlserve.weights.patch import WeightPatch, unpack
 
 logger = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
-from rlserve.weights.fingerprint import fingerprint
 
 _ALIGNMENT_BYTES = 64
 

@@ -35,6 +35,7 @@ def make_batch(rows: list[int], temperatures: list[float], uniforms: list[float]
         **{
             "top_k": np.zeros(len(rows), dtype=np.int32),
             "top_p": np.ones(len(rows), dtype=np.float32),
+            "min_p": np.zeros(len(rows), dtype=np.float32),
             **changes,  # type: ignore[arg-type]
         },
     )

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlserve.engine.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.errors import WeightsRefusedError
-from rlserve.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.weights.patch import WeightPatch, pack, unpack
 
 TENSORS = {

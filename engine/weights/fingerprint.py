@@ -14,6 +14,8 @@ import torch
 _MULTIPLIER = 0x5851F42D4C957F2D  # of Knuth's MMIX generator: odd, so no bit is lost; below 2^63, so it fits int64
 _MASK = (1 << 64) - 1
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_ELEMENTS_AT_ONCE = 2**20
+"""Elements widened to 64 bits at a time: the largest tensor must not be there three times over."""
 
 
 def tensor_fingerprint(tensor: torch.Tensor) -> int:
@@ -23,9 +25,13 @@ def tensor_fingerprint(tensor: torch.Tensor) -> int:
     result depends neither on the device nor on the order of summation.
     """
     flat = tensor.detach().contiguous().flatten()
-    bits = flat.view(_BITS[flat.element_size()]).to(torch.int64)
-    odd = torch.arange(1, 2 * bits.numel() + 1, 2, dtype=torch.int64, device=bits.device)
-    return int((bits * (odd * _MULTIPLIER)).sum().item()) & _MASK
+    bits = flat.view(_BITS[flat.element_size()])
+    odd = torch.arange(1, 2 * min(len(bits), _ELEMENTS_AT_ONCE) + 1, 2, dtype=torch.int64, device=bits.device)
+    total = torch.zeros((), dtype=torch.int64, device=bits.device)
+    for start in range(0, len(bits), _ELEMENTS_AT_ONCE):
+        part = bits[start : start + _ELEMENTS_AT_ONCE].to(torch.int64)
+        total += (part * odd[: len(part)]).sum() + 2 * start * part.sum()
+    return int(total.item()) * _MULTIPLIER & _MASK
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:
