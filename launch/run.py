@@ -37,7 +37,7 @@ from rlserve.tracking.logs import log_to
 from rlserve.tracking.progress import Progress, ProgressState, create_progress
 from rlserve.tracking.report import build_report
 from rlserve.tracking.run_folder import RunFolder, default_run_name
-from rlserve.tracking.summary import print_summary, write_summary
+from rlserve.tracking.summary import print_summary, read_summary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
 
 logger = logging.getLogger(__name__)
@@ -69,18 +69,19 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
                 resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
             )
             try:
-                controller, exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
+                exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
             except RlserveError as error:
                 exit_code = error.exit_code
                 raise
             finally:
                 tracker.close(exit_code)
-            write_summary(folder, controller.summary())
-            build_report(folder)
+                if folder.summary_file.exists():
+                    build_report(folder)
     finally:
         progress.close()
-    if config.tracking.progress != "none":
-        print_summary(console, controller.summary(), folder)
+    summary = read_summary(folder)
+    if summary is not None and config.tracking.progress != "none":
+        print_summary(console, summary, folder)
         if exit_code and checkpoints(folder.checkpoints):
             console.print(f"stopped; go on with: rlserve launch --resume {folder.path}", soft_wrap=True)
     return exit_code
@@ -105,7 +106,7 @@ def _run(
     progress: Progress,
     clock: RunClock,
     checkpoint: Path | None,
-) -> tuple[Controller, int]:
+) -> int:
     def show(status: str) -> None:
         progress.update(
             ProgressState(name=folder.name, status=status, step=0, num_steps=config.num_steps, elapsed_s=clock.now())
@@ -134,8 +135,11 @@ def _run(
         launcher.close()
 
 
-async def _control(setup: RunSetup) -> tuple[Controller, int]:
-    """Run the controller with signals turned into a stop; a second signal ends the process at once."""
+async def _control(setup: RunSetup) -> int:
+    """Run the controller with signals turned into a stop; a second signal ends the process at once.
+
+    The summary is written however the run ends: what was done before an error counts too.
+    """
     controller = Controller(setup)
     received: list[signal.Signals] = []
     loop = asyncio.get_running_loop()
@@ -149,5 +153,8 @@ async def _control(setup: RunSetup) -> tuple[Controller, int]:
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop, number)
-    await controller.run()
-    return controller, 128 + received[0] if received and controller.stopped_early else 0
+    try:
+        await controller.run()
+    finally:
+        write_summary(setup.folder, controller.summary())
+    return 128 + received[0] if received and controller.stopped_early else 0

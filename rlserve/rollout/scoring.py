@@ -12,15 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
 
-from rlserve.errors import DeadlineExceededError, RewardError
+from rlserve.errors import RewardError, WorkerLostError
+from rlserve.remote import answer
 from rlserve.rollout.config import RewardConfig
-from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.base import Reward, RewardSample
 from rlserve.rollout.rewards.factory import create_reward
 
 logger = logging.getLogger(__name__)
@@ -28,31 +27,17 @@ logger = logging.getLogger(__name__)
 _START_TIMEOUT_S = 120.0
 
 
-@dataclass(frozen=True)
-class _Complaint:
-    """A RewardError on its way back: as a value, so that it arrives as it left."""
-
-    message: str
-
-
 class _ScorerProcess:
+    """What runs in the other process."""
+
     def __init__(self, config: RewardConfig) -> None:
         self._config = config
-        self._reward: Any = None
 
-    def prepare(self) -> _Complaint | None:
-        try:
-            self._reward = create_reward(self._config)
-        except RewardError as error:
-            return _Complaint(str(error))
-        return None
+    def prepare(self) -> None:
+        self._reward: Reward = create_reward(self._config)
 
-    def score(self, samples: Sequence[RewardSample]) -> list[float] | _Complaint:
-        try:
-            rewards: list[float] = self._reward.score(samples)
-        except RewardError as error:
-            return _Complaint(str(error))
-        return rewards
+    def score(self, samples: Sequence[RewardSample]) -> list[float]:
+        return self._reward.score(samples)
 
 
 class Scorer:
@@ -68,16 +53,11 @@ class Scorer:
 
         Raises:
             RewardError: the reward cannot be found or loaded.
-            DeadlineExceededError: the process did not come up.
+            WorkerFailedError: the process did not come up.
         """
         actor_class: Any = ray.remote(_ScorerProcess)
         self._actor = actor_class.options(num_cpus=0, max_restarts=0).remote(self._config)
-        try:
-            complaint = await asyncio.wait_for(self._actor.prepare.remote(), _START_TIMEOUT_S)
-        except TimeoutError:
-            raise DeadlineExceededError(f"the reward did not load within {_START_TIMEOUT_S:g} s") from None
-        if complaint is not None:
-            raise RewardError(complaint.message)
+        await answer(self._actor.prepare.remote(), timeout_s=_START_TIMEOUT_S, what="the reward, being loaded")
 
     async def score(self, samples: Sequence[RewardSample]) -> list[float]:
         """One reward for each sample.
@@ -86,20 +66,17 @@ class Scorer:
             RewardError: the reward raised, returned no finite number, hung past its deadline or killed its process.
         """
         async with self._busy:
+            what = f"reward for prompt {samples[0].id}"
             try:
-                answer = await asyncio.wait_for(self._actor.score.remote(samples), self._config.timeout_s)
-            except TimeoutError:
-                failure = f"no answer within reward.timeout_s={self._config.timeout_s:g} s"
-            except RayActorError:
-                failure = "its process died"
-            else:
-                if isinstance(answer, _Complaint):
-                    raise RewardError(answer.message)
-                return list(answer)
-            logger.warning("reward for prompt %s: %s; starting a new scorer", samples[0].id, failure)
-            self.close()
-            await self.start()
-            raise RewardError(f"reward for prompt {samples[0].id}: {failure}")
+                rewards: list[float] = await answer(
+                    self._actor.score.remote(samples), timeout_s=self._config.timeout_s, what=what
+                )
+            except WorkerLostError as error:
+                logger.warning("%s; starting a new scorer", error)
+                self.close()
+                await self.start()
+                raise RewardError(str(error)) from None
+            return rewards
 
     def close(self) -> None:
         """End the process."""
