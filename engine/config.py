@@ -37,6 +37,10 @@ class EngineConfig:
     """``cpu`` is the C++ kernel compiled at first use; ``triton`` and ``flash`` (flash-attn) need a GPU; ``torch`` is
     plain PyTorch anywhere. ``auto`` takes ``cpu`` or ``triton``, by device, where it can be had."""
 
+    cuda_graphs: bool = True
+    """On a GPU with ``triton`` or ``flash``: replay a decoding step as one CUDA graph. They are captured at the first
+    such step, which takes seconds. Models with experts are computed without."""
+
     def __post_init__(self) -> None:
         check_fields(
             self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,9 +27,12 @@ from rlserve.engine.models.parameters import Parameters
 from rlserve.engine.models.rope import rotation_table
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.rows import RowTable
-from rlserve.engine.sampler import DrawDetails, Sampler
+from rlserve.engine.sampler import DrawDetails, Sampler, sampling_batch
 from rlserve.engine.scheduler import ScheduledStep
 from rlserve.errors import UserError
+
+if TYPE_CHECKING:
+    from rlserve.engine.cuda_graphs import DecodeGraphs
 
 logger = logging.getLogger(__name__)
 
@@ -75,12 +79,20 @@ class ModelRunner:
             max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
         )
 
+        self._is_drawn = False
+        """The graph of the last step has drawn the next tokens too."""
+        self._graphs: DecodeGraphs | None = None
+        if config.cuda_graphs and self._device.type == "cuda" and backend in ("triton", "flash") and not spec.experts:
+            self._graphs = self._make_graphs(config)
+
     def compute(self, step: ScheduledStep, rows: RowTable) -> torch.Tensor:
         """Run the model; returns logits, one row for each decoding row, then for each chunk that completes.
         They are overwritten by the next step."""
         if step.block_copies:
             self._attention.copy_blocks(list(step.block_copies.values()), list(step.block_copies))
         layout = self._layout(step, rows)
+        if self._graphs is not None and not step.chunks:
+            return self._replay(self._graphs, layout, rows, step.decode_rows)
         num_decoding = len(step.decode_rows)
         chunk_ends = layout.query_starts[num_decoding + 1 :][[chunk.completes for chunk in step.chunks]]
         last_rows = np.concatenate([np.arange(num_decoding), chunk_ends - 1])
@@ -92,6 +104,9 @@ class ModelRunner:
         self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
     ) -> tuple[SampledTokens, list[DrawDetails]]:
         """Draw the next token of each of the given rows of the table, from the given row of logits."""
+        if self._is_drawn and self._graphs is not None:
+            self._is_drawn = False
+            return self._graphs.drawn(), []
         with torch.inference_mode():
             return self._sampler.sample(logits_RV, rows, rows_B, logits_row_B)
 
@@ -131,6 +146,8 @@ class ModelRunner:
 
     def release_weights(self) -> None:
         """Free the memory of the weights."""
+        if self._graphs is not None:
+            self._graphs.forget()
         self._parameters.release()
         self._decoder.weights_released()
         free_device_memory(self._device)
@@ -141,12 +158,36 @@ class ModelRunner:
 
     def release_kv_cache(self) -> None:
         """Free the memory of the KV cache."""
+        if self._graphs is not None:
+            self._graphs.forget()
         self._attention.release()
         free_device_memory(self._device)
 
     def restore_kv_cache(self) -> None:
         """Take it back; the content is undefined."""
         self._attention.restore()
+
+    def _make_graphs(self, config: EngineConfig) -> DecodeGraphs:
+        from rlserve.engine.attention.device_paged import DevicePagedAttention
+        from rlserve.engine.cuda_graphs import DecodeGraphs  # needs Triton
+
+        assert isinstance(self._attention, DevicePagedAttention)
+        return DecodeGraphs(
+            self._decoder,
+            self._attention,
+            max_num_sequences=min(config.max_num_sequences, config.max_num_batched_tokens),
+            table_width=-(-self.max_model_len // config.block_size),
+            device=self._device,
+        )
+
+    def _replay(
+        self, graphs: DecodeGraphs, layout: StepLayout, rows: RowTable, decode_rows: NDArray[np.intp]
+    ) -> torch.Tensor:
+        """Compute a step without chunks as a graph; its draws count if all rows want a plain draw."""
+        batch = sampling_batch(rows, decode_rows, np.arange(len(decode_rows), dtype=np.int32))
+        self._is_drawn = batch.keeps_all and not rows.is_special[decode_rows].any()
+        with torch.inference_mode():
+            return graphs.replay(layout, batch)
 
     def _layout(self, step: ScheduledStep, rows: RowTable) -> StepLayout:
         """The flat tokens of the step: one for each decoding row, then the chunks."""

@@ -32,6 +32,18 @@ class DrawDetails:
     kept_support: bytes | None
 
 
+def sampling_batch(table: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]) -> SamplingBatch:
+    """How to draw the next token of each of the given rows of the table, from the given row of logits."""
+    return SamplingBatch(
+        logits_row=logits_row_B,
+        temperature=table.temperature[rows_B],
+        top_k=table.top_k[rows_B],
+        top_p=table.top_p[rows_B],
+        min_p=table.min_p[rows_B],
+        uniform=uniforms(table.stream_keys[rows_B], table.num_tokens[rows_B] - table.num_prompt_tokens[rows_B]),
+    )
+
+
 class Sampler:
     """Draws with the given kernels."""
 
@@ -42,14 +54,7 @@ class Sampler:
         self, logits_RV: torch.Tensor, table: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
     ) -> tuple[SampledTokens, list[DrawDetails]]:
         """Draw the next token of each of the given rows of the table, from the given row of logits."""
-        batch = SamplingBatch(
-            logits_row=logits_row_B,
-            temperature=table.temperature[rows_B],
-            top_k=table.top_k[rows_B],
-            top_p=table.top_p[rows_B],
-            min_p=table.min_p[rows_B],
-            uniform=uniforms(table.stream_keys[rows_B], table.num_tokens[rows_B] - table.num_prompt_tokens[rows_B]),
-        )
+        batch = sampling_batch(table, rows_B, logits_row_B)
         is_special_B = table.is_special[rows_B]
         if not is_special_B.any():
             return self._kernels.sample(logits_RV, batch), []

@@ -37,6 +37,12 @@ class SamplingBatch:
         """B."""
         return len(self.logits_row)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every token may be drawn, and nothing is wanted but the draw: then no row must be sorted."""
+        narrows = (self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any()
+        return not narrows and not self.wants_kept
+
     def take(self, draws: NDArray[np.intp]) -> SamplingBatch:
         """Some of the draws."""
         return SamplingBatch(

@@ -45,16 +45,10 @@ class TritonKernels(TorchKernels):
         _launch_activation(gate_up_T2I, out_TI, is_gelu=True)
 
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
-        if not is_plain(batch):
+        if not batch.keeps_all:
             return super().sample(logits_RV, batch)
         arrays = (batch.logits_row, batch.temperature, batch.uniform.astype(np.float32))
         return unpack(draw(logits_RV, *upload(arrays, logits_RV.device)))
-
-
-def is_plain(batch: SamplingBatch) -> bool:
-    """Whether every token may be drawn, and nobody asks which: then no row must be sorted."""
-    cuts = (batch.top_k > 0) | (batch.top_p < 1) | (batch.min_p > 0)
-    return not batch.wants_kept and not cuts.any()
 
 
 def draw(
