@@ -6,7 +6,8 @@ abort, memory) is called between two steps, so it always happens at a step bound
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,13 +37,21 @@ class Engine:
         model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings are used.
         config: how to compute, and how much to hold.
         load_weights: False leaves the engine without weights; it refuses requests until :meth:`load_weights`.
+        clock: seconds, for latencies only.
 
     Raises:
         ModelError: the folder is no model, or one that the engine does not run.
         UserError: a cache too small for one block, or a backend that cannot be had.
     """
 
-    def __init__(self, model_path: str | Path, config: EngineConfig, *, load_weights: bool = True) -> None:
+    def __init__(
+        self,
+        model_path: str | Path,
+        config: EngineConfig,
+        *,
+        load_weights: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         folder = Path(model_path)
         self.spec = read_model_spec(folder)
         self.config = config
@@ -73,6 +82,7 @@ class Engine:
             scheduler=self._scheduler,
             detokenizer=self._detokenizer,
             max_model_len=self._limits.max_model_len,
+            clock=clock,
         )
         self._weights = WeightVersions(self._runner, on_change=self._scheduler.set_weight_version)
         self._pause_mode: PauseMode | None = None
@@ -257,6 +267,7 @@ class Engine:
     def stats(self) -> EngineStats:
         """The numbers of now."""
         counts, totals = self._scheduler.counts, self._generation.counts
+        latencies = self._generation.latencies
         return EngineStats(
             num_running=self._scheduler.num_running,
             num_waiting=self._scheduler.num_waiting,
@@ -275,6 +286,10 @@ class Engine:
             num_partial_chunks=counts.num_partial_chunks,
             prefix_queries=counts.prefix_queries,
             prefix_hits=counts.prefix_hits,
+            time_to_first_token=latencies.time_to_first_token.snapshot(),
+            inter_token_latency=latencies.inter_token_latency.snapshot(),
+            queue_time=latencies.queue_time.snapshot(),
+            e2e_latency=latencies.e2e_latency.snapshot(),
         )
 
     def check_integrity(self) -> None:

@@ -8,13 +8,14 @@ add ──► requests ──► scheduler.schedule ──► runner.compute ─
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.metrics import NO_TIME, Latencies
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.rows import RowTable
@@ -48,8 +49,10 @@ class Generation:
         scheduler: Scheduler,
         detokenizer: Detokenizer,
         max_model_len: int,
+        clock: Callable[[], float],
     ) -> None:
         self.counts = GenerationCounts()
+        self.latencies = Latencies()
         self.requests: dict[str, RequestState] = {}
         """By id; read-only for others."""
         self._runner = runner
@@ -57,6 +60,7 @@ class Generation:
         self._scheduler = scheduler
         self._detokenizer = detokenizer
         self._max_model_len = max_model_len
+        self._clock = clock
         self._ready: list[RequestOutput] = []
         """Outputs that the next step hands out."""
 
@@ -72,7 +76,10 @@ class Generation:
     def add(self, request: Request) -> None:
         """Take a request."""
         owner = RequestState(
-            request=request, arrival=self.counts.num_arrivals, prompt=np.array(request.prompt_token_ids, dtype=np.int32)
+            request=request,
+            arrival=self.counts.num_arrivals,
+            arrival_s=self._clock(),
+            prompt=np.array(request.prompt_token_ids, dtype=np.int32),
         )
         if request.sampling.prompt_log_probs is not None:
             owner.prompt_scores = PromptScores(owner.prompt, request.sampling.prompt_log_probs)
@@ -92,6 +99,10 @@ class Generation:
         if not self.requests:
             return
         step = self._scheduler.schedule()
+        if step.started:
+            now_s = self._clock()
+            for owner in step.started:
+                self.latencies.queue_time.observe(now_s - owner.arrival_s)
         if not step.is_empty:
             self._compute(step, weight_version)
 
@@ -134,6 +145,7 @@ class Generation:
         self._keep_details(rows_B, details)
         self._rows.append(rows_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs, weight_version)
         self.counts.num_generated_tokens += len(rows_B)
+        self._measure(rows_B)
         self._end_samples(rows_B, sampled)
         if not self.requests:
             self._scheduler.check_integrity()
@@ -154,6 +166,14 @@ class Generation:
                 sequence.top_log_probs.append(detail.top_log_probs)
             if detail.kept_support is not None:
                 sequence.kept_support.append(detail.kept_support)
+
+    def _measure(self, rows_B: NDArray[np.intp]) -> None:
+        """Note when the rows got their token."""
+        now_s, last_token_s_B = self._clock(), self._rows.last_token_s[rows_B]
+        self.latencies.observe_tokens(now_s, last_token_s_B)
+        for row in rows_B[last_token_s_B == NO_TIME].tolist():
+            self.latencies.time_to_first_token.observe(now_s - self._rows.sequence(row).owner.arrival_s)
+        self._rows.last_token_s[rows_B] = now_s
 
     def _rows_to_sample(self, step: ScheduledStep) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
         """Rows that get a token, and the row of logits of each; a leader's followers share its logits."""
@@ -207,7 +227,7 @@ class Generation:
         self._scheduler.end(sequence)
         owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
         if len(owner.outputs) == owner.request.sampling.n:
-            del self.requests[owner.request.id]
+            self._forget(owner)
             self._ready.append(_output(owner))
 
     def _end_request(self, owner: RequestState, reason: FinishReason) -> None:
@@ -216,7 +236,11 @@ class Generation:
             if sequence.state is not SequenceState.ENDED:
                 self._scheduler.end(sequence)
                 owner.outputs[sequence.index] = sequence.output(reason, None)
+        self._forget(owner)
+
+    def _forget(self, owner: RequestState) -> None:
         del self.requests[owner.request.id]
+        self.latencies.e2e_latency.observe(self._clock() - owner.arrival_s)
 
     def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:
         """Add one sample to its request: as it is if it is complete, else as a sequence to be computed."""

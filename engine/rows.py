@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.metrics import NO_TIME
 from rlserve.engine.sampling import stream_key
 from rlserve.engine.sequence import Sequence, TokenHistory
 
@@ -44,6 +45,8 @@ class RowTable:
         """[S, K] filled up with -1, which is no token."""
         self.searches_text = np.zeros(num_rows, dtype=np.bool_)
         """[S] has stop strings."""
+        self.last_token_s = np.full(num_rows, NO_TIME, dtype=np.float64)
+        """[S] when the engine drew the last token."""
         self._sequences: list[Sequence | None] = [None] * num_rows
         self._free = list(range(num_rows - 1, -1, -1))
 
@@ -78,6 +81,7 @@ class RowTable:
         self.num_tokens[row] = num_tokens
         self.num_prompt_tokens[row] = num_prompt
         self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens, self.token_ids.shape[1])
+        self.last_token_s[row] = sequence.last_token_s
         self.decoding[row] = False
         self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
         self.top_k[row] = sampling.top_k
@@ -92,6 +96,7 @@ class RowTable:
         """Free the row; the generated tokens move to the sequence's history."""
         row = sequence.row
         sequence.history = self.history(row)
+        sequence.last_token_s = float(self.last_token_s[row])
         sequence.row = -1
         self.decoding[row] = False
         self._sequences[row] = None

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.metrics import NO_TIME
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, SampleOutput, TopLogProbs
 from rlserve.engine.stop import StopStringChecker
@@ -71,6 +72,8 @@ class RequestState:
     """A request in the engine."""
 
     request: Request
+    arrival_s: float
+    """By the engine's clock."""
     arrival: int
     """Counts requests, so that equal priorities go in order of arrival."""
     prompt: NDArray[np.int32]
@@ -110,6 +113,8 @@ class Sequence:
     names_version: int | None = None
     """The version of the weights that made all of its cached keys and values; None where versions are mixed,
     so that its blocks must not be shared by name."""
+    last_token_s: float = NO_TIME
+    """When this engine drew the last token, as of the last time it had no row."""
     num_computed: int = 0
     """Tokens whose KV is in the cache, kept for sequences in prefill only."""
     num_published_tokens: int = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlserve.engine.metrics import Histogram
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineStats:
@@ -36,6 +38,14 @@ class EngineStats:
     """Tokens looked up in the prefix cache."""
     prefix_hits: int
     """Tokens found there."""
+    time_to_first_token: Histogram
+    """From a request's arrival to the first token that this engine drew for a sample."""
+    inter_token_latency: Histogram
+    """Between two tokens of a sample."""
+    queue_time: Histogram
+    """From a request's arrival to its first step."""
+    e2e_latency: Histogram
+    """From a request's arrival to its end, abort included."""
 
     @property
     def kv_cache_usage(self) -> float:

@@ -38,7 +38,9 @@ class Bench:
             sampling=SamplingParams(n=n, max_tokens=1000),
             priority=priority,
         )
-        owner = RequestState(request=request, arrival=self.num_added, prompt=np.array(prompt, dtype=np.int32))
+        owner = RequestState(
+            request=request, arrival=self.num_added, arrival_s=0.0, prompt=np.array(prompt, dtype=np.int32)
+        )
         self.num_added += 1
         sequences = [Sequence(owner=owner, index=index, history=TokenHistory.of(None)) for index in range(n)]
         self.scheduler.add(sequences)

@@ -1,0 +1,147 @@
+"""Latencies, with a clock that the test sets."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from engine_builders import make_request, run, save_model
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlserve.engine import Engine, EngineConfig, EngineStats
+from rlserve.engine.metrics import (
+    FIRST_TOKEN_BOUNDS_S,
+    INTER_TOKEN_BOUNDS_S,
+    NO_TIME,
+    REQUEST_BOUNDS_S,
+    Histogram,
+    HistogramCounter,
+    Latencies,
+    vllm_metrics,
+)
+
+PROMPT = (3, 1, 4, 1, 5)
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def engine(tmp_path: Path, clock: Clock) -> Engine:
+    config = EngineConfig(dtype="float32", block_size=4, num_blocks=12, max_num_sequences=2, max_num_batched_tokens=16)
+    return Engine(save_model(tmp_path), config, clock=clock)
+
+
+def _histogram(bounds_s: tuple[float, ...], times_s: list[float]) -> Histogram:
+    """The definition: a bucket holds what is at most its bound and more than the one before."""
+    counts = [0] * (len(bounds_s) + 1)
+    for time_s in times_s:
+        counts[bisect_left(bounds_s, time_s)] += 1
+    return Histogram(bounds_s=bounds_s, counts=tuple(counts), sum_s=pytest.approx(sum(times_s)))
+
+
+def test_the_times_of_a_request_from_arrival_to_end(engine: Engine, clock: Clock) -> None:
+    engine.add(make_request("0", PROMPT, n=2, max_tokens=4))
+    clock.now_s += 0.7
+    step_ends = []
+    while engine.has_work:
+        clock.now_s += 0.04
+        engine.step()
+        step_ends.append(clock.now_s)
+    stats = engine.stats()
+    first = 0.74
+    assert stats.queue_time == _histogram(REQUEST_BOUNDS_S, [first])
+    assert stats.time_to_first_token == _histogram(FIRST_TOKEN_BOUNDS_S, [first] * 2)
+    gaps = [after - before for before, after in pairwise(step_ends)]
+    assert len(gaps) == 3
+    assert stats.inter_token_latency == _histogram(INTER_TOKEN_BOUNDS_S, gaps * 2)
+    assert stats.e2e_latency == _histogram(REQUEST_BOUNDS_S, [step_ends[-1] - 100.0])
+
+
+def test_preemption_and_pause_lengthen_the_time_between_tokens_and_count_no_second_first(
+    engine: Engine, clock: Clock
+) -> None:
+    requests = [make_request(str(index), PROMPT, max_tokens=30, seed=index) for index in range(2)]
+    for request in requests:
+        engine.add(request)
+    for _ in range(3):
+        clock.now_s += 0.02
+        engine.step()
+    engine.pause()
+    clock.now_s += 50.0
+    engine.resume()
+    while engine.has_work:
+        clock.now_s += 0.02
+        engine.step()
+    stats = engine.stats()
+    assert stats.num_preemptions > 0
+    assert stats.time_to_first_token.count == 2
+    assert stats.inter_token_latency.count == 2 * 29
+    assert stats.inter_token_latency.counts[INTER_TOKEN_BOUNDS_S.index(80.0)] == 2
+    assert stats.queue_time.count == stats.e2e_latency.count == 2
+
+
+def test_refused_requests_have_no_times_and_aborted_and_resumed_ones_have_those_of_this_engine(
+    engine: Engine, clock: Clock
+) -> None:
+    request = make_request("0", PROMPT, max_tokens=8)
+    run(engine, [make_request("bad", ())])
+    assert engine.stats().e2e_latency.count == 0
+    engine.add(request)
+    engine.step()
+    clock.now_s += 3.0
+    (partial,) = engine.abort(["0"])
+    assert engine.stats().e2e_latency == _histogram(REQUEST_BOUNDS_S, [3.0])
+    engine.add(replace(request, resumed=partial.samples))
+    clock.now_s += 0.3
+    run(engine)
+    stats = engine.stats()
+    assert stats.time_to_first_token == _histogram(FIRST_TOKEN_BOUNDS_S, [0.0, 0.3])
+    assert stats.inter_token_latency.count == 6
+
+
+@given(times_s=st.lists(st.floats(0, 1e4), max_size=40))
+def test_a_histogram_counts_every_time_once(times_s: list[float]) -> None:
+    counter = HistogramCounter(REQUEST_BOUNDS_S)
+    for time_s in times_s:
+        counter.observe(time_s)
+    assert counter.snapshot() == _histogram(REQUEST_BOUNDS_S, times_s)
+    assert counter.snapshot().count == len(times_s)
+
+
+@given(last_s=st.lists(st.sampled_from([NO_TIME, 1.0, 1.5, 3.25]), min_size=1, max_size=30))
+def test_tokens_of_one_step_are_counted_one_by_one(last_s: list[float]) -> None:
+    latencies = Latencies()
+    latencies.observe_tokens(4.0, np.array(last_s))
+    expected = _histogram(INTER_TOKEN_BOUNDS_S, [4.0 - time_s for time_s in last_s if time_s != NO_TIME])
+    assert latencies.inter_token_latency.snapshot() == expected
+
+
+def test_vllm_names(engine: Engine) -> None:
+    run(engine, [make_request("0", PROMPT, max_tokens=4), make_request("1", PROMPT, max_tokens=4)])
+    stats: EngineStats = engine.stats()
+    metrics = vllm_metrics(stats)
+    assert metrics["vllm:generation_tokens"] == 8
+    assert metrics["vllm:prompt_tokens"] == 10
+    assert metrics["vllm:num_requests_running"] == metrics["vllm:kv_cache_usage_perc"] == 0
+    for name, value in metrics.items():
+        assert name.endswith("_seconds") == isinstance(value, Histogram)
+    assert metrics["vllm:e2e_request_latency_seconds"] == stats.e2e_latency
+    assert stats.e2e_latency.count == 2
