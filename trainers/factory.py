@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
+
+from rlserve.errors import UserError
 from rlserve.trainers.base import Membership, Trainer
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
 from rlserve.trainers.ppo.trainer import PPOTrainer
@@ -17,26 +22,42 @@ def create_trainer(
     model_path: str,
     seed: int,
     temperature: float = 1.0,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     membership: Membership | None = None,
     load_weights: bool = True,
 ) -> Trainer:
-    """Build one rank of a trainer, on the GPU if this process sees one.
+    """Build one rank of a trainer.
 
     Args:
         model_path: Hugging Face folder or hub name of the initial policy.
         seed: decides the critic's head and the order of mini-batches; the same on every rank.
         temperature: that the samples are drawn at; the policy that is trained is softmax(logits / temperature).
+        device: where to compute; ``auto`` takes the GPU that this process sees, if it sees one.
         membership: group to join at once; None makes a group of one.
         load_weights: False builds a rank without weights, which must join a group (not as rank 0) or be given
             a saved state before its first step.
 
     Raises:
+        UserError: ``cuda`` was asked for, and torch sees no GPU.
         ModelError: ``model_path`` is no model, or one that is not supported.
         DeadlineExceededError: not all members of the group came in time.
     """
     trainer = _TRAINERS[config.backend, algorithm.name](
-        config, algorithm, model_path=model_path, seed=seed, temperature=temperature, load_weights=load_weights
+        config,
+        algorithm,
+        model_path=model_path,
+        seed=seed,
+        temperature=temperature,
+        device=_resolve_device(device),
+        load_weights=load_weights,
     )
     if membership is not None:
         trainer.resize(membership)
     return trainer
+
+
+def _resolve_device(requested: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    has_gpu = torch.cuda.is_available()
+    if requested == "cuda" and not has_gpu:
+        raise UserError("device=cuda, but torch sees no GPU here; install a CUDA build of torch")
+    return torch.device("cuda" if has_gpu and requested != "cpu" else "cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.request import RequestOutput
@@ -15,7 +16,7 @@ class WorkerSpec:
     """Everything that a worker process needs to wear either hat."""
 
     slot_id: str
-    device: str
+    device: Literal["cpu", "cuda"]
     num_threads: int
     model_path: str
     tokenizer_path: str

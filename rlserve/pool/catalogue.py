@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,8 +11,7 @@ class SlotType:
     """One kind of slot."""
 
     name: str
-    device: str
-    """``cuda`` or ``cpu``."""
+    device: Literal["cpu", "cuda"]
     memory_bandwidth_gb_s: float
     """Decoding is bound by this."""
     flops_tflops: float

@@ -13,6 +13,7 @@ import os
 import socket
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from rlserve.engine import Engine, Request, RequestOutput
+from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
 from rlserve.errors import CheckpointError, WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
 from rlserve.pool.rollout_hat import RolloutHat
@@ -58,7 +59,7 @@ class Worker:
         assert self._rollout is None, "this worker rolls out already"
         assert not self._training, "a worker wears one hat at a time"
         if self._engine is None:
-            self._engine = Engine(self._spec.model_path, self._spec.engine, load_weights=False)
+            self._engine = Engine(self._spec.model_path, _engine_config(self._spec), load_weights=False)
         else:
             self._engine.restore_memory()
         self._rollout = RolloutHat(self._engine)
@@ -116,6 +117,7 @@ class Worker:
                     model_path=self._spec.model_path,
                     seed=self._spec.seed,
                     temperature=self._spec.temperature,
+                    device=self._spec.device,
                     load_weights=holds_state,
                 )
             self._trainer.resize(membership)
@@ -173,6 +175,12 @@ class Worker:
         if self._trainer is None or not self._training:
             raise WorkerFailedError(f"{self._spec.slot_id} does not wear the train hat")
         return self._trainer
+
+
+def _engine_config(spec: WorkerSpec) -> EngineConfig:
+    """Where the run does not say, the engine computes on the slot's device: a process can see GPUs that are
+    not its own."""
+    return replace(spec.engine, device=spec.device) if spec.engine.device == "auto" else spec.engine
 
 
 def _configure_logging(spec: WorkerSpec) -> None:

@@ -7,6 +7,7 @@ several can follow one another in a process, and nothing global is touched.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ class DistributedGroup(Group):
         if device.type == "cuda":
             from torch.distributed import ProcessGroupNCCL  # absent from CPU builds of torch
 
+            # Break the group where a rank is lost, and do not end the processes that wait for it (the default).
+            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
             nccl_options = ProcessGroupNCCL.Options()
             nccl_options._timeout = self._timeout
             return ProcessGroupNCCL(store, self.rank, self.world_size, nccl_options)

@@ -49,7 +49,7 @@ class TrainingState:
         """Remember the present in host memory, to come back to with ``rollback``."""
         changing = self._changing_vectors()
         if self._snapshot is None:
-            copies = [torch.empty_like(vector, device="cpu") for vector in changing]
+            copies = [torch.empty_like(vector, device="cpu", pin_memory=vector.is_cuda) for vector in changing]
         else:
             copies = self._snapshot[0]
         for kept, vector in zip(copies, changing, strict=True):

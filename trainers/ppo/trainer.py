@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class PPOTrainer(Trainer):
         model_path: str,
         seed: int,
         temperature: float,
+        device: torch.device,
         load_weights: bool,
     ) -> None:
         assert temperature > 0
@@ -41,7 +43,7 @@ class PPOTrainer(Trainer):
         self._model_path = model_path
         self._seed = seed
         self._temperature = temperature
-        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = device
         self._group: Group = LocalGroup()
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
         self._holds_weights = load_weights
@@ -76,8 +78,8 @@ class PPOTrainer(Trainer):
         return checkpoint_weights(self._policy_parameters())
 
     def save_pretrained(self, folder: Path) -> None:
-        # Clones, because safetensors refuses tensors that share one storage, as views of the flat vector do.
-        weights = {name: view.clone() for name, view in self._policy_parameters().items()}
+        # Copies, because safetensors refuses tensors that share one storage, as views of the flat vector do.
+        weights = {name: view.to("cpu", copy=True) for name, view in self._policy_parameters().items()}
         self._held_state().policy.save_pretrained(folder, state_dict=weights)
 
     def resize(self, membership: Membership) -> None:
@@ -101,6 +103,8 @@ class PPOTrainer(Trainer):
         self._state = None
         self._holds_weights = False
         if self._device.type == "cuda":
+            gc.collect()  # modules refer to each other in circles, and keep their parameters until then
+            torch.cuda.synchronize(self._device)
             torch.cuda.empty_cache()
 
     def state(self) -> dict[str, Tensor]:

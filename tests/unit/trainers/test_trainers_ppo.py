@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 from transformers import AutoModel, AutoModelForCausalLM
 
-from rlserve.errors import NonFiniteLossError, WeightsRefusedError
+from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
 from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
 
 
@@ -312,3 +312,17 @@ def test_training_raises_the_reward_for_a_token(model_path: str) -> None:
         assert found["training/log_prob_diff_max"] < 1e-4
     assert scores[0] < 0.2
     assert scores[-1] > 0.8
+
+
+def test_a_gpu_that_is_not_there_is_refused(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="device=cuda, but torch sees no GPU here"):
+        create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=model_path, seed=0, device="cuda")
+
+
+def test_a_trainer_told_to_stay_on_the_cpu_leaves_the_gpus_alone(
+    model_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    trainer = create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=model_path, seed=0, device="cpu")
+    assert {tensor.device.type for tensor in trainer.weights().values()} == {"cpu"}
