@@ -33,6 +33,9 @@ class EngineConfig:
     """Longest prompt plus answer in tokens; None takes the model's own limit."""
     enable_prefix_caching: bool = True
     """Share full KV blocks between requests with the same beginning."""
+    deterministic: bool = False
+    """The same tokens and log-probabilities, bit for bit, whatever else is in the batch: for a number of threads, on
+    the CPU, with the backend ``cpu`` or ``torch``. It costs speed."""
     attention_backend: Literal["auto", "torch", "cpu", "triton", "flash"] = "auto"
     """``cpu`` is the C++ kernel compiled at first use; ``triton`` and ``flash`` (flash-attn) need a GPU; ``torch`` is
     plain PyTorch anywhere. ``auto`` takes ``cpu`` or ``triton``, by device, where it can be had."""

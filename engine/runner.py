@@ -47,6 +47,8 @@ class ModelRunner:
     def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
         dtype = _DTYPES[config.dtype]
         self._device = resolve_device(config.device)
+        if config.deterministic and self._device.type != "cpu":
+            raise UserError(f"deterministic=true is only for device=cpu, and this engine computes on {self._device}")
         backend = resolve_backend(config.attention_backend, self._device)
         attention = attention_class(backend, is_int8=config.kv_cache_dtype == "int8")
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
@@ -70,6 +72,8 @@ class ModelRunner:
             block_size=config.block_size,
             dtype=dtype,
         )
+        if config.deterministic:
+            self._attention.separate_tokens()
         self._decoder = Decoder(
             spec,
             self._parameters,
@@ -77,6 +81,7 @@ class ModelRunner:
             kernels,
             max_num_tokens=config.max_num_batched_tokens,
             max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
+            deterministic=config.deterministic,
         )
 
         self._is_drawn = False

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlserve.engine.models.base import ModelSpec
+from rlserve.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +59,14 @@ class AttentionBackend(ABC):
     @abstractmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
         """Bytes that one block takes, all layers together."""
+
+    def separate_tokens(self) -> None:
+        """Compute from now on so that what a token gets does not depend, to the bit, on what it is computed with.
+
+        Raises:
+            UserError: the backend cannot.
+        """
+        raise UserError("deterministic=true is only for attention_backend cpu and torch")
 
     @abstractmethod
     def begin_step(self, layout: StepLayout) -> None:

@@ -16,6 +16,8 @@ from rlserve.engine.models.rope import local_rotation_table
 from rlserve.engine.native.library import load_library
 
 _LANES = 16
+_TILE_ROWS = 16
+"""Query rows that read the cache together."""
 
 
 class StepArguments(ctypes.Structure):
@@ -24,7 +26,7 @@ class StepArguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_sequences", "num_heads", "num_kv_heads")),
         *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "num_threads")),
-        ("window", ctypes.c_int32),
+        *((name, ctypes.c_int32) for name in ("window", "tile_rows")),
         *((name, ctypes.c_float) for name in ("eps", "scale", "softcap", "norm_offset")),
         *((name, ctypes.c_void_p) for name in ("positions", "cache_slots", "query_starts", "table_rows")),
         *((name, ctypes.c_void_p) for name in ("block_tables", "rotation")),
@@ -55,6 +57,11 @@ class CpuKernelAttention(AttentionBackend):
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
         keys, values = spec.head_dim * _round_up(block_size), block_size * _round_up(spec.head_dim)
         return spec.num_layers * spec.num_kv_heads * (keys + values) * dtype.itemsize
+
+    def separate_tokens(self) -> None:
+        # The order in which a row is summed up depends on how many rows its tile has.
+        for arguments in self._arguments.values():
+            arguments.tile_rows = 1
 
     def begin_step(self, layout: StepLayout) -> None:
         self._layout = layout  # keeps the arrays alive that the arguments point to
@@ -119,6 +126,7 @@ class CpuKernelAttention(AttentionBackend):
             head_dim=spec.head_dim,
             block_size=block_size,
             window=window,
+            tile_rows=_TILE_ROWS,
             eps=spec.rms_norm_eps,
             scale=spec.score_scale,
             softcap=spec.attention_softcap,

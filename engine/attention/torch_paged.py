@@ -6,6 +6,7 @@ Legend as in ``base.py``, with C the tokens of one sequence in the cache and F =
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -35,21 +36,24 @@ class TorchPagedAttention(AttentionBackend):
         self._caches = [
             (self._new_cache(num_slots, dtype), self._new_cache(num_slots, dtype)) for _ in range(spec.num_layers)
         ]
-        self._layout: StepLayout | None = None
+        self._queries: list[tuple[int, int, torch.Tensor]] = []
+        self._separates_tokens = False
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
         return 2 * spec.num_layers * block_size * spec.kv_size * dtype.itemsize
 
+    def separate_tokens(self) -> None:
+        self._separates_tokens = True
+
     def begin_step(self, layout: StepLayout) -> None:
-        self._layout = layout
         self._slots_T = to_device(layout.cache_slots, self._device)
         self._positions_T = to_device(layout.positions, self._device)
         positions = self._positions_T.long()
         self._rotation_T2F = self._local_rotation_T2F = self._rotation_P2F[positions]
         if self._local_rotation_P2F is not self._rotation_P2F:
             self._local_rotation_T2F = self._local_rotation_P2F[positions]
-        self._cached_slots = [self._slots_of(layout, sequence) for sequence in range(layout.num_sequences)]
+        self._queries = list(self._split(layout))
 
     def attend(
         self,
@@ -59,7 +63,6 @@ class TorchPagedAttention(AttentionBackend):
         key_norm_D: torch.Tensor | None,
         out_TX: torch.Tensor,
     ) -> None:
-        assert self._layout is not None
         spec = self._spec
         heads_TXD = qkv_TX.view(len(qkv_TX), -1, spec.head_dim)
         query_TND, key_TKD, value_TKD = torch.split(
@@ -71,8 +74,7 @@ class TorchPagedAttention(AttentionBackend):
         keys, values = self._caches[layer]
         self._write(keys, _rotate(self._norm(key_TKD, key_norm_D), rotation_T2F))
         self._write(values, value_TKD)
-        starts = self._layout.query_starts.tolist()
-        for begin, end, slots_C in zip(starts[:-1], starts[1:], self._cached_slots, strict=True):
+        for begin, end, slots_C in self._queries:
             distance_TC = self._positions_T[begin:end, None] - torch.arange(len(slots_C), device=self._device)
             visible_TC = (distance_TC >= 0) & (distance_TC < window) if window else distance_TC >= 0
             attended_NTD = self._attend_sequence(
@@ -112,6 +114,17 @@ class TorchPagedAttention(AttentionBackend):
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         return (tensor for pair in self._caches for cache in pair for tensor in cache)
+
+    def _split(self, layout: StepLayout) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """First token, end and cache slots [C] of what is computed at once: a sequence, or a token."""
+        starts = layout.query_starts.tolist()
+        for sequence, (begin, end) in enumerate(pairwise(starts)):
+            slots_C = self._slots_of(layout, sequence)
+            if not self._separates_tokens:
+                yield begin, end, slots_C
+                continue
+            for token in range(begin, end):
+                yield token, token + 1, slots_C[: int(layout.positions[token]) + 1]
 
     def _slots_of(self, layout: StepLayout, sequence: int) -> torch.Tensor:
         """[C] cache slots of everything the sequence has after this step, in order of position."""

@@ -14,7 +14,7 @@ from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.layer_parameters import LayerParameters
-from rlserve.engine.models.linear import Linear
+from rlserve.engine.models.linear import Linear, RowBlockLinear
 from rlserve.engine.models.mlp import Activation, ExpertMlp, GatedMlp, activation_of
 from rlserve.engine.models.parameters import Parameters
 
@@ -36,15 +36,15 @@ class _Buffers:
 
 
 class _Layer:
-    def __init__(self, spec: ModelSpec, weights: LayerParameters, activation: Activation) -> None:
+    def __init__(self, spec: ModelSpec, weights: LayerParameters, activation: Activation, linear: type[Linear]) -> None:
         self.weights = weights
-        self.qkv = Linear(weights.qkv, weights.qkv_bias)
-        self.output = Linear(weights.output, weights.output_bias)
+        self.qkv = linear(weights.qkv, weights.qkv_bias)
+        self.output = linear(weights.output, weights.output_bias)
         self.mlp: GatedMlp | ExpertMlp
         if spec.experts is not None and weights.mlp.router is not None:
-            self.mlp = ExpertMlp(spec.experts, weights.mlp, activation)
+            self.mlp = ExpertMlp(spec.experts, weights.mlp, activation, linear)
         else:
-            self.mlp = GatedMlp(weights.mlp, activation)
+            self.mlp = GatedMlp(weights.mlp, activation, linear)
 
     def linears(self) -> Iterator[Linear]:
         yield from (self.qkv, self.output)
@@ -63,14 +63,16 @@ class Decoder:
         *,
         max_num_tokens: int,
         max_num_rows: int,
+        deterministic: bool = False,
     ) -> None:
         self._spec = spec
         self._parameters = parameters
         self._attention = attention
         self._kernels = kernels
-        activation = activation_of(spec, kernels)
-        self._layers = [_Layer(spec, weights, activation) for weights in parameters.layers]
-        self._head = Linear(parameters.head, None)
+        self._deterministic = deterministic
+        activation, linear = activation_of(spec, kernels), RowBlockLinear if deterministic else Linear
+        self._layers = [_Layer(spec, weights, activation, linear) for weights in parameters.layers]
+        self._head = linear(parameters.head, None)
         dtype, device = parameters.embedding.dtype, parameters.embedding.device
         columns = {
             "residual": spec.hidden_size,
@@ -137,7 +139,12 @@ class Decoder:
 
     def _capped(self, logits_RV: torch.Tensor) -> torch.Tensor:
         cap = self._spec.logits_softcap
-        return logits_RV.div_(cap).tanh_().mul_(cap) if cap else logits_RV
+        if not cap:
+            return logits_RV
+        # Row by row where bits count: the last few numbers of a tensor take another path through tanh.
+        for part in logits_RV if self._deterministic else (logits_RV,):
+            part.div_(cap).tanh_().mul_(cap)
+        return logits_RV
 
     def _linears(self) -> Iterator[Linear]:
         yield self._head

@@ -11,6 +11,9 @@ import torch
 PACK_FROM = 2**17
 """Elements of the smallest weight that is packed; below, the call costs more than the order saves."""
 
+ROW_BLOCK = 32
+"""Rows of a product in deterministic mode: fewer make prompts slow, more make the decoding of few samples slow."""
+
 
 def can_pack(dtype: torch.dtype) -> bool:
     """Whether this machine's torch has packed products for the type."""
@@ -49,3 +52,18 @@ class Linear:
         if self._bias_N is None:
             return torch.mm(x_TK, self._weight_KN, out=out_TN)
         return torch.addmm(self._bias_N, x_TK, self._weight_KN, out=out_TN)
+
+
+class RowBlockLinear(Linear):
+    """The same product in blocks of always ``ROW_BLOCK`` rows, the last filled up with zeros: a row has the same
+    bits whatever rows there are beside it. A product picks its order of summation by the number of rows."""
+
+    def __call__(self, x_TK: torch.Tensor, out_TN: torch.Tensor) -> torch.Tensor:
+        # Work space of its own, because the order may hang on the alignment of the memory too.
+        block_RK, product_RN = x_TK.new_zeros(ROW_BLOCK, x_TK.shape[1]), out_TN.new_empty(ROW_BLOCK, out_TN.shape[1])
+        for start in range(0, len(x_TK), ROW_BLOCK):
+            rows_TK = x_TK[start : start + ROW_BLOCK]
+            block_RK[: len(rows_TK)] = rows_TK
+            block_RK[len(rows_TK) :] = 0
+            out_TN[start : start + ROW_BLOCK] = super().__call__(block_RK, product_RN)[: len(rows_TK)]
+        return out_TN

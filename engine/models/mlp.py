@@ -26,9 +26,9 @@ def activation_of(spec: ModelSpec, kernels: Kernels) -> Activation:
 class GatedMlp:
     """``down(activation(gate(x)) * up(x))`` (arXiv 2002.05202)."""
 
-    def __init__(self, weights: MlpParameters, activation: Activation) -> None:
-        self._gate_up = Linear(weights.gate_up, weights.gate_up_bias)
-        self._down = Linear(weights.down, weights.down_bias)
+    def __init__(self, weights: MlpParameters, activation: Activation, linear: type[Linear]) -> None:
+        self._gate_up = linear(weights.gate_up, weights.gate_up_bias)
+        self._down = linear(weights.down, weights.down_bias)
         self._activation = activation
 
     def __call__(
@@ -49,13 +49,13 @@ class ExpertMlp:
     Tokens are sorted by expert, so each expert that has any computes all of its tokens in one product.
     """
 
-    def __init__(self, spec: ExpertsSpec, weights: MlpParameters, activation: Activation) -> None:
+    def __init__(self, spec: ExpertsSpec, weights: MlpParameters, activation: Activation, linear: type[Linear]) -> None:
         assert weights.router is not None
         self._spec = spec
         self._activation = activation
-        self._router = Linear(weights.router, None)
-        self._gate_up = [Linear(part, None) for part in weights.gate_up.chunk(spec.num_experts)]
-        self._down = [Linear(part, None) for part in weights.down.chunk(spec.num_experts)]
+        self._router = linear(weights.router, None)
+        self._gate_up = [linear(part, None) for part in weights.gate_up.chunk(spec.num_experts)]
+        self._down = [linear(part, None) for part in weights.down.chunk(spec.num_experts)]
 
     def __call__(
         self, x_TH: torch.Tensor, gate_up_T2I: torch.Tensor, activated_TI: torch.Tensor, out_TH: torch.Tensor

@@ -20,6 +20,7 @@ namespace rlserve {
 struct Step {
     int32_t num_tokens, num_sequences, num_heads, num_kv_heads, head_dim, block_size, table_width, num_threads;
     int32_t window;      // tokens back that attention reaches, the token itself included; 0 for all
+    int32_t tile_rows;   // query rows (tokens times G) of a tile, at least one token
     float eps, scale;
     float softcap;       // scores become softcap * tanh(score / softcap); 0 leaves them
     float norm_offset;   // added to the weights of the head norms
@@ -33,7 +34,6 @@ struct Step {
 
 namespace {
 
-constexpr int TILE_ROWS = 16;   // query rows (tokens times G) of a tile, unless G is more
 constexpr int SPAN = 128;       // context tokens between two corrections of the running softmax
 constexpr int SUMS = 8;         // independent running sums, which hide the latency of a multiply-add
 constexpr float MASKED = -1e30f;
@@ -311,7 +311,7 @@ struct WorkItem {
 template <typename Element, typename Cached>
 void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm,
             const Cache<Cached>& cache, Element* out) {
-    const int group = step.num_heads / step.num_kv_heads, tile_tokens = std::max(1, TILE_ROWS / group);
+    const int group = step.num_heads / step.num_kv_heads, tile_tokens = std::max(1, step.tile_rows / group);
     std::vector<WorkItem> items;
     for (int s = 0; s < step.num_sequences; ++s)
         for (int first = step.query_starts[s]; first < step.query_starts[s + 1]; first += tile_tokens)
