@@ -1,0 +1,47 @@
+"""The trainer on a GPU against itself on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from trainer_samples import random_batch, save_tiny_model
+
+from rlserve.trainers import AlgorithmConfig, Trainer, TrainerConfig, create_trainer
+
+pytestmark = pytest.mark.gpu
+
+
+def make_trainer(path: str, device: str) -> Trainer:
+    return create_trainer(
+        TrainerConfig(num_logical_shards=3), AlgorithmConfig(kl_coefficient=0.1), model_path=path, seed=0, device=device
+    )
+
+
+def test_a_step_gives_the_metrics_and_weights_of_the_cpu(tmp_path: Path) -> None:
+    path = save_tiny_model(tmp_path)
+    on_cpu, on_gpu = (make_trainer(path, device) for device in ("cpu", "cuda"))
+    batch = random_batch(0)
+    expected, found = on_cpu.step(batch), on_gpu.step(batch)
+    for name in ("actor/pg_loss", "critic/vf_loss", "actor/entropy", "actor/grad_norm"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-3, abs=1e-5), name
+    for name, tensor in on_cpu.weights().items():
+        torch.testing.assert_close(on_gpu.weights()[name].cpu(), tensor, atol=1e-5, rtol=1e-3)
+
+
+def test_a_step_taken_back_leaves_no_trace(tmp_path: Path) -> None:
+    trainer = make_trainer(save_tiny_model(tmp_path), "cuda")
+    before = {name: tensor.clone() for name, tensor in trainer.state().items()}
+    trainer.step(random_batch(0))
+    trainer.rollback()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.state().items())
+
+
+def test_a_trainer_that_leaves_frees_its_memory(tmp_path: Path) -> None:
+    before = torch.cuda.memory_allocated()
+    trainer = make_trainer(save_tiny_model(tmp_path, hidden_size=512), "cuda")
+    trainer.step(random_batch(0))
+    assert torch.cuda.memory_allocated() > before + 2**20
+    trainer.leave()
+    assert torch.cuda.memory_allocated() < before + 2**20
