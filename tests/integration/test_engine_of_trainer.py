@@ -9,8 +9,14 @@ import pytest
 from trainer_samples import FAMILIES, random_batch, save_tiny_model
 
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
+from rlserve.engine.models.factory import FAMILIES as ENGINE_FAMILIES
+from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig, create_trainer
-from rlserve.weights.fingerprint import fingerprint
+from rlserve.trainers.ppo.models import SUPPORTED_ARCHITECTURES
+
+
+def test_the_trainer_trains_what_the_engine_runs() -> None:
+    assert set(SUPPORTED_ARCHITECTURES) == set(ENGINE_FAMILIES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -74,6 +74,14 @@ def test_alone_equals_together_with_sharing_chunks_and_preemption(
     _assert_equal(found, _each_alone(alone, requests))
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_cache_of_int8_is_deterministic_too(backend: str, folder: Path) -> None:
+    common: dict[str, Any] = {"attention_backend": backend, "deterministic": True, "kv_cache_dtype": "int8"}
+    requests = _requests(10)
+    found = run(make_engine(folder, num_blocks=42, max_num_batched_tokens=37, **common), requests)
+    _assert_equal(found, _each_alone(make_engine(folder, enable_prefix_caching=False, **common), requests))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), "qwen3", **LARGE)
