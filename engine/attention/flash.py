@@ -5,9 +5,10 @@ Rotation and storing are ours; the cache has the layout that flash-attn reads. L
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import torch
-from flash_attn import flash_attn_varlen_func, flash_attn_with_kvcache
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
@@ -44,6 +45,7 @@ class FlashAttention(DevicePagedAttention):
                 f"attention_backend=flash takes heads of up to {MAX_HEAD_DIM}, the model has {spec.head_dim}: "
                 "use attention_backend=triton"
             )
+        self._flash_attn = import_module("flash_attn")
         super().__init__(spec, rotation_P2F, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
 
     def num_words(self, num_sequences: int, table_width: int) -> int:
@@ -75,7 +77,7 @@ class FlashAttention(DevicePagedAttention):
             "softcap": spec.attention_softcap,
         }
         if num_single:
-            attended_S1ND = flash_attn_with_kvcache(
+            attended_S1ND = self._flash_attn.flash_attn_with_kvcache(
                 query_TND[:num_single].unsqueeze(1),
                 keys,
                 values,
@@ -85,7 +87,7 @@ class FlashAttention(DevicePagedAttention):
             )
             out_TND[:num_single] = attended_S1ND.squeeze(1)
         if self._longest_chunk:
-            out_TND[num_single:] = flash_attn_varlen_func(
+            out_TND[num_single:] = self._flash_attn.flash_attn_varlen_func(
                 query_TND[num_single:],
                 keys,
                 values,

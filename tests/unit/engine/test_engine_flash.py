@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from types import ModuleType
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from triton_device import DEVICE
 
 from rlserve.engine.attention.base import AttentionBackend
+from rlserve.engine.attention.flash import FlashAttention
 from rlserve.engine.attention.torch_paged import TorchPagedAttention
 from rlserve.engine.backend import resolve_backend
 from rlserve.engine.models.rope import rotation_table
@@ -82,10 +82,7 @@ def flash_class(monkeypatch: pytest.MonkeyPatch) -> type[AttentionBackend]:
     module.flash_attn_with_kvcache = flash_attn_with_kvcache  # type: ignore[attr-defined]
     module.flash_attn_varlen_func = flash_attn_varlen_func  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "flash_attn", module)
-    monkeypatch.delitem(sys.modules, "rlserve.engine.attention.flash", raising=False)
-    found: type[AttentionBackend] = importlib.import_module("rlserve.engine.attention.flash").FlashAttention
-    monkeypatch.delitem(sys.modules, "rlserve.engine.attention.flash")
-    return found
+    return FlashAttention
 
 
 @pytest.mark.parametrize(
