@@ -1,6 +1,7 @@
-"""Anything in any order: requests are added, aborted and resumed, weights swapped, the engine paused, with a
-cache so small that samples are preempted all the time. No block, token or request may be lost, and no version
-be wrong. What one version of the weights made alone must be what an engine with nothing else to do makes."""
+"""Anything in any order: requests are added, aborted and resumed, weights swapped in all ways, the engine paused in
+all modes and put to sleep, with a cache so small that samples are preempted all the time. No block, token or request
+may be lost, and no version be wrong. What one version of the weights made alone must be what an engine with nothing
+else to do makes."""
 
 from __future__ import annotations
 
@@ -8,7 +9,9 @@ import tempfile
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 from hypothesis import HealthCheck, settings
@@ -16,8 +19,18 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rlserve.engine import Engine, FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.engine.engine import PauseMode
+from rlserve.engine.weights.fingerprint import fingerprint
+from rlserve.errors import WeightsRefusedError
 
 NUM_BLOCKS = 14
+EXTRAS: list[dict[str, Any]] = [
+    {},
+    {"frequency_penalty": 1.0, "repetition_penalty": 1.3, "num_top_log_probs": 2},
+    {"min_p": 0.1, "bad_token_ids": tuple(range(0, VOCAB_SIZE, 3)), "kept_support": True},
+    {"prompt_log_probs": 1},
+]
+"""What a request may ask for beside the usual."""
 NUM_SEEDS = 3
 """Version v has the weights of seed v % NUM_SEEDS."""
 
@@ -56,7 +69,9 @@ class EngineMachine(RuleBasedStateMachine):
         self.live: dict[str, Request] = {}
         self.added_at: dict[str, int] = {}
         self.partial: list[tuple[Request, int]] = []
-        self.paused = False
+        self.paused: PauseMode | None = None
+        self.arriving: list[dict[str, torch.Tensor]] | None = None
+        """Buckets of the next version that were not sent yet, while it is arriving."""
 
     @rule(
         length=st.integers(1, 24),
@@ -65,14 +80,26 @@ class EngineMachine(RuleBasedStateMachine):
         temperature=st.sampled_from([0.0, 0.7, 1.0]),
         common=st.booleans(),
         priority=st.integers(-1, 1),
+        extras=st.sampled_from(EXTRAS),
     )
-    def add(self, length: int, n: int, max_tokens: int, temperature: float, common: bool, priority: int) -> None:
+    def add(
+        self,
+        length: int,
+        n: int,
+        max_tokens: int,
+        temperature: float,
+        common: bool,
+        priority: int,
+        extras: dict[str, Any],
+    ) -> None:
         name = str(self.num_requests)
         self.num_requests += 1
         first = 0 if common else self.num_requests
         prompt = [(first + 7 * position) % VOCAB_SIZE for position in range(length)]
         request = replace(
-            make_request(name, prompt, n=n, max_tokens=max_tokens, temperature=temperature, seed=self.num_requests),
+            make_request(
+                name, prompt, n=n, max_tokens=max_tokens, temperature=temperature, seed=self.num_requests, **extras
+            ),
             priority=priority,
         )
         self._start(request, self.engine.weight_version)
@@ -88,30 +115,78 @@ class EngineMachine(RuleBasedStateMachine):
     def abort(self, data: st.DataObject) -> None:
         name = data.draw(st.sampled_from(sorted(self.live)))
         (output,) = self.engine.abort([name])
-        request = self.live.pop(name)
-        self._check(request, output, self.added_at[name])
-        self.partial.append((replace(request, resumed=output.samples), self.added_at[name]))
+        self._take_partial(output)
 
     @rule(num_steps=st.integers(1, 12))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
             outputs = self.engine.step()
-            assert not (self.paused and outputs)
+            assert not (self.paused in ("keep", "abort") and outputs)
             for output in outputs:
                 self._take(output)
 
+    @precondition(lambda self: self.arriving is None)
     @rule(by=st.integers(1, 2))
     def swap_weights(self, by: int) -> None:
         version = self.engine.weight_version + by
         self.engine.load_weights(version, _weights(version))
 
-    @rule()
-    def pause_or_resume(self) -> None:
-        self.paused = not self.paused
-        if self.paused:
-            self.engine.pause()
+    @precondition(lambda self: self.arriving is None)
+    @rule(by=st.integers(1, 2), is_damaged=st.booleans())
+    def change_elements(self, by: int, is_damaged: bool) -> None:
+        base = self.engine.weight_version
+        target = _weights(base + by)
+        changes = {name: (torch.arange(tensor.numel()), tensor.flatten()) for name, tensor in target.items()}
+        if is_damaged:
+            with pytest.raises(WeightsRefusedError):
+                self.engine.apply_weight_delta(base + by, base, changes, fingerprint(target.items()) ^ 1)
         else:
-            self.engine.resume()
+            self.engine.apply_weight_delta(base + by, base, changes, fingerprint(target.items()))
+
+    @precondition(lambda self: self.arriving is None)
+    @rule()
+    def begin_update(self) -> None:
+        self.engine.begin_weight_update(self.engine.weight_version + 1)
+        tensors = list(_weights(self.engine.weight_version + 1).items())
+        self.arriving = [dict(tensors[:5]), dict(tensors[5:])]
+
+    @precondition(lambda self: self.arriving is not None)
+    @rule(is_abandoned=st.booleans())
+    def go_on_with_update(self, is_abandoned: bool) -> None:
+        assert self.arriving is not None
+        if is_abandoned:
+            self.engine.abandon_weight_update()
+            self.arriving = None
+        elif self.arriving:
+            self.engine.update_weights(self.arriving.pop())
+        else:
+            version = self.engine.weight_version + 1
+            self.engine.finish_weight_update(fingerprint(_weights(version).items()))
+            self.arriving = None
+
+    @rule(mode=st.sampled_from(["keep", "abort", "wait"]))
+    def pause(self, mode: PauseMode) -> None:
+        self.paused = mode
+        outputs = self.engine.pause(mode)
+        assert len(outputs) == (len(self.live) if mode == "abort" else 0)
+        for output in outputs:
+            self._take_partial(output)
+
+    @rule()
+    def resume(self) -> None:
+        self.paused = None
+        self.engine.resume()
+
+    @precondition(lambda self: not self.live and self.arriving is None)
+    @rule(weights=st.booleans(), kv_cache=st.booleans())
+    def sleep_and_wake(self, weights: bool, kv_cache: bool) -> None:
+        if not weights and not kv_cache:
+            return
+        version = self.engine.weight_version
+        self.engine.release_memory(weights=weights, kv_cache=kv_cache)
+        self.engine.restore_memory()
+        if weights:
+            self.engine.load_weights(version, _weights(version))
 
     @invariant()
     def books_are_right(self) -> None:
@@ -120,6 +195,9 @@ class EngineMachine(RuleBasedStateMachine):
         assert self.engine.has_work == bool(self.live)
         assert 0 <= stats.num_used_blocks <= NUM_BLOCKS
         assert bool(self.live) or stats.num_used_blocks == 0
+        if self.engine.is_drained:
+            assert self.paused is not None
+            assert stats.num_running == stats.num_used_blocks == 0
 
     def teardown(self) -> None:
         self.engine.resume()
@@ -135,10 +213,23 @@ class EngineMachine(RuleBasedStateMachine):
         self.added_at[request.id] = added_at
         self.engine.add(request)
 
+    def _take_partial(self, output: RequestOutput) -> None:
+        request = self.live.pop(output.request_id)
+        self._check(request, output, self.added_at[request.id])
+        self.partial.append((replace(request, resumed=output.samples), self.added_at[request.id]))
+
     def _take(self, output: RequestOutput) -> None:
         request = self.live.pop(output.request_id)
         assert output.finished
+        num_scored = len(request.prompt_token_ids) if request.sampling.prompt_log_probs is not None else 0
+        assert len(output.prompt_log_probs) == num_scored or not self._was_computed(request)
         self._check(request, output, self.added_at[request.id])
+
+    @staticmethod
+    def _was_computed(request: Request) -> bool:
+        """Whether something was left to do when the request came."""
+        complete = [sample for sample in request.resumed if sample.finish_reason is FinishReason.LENGTH]
+        return len(complete) < request.sampling.n
 
     def _check(self, request: Request, output: RequestOutput, added_at: int) -> None:
         assert output.error is None
@@ -157,6 +248,8 @@ class EngineMachine(RuleBasedStateMachine):
         num_tokens = len(sample.token_ids)
         assert len(sample.log_probs) == len(sample.behaviour_log_probs) == len(sample.weight_versions) == num_tokens
         assert num_tokens <= request.sampling.max_tokens
+        assert len(sample.top_log_probs) == (num_tokens if request.sampling.num_top_log_probs else 0)
+        assert len(sample.kept_support) == (num_tokens if request.sampling.kept_support else 0)
         assert (sample.finish_reason is FinishReason.LENGTH) == (num_tokens == request.sampling.max_tokens)
         versions = list(sample.weight_versions)
         assert versions == sorted(versions)
@@ -173,5 +266,5 @@ class EngineMachine(RuleBasedStateMachine):
 
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
