@@ -78,7 +78,11 @@ def test_every_family_gives_the_tokens_of_the_cpu(family: str, tmp_path: Path) -
         )
 
 
-@pytest.mark.parametrize("sampling", [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "sampling",
+    [{}, {"temperature": 0.6}, {"top_k": 5}, {"top_p": 0.8}, {"min_p": 0.1}, {"repetition_penalty": 1.3}],
+    ids=str,
+)
 def test_graphs_change_no_draw(sampling: dict[str, Any], tmp_path: Path) -> None:
     folder = save_tiny_model(tmp_path)
     eager, graphs = (make_engine(folder, cuda_graphs=cuda_graphs) for cuda_graphs in (False, True))

@@ -104,8 +104,9 @@ def save_model(folder: Path, family: str = "qwen3", seed: int = 0, **changes: An
 
 
 def make_engine(folder: Path, *, load_weights: bool = True, **changes: Any) -> Engine:
-    """An engine in float32 with few small blocks."""
+    """An engine on the CPU, in float32, with few small blocks."""
     settings: dict[str, Any] = {
+        "device": "cpu",
         "dtype": "float32",
         "block_size": 4,
         "num_blocks": 96,
