@@ -51,7 +51,8 @@ def resolve_backend(requested: Literal["auto"] | Backend, device: torch.device) 
 def _problem(backend: Backend, device: torch.device) -> str | None:
     """Why a backend cannot be had, and what to do about it; None if it can."""
     if backend not in BACKENDS[device.type] and not (backend == "triton" and interprets_triton()):
-        return f"does not run on a {device.type} device: use {' or '.join(BACKENDS[device.type])}"
+        fast = " or ".join(name for name in BACKENDS[device.type] if name != "torch")
+        return f"does not run on a {device.type} device: set another device, use {fast}"
     if backend in ("triton", "flash") and find_spec("triton") is None:
         return "needs Triton: pip install 'rlserve[gpu]'"
     if backend == "flash" and find_spec("flash_attn") is None:

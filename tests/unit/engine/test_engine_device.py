@@ -41,7 +41,10 @@ def test_backends_by_device(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     assert backend.resolve_backend("auto", CUDA) == "triton"
     assert backend.resolve_backend("flash", CUDA) == "flash"
     assert backend.resolve_backend("torch", CUDA) == "torch"
-    with pytest.raises(UserError, match="attention_backend=triton does not run on a cpu device: use cpu or torch"):
+    with pytest.raises(
+        UserError,
+        match="triton does not run on a cpu device: set another device, use cpu, or use attention_backend=torch",
+    ):
         backend.resolve_backend("triton", CPU)
     with pytest.raises(UserError, match="attention_backend=cpu does not run on a cuda device"):
         backend.resolve_backend("cpu", CUDA)
