@@ -22,12 +22,12 @@ from pathlib import Path
 from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
+from rlserve.config.split import slot_view
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
 from rlserve.controller.controller import Controller
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation import prepare
-from rlserve.controller.reallocation import slot_view
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
@@ -118,7 +118,7 @@ def _run(
     launcher = create_launcher(config.launch)
     try:
         slots = expand(launcher.connect(config.pool))
-        roles = initial_split([slot_view(slot, None, True) for slot in slots], config.pool.num_initial_rollout)
+        roles = initial_split([slot_view(slot) for slot in slots], config.pool.num_initial_rollout)
         setup = RunSetup(
             config=config,
             preparation=preparation,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
 from rlserve.manager.base import Role, SlotFigures, SlotView
-from rlserve.manager.config import ManagerConfig
+from rlserve.manager.bounds import rollout_bounds
 from rlserve.manager.split import initial_split
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.slots import Slot, expand, slot_groups
@@ -41,16 +40,6 @@ def find_groups(config: RunConfig, discovered: Mapping[str, int]) -> tuple[SlotG
     return None if config.pool.slots == "auto" else config.pool.slots
 
 
-def rollout_bounds(manager: ManagerConfig, num_slots: int) -> tuple[int, int]:
-    """Fewest and most rollout slots; one trainer always stays. The first may exceed the second: no split is legal."""
-    if manager.policy == "static":
-        return 1, num_slots - 1
-    tolerance = 1e-9  # 0.29 * 100 is a little less than 29
-    fewest = max(1, math.ceil(manager.min_rollout_share * num_slots - tolerance))
-    most = min(num_slots - 1, math.floor(manager.max_rollout_share * num_slots + tolerance))
-    return fewest, most
-
-
 def split_groups(groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int | None) -> tuple[GroupSplit, ...]:
     """How each group starts.
 
@@ -58,7 +47,7 @@ def split_groups(groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int |
         PoolError: no such split.
     """
     slots = expand(groups)
-    roles = initial_split([_view(slot) for slot in slots], num_initial_rollout)
+    roles = initial_split([slot_view(slot) for slot in slots], num_initial_rollout)
     ends = [sum(group.count for group in groups[: index + 1]) for index in range(len(groups))]
     return tuple(
         GroupSplit(
@@ -95,6 +84,14 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     return "\n".join([*table, rollout, in_flight, ""])
 
 
-def _view(slot: Slot) -> SlotView:
+def slot_view(slot: Slot, *, role: Role | None = None, alive: bool = True) -> SlotView:
+    """A slot of the pool as policies see it."""
     figures = SlotFigures(memory_bandwidth_gb_s=slot.type.memory_bandwidth_gb_s, flops_tflops=slot.type.flops_tflops)
-    return SlotView(id=slot.id, type=slot.type.name, figures=figures, prefer=Role(slot.prefer) if slot.prefer else None)
+    return SlotView(
+        id=slot.id,
+        type=slot.type.name,
+        figures=figures,
+        prefer=None if slot.prefer is None else Role(slot.prefer),
+        role=role,
+        alive=alive,
+    )

@@ -134,6 +134,10 @@ class Controller:
     # -- building and starting -------------------------------------------------------------------------------
 
     def _build(self, spawn: Spawn) -> None:
+        self._build_rollout_side(spawn)
+        self._build_training_side(spawn)
+
+    def _build_rollout_side(self, spawn: Spawn) -> None:
         config, setup = self._config, self._setup
         self.rollouts = RolloutLoop(
             source=setup.preparation.source,
@@ -164,6 +168,17 @@ class Controller:
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.ROLLOUT, error),
             spawn=spawn,
         )
+        self.evaluation = Evaluation(
+            config.evaluation,
+            setup.preparation.held_out,
+            replicas=self.replicas,
+            scorer=self.scorer,
+            decode=setup.preparation.decode,
+            sampling=replace(self._sampling, n=1),
+        )
+
+    def _build_training_side(self, spawn: Spawn) -> None:
+        config, setup = self._config, self._setup
         self.training = TrainingLoop(
             num_steps=config.num_steps,
             trainers=self.trainers,
@@ -204,14 +219,6 @@ class Controller:
             replicas=self.replicas,
             reallocation=self.reallocation,
             stopping=lambda: self.stopped_early,
-        )
-        self.evaluation = Evaluation(
-            config.evaluation,
-            setup.preparation.held_out,
-            replicas=self.replicas,
-            scorer=self.scorer,
-            decode=setup.preparation.decode,
-            sampling=replace(self._sampling, n=1),
         )
 
     async def _unless_stopped(self, start: asyncio.Task[None]) -> bool:

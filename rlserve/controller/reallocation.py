@@ -22,12 +22,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from rlserve.config.split import slot_view
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError
-from rlserve.manager.base import Observation, Plan, Policy, Role, SlotFigures, SlotView
+from rlserve.manager.base import Observation, Plan, Policy, Role
 from rlserve.manager.slots import SlotState, SlotTable
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
@@ -110,7 +111,11 @@ class Reallocation:
             num_in_flight=num_in_flight,
             trainer_waiting=self._trainer_waiting(),
             slots=tuple(
-                slot_view(slot, roles.get(self.table.state(slot.id)), self.table.state(slot.id) is not SlotState.DEAD)
+                slot_view(
+                    slot,
+                    role=roles.get(self.table.state(slot.id)),
+                    alive=self.table.state(slot.id) is not SlotState.DEAD,
+                )
                 for slot in self._slots.values()
             ),
             legal_trainer_sizes=tuple(range(1, len(self._slots))),
@@ -260,15 +265,3 @@ class Reallocation:
                 numbers=plan.numbers,
             )
         )
-
-
-def slot_view(slot: Slot, role: Role | None, alive: bool) -> SlotView:
-    """A slot as policies see it."""
-    return SlotView(
-        id=slot.id,
-        type=slot.type.name,
-        figures=SlotFigures(memory_bandwidth_gb_s=slot.type.memory_bandwidth_gb_s, flops_tflops=slot.type.flops_tflops),
-        prefer=None if slot.prefer is None else Role(slot.prefer),
-        role=role,
-        alive=alive,
-    )

@@ -9,11 +9,11 @@ cost more than they bring. Training always keeps at least one slot, and a number
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlserve.manager.base import Move, Observation, Plan, Policy, Role, SlotView
+from rlserve.manager.bounds import rollout_bounds
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.ordering import order_for_rollout, order_for_training
 
@@ -58,11 +58,12 @@ class QueueThresholdPolicy(Policy[None]):
 
     def _pool(self, observation: Observation) -> _Pool:
         living = [slot for slot in observation.slots if slot.alive]
+        fewest, most = rollout_bounds(self._config, len(living))
         return _Pool(
             train=tuple(slot for slot in living if slot.role is Role.TRAIN),
             rollout=tuple(slot for slot in living if slot.role is Role.ROLLOUT),
-            max_rollout=_floor(self._config.max_rollout_share * len(living)),
-            min_rollout=max(1, _ceil(self._config.min_rollout_share * len(living))),
+            max_rollout=most,
+            min_rollout=fewest,
         )
 
     def _obstacle(self, observation: Observation) -> str | None:
@@ -109,13 +110,3 @@ class QueueThresholdPolicy(Policy[None]):
         if observation.queue_length is not None:
             numbers["queue_length"] = observation.queue_length
         return numbers
-
-
-def _floor(value: float) -> int:
-    """The floor of a product like 0.7 * 10, which may come out as 6.999…"""
-    return math.floor(value + 1e-9)
-
-
-def _ceil(value: float) -> int:
-    """The ceiling of a product like 0.1 * 30, which may come out as 3.0000…4."""
-    return math.ceil(value - 1e-9)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-from runs import Run, Workplace
+from runs import Run, Workplace, merged
 
 pytestmark = pytest.mark.slow
 
@@ -85,19 +85,21 @@ def test_moves_in_both_directions(workplace: Workplace) -> None:
 
 @pytest.mark.parametrize("direction", ["to_rollout", "to_train"])
 def test_killed_in_mid_move(workplace: Workplace, direction: str) -> None:
-    """The slot on the way dies as soon as it is seen to move: it gets a new worker, and the run goes on."""
-    run = workplace.start("killed", ELASTIC)
-
-    def moving() -> list[str]:
-        settled = any(owner == "rollout" for owner in run.owners().values())
-        return [slot_id for slot_id, owner in run.owners().items() if owner == "moving" and settled]
-
-    run.wait_until(lambda: bool(run.lines("decisions.jsonl")), "the first decision")
+    """The slot on the way dies: it gets a new worker, and the run goes on. Its process is stopped before the move, so
+    that the move cannot be over before it is seen."""
+    mover = "cpu-a/0"
+    workplace.hold()  # the held-out score waits for its rewards, so nothing is decided yet
+    run = workplace.start("killed", merged(ELASTIC, {"manager": {"cooldown_s": 2.0}}))
+    run.wait_until(lambda: sorted(run.owners().values()) == ["rollout", "train", "train"], "all slots at their work")
     if direction == "to_train":
-        run.wait_until(lambda: bool(moves_done(run, "rollout")), "a move to rollout")
+        workplace.release()
+        run.wait_until(lambda: moves_done(run, "rollout") == [mover], "a move to rollout")
         workplace.hold()
-    run.wait_until(lambda: bool(moving()), "a slot on the way")
-    os.kill(run.worker(moving()[0]), signal.SIGKILL)
+    os.kill(run.worker(mover), signal.SIGSTOP)
+    if direction == "to_rollout":
+        workplace.release()
+    run.wait_until(lambda: run.owners()[mover] == "moving", "the slot on its way")
+    os.kill(run.worker(mover), signal.SIGKILL)
     run.wait_until(lambda: bool(run.events("failure")), "the loss")
     if direction == "to_train":
         workplace.release()

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from rlserve.config.build import build
 from rlserve.config.checks import check_parts
 from rlserve.config.references import check_references
-from rlserve.config.split import render_split, rollout_bounds
+from rlserve.config.split import render_split
 from rlserve.config.tree import RunConfig
 from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.bounds import rollout_bounds
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.queue_threshold import QueueThresholdPolicy
 
