@@ -79,11 +79,11 @@ class QueueThresholdPolicy(Policy[None]):
         return None
 
     def _grow_rollout(self, pool: _Pool, legal_trainer_sizes: tuple[int, ...]) -> tuple[tuple[Move, ...], str]:
-        if len(pool.rollout) >= pool.max_rollout:
-            return (), f"rollout has its largest share, {pool.max_rollout} slots"
         num_train = len(pool.train) - 1
         if num_train < 1:
             return (), "training keeps its last slot"
+        if len(pool.rollout) >= pool.max_rollout:
+            return (), f"rollout has its largest share, {pool.max_rollout} slots"
         if num_train not in legal_trainer_sizes:
             return (), f"the trainer cannot run on {num_train} slots"
         slot = order_for_rollout(pool.train)[0]
