@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 WORKER = Path(__file__).with_name("engine_worker.py")
 ANSWER_DEADLINE_S = 3600.0
+CLOCK_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+"""The system counts processor time in these: a run shorter than one counts as none."""
 _ERROR_LINES = 20
 """Lines of a dead worker's stderr that are shown."""
 
@@ -60,7 +62,7 @@ class Measurement:
     @property
     def tokens_per_cpu_s(self) -> float:
         """Useful output tokens per second of processor time."""
-        return self.num_output_tokens / self.cpu_s
+        return self.num_output_tokens / max(self.cpu_s, CLOCK_TICK_S)
 
 
 @dataclass(kw_only=True)

@@ -35,7 +35,9 @@ _FAMILIES: dict[str, tuple[type[PretrainedConfig], dict[str, Any]]] = {
 FAMILIES = tuple(_FAMILIES)
 
 
-def save_tiny_model(folder: Path, family: str = "qwen3", *, tied: bool = True, hidden_size: int = 32) -> str:
+def save_tiny_model(
+    folder: Path, family: str = "qwen3", *, tied: bool = True, hidden_size: int = 32, initializer_range: float = 0.2
+) -> str:
     """Write a random model of some 20,000 parameters; returns its path."""
     config_class, own = _FAMILIES[family]
     config = config_class(
@@ -48,7 +50,7 @@ def save_tiny_model(folder: Path, family: str = "qwen3", *, tied: bool = True, h
         head_dim=hidden_size // 4,
         max_position_embeddings=128,
         tie_word_embeddings=tied,
-        initializer_range=0.2,
+        initializer_range=initializer_range,
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
