@@ -35,7 +35,6 @@ class Preparation:
     """Everything that the controller needs besides the configuration."""
 
     model_path: str
-    tokenizer_path: str
     tokenizer: PreTrainedTokenizerBase
     source: PromptSource
     held_out: tuple[PromptGroup, ...]
@@ -66,14 +65,12 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
         train, held_out = resolve_data(data.path)
         data = replace(data, path=str(train), held_out_path=str(held_out))
     on_status("loading prompts")
-    tokenizer_path = config.model.tokenizer_path or model_path
-    tokenizer = load_tokenizer(tokenizer_path)
+    tokenizer = load_tokenizer(config.model.tokenizer_path or model_path)
     source, held_out_groups = load_prompts(
         data, tokenizer, seed=config.seed, max_prompt_tokens=_max_prompt_tokens(config, model_path)
     )
     return Preparation(
         model_path=model_path,
-        tokenizer_path=tokenizer_path,
         tokenizer=tokenizer,
         source=source,
         held_out=held_out_groups[: config.data.num_held_out],

@@ -42,7 +42,6 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         device=slot.type.device,
         num_threads=slot.num_threads,
         model_path=setup.preparation.model_path,
-        tokenizer_path=setup.preparation.tokenizer_path,
         seed=config.seed,
         temperature=config.rollout.temperature,
         engine=config.rollout.engine,

@@ -19,7 +19,6 @@ class WorkerSpec:
     device: Literal["cpu", "cuda"]
     num_threads: int
     model_path: str
-    tokenizer_path: str
     seed: int
     temperature: float
     """That the samples are drawn at; the trainer trains the policy at this temperature."""
