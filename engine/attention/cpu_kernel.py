@@ -1,6 +1,7 @@
 """Paged attention as one compiled call per layer: it reads the pages where they are and gathers nothing.
 
-Legend as in ``base.py``; W and E are block_size and D, rounded up to the 16 lanes of a vector.
+Legend as in ``base.py``; W and E are block_size and D rounded up to the 16 lanes of a vector; U is how many numbers a
+product takes at once, 2 of bfloat16 and else 1.
 """
 
 from __future__ import annotations
@@ -16,25 +17,29 @@ from rlserve.engine.models.rope import local_rotation_table
 from rlserve.engine.native.library import load_library
 
 _LANES = 16
-_TILE_ROWS = 16
-"""Query rows that read the cache together."""
+_UNITS = {torch.bfloat16: 2}
 
 
 class StepArguments(ctypes.Structure):
-    """What all layers of a kind share in one step. Mirrored by ``Step`` in ``paged_attention.cpp``."""
+    """What all layers of a kind share in one step. Mirrored by ``Step`` in ``attention.h``."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("num_tokens", "num_sequences", "num_heads", "num_kv_heads")),
-        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "num_threads")),
-        *((name, ctypes.c_int32) for name in ("window", "tile_rows")),
+        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "window")),
         *((name, ctypes.c_float) for name in ("eps", "scale", "softcap", "norm_offset")),
         *((name, ctypes.c_void_p) for name in ("positions", "cache_slots", "query_starts", "table_rows")),
         *((name, ctypes.c_void_p) for name in ("block_tables", "rotation")),
     )
 
 
+class LayerCache(ctypes.Structure):
+    """Where the cache of one layer is. Mirrored by ``LayerCache`` in ``attention.h``."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("keys", "values", "scales"))
+
+
 class CpuKernelAttention(AttentionBackend):
-    """Cache of one layer: keys [blocks, K, D, W] and values [blocks, K, block_size, E]."""
+    """Cache of one layer: keys [blocks, K, D / U, W, U] and values [blocks, K, block_size / U, E, U]."""
 
     _function = "attend"
 
@@ -48,27 +53,27 @@ class CpuKernelAttention(AttentionBackend):
             load_library(), f"{self._function}_{'float32' if dtype is torch.float32 else 'bfloat16'}"
         )
         self._caches = [self._new_cache(spec, num_blocks, block_size, dtype) for _ in range(spec.num_layers)]
+        self._layer_caches = [LayerCache() for _ in self._caches]
+        self._note_memory()
         windows = [spec.window(layer) for layer in range(spec.num_layers)]
         self._arguments = {window: self._fixed_arguments(spec, block_size, window) for window in set(windows)}
-        self._pointer_of_layer = [ctypes.addressof(self._arguments[window]) for window in windows]
+        self._steps = [ctypes.addressof(self._arguments[window]) for window in windows]
         self._layout: StepLayout | None = None
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-        keys, values = spec.head_dim * _round_up(block_size), block_size * _round_up(spec.head_dim)
+        keys = spec.head_dim * _round_up(block_size)
+        values = _round_up(block_size, _UNITS.get(dtype, 1)) * _round_up(spec.head_dim)
         return spec.num_layers * spec.num_kv_heads * (keys + values) * dtype.itemsize
 
     def separate_tokens(self) -> None:
-        # The order in which a row is summed up depends on how many rows its tile has.
-        for arguments in self._arguments.values():
-            arguments.tile_rows = 1
+        """Nothing to do: the kernel sums up each row in an order that does not depend on its tile."""
 
     def begin_step(self, layout: StepLayout) -> None:
         self._layout = layout  # keeps the arrays alive that the arguments point to
         for arguments in self._arguments.values():
             arguments.num_tokens, arguments.num_sequences = layout.num_tokens, layout.num_sequences
             arguments.table_width = layout.block_tables.shape[1]
-            arguments.num_threads = torch.get_num_threads()
             arguments.positions = layout.positions.ctypes.data
             arguments.cache_slots = layout.cache_slots.ctypes.data
             arguments.query_starts = layout.query_starts.ctypes.data
@@ -83,17 +88,19 @@ class CpuKernelAttention(AttentionBackend):
         key_norm_D: torch.Tensor | None,
         out_TX: torch.Tensor,
     ) -> None:
-        keys, values, scales = self._caches[layer]
         self._attend(
-            self._pointer_of_layer[layer],
+            self._steps[layer],
             qkv_TX.data_ptr(),
             None if query_norm_D is None else query_norm_D.data_ptr(),
             None if key_norm_D is None else key_norm_D.data_ptr(),
-            keys.data_ptr(),
-            values.data_ptr(),
-            None if scales is None else scales.data_ptr(),
+            ctypes.addressof(self._layer_caches[layer]),
             out_TX.data_ptr(),
+            torch.get_num_threads(),
         )
+
+    def pointers(self, layer: int) -> tuple[int, int]:
+        """Where the step's arguments and the cache of a layer are described: the same places for ever."""
+        return self._steps[layer], ctypes.addressof(self._layer_caches[layer])
 
     def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
         for cache in self._tensors():
@@ -106,14 +113,21 @@ class CpuKernelAttention(AttentionBackend):
     def restore(self) -> None:
         for cache in self._tensors():
             cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+        self._note_memory()
 
     def _new_cache(
         self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Keys, values and scales of one layer."""
-        lanes, components = _round_up(block_size), _round_up(spec.head_dim)
-        keys = torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim, lanes, dtype=dtype)
-        return keys, torch.empty(num_blocks, spec.num_kv_heads, block_size, components, dtype=dtype), None
+        num_values = _round_up(block_size, _UNITS.get(dtype, 1))
+        keys = torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim * _round_up(block_size), dtype=dtype)
+        values = torch.empty(num_blocks, spec.num_kv_heads, num_values * _round_up(spec.head_dim), dtype=dtype)
+        return keys, values, None
+
+    def _note_memory(self) -> None:
+        for place, (keys, values, scales) in zip(self._layer_caches, self._caches, strict=True):
+            place.keys, place.values = keys.data_ptr(), values.data_ptr()
+            place.scales = None if scales is None else scales.data_ptr()
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         return (tensor for cache in self._caches for tensor in cache if tensor is not None)
@@ -126,7 +140,6 @@ class CpuKernelAttention(AttentionBackend):
             head_dim=spec.head_dim,
             block_size=block_size,
             window=window,
-            tile_rows=_TILE_ROWS,
             eps=spec.rms_norm_eps,
             scale=spec.score_scale,
             softcap=spec.attention_softcap,
@@ -157,5 +170,5 @@ class Int8CpuKernelAttention(CpuKernelAttention):
         return keys, values, torch.empty(num_blocks, spec.num_kv_heads, 2, _round_up(block_size))
 
 
-def _round_up(count: int) -> int:
-    return -(-count // _LANES) * _LANES
+def _round_up(count: int, multiple: int = _LANES) -> int:
+    return -(-count // multiple) * multiple

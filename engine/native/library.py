@@ -21,11 +21,14 @@ import torch
 logger = logging.getLogger(__name__)
 
 _SOURCE_FOLDER = Path(__file__).parent
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-Wno-psabi")
+_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-Wno-psabi")
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
-    "attend": (_POINTER,) * 8,
-    "attend_int8": (_POINTER,) * 8,
+    "run_program": (_POINTER,),
+    "pack": (_POINTER, _POINTER, _INT, _INT, _INT),
+    "multiply": (*(_POINTER,) * 4, *(_INT,) * 4),
+    "attend": (*(_POINTER,) * 6, _INT),
+    "attend_int8": (*(_POINTER,) * 6, _INT),
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
@@ -39,7 +42,7 @@ class NativeBuildError(Exception):
 
 @cache
 def load_library() -> ctypes.CDLL:
-    """The compiled kernels; each function exists as ``NAME_float32`` and ``NAME_bfloat16``.
+    """The compiled kernels; each function of ``_SIGNATURES`` exists as ``NAME_float32`` and ``NAME_bfloat16``.
 
     Raises:
         NativeBuildError: no compiler, it failed, or the cache folder cannot be written.
@@ -49,6 +52,7 @@ def load_library() -> ctypes.CDLL:
         for dtype in ("float32", "bfloat16"):
             function = getattr(library, f"{name}_{dtype}")
             function.argtypes, function.restype = types, None
+    library.cap_float32.argtypes, library.cap_float32.restype = (_POINTER, _INT, _INT, _FLOAT, _INT), None
     return library
 
 

@@ -4,6 +4,10 @@
 #include <cstdint>
 #include <cstring>
 
+#ifdef __AVX512BF16__
+#include <immintrin.h>
+#endif
+
 namespace rlserve {
 
 constexpr int LANES = 16;
@@ -45,10 +49,15 @@ inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof ve
 
 // Rounds to nearest, ties to even.
 inline void store(bfloat16* to, Vector vector) {
+#ifdef __AVX512BF16__
+    const __m256bh half = _mm512_cvtneps_pbh((__m512)vector);
+    std::memcpy(to, &half, sizeof half);
+#else
     BitVector bits = (BitVector)vector;
     bits += 0x7fff + ((bits >> 16) & 1);
     HalfVector half = __builtin_convertvector(bits >> 16, HalfVector);
     std::memcpy(to, &half, sizeof half);
+#endif
 }
 
 inline float to_float(float value) { return value; }
@@ -122,5 +131,52 @@ inline Vector exponential(Vector x) {
 
 // Within 2e-7, absolute; NaN stays NaN.
 inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
+
+// What products are made of. Along the dimension that is summed over, memory holds UNIT neighbours side by side, so
+// that one instruction multiplies and adds all of them: two of bfloat16 where the processor can, and the same layout
+// elsewhere. A sum always runs in order of that dimension, so it does not depend on how much is computed with it.
+template <typename Stored>
+struct Products {  // float, and int8 that is multiplied by float
+    static constexpr int UNIT = 1;
+    typedef float Factor;  // what the other side holds
+    typedef Vector Units;
+    typedef float Scalar;
+
+    static Units units(const Stored* from) { return load(from); }
+    static Scalar scalar(const Factor* from) { return *from; }
+    static Vector multiply_add(Vector sum, Units units, Scalar scalar) { return sum + units * scalar; }
+};
+
+template <>
+struct Products<bfloat16> {
+    static constexpr int UNIT = 2;
+    typedef bfloat16 Factor;
+    typedef BitVector Units;
+    typedef uint32_t Scalar;
+
+    static Units units(const bfloat16* from) {
+        BitVector pairs;
+        std::memcpy(&pairs, from, sizeof pairs);
+        return pairs;
+    }
+    static Scalar scalar(const bfloat16* from) {
+        uint32_t pair;
+        std::memcpy(&pair, from, sizeof pair);
+        return pair;
+    }
+    static Vector multiply_add(Vector sum, Units units, Scalar scalar) {
+#ifdef __AVX512BF16__
+        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)units, (__m512bh)_mm512_set1_epi32((int)scalar));
+#else
+        const BitVector factors = BitVector{} + scalar;
+        sum += (Vector)(units << 16) * (Vector)(factors << 16);
+        return sum + (Vector)(units & 0xffff0000u) * (Vector)(factors & 0xffff0000u);
+#endif
+    }
+};
+
+// Only the first neighbour of each unit.
+inline Vector first_of_units(Vector units) { return units; }
+inline BitVector first_of_units(BitVector units) { return units & 0xffffu; }
 
 }  // namespace rlserve

@@ -1,0 +1,32 @@
+// Attention of one layer, for decoders that are not programs.
+
+#include "attention.h"
+
+namespace rlserve {
+namespace {
+
+template <typename Element, typename Cached>
+void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm,
+            const LayerCache& cache, Element* out, int num_threads) {
+    const std::vector<WorkItem> items = plan(step);
+    run_team(num_threads, [&](Team& team) {
+        Attention<Element, Cached>{step, query_norm, key_norm, cache}.run(team, items, qkv, out);
+    });
+}
+
+}  // namespace
+}  // namespace rlserve
+
+extern "C" {
+
+#define RLSERVE_ATTEND(NAME, ELEMENT, CACHED)                                                                \
+    void NAME(const rlserve::Step* step, ELEMENT* qkv, const ELEMENT* query_norm, const ELEMENT* key_norm,   \
+              const rlserve::LayerCache* cache, ELEMENT* out, int num_threads) {                             \
+        rlserve::attend<ELEMENT, CACHED>(*step, qkv, query_norm, key_norm, *cache, out, num_threads);        \
+    }
+
+RLSERVE_ATTEND(attend_float32, float, float)
+RLSERVE_ATTEND(attend_bfloat16, rlserve::bfloat16, rlserve::bfloat16)
+RLSERVE_ATTEND(attend_int8_float32, float, int8_t)
+RLSERVE_ATTEND(attend_int8_bfloat16, rlserve::bfloat16, int8_t)
+}

@@ -1,0 +1,115 @@
+// A whole step of the decoder as a list of operations, run by one team of threads from the first to the last.
+//
+//     embed ─► norm ─► linear ─► attend ─► linear ─► add and norm ─► linear ─► gate ─► linear ─► … ─► head ─► cap
+//
+// The list is made once, by cpu_program.py; only the sizes of the step and the layout change from step to step.
+
+#include <cmath>
+
+#include "attention.h"
+#include "linear.h"
+#include "pointwise.h"
+
+namespace rlserve {
+
+// Mirrored by Kind in cpu_program.py.
+enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, HEAD, CAP };
+
+// Mirrored by Operation in cpu_program.py. Which members an operation uses is said at its case in `run`.
+struct Operation {
+    Kind kind;
+    int32_t inputs, outputs;  // numbers of a row
+    float factor, offset;
+    const void *in, *weight, *other;
+    void* out;
+    void* residual;
+    const Step* step;
+    const LayerCache* cache;
+};
+
+// Mirrored by Program in cpu_program.py.
+struct Program {
+    const Operation* operations;
+    const int64_t* token_ids;  // [T]
+    const int64_t* last_rows;  // [R] tokens whose logits are wanted
+    int32_t num_operations, num_tokens, num_rows, num_threads;
+    int32_t is_int8_cache;
+};
+
+namespace {
+
+template <typename Element>
+void embed(Team& team, const Operation& op, const Program& program) {
+    team.share(program.num_tokens, row_grain(team, program.num_tokens, op.outputs), [&](int t) {
+        const Element* row = static_cast<const Element*>(op.weight) + program.token_ids[t] * op.outputs;
+        Element* out = static_cast<Element*>(op.out) + (long)t * op.outputs;
+        if (op.factor == 1.0f)
+            std::copy_n(row, op.outputs, out);
+        else
+            for (int i = 0; i < op.outputs; ++i) assign(out[i], to_float(row[i]) * op.factor);
+    });
+}
+
+template <typename Element>
+void attend(Team& team, const Operation& op, const Program& program, const std::vector<WorkItem>& items) {
+    const Element *query_norm = static_cast<const Element*>(op.weight), *key_norm = static_cast<const Element*>(op.other);
+    Element *qkv = static_cast<Element*>(const_cast<void*>(op.in)), *out = static_cast<Element*>(op.out);
+    if (program.is_int8_cache)
+        Attention<Element, int8_t>{*op.step, query_norm, key_norm, *op.cache}.run(team, items, qkv, out);
+    else
+        Attention<Element, Element>{*op.step, query_norm, key_norm, *op.cache}.run(team, items, qkv, out);
+}
+
+template <typename Element, typename Out>
+void multiply(Team& team, const Operation& op, int num_rows) {
+    const Linear<Element, Out> linear{static_cast<const Element*>(op.weight), static_cast<const float*>(op.other),
+                                      op.inputs, op.outputs};
+    linear.run(team, static_cast<const Element*>(op.in), num_rows, static_cast<Out*>(op.out));
+}
+
+template <typename Element>
+void take_rows(Team& team, const Operation& op, const Program& program) {
+    team.share(program.num_rows, row_grain(team, program.num_rows, op.outputs), [&](int r) {
+        const Element* row = static_cast<const Element*>(op.in) + program.last_rows[r] * op.outputs;
+        std::copy_n(row, op.outputs, static_cast<Element*>(op.out) + (long)r * op.outputs);
+    });
+}
+
+template <typename Element>
+void run(Team& team, const Operation& op, const Program& program, const std::vector<WorkItem>& items) {
+    const Element* in = static_cast<const Element*>(op.in);
+    Element* out = static_cast<Element*>(op.out);
+    switch (op.kind) {
+        case EMBED: return embed<Element>(team, op, program);  // weight [V, outputs], factor
+        case NORM:  // residual, in (added to it, or null), weight, factor (epsilon), offset
+            return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
+                                out, program.num_tokens, op.outputs, op.factor, op.offset);
+        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight packed, other: bias
+        case ATTEND: return attend<Element>(team, op, program, items);  // weight, other: norms of queries and keys
+        case SILU_MUL: return gated<Silu>(team, in, out, program.num_tokens, op.outputs);
+        case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);
+        case TAKE_ROWS: return take_rows<Element>(team, op, program);
+        case HEAD: return multiply<Element, float>(team, op, program.num_rows);  // a linear, to logits of float
+        case CAP: return cap(team, static_cast<float*>(op.out), program.num_rows, op.outputs, op.factor);
+    }
+}
+
+template <typename Element>
+void run(const Program& program) {
+    std::vector<WorkItem> items;
+    for (int i = 0; i < program.num_operations && items.empty(); ++i)
+        if (program.operations[i].kind == ATTEND) items = plan(*program.operations[i].step);
+    run_team(program.num_threads, [&](Team& team) {
+        for (int i = 0; i < program.num_operations; ++i) run<Element>(team, program.operations[i], program, items);
+    });
+}
+
+}  // namespace
+}  // namespace rlserve
+
+extern "C" {
+
+void run_program_float32(const rlserve::Program* program) { rlserve::run<float>(*program); }
+
+void run_program_bfloat16(const rlserve::Program* program) { rlserve::run<rlserve::bfloat16>(*program); }
+}

@@ -1,0 +1,129 @@
+"""A step of a decoder as a list of operations for one call of the compiled kernels: see ``program.cpp``."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+from rlserve.engine.native.library import load_library
+
+_PANEL = 32
+"""Outputs of a panel of packed weights."""
+
+
+class Kind(IntEnum):
+    """What an operation does. Mirrored by ``Kind`` in ``program.cpp``, where each says what it uses."""
+
+    EMBED = 0
+    NORM = 1
+    LINEAR = 2
+    ATTEND = 3
+    SILU_MUL = 4
+    GELU_TANH_MUL = 5
+    TAKE_ROWS = 6
+    HEAD = 7
+    CAP = 8
+
+
+class Operation(ctypes.Structure):
+    """Mirrored by ``Operation`` in ``program.cpp``."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs")),
+        *((name, ctypes.c_float) for name in ("factor", "offset")),
+        *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "output", "residual", "step", "cache")),
+    )
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("operations", "token_ids", "last_rows")),
+        *((name, ctypes.c_int32) for name in ("num_operations", "num_tokens", "num_rows", "num_threads")),
+        ("is_int8_cache", ctypes.c_int32),
+    )
+
+
+class PackedWeight:
+    """A copy of a weight [N, K] in panels, with its bias [N] beside it: see ``linear.h``. It keeps its place in
+    memory over all updates, so programs may point to it."""
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+        self._weight_NK, self._bias_N = weight_NK, bias_N
+        num_outputs, num_inputs = weight_NK.shape
+        num_panels = -(-num_outputs // _PANEL)
+        self.packed = torch.empty(num_panels * _PANEL * num_inputs, dtype=weight_NK.dtype)
+        self.bias = None if bias_N is None else torch.zeros(num_panels * _PANEL)
+
+    def fill(self) -> None:
+        """Pack the weight as it is now."""
+        num_outputs, num_inputs = self._weight_NK.shape
+        self.packed.untyped_storage().resize_(self.packed.numel() * self.packed.element_size())
+        _function("pack", self.packed.dtype)(
+            self._weight_NK.data_ptr(), self.packed.data_ptr(), num_outputs, num_inputs, torch.get_num_threads()
+        )
+        if self.bias is not None:
+            assert self._bias_N is not None
+            self.bias[:num_outputs] = self._bias_N
+
+    def release(self) -> None:
+        """Free the copy; :meth:`fill` takes memory for it again, which may lie elsewhere."""
+        self.packed.untyped_storage().resize_(0)
+
+    def multiply(self, x_TK: torch.Tensor, out_TN: torch.Tensor) -> torch.Tensor:
+        """``x @ weight.T + bias``, in float32, written to ``out_TN`` and returned."""
+        num_outputs, num_inputs = self._weight_NK.shape
+        assert x_TK.is_contiguous()
+        assert out_TN.is_contiguous()
+        assert out_TN.dtype is torch.float32
+        _function("multiply", self.packed.dtype)(
+            x_TK.data_ptr(),
+            self.packed.data_ptr(),
+            None if self.bias is None else self.bias.data_ptr(),
+            out_TN.data_ptr(),
+            len(x_TK),
+            num_outputs,
+            num_inputs,
+            torch.get_num_threads(),
+        )
+        return out_TN
+
+
+class Program:
+    """Operations, and the call that runs them all on a step."""
+
+    def __init__(self, operations: Sequence[Operation], dtype: torch.dtype, *, is_int8_cache: bool) -> None:
+        self._operations = (Operation * len(operations))(*operations)
+        self._program = _Program(
+            operations=ctypes.addressof(self._operations),
+            num_operations=len(operations),
+            is_int8_cache=is_int8_cache,
+        )
+        self._run = _function("run_program", dtype)
+
+    def run(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> None:
+        """Run on the tokens of a step; ``last_rows_R`` are those whose logits are wanted. Both are int64."""
+        program = self._program
+        program.token_ids, program.num_tokens = token_ids_T.data_ptr(), len(token_ids_T)
+        program.last_rows, program.num_rows = last_rows_R.data_ptr(), len(last_rows_R)
+        program.num_threads = torch.get_num_threads()
+        self._run(ctypes.addressof(program))
+
+
+def cap(numbers_RV: torch.Tensor, limit: float) -> torch.Tensor:
+    """``limit * tanh(numbers / limit)`` in place, of float32, to the bit as ``Kind.CAP`` computes it."""
+    assert numbers_RV.is_contiguous()
+    load_library().cap_float32(numbers_RV.data_ptr(), *numbers_RV.shape, limit, torch.get_num_threads())
+    return numbers_RV
+
+
+def has_fast_products(dtype: torch.dtype) -> bool:
+    """Whether products of the type are best made by these kernels, and not by oneDNN, on this machine."""
+    return dtype is torch.float32 or bool(load_library().has_fast_bfloat16())
+
+
+def _function(name: str, dtype: torch.dtype) -> Any:
+    return getattr(load_library(), f"{name}_{'float32' if dtype is torch.float32 else 'bfloat16'}")
