@@ -17,6 +17,8 @@ from rlserve.engine.config import EngineConfig
 from rlserve.engine.generation import Generation
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
+from rlserve.engine.models.parameters import WeightChanges
+from rlserve.engine.parallel.shard import Shard
 from rlserve.engine.request import Request, RequestOutput
 from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
@@ -24,7 +26,7 @@ from rlserve.engine.scheduler import Scheduler
 from rlserve.engine.stats import EngineStats
 from rlserve.engine.stop import FolderDetokenizer
 from rlserve.engine.validation import Limits, find_problem
-from rlserve.engine.weights.versions import WeightChanges, WeightVersions
+from rlserve.engine.weights.versions import WeightVersions
 from rlserve.errors import IllegalTransitionError, UserError
 
 PauseMode = Literal["keep", "abort", "wait"]
@@ -55,7 +57,7 @@ class Engine:
         folder = Path(model_path)
         self.spec = read_model_spec(folder)
         self.config = config
-        self._runner = ModelRunner(self.spec, config)
+        self._runner = ModelRunner(Shard.of(self.spec), config)
         self._limits = Limits(
             vocab_size=self.spec.vocab_size,
             max_model_len=self._runner.max_model_len,

@@ -19,12 +19,12 @@ from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.device import free_device_memory, to_device
-from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.kernels.base import Kernels, SampledTokens
 from rlserve.engine.kernels.factory import create_kernels
-from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.decoder import Decoder
-from rlserve.engine.models.parameters import Parameters
+from rlserve.engine.models.parameters import Parameters, WeightChanges
 from rlserve.engine.models.rope import rotation_table
+from rlserve.engine.parallel.shard import Shard
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.rows import RowTable
 from rlserve.engine.sampler import DrawDetails, Sampler, sampling_batch
@@ -44,8 +44,8 @@ _SCORED_AT_ONCE = 64
 class ModelRunner:
     """Owner of the model's memory: weights, KV cache and work space."""
 
-    def __init__(self, spec: ModelSpec, config: EngineConfig) -> None:
-        dtype = _DTYPES[config.dtype]
+    def __init__(self, shard: Shard, config: EngineConfig) -> None:
+        spec, dtype = shard.own, _DTYPES[config.dtype]
         self._device = resolve_device(config.device)
         if config.deterministic and self._device.type != "cpu":
             raise UserError(f"deterministic=true is only for device=cpu, and this engine computes on {self._device}")
@@ -62,7 +62,7 @@ class ModelRunner:
         self.max_model_len = min(
             spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
         )
-        self._parameters = Parameters(spec, dtype, self._device)
+        self._parameters = Parameters(shard, dtype, self._device)
         kernels = create_kernels(backend)
         self._sampler = Sampler(kernels)
         self._attention = attention(
@@ -74,16 +74,7 @@ class ModelRunner:
         )
         if config.deterministic:
             self._attention.separate_tokens()
-        self._decoder = Decoder(
-            spec,
-            self._parameters,
-            self._attention,
-            kernels,
-            max_num_tokens=config.max_num_batched_tokens,
-            max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
-            deterministic=config.deterministic,
-        )
-
+        self._decoder = self._make_decoder(shard, config, kernels)
         self._is_drawn = False
         """The graph of the last step has drawn the next tokens too."""
         self._graphs: DecodeGraphs | None = None
@@ -93,17 +84,26 @@ class ModelRunner:
     def compute(self, step: ScheduledStep, rows: RowTable) -> torch.Tensor:
         """Run the model; returns logits, one row for each decoding row, then for each chunk that completes.
         They are overwritten by the next step."""
-        if step.block_copies:
-            self._attention.copy_blocks(list(step.block_copies.values()), list(step.block_copies))
         layout = self._layout(step, rows)
         if self._graphs is not None and not step.chunks:
+            self._copy_blocks(step.block_copies)
             return self._replay(self._graphs, layout, rows, step.decode_rows)
         num_decoding = len(step.decode_rows)
         chunk_ends = layout.query_starts[num_decoding + 1 :][[chunk.completes for chunk in step.chunks]]
         last_rows = np.concatenate([np.arange(num_decoding), chunk_ends - 1])
+        return self.forward(layout, last_rows, step.block_copies)
+
+    def forward(
+        self, layout: StepLayout, last_rows_R: NDArray[np.int64], block_copies: Mapping[int, int]
+    ) -> torch.Tensor:
+        """Copy blocks (target -> source), compute the step of ``layout``, and return the logits of its tokens at
+        ``last_rows_R``; they are overwritten by the next step."""
+        self._copy_blocks(block_copies)
         with torch.inference_mode():
             self._attention.begin_step(layout)
-            return self._decoder.forward(to_device(layout.token_ids, self._device), to_device(last_rows, self._device))
+            return self._decoder.forward(
+                to_device(layout.token_ids, self._device), to_device(last_rows_R, self._device)
+            )
 
     def sample(
         self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
@@ -123,7 +123,12 @@ class ModelRunner:
             for position in wanted[::_SCORED_AT_ONCE]:
                 first = first_token + position - start
                 num_tokens = min(_SCORED_AT_ONCE, wanted.stop - position)
-                scores.record(self._decoder.logits_of(first, first + num_tokens))
+                scores.record(self.logits_of(first, first + num_tokens))
+
+    def logits_of(self, first: int, end: int) -> torch.Tensor:
+        """Logits of the tokens [first, end) of the step computed last."""
+        with torch.inference_mode():
+            return self._decoder.logits_of(first, end)
 
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder."""
@@ -132,22 +137,72 @@ class ModelRunner:
 
     def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy new weights into place, or raise :class:`WeightsRefusedError` and change nothing."""
+        for name, tensor in self._parameters.checked(tensors).items():
+            self.put_weight(name, tensor)
+        self.weights_changed()
+
+    def put_weight(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy one checked weight into place; ends with :meth:`weights_changed`."""
         with torch.inference_mode():
-            self._parameters.update(tensors)
+            self._parameters.put(name, tensor)
+
+    def weights_changed(self) -> None:
+        """Must be called after weights were written, before the next step."""
+        with torch.inference_mode():
             self._decoder.weights_changed()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Views of the loaded weights by Hugging Face name."""
         return self._parameters.named()
 
-    def copies_of_weights(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copies of some weights as the model would hold them, or raise :class:`WeightsRefusedError`."""
-        return self._parameters.copies(tensors)
+    def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep copies of some weights for :meth:`swap_staged_weights`, or raise :class:`WeightsRefusedError`."""
+        for name, tensor in self._parameters.checked_bucket(tensors).items():
+            self.stage_weight(name, tensor)
 
-    def weights_changed(self) -> None:
-        """Must be called after something was written to :meth:`named_weights`, before the next step."""
+    def stage_weight(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep a copy of one checked weight."""
+        self._parameters.stage(name, tensor)
+
+    def staged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is staged, by Hugging Face name."""
+        return self._parameters.staged()
+
+    def check_staged_weights(self) -> None:
+        """Raise :class:`WeightsRefusedError` unless a whole set of weights is staged."""
+        self._parameters.check_staged()
+
+    def swap_staged_weights(self) -> None:
+        """Copy what is staged into place."""
         with torch.inference_mode():
-            self._decoder.weights_changed()
+            self._parameters.swap_staged()
+        self.weights_changed()
+
+    def drop_staged_weights(self) -> None:
+        """Forget what is staged."""
+        self._parameters.drop_staged()
+
+    def change_weights(self, changes: WeightChanges) -> None:
+        """Write some elements, or raise :class:`WeightsRefusedError` and change nothing. Ends with
+        :meth:`keep_changes` or :meth:`take_back_changes`."""
+        self._parameters.check_changes(changes)
+        for name, (indices, values) in changes.items():
+            self.change_weight(name, indices, values)
+
+    def change_weight(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> None:
+        """Write some elements of one weight, checked before."""
+        with torch.inference_mode():
+            self._parameters.change(name, indices, values)
+
+    def keep_changes(self) -> None:
+        """The changed elements are what is to be computed with."""
+        self._parameters.keep_changes()
+        self.weights_changed()
+
+    def take_back_changes(self) -> None:
+        """Write the elements of before again."""
+        with torch.inference_mode():
+            self._parameters.take_back_changes()
 
     def release_weights(self) -> None:
         """Free the memory of the weights."""
@@ -171,6 +226,21 @@ class ModelRunner:
     def restore_kv_cache(self) -> None:
         """Take it back; the content is undefined."""
         self._attention.restore()
+
+    def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder:
+        return Decoder(
+            shard.own,
+            self._parameters,
+            self._attention,
+            kernels,
+            max_num_tokens=config.max_num_batched_tokens,
+            max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
+            deterministic=config.deterministic,
+        )
+
+    def _copy_blocks(self, block_copies: Mapping[int, int]) -> None:
+        if block_copies:
+            self._attention.copy_blocks(list(block_copies.values()), list(block_copies))
 
     def _make_graphs(self, config: EngineConfig) -> DecodeGraphs:
         from rlserve.engine.attention.device_paged import DevicePagedAttention

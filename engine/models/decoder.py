@@ -96,7 +96,7 @@ class Decoder:
         captured as a CUDA graph."""
         kernels, eps, offset = self._kernels, self._spec.rms_norm_eps, self._spec.norm_offset
         work = self._work_space(len(token_ids_T))
-        torch.index_select(self._parameters.embedding, 0, token_ids_T, out=work.residual)
+        self._embed(token_ids_T, work.residual)
         if self._embedding_scale != 1.0:
             work.residual.mul_(self._embedding_scale)
         hidden_TH = work.hidden
@@ -130,6 +130,9 @@ class Decoder:
         """Forget what was derived from parameters whose memory is freed."""
         for linear in self._linears():
             linear.weight_released()
+
+    def _embed(self, token_ids_T: torch.Tensor, out_TH: torch.Tensor) -> None:
+        torch.index_select(self._parameters.embedding, 0, token_ids_T, out=out_TH)
 
     def _update(self, hidden_TH: torch.Tensor, norm_H: torch.Tensor | None) -> torch.Tensor:
         """What is added to the residual: normalised in place, where the model does so."""

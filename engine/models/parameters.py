@@ -13,24 +13,41 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.layer_parameters import expert_stacks, new_layer
+from rlserve.engine.parallel.shard import Shard
+from rlserve.engine.weights.fingerprint import tensor_fingerprint
 from rlserve.errors import ModelError, WeightsRefusedError
 
 HEAD_NAME = "lm_head.weight"
 EMBEDDING_NAME = "model.embed_tokens.weight"
+_DIFFERS = f"{HEAD_NAME} differs from {EMBEDDING_NAME}, but the model ties the two"
+
+
+WeightChanges = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
+"""Hugging Face name -> (indices into the flattened weight, whole numbers; their new values), both [changed]."""
 
 
 class Parameters:
-    """Owner of all weight tensors. Empty (uninitialised) until loaded."""
+    """Owner of all weight tensors. Empty (uninitialised) until loaded.
 
-    def __init__(self, spec: ModelSpec, dtype: torch.dtype, device: torch.device) -> None:
-        self._spec = spec
+    What comes in is whole weights; of each, only this rank's part is kept.
+    """
+
+    def __init__(self, shard: Shard, dtype: torch.dtype, device: torch.device) -> None:
+        spec = shard.own
+        self._shard = shard
+        self._ties_head = spec.tied_embeddings
         self._dtype = dtype
         self._device = device
         self._fused: list[torch.Tensor] = []
         self._views: dict[str, torch.Tensor] = {}
-        self._stacks = expert_stacks(spec)
+        self._staged: dict[str, torch.Tensor] = {}
+        """This rank's parts of weights that are to be swapped in."""
+        self._staged_tie: dict[str, int] = {}
+        """Fingerprints of embedding and head, where they are tied: the head is compared and not kept."""
+        self._undo: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        """Weight, indices and values of before, of the changes that can be taken back."""
+        self._stacks = expert_stacks(shard.whole)
         self.embedding = self._new([EMBEDDING_NAME], [spec.vocab_size], spec.hidden_size)
         self.layers = [new_layer(spec, index, self._new) for index in range(spec.num_layers)]
         self.final_norm = self._new(["model.norm.weight"], [spec.hidden_size])
@@ -43,36 +60,102 @@ class Parameters:
         not listed: it is the embedding."""
         yield from self._views.items()
 
-    def update(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy a whole new set of weights into place; all is checked before anything changes.
+    def staged(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is staged, by name."""
+        yield from self._staged.items()
+
+    def checked(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A whole new set of weights, by the names of :meth:`named`.
 
         Raises:
             WeightsRefusedError: names missing or unknown, or shapes that do not fit.
         """
         tensors = self._by_part(tensors)
         problems = self._problems({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        brings_tied_head = HEAD_NAME in tensors and self._spec.tied_embeddings and not problems
+        brings_tied_head = HEAD_NAME in tensors and self._ties_head and not problems
         if brings_tied_head and not torch.equal(tensors[HEAD_NAME], tensors[EMBEDDING_NAME]):
-            problems.append(f"{HEAD_NAME} differs from {EMBEDDING_NAME}, but the model ties the two")
+            problems.append(_DIFFERS)
         if problems:
             raise WeightsRefusedError(_summary("weights refused", problems))
-        for name, view in self._views.items():
-            view.copy_(tensors[name])
+        return {name: tensors[name] for name in self._views}
 
-    def copies(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copies of some of the weights, in the engine's type and on its device, for a later :meth:`update`.
+    def put(self, name: str, tensor: torch.Tensor) -> None:
+        """Copy a checked weight into place."""
+        self._views[name].copy_(self._shard.cut(name, tensor))
+
+    def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Some weights to be staged, by the names of :meth:`named`, and a tied head if it is among them.
 
         Raises:
-            WeightsRefusedError: unknown names, or shapes that do not fit.
+            WeightsRefusedError: unknown names, shapes that do not fit, or weights that are staged already.
         """
         tensors = self._by_part(tensors)
         problems = self._misfits({name: tuple(tensor.shape) for name, tensor in tensors.items()})
+        staged = self._staged.keys() | self._staged_tie.keys()
+        problems += [f"{name} was sent already" for name in sorted(staged & tensors.keys())]
         if problems:
             raise WeightsRefusedError(_summary("weights refused", problems))
-        return {
-            name: tensor.detach().to(device=self._device, dtype=self._dtype, copy=True)
-            for name, tensor in tensors.items()
-        }
+        return tensors
+
+    def stage(self, name: str, tensor: torch.Tensor) -> None:
+        """Keep a copy of a checked weight, in the engine's type and on its device, for :meth:`swap_staged`."""
+        if self._ties_head and name in (HEAD_NAME, EMBEDDING_NAME):
+            self._staged_tie[name] = tensor_fingerprint(tensor.detach().to(self._dtype))
+        if name in self._views:
+            part = self._shard.cut(name, tensor.detach())
+            self._staged[name] = part.to(
+                device=self._device, dtype=self._dtype, copy=True, memory_format=torch.contiguous_format
+            )
+
+    def check_staged(self) -> None:
+        """Check that a whole set of weights is staged.
+
+        Raises:
+            WeightsRefusedError: names are missing, or the tied head is another matrix than the embedding.
+        """
+        problems = [f"{name} is missing" for name in self._views if name not in self._staged]
+        if HEAD_NAME in self._staged_tie and len(set(self._staged_tie.values())) > 1:
+            problems.append(_DIFFERS)
+        if problems:
+            raise WeightsRefusedError(_summary("weights refused", problems))
+
+    def swap_staged(self) -> None:
+        """Copy what is staged into place; it stays until :meth:`drop_staged`."""
+        for name, tensor in self._staged.items():
+            self._views[name].copy_(tensor)
+
+    def drop_staged(self) -> None:
+        """Forget what is staged."""
+        self._staged.clear()
+        self._staged_tie.clear()
+
+    def check_changes(self, changes: WeightChanges) -> None:
+        """Check that elements can be changed.
+
+        Raises:
+            WeightsRefusedError: a name is unknown, or the indices and values fit neither it nor each other.
+        """
+        problems = [problem for name, change in changes.items() if (problem := self._change_problem(name, *change))]
+        if problems:
+            raise WeightsRefusedError(f"weights refused: {problems[0]}")
+
+    def change(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> None:
+        """Write some elements of a weight, checked before; :meth:`take_back_changes` undoes it."""
+        view = self._views[name]
+        is_own, own_indices = self._shard.own_elements(name, view.shape, indices.to(self._device, torch.int64))
+        flat = view.view(-1)
+        self._undo.append((flat, own_indices, flat[own_indices]))
+        flat[own_indices] = values.to(self._device, self._dtype)[is_own]
+
+    def take_back_changes(self) -> None:
+        """Write the elements of before again."""
+        for flat, indices, before in reversed(self._undo):
+            flat[indices] = before
+        self._undo.clear()
+
+    def keep_changes(self) -> None:
+        """Forget the elements of before."""
+        self._undo.clear()
 
     def load_folder(self, folder: Path) -> None:
         """Read the safetensors shard or shards of a Hugging Face folder.
@@ -94,7 +177,7 @@ class Parameters:
                 for name in shard.keys():  # noqa: SIM118
                     for part, tensor in self._by_part({name: shard.get_tensor(name)}).items():
                         if part in self._views:
-                            self._views[part].copy_(tensor)
+                            self.put(part, tensor)
 
     def release(self) -> None:
         """Free the memory; the tensors stay as empty shells that :meth:`restore` gives memory again."""
@@ -121,14 +204,25 @@ class Parameters:
         return [f"{name} is missing" for name in self._views if name not in shapes] + self._misfits(shapes)
 
     def _misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        ignored = {HEAD_NAME} if self._spec.tied_embeddings else set()
+        ignored = {HEAD_NAME} if self._ties_head else set()
         problems = [f"{name} is unknown" for name in shapes if name not in self._views and name not in ignored]
         problems += [
-            f"{name} has shape {list(shapes[name])}, must be {list(view.shape)}"
+            f"{name} has shape {list(shapes[name])}, must be {list(whole)}"
             for name, view in self._views.items()
-            if name in shapes and shapes[name] != tuple(view.shape)
+            if name in shapes and shapes[name] != (whole := self._shard.whole_shape(name, view.shape))
         ]
         return problems
+
+    def _change_problem(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> str | None:
+        """Why a change cannot be made, or None."""
+        if name not in self._views:
+            return f"{name} is unknown"
+        if indices.dtype not in (torch.int64, torch.int32) or indices.dim() != 1 or indices.shape != values.shape:
+            return f"{name} must have as many values as indices, whole numbers in one dimension"
+        num_elements = torch.Size(self._shard.whole_shape(name, self._views[name].shape)).numel()
+        if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_elements:
+            return f"{name} has {num_elements} elements, and the indices point past them"
+        return None
 
     def _new(self, names: list[str], rows: list[int], *columns: int) -> torch.Tensor:
         """A tensor whose rows are the named parts, one below the other."""

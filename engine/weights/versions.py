@@ -12,28 +12,17 @@ never goes back.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from rlserve.engine.models.parameters import WeightChanges
 from rlserve.engine.runner import ModelRunner
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 
 NO_VERSION = -1
 """Weight version of an engine that has no weights."""
-
-WeightChanges = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Hugging Face name -> (indices into the flattened weight, whole numbers; their new values), both [changed]."""
-
-
-@dataclass(kw_only=True)
-class _OpenUpdate:
-    """A version that arrives in buckets."""
-
-    version: int
-    staged: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class WeightVersions:
@@ -46,12 +35,13 @@ class WeightVersions:
         self.is_released = False
         self._runner = runner
         self._on_change = on_change
-        self._open: _OpenUpdate | None = None
+        self._arriving: int | None = None
+        """The version that arrives in buckets."""
 
     @property
     def is_updating(self) -> bool:
         """Whether a version is arriving in buckets."""
-        return self._open is not None
+        return self._arriving is not None
 
     def load_folder(self, folder: Path) -> None:
         """Version 0, from a Hugging Face folder."""
@@ -67,34 +57,34 @@ class WeightVersions:
     def begin(self, version: int) -> None:
         """Open an update in buckets."""
         self._check(version)
-        self._open = _OpenUpdate(version=version)
+        self._arriving = version
 
     def add(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Stage copies of some tensors. A bucket that is refused is left out whole."""
-        staged = self._opened().staged
-        twice = sorted(staged.keys() & tensors.keys())
-        if twice:
-            raise WeightsRefusedError(f"weights refused: {twice[0]} was sent already")
-        staged |= self._runner.copies_of_weights(tensors)
+        self._opened()
+        self._runner.stage_weights(tensors)
 
     def finish(self, checksum: int) -> None:
         """Swap in what was staged, and close the update; if that is refused, it is as if abandoned."""
-        update = self._opened()
-        self._open = None
-        names = {name for name, _ in self._runner.named_weights()}
-        found = fingerprint((name, tensor) for name, tensor in update.staged.items() if name in names)
-        # Where tensors are missing the checksum is wrong too, but which are missing says more.
-        if found != checksum and names <= update.staged.keys():
-            raise WeightsRefusedError(
-                f"weights refused: version {update.version} has checksum {found:016x}, must be {checksum:016x}"
-            )
-        self._runner.update_weights(update.staged)
-        self._changed(update.version)
+        version = self._opened()
+        self._arriving = None
+        try:
+            self._runner.check_staged_weights()
+            found = fingerprint(self._runner.staged_weights())
+            if found != checksum:
+                raise WeightsRefusedError(
+                    f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}"
+                )
+            self._runner.swap_staged_weights()
+        finally:
+            self._runner.drop_staged_weights()
+        self._changed(version)
 
     def abandon(self) -> None:
         """Drop what was staged."""
         self._opened()
-        self._open = None
+        self._arriving = None
+        self._runner.drop_staged_weights()
 
     def apply_delta(self, version: int, base_version: int, changes: WeightChanges, checksum: int) -> None:
         """Write the changed elements, and take them back if the result is not what it must be."""
@@ -102,25 +92,15 @@ class WeightVersions:
         if not self.is_loaded or base_version != self.version:
             has = f"has version {self.version}" if self.is_loaded else "has no weights"
             raise WeightsRefusedError(f"weights refused: changes to version {base_version}, but the engine {has}")
-        weights = dict(self._runner.named_weights())
-        problems = [problem for name, change in changes.items() if (problem := _problem(name, change, weights))]
-        if problems:
-            raise WeightsRefusedError(f"weights refused: {problems[0]}")
-        with torch.inference_mode():
-            before = {
-                name: weights[name].view(-1)[_on_device(weights[name], change[0])] for name, change in changes.items()
-            }
-            for name, (indices, values) in changes.items():
-                _write(weights[name], indices, values)
-            found = fingerprint(weights.items())
-            if found != checksum:
-                for name, (indices, _) in changes.items():
-                    _write(weights[name], indices, before[name])
-                raise WeightsRefusedError(
-                    f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}; "
-                    f"the engine keeps version {self.version}"
-                )
-        self._runner.weights_changed()
+        self._runner.change_weights(changes)
+        found = fingerprint(self._runner.named_weights())
+        if found != checksum:
+            self._runner.take_back_changes()
+            raise WeightsRefusedError(
+                f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}; "
+                f"the engine keeps version {self.version}"
+            )
+        self._runner.keep_changes()
         self._changed(version)
 
     def release(self) -> None:
@@ -138,36 +118,16 @@ class WeightVersions:
             raise WeightsRefusedError(f"weights refused: version {version}, but the engine has {self.version}")
         if self.is_released:
             raise WeightsRefusedError("weights refused: the engine's memory is released, restore it first")
-        if self._open is not None:
+        if self._arriving is not None:
             raise WeightsRefusedError(
-                f"weights refused: version {self._open.version} is arriving, finish or abandon it first"
+                f"weights refused: version {self._arriving} is arriving, finish or abandon it first"
             )
 
-    def _opened(self) -> _OpenUpdate:
-        if self._open is None:
+    def _opened(self) -> int:
+        if self._arriving is None:
             raise WeightsRefusedError("weights refused: no update was begun")
-        return self._open
+        return self._arriving
 
     def _changed(self, version: int) -> None:
         self.version, self.is_loaded = version, True
         self._on_change(version)
-
-
-def _problem(name: str, change: tuple[torch.Tensor, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> str | None:
-    """Why a change cannot be made, or None."""
-    indices, values = change
-    if name not in weights:
-        return f"{name} is unknown"
-    if indices.dtype not in (torch.int64, torch.int32) or indices.dim() != 1 or indices.shape != values.shape:
-        return f"{name} must have as many values as indices, whole numbers in one dimension"
-    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < weights[name].numel():
-        return f"{name} has {weights[name].numel()} elements, and the indices point past them"
-    return None
-
-
-def _write(weight: torch.Tensor, indices: torch.Tensor, values: torch.Tensor) -> None:
-    weight.view(-1)[_on_device(weight, indices)] = values.to(device=weight.device, dtype=weight.dtype)
-
-
-def _on_device(weight: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
-    return indices.to(device=weight.device, dtype=torch.int64)
