@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import torch
 
+from rlserve.engine.bad_words import find_bad_word_problem
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.generation import Generation
 from rlserve.engine.kv_cache.block_pool import BlockPool
@@ -24,7 +25,7 @@ from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
 from rlserve.engine.scheduler import Scheduler
 from rlserve.engine.stats import EngineStats
-from rlserve.engine.stop import FolderDetokenizer
+from rlserve.engine.tokenizer import FolderTokenizer
 from rlserve.engine.validation import Limits, find_problem
 from rlserve.engine.weights.versions import WeightVersions
 from rlserve.errors import IllegalTransitionError, UserError
@@ -36,7 +37,7 @@ class Engine:
     """Serves one model from a Hugging Face folder.
 
     Args:
-        model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings are used.
+        model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings or bad words are used.
         config: how to compute, and how much to hold.
         load_weights: False leaves the engine without weights; it refuses requests until :meth:`load_weights`.
         clock: seconds, for latencies only.
@@ -77,12 +78,12 @@ class Engine:
             enable_prefix_caching=config.enable_prefix_caching,
             eos_token_ids=self.spec.eos_token_ids,
         )
-        self._detokenizer = FolderDetokenizer(folder)
+        self._tokenizer = FolderTokenizer(folder)
         self._generation = Generation(
             runner=self._runner,
             rows=self._rows,
             scheduler=self._scheduler,
-            detokenizer=self._detokenizer,
+            tokenizer=self._tokenizer,
             max_model_len=self._limits.max_model_len,
             clock=clock,
         )
@@ -307,4 +308,9 @@ class Engine:
             return "the engine's memory is released: restore it first"
         if not self._weights.is_loaded:
             return "the engine has no weights: load them first"
-        return find_problem(request, self._limits) or (self._detokenizer.problem() if request.sampling.stop else None)
+        problem, sampling = find_problem(request, self._limits), request.sampling
+        if problem is None and (sampling.stop or sampling.bad_words):
+            problem = self._tokenizer.problem()
+        if problem is None and sampling.bad_words:
+            problem = find_bad_word_problem(sampling, self._limits, self._tokenizer.encode)
+        return problem

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.bad_words import BadWords
 from rlserve.engine.kernels.base import SampledTokens
 from rlserve.engine.metrics import NO_TIME, Latencies
 from rlserve.engine.prompt_scores import PromptScores
@@ -23,7 +24,8 @@ from rlserve.engine.runner import ModelRunner
 from rlserve.engine.sampler import DrawDetails
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
 from rlserve.engine.sequence import RequestState, Sequence, SequenceState, TokenHistory
-from rlserve.engine.stop import Detokenizer, StopStringChecker
+from rlserve.engine.stop import StopStringChecker
+from rlserve.engine.tokenizer import FolderTokenizer
 
 
 @dataclass(kw_only=True)
@@ -47,7 +49,7 @@ class Generation:
         runner: ModelRunner,
         rows: RowTable,
         scheduler: Scheduler,
-        detokenizer: Detokenizer,
+        tokenizer: FolderTokenizer,
         max_model_len: int,
         clock: Callable[[], float],
     ) -> None:
@@ -58,7 +60,7 @@ class Generation:
         self._runner = runner
         self._rows = rows
         self._scheduler = scheduler
-        self._detokenizer = detokenizer
+        self._tokenizer = tokenizer
         self._max_model_len = max_model_len
         self._clock = clock
         self._ready: list[RequestOutput] = []
@@ -81,6 +83,8 @@ class Generation:
             arrival_s=self._clock(),
             prompt=np.array(request.prompt_token_ids, dtype=np.int32),
         )
+        if request.sampling.bad_words:
+            owner.bad_words = BadWords(request.sampling.bad_words, self._tokenizer.encode)
         if request.sampling.prompt_log_probs is not None:
             owner.prompt_scores = PromptScores(owner.prompt, request.sampling.prompt_log_probs)
         self.counts.num_arrivals += 1
@@ -258,7 +262,7 @@ class Generation:
             owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return
         if sampling.stop:
-            sequence.stop_checker = StopStringChecker(self._detokenizer, sampling.stop)
+            sequence.stop_checker = StopStringChecker(self._tokenizer, sampling.stop)
             for token_id in token_ids:
                 sequence.stop_checker.push(token_id)
         owner.sequences.append(sequence)

@@ -22,6 +22,7 @@ def adjust_logits(logits_AV: torch.Tensor, table: RowTable, rows_A: NDArray[np.i
     owners = [table.sequence(row).owner for row in rows_A.tolist()]
     samplings = [owner.request.sampling for owner in owners]
     _add_offsets(logits_AV, owners)
+    _end_no_bad_word(logits_AV, owners, table, rows_A)
     _hold_back_stop_tokens(logits_AV, samplings, table, rows_A)
     penalised = np.flatnonzero([sampling.penalises for sampling in samplings])
     if len(penalised):
@@ -35,23 +36,41 @@ def _add_offsets(logits_AV: torch.Tensor, owners: list[RequestState]) -> None:
     """Allowed and bad tokens, and biases: what does not change from token to token is made once a request."""
     for owner in owners:
         if owner.request.sampling.has_logit_offsets and owner.logit_offsets is None:
-            owner.logit_offsets = _offsets(owner.request.sampling, logits_AV.shape[1]).to(logits_AV.device)
+            owner.logit_offsets = _offsets(owner, logits_AV.shape[1]).to(logits_AV.device)
     with_offsets = [place for place, owner in enumerate(owners) if owner.logit_offsets is not None]
     if with_offsets:
         offsets = [owner.logit_offsets for owner in owners if owner.logit_offsets is not None]
         logits_AV.index_add_(0, torch.tensor(with_offsets, device=logits_AV.device), torch.stack(offsets))
 
 
-def _offsets(sampling: SamplingParams, vocab_size: int) -> torch.Tensor:
+def _offsets(owner: RequestState, vocab_size: int) -> torch.Tensor:
     """[V] what is added to the logits; minus infinity forbids."""
+    sampling = owner.request.sampling
     offsets_V = torch.zeros(vocab_size)
     if sampling.allowed_token_ids:
         offsets_V.fill_(-torch.inf)
         offsets_V[list(sampling.allowed_token_ids)] = 0.0
     offsets_V[list(sampling.bad_token_ids)] = -torch.inf
+    if owner.bad_words is not None:
+        offsets_V[owner.bad_words.token_ids] = -torch.inf
     for token_id, bias in sampling.logit_bias.items():
         offsets_V[token_id] += bias
     return offsets_V
+
+
+def _end_no_bad_word(
+    logits_AV: torch.Tensor, owners: list[RequestState], table: RowTable, rows_A: NDArray[np.intp]
+) -> None:
+    """Forbid what would complete a bad word of several tokens."""
+    pairs = [
+        (place, token_id)
+        for place, (owner, row) in enumerate(zip(owners, rows_A.tolist(), strict=True))
+        if owner.bad_words is not None
+        for token_id in owner.bad_words.ending_after(table.generated(row))
+    ]
+    if pairs:
+        places, token_ids = torch.tensor(pairs, device=logits_AV.device).unbind(1)
+        logits_AV[places, token_ids] = -torch.inf
 
 
 def _hold_back_stop_tokens(

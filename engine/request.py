@@ -28,9 +28,9 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How to sample. Not validated here: a bad value gives the request an error output, never an exception.
 
-    The logits go through, in this order (vLLM's): allowed and bad tokens, ``min_tokens``, ``logit_bias``, penalties,
-    temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities are those after all of it, raw ones
-    those before any of it.
+    The logits go through, in this order (vLLM's): allowed and bad tokens, bad words, ``min_tokens``, ``logit_bias``,
+    penalties, temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities are those after all of it,
+    raw ones those before any of it.
     """
 
     n: int = 1
@@ -55,6 +55,9 @@ class SamplingParams:
     """Only these are drawn; empty allows all."""
     bad_token_ids: tuple[int, ...] = ()
     """These are never drawn."""
+    bad_words: tuple[str, ...] = ()
+    """Words that are not generated, at the beginning or after a space; they need a tokenizer. See
+    ``engine/bad_words.py``."""
     max_tokens: int = 16
     min_tokens: int = 0
     """Stop tokens, the end-of-sequence token among them, are not drawn before that many tokens, and stop strings
@@ -76,7 +79,7 @@ class SamplingParams:
     @property
     def has_logit_offsets(self) -> bool:
         """Whether a fixed number is added to some logits."""
-        return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids)
+        return bool(self.logit_bias or self.allowed_token_ids or self.bad_token_ids or self.bad_words)
 
     @property
     def penalises(self) -> bool:

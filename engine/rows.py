@@ -106,6 +106,10 @@ class RowTable:
         """Write the blocks of a sequence into its row."""
         self.block_tables[sequence.row, : len(sequence.blocks)] = sequence.blocks
 
+    def generated(self, row: int) -> NDArray[np.int32]:
+        """A view of the generated tokens of a row."""
+        return self.token_ids[row, self.num_prompt_tokens[row] : self.num_tokens[row]]
+
     def history(self, row: int) -> TokenHistory:
         """A copy of the generated tokens of a row."""
         generated = slice(int(self.num_prompt_tokens[row]), int(self.num_tokens[row]))

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.bad_words import BadWords
 from rlserve.engine.metrics import NO_TIME
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, SampleOutput, TopLogProbs
@@ -87,6 +88,7 @@ class RequestState:
     error: str | None = None
     logit_offsets: torch.Tensor | None = None
     """[vocabulary] what the sampler adds to the logits of every sample, from the first one on."""
+    bad_words: BadWords | None = None
     prompt_scores: PromptScores | None = None
     """Log-probabilities of the prompt, if asked for."""
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
@@ -18,32 +16,6 @@ class Detokenizer(Protocol):
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of some tokens, special tokens included."""
         ...
-
-
-class FolderDetokenizer:
-    """The tokenizer of a model folder, loaded when the first stop string is asked for."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    @cached_property
-    def _tokenizer(self) -> Detokenizer:
-        from transformers import AutoTokenizer  # takes seconds, and few requests need it
-
-        tokenizer: Detokenizer = AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
-        return tokenizer
-
-    def problem(self) -> str | None:
-        """Why there is no tokenizer, or None if there is one."""
-        try:
-            self._tokenizer.decode([])
-        except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
-            return f"stop strings need a tokenizer, and {self._folder} has none that loads: {error}"
-        return None
-
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of some tokens."""
-        return self._tokenizer.decode(token_ids)
 
 
 class StopStringChecker:

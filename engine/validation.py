@@ -36,6 +36,15 @@ def find_problem(request: Request, limits: Limits) -> str | None:
         return f"malformed request: {error}"
 
 
+def forbids_all(sampling: SamplingParams, limits: Limits, others: set[int]) -> bool:
+    """Whether no token is left to draw where ``others`` are forbidden too."""
+    forbidden = {*sampling.bad_token_ids, *others}
+    if sampling.min_tokens:
+        forbidden.update(sampling.stop_token_ids, () if sampling.ignore_eos else limits.eos_token_ids)
+    allowed = set(sampling.allowed_token_ids)
+    return allowed <= forbidden if allowed else len(forbidden) == limits.vocab_size
+
+
 def _problems(request: Request, limits: Limits) -> Iterator[str]:
     prompt = request.prompt_token_ids
     if not isinstance(prompt, tuple | list) or not prompt:
@@ -95,11 +104,12 @@ def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[s
             yield f"logit_bias must be from -{MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, got {bias!r} for {token_id}"
     yield from _token_problems("allowed_token_ids", sampling.allowed_token_ids, limits.vocab_size)
     yield from _token_problems("bad_token_ids", sampling.bad_token_ids, limits.vocab_size)
-    forbidden = set(sampling.bad_token_ids)
-    if sampling.min_tokens:
-        forbidden.update(sampling.stop_token_ids, () if sampling.ignore_eos else limits.eos_token_ids)
-    allowed = set(sampling.allowed_token_ids)
-    if allowed <= forbidden if allowed else len(forbidden) == limits.vocab_size:
+    # Half of a surrogate pair raises, which is found to be malformed.
+    if not isinstance(words := sampling.bad_words, tuple | list) or not all(
+        isinstance(word, str) and word.strip().encode() for word in words
+    ):
+        yield f"bad_words must be a tuple of strings that are not blank, got {words!r}"
+    if forbids_all(sampling, limits, set()):
         yield "no token can be drawn: allowed_token_ids, bad_token_ids and min_tokens forbid all"
 
 
