@@ -43,6 +43,10 @@ class EngineConfig:
     cuda_graphs: bool = True
     """On a GPU with ``triton`` or ``flash``: replay a decoding step as one CUDA graph. They are captured at the first
     such step, which takes seconds. Models with experts are computed without."""
+    overlap_scheduling: bool | None = None
+    """Plan and launch the next step while the device computes one, before its tokens are read: see
+    ``engine/pipeline.py``. A sample that ends by a stop is computed one token too far, which is dropped. Steps with
+    penalties, biases or details of draws are not overlapped. None does so on a GPU; on the CPU it gains nothing."""
 
     def __post_init__(self) -> None:
         check_fields(

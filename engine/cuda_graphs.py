@@ -1,8 +1,13 @@
 """Decoding as CUDA graphs: a step of one token a sequence, the draw of the next token included, is one launch.
 
-    numpy plan ──► pad to a bucket ──► two copies into fixed memory ──► replay: embedding … logits ──► draw
-                                                                                                       │
-    scheduler.complete runs meanwhile ◄── (nobody waits until the tokens are read) ◄───────────────────┘
+    numpy plan ──► pad to a bucket ──► two copies into fixed memory
+                                                  │
+                               ┌── replay ────────▼───────────────────────────────┐
+                               │   last tokens ──► embedding … logits ──► draw    │
+                               │        ▲                                  │      │
+                               └────────┼──────────────────────────────────┼──────┘
+                                        └──────────────────────────────────┤
+                           nobody waits until the tokens are read ◄────────┘
 
 There is a graph for each bucket of batch sizes. They are captured at the first use, the largest first, so that the
 smaller ones find their memory in the pool that they share. A graph holds addresses and no numbers: weights that are
@@ -26,8 +31,10 @@ from numpy.typing import NDArray
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.device_paged import DevicePagedAttention
 from rlserve.engine.device import upload
-from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
-from rlserve.engine.kernels.triton_kernels import draw, unpack
+from rlserve.engine.kernels.base import Draw, SamplingBatch
+from rlserve.engine.kernels.device_draw import DeviceDraw
+from rlserve.engine.kernels.triton_kernels import draw
+from rlserve.engine.last_tokens import LastTokens
 from rlserve.engine.models.decoder import Decoder
 
 logger = logging.getLogger(__name__)
@@ -100,6 +107,7 @@ class DecodeGraphs:
         self,
         decoder: Decoder,
         attention: DevicePagedAttention,
+        last_tokens: LastTokens,
         *,
         max_num_sequences: int,
         table_width: int,
@@ -108,6 +116,7 @@ class DecodeGraphs:
     ) -> None:
         self._decoder = decoder
         self._attention = attention
+        self._last_tokens = last_tokens
         self._device = device
         self._make_recorder = make_recorder
         self._buckets = batch_buckets(max_num_sequences)
@@ -116,26 +125,26 @@ class DecodeGraphs:
             attention.num_words(max_num_sequences, table_width), dtype=torch.int32, device=device
         )
         self._input_memory = torch.zeros(3 * (max_num_sequences + 4), dtype=torch.int32, device=device)
-        self._rows_B = torch.arange(max_num_sequences, dtype=torch.int32, device=device)
+        self._places_B = torch.arange(max_num_sequences, dtype=torch.int32, device=device)
         self._graphs: dict[int, _Graph] = {}
 
     def replay(self, layout: StepLayout, batch: SamplingBatch) -> torch.Tensor:
-        """Compute a step of one token a sequence, and draw the next ones as if every token may be drawn: see
-        ``drawn``. Returns logits [S, V], which the next step overwrites."""
+        """Compute a step of the token drawn last for each row of the layout, and draw the next ones as if every
+        token may be drawn: see ``drawn``. Returns logits [S, V], which the next step overwrites."""
         if not self._graphs:
             self._capture_all()
         num_sequences = layout.num_sequences
         size = next(bucket for bucket in self._buckets if bucket >= num_sequences)
-        self._fill(pad_layout(layout, size), batch.temperature, batch.uniform)
+        self._fill(layout, size, batch.temperature, batch.uniform)
         graph = self._graphs[size]
         graph.replay()
-        logits_BV, packed_3B = graph.results
-        self._packed_3S = packed_3B[:, :num_sequences]
+        logits_BV, self._packed_3B = graph.results
+        self._num_sequences = num_sequences
         return logits_BV[:num_sequences]
 
-    def drawn(self) -> SampledTokens:
-        """What the last replay drew; waits for the device."""
-        return unpack(self._packed_3S)
+    def drawn(self) -> Draw:
+        """What the last replay drew."""
+        return DeviceDraw(self._packed_3B, self._num_sequences)
 
     def forget(self) -> None:
         """Drop the graphs, and the memory of their pool with them: tensors that they know are freed."""
@@ -158,22 +167,26 @@ class DecodeGraphs:
             table_rows=nothing,
             block_tables=np.zeros((1, self._table_width), dtype=np.int32),
         )
-        token_ids_B, temperature_B, uniform_B = self._fill(pad_layout(empty, size), np.ones(0), np.ones(0))
+        rows_B, temperature_B, uniform_B = self._fill(empty, size, np.ones(0), np.ones(0))
 
         def compute() -> Computed:
-            logits_BV = self._decoder.forward(token_ids_B, self._rows_B[:size])
-            return logits_BV, draw(logits_BV, self._rows_B[:size], temperature_B, uniform_B)
+            logits_BV = self._decoder.forward(self._last_tokens.of(rows_B), self._places_B[:size])
+            packed_3B = draw(logits_BV, self._places_B[:size], temperature_B, uniform_B)
+            self._last_tokens.put(rows_B, packed_3B[0])
+            return logits_BV, packed_3B
 
         results, replay = recorder.record(compute)
         return _Graph(results=results, replay=replay)
 
     def _fill(
-        self, padded: StepLayout, temperature: NDArray[np.floating], uniform: NDArray[np.floating]
+        self, layout: StepLayout, size: int, temperature: NDArray[np.floating], uniform: NDArray[np.floating]
     ) -> list[torch.Tensor]:
-        """Write a step into the memory that the graph of its size reads; token ids, temperatures and uniforms."""
-        self._attention.begin_captured_step(padded, self._layout_memory)
-        num_added = padded.num_sequences - len(temperature)
+        """Write a step into the memory that the graph of its size reads; rows of the row table, temperatures and
+        uniforms."""
+        self._attention.begin_captured_step(pad_layout(layout, size), self._layout_memory)
+        num_added = size - layout.num_sequences
+        rows = np.pad(layout.table_rows, (0, num_added), constant_values=self._last_tokens.spare_row)
         numbers = [
             np.pad(array.astype(np.float32), (0, num_added), constant_values=1.0) for array in (temperature, uniform)
         ]
-        return upload([padded.token_ids.astype(np.int32), *numbers], self._device, self._input_memory)
+        return upload([rows, *numbers], self._device, self._input_memory)

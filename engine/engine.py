@@ -85,6 +85,7 @@ class Engine:
             scheduler=self._scheduler,
             tokenizer=self._tokenizer,
             max_model_len=self._limits.max_model_len,
+            overlaps=self._runner.overlaps,
             clock=clock,
         )
         self._weights = WeightVersions(self._runner, on_change=self._scheduler.set_weight_version)
@@ -281,6 +282,7 @@ class Engine:
             num_prompt_tokens=totals.num_prompt_tokens,
             num_generated_tokens=totals.num_generated_tokens,
             num_computed_tokens=totals.num_computed_tokens,
+            num_dropped_tokens=totals.num_dropped_tokens,
             num_finished_requests=totals.num_finished_requests,
             num_preemptions=counts.num_preemptions,
             num_forks=counts.num_forks,

@@ -1,9 +1,11 @@
 """The requests in the engine, from arrival to output: one step of all of them at a time.
 
-add ──► requests ──► scheduler.schedule ──► runner.compute ──► runner.sample ──► tokens into the row table
+add ──► requests ──► scheduler.schedule ──► pipeline.launch ──► in flight ──► pipeline.collect
            ▲                 ▲                                                        │
-           │ abort           └──────────────── scheduler.complete ◄───────────────────┤
+           │ abort           └───────────────── rows and blocks of ended samples ◄────┤
            └──────────────────────────────── outputs of ended requests ◄──────────────┘
+
+A step is collected as soon as it is launched; with overlapped scheduling, when the next one is (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -17,11 +19,11 @@ from numpy.typing import NDArray
 from rlserve.engine.bad_words import BadWords
 from rlserve.engine.kernels.base import SampledTokens
 from rlserve.engine.metrics import NO_TIME, Latencies
+from rlserve.engine.pipeline import InFlightStep, Pipeline
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
-from rlserve.engine.sampler import DrawDetails
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
 from rlserve.engine.sequence import RequestState, Sequence, SequenceState, TokenHistory
 from rlserve.engine.stop import StopStringChecker
@@ -38,6 +40,7 @@ class GenerationCounts:
     num_prompt_tokens: int = 0
     num_generated_tokens: int = 0
     num_computed_tokens: int = 0
+    num_dropped_tokens: int = 0
 
 
 class Generation:
@@ -51,18 +54,22 @@ class Generation:
         scheduler: Scheduler,
         tokenizer: FolderTokenizer,
         max_model_len: int,
+        overlaps: bool,
         clock: Callable[[], float],
     ) -> None:
         self.counts = GenerationCounts()
         self.latencies = Latencies()
         self.requests: dict[str, RequestState] = {}
         """By id; read-only for others."""
-        self._runner = runner
+        self._pipeline = Pipeline(runner=runner, rows=rows, scheduler=scheduler)
         self._rows = rows
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
+        self._overlaps = overlaps
         self._clock = clock
+        self._in_flight: InFlightStep | None = None
+        """The step to collect next. There is none while there are no requests."""
         self._ready: list[RequestOutput] = []
         """Outputs that the next step hands out."""
 
@@ -99,16 +106,15 @@ class Generation:
             self._ready.append(_output(owner))
 
     def step(self, weight_version: int) -> None:
-        """Compute one step of what the scheduler chooses."""
+        """Have one step of what the scheduler chooses computed, and collect it, or the one before it."""
         if not self.requests:
             return
-        step = self._scheduler.schedule()
-        if step.started:
-            now_s = self._clock()
-            for owner in step.started:
-                self.latencies.queue_time.observe(now_s - owner.arrival_s)
-        if not step.is_empty:
-            self._compute(step, weight_version)
+        plan = self._plan()
+        previous, self._in_flight = self._in_flight, None if plan.is_empty else self._launch(plan, weight_version)
+        if previous is not None:
+            self._collect(previous)
+        if not self._overlaps or not self.requests:
+            self._drain()
 
     def take_ready(self) -> list[RequestOutput]:
         """Hand out the outputs of the requests that ended or were refused since the last call."""
@@ -117,7 +123,7 @@ class Generation:
         return finished
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
-        """End requests now; ids that are not here are passed over."""
+        """End requests now, without a token that is still being drawn; ids that are not here are passed over."""
         outputs = []
         for request_id in request_ids:
             owner = self.requests.get(request_id)
@@ -125,6 +131,8 @@ class Generation:
                 self._end_request(owner, FinishReason.ABORT)
                 outputs.append(_output(owner))
         self.counts.num_finished_requests += len(outputs)
+        if not self.requests:
+            self._drain()
         return outputs
 
     def check_integrity(self) -> None:
@@ -135,41 +143,40 @@ class Generation:
         assert len(unfinished) == self._scheduler.num_running + self._scheduler.num_waiting
         for owner in self.requests.values():
             assert len(owner.outputs) < owner.request.sampling.n, f"request {owner.request.id!r} ended but is kept"
+        assert self.requests or self._in_flight is None
 
-    def _compute(self, step: ScheduledStep, weight_version: int) -> None:
-        logits_RV = self._runner.compute(step, self._rows)
+    def _plan(self) -> ScheduledStep:
+        """What to compute next. The step in flight is collected first where its tokens must be known for that."""
+        if self._in_flight is not None and (self._rows.needs_tokens() or self._scheduler.may_preempt()):
+            self._drain()
+        plan = self._scheduler.schedule()
+        if plan.started:
+            now_s = self._clock()
+            for owner in plan.started:
+                self.latencies.queue_time.observe(now_s - owner.arrival_s)
+        return plan
+
+    def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
         self.counts.num_steps += 1
-        self.counts.num_computed_tokens += len(step.decode_rows) + sum(chunk.end - chunk.start for chunk in step.chunks)
-        self._score_prompts(step)
-        self._scheduler.complete(step)
-        rows_B, logits_row_B = self._rows_to_sample(step)
-        if len(rows_B) == 0:
-            return
-        sampled, details = self._runner.sample(logits_RV, self._rows, rows_B, logits_row_B)
-        self._keep_details(rows_B, details)
-        self._rows.append(rows_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs, weight_version)
+        self.counts.num_computed_tokens += len(plan.decode_rows) + sum(chunk.end - chunk.start for chunk in plan.chunks)
+        return self._pipeline.launch(plan, weight_version)
+
+    def _drain(self) -> None:
+        """Leave no step in flight."""
+        step, self._in_flight = self._in_flight, None
+        if step is not None:
+            self._collect(step)
+
+    def _collect(self, step: InFlightStep) -> None:
+        collected = self._pipeline.collect(step)
+        rows_B = collected.rows_B
+        self.counts.num_dropped_tokens += collected.num_dropped
         self.counts.num_generated_tokens += len(rows_B)
-        self._measure(rows_B)
-        self._end_samples(rows_B, sampled)
+        if len(rows_B):
+            self._measure(rows_B)
+            self._end_samples(rows_B, collected.sampled)
         if not self.requests:
             self._scheduler.check_integrity()
-
-    def _score_prompts(self, step: ScheduledStep) -> None:
-        """Note the log-probabilities of the prompts that want them and have tokens in the step."""
-        first_token = len(step.decode_rows)
-        for chunk in step.chunks:
-            scores = chunk.sequence.owner.prompt_scores
-            if scores is not None:
-                self._runner.score_prompt(scores, chunk.start, first_token, chunk.end)
-            first_token += chunk.end - chunk.start
-
-    def _keep_details(self, rows_B: NDArray[np.intp], details: list[DrawDetails]) -> None:
-        for detail in details:
-            sequence = self._rows.sequence(int(rows_B[detail.place]))
-            if detail.top_log_probs is not None:
-                sequence.top_log_probs.append(detail.top_log_probs)
-            if detail.kept_support is not None:
-                sequence.kept_support.append(detail.kept_support)
 
     def _measure(self, rows_B: NDArray[np.intp]) -> None:
         """Note when the rows got their token."""
@@ -179,28 +186,12 @@ class Generation:
             self.latencies.time_to_first_token.observe(now_s - self._rows.sequence(row).owner.arrival_s)
         self._rows.last_token_s[rows_B] = now_s
 
-    def _rows_to_sample(self, step: ScheduledStep) -> tuple[NDArray[np.intp], NDArray[np.int32]]:
-        """Rows that get a token, and the row of logits of each; a leader's followers share its logits."""
-        rows, logits_rows = step.decode_rows, np.arange(len(step.decode_rows), dtype=np.int32)
-        leaders = [chunk.sequence for chunk in step.chunks if chunk.completes]
-        if not leaders:
-            return rows, logits_rows
-        new_rows, new_logits_rows = [], []
-        for logits_row, leader in enumerate(leaders, start=len(rows)):
-            for sequence in (leader, *self._scheduler.release_followers(leader)):
-                new_rows.append(sequence.row)
-                new_logits_rows.append(logits_row)
-        return (
-            np.concatenate([rows, np.array(new_rows, dtype=np.intp)]),
-            np.concatenate([logits_rows, np.array(new_logits_rows, dtype=np.int32)]),
-        )
-
     def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
         """Find the samples that end with the token just drawn. A stop token comes before a stop string, and
         that before the length."""
         table = self._rows
         stopped_B = (table.stop_token_ids[rows_B] == sampled.token_ids[:, None]).any(axis=1)
-        too_long_B = table.num_tokens[rows_B] >= table.max_num_tokens[rows_B]
+        too_long_B = table.num_known[rows_B] >= table.max_num_tokens[rows_B]
         broken_B = ~np.isfinite(sampled.log_probs)
         places = np.flatnonzero(stopped_B | too_long_B | broken_B | table.searches_text[rows_B]).tolist()
         ending = [(place, table.sequence(int(rows_B[place])), int(sampled.token_ids[place])) for place in places]
@@ -223,7 +214,7 @@ class Generation:
         if sequence.stop_checker is None:
             return None
         string = sequence.stop_checker.push(token_id)
-        num_generated = int(self._rows.num_tokens[sequence.row]) - len(sequence.owner.prompt)
+        num_generated = int(self._rows.num_known[sequence.row]) - len(sequence.owner.prompt)
         return string if num_generated > sequence.owner.request.sampling.min_tokens else None
 
     def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:

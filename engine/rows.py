@@ -29,6 +29,11 @@ class RowTable:
         self.weight_versions = np.zeros(shape, dtype=np.int32)
         self.block_tables = np.zeros((num_rows, -(-max_model_len // block_size)), dtype=np.int32)
         self.num_tokens = np.zeros(num_rows, dtype=np.int32)
+        """[S] those that the device is still drawing included."""
+        self.num_known = np.zeros(num_rows, dtype=np.int32)
+        """[S] tokens that stand in the table; less than ``num_tokens`` between ``reserve`` and ``fill``."""
+        self.tenancy = np.zeros(num_rows, dtype=np.int64)
+        """[S] changes when a row changes hands, so that what was drawn for one sequence never goes to another."""
         self.num_prompt_tokens = np.zeros(num_rows, dtype=np.int32)
         self.max_num_tokens = np.zeros(num_rows, dtype=np.int32)
         """[S] where the sample ends by length, prompt included."""
@@ -61,6 +66,14 @@ class RowTable:
         assert sequence is not None, f"row {row} is free"
         return sequence
 
+    def decode_rows(self) -> NDArray[np.intp]:
+        """The rows that compute one token in the next step: a sample as long as it may be only waits to be read."""
+        return np.flatnonzero(self.decoding & (self.num_tokens < self.max_num_tokens))
+
+    def needs_tokens(self) -> bool:
+        """Whether a row decodes whose next draw may depend on the values of all tokens before it."""
+        return bool(self.is_special[self.decode_rows()].any())
+
     def running(self) -> list[Sequence]:
         """All sequences that have a row."""
         return [sequence for sequence in self._sequences if sequence is not None]
@@ -68,6 +81,7 @@ class RowTable:
     def take(self, sequence: Sequence, eos_token_ids: tuple[int, ...]) -> None:
         """Give the sequence a row, filled with its tokens. There must be a free one."""
         row = self._free.pop()
+        self.tenancy[row] += 1
         sequence.row = row
         self._sequences[row] = sequence
         prompt, history, sampling = sequence.owner.prompt, sequence.history, sequence.owner.request.sampling
@@ -78,7 +92,7 @@ class RowTable:
         self.log_probs[row, generated] = history.log_probs
         self.behaviour_log_probs[row, generated] = history.behaviour_log_probs
         self.weight_versions[row, generated] = history.weight_versions
-        self.num_tokens[row] = num_tokens
+        self.num_tokens[row] = self.num_known[row] = num_tokens
         self.num_prompt_tokens[row] = num_prompt
         self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens, self.token_ids.shape[1])
         self.last_token_s[row] = sequence.last_token_s
@@ -93,8 +107,9 @@ class RowTable:
         self.searches_text[row] = sequence.stop_checker is not None
 
     def give_back(self, sequence: Sequence) -> None:
-        """Free the row; the generated tokens move to the sequence's history."""
+        """Free the row; the generated tokens move to the sequence's history, without those still being drawn."""
         row = sequence.row
+        self.tenancy[row] += 1
         sequence.history = self.history(row)
         sequence.last_token_s = float(self.last_token_s[row])
         sequence.row = -1
@@ -112,7 +127,7 @@ class RowTable:
 
     def history(self, row: int) -> TokenHistory:
         """A copy of the generated tokens of a row."""
-        generated = slice(int(self.num_prompt_tokens[row]), int(self.num_tokens[row]))
+        generated = slice(int(self.num_prompt_tokens[row]), int(self.num_known[row]))
         return TokenHistory(
             token_ids=self.token_ids[row, generated].copy(),
             log_probs=self.log_probs[row, generated].copy(),
@@ -120,21 +135,26 @@ class RowTable:
             weight_versions=self.weight_versions[row, generated].copy(),
         )
 
-    def append(
+    def reserve(self, rows_B: NDArray[np.intp], weight_version: int) -> NDArray[np.int32]:
+        """Add one generated token to each of the given rows, which ``fill`` will tell; returns their positions."""
+        positions_B = self.num_tokens[rows_B]
+        self.weight_versions[rows_B, positions_B] = weight_version
+        self.num_tokens[rows_B] = positions_B + 1
+        return positions_B
+
+    def fill(
         self,
         rows_B: NDArray[np.intp],
+        positions_B: NDArray[np.int32],
         token_ids_B: NDArray[np.int32],
         log_probs_B: NDArray[np.float32],
         behaviour_log_probs_B: NDArray[np.float32],
-        weight_version: int,
     ) -> None:
-        """Add one generated token to each of the given rows."""
-        ends_B = self.num_tokens[rows_B]
-        self.token_ids[rows_B, ends_B] = token_ids_B
-        self.log_probs[rows_B, ends_B] = log_probs_B
-        self.behaviour_log_probs[rows_B, ends_B] = behaviour_log_probs_B
-        self.weight_versions[rows_B, ends_B] = weight_version
-        self.num_tokens[rows_B] = ends_B + 1
+        """Write the tokens reserved at the given positions, in the order in which they were reserved."""
+        self.token_ids[rows_B, positions_B] = token_ids_B
+        self.log_probs[rows_B, positions_B] = log_probs_B
+        self.behaviour_log_probs[rows_B, positions_B] = behaviour_log_probs_B
+        self.num_known[rows_B] = positions_B + 1
 
     def _set_stop_tokens(self, row: int, token_ids: tuple[int, ...]) -> None:
         missing = len(token_ids) - self.stop_token_ids.shape[1]

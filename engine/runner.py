@@ -19,8 +19,9 @@ from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.device import free_device_memory, to_device
-from rlserve.engine.kernels.base import Kernels, SampledTokens
+from rlserve.engine.kernels.base import Draw, Kernels
 from rlserve.engine.kernels.factory import create_kernels
+from rlserve.engine.last_tokens import LastTokens
 from rlserve.engine.models.decoder import Decoder
 from rlserve.engine.models.parameters import Parameters, WeightChanges
 from rlserve.engine.models.rope import rotation_table
@@ -75,10 +76,19 @@ class ModelRunner:
         if config.deterministic:
             self._attention.separate_tokens()
         self._decoder = self._make_decoder(shard, config, kernels)
+        on_gpu = self._device.type == "cuda"
+        self.overlaps = on_gpu if config.overlap_scheduling is None else config.overlap_scheduling
+        """Whether steps are launched before the tokens of the one before are known."""
         self._is_drawn = False
         """The graph of the last step has drawn the next tokens too."""
         self._graphs: DecodeGraphs | None = None
-        if config.cuda_graphs and self._device.type == "cuda" and backend in ("triton", "flash") and not spec.experts:
+        uses_graphs = config.cuda_graphs and on_gpu and backend in ("triton", "flash") and not spec.experts
+        self._last_tokens: LastTokens | None = None
+        """Where decoding steps find their tokens, if the row table may not have them yet."""
+        if self.overlaps or uses_graphs:
+            num_rows = min(config.max_num_sequences, config.max_num_batched_tokens)
+            self._last_tokens = LastTokens(num_rows, self._device)
+        if uses_graphs:
             self._graphs = self._make_graphs(config)
 
     def compute(self, step: ScheduledStep, rows: RowTable) -> torch.Tensor:
@@ -101,19 +111,21 @@ class ModelRunner:
         self._copy_blocks(block_copies)
         with torch.inference_mode():
             self._attention.begin_step(layout)
-            return self._decoder.forward(
-                to_device(layout.token_ids, self._device), to_device(last_rows_R, self._device)
-            )
+            return self._decoder.forward(self._token_ids(layout), to_device(last_rows_R, self._device))
 
-    def sample(
+    def draw(
         self, logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
-    ) -> tuple[SampledTokens, list[DrawDetails]]:
-        """Draw the next token of each of the given rows of the table, from the given row of logits."""
+    ) -> tuple[Draw, list[DrawDetails]]:
+        """Draw the next token of each of the given rows of the table, from the given row of logits. Nobody waits for
+        the device, unless a row is special."""
         if self._is_drawn and self._graphs is not None:
             self._is_drawn = False
             return self._graphs.drawn(), []
         with torch.inference_mode():
-            return self._sampler.sample(logits_RV, rows, rows_B, logits_row_B)
+            draw, details = self._sampler.draw(logits_RV, rows, rows_B, logits_row_B)
+            if self._last_tokens is not None:
+                self._last_tokens.put(to_device(rows_B, self._device), draw.token_ids_B)
+        return draw, details
 
     def score_prompt(self, scores: PromptScores, start: int, first_token: int, end: int) -> None:
         """Score what the step just computed tells about the prompt whose positions [start, end) lie in it from
@@ -242,14 +254,24 @@ class ModelRunner:
         if block_copies:
             self._attention.copy_blocks(list(block_copies.values()), list(block_copies))
 
+    def _token_ids(self, layout: StepLayout) -> torch.Tensor:
+        """[T] on the device; there, those of decoding sequences take the place of what the host knows."""
+        token_ids_T = to_device(layout.token_ids, self._device)
+        if self._last_tokens is not None and layout.num_decoding:
+            rows = to_device(layout.table_rows[: layout.num_decoding], self._device)
+            token_ids_T[: layout.num_decoding] = self._last_tokens.of(rows)
+        return token_ids_T
+
     def _make_graphs(self, config: EngineConfig) -> DecodeGraphs:
         from rlserve.engine.attention.device_paged import DevicePagedAttention
         from rlserve.engine.cuda_graphs import DecodeGraphs  # needs Triton
 
         assert isinstance(self._attention, DevicePagedAttention)
+        assert self._last_tokens is not None
         return DecodeGraphs(
             self._decoder,
             self._attention,
+            self._last_tokens,
             max_num_sequences=min(config.max_num_sequences, config.max_num_batched_tokens),
             table_width=-(-self.max_model_len // config.block_size),
             device=self._device,
@@ -291,4 +313,5 @@ class ModelRunner:
             query_starts=query_starts,
             table_rows=table_rows.astype(np.int32),
             block_tables=rows.block_tables,
+            num_decoding=len(decode_rows),
         )

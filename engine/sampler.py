@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlserve.engine.device import to_device
-from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
+from rlserve.engine.kernels.base import Draw, FinishedDraw, Kernels, SampledTokens, SamplingBatch
 from rlserve.engine.logit_rules import adjust_logits
 from rlserve.engine.prompt_scores import top_log_probs
 from rlserve.engine.request import TopLogProbs
@@ -50,22 +50,23 @@ class Sampler:
     def __init__(self, kernels: Kernels) -> None:
         self._kernels = kernels
 
-    def sample(
+    def draw(
         self, logits_RV: torch.Tensor, table: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
-    ) -> tuple[SampledTokens, list[DrawDetails]]:
-        """Draw the next token of each of the given rows of the table, from the given row of logits."""
+    ) -> tuple[Draw, list[DrawDetails]]:
+        """Draw the next token of each of the given rows of the table, from the given row of logits. Special draws
+        are waited for, and all tokens of their rows must be known; others need not be."""
         batch = sampling_batch(table, rows_B, logits_row_B)
         is_special_B = table.is_special[rows_B]
         if not is_special_B.any():
-            return self._kernels.sample(logits_RV, batch), []
+            return self._kernels.draw(logits_RV, batch), []
         places_A = np.flatnonzero(is_special_B)
         special, details = self._sample_special(logits_RV, table, rows_B[places_A], batch.take(places_A), places_A)
         if len(places_A) == len(rows_B):
-            return special, details
+            return FinishedDraw(sampled=special, device=logits_RV.device), details
         others = np.flatnonzero(~is_special_B)
         plain = self._kernels.sample(logits_RV, batch.take(others))
         order = np.argsort(np.concatenate([others, places_A]))
-        return _joined(plain, special, order), details
+        return FinishedDraw(sampled=_joined(plain, special, order), device=logits_RV.device), details
 
     def _sample_special(
         self,

@@ -139,10 +139,11 @@ class Scheduler:
         self._held = None
 
     def schedule(self) -> ScheduledStep:
-        """Decide the next step, and take the rows and blocks that it needs."""
+        """Decide the next step, and take the rows and blocks that it needs. Needs no values of tokens, but for
+        preemption: see :meth:`may_preempt`."""
         self._block_copies, self._started = {}, []
         self._grow_decoding()
-        decode_rows = np.flatnonzero(self._rows.decoding)
+        decode_rows = self._rows.decode_rows()
         budget = self._max_num_batched_tokens - len(decode_rows)
         chunks: list[Chunk] = []
         for sequence in self._prefilling:
@@ -162,17 +163,26 @@ class Scheduler:
             started=tuple(self._started),
         )
 
-    def complete(self, step: ScheduledStep) -> None:
-        """Note that the step is computed: blocks that became full get their names, finished prefills decode."""
-        rows = self._rows
-        for row in step.decode_rows[rows.num_tokens[step.decode_rows] % self._block_size == 0].tolist():
-            self._publish(rows.sequence(row), int(rows.num_tokens[row]))
+    def may_preempt(self) -> bool:
+        """Whether the next step could take back the row of a sample, whose tokens must all be known then."""
+        return len(self._needy_rows()) > self._pool.num_free
+
+    def complete_chunks(self, step: ScheduledStep) -> None:
+        """Note that the chunks of the step are computed: blocks that became full get their names, finished
+        prefills decode."""
         for chunk in step.chunks:
             chunk.sequence.num_computed = chunk.end
             self._publish(chunk.sequence, chunk.end)
             if chunk.completes:
                 self._prefilling.remove(chunk.sequence)
-                rows.decoding[chunk.sequence.row] = True
+                self._rows.decoding[chunk.sequence.row] = True
+
+    def complete_decoding(self, rows_D: NDArray[np.intp], num_computed_D: NDArray[np.int32]) -> None:
+        """Note that a step has computed the last of so many tokens of decoding rows, all known: blocks that
+        became full get their names."""
+        is_full_D = num_computed_D % self._block_size == 0
+        for row, num_computed in zip(rows_D[is_full_D].tolist(), num_computed_D[is_full_D].tolist(), strict=True):
+            self._publish(self._rows.sequence(row), num_computed)
 
     def release_followers(self, leader: Sequence) -> list[Sequence]:
         """Let the followers go on from the prompt that their leader has just computed.
@@ -223,13 +233,17 @@ class Scheduler:
         assert len(waiting) == self.counts.states[SequenceState.WAITING]
         assert all(not sequence.blocks and sequence.row < 0 for sequence in waiting)
 
-    def _grow_decoding(self) -> None:
-        rows = np.flatnonzero(self._rows.decoding)
+    def _needy_rows(self) -> NDArray[np.intp]:
+        """Decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""
+        rows = self._rows.decode_rows()
         positions = self._rows.num_tokens[rows] - 1
         offsets = positions % self._block_size
         current_blocks = self._rows.block_tables[rows, positions // self._block_size]
-        needy = rows[(offsets == 0) | (self._pool.reference_counts[current_blocks] > 1)]
-        for sequence in sorted(self._rows.sequence(row) for row in needy.tolist()):
+        needy: NDArray[np.intp] = rows[(offsets == 0) | (self._pool.reference_counts[current_blocks] > 1)]
+        return needy
+
+    def _grow_decoding(self) -> None:
+        for sequence in sorted(self._rows.sequence(row) for row in self._needy_rows().tolist()):
             if sequence.state is SequenceState.RUNNING:
                 self._grow(sequence)
 

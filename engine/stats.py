@@ -24,6 +24,8 @@ class EngineStats:
     num_generated_tokens: int
     num_computed_tokens: int
     """Tokens that went through the model: prefill, decode, and what preemption made to be computed again."""
+    num_dropped_tokens: int
+    """Tokens drawn for samples that had ended or were aborted meanwhile; only overlapped scheduling does so."""
     num_finished_requests: int
     """Requests whose output was handed out, aborted and refused ones included."""
     num_preemptions: int

@@ -32,6 +32,9 @@ class StepLayout:
     """[S] row of each sequence in ``block_tables``."""
     block_tables: NDArray[np.int32]
     """[rows, blocks] the block that holds positions i * block_size and on. Entries past the end are undefined."""
+    num_decoding: int = 0
+    """The first so many sequences have one token each, the one drawn last for their row, which the host may not know
+    yet: with ``LastTokens`` it is taken from there."""
 
     @property
     def num_tokens(self) -> int:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from rlserve.engine.device import to_device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,6 +72,36 @@ class SampledTokens:
     """[B, V] the tokens that could have been drawn, if asked for; the chosen one alone for greedy choices."""
 
 
+class Draw(Protocol):
+    """Tokens that the device has been told to draw, and may not have drawn yet."""
+
+    @property
+    def token_ids_B(self) -> torch.Tensor:
+        """[B] int32 on the device, for what is launched behind the draw."""
+        ...
+
+    def read(self) -> SampledTokens:
+        """The tokens; waits until the device has drawn them, and not for what was launched since."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FinishedDraw:
+    """A draw that was waited for when it was made."""
+
+    sampled: SampledTokens
+    device: torch.device
+
+    @property
+    def token_ids_B(self) -> torch.Tensor:
+        """[B] int32 on the device."""
+        return to_device(self.sampled.token_ids, self.device)
+
+    def read(self) -> SampledTokens:
+        """The tokens."""
+        return self.sampled
+
+
 class Kernels(ABC):
     """Operations of one device. Outputs are given by the caller, nothing is allocated per step."""
 
@@ -107,3 +140,8 @@ class Kernels(ABC):
         (ties with the last kept), then the smallest set that reaches ``top_p`` of what is left (ties kept).
         A logit of minus infinity is never drawn.
         """
+
+    def draw(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> Draw:
+        """Like ``sample``, for a batch that does not want the kept tokens. Where the device works by itself, nobody
+        waits for it."""
+        return FinishedDraw(sampled=self.sample(logits_RV, batch), device=logits_RV.device)

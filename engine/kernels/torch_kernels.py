@@ -5,11 +5,14 @@ Legend as in ``base.py``.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional as F
 
 from rlserve.engine.device import to_device
-from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
+from rlserve.engine.kernels.base import Draw, Kernels, SampledTokens, SamplingBatch
+from rlserve.engine.kernels.device_draw import DeviceDraw, pack
 
 
 class TorchKernels(Kernels):
@@ -46,6 +49,15 @@ class TorchKernels(Kernels):
         torch.mul(F.gelu(gate_TI, approximate="tanh"), up_TI, out=out_TI)
 
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
+        packed_3B, kept_BV = self._draw(logits_RV, batch)
+        sampled = DeviceDraw(packed_3B).read()
+        return sampled if kept_BV is None else replace(sampled, kept=kept_BV.cpu().numpy())
+
+    def draw(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> Draw:
+        return DeviceDraw(self._draw(logits_RV, batch)[0])
+
+    def _draw(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Packed [3, B], and the kept tokens [B, V] where they are wanted."""
         device = logits_RV.device
         logits_BV = logits_RV.float()[to_device(batch.logits_row, device).long()]
         raw_BV = logits_BV.log_softmax(dim=-1)
@@ -71,12 +83,8 @@ class TorchKernels(Kernels):
         token_B = torch.where(greedy_B, logits_BV.argmax(dim=-1), drawn_B.clamp_(max=logits_BV.shape[1] - 1))
         chosen_B1 = token_B.unsqueeze(1)
         behaviour_B = behaviour_BV.gather(1, chosen_B1).squeeze(1).masked_fill(greedy_B, 0.0)
-        return SampledTokens(
-            token_ids=token_B.int().cpu().numpy(),
-            log_probs=raw_BV.gather(1, chosen_B1).squeeze(1).cpu().numpy(),
-            behaviour_log_probs=behaviour_B.cpu().numpy(),
-            kept=_kept(behaviour_BV, greedy_B, token_B).cpu().numpy() if batch.wants_kept else None,
-        )
+        packed_3B = pack(token_B, raw_BV.gather(1, chosen_B1).squeeze(1), behaviour_B)
+        return packed_3B, _kept(behaviour_BV, greedy_B, token_B) if batch.wants_kept else None
 
 
 def _kept(behaviour_BV: torch.Tensor, greedy_B: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ import torch
 import triton
 
 from rlserve.engine.device import upload
-from rlserve.engine.kernels.base import SampledTokens, SamplingBatch
+from rlserve.engine.kernels.base import Draw, SampledTokens, SamplingBatch
+from rlserve.engine.kernels.device_draw import DeviceDraw
 from rlserve.engine.kernels.torch_kernels import TorchKernels
 from rlserve.engine.kernels.triton_programs import add_rms_norm, draw_tokens, gated_activation, weigh_chunks
 
@@ -45,16 +46,19 @@ class TritonKernels(TorchKernels):
         _launch_activation(gate_up_T2I, out_TI, is_gelu=True)
 
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
+        return self.draw(logits_RV, batch).read() if batch.keeps_all else super().sample(logits_RV, batch)
+
+    def draw(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> Draw:
         if not batch.keeps_all:
-            return super().sample(logits_RV, batch)
+            return super().draw(logits_RV, batch)
         arrays = (batch.logits_row, batch.temperature, batch.uniform.astype(np.float32))
-        return unpack(draw(logits_RV, *upload(arrays, logits_RV.device)))
+        return DeviceDraw(draw(logits_RV, *upload(arrays, logits_RV.device)))
 
 
 def draw(
     logits_RV: torch.Tensor, rows_B: torch.Tensor, temperature_B: torch.Tensor, uniform_B: torch.Tensor
 ) -> torch.Tensor:
-    """Draw from whole rows without waiting for the device: [3, B] int32, for ``unpack``. Arguments as in
+    """Draw from whole rows without waiting for the device: [3, B] int32, for ``DeviceDraw``. Arguments as in
     ``SamplingBatch``, on the device and of 4 bytes."""
     vocab_size, num_draws = logits_RV.shape[1], len(rows_B)
     num_chunks = triton.cdiv(vocab_size, _CHUNK)
@@ -76,14 +80,6 @@ def draw(
         **sizes,
     )
     return packed_3B
-
-
-def unpack(packed_3B: torch.Tensor) -> SampledTokens:
-    """What was drawn, once the device is done: one copy brings all three."""
-    host = packed_3B.cpu().numpy()
-    return SampledTokens(
-        token_ids=host[0], log_probs=host[1].view(np.float32), behaviour_log_probs=host[2].view(np.float32)
-    )
 
 
 def _launch_norm(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +21,18 @@ from transformers import (
 )
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput, SamplingParams
+
+BOTH_WAYS = pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"], indirect=True)
+"""As ``pytestmark`` of a module: all of its tests, with one step at a time and with overlapped scheduling."""
+SETTINGS: dict[str, Any] = {
+    "device": "cpu",
+    "dtype": "float32",
+    "block_size": 4,
+    "num_blocks": 96,
+    "max_num_sequences": 16,
+    "max_num_batched_tokens": 64,
+}
+"""Of engines in tests; ``conftest.py`` adds whether they overlap."""
 
 VOCAB_SIZE = 96
 _SHAPE: dict[str, Any] = {
@@ -105,15 +118,7 @@ def save_model(folder: Path, family: str = "qwen3", seed: int = 0, **changes: An
 
 def make_engine(folder: Path, *, load_weights: bool = True, **changes: Any) -> Engine:
     """An engine on the CPU, in float32, with few small blocks."""
-    settings: dict[str, Any] = {
-        "device": "cpu",
-        "dtype": "float32",
-        "block_size": 4,
-        "num_blocks": 96,
-        "max_num_sequences": 16,
-        "max_num_batched_tokens": 64,
-    }
-    return Engine(folder, EngineConfig(**(settings | changes)), load_weights=load_weights)
+    return Engine(folder, EngineConfig(**(SETTINGS | changes)), load_weights=load_weights)
 
 
 def make_request(request_id: str, prompt: Iterable[int], **sampling: Any) -> Request:

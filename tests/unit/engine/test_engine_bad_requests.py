@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
 
 from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
+
+pytestmark = BOTH_WAYS
 
 PROMPT = (1, 2, 3)
 

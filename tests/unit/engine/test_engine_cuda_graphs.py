@@ -15,6 +15,7 @@ from rlserve.engine import Engine
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.triton_paged import TritonPagedAttention
 from rlserve.engine.cuda_graphs import Computed, DecodeGraphs, batch_buckets, pad_layout
+from rlserve.engine.last_tokens import LastTokens
 
 
 class RunningRecorder:
@@ -40,9 +41,11 @@ def engine_with_graphs(folder: Path, events: list[str]) -> Engine:
     engine = make_engine(folder, attention_backend="triton", device=DEVICE.type, max_num_sequences=3, cuda_graphs=False)
     runner = engine._runner
     assert isinstance(runner._attention, TritonPagedAttention)
+    runner._last_tokens = LastTokens(3, DEVICE)
     runner._graphs = DecodeGraphs(
         runner._decoder,
         runner._attention,
+        runner._last_tokens,
         max_num_sequences=3,
         table_width=engine._rows.block_tables.shape[1],
         device=DEVICE,

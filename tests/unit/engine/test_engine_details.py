@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from rlserve.engine import RequestOutput, SampleOutput
 from rlserve.engine.support import pack_support, unpack_support
+
+pytestmark = BOTH_WAYS
 
 PROMPT = tuple(random.Random(8).choices(range(VOCAB_SIZE), k=70))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +17,8 @@ from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.models.linear import Linear, RowBlockLinear
 from rlserve.errors import UserError
+
+pytestmark = BOTH_WAYS
 
 BACKENDS = ("cpu", "torch")
 LARGE = {"hidden_size": 256, "intermediate_size": 768, "initializer_range": 0.1}

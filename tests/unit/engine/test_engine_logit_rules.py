@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
 from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
 from rlserve.engine.sampling import stream_key, uniforms
 from rlserve.engine.support import unpack_support
+
+pytestmark = BOTH_WAYS
 
 PROMPT = (5, 9, 9, 30, 61)
 

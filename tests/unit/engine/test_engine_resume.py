@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import FinishReason, Request, RequestOutput, SampleOutput
+
+pytestmark = BOTH_WAYS
 
 PROMPT = tuple(random.Random(4).choices(range(VOCAB_SIZE), k=21))
 
@@ -56,7 +58,7 @@ def test_resumed_on_another_engine_equals_the_uninterrupted_run(folder: Path) ->
     _assert_same(resumed, expected)
 
 
-def test_kept_tokens_keep_their_log_probabilities_and_versions(folder: Path) -> None:
+def test_kept_tokens_keep_their_log_probabilities_and_versions(folder: Path, overlaps: bool) -> None:
     engine = make_engine(folder)
     request = replace(_request(), sampling=replace(_request().sampling, stop_token_ids=()))
     engine.add(request)
@@ -68,11 +70,12 @@ def test_kept_tokens_keep_their_log_probabilities_and_versions(folder: Path) -> 
 
     output = run(other, [replace(request, resumed=partial.samples)])["0"]
 
+    num_kept = 9 if overlaps else 10
     for sample, kept in zip(output.samples, partial.samples, strict=True):
-        assert sample.token_ids[:10] == kept.token_ids
-        assert sample.log_probs[:10] == kept.log_probs
-        assert sample.behaviour_log_probs[:10] == kept.behaviour_log_probs
-        assert sample.weight_versions == (0,) * 10 + (2,) * 30
+        assert sample.token_ids[:num_kept] == kept.token_ids
+        assert sample.log_probs[:num_kept] == kept.log_probs
+        assert sample.behaviour_log_probs[:num_kept] == kept.behaviour_log_probs
+        assert sample.weight_versions == (0,) * num_kept + (2,) * (40 - num_kept)
 
 
 def test_some_samples_resumed_some_complete_and_some_new(folder: Path) -> None:

@@ -48,13 +48,16 @@ class Bench:
 
     def step(self) -> ScheduledStep:
         step = self.scheduler.schedule()
-        self.scheduler.complete(step)
+        self.scheduler.complete_chunks(step)
         rows = step.decode_rows.tolist()
         for chunk in step.chunks:
             if chunk.completes:
                 rows += [s.row for s in (chunk.sequence, *self.scheduler.release_followers(chunk.sequence))]
-        ones = np.ones(len(rows))
-        self.rows.append(np.array(rows, dtype=np.intp), ones.astype(np.int32), -ones, -ones, 0)
+        table_rows, ones = np.array(rows, dtype=np.intp), np.ones(len(rows))
+        positions = self.rows.reserve(table_rows, 0)
+        num_decoding = len(step.decode_rows)
+        self.scheduler.complete_decoding(step.decode_rows, positions[:num_decoding])
+        self.rows.fill(table_rows, positions, ones.astype(np.int32), -ones, -ones)
         self.scheduler.check_integrity()
         return step
 

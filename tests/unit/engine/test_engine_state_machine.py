@@ -1,7 +1,7 @@
 """Anything in any order: requests are added, aborted and resumed, weights swapped in all ways, the engine paused in
 all modes and put to sleep, with a cache so small that samples are preempted all the time. No block, token or request
 may be lost, and no version be wrong. What one version of the weights made alone must be what an engine with nothing
-else to do makes."""
+else to do makes. All of it again with overlapped scheduling."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ EXTRAS: list[dict[str, Any]] = [
     {"frequency_penalty": 1.0, "repetition_penalty": 1.3, "num_top_log_probs": 2},
     {"min_p": 0.1, "bad_token_ids": tuple(range(0, VOCAB_SIZE, 3)), "kept_support": True},
     {"prompt_log_probs": 1},
+    {"stop_token_ids": tuple(range(0, VOCAB_SIZE, 5))},
 ]
 """What a request may ask for beside the usual."""
 NUM_SEEDS = 3
@@ -60,10 +61,17 @@ def _expected(request: Request, version: int) -> RequestOutput:
 class EngineMachine(RuleBasedStateMachine):
     """An engine, the requests it has, and the partial samples waiting to be resumed."""
 
+    overlaps = False
+
     def __init__(self) -> None:
         super().__init__()
         self.engine = make_engine(
-            _folder(), num_blocks=NUM_BLOCKS, block_size=4, max_num_sequences=5, max_num_batched_tokens=12
+            _folder(),
+            num_blocks=NUM_BLOCKS,
+            block_size=4,
+            max_num_sequences=5,
+            max_num_batched_tokens=12,
+            overlap_scheduling=self.overlaps,
         )
         self.num_requests = 0
         self.live: dict[str, Request] = {}
@@ -228,7 +236,8 @@ class EngineMachine(RuleBasedStateMachine):
     @staticmethod
     def _was_computed(request: Request) -> bool:
         """Whether something was left to do when the request came."""
-        complete = [sample for sample in request.resumed if sample.finish_reason is FinishReason.LENGTH]
+        ended = (FinishReason.LENGTH, FinishReason.STOP)
+        complete = [sample for sample in request.resumed if sample.finish_reason in ended]
         return len(complete) < request.sampling.n
 
     def _check(self, request: Request, output: RequestOutput, added_at: int) -> None:
@@ -250,7 +259,11 @@ class EngineMachine(RuleBasedStateMachine):
         assert num_tokens <= request.sampling.max_tokens
         assert len(sample.top_log_probs) == (num_tokens if request.sampling.num_top_log_probs else 0)
         assert len(sample.kept_support) == (num_tokens if request.sampling.kept_support else 0)
-        assert (sample.finish_reason is FinishReason.LENGTH) == (num_tokens == request.sampling.max_tokens)
+        stop_token_ids = request.sampling.stop_token_ids
+        assert not set(sample.token_ids[:-1]) & set(stop_token_ids)
+        assert (sample.finish_reason is FinishReason.STOP) == (sample.token_ids[-1:] in {(i,) for i in stop_token_ids})
+        if sample.finish_reason is not FinishReason.STOP:
+            assert (sample.finish_reason is FinishReason.LENGTH) == (num_tokens == request.sampling.max_tokens)
         versions = list(sample.weight_versions)
         assert versions == sorted(versions)
         if versions:
@@ -264,7 +277,14 @@ class EngineMachine(RuleBasedStateMachine):
         assert num_alone == 0 or differences.abs().max() < 1e-4
 
 
+class OverlappedEngineMachine(EngineMachine):
+    """The same with a step in flight between any two rules."""
+
+    overlaps = True
+
+
+_SETTINGS = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 TestEngine = EngineMachine.TestCase
-TestEngine.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestEngine.settings = _SETTINGS
+TestOverlappedEngine = OverlappedEngineMachine.TestCase
+TestOverlappedEngine.settings = _SETTINGS

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from rlserve.engine import FinishReason, SampleOutput
 from rlserve.engine.stop import StopStringChecker
+
+pytestmark = BOTH_WAYS
 
 PROMPT = (9, 8, 7, 6)
 ALPHABET = [chr(ord("0") + index) for index in range(VOCAB_SIZE)]

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import Engine
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.engine.weights.versions import WeightChanges
 from rlserve.errors import IllegalTransitionError, WeightsRefusedError
+
+pytestmark = BOTH_WAYS
 
 PROMPT = tuple(random.Random(5).choices(range(VOCAB_SIZE), k=20))
 NEXT = weights_of("qwen3", 1)

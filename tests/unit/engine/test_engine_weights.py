@@ -7,11 +7,23 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make_request, run, save_model, weights_of
+from engine_builders import (
+    BOTH_WAYS,
+    FAMILIES,
+    VOCAB_SIZE,
+    build_model,
+    make_engine,
+    make_request,
+    run,
+    save_model,
+    weights_of,
+)
 from safetensors.torch import load_file, save_file
 
 from rlserve.engine import Engine, FinishReason
 from rlserve.errors import IllegalTransitionError, ModelError, WeightsRefusedError
+
+pytestmark = BOTH_WAYS
 
 PROMPT = tuple(random.Random(3).choices(range(VOCAB_SIZE), k=30))
 
