@@ -1,7 +1,8 @@
 """The nano-vllm benchmark on one GPU: 256 requests of random tokens, 100 to 1024 in and 100 to 1024 out, on the
 shape of Qwen3-0.6B with random weights, bfloat16.
 
-python benchmarks/gpu_engine.py [--attention triton|flash|torch] [--block-size N] [--rounds N] [--json FILE]
+python benchmarks/gpu_engine.py [--attention triton|flash|torch] [--block-size N] [--no-overlap] [--rounds N]
+    [--json FILE]
 
 Needs torch, triton, transformers, safetensors and NumPy, and no installation of this package.
 """
@@ -118,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         max_model_len=MAX_MODEL_LEN,
         enable_prefix_caching=False,  # as in nano-vllm's run, no prompts share a beginning
         cuda_graphs=not options.no_cuda_graphs,
+        overlap_scheduling=not options.no_overlap,
     )
     sizes = (4, 2, 6, 100) if options.smoke else (NUM_REQUESTS, SHORTEST, LONGEST, HIGHEST_TOKEN)
     engine = Engine(model_folder(SHAPES["tiny" if options.smoke else "596m"], options.cache), config)
@@ -154,6 +156,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-num-sequences", type=int, default=256)
     parser.add_argument("--max-num-batched-tokens", type=int, default=16384)
     parser.add_argument("--no-cuda-graphs", action="store_true")
+    parser.add_argument("--no-overlap", action="store_true", help="read the tokens of a step before the next one")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE, help="where the model is kept")
     parser.add_argument("--json", type=Path, help="file for the figures")

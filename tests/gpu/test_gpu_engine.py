@@ -14,6 +14,7 @@ from trainer_samples import FAMILIES, VOCABULARY, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput, SamplingParams
+from rlserve.engine.kernels.device_draw import DeviceDraw
 
 pytestmark = pytest.mark.gpu
 
@@ -89,6 +90,37 @@ def test_graphs_change_no_draw(sampling: dict[str, Any], tmp_path: Path) -> None
     assert_same(serve(graphs, requests(**sampling)), serve(eager, requests(**sampling)), tolerance=1e-5)
     assert graphs._runner._graphs is not None
     assert graphs._runner._graphs._graphs
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        {"stop_token_ids": tuple(range(0, VOCABULARY, 16)), "temperature": 0.8},
+        {"stop_token_ids": tuple(range(0, VOCABULARY, 16)), "top_p": 0.9, "top_k": 40},
+        {"stop_token_ids": tuple(range(0, VOCABULARY, 16)), "frequency_penalty": 0.5},
+    ],
+    ids=str,
+)
+def test_overlapped_scheduling_changes_no_output(sampling: dict[str, Any], cuda_graphs: bool, tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path)
+    settings = {"cuda_graphs": cuda_graphs, "num_blocks": 24}  # so few that samples are preempted
+    plain, overlapped = (make_engine(folder, overlap_scheduling=overlaps, **settings) for overlaps in (False, True))
+    assert make_engine(folder)._runner.overlaps, "it is the default on a GPU"
+    assert_same(serve(overlapped, requests(**sampling)), serve(plain, requests(**sampling)), tolerance=1e-4)
+    assert plain.stats().num_dropped_tokens == 0
+    if "frequency_penalty" not in sampling:
+        assert overlapped.stats().num_dropped_tokens > 0
+
+
+def test_reading_a_draw_waits_for_no_later_work() -> None:
+    packed_3B = torch.arange(6, dtype=torch.int32, device="cuda").view(3, 2)
+    torch.cuda.synchronize()
+    draw = DeviceDraw(packed_3B)
+    torch.cuda._sleep(2_000_000_000)
+    packed_3B.zero_()
+    assert draw.read().token_ids.tolist() == [0, 1]
+    assert not torch.cuda.current_stream().query(), "the work behind the draw is still to be done"
 
 
 def test_weights_updated_in_place_reach_the_graphs(tmp_path: Path) -> None:

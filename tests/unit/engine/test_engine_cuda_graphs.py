@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_builders import make_engine, make_request, run, save_model
+from engine_builders import BOTH_WAYS, make_engine, make_request, run, save_model
 from triton_device import DEVICE
 
 from rlserve.engine import Engine
@@ -66,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_model(tmp_path_factory.mktemp("model"), hidden_size=32, intermediate_size=32, num_hidden_layers=1)
 
 
+@BOTH_WAYS
 def test_an_engine_with_graphs_gives_the_tokens_of_plain_pytorch(folder: Path) -> None:
     events: list[str] = []
     found = run(engine_with_graphs(folder, events), REQUESTS)
