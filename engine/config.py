@@ -7,6 +7,8 @@ from typing import Literal
 
 from rlserve.errors import check_fields
 
+KvCacheDtype = Literal["auto", "int8", "fp8"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class EngineConfig:
@@ -16,9 +18,11 @@ class EngineConfig:
     """Where to compute; ``auto`` takes the GPU that the process sees, if it sees one."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     """Type of the weights and of the KV cache."""
-    kv_cache_dtype: Literal["auto", "int8"] = "auto"
-    """``auto`` caches keys and values as ``dtype``; ``int8`` in half the memory of bfloat16, with a scale of each token
-    and head. It changes log-probabilities a little, and needs the backend ``cpu`` or ``torch``."""
+    kv_cache_dtype: KvCacheDtype = "auto"
+    """``auto`` caches keys and values as ``dtype``; ``int8`` and ``fp8`` (e4m3) in half the memory of bfloat16, with a
+    scale of each token and head. They change log-probabilities a little, ``int8`` less. The backend ``cpu`` has
+    ``int8``, ``torch`` and ``triton`` have both, ``flash`` has neither; ``fp8`` on a GPU needs one of compute
+    capability 8.9 or later."""
     block_size: int = 16
     """Tokens per KV block."""
     num_blocks: int | None = None

@@ -51,7 +51,7 @@ class ModelRunner:
         if config.deterministic and self._device.type != "cpu":
             raise UserError(f"deterministic=true is only for device=cpu, and this engine computes on {self._device}")
         backend = resolve_backend(config.attention_backend, self._device)
-        attention = attention_class(backend, is_int8=config.kv_cache_dtype == "int8")
+        attention = attention_class(backend, config.kv_cache_dtype)
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
         self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
         if self.num_blocks < 1:

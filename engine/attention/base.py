@@ -6,14 +6,20 @@ Legend: T tokens of a step, S sequences of a step, N query heads, K key-value he
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.device import upload
 from rlserve.engine.models.base import ModelSpec
 from rlserve.errors import UserError
+
+LEAST_TOP = 1e-30
+"""The largest element of a quantised key or value counts as this much at least: one of nothing but zeros has a scale
+too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -91,13 +97,24 @@ class AttentionBackend(ABC):
         """
 
     @abstractmethod
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        """All tensors of the cache; the first dimension of each counts blocks."""
+
     def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
         """Copy whole blocks in every layer."""
+        device = next(self._tensors()).device
+        source, target = upload([np.array(sources, dtype=np.int32), np.array(targets, dtype=np.int32)], device)
+        for tensor in self._tensors():
+            # Not every operation of torch takes float8.
+            cache = tensor.view(torch.uint8) if tensor.itemsize == 1 else tensor
+            cache.index_copy_(0, target.long(), cache.index_select(0, source))
 
-    @abstractmethod
     def release(self) -> None:
         """Free the memory of the cache."""
+        for tensor in self._tensors():
+            tensor.untyped_storage().resize_(0)
 
-    @abstractmethod
     def restore(self) -> None:
         """Take the memory of the cache again; its content is undefined."""
+        for tensor in self._tensors():
+            tensor.untyped_storage().resize_(tensor.numel() * tensor.element_size())

@@ -6,6 +6,8 @@ Legend as in ``base.py``.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,9 +20,18 @@ from rlserve.engine.device import upload
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
 
+LayerCache = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+"""Keys, values, and the scales of both."""
+
 
 class DevicePagedAttention(AttentionBackend):
-    """Cache of one layer: keys and values, each [blocks, block_size, K, D]. A token of slot -1 is not stored."""
+    """Cache of one layer: keys and values, each [blocks, block_size, K, D], and if they are quantised the scales of
+    both, each [blocks, block_size, K]. A token of slot -1 is not stored."""
+
+    _stored: ClassVar[torch.dtype | None] = None
+    """The type of a quantised cache."""
+    _largest: ClassVar[float] = 0.0
+    """What the largest element of a token and head is quantised to."""
 
     def __init__(
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
@@ -33,14 +44,14 @@ class DevicePagedAttention(AttentionBackend):
         self._rotation_P2F = rotation_P2F.contiguous()
         self._local_rotation_P2F = self._rotation_P2F if local_P2F is None else local_P2F.to(self._device).contiguous()
         shape = (num_blocks, block_size, spec.num_kv_heads, spec.head_dim)
-        self._caches = [
-            (torch.empty(shape, dtype=dtype, device=self._device), torch.empty(shape, dtype=dtype, device=self._device))
-            for _ in range(spec.num_layers)
-        ]
+        self._caches = [self._new_cache(shape, dtype) for _ in range(spec.num_layers)]
 
-    @staticmethod
-    def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-        return 2 * spec.num_layers * block_size * spec.kv_size * dtype.itemsize
+    @classmethod
+    def block_bytes(cls, spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
+        head_bytes = spec.head_dim * (cls._stored or dtype).itemsize
+        if cls._stored is not None:
+            head_bytes += torch.float32.itemsize
+        return 2 * spec.num_layers * block_size * spec.num_kv_heads * head_bytes
 
     def begin_step(self, layout: StepLayout) -> None:
         self._place(layout, None)
@@ -64,7 +75,7 @@ class DevicePagedAttention(AttentionBackend):
         out_TX: torch.Tensor,
     ) -> None:
         spec = self._spec
-        keys, values = self._caches[layer]
+        keys, values, key_scales, value_scales = cache = self._caches[layer]
         rotate_and_store[len(qkv_TX), spec.num_heads + 2 * spec.num_kv_heads](
             qkv_TX,
             query_norm_D,
@@ -74,6 +85,8 @@ class DevicePagedAttention(AttentionBackend):
             self._slots_T,
             keys,
             values,
+            key_scales,
+            value_scales,
             spec.rms_norm_eps,
             NUM_HEADS=spec.num_heads,
             NUM_KV_HEADS=spec.num_kv_heads,
@@ -81,22 +94,20 @@ class DevicePagedAttention(AttentionBackend):
             HALF_BLOCK=triton.next_power_of_2(spec.head_dim // 2),
             HAS_NORM=query_norm_D is not None,
             NORM_OFFSET=spec.norm_offset,
+            LARGEST=self._largest,
             num_warps=1,
         )
-        self._attend_cached(layer, qkv_TX, keys, values, out_TX)
+        self._attend_cached(layer, qkv_TX, cache, out_TX)
 
-    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
-        source, target = upload([np.array(sources, dtype=np.int32), np.array(targets, dtype=np.int32)], self._device)
-        for cache in (tensor for pair in self._caches for tensor in pair):
-            cache.index_copy_(0, target.long(), cache.index_select(0, source))
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        return (tensor for cache in self._caches for tensor in cache if tensor is not None)
 
-    def release(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
-            cache.untyped_storage().resize_(0)
-
-    def restore(self) -> None:
-        for cache in (tensor for pair in self._caches for tensor in pair):
-            cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+    def _new_cache(self, shape: tuple[int, ...], dtype: torch.dtype) -> LayerCache:
+        keys, values = (torch.empty(shape, dtype=self._stored or dtype, device=self._device) for _ in range(2))
+        if self._stored is None:
+            return keys, values, None, None
+        key_scales, value_scales = (torch.empty(shape[:-1], device=self._device) for _ in range(2))
+        return keys, values, key_scales, value_scales
 
     def _place(self, layout: StepLayout, memory: torch.Tensor | None) -> None:
         arrays = [layout.positions, layout.cache_slots.astype(np.int32), *self._step_arrays(layout)]
@@ -112,7 +123,5 @@ class DevicePagedAttention(AttentionBackend):
         """Keep ``placed``, the arrays of ``_step_arrays`` on the device, for the layers."""
 
     @abstractmethod
-    def _attend_cached(
-        self, layer: int, qkv_TX: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out_TX: torch.Tensor
-    ) -> None:
+    def _attend_cached(self, layer: int, qkv_TX: torch.Tensor, cache: LayerCache, out_TX: torch.Tensor) -> None:
         """Attend with queries that are rotated to keys and values that are stored."""

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+
 from rlserve.engine.attention.base import AttentionBackend
-from rlserve.engine.attention.cpu_kernel import CpuKernelAttention, Int8CpuKernelAttention
-from rlserve.engine.attention.torch_paged import Int8TorchPagedAttention, TorchPagedAttention
 from rlserve.engine.backend import Backend
+from rlserve.engine.config import KvCacheDtype
 from rlserve.errors import UserError
 
-_INT8_CLASSES: dict[Backend, type[AttentionBackend]] = {
-    "cpu": Int8CpuKernelAttention,
-    "torch": Int8TorchPagedAttention,
+_CLASSES: Mapping[Backend, Mapping[KvCacheDtype, str]] = {
+    "cpu": {"auto": "cpu_kernel.CpuKernelAttention", "int8": "cpu_kernel.Int8CpuKernelAttention"},
+    "torch": {
+        "auto": "torch_paged.TorchPagedAttention",
+        "int8": "torch_paged.Int8TorchPagedAttention",
+        "fp8": "torch_paged.Fp8TorchPagedAttention",
+    },
+    "triton": {
+        "auto": "triton_paged.TritonPagedAttention",
+        "int8": "triton_paged.Int8TritonPagedAttention",
+        "fp8": "triton_paged.Fp8TritonPagedAttention",
+    },
+    "flash": {"auto": "flash.FlashAttention"},
 }
+"""By backend and type of the KV cache: module and class. Those of a GPU need Triton, so they are imported late."""
 
 
-def attention_class(backend: Backend, *, is_int8: bool = False) -> type[AttentionBackend]:
-    """The class of a backend, with a KV cache of int8 if asked. Those of a GPU are imported only here: they need
-    Triton.
+def attention_class(backend: Backend, kv_cache_dtype: KvCacheDtype = "auto") -> type[AttentionBackend]:
+    """The class of a backend.
 
     Raises:
-        UserError: the backend has no cache of int8.
+        UserError: the backend has no cache of that type.
     """
-    if is_int8:
-        if backend not in _INT8_CLASSES:
-            raise UserError(f"kv_cache_dtype=int8 is not for attention_backend={backend}, only for cpu and torch")
-        return _INT8_CLASSES[backend]
-    if backend == "triton":
-        from rlserve.engine.attention.triton_paged import TritonPagedAttention
-
-        return TritonPagedAttention
-    if backend == "flash":
-        from rlserve.engine.attention.flash import FlashAttention
-
-        return FlashAttention
-    return CpuKernelAttention if backend == "cpu" else TorchPagedAttention
+    classes = _CLASSES[backend]
+    if kv_cache_dtype not in classes:
+        able = [name for name, others in _CLASSES.items() if kv_cache_dtype in others]
+        raise UserError(
+            f"kv_cache_dtype={kv_cache_dtype} is not for attention_backend={backend}, only for {', '.join(able)}"
+        )
+    module, name = classes[kv_cache_dtype].split(".")
+    found: type[AttentionBackend] = getattr(import_module(f"rlserve.engine.attention.{module}"), name)
+    return found

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
-from rlserve.engine.attention.device_paged import DevicePagedAttention
+from rlserve.engine.attention.device_paged import DevicePagedAttention, LayerCache
 from rlserve.engine.attention.query_tiles import count_single
 from rlserve.engine.models.base import ModelSpec
 from rlserve.errors import UserError
@@ -63,10 +63,9 @@ class FlashAttention(DevicePagedAttention):
     def _take_placed(self, layout: StepLayout, placed: list[torch.Tensor], *, is_captured: bool) -> None:
         self._contexts_S, self._tables, self._chunk_starts, self._key_starts = placed
 
-    def _attend_cached(
-        self, layer: int, qkv_TX: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out_TX: torch.Tensor
-    ) -> None:
+    def _attend_cached(self, layer: int, qkv_TX: torch.Tensor, cache: LayerCache, out_TX: torch.Tensor) -> None:
         spec, num_single = self._spec, self._num_single
+        keys, values, _, _ = cache
         query_TND = qkv_TX[:, : spec.query_size].view(-1, spec.num_heads, spec.head_dim)
         out_TND = out_TX.view(-1, spec.num_heads, spec.head_dim)
         window = spec.window(layer)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from rlserve.engine.attention.base import AttentionBackend, StepLayout
+from rlserve.engine.attention.base import LEAST_TOP, AttentionBackend, StepLayout
 from rlserve.engine.device import to_device
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
@@ -21,7 +22,7 @@ _Cache = tuple[torch.Tensor, ...]
 
 
 class TorchPagedAttention(AttentionBackend):
-    """Cache of one layer: keys and values, each [blocks * block_size, K, D]."""
+    """Cache of one layer: keys and values, each [blocks, block_size, K, D]."""
 
     def __init__(
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
@@ -32,9 +33,8 @@ class TorchPagedAttention(AttentionBackend):
         local_P2F = local_rotation_table(spec, len(rotation_P2F))
         self._local_rotation_P2F = rotation_P2F if local_P2F is None else local_P2F.to(self._device)
         self._block_size = block_size
-        num_slots = num_blocks * block_size
         self._caches = [
-            (self._new_cache(num_slots, dtype), self._new_cache(num_slots, dtype)) for _ in range(spec.num_layers)
+            (self._new_cache(num_blocks, dtype), self._new_cache(num_blocks, dtype)) for _ in range(spec.num_layers)
         ]
         self._queries: list[tuple[int, int, torch.Tensor]] = []
         self._separates_tokens = False
@@ -85,32 +85,17 @@ class TorchPagedAttention(AttentionBackend):
             )
             out_TX[begin:end] = attended_NTD.transpose(0, 1).reshape(end - begin, -1)
 
-    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
-        offsets = torch.arange(self._block_size)
-        source_slots = (torch.tensor(sources)[:, None] * self._block_size + offsets).flatten()
-        target_slots = (torch.tensor(targets)[:, None] * self._block_size + offsets).flatten()
-        for cache in self._tensors():
-            cache[target_slots] = cache[source_slots]
-
-    def release(self) -> None:
-        for cache in self._tensors():
-            cache.untyped_storage().resize_(0)
-
-    def restore(self) -> None:
-        for cache in self._tensors():
-            cache.untyped_storage().resize_(cache.numel() * cache.element_size())
-
-    def _new_cache(self, num_slots: int, dtype: torch.dtype) -> _Cache:
+    def _new_cache(self, num_blocks: int, dtype: torch.dtype) -> _Cache:
         """Of the keys or of the values of one layer."""
-        shape = (num_slots, self._spec.num_kv_heads, self._spec.head_dim)
+        shape = (num_blocks, self._block_size, self._spec.num_kv_heads, self._spec.head_dim)
         return (torch.empty(shape, dtype=dtype, device=self._device),)
 
     def _write(self, cache: _Cache, heads_TKD: torch.Tensor) -> None:
-        cache[0][self._slots_T] = heads_TKD
+        cache[0].flatten(0, 1)[self._slots_T] = heads_TKD
 
     def _read(self, cache: _Cache, slots_C: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """[C, K, D]"""
-        return cache[0][slots_C]
+        return cache[0].flatten(0, 1)[slots_C]
 
     def _tensors(self) -> Iterator[torch.Tensor]:
         return (tensor for pair in self._caches for cache in pair for tensor in cache)
@@ -158,28 +143,48 @@ class TorchPagedAttention(AttentionBackend):
         return normed.to(heads_TXD.dtype) * weight_D
 
 
-class Int8TorchPagedAttention(TorchPagedAttention):
-    """Keys and values as int8 from -127 to 127, with a scale of each token and head, [blocks * block_size, K, 1]."""
+class QuantisedTorchPagedAttention(TorchPagedAttention):
+    """Keys and values in one byte, with a float32 scale of each token and head, [blocks, block_size, K, 1]."""
+
+    _stored: ClassVar[torch.dtype]
+    _largest: ClassVar[float]
+    """What the largest element of a token and head is stored as."""
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
         scales = 2 * spec.num_layers * block_size * spec.num_kv_heads * torch.float32.itemsize
         return TorchPagedAttention.block_bytes(spec, block_size, torch.int8) + scales
 
-    def _new_cache(self, num_slots: int, dtype: torch.dtype) -> _Cache:
-        scales = torch.empty(num_slots, self._spec.num_kv_heads, 1, device=self._device)
-        return (*super()._new_cache(num_slots, torch.int8), scales)
+    def _new_cache(self, num_blocks: int, dtype: torch.dtype) -> _Cache:
+        scales = torch.empty(num_blocks, self._block_size, self._spec.num_kv_heads, 1, device=self._device)
+        return (*super()._new_cache(num_blocks, self._stored), scales)
 
     def _write(self, cache: _Cache, heads_TKD: torch.Tensor) -> None:
         heads_TKD = heads_TKD.float()
-        top_TK1 = heads_TKD.abs().amax(dim=-1, keepdim=True)
-        integers, scales = cache
-        integers[self._slots_T] = (heads_TKD * (127.0 / top_TK1).nan_to_num(posinf=0.0)).round().to(torch.int8)
-        scales[self._slots_T] = top_TK1 / 127.0
+        top_TK1 = heads_TKD.abs().amax(dim=-1, keepdim=True).clamp_min(LEAST_TOP)
+        scaled_TKD = heads_TKD * (self._largest / top_TK1)
+        rounded_TKD = scaled_TKD if self._stored.is_floating_point else scaled_TKD.round()
+        stored, scales = (tensor.flatten(0, 1) for tensor in cache)
+        stored[self._slots_T] = rounded_TKD.to(self._stored)
+        scales[self._slots_T] = top_TK1 / self._largest
 
     def _read(self, cache: _Cache, slots_C: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        integers, scales = cache
-        return (integers[slots_C].float() * scales[slots_C]).to(dtype)
+        stored, scales = (tensor.flatten(0, 1) for tensor in cache)
+        return (stored[slots_C].float() * scales[slots_C]).to(dtype)
+
+
+class Int8TorchPagedAttention(QuantisedTorchPagedAttention):
+    """From -127 to 127."""
+
+    _stored = torch.int8
+    _largest = 127.0
+
+
+class Fp8TorchPagedAttention(QuantisedTorchPagedAttention):
+    """The e4m3 of GPUs (Micikevicius et al. 2022, arXiv 2209.05433): four bits of exponent, three of mantissa."""
+
+    _stored = torch.float8_e4m3fn
+    _largest = 448.0
 
 
 def _rotate(heads_TXD: torch.Tensor, rotation_T2F: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,8 @@
 """The Triton programs of paged attention; launched by ``triton_paged.py`` and ``flash.py``.
 
 Legend: T tokens, N query heads, K key-value heads, D head size, S sequences. Keys and values of a layer lie in
-[blocks, block_size, K, D], so a token's slot (block * block_size + offset) times K * D is where it begins.
+[blocks, block_size, K, D], so a token's slot (block * block_size + offset) times K * D is where it begins. Quantised
+ones have scales [blocks, block_size, K]; a place is slot * K + head.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from rlserve.engine.attention.base import LEAST_TOP
+
 _LOG2_E = tl.constexpr(1.4426950408889634)
+_LEAST_TOP = tl.constexpr(LEAST_TOP)
 
 
 @triton.jit
@@ -18,6 +22,37 @@ def norm_weighted(normed, weight, OFFSET: tl.constexpr, DTYPE: tl.constexpr):
     if OFFSET == 0.0:
         return (normed.to(DTYPE).to(tl.float32) * weight.to(tl.float32)).to(DTYPE).to(tl.float32)
     return (normed * (weight.to(tl.float32) + OFFSET)).to(DTYPE).to(tl.float32)
+
+
+@triton.jit
+def store_head(cache_ptr, scales_ptr, place, first, second, half, HEAD_DIM: tl.constexpr, LARGEST: tl.constexpr):
+    """Write one key or value, given as its two halves. With ``LARGEST``, as the largest element's share of that, and
+    what a stored 1 stands for as the scale."""
+    STORED: tl.constexpr = cache_ptr.dtype.element_ty
+    HALF: tl.constexpr = HEAD_DIM // 2
+    if LARGEST > 0:
+        top = tl.maximum(tl.max(tl.abs(first), 0), tl.max(tl.abs(second), 0))
+        top = tl.maximum(top, _LEAST_TOP)
+        tl.store(scales_ptr + place, top / LARGEST)
+        first = first * (LARGEST / top)
+        second = second * (LARGEST / top)
+        if cache_ptr.dtype.element_ty == tl.int8:
+            first = tl.floor(first + 0.5)
+            second = tl.floor(second + 0.5)
+    head_ptr = cache_ptr + place * HEAD_DIM
+    tl.store(head_ptr + half, first.to(STORED), mask=half < HALF)
+    tl.store(head_ptr + HALF + half, second.to(STORED), mask=half < HALF)
+
+
+@triton.jit
+def norm_head(first, second, norm_ptr, half, eps, HALF: tl.constexpr, OFFSET: tl.constexpr, DTYPE: tl.constexpr):
+    """The two halves of a head after its RMS norm."""
+    inside = half < HALF
+    inverse = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / (2 * HALF) + eps)
+    first_weight = tl.load(norm_ptr + half, mask=inside, other=0.0)
+    second_weight = tl.load(norm_ptr + HALF + half, mask=inside, other=0.0)
+    first = norm_weighted(first * inverse, first_weight, OFFSET, DTYPE)
+    return first, norm_weighted(second * inverse, second_weight, OFFSET, DTYPE)
 
 
 @triton.jit
@@ -30,6 +65,8 @@ def rotate_and_store(
     slots_ptr,
     keys_ptr,
     values_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
     eps,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
@@ -37,9 +74,10 @@ def rotate_and_store(
     HALF_BLOCK: tl.constexpr,
     HAS_NORM: tl.constexpr,
     NORM_OFFSET: tl.constexpr,
+    LARGEST: tl.constexpr,
 ):
     """Program (token, head of queries, keys, values): normalise and rotate queries in place, and write keys and
-    values to their slots; slot -1 writes nothing."""
+    values to their slots; slot -1 writes nothing. ``LARGEST`` as in ``store_head``, 0 stores them as they are."""
     token, head = tl.program_id(0), tl.program_id(1)
     DTYPE: tl.constexpr = qkv_ptr.dtype.element_ty
     HALF: tl.constexpr = HEAD_DIM // 2
@@ -50,14 +88,10 @@ def rotate_and_store(
     second = tl.load(row_ptr + HALF + half, mask=inside, other=0.0).to(tl.float32)
     if head < NUM_HEADS + NUM_KV_HEADS:
         if HAS_NORM:
-            inverse = tl.rsqrt((tl.sum(first * first, 0) + tl.sum(second * second, 0)) / HEAD_DIM + eps)
             norm_ptr = query_norm_ptr
             if head >= NUM_HEADS:
                 norm_ptr = key_norm_ptr
-            first_weight = tl.load(norm_ptr + half, mask=inside, other=0.0)
-            second_weight = tl.load(norm_ptr + HALF + half, mask=inside, other=0.0)
-            first = norm_weighted(first * inverse, first_weight, NORM_OFFSET, DTYPE)
-            second = norm_weighted(second * inverse, second_weight, NORM_OFFSET, DTYPE)
+            first, second = norm_head(first, second, norm_ptr, half, eps, HALF, NORM_OFFSET, DTYPE)
         angle_ptr = rotation_ptr + tl.load(positions_ptr + token).to(tl.int64) * HEAD_DIM
         cosine = tl.load(angle_ptr + half, mask=inside, other=0.0)
         sine = tl.load(angle_ptr + HALF + half, mask=inside, other=0.0)
@@ -69,12 +103,84 @@ def rotate_and_store(
         tl.store(row_ptr + HALF + half, second.to(DTYPE), mask=inside)
     else:
         slot = tl.load(slots_ptr + token).to(tl.int64)
-        cache_ptr = keys_ptr + (slot * NUM_KV_HEADS + head - NUM_HEADS) * HEAD_DIM
-        if head >= NUM_HEADS + NUM_KV_HEADS:
-            cache_ptr = values_ptr + (slot * NUM_KV_HEADS + head - NUM_HEADS - NUM_KV_HEADS) * HEAD_DIM
         if slot >= 0:
-            tl.store(cache_ptr + half, first.to(DTYPE), mask=inside)
-            tl.store(cache_ptr + HALF + half, second.to(DTYPE), mask=inside)
+            if head < NUM_HEADS + NUM_KV_HEADS:
+                place = slot * NUM_KV_HEADS + head - NUM_HEADS
+                store_head(keys_ptr, key_scales_ptr, place, first, second, half, HEAD_DIM, LARGEST)
+            else:
+                place = slot * NUM_KV_HEADS + head - NUM_HEADS - NUM_KV_HEADS
+                store_head(values_ptr, value_scales_ptr, place, first, second, half, HEAD_DIM, LARGEST)
+
+
+@triton.jit
+def read_tile(tiles_ptr, num_tiles, tile, SINGLE: tl.constexpr):
+    """First token, number of tokens and sequence of a query tile."""
+    if SINGLE:
+        return tile, 1, tile
+    first_token = tl.load(tiles_ptr + tile)
+    num_queries = tl.load(tiles_ptr + num_tiles + tile)
+    return first_token, num_queries, tl.load(tiles_ptr + 2 * num_tiles + tile)
+
+
+@triton.jit
+def range_of_split(
+    positions_ptr, first_token, num_queries, split, TILE: tl.constexpr, WINDOW: tl.constexpr, NUM_SPLITS: tl.constexpr
+):
+    """[begin, stop) of a split's keys: a whole number of tiles, so that splits differ in size by one tile at most."""
+    end = tl.load(positions_ptr + first_token + num_queries - 1) + 1
+    start = 0
+    if WINDOW > 0:
+        start = tl.maximum(tl.load(positions_ptr + first_token) - WINDOW + 1, 0) // TILE * TILE
+    share = tl.cdiv(tl.cdiv(end - start, TILE), NUM_SPLITS) * TILE
+    begin = start + split * share
+    return begin, tl.minimum(end, begin + share)
+
+
+@triton.jit
+def score_keys(
+    query,
+    keys_ptr,
+    key_scales_ptr,
+    place,
+    is_key,
+    dim,
+    is_dim,
+    scale,
+    softcap,
+    HEAD_DIM: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    IS_QUANTISED: tl.constexpr,
+):
+    """[rows, keys] the scores of all queries with the keys at ``place``, before any is hidden."""
+    key_at = place[None, :] * HEAD_DIM + dim[:, None]
+    key = tl.load(keys_ptr + key_at, mask=is_dim[:, None] & is_key[None, :], other=0.0).to(query.dtype)
+    score = tl.dot(query, key, input_precision="ieee") * scale
+    if IS_QUANTISED:
+        score = score * tl.load(key_scales_ptr + place, mask=is_key, other=0.0)[None, :]
+    if HAS_SOFTCAP:
+        score = softcap * (1.0 - 2.0 / (tl.exp(2.0 * score / softcap) + 1.0))
+    return score
+
+
+@triton.jit
+def weigh_values(
+    weight,
+    values_ptr,
+    value_scales_ptr,
+    place,
+    is_key,
+    dim,
+    is_dim,
+    HEAD_DIM: tl.constexpr,
+    DTYPE: tl.constexpr,
+    IS_QUANTISED: tl.constexpr,
+):
+    """[rows, D] the sum of the values at ``place``, weighted."""
+    value_at = place[:, None] * HEAD_DIM + dim[None, :]
+    value = tl.load(values_ptr + value_at, mask=is_key[:, None] & is_dim[None, :], other=0.0).to(DTYPE)
+    if IS_QUANTISED:
+        weight = weight * tl.load(value_scales_ptr + place, mask=is_key, other=0.0)[None, :]
+    return tl.dot(weight.to(DTYPE), value, input_precision="ieee")
 
 
 @triton.jit(do_not_specialize=["num_tiles"])
@@ -82,6 +188,8 @@ def attend_pages(
     qkv_ptr,
     keys_ptr,
     values_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
     out_ptr,
     partial_ptr,
     peak_ptr,
@@ -101,6 +209,7 @@ def attend_pages(
     TILE: tl.constexpr,
     WINDOW: tl.constexpr,
     HAS_SOFTCAP: tl.constexpr,
+    IS_QUANTISED: tl.constexpr,
     SINGLE: tl.constexpr,
     NUM_SPLITS: tl.constexpr,
 ):
@@ -116,12 +225,7 @@ def attend_pages(
     """
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
-    if SINGLE:
-        first_token, num_queries, sequence = tile, 1, tile
-    else:
-        first_token = tl.load(tiles_ptr + tile)
-        num_queries = tl.load(tiles_ptr + num_tiles + tile)
-        sequence = tl.load(tiles_ptr + 2 * num_tiles + tile)
+    first_token, num_queries, sequence = read_tile(tiles_ptr, num_tiles, tile, SINGLE)
     row = tl.arange(0, BLOCK_M)
     is_query = row < num_queries * GROUP
     token = (first_token + row // GROUP).to(tl.int64)
@@ -132,15 +236,7 @@ def attend_pages(
     query_at = token * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM) + head * HEAD_DIM
     query = tl.load(qkv_ptr + query_at[:, None] + dim[None, :], mask=is_query[:, None] & is_dim[None, :], other=0.0)
 
-    # This split's keys: a whole number of tiles, so that splits differ in size by one tile at most.
-    end = tl.load(positions_ptr + first_token + num_queries - 1) + 1
-    start = 0
-    if WINDOW > 0:
-        start = tl.maximum(tl.load(positions_ptr + first_token) - WINDOW + 1, 0) // TILE * TILE
-    share = tl.cdiv(tl.cdiv(end - start, TILE), NUM_SPLITS) * TILE
-    begin = start + split * share
-    stop = tl.minimum(end, begin + share)
-
+    begin, stop = range_of_split(positions_ptr, first_token, num_queries, split, TILE, WINDOW, NUM_SPLITS)
     table_ptr = tables_ptr + 4 + sequence.to(tl.int64) * tl.load(tables_ptr)
     peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_M], tl.float32)
@@ -149,11 +245,11 @@ def attend_pages(
         key_at = first_key + tl.arange(0, TILE)
         is_key = key_at < stop
         page = tl.load(table_ptr + key_at // PAGE_SIZE, mask=is_key, other=0).to(tl.int64)
-        cache_at = ((page * PAGE_SIZE + key_at % PAGE_SIZE) * NUM_KV_HEADS + kv_head) * HEAD_DIM
-        key = tl.load(keys_ptr + cache_at[None, :] + dim[:, None], mask=is_dim[:, None] & is_key[None, :], other=0.0)
-        score = tl.dot(query, key, input_precision="ieee") * scale
-        if HAS_SOFTCAP:
-            score = softcap * (1.0 - 2.0 / (tl.exp(2.0 * score / softcap) + 1.0))
+        place = (page * PAGE_SIZE + key_at % PAGE_SIZE) * NUM_KV_HEADS + kv_head
+        score = score_keys(
+            query, keys_ptr, key_scales_ptr, place, is_key, dim, is_dim, scale, softcap, HEAD_DIM, HAS_SOFTCAP,
+            IS_QUANTISED,
+        )  # fmt: skip
         is_visible = is_key[None, :] & (key_at[None, :] <= position[:, None])
         if WINDOW > 0:
             is_visible = is_visible & (key_at[None, :] > position[:, None] - WINDOW)
@@ -164,10 +260,9 @@ def attend_pages(
         weight = tl.exp2(score - level[:, None])
         fading = tl.exp2(peak - level)
         total = total * fading + tl.sum(weight, 1)
-        value = tl.load(
-            values_ptr + cache_at[:, None] + dim[None, :], mask=is_key[:, None] & is_dim[None, :], other=0.0
+        attended = attended * fading[:, None] + weigh_values(
+            weight, values_ptr, value_scales_ptr, place, is_key, dim, is_dim, HEAD_DIM, query.dtype, IS_QUANTISED
         )
-        attended = attended * fading[:, None] + tl.dot(weight.to(value.dtype), value, input_precision="ieee")
         peak = new_peak
 
     attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]

@@ -20,14 +20,16 @@ import triton
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
-from rlserve.engine.attention.device_paged import DevicePagedAttention
+from rlserve.engine.attention.device_paged import DevicePagedAttention, LayerCache
 from rlserve.engine.attention.query_tiles import count_single, count_splits, query_tiles
 from rlserve.engine.attention.triton_kernels import attend_pages, join_splits
 from rlserve.engine.models.base import ModelSpec
+from rlserve.errors import UserError
 
 _PREFILL_ROWS = 64
 _DECODE_ROWS = 16
 """The least that a tensor core multiplies."""
+_FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +55,7 @@ class TritonPagedAttention(DevicePagedAttention):
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         super().__init__(spec, rotation_P2F, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
+        self._dtype = dtype
         on_gpu = self._device.type == "cuda"
         self._num_multiprocessors = (
             torch.cuda.get_device_properties(self._device).multi_processor_count if on_gpu else 8
@@ -79,20 +82,16 @@ class TritonPagedAttention(DevicePagedAttention):
         num_programs = self._num_single * self._spec.num_kv_heads
         self._num_splits = count_splits(num_programs, longest, self._num_multiprocessors)
 
-    def _attend_cached(
-        self, layer: int, qkv_TX: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out_TX: torch.Tensor
-    ) -> None:
+    def _attend_cached(self, layer: int, qkv_TX: torch.Tensor, cache: LayerCache, out_TX: torch.Tensor) -> None:
         if self._num_single:
-            self._attend_single(layer, qkv_TX, keys, values, out_TX)
+            self._attend_single(layer, qkv_TX, cache, out_TX)
         if self._tiles.numel():
-            tensors = (qkv_TX, keys, values, out_TX)
+            tensors = (qkv_TX, *cache, out_TX)
             self._launch(layer, tensors, num_tiles=self._tiles.shape[1], is_single=False)
 
-    def _attend_single(
-        self, layer: int, qkv_TX: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, out_TX: torch.Tensor
-    ) -> None:
+    def _attend_single(self, layer: int, qkv_TX: torch.Tensor, cache: LayerCache, out_TX: torch.Tensor) -> None:
         spec, num_splits = self._spec, self._num_splits
-        tensors = (qkv_TX, keys, values, out_TX)
+        tensors = (qkv_TX, *cache, out_TX)
         if num_splits == 1:
             self._launch(layer, tensors, num_tiles=self._num_single, is_single=True)
             return
@@ -116,14 +115,14 @@ class TritonPagedAttention(DevicePagedAttention):
     def _launch(
         self,
         layer: int,
-        tensors: tuple[torch.Tensor, ...],
+        tensors: tuple[torch.Tensor | None, ...],
         *,
         num_tiles: int,
         is_single: bool,
         split: _Split = _WHOLE,
     ) -> None:
         spec = self._spec
-        is_wide = spec.head_dim > 128 or tensors[0].dtype is torch.float32
+        is_wide = spec.head_dim > 128 or self._dtype is torch.float32
         least_rows = _DECODE_ROWS if is_single else self._prefill_rows
         attend_pages[num_tiles, spec.num_kv_heads, split.num_splits](
             *tensors,
@@ -145,8 +144,44 @@ class TritonPagedAttention(DevicePagedAttention):
             TILE=32 if is_single or is_wide else 64,
             WINDOW=spec.window(layer),
             HAS_SOFTCAP=spec.attention_softcap > 0,
+            IS_QUANTISED=self._stored is not None,
             SINGLE=is_single,
             NUM_SPLITS=split.num_splits,
             num_warps=4,
             num_stages=2 if is_wide else 3,
+        )
+
+
+class Int8TritonPagedAttention(TritonPagedAttention):
+    """Keys and values as int8 from -127 to 127, with a scale of each token and head."""
+
+    _stored = torch.int8
+    _largest = 127.0
+
+
+class Fp8TritonPagedAttention(TritonPagedAttention):
+    """Keys and values as e4m3 (Micikevicius et al. 2022, arXiv 2209.05433), with a scale of each token and head.
+
+    Raises:
+        UserError: the GPU does not convert to this type.
+    """
+
+    _stored = torch.float8_e4m3fn
+    _largest = 448.0
+
+    def __init__(
+        self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
+    ) -> None:
+        if rotation_P2F.device.type == "cuda":
+            check_fp8(torch.cuda.get_device_capability(rotation_P2F.device))
+        super().__init__(spec, rotation_P2F, num_blocks=num_blocks, block_size=block_size, dtype=dtype)
+
+
+def check_fp8(capability: tuple[int, int]) -> None:
+    """Raise UserError for a compute capability that does not know e4m3."""
+    if capability < _FP8_CAPABILITY:
+        found, needed = (".".join(map(str, pair)) for pair in (capability, _FP8_CAPABILITY))
+        raise UserError(
+            f"kv_cache_dtype=fp8 needs a GPU of compute capability {needed} or later, this one has {found}: "
+            "use kv_cache_dtype=int8"
         )

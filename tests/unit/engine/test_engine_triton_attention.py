@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,20 @@ from triton_device import DEVICE
 
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.attention.query_tiles import count_single, count_splits, query_tiles
-from rlserve.engine.attention.torch_paged import TorchPagedAttention
-from rlserve.engine.attention.triton_paged import TritonPagedAttention
+from rlserve.engine.attention.torch_paged import (
+    Fp8TorchPagedAttention,
+    Int8TorchPagedAttention,
+    TorchPagedAttention,
+)
+from rlserve.engine.attention.triton_paged import (
+    Fp8TritonPagedAttention,
+    Int8TritonPagedAttention,
+    TritonPagedAttention,
+    check_fp8,
+)
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import rotation_table
+from rlserve.errors import UserError
 
 NUM_BLOCKS = 24
 
@@ -46,17 +57,12 @@ def make_layout(spans: list[tuple[int, int]], block_size: int, seed: int = 0) ->
     )
 
 
-def cache_tensors(caches: Any) -> list[torch.Tensor]:
-    """Keys and values of each layer, in this order, however they are grouped."""
-    return [caches] if isinstance(caches, torch.Tensor) else [found for part in caches for found in cache_tensors(part)]
-
-
 def attend(
     attention: AttentionBackend, spec: ModelSpec, layout: StepLayout, *, with_norms: bool = True
 ) -> NDArray[np.float32]:
     """Run one step over a cache filled with random numbers; [layers, tokens, N * D]."""
     generator = torch.Generator().manual_seed(1)
-    caches = cache_tensors(attention._caches)  # type: ignore[attr-defined]
+    caches = list(attention._tensors())
     dtype = caches[0].dtype
 
     def random(*shape: int) -> torch.Tensor:
@@ -153,7 +159,7 @@ def test_a_token_without_a_slot_is_not_stored() -> None:
     attention = TritonPagedAttention(
         spec, rotation_table(spec, 512).to(DEVICE), num_blocks=4, block_size=4, dtype=torch.float32
     )
-    caches = [cache.fill_(7.0) for cache in cache_tensors(attention._caches)]
+    caches = [cache.fill_(7.0) for cache in attention._tensors()]
     layout = make_layout([(0, 1), (2, 3)], 4)
     layout.cache_slots[:] = -1
     layout.block_tables[:] = 0
@@ -167,10 +173,69 @@ def test_copied_blocks_are_equal_and_others_stay() -> None:
     attention = TritonPagedAttention(
         spec, rotation_table(spec, 8).to(DEVICE), num_blocks=6, block_size=2, dtype=torch.float32
     )
-    caches = [cache.copy_(torch.arange(6.0).view(6, 1, 1, 1)) for cache in cache_tensors(attention._caches)]
+    caches = [cache.copy_(torch.arange(6.0).view(6, 1, 1, 1)) for cache in attention._tensors()]
     attention.copy_blocks([1, 1, 4], [2, 0, 5])
     for cache in caches:
         assert cache[:, 0, 0, 0].tolist() == [1.0, 1.0, 1.0, 3.0, 4.0, 4.0]
+
+
+def _prefill_and_decode(attention: AttentionBackend, spec: ModelSpec) -> NDArray[np.float32]:
+    """Two steps of the same sequences; [tokens of both, N * D]."""
+    generator = torch.Generator().manual_seed(3)
+    outs = []
+    for spans in ([(0, 13), (0, 5)], [(13, 14), (5, 8)]):
+        layout = make_layout([(0, 16), (0, 16)], 4)
+        layout = replace(make_layout(spans, 4), block_tables=layout.block_tables)
+        rows = np.repeat([0, 1], np.diff(layout.query_starts))
+        layout.cache_slots[:] = layout.block_tables[rows, layout.positions // 4] * 4 + layout.positions % 4
+        attention.begin_step(layout)
+        qkv = torch.randn(layout.num_tokens, spec.query_size + 2 * spec.kv_size, generator=generator)
+        qkv[:, -1] *= 4.0  # the heads of a token have unlike scales
+        outs.append(torch.empty(layout.num_tokens, spec.query_size, device=DEVICE))
+        attention.attend(0, qkv.to(DEVICE), None, None, outs[-1])
+    return torch.cat(outs).cpu().numpy()
+
+
+@pytest.mark.parametrize("changes", [{}, {"head_dim": 20}, {"attention_softcap": 3.0, "layer_windows": (6,)}])
+@pytest.mark.parametrize(
+    ("quantised", "reference"),
+    [(Int8TritonPagedAttention, Int8TorchPagedAttention), (Fp8TritonPagedAttention, Fp8TorchPagedAttention)],
+)
+@pytest.mark.usefixtures("fp8_as_on_a_gpu")
+def test_a_quantised_cache_is_written_and_read_as_the_reference_does(
+    quantised: type[AttentionBackend], reference: type[AttentionBackend], changes: dict[str, Any]
+) -> None:
+    spec = make_spec(**changes)
+    table = rotation_table(spec, 64).to(DEVICE)
+    found, expected, exact = (
+        _prefill_and_decode(backend(spec, table, num_blocks=NUM_BLOCKS, block_size=4, dtype=torch.float32), spec)
+        for backend in (quantised, reference, TritonPagedAttention)
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4, rtol=1e-5)
+    assert 1e-3 < np.abs(found - exact).mean() < 0.05
+
+
+@pytest.mark.parametrize("quantised", [Int8TritonPagedAttention, Fp8TritonPagedAttention])
+def test_blocks_of_a_quantised_cache_are_copied_and_its_memory_is_given_back(quantised: type[AttentionBackend]) -> None:
+    spec = make_spec(head_dim=128, num_layers=2)
+    attention = quantised(spec, rotation_table(spec, 8).to(DEVICE), num_blocks=6, block_size=2, dtype=torch.bfloat16)
+    caches = [cache.copy_(torch.arange(6.0).view(6, *[1] * (cache.ndim - 1))) for cache in attention._tensors()]
+    attention.copy_blocks([1, 4], [2, 5])
+    for cache in caches:
+        assert cache.float().flatten(1)[:, -1].tolist() == [0.0, 1.0, 1.0, 3.0, 4.0, 4.0]
+    num_bytes = sum(cache.nbytes for cache in caches)
+    assert num_bytes == 6 * quantised.block_bytes(spec, 2, torch.bfloat16)
+    assert num_bytes * 1.9 < 6 * TritonPagedAttention.block_bytes(spec, 2, torch.bfloat16) < num_bytes * 2
+    attention.release()
+    assert sum(cache.untyped_storage().nbytes() for cache in caches) == 0
+    attention.restore()
+    assert sum(cache.untyped_storage().nbytes() for cache in caches) == num_bytes
+
+
+def test_a_gpu_that_does_not_know_fp8_is_refused() -> None:
+    check_fp8((8, 9))
+    with pytest.raises(UserError, match=r"compute capability 8.9 or later, this one has 8.6: use kv_cache_dtype=int8"):
+        check_fp8((8, 6))
 
 
 def test_tiles_cover_each_token_once() -> None:

@@ -21,16 +21,18 @@ from rlserve.engine.kernels import triton_programs
 T = sys.argv[1]
 MODEL = {f"{name}_ptr": f"*{T}" for name in ("qkv", "keys", "values", "out", "query_norm", "key_norm", "residual",
          "update", "weight", "gate_up", "logits")}
-FLOATS = {f"{name}_ptr": "*fp32" for name in ("rotation", "partial", "peak", "total", "temperature", "uniform",
-          "raw", "scaled", "log_prob", "behaviour")}
+FLOATS = {f"{name}_ptr": "*fp32" for name in ("key_scales", "value_scales", "rotation", "partial", "peak", "total",
+          "temperature", "uniform", "raw", "scaled", "log_prob", "behaviour")}
 WORDS = {f"{name}_ptr": "*i32" for name in ("positions", "slots", "tiles", "tables", "rows", "best", "token")}
 NUMBERS = {"eps": "fp32", "scale": "fp32", "softcap": "fp32", "num_tiles": "i32"}
 HEADS = {"NUM_HEADS": 16, "NUM_KV_HEADS": 8, "HEAD_DIM": 128}
 VOCABULARY = {"NUM_CHUNKS": 38, "VOCAB": 151936, "CHUNK": 4096}
 
-def check(module, name, **constants):
+def check(module, name, stored=None, **constants):
     program = getattr(module, name)
     known = MODEL | FLOATS | WORDS | NUMBERS
+    if stored:
+        known |= {"keys_ptr": stored, "values_ptr": stored}
     signature = {argument: known.get(argument, "constexpr") for argument in program.arg_names}
     signature |= {argument: "constexpr" for argument in constants}
     places = {(program.arg_names.index(argument),): value for argument, value in constants.items()}
@@ -44,11 +46,12 @@ def check(module, name, **constants):
     assert compiled.metadata.shared <= 227 * 1024, "more shared memory than a multiprocessor has"
     print(name, compiled.metadata.shared)
 
-store = HEADS | {"HALF_BLOCK": 64}
+no_scales = {"key_scales_ptr": None, "value_scales_ptr": None}
+store = HEADS | {"HALF_BLOCK": 64, "LARGEST": 0.0} | no_scales
 check(triton_kernels, "rotate_and_store", **store, HAS_NORM=True, NORM_OFFSET=0.0)
 check(triton_kernels, "rotate_and_store", **store, HAS_NORM=False, NORM_OFFSET=1.0, query_norm_ptr=None,
       key_norm_ptr=None)
-attend = HEADS | {"BLOCK_D": 128, "PAGE_SIZE": 16}
+attend = HEADS | {"BLOCK_D": 128, "PAGE_SIZE": 16, "IS_QUANTISED": False} | no_scales
 no_splits = {"partial_ptr": None, "peak_ptr": None, "total_ptr": None}
 check(triton_kernels, "attend_pages", **attend, **no_splits, BLOCK_M=16, TILE=32, WINDOW=0, HAS_SOFTCAP=False,
       SINGLE=True, NUM_SPLITS=1)
@@ -56,6 +59,13 @@ check(triton_kernels, "attend_pages", **attend, BLOCK_M=16, TILE=32, WINDOW=64, 
       NUM_SPLITS=4)
 check(triton_kernels, "attend_pages", **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32, WINDOW=0,
       HAS_SOFTCAP=False, SINGLE=False, NUM_SPLITS=1)
+for stored, largest in (("*i8", 127.0), ("*fp8e4nv", 448.0)):
+    check(triton_kernels, "rotate_and_store", stored, **HEADS, HALF_BLOCK=64, HAS_NORM=True, NORM_OFFSET=0.0,
+          LARGEST=largest)
+    attend = HEADS | {"BLOCK_D": 128, "PAGE_SIZE": 16, "IS_QUANTISED": True, "WINDOW": 0, "HAS_SOFTCAP": False}
+    check(triton_kernels, "attend_pages", stored, **attend, BLOCK_M=16, TILE=32, SINGLE=True, NUM_SPLITS=4)
+    check(triton_kernels, "attend_pages", stored, **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32,
+          SINGLE=False, NUM_SPLITS=1)
 check(triton_kernels, "join_splits", NUM_HEADS=16, HEAD_DIM=128, BLOCK_D=128, NUM_SPLITS=4)
 check(triton_programs, "add_rms_norm", SIZE=1000, BLOCK=1024, HAS_UPDATE=True, OFFSET=0.0)
 check(triton_programs, "add_rms_norm", SIZE=1000, BLOCK=1024, HAS_UPDATE=False, OFFSET=1.0, update_ptr=None)
@@ -74,4 +84,4 @@ def test_programs_compile_for_hopper(dtype: str) -> None:
         [sys.executable, "-c", COMPILE, dtype], capture_output=True, text=True, env=environment, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 12
+    assert len(done.stdout.splitlines()) == 18
