@@ -2,13 +2,17 @@
 
 ``collect(launch(plan))`` is the synchronous engine. With overlapped scheduling there is one step in flight:
 
-    host     plan 1  launch 1 │ plan 2  launch 2  collect 1 │ plan 3  launch 3  collect 2 │ ...
-    device           ├──── step 1 ────┤├────── step 2 ──────┤├────── step 3 ──────┤
-                                      │ ▲
-                                      └─┘ the tokens drawn last, by row (``last_tokens.py``)
+    host     plan 1  launch 1  plan 2  launch 2  ·····  collect 1  plan 3  launch 3  ·····  collect 2  plan 4 ...
+    device                   ├───────── step 1 ────────┤├──────────── step 2 ──────────────┤├──── step 3 ...
+                                                     │   ▲                               │   ▲
+             the tokens drawn last, by row           └───┘                               └───┘
+
+The tokens stay on the device (``last_tokens.py``); copies of them go to the host, which reads them in ``collect``.
 
 A plan needs no token of the step in flight, only to know that there is one: ``launch`` reserves its place in the row
-table, ``collect`` fills it. What cannot do without the token (logit rules, preemption) collects first, and then plans.
+table, ``collect`` fills it. What cannot do without the token (logit rules) collects first, and then plans; so does a
+plan that could preempt, since a sample that has ended gives its blocks back.
+
 A sample that turns out to have ended is in the next step already. It gets one token too many, which is dropped, since
 the row has changed hands when that step is collected. A sample that ends by its length is never in it: that is known
 before.

@@ -139,8 +139,8 @@ class Scheduler:
         self._held = None
 
     def schedule(self) -> ScheduledStep:
-        """Decide the next step, and take the rows and blocks that it needs. Needs no values of tokens, but for
-        preemption: see :meth:`may_preempt`."""
+        """Decide the next step, and take the rows and blocks that it needs. Asks for no token of the step in
+        flight, but drops those of samples that it preempts."""
         self._block_copies, self._started = {}, []
         self._grow_decoding()
         decode_rows = self._rows.decode_rows()
@@ -164,7 +164,8 @@ class Scheduler:
         )
 
     def may_preempt(self) -> bool:
-        """Whether the next step could take back the row of a sample, whose tokens must all be known then."""
+        """Whether the next step could run out of blocks. Reading the tokens in flight first may then end samples,
+        and otherwise leaves the one that loses its blocks with all its tokens."""
         return len(self._needy_rows()) > self._pool.num_free
 
     def complete_chunks(self, step: ScheduledStep) -> None:

@@ -140,11 +140,19 @@ def test_a_row_that_changes_hands_gets_no_token_of_its_last_owner() -> None:
     assert engine.stats().num_dropped_tokens == 1
 
 
-def test_preemption_reads_all_tokens_first() -> None:
+def test_preemption_reads_all_tokens_first_and_so_may_not_be_needed() -> None:
     requests = [make_request(str(index), [index] * 6, max_tokens=24, seed=index) for index in range(6)]
     plain, overlapped = same_both_ways(requests, num_blocks=14)
-    assert overlapped.stats().num_preemptions > 0
+    assert overlapped.stats().num_preemptions == plain.stats().num_preemptions > 0
     assert overlapped.stats().num_generated_tokens == plain.stats().num_generated_tokens
+    assert overlapped.stats().num_dropped_tokens == 0
+
+
+@pytest.mark.parametrize("overlaps", [False, True], indirect=True)
+def test_what_was_generated_is_found_in_the_prefix_cache(overlaps: bool) -> None:
+    engine = make_engine(folder(), block_size=4)
+    answer = run(engine, [make_request("0", [1, 2, 3, 4], max_tokens=12)])["0"].samples[0].token_ids
+    assert run(engine, [make_request("1", [1, 2, 3, 4, *answer])])["1"].num_cached_tokens == 12
 
 
 def test_a_token_is_of_the_version_that_its_step_was_launched_with() -> None:
