@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlserve.engine.config import EngineConfig
     from rlserve.engine.engine import Engine
+    from rlserve.engine.parallel.distributed import join_ranks
+    from rlserve.engine.parallel.follower import follow
+    from rlserve.engine.parallel.rendezvous import RankPlace
     from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.stats import EngineStats
 
@@ -19,10 +22,13 @@ __all__ = [
     "EngineConfig",
     "EngineStats",
     "FinishReason",
+    "RankPlace",
     "Request",
     "RequestOutput",
     "SampleOutput",
     "SamplingParams",
+    "follow",
+    "join_ranks",
 ]
 
 _HOMES = {
@@ -30,10 +36,13 @@ _HOMES = {
     "EngineConfig": "config",
     "EngineStats": "stats",
     "FinishReason": "request",
+    "RankPlace": "parallel.rendezvous",
     "Request": "request",
     "RequestOutput": "request",
     "SampleOutput": "request",
     "SamplingParams": "request",
+    "follow": "parallel.follower",
+    "join_ranks": "parallel.distributed",
 }
 
 

@@ -47,6 +47,9 @@ class EngineConfig:
     cuda_graphs: bool = True
     """On a GPU with ``triton`` or ``flash``: replay a decoding step as one CUDA graph. They are captured at the first
     such step, which takes seconds. Models with experts are computed without."""
+    tensor_parallel_size: int = 1
+    """Processes that share the model: each has a part of the heads, of the MLPs, of the vocabulary and of the KV cache,
+    which ``kv_cache_bytes`` sizes in each. The engine starts the others on this machine; on GPUs each takes one."""
     overlap_scheduling: bool | None = None
     """Plan and launch the next step while the device computes one, before its tokens are read: see
     ``engine/pipeline.py``. A sample that ends by a stop is computed one token too far, which is dropped. Steps with
@@ -61,6 +64,11 @@ class EngineConfig:
                 "kv_cache_bytes": self.kv_cache_bytes >= 1 or "must be at least 1",
                 "max_num_sequences": self.max_num_sequences >= 1 or "must be at least 1",
                 "max_num_batched_tokens": self.max_num_batched_tokens >= 1 or "must be at least 1",
+                "deterministic": not (self.deterministic and self.tensor_parallel_size > 1)
+                or "must be false with tensor_parallel_size > 1: sums over processes round otherwise",
+                "overlap_scheduling": not (self.overlap_scheduling and self.tensor_parallel_size > 1)
+                or "must not be true with tensor_parallel_size > 1",
+                "tensor_parallel_size": self.tensor_parallel_size >= 1 or "must be at least 1",
                 "max_model_len": self.max_model_len is None or self.max_model_len >= 2 or "must be at least 2",
             },
         )

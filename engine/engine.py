@@ -19,10 +19,10 @@ from rlserve.engine.generation import Generation
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.models.parameters import WeightChanges
-from rlserve.engine.parallel.shard import Shard
+from rlserve.engine.parallel.base import RankGroup
+from rlserve.engine.parallel.factory import create_runner
 from rlserve.engine.request import Request, RequestOutput
 from rlserve.engine.rows import RowTable
-from rlserve.engine.runner import ModelRunner
 from rlserve.engine.scheduler import Scheduler
 from rlserve.engine.stats import EngineStats
 from rlserve.engine.tokenizer import FolderTokenizer
@@ -40,11 +40,16 @@ class Engine:
         model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings or bad words are used.
         config: how to compute, and how much to hold.
         load_weights: False leaves the engine without weights; it refuses requests until :meth:`load_weights`.
+        ranks: this process and those that compute the model with it, as rank 0 of ``join_ranks``. None starts the
+            others, if the configuration wants any.
         clock: seconds, for latencies only.
 
     Raises:
         ModelError: the folder is no model, or one that the engine does not run.
-        UserError: a cache too small for one block, or a backend that cannot be had.
+        UserError: a cache too small for one block, a backend that cannot be had, or a model that does not divide
+            by ``tensor_parallel_size``.
+        WorkerFailedError: another rank could not be started. All methods that compute, or touch memory, raise it when
+            one is lost.
     """
 
     def __init__(
@@ -53,12 +58,13 @@ class Engine:
         config: EngineConfig,
         *,
         load_weights: bool = True,
+        ranks: RankGroup | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         folder = Path(model_path)
         self.spec = read_model_spec(folder)
         self.config = config
-        self._runner = ModelRunner(Shard.of(self.spec), config)
+        self._runner = create_runner(self.spec, config, folder, ranks)
         self._limits = Limits(
             vocab_size=self.spec.vocab_size,
             max_model_len=self._runner.max_model_len,
@@ -296,6 +302,11 @@ class Engine:
             queue_time=latencies.queue_time.snapshot(),
             e2e_latency=latencies.e2e_latency.snapshot(),
         )
+
+    def close(self) -> None:
+        """End the other ranks, if there are any; nothing can be computed afterwards. It happens by itself when the
+        engine is forgotten or the process ends."""
+        self._runner.close()
 
     def check_integrity(self) -> None:
         """Assert that no block, row or sample is lost: free + held = total, counts exact."""

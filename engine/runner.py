@@ -77,12 +77,14 @@ class ModelRunner:
             self._attention.separate_tokens()
         self._decoder = self._make_decoder(shard, config, kernels)
         on_gpu = self._device.type == "cuda"
-        self.overlaps = on_gpu if config.overlap_scheduling is None else config.overlap_scheduling
+        is_alone = shard.num_ranks == 1  # others hear the tokens of a step from the host
+        self.overlaps = on_gpu and is_alone if config.overlap_scheduling is None else config.overlap_scheduling
         """Whether steps are launched before the tokens of the one before are known."""
         self._is_drawn = False
         """The graph of the last step has drawn the next tokens too."""
         self._graphs: DecodeGraphs | None = None
-        uses_graphs = config.cuda_graphs and on_gpu and backend in ("triton", "flash") and not spec.experts
+        uses_graphs = config.cuda_graphs and on_gpu and backend in ("triton", "flash")
+        uses_graphs = uses_graphs and not spec.experts and is_alone
         self._last_tokens: LastTokens | None = None
         """Where decoding steps find their tokens, if the row table may not have them yet."""
         if self.overlaps or uses_graphs:
@@ -185,10 +187,9 @@ class ModelRunner:
         self._parameters.check_staged()
 
     def swap_staged_weights(self) -> None:
-        """Copy what is staged into place."""
+        """Copy what is staged into place; ends with :meth:`weights_changed`."""
         with torch.inference_mode():
             self._parameters.swap_staged()
-        self.weights_changed()
 
     def drop_staged_weights(self) -> None:
         """Forget what is staged."""
@@ -207,9 +208,8 @@ class ModelRunner:
             self._parameters.change(name, indices, values)
 
     def keep_changes(self) -> None:
-        """The changed elements are what is to be computed with."""
+        """Forget the elements of before; ends with :meth:`weights_changed`."""
         self._parameters.keep_changes()
-        self.weights_changed()
 
     def take_back_changes(self) -> None:
         """Write the elements of before again."""
@@ -238,6 +238,9 @@ class ModelRunner:
     def restore_kv_cache(self) -> None:
         """Take it back; the content is undefined."""
         self._attention.restore()
+
+    def close(self) -> None:
+        """Let go of other processes, if there are any."""
 
     def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder:
         return Decoder(

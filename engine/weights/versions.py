@@ -76,6 +76,7 @@ class WeightVersions:
                     f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}"
                 )
             self._runner.swap_staged_weights()
+            self._runner.weights_changed()
         finally:
             self._runner.drop_staged_weights()
         self._changed(version)
@@ -101,6 +102,7 @@ class WeightVersions:
                 f"the engine keeps version {self.version}"
             )
         self._runner.keep_changes()
+        self._runner.weights_changed()
         self._changed(version)
 
     def release(self) -> None:

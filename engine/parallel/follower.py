@@ -1,0 +1,59 @@
+"""A rank other than 0: it computes its part of the model until rank 0 ends.
+
+``python -m rlserve.engine.parallel.follower`` is what an engine starts for each of them (``processes.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import torch
+
+from rlserve.engine.config import EngineConfig
+from rlserve.engine.models.factory import read_model_spec
+from rlserve.engine.parallel.base import RankGroup
+from rlserve.engine.parallel.distributed import join_ranks
+from rlserve.engine.parallel.rendezvous import RankPlace
+from rlserve.engine.parallel.shard import Shard
+from rlserve.engine.parallel.sharded_runner import FollowingRunner
+from rlserve.errors import RlserveError
+
+logger = logging.getLogger(__name__)
+
+
+def follow(model_path: str | Path, config: EngineConfig, group: RankGroup) -> None:
+    """Compute one rank's part of the model of an ``Engine`` with the same arguments on rank 0. Returns when that is
+    closed.
+
+    Raises:
+        UserError: a size of the model does not divide by the number of ranks.
+        WorkerFailedError: rank 0 or another rank is lost.
+    """
+    folder = Path(model_path)
+    try:
+        FollowingRunner(Shard.of(read_model_spec(folder), group.rank, group.num_ranks), config, group).follow(folder)
+    finally:
+        group.close()
+
+
+def main(task: str) -> int:
+    """Follow as ``task`` says, in JSON; the status to exit with."""
+    told = json.loads(task)
+    config, place = EngineConfig(**told["config"]), RankPlace(**told["place"])
+    logging.basicConfig(format=f"%(asctime)s %(levelname)s rank {place.rank}: %(message)s")
+    torch.set_num_threads(told["num_threads"])
+    if told["gpu"] is not None:
+        torch.cuda.set_device(told["gpu"])
+    try:
+        follow(told["model_path"], config, join_ranks(place, config))
+    except RlserveError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))
