@@ -37,6 +37,7 @@ from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
 from rlserve.engine.sampler import DrawDetails
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.sequence import Sequence
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -46,8 +47,8 @@ class InFlightStep:
     rows_B: NDArray[np.intp]
     """The decoding rows, then those whose prefill it completes."""
     num_decoding: int
-    tenancy_B: NDArray[np.int64]
-    """Of the rows when it was launched."""
+    num_changes: int
+    """How often rows had changed hands when it was launched."""
     positions_B: NDArray[np.int32]
     """Of the tokens in their sequences."""
     draw: Draw
@@ -84,7 +85,7 @@ class Pipeline:
         return InFlightStep(
             rows_B=rows_B,
             num_decoding=len(step.decode_rows),
-            tenancy_B=self._rows.tenancy[rows_B],
+            num_changes=self._rows.num_changes,
             positions_B=self._rows.reserve(rows_B, weight_version),
             draw=draw,
             details=details,
@@ -94,14 +95,17 @@ class Pipeline:
         """Wait for the tokens of a step, and write them into the row table."""
         sampled = step.draw.read()
         rows_B, positions_B, num_decoding = step.rows_B, step.positions_B, step.num_decoding
-        is_live_B = self._rows.tenancy[rows_B] == step.tenancy_B
-        self._keep_details(step, is_live_B)
-        if not is_live_B.all():
+        details = step.details
+        if self._rows.num_changes != step.num_changes:
+            is_live_B = self._rows.changed_at[rows_B] <= step.num_changes
             rows_B, positions_B, sampled = rows_B[is_live_B], positions_B[is_live_B], _some(sampled, is_live_B)
             num_decoding = int(is_live_B[:num_decoding].sum())
+            details = [detail for detail in details if is_live_B[detail.place]]
+        for detail in details:
+            _keep_detail(self._rows.sequence(int(step.rows_B[detail.place])), detail)
         self._scheduler.complete_decoding(rows_B[:num_decoding], positions_B[:num_decoding])
         self._rows.fill(rows_B, positions_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs)
-        return CollectedStep(rows_B=rows_B, sampled=sampled, num_dropped=len(is_live_B) - len(rows_B))
+        return CollectedStep(rows_B=rows_B, sampled=sampled, num_dropped=len(step.rows_B) - len(rows_B))
 
     def _score_prompts(self, step: ScheduledStep) -> None:
         """Note the log-probabilities of the prompts that want them and have tokens in the step."""
@@ -128,15 +132,12 @@ class Pipeline:
             np.concatenate([logits_rows, np.array(new_logits_rows, dtype=np.int32)]),
         )
 
-    def _keep_details(self, step: InFlightStep, is_live_B: NDArray[np.bool_]) -> None:
-        for detail in step.details:
-            if not is_live_B[detail.place]:
-                continue
-            sequence = self._rows.sequence(int(step.rows_B[detail.place]))
-            if detail.top_log_probs is not None:
-                sequence.top_log_probs.append(detail.top_log_probs)
-            if detail.kept_support is not None:
-                sequence.kept_support.append(detail.kept_support)
+
+def _keep_detail(sequence: Sequence, detail: DrawDetails) -> None:
+    if detail.top_log_probs is not None:
+        sequence.top_log_probs.append(detail.top_log_probs)
+    if detail.kept_support is not None:
+        sequence.kept_support.append(detail.kept_support)
 
 
 def _some(sampled: SampledTokens, is_wanted_B: NDArray[np.bool_]) -> SampledTokens:

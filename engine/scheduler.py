@@ -142,8 +142,7 @@ class Scheduler:
         """Decide the next step, and take the rows and blocks that it needs. Asks for no token of the step in
         flight, but drops those of samples that it preempts."""
         self._block_copies, self._started = {}, []
-        self._grow_decoding()
-        decode_rows = self._rows.decode_rows()
+        decode_rows = self._grow_decoding()
         budget = self._max_num_batched_tokens - len(decode_rows)
         chunks: list[Chunk] = []
         for sequence in self._prefilling:
@@ -166,7 +165,7 @@ class Scheduler:
     def may_preempt(self) -> bool:
         """Whether the next step could run out of blocks. Reading the tokens in flight first may then end samples,
         and otherwise leaves the one that loses its blocks with all its tokens."""
-        return len(self._needy_rows()) > self._pool.num_free
+        return len(self._needy(self._rows.decode_rows())) > self._pool.num_free
 
     def complete_chunks(self, step: ScheduledStep) -> None:
         """Note that the chunks of the step are computed: blocks that became full get their names, finished
@@ -181,9 +180,8 @@ class Scheduler:
     def complete_decoding(self, rows_D: NDArray[np.intp], num_computed_D: NDArray[np.int32]) -> None:
         """Note that a step has computed the last of so many tokens of decoding rows, all known: blocks that
         became full get their names."""
-        is_full_D = num_computed_D % self._block_size == 0
-        for row, num_computed in zip(rows_D[is_full_D].tolist(), num_computed_D[is_full_D].tolist(), strict=True):
-            self._publish(self._rows.sequence(row), num_computed)
+        for place in np.flatnonzero(num_computed_D % self._block_size == 0).tolist():
+            self._publish(self._rows.sequence(int(rows_D[place])), int(num_computed_D[place]))
 
     def release_followers(self, leader: Sequence) -> list[Sequence]:
         """Let the followers go on from the prompt that their leader has just computed.
@@ -234,19 +232,21 @@ class Scheduler:
         assert len(waiting) == self.counts.states[SequenceState.WAITING]
         assert all(not sequence.blocks and sequence.row < 0 for sequence in waiting)
 
-    def _needy_rows(self) -> NDArray[np.intp]:
-        """Decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""
-        rows = self._rows.decode_rows()
+    def _needy(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Those of the decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""
         positions = self._rows.num_tokens[rows] - 1
         offsets = positions % self._block_size
         current_blocks = self._rows.block_tables[rows, positions // self._block_size]
         needy: NDArray[np.intp] = rows[(offsets == 0) | (self._pool.reference_counts[current_blocks] > 1)]
         return needy
 
-    def _grow_decoding(self) -> None:
-        for sequence in sorted(self._rows.sequence(row) for row in self._needy_rows().tolist()):
+    def _grow_decoding(self) -> NDArray[np.intp]:
+        """Give the decoding rows the blocks that they need; returns those rows that are left."""
+        rows, num_changes = self._rows.decode_rows(), self._rows.num_changes
+        for sequence in sorted(self._rows.sequence(row) for row in self._needy(rows).tolist()):
             if sequence.state is SequenceState.RUNNING:
                 self._grow(sequence)
+        return rows if self._rows.num_changes == num_changes else self._rows.decode_rows()
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block that its next token is written to, its own."""
