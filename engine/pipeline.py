@@ -14,7 +14,7 @@ table, ``collect`` fills it. What cannot do without the token (logit rules) coll
 plan that could preempt, since a sample that has ended gives its blocks back.
 
 A sample that turns out to have ended is in the next step already. It gets one token too many, which is dropped, since
-the row has changed hands when that step is collected. A sample that ends by its length is never in it: that is known
+the sample has left its row when that step is collected. A sample that ends by its length is never in it: that is known
 before.
 
 Its blocks are free from then on, while the device may still write that token's key and value to them. That is safe,
@@ -47,8 +47,8 @@ class InFlightStep:
     rows_B: NDArray[np.intp]
     """The decoding rows, then those whose prefill it completes."""
     num_decoding: int
-    num_changes: int
-    """How often rows had changed hands when it was launched."""
+    num_departures: int
+    """How often a sequence had left its row when it was launched."""
     positions_B: NDArray[np.int32]
     """Of the tokens in their sequences."""
     draw: Draw
@@ -85,7 +85,7 @@ class Pipeline:
         return InFlightStep(
             rows_B=rows_B,
             num_decoding=len(step.decode_rows),
-            num_changes=self._rows.num_changes,
+            num_departures=self._rows.num_departures,
             positions_B=self._rows.reserve(rows_B, weight_version),
             draw=draw,
             details=details,
@@ -96,8 +96,8 @@ class Pipeline:
         sampled = step.draw.read()
         rows_B, positions_B, num_decoding = step.rows_B, step.positions_B, step.num_decoding
         details = step.details
-        if self._rows.num_changes != step.num_changes:
-            is_live_B = self._rows.changed_at[rows_B] <= step.num_changes
+        if self._rows.num_departures > step.num_departures:
+            is_live_B = self._rows.last_departure[rows_B] <= step.num_departures
             rows_B, positions_B, sampled = rows_B[is_live_B], positions_B[is_live_B], _some(sampled, is_live_B)
             num_decoding = int(is_live_B[:num_decoding].sum())
             details = [detail for detail in details if is_live_B[detail.place]]

@@ -32,10 +32,10 @@ class RowTable:
         """[S] those that the device is still drawing included."""
         self.num_known = np.zeros(num_rows, dtype=np.int32)
         """[S] tokens that stand in the table; less than ``num_tokens`` between ``reserve`` and ``fill``."""
-        self.num_changes = 0
-        """How often a row has changed hands."""
-        self.changed_at = np.zeros(num_rows, dtype=np.int64)
-        """[S] which of these changes was the last of the row: what is drawn for one sequence must not reach another."""
+        self.num_departures = 0
+        """How often a sequence has left its row."""
+        self.last_departure = np.zeros(num_rows, dtype=np.int64)
+        """[S] which of these was the last from the row: what is drawn for one sequence must not reach another."""
         self.num_prompt_tokens = np.zeros(num_rows, dtype=np.int32)
         self.max_num_tokens = np.zeros(num_rows, dtype=np.int32)
         """[S] where the sample ends by length, prompt included."""
@@ -83,7 +83,6 @@ class RowTable:
     def take(self, sequence: Sequence, eos_token_ids: tuple[int, ...]) -> None:
         """Give the sequence a row, filled with its tokens. There must be a free one."""
         row = self._free.pop()
-        self._change_hands(row)
         sequence.row = row
         self._sequences[row] = sequence
         prompt, history, sampling = sequence.owner.prompt, sequence.history, sequence.owner.request.sampling
@@ -111,7 +110,8 @@ class RowTable:
     def give_back(self, sequence: Sequence) -> None:
         """Free the row; the generated tokens move to the sequence's history, without those still being drawn."""
         row = sequence.row
-        self._change_hands(row)
+        self.num_departures += 1
+        self.last_departure[row] = self.num_departures
         sequence.history = self.history(row)
         sequence.last_token_s = float(self.last_token_s[row])
         sequence.row = -1
@@ -157,10 +157,6 @@ class RowTable:
         self.log_probs[rows_B, positions_B] = log_probs_B
         self.behaviour_log_probs[rows_B, positions_B] = behaviour_log_probs_B
         self.num_known[rows_B] = positions_B + 1
-
-    def _change_hands(self, row: int) -> None:
-        self.num_changes += 1
-        self.changed_at[row] = self.num_changes
 
     def _set_stop_tokens(self, row: int, token_ids: tuple[int, ...]) -> None:
         missing = len(token_ids) - self.stop_token_ids.shape[1]

@@ -242,11 +242,11 @@ class Scheduler:
 
     def _grow_decoding(self) -> NDArray[np.intp]:
         """Give the decoding rows the blocks that they need; returns those rows that are left."""
-        rows, num_changes = self._rows.decode_rows(), self._rows.num_changes
+        rows, num_departures = self._rows.decode_rows(), self._rows.num_departures
         for sequence in sorted(self._rows.sequence(row) for row in self._needy(rows).tolist()):
             if sequence.state is SequenceState.RUNNING:
                 self._grow(sequence)
-        return rows if self._rows.num_changes == num_changes else self._rows.decode_rows()
+        return rows if self._rows.num_departures == num_departures else self._rows.decode_rows()
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block that its next token is written to, its own."""
