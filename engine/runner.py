@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
+from rlserve.engine.attention.cpu_kernel import CpuKernelAttention
 from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
@@ -22,6 +23,8 @@ from rlserve.engine.device import free_device_memory, to_device
 from rlserve.engine.kernels.base import Draw, Kernels
 from rlserve.engine.kernels.factory import create_kernels
 from rlserve.engine.last_tokens import LastTokens
+from rlserve.engine.models import cpu_program
+from rlserve.engine.models.cpu_program import CpuProgram
 from rlserve.engine.models.decoder import Decoder
 from rlserve.engine.models.parameters import Parameters, WeightChanges
 from rlserve.engine.models.rope import rotation_table
@@ -151,14 +154,14 @@ class ModelRunner:
 
     def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy new weights into place, or raise :class:`WeightsRefusedError` and change nothing."""
-        for name, tensor in self._parameters.checked(tensors).items():
-            self.put_weight(name, tensor)
+        self.put_weights(self._parameters.checked(tensors))
         self.weights_changed()
 
-    def put_weight(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy one checked weight into place; ends with :meth:`weights_changed`."""
+    def put_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy some checked weights into place; ends with :meth:`weights_changed`."""
         with torch.inference_mode():
-            self._parameters.put(name, tensor)
+            for name, tensor in tensors.items():
+                self._parameters.put(name, tensor)
 
     def weights_changed(self) -> None:
         """Must be called after weights were written, before the next step."""
@@ -171,16 +174,16 @@ class ModelRunner:
 
     def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep copies of some weights for :meth:`swap_staged_weights`, or raise :class:`WeightsRefusedError`."""
-        for name, tensor in self._parameters.checked_bucket(tensors).items():
-            self.stage_weight(name, tensor)
+        self.keep_weights(self._parameters.checked_bucket(tensors))
 
-    def stage_weight(self, name: str, tensor: torch.Tensor) -> None:
-        """Keep a copy of one checked weight."""
-        self._parameters.stage(name, tensor)
+    def keep_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Keep copies of some checked weights for :meth:`swap_staged_weights`."""
+        for name, tensor in tensors.items():
+            self._parameters.stage(name, tensor)
 
     def staged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         """What is staged, by Hugging Face name."""
-        return self._parameters.staged()
+        return iter(self._parameters.staged.items())
 
     def check_staged_weights(self) -> None:
         """Raise :class:`WeightsRefusedError` unless a whole set of weights is staged."""
@@ -199,13 +202,13 @@ class ModelRunner:
         """Write some elements, or raise :class:`WeightsRefusedError` and change nothing. Ends with
         :meth:`keep_changes` or :meth:`take_back_changes`."""
         self._parameters.check_changes(changes)
-        for name, (indices, values) in changes.items():
-            self.change_weight(name, indices, values)
+        self.put_changes(changes)
 
-    def change_weight(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> None:
-        """Write some elements of one weight, checked before."""
+    def put_changes(self, changes: WeightChanges) -> None:
+        """Write some elements that were checked."""
         with torch.inference_mode():
-            self._parameters.change(name, indices, values)
+            for name, (indices, values) in changes.items():
+                self._parameters.change(name, indices, values)
 
     def keep_changes(self) -> None:
         """Forget the elements of before; ends with :meth:`weights_changed`."""
@@ -242,14 +245,23 @@ class ModelRunner:
     def close(self) -> None:
         """Let go of other processes, if there are any."""
 
-    def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder:
+    def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder | CpuProgram:
+        spec, max_num_tokens = shard.own, config.max_num_batched_tokens
+        max_num_rows = min(config.max_num_sequences, max_num_tokens)
+        is_whole = shard.num_ranks == 1
+        if isinstance(self._attention, CpuKernelAttention) and is_whole:
+            dtype = self._parameters.embedding.dtype
+            if cpu_program.can_run(spec, dtype, deterministic=config.deterministic):
+                return CpuProgram(
+                    spec, self._parameters, self._attention, max_num_tokens=max_num_tokens, max_num_rows=max_num_rows
+                )
         return Decoder(
-            shard.own,
+            spec,
             self._parameters,
             self._attention,
             kernels,
-            max_num_tokens=config.max_num_batched_tokens,
-            max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
+            max_num_tokens=max_num_tokens,
+            max_num_rows=max_num_rows,
             deterministic=config.deterministic,
         )
 

@@ -60,9 +60,10 @@ class Parameters:
         not listed: it is the embedding."""
         yield from self._views.items()
 
-    def staged(self) -> Iterator[tuple[str, torch.Tensor]]:
+    @property
+    def staged(self) -> Mapping[str, torch.Tensor]:
         """What is staged, by name."""
-        yield from self._staged.items()
+        return self._staged
 
     def checked(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """A whole new set of weights, by the names of :meth:`named`.

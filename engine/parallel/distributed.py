@@ -164,6 +164,9 @@ class DistributedGroup(RankGroup):
                 f"tensor parallelism, rank {self.rank} of {self.num_ranks}: {operation} failed, a rank is lost or does "
                 f"not answer ({shorten(str(error), 160)})"
             ) from error
+        except BaseException:  # Ctrl-C: the ranks are not at the same place any more
+            self.close()
+            raise
 
 
 def _own_address(place: RankPlace) -> str:

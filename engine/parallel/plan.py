@@ -20,28 +20,28 @@ from rlserve.engine.attention.base import StepLayout
 
 
 class Order(IntEnum):
-    """What the others are told, with its arguments. ``name`` is the place of a weight in the model's list of names."""
+    """What the others are told, with its arguments. ``names`` are the places of weights in the model's list."""
 
     STEP = 0
     """Compute a step: the words of :class:`StepPlan`."""
     LOGITS = 1
     """Logits of the tokens [first, end) of that step."""
     LOAD_FOLDER = 2
-    PUT_WEIGHT = 3
-    """(name), then its whole tensor."""
+    PUT_WEIGHTS = 3
+    """(names), then the whole tensors, one behind the other."""
     WEIGHTS_CHANGED = 4
-    STAGE_WEIGHT = 5
-    """(name), then its whole tensor."""
+    KEEP_WEIGHTS = 5
+    """(names), then the whole tensors, one behind the other."""
     SWAP_STAGED_WEIGHTS = 6
     DROP_STAGED_WEIGHTS = 7
-    CHANGE_WEIGHT = 8
-    """(name, number of elements), then their indices and their values."""
+    PUT_CHANGES = 8
+    """(names, numbers of elements), then all indices, and all values."""
     KEEP_CHANGES = 9
     TAKE_BACK_CHANGES = 10
-    GATHER_WEIGHT = 11
-    """(name)"""
-    GATHER_STAGED_WEIGHT = 12
-    """(name)"""
+    GATHER_WEIGHTS = 11
+    """(names): their parts, one behind the other."""
+    GATHER_STAGED_WEIGHTS = 12
+    """(names): likewise."""
     RELEASE_WEIGHTS = 13
     RESTORE_WEIGHTS = 14
     RELEASE_KV_CACHE = 15

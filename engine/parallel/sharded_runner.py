@@ -1,18 +1,19 @@
 """The model runners of the ranks: rank 0's does what a plain one does and has the others do the same.
 
-    rank 0     forward, put_weight, release_weights, … ──► tell (order, arguments) ──► the same on its own part
+    rank 0     forward, put_weights, release_weights, … ─► tell (order, arguments) ──► the same on its own part
                                                                  │    ▲
     others     follow: hear ◄────────────────────────────────────┘    │ sums, parts of logits and weights
                  └──► the same on their own parts ────────────────────┘
 
-Weights come to rank 0 whole. Each goes to all ranks by broadcast, in the engine's type, and every rank cuts its own
-part out of it; so no rank ever holds more than one whole weight. ``named_weights`` joins them again one by one.
+Weights come to rank 0 whole. They go to all ranks by broadcast, in the engine's type and a few at a time, and every
+rank cuts its own parts out of them. ``named_weights`` joins the parts again, a few at a time too: no rank ever needs
+memory for the whole model.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,12 +25,32 @@ from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.decoder import Decoder
+from rlserve.engine.models.parameters import WeightChanges
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.decoder import ShardedDecoder
 from rlserve.engine.parallel.plan import BlockTable, Order, StepPlan
 from rlserve.engine.parallel.shard import Shard
 from rlserve.engine.runner import ModelRunner
 from rlserve.errors import WorkerFailedError
+
+_BUCKET_BYTES = 64 * 2**20
+"""Of weights that go from rank to rank at once."""
+_BYTES_OF_CHANGE = 12
+"""Of a changed element on its way: index and value."""
+
+
+def buckets(num_bytes: Mapping[str, int]) -> Iterator[list[str]]:
+    """The names in order, as many at a time as stay within the size of a bucket, but at least one."""
+    bucket: list[str] = []
+    size = 0
+    for name, own_bytes in num_bytes.items():
+        if bucket and size + own_bytes > _BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(name)
+        size += own_bytes
+    if bucket:
+        yield bucket
 
 
 class ShardedRunner(ModelRunner):
@@ -46,6 +67,7 @@ class ShardedRunner(ModelRunner):
         )
         self._weights = dict(self._parameters.named())
         self._names = list(self._weights)
+        self._places = {name: place for place, name in enumerate(self._names)}
         self._dtype = self._parameters.embedding.dtype
 
     def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder:
@@ -58,6 +80,15 @@ class ShardedRunner(ModelRunner):
             max_num_tokens=config.max_num_batched_tokens,
             max_num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
         )
+
+    def _whole_shape(self, name: str) -> torch.Size:
+        return torch.Size(self._shard.whole_shape(name, self._weights[name].shape))
+
+    def _whole_weights(self, names: Sequence[str], flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The named weights, which lie in ``flat`` one behind the other."""
+        shapes = [self._whole_shape(name) for name in names]
+        parts = torch.split(flat, [shape.numel() for shape in shapes])
+        return {name: part.view(shape) for name, shape, part in zip(names, shapes, parts, strict=True)}
 
 
 class LeadingRunner(ShardedRunner):
@@ -94,22 +125,25 @@ class LeadingRunner(ShardedRunner):
         self._tell(Order.LOAD_FOLDER)
         super().load_folder(folder)
 
-    def put_weight(self, name: str, tensor: torch.Tensor) -> None:
-        super().put_weight(name, self._send_weight(Order.PUT_WEIGHT, name, tensor))
+    def put_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        for sent in self._sent(Order.PUT_WEIGHTS, tensors):
+            super().put_weights(sent)
 
     def weights_changed(self) -> None:
         self._tell(Order.WEIGHTS_CHANGED)
         super().weights_changed()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._joined(super().named_weights(), Order.GATHER_WEIGHT)
+        return self._joined(Order.GATHER_WEIGHTS, self._weights)
 
-    def stage_weight(self, name: str, tensor: torch.Tensor) -> None:
-        is_kept = name in self._names  # a tied head is only compared
-        super().stage_weight(name, self._send_weight(Order.STAGE_WEIGHT, name, tensor) if is_kept else tensor)
+    def keep_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        super().keep_weights({name: tensor for name, tensor in tensors.items() if name not in self._weights})
+        tensors = {name: tensor for name, tensor in tensors.items() if name in self._weights}
+        for sent in self._sent(Order.KEEP_WEIGHTS, tensors):
+            super().keep_weights(sent)
 
     def staged_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        return self._joined(super().staged_weights(), Order.GATHER_STAGED_WEIGHT)
+        return self._joined(Order.GATHER_STAGED_WEIGHTS, self._parameters.staged)
 
     def swap_staged_weights(self) -> None:
         self._tell(Order.SWAP_STAGED_WEIGHTS)
@@ -119,12 +153,14 @@ class LeadingRunner(ShardedRunner):
         self._tell(Order.DROP_STAGED_WEIGHTS)
         super().drop_staged_weights()
 
-    def change_weight(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> None:
-        self._tell(Order.CHANGE_WEIGHT, self._names.index(name), len(indices))
-        indices, values = indices.to(self._device, torch.int64), values.to(self._device, self._dtype)
-        for tensor in (indices, values):
-            self._group.broadcast(tensor.contiguous())
-        super().change_weight(name, indices, values)
+    def put_changes(self, changes: WeightChanges) -> None:
+        for names in buckets({name: len(indices) * _BYTES_OF_CHANGE for name, (indices, _) in changes.items()}):
+            indices = [changes[name][0].to(self._device, torch.int64) for name in names]
+            values = [changes[name][1].to(self._device, self._dtype) for name in names]
+            self._tell(Order.PUT_CHANGES, *self._places_of(names), *map(len, indices))
+            self._group.broadcast(torch.cat(indices))
+            self._group.broadcast(torch.cat(values))
+            super().put_changes(dict(zip(names, zip(indices, values, strict=True), strict=True)))
 
     def keep_changes(self) -> None:
         self._tell(Order.KEEP_CHANGES)
@@ -153,23 +189,36 @@ class LeadingRunner(ShardedRunner):
     def _tell(self, order: Order, *arguments: int) -> None:
         self._group.tell(np.array([order, *arguments], dtype=np.int32))
 
-    def _send_weight(self, order: Order, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        """Give all ranks a whole weight, as the engine would hold it."""
-        self._tell(order, self._names.index(name))
-        sent = tensor.detach().to(self._device, self._dtype).contiguous()
-        self._group.broadcast(sent)
-        return sent
+    def _places_of(self, names: Iterable[str]) -> list[int]:
+        return [self._places[name] for name in names]
 
-    def _joined(self, parts: Iterator[tuple[str, torch.Tensor]], order: Order) -> Iterator[tuple[str, torch.Tensor]]:
+    def _sent(self, order: Order, tensors: Mapping[str, torch.Tensor]) -> Iterator[Mapping[str, torch.Tensor]]:
+        """Give all ranks whole weights, a few at a time; these as the engine would hold them."""
+        for names in buckets({name: tensor.numel() * self._dtype.itemsize for name, tensor in tensors.items()}):
+            self._tell(order, *self._places_of(names))
+            flat = torch.cat([tensors[name].detach().to(self._device, self._dtype).flatten() for name in names])
+            self._group.broadcast(flat)
+            yield self._whole_weights(names, flat)
+
+    def _joined(self, order: Order, parts: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
         """The whole weights, of which these are the parts of rank 0."""
-        for name, part in parts:
-            if not self._shard.is_split(name):
-                yield name, part
-            elif part.untyped_storage().nbytes() == 0:  # released
-                yield name, part.new_empty(self._shard.whole_shape(name, part.shape), device="meta")
-            else:
-                self._tell(order, self._names.index(name))
-                yield name, self._shard.join(name, self._group.gather(part))
+        for names in buckets({name: part.numel() * self._dtype.itemsize for name, part in parts.items()}):
+            split = [name for name in names if self._shard.is_split(name)]
+            if not all(part.untyped_storage().nbytes() for part in parts.values()):  # released
+                whole = {name: torch.empty(self._whole_shape(name), dtype=self._dtype, device="meta") for name in split}
+            elif split:
+                self._tell(order, *self._places_of(split))
+                whole = self._gathered(split, parts)
+            yield from ((name, whole[name] if name in split else parts[name]) for name in names)
+
+    def _gathered(self, names: list[str], parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        sizes = [parts[name].numel() for name in names]
+        flats = self._group.gather(torch.cat([parts[name].flatten() for name in names]))
+        by_name = zip(names, *(torch.split(flat, sizes) for flat in flats), strict=True)
+        return {
+            name: self._shard.join(name, [part.view(parts[name].shape) for part in of_ranks])
+            for name, *of_ranks in by_name
+        }
 
 
 class FollowingRunner(ShardedRunner):
@@ -200,40 +249,42 @@ class FollowingRunner(ShardedRunner):
         return {
             Order.LOGITS: self.logits_of,
             Order.LOAD_FOLDER: lambda: self.load_folder(folder),
-            Order.PUT_WEIGHT: lambda place: self.put_weight(self._names[place], self._receive_weight(place)),
+            Order.PUT_WEIGHTS: lambda *places: self.put_weights(self._receive_weights(places)),
             Order.WEIGHTS_CHANGED: self.weights_changed,
-            Order.STAGE_WEIGHT: lambda place: self.stage_weight(self._names[place], self._receive_weight(place)),
+            Order.KEEP_WEIGHTS: lambda *places: self.keep_weights(self._receive_weights(places)),
             Order.SWAP_STAGED_WEIGHTS: self.swap_staged_weights,
             Order.DROP_STAGED_WEIGHTS: self.drop_staged_weights,
-            Order.CHANGE_WEIGHT: self._receive_change,
+            Order.PUT_CHANGES: lambda *words: self.put_changes(self._receive_changes(words)),
             Order.KEEP_CHANGES: self.keep_changes,
             Order.TAKE_BACK_CHANGES: self.take_back_changes,
-            Order.GATHER_WEIGHT: lambda place: self._group.gather(self._weight(place)),
-            Order.GATHER_STAGED_WEIGHT: lambda place: self._group.gather(
-                dict(self._parameters.staged())[self._names[place]]
-            ),
+            Order.GATHER_WEIGHTS: lambda *places: self._show(places, self._weights),
+            Order.GATHER_STAGED_WEIGHTS: lambda *places: self._show(places, self._parameters.staged),
             Order.RELEASE_WEIGHTS: self.release_weights,
             Order.RESTORE_WEIGHTS: self.restore_weights,
             Order.RELEASE_KV_CACHE: self.release_kv_cache,
             Order.RESTORE_KV_CACHE: self.restore_kv_cache,
         }
 
-    def _weight(self, place: int) -> torch.Tensor:
-        return self._weights[self._names[place]]
+    def _receive_weights(self, places: Iterable[int]) -> Mapping[str, torch.Tensor]:
+        names = [self._names[place] for place in places]
+        num_elements = sum(self._whole_shape(name).numel() for name in names)
+        flat = torch.empty(num_elements, dtype=self._dtype, device=self._device)
+        self._group.broadcast(flat)
+        return self._whole_weights(names, flat)
 
-    def _receive_weight(self, place: int) -> torch.Tensor:
-        """A whole weight."""
-        part = self._weight(place)
-        whole = part.new_empty(self._shard.whole_shape(self._names[place], part.shape))
-        self._group.broadcast(whole)
-        return whole
+    def _receive_changes(self, words: Sequence[int]) -> WeightChanges:
+        num_weights = len(words) // 2
+        counts = list(words[num_weights:])
+        indices = torch.empty(sum(counts), dtype=torch.int64, device=self._device)
+        values = torch.empty(sum(counts), dtype=self._dtype, device=self._device)
+        self._group.broadcast(indices)
+        self._group.broadcast(values)
+        pairs = zip(torch.split(indices, counts), torch.split(values, counts), strict=True)
+        return dict(zip((self._names[place] for place in words[:num_weights]), pairs, strict=True))
 
-    def _receive_change(self, place: int, num_elements: int) -> None:
-        indices = torch.empty(num_elements, dtype=torch.int64, device=self._device)
-        values = torch.empty(num_elements, dtype=self._dtype, device=self._device)
-        for tensor in (indices, values):
-            self._group.broadcast(tensor)
-        self.change_weight(self._names[place], indices, values)
+    def _show(self, places: Iterable[int], parts: Mapping[str, torch.Tensor]) -> None:
+        """Give rank 0 some parts."""
+        self._group.gather(torch.cat([parts[self._names[place]].flatten() for place in places]))
 
 
 def _dismiss(group: RankGroup, wait_for_others: Callable[[], None]) -> None:

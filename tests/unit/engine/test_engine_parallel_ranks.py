@@ -17,13 +17,16 @@ import psutil
 import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model, weights_of
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rlserve.engine import Engine, EngineConfig, RankPlace, follow, join_ranks
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.plan import Order
+from rlserve.engine.parallel.sharded_runner import buckets
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.errors import DeadlineExceededError, UserError, WorkerFailedError
+from rlserve.errors import DeadlineExceededError, UserError, WeightsRefusedError, WorkerFailedError
 
 REQUEST = make_request("0", range(10), max_tokens=30)
 CONFIG = EngineConfig(
@@ -92,32 +95,48 @@ def test_a_step_is_one_message_two_sums_a_layer_and_one_gather(tmp_path: Path, g
     assert _said(group) == ["CLOSE", "close"]
 
 
-def test_each_way_to_new_weights_is_told_weight_by_weight(tmp_path: Path, group: RecordingGroup) -> None:
+def test_each_way_to_new_weights_is_told(tmp_path: Path, group: RecordingGroup) -> None:
     engine = Engine(save_model(tmp_path, "qwen2"), CONFIG, ranks=group)
     weights = weights_of("qwen2", 1)
-    num_weights, num_split = len(weights) - 1, len([name for name in weights if "norm" not in name]) - 1
     _said(group)
     engine.load_weights(1, weights)
-    assert _said(group) == ["PUT_WEIGHT", "broadcast"] * num_weights + ["WEIGHTS_CHANGED"], "a tied head is not sent"
+    assert _said(group) == ["PUT_WEIGHTS", "broadcast", "WEIGHTS_CHANGED"]
     checksum = fingerprint(engine.named_weights())
-    assert _said(group) == ["GATHER_WEIGHT", "gather"] * num_split, "norms need not be gathered"
+    assert _said(group) == ["GATHER_WEIGHTS", "gather"]
     engine.begin_weight_update(2)
-    engine.update_weights(weights)
-    assert _said(group) == ["STAGE_WEIGHT", "broadcast"] * num_weights
+    engine.update_weights({"lm_head.weight": weights["lm_head.weight"]})
+    assert _said(group) == [], "a tied head is compared and goes nowhere"
+    engine.update_weights({name: weights[name] for name in weights if name != "lm_head.weight"})
+    assert _said(group) == ["KEEP_WEIGHTS", "broadcast"]
     engine.finish_weight_update(checksum)
-    gathered = ["GATHER_STAGED_WEIGHT", "gather"] * num_split
-    assert _said(group) == [*gathered, "SWAP_STAGED_WEIGHTS", "WEIGHTS_CHANGED", "DROP_STAGED_WEIGHTS"]
+    assert _said(group) == [
+        *("GATHER_STAGED_WEIGHTS", "gather"),
+        *("SWAP_STAGED_WEIGHTS", "WEIGHTS_CHANGED", "DROP_STAGED_WEIGHTS"),
+    ]
     engine.begin_weight_update(3)
     engine.abandon_weight_update()
     assert _said(group) == ["DROP_STAGED_WEIGHTS"]
     none = torch.zeros(0, dtype=torch.int64)
-    engine.apply_weight_delta(3, 2, {"model.norm.weight": (none, none.float())}, checksum)
-    told = _said(group)
-    assert told[:3] == ["CHANGE_WEIGHT", "broadcast", "broadcast"]
-    assert told[-2:] == ["KEEP_CHANGES", "WEIGHTS_CHANGED"]
+    change = {"model.norm.weight": (none, none.float())}
+    with pytest.raises(WeightsRefusedError):
+        engine.apply_weight_delta(3, 2, change, checksum + 1)
+    changed = ["PUT_CHANGES", "broadcast", "broadcast", "GATHER_WEIGHTS", "gather"]
+    assert _said(group) == [*changed, "TAKE_BACK_CHANGES"]
+    engine.apply_weight_delta(3, 2, change, checksum)
+    assert _said(group) == [*changed, "KEEP_CHANGES", "WEIGHTS_CHANGED"]
     engine.release_memory(weights=True)
     engine.restore_memory()
     assert _said(group) == ["RELEASE_KV_CACHE", "RELEASE_WEIGHTS", "RESTORE_WEIGHTS", "RESTORE_KV_CACHE"]
+
+
+@given(sizes=st.lists(st.integers(0, 2**27), max_size=12))
+def test_weights_go_in_buckets_that_are_as_full_as_may_be(sizes: list[int]) -> None:
+    num_bytes = {str(place): size for place, size in enumerate(sizes)}
+    found = list(buckets(num_bytes))
+    assert [name for bucket in found for name in bucket] == list(num_bytes)
+    totals = [sum(num_bytes[name] for name in bucket) for bucket in found]
+    assert all(total <= 2**26 or len(bucket) == 1 for total, bucket in zip(totals, found, strict=True))
+    assert all(total + num_bytes[following[0]] > 2**26 for total, following in zip(totals, found[1:], strict=False))
 
 
 def test_ranks_of_another_number_are_refused(tmp_path: Path, group: RecordingGroup) -> None:

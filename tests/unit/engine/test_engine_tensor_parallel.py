@@ -135,7 +135,10 @@ def _deltas(engine: Engine, target: dict[str, torch.Tensor]) -> dict[str, tuple[
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3_moe"])
-def test_weights_change_in_the_middle_in_every_way(family: str, tmp_path: Path, make_parallel: MakeEngine) -> None:
+def test_weights_change_in_the_middle_in_every_way(
+    family: str, tmp_path: Path, make_parallel: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlserve.engine.parallel.sharded_runner._BUCKET_BYTES", 20_000)
     folder = save_model(tmp_path, family)
     two, one = make_parallel(folder), make_engine(folder)
     second, third, fourth = (weights_of(family, seed) for seed in (1, 2, 2))
