@@ -124,14 +124,16 @@ class Engine:
             self._generation.add(request)
 
     def step(self) -> list[RequestOutput]:
-        """Compute one step, and return the outputs of the requests that ended with it."""
+        """Compute one step, and return the outputs of the requests that ended with it. With overlapped scheduling
+        the step is only launched, and the outputs are those of the step before."""
         if self._pause_mode in (None, "wait"):
             self._generation.step(self._weights.version)
         return self._generation.take_ready()
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
         """End requests now and return what they have: finished samples as they are, the others with the tokens
-        so far and ``ABORT``. Ids that are not in the engine are passed over: they ended by themselves."""
+        so far and ``ABORT``; a token that is still being drawn is dropped. Ids that are not in the engine are passed
+        over: they ended by themselves."""
         return self._generation.abort(request_ids)
 
     def pause(self, mode: PauseMode = "keep") -> list[RequestOutput]:
