@@ -27,8 +27,12 @@ class EngineConfig:
     """Tokens per KV block."""
     num_blocks: int | None = None
     """KV blocks in the cache; None sizes the cache from ``kv_cache_bytes``."""
-    kv_cache_bytes: int = 256 * 2**20
-    """Memory for the KV cache where ``num_blocks`` is None."""
+    kv_cache_bytes: int | None = None
+    """Memory for the KV cache where ``num_blocks`` is None. None takes what is free on a GPU, see
+    ``gpu_memory_fraction``, and 256 MiB on the CPU or with more than one GPU to an engine."""
+    gpu_memory_fraction: float = 0.9
+    """Share for the KV cache of what is free on the GPU when the weights are there, less what the largest step takes.
+    Weights that arrive in buckets are staged in the rest: leave room for a copy of them."""
     max_num_sequences: int = 128
     """Most sequences (samples, not requests) computed in one step."""
     max_num_batched_tokens: int = 2048
@@ -61,7 +65,8 @@ class EngineConfig:
             {
                 "block_size": self.block_size >= 1 or "must be at least 1",
                 "num_blocks": self.num_blocks is None or self.num_blocks >= 1 or "must be at least 1",
-                "kv_cache_bytes": self.kv_cache_bytes >= 1 or "must be at least 1",
+                "kv_cache_bytes": self.kv_cache_bytes is None or self.kv_cache_bytes >= 1 or "must be at least 1",
+                "gpu_memory_fraction": 0 < self.gpu_memory_fraction <= 1 or "must be greater than 0 and at most 1",
                 "max_num_sequences": self.max_num_sequences >= 1 or "must be at least 1",
                 "max_num_batched_tokens": self.max_num_batched_tokens >= 1 or "must be at least 1",
                 "deterministic": not (self.deterministic and self.tensor_parallel_size > 1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,27 @@ def upload(
         .view(array.shape)
         for start, array in zip(starts, arrays, strict=False)
     ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryLeft:
+    """What a GPU has room for."""
+
+    free_bytes: int
+    """Free for anybody, while nothing is computed."""
+    step_bytes: int
+    """Of these, what one step takes at its peak."""
+
+
+def measure_memory(device: torch.device, compute: Callable[[], None]) -> MemoryLeft:
+    """Call ``compute``, which must keep nothing, and tell what it took of the memory of a GPU and what is free now."""
+    free_device_memory(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    compute()
+    free_device_memory(device)
+    step_bytes = torch.cuda.max_memory_allocated(device) - before
+    return MemoryLeft(free_bytes=torch.cuda.mem_get_info(device)[0], step_bytes=step_bytes)
 
 
 def free_device_memory(device: torch.device) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +15,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.attention.base import StepLayout
+from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.attention.cpu_kernel import CpuKernelAttention
 from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.backend import resolve_backend, resolve_device
 from rlserve.engine.config import EngineConfig
-from rlserve.engine.device import free_device_memory, to_device
+from rlserve.engine.device import MemoryLeft, free_device_memory, measure_memory, to_device
 from rlserve.engine.kernels.base import Draw, Kernels
 from rlserve.engine.kernels.factory import create_kernels
+from rlserve.engine.kv_cache.sizing import count_blocks, is_measured, largest_draw, largest_step
 from rlserve.engine.last_tokens import LastTokens
 from rlserve.engine.models import cpu_program
 from rlserve.engine.models.cpu_program import CpuProgram
@@ -55,29 +57,17 @@ class ModelRunner:
             raise UserError(f"deterministic=true is only for device=cpu, and this engine computes on {self._device}")
         backend = resolve_backend(config.attention_backend, self._device)
         attention = attention_class(backend, config.kv_cache_dtype)
-        block_bytes = attention.block_bytes(spec, config.block_size, dtype)
-        self.num_blocks = config.num_blocks or config.kv_cache_bytes // block_bytes
-        if self.num_blocks < 1:
-            raise UserError(
-                f"kv_cache_bytes={config.kv_cache_bytes} is less than one block of {config.block_size} tokens, "
-                f"which takes {block_bytes} bytes"
-            )
         self._block_size = config.block_size
-        self.max_model_len = min(
-            spec.max_position, config.max_model_len or spec.max_position, self.num_blocks * config.block_size
-        )
         self._parameters = Parameters(shard, dtype, self._device)
         kernels = create_kernels(backend)
         self._sampler = Sampler(kernels)
-        self._attention = attention(
-            spec,
-            rotation_table(spec, self.max_model_len).to(self._device),
-            num_blocks=self.num_blocks,
-            block_size=config.block_size,
-            dtype=dtype,
-        )
-        if config.deterministic:
-            self._attention.separate_tokens()
+        self.max_model_len = min(spec.max_position, config.max_model_len or spec.max_position)
+        left: MemoryLeft | None = None
+        if is_measured(config, self._device, shard.num_ranks):
+            left = measure_memory(self._device, partial(self._compute_largest_step, attention, shard, config, kernels))
+        self.num_blocks = count_blocks(config, attention.block_bytes(spec, config.block_size, dtype), left)
+        self.max_model_len = min(self.max_model_len, self.num_blocks * config.block_size)
+        self._attention = self._make_attention(attention, shard, config, self.num_blocks)
         self._decoder = self._make_decoder(shard, config, kernels)
         on_gpu = self._device.type == "cuda"
         is_alone = shard.num_ranks == 1  # others hear the tokens of a step from the host
@@ -244,6 +234,37 @@ class ModelRunner:
 
     def close(self) -> None:
         """Let go of other processes, if there are any."""
+
+    def _compute_largest_step(
+        self, attention: type[AttentionBackend], shard: Shard, config: EngineConfig, kernels: Kernels
+    ) -> None:
+        """Compute and draw with a cache of one block, and keep nothing: the weights may be anything yet."""
+        layout = largest_step(config, self.max_model_len)
+        self._attention = self._make_attention(attention, shard, config, 1)
+        self._decoder = self._make_decoder(shard, config, kernels)
+        token_ids_T, last_rows_R = (
+            to_device(array, self._device) for array in (layout.token_ids, layout.query_starts[1:].astype(np.int64) - 1)
+        )
+        with torch.inference_mode():
+            self._attention.begin_step(layout)
+            logits_RV = self._decoder.forward(token_ids_T, last_rows_R).zero_().float()
+            details = logits_RV.log_softmax(dim=-1)  # what a special draw holds meanwhile
+            kernels.sample(logits_RV.clone(), largest_draw(len(details)))
+        del self._attention, self._decoder
+
+    def _make_attention(
+        self, attention: type[AttentionBackend], shard: Shard, config: EngineConfig, num_blocks: int
+    ) -> AttentionBackend:
+        made = attention(
+            shard.own,
+            rotation_table(shard.own, self.max_model_len).to(self._device),
+            num_blocks=num_blocks,
+            block_size=config.block_size,
+            dtype=_DTYPES[config.dtype],
+        )
+        if config.deterministic:
+            made.separate_tokens()
+        return made
 
     def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder | CpuProgram:
         spec, max_num_tokens = shard.own, config.max_num_batched_tokens
