@@ -303,6 +303,7 @@ class ModelRunner:
         from rlserve.engine.cuda_graphs import DecodeGraphs  # needs Triton
 
         assert isinstance(self._attention, DevicePagedAttention)
+        assert isinstance(self._decoder, Decoder)
         assert self._last_tokens is not None
         return DecodeGraphs(
             self._decoder,

@@ -14,6 +14,7 @@ import torch
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
+from rlserve.engine.native.huge_pages import advise_huge_pages
 from rlserve.engine.native.library import load_library
 
 _LANES = 16
@@ -102,17 +103,8 @@ class CpuKernelAttention(AttentionBackend):
         """Where the step's arguments and the cache of a layer are described: the same places for ever."""
         return self._steps[layer], ctypes.addressof(self._layer_caches[layer])
 
-    def copy_blocks(self, sources: list[int], targets: list[int]) -> None:
-        for cache in self._tensors():
-            cache[targets] = cache[sources]
-
-    def release(self) -> None:
-        for cache in self._tensors():
-            cache.untyped_storage().resize_(0)
-
     def restore(self) -> None:
-        for cache in self._tensors():
-            cache.untyped_storage().resize_(cache.numel() * cache.element_size())
+        super().restore()
         self._note_memory()
 
     def _new_cache(
@@ -125,6 +117,8 @@ class CpuKernelAttention(AttentionBackend):
         return keys, values, None
 
     def _note_memory(self) -> None:
+        for tensor in self._tensors():
+            advise_huge_pages(tensor)
         for place, (keys, values, scales) in zip(self._layer_caches, self._caches, strict=True):
             place.keys, place.values = keys.data_ptr(), values.data_ptr()
             place.scales = None if scales is None else scales.data_ptr()

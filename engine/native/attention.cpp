@@ -8,9 +8,9 @@ namespace {
 template <typename Element, typename Cached>
 void attend(const Step& step, Element* qkv, const Element* query_norm, const Element* key_norm,
             const LayerCache& cache, Element* out, int num_threads) {
-    const std::vector<WorkItem> items = plan(step);
+    const Plan plan(step);
     run_team(num_threads, [&](Team& team) {
-        Attention<Element, Cached>{step, query_norm, key_norm, cache}.run(team, items, qkv, out);
+        Attention<Element, Cached>{step, query_norm, key_norm, cache}.run(team, plan, qkv, out);
     });
 }
 

@@ -48,48 +48,63 @@ struct LayerCache {
 constexpr int SPAN = 128;            // context tokens between two corrections of the running softmax
 constexpr int TILE_QUERY_ROWS = 16;  // rows that read the cache together
 constexpr int MAX_ROWS = 8;          // rows whose sums are in registers together
+constexpr int MAX_COLUMNS = 4;       // vectors of keys that are scored together
 constexpr float MASKED = -1e30f;
+
+constexpr IntVector COUNTING = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 
 inline int span_of(int block_size) { return std::max(1, SPAN / block_size) * block_size; }
 
-// The tokens [first, end) of the step; either of one sequence, or one of each of the sequences from `sequence` on,
-// whose context begins alike for the first `num_shared` tokens, whole spans.
+// Rows that go together: the tokens [first, end) of one sequence; or, where `num_together` is not 0, the only token of
+// each of that many sequences, `Plan::order[first]` and on, whose context begins alike for `num_shared` tokens, which
+// are whole spans.
 struct WorkItem {
     int sequence, first, end;
-    int num_shared;
-    bool is_run;
+    int num_together, num_shared;
 };
 
-// Tiles of a step, the same for all layers.
-inline std::vector<WorkItem> plan(const Step& step) {
-    const int tile_tokens = std::max(1, TILE_QUERY_ROWS / (step.num_heads / step.num_kv_heads));
-    const int span = span_of(step.block_size);
-    const auto is_single = [&](int s) { return step.query_starts[s + 1] - step.query_starts[s] == 1; };
-    const auto shared_with_next = [&](int s) {  // whole spans that two neighbours both have
-        const int context = std::min(step.positions[step.query_starts[s]], step.positions[step.query_starts[s + 1]]) + 1;
-        const int32_t *one = step.table(s), *other = step.table(s + 1);
-        const int num_blocks = context / step.block_size;
-        return (int)(std::mismatch(one, one + num_blocks, other).first - one) * step.block_size / span * span;
-    };
+// The work of a step, the same for all layers.
+struct Plan {
     std::vector<WorkItem> items;
-    for (int s = 0; s < step.num_sequences; ++s) {
-        int num_shared = 0, end = s + 1;
-        while (end < step.num_sequences && end - s < tile_tokens && is_single(end - 1) && is_single(end)) {
-            const int shared = shared_with_next(end - 1);
-            if (shared == 0 || shared < num_shared) break;
-            if (num_shared == 0) num_shared = shared;
-            ++end;
+    std::vector<int> order;  // sequences with a single token, those that begin with the same blocks side by side
+
+    explicit Plan(const Step& step) {
+        for (int s = 0; s < step.num_sequences; ++s) {
+            const int first = step.query_starts[s], end = step.query_starts[s + 1];
+            if (end - first == 1)
+                order.push_back(s);
+            else
+                for (int t = first; t < end; t += tile_tokens(step))
+                    items.push_back({s, t, std::min(end, t + tile_tokens(step)), 0, 0});
         }
-        if (end > s + 1) {
-            items.push_back({s, step.query_starts[s], step.query_starts[end], num_shared, true});
-            s = end - 1;
-            continue;
+        std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return *step.table(a) < *step.table(b); });
+        for (int i = 0, end; i < (int)order.size(); i = end) {
+            int num_shared = 0;
+            for (end = i + 1; end < (int)order.size() && end - i < tile_tokens(step); ++end) {
+                const int shared = shared_spans(step, order[end - 1], order[end]);
+                if (shared == 0 || shared < num_shared) break;
+                if (end == i + 1) num_shared = shared;
+            }
+            const int first = step.query_starts[order[i]];
+            items.push_back(end == i + 1 ? WorkItem{order[i], first, first + 1, 0, 0}
+                                         : WorkItem{order[i], i, end, end - i, num_shared});
         }
-        for (int first = step.query_starts[s]; first < step.query_starts[s + 1]; first += tile_tokens)
-            items.push_back({s, first, std::min(step.query_starts[s + 1], first + tile_tokens), 0, false});
     }
-    return items;
-}
+
+    static int tile_tokens(const Step& step) {
+        return std::max(1, TILE_QUERY_ROWS * step.num_kv_heads / step.num_heads);
+    }
+
+    // Tokens of the whole spans that two sequences both begin with.
+    static int shared_spans(const Step& step, int one, int other) {
+        const int context =
+            std::min(step.positions[step.query_starts[one]], step.positions[step.query_starts[other]]) + 1;
+        const int32_t* table = step.table(one);
+        const int num_blocks = context / step.block_size, span = span_of(step.block_size);
+        const int num_alike = (int)(std::mismatch(table, table + num_blocks, step.table(other)).first - table);
+        return num_alike * step.block_size / span * span;
+    }
+};
 
 template <typename Element>
 void norm_and_rotate(const Step& step, const Element* head, const Element* weight, const float* rotation, float* out) {
@@ -129,15 +144,20 @@ inline void quantise(const float* numbers, int size, int8_t* out, long stride, f
 }
 
 // Work space of one thread.
-template <typename Factor>
+template <typename Cached>
 struct Scratch {
+    typedef typename Products<Cached>::Factor Factor;
+
     std::vector<float> scores, sums, maxima, totals, head;
     std::vector<Factor> queries, weights;
-    std::vector<const void*> columns, values;
+    std::vector<const Cached*> columns, values;  // of the keys of 16 tokens, and of the blocks of values, of a span
+    std::vector<int> tokens;
 
     Scratch(int rows, int D, int width)
         : scores((long)rows * width), sums((long)rows * round_up(D)), maxima(rows), totals(rows), head(D),
-          queries((long)rows * D), weights((long)rows * width), columns(width / LANES), values(width / LANES) {}
+          queries((long)rows * D), weights((long)rows * width), columns(width / LANES + MAX_COLUMNS),
+          values(width / LANES + MAX_COLUMNS),
+          tokens(rows) {}
 };
 
 // One layer.
@@ -154,7 +174,7 @@ struct Attention {
     const int D = step.head_dim, K = step.num_kv_heads, G = step.num_heads / step.num_kv_heads;
     const int W = round_up(step.block_size), E = round_up(D);
     const int value_rows = (step.block_size + UNIT - 1) / UNIT * UNIT;
-    const int span = span_of(step.block_size), width = span / step.block_size * W + 4 * LANES;
+    const int span = span_of(step.block_size), width = span / step.block_size * W + MAX_COLUMNS * LANES;
 
     Cached* keys_of(long block, int kv_head) const {
         return static_cast<Cached*>(cache.keys) + (block * K + kv_head) * D * W;
@@ -165,11 +185,17 @@ struct Attention {
     float* key_scales(long block, int kv_head) const { return cache.scales + (block * K + kv_head) * 2 * W; }
     float* value_scales(long block, int kv_head) const { return key_scales(block, kv_head) + W; }
 
-    void run(Team& team, const std::vector<WorkItem>& items, Element* qkv, Element* out) const {
-        Scratch<Factor> scratch(std::max(TILE_QUERY_ROWS, G), D, width);
+    void run(Team& team, const Plan& plan, Element* qkv, Element* out) const {
+        Scratch<Cached> scratch(std::max(TILE_QUERY_ROWS, G), D, width);
         team.share(step.num_tokens, std::max(1, std::min(16, step.num_tokens / (2 * team.size()))),
                    [&](int token) { prepare(token, qkv, scratch.head.data()); });
-        team.share((int)items.size() * K, 1, [&](int i) { attend(items[i / K], i % K, qkv, out, scratch); });
+        team.share((int)plan.items.size() * K, 1, [&](int i) {
+            const WorkItem& item = plan.items[i / K];
+            if (item.num_together)
+                attend_together(item, &plan.order[item.first], i % K, qkv, out, scratch);
+            else
+                attend_alone(item, i % K, qkv, out, scratch);
+        });
     }
 
     // Rotates the queries in place, and writes keys and values of one token to the cache.
@@ -202,33 +228,51 @@ struct Attention {
         return step.window ? std::max(0, step.positions[token] + 1 - step.window) : 0;
     }
 
-    // All rows of a tile: row r is head r % G of its key-value head, for token first + r / G.
-    void attend(const WorkItem& item, int kv_head, const Element* qkv, Element* out, Scratch<Factor>& scratch) const {
-        const int rows = (item.end - item.first) * G, stride = (step.num_heads + 2 * K) * D;
-        for (int r = 0; r < rows; ++r) {
-            const Element* query = qkv + (long)(item.first + r / G) * stride + (kv_head * G + r % G) * D;
-            for (int d = 0; d < D; ++d) convert(query[d], scratch.queries[(long)r * D + d]);
+    // Some tokens of one sequence.
+    void attend_alone(const WorkItem& item, int kv_head, const Element* qkv, Element* out,
+                      Scratch<Cached>& scratch) const {
+        for (int token = item.first; token < item.end; ++token)
+            begin_token((token - item.first) * G, token, kv_head, qkv, scratch);
+        const Rows rows{kv_head, 0, (item.end - item.first) * G};
+        attend_context(rows, step.table(item.sequence), window_start(item.first), step.positions[item.end - 1] + 1,
+                       scratch);
+        for (int token = item.first; token < item.end; ++token)
+            end_token((token - item.first) * G, token, kv_head, out, scratch);
+    }
+
+    // One token each of some sequences: first what all share, then what each has of its own.
+    void attend_together(const WorkItem& item, const int* sequences, int kv_head, const Element* qkv, Element* out,
+                         Scratch<Cached>& scratch) const {
+        int start = step.positions[step.query_starts[sequences[0]]];
+        for (int i = 0; i < item.num_together; ++i) {
+            const int token = step.query_starts[sequences[i]];
+            begin_token(i * G, token, kv_head, qkv, scratch);
+            start = std::min(start, window_start(token));
         }
-        std::fill_n(scratch.sums.begin(), (long)rows * E, 0.0f);
-        std::fill_n(scratch.maxima.begin(), rows, MASKED);
-        std::fill_n(scratch.totals.begin(), rows, 0.0f);
-        const Rows all{kv_head, item.first, 0, rows};
-        if (item.is_run) {
-            int start = window_start(item.first);
-            for (int token = item.first; token < item.end; ++token) start = std::min(start, window_start(token));
-            attend_context(all, step.table(item.sequence), start, item.num_shared, scratch);
-            for (int token = item.first; token < item.end; ++token) {
-                const Rows own{kv_head, item.first, (token - item.first) * G, G};
-                attend_context(own, step.table(item.sequence + token - item.first),
-                               std::max(item.num_shared, window_start(token)), step.positions[token] + 1, scratch);
-            }
-        } else {
-            attend_context(all, step.table(item.sequence), window_start(item.first), step.positions[item.end - 1] + 1,
-                           scratch);
+        attend_context({kv_head, 0, item.num_together * G}, step.table(sequences[0]), start, item.num_shared, scratch);
+        for (int i = 0; i < item.num_together; ++i) {
+            const int token = step.query_starts[sequences[i]];
+            attend_context({kv_head, i * G, G}, step.table(sequences[i]),
+                           std::max(item.num_shared, window_start(token)), step.positions[token] + 1, scratch);
+            end_token(i * G, token, kv_head, out, scratch);
         }
-        for (int r = 0; r < rows; ++r) {
-            Element* row = out + ((long)(item.first + r / G) * step.num_heads + kv_head * G + r % G) * D;
-            for (int d = 0; d < D; ++d) assign(row[d], scratch.sums[(long)r * E + d] / scratch.totals[r]);
+    }
+
+    // Rows r to r + G of a tile are to be the heads of a token.
+    void begin_token(int r, int token, int kv_head, const Element* qkv, Scratch<Cached>& scratch) const {
+        const Element* query = qkv + ((long)token * (step.num_heads + 2 * K) + (long)kv_head * G) * D;
+        for (int i = 0; i < G * D; ++i) convert(query[i], scratch.queries[(long)r * D + i]);
+        std::fill_n(&scratch.sums[(long)r * E], (long)G * E, 0.0f);
+        std::fill_n(&scratch.maxima[r], G, MASKED);
+        std::fill_n(&scratch.totals[r], G, 0.0f);
+        std::fill_n(&scratch.tokens[r], G, token);
+    }
+
+    void end_token(int r, int token, int kv_head, Element* out, const Scratch<Cached>& scratch) const {
+        Element* row = out + ((long)token * step.num_heads + (long)kv_head * G) * D;
+        for (int g = 0; g < G; ++g) {
+            const float factor = 1.0f / scratch.totals[r + g];
+            for (int d = 0; d < D; ++d) assign(row[g * D + d], scratch.sums[(long)(r + g) * E + d] * factor);
         }
     }
 
@@ -238,27 +282,30 @@ struct Attention {
 
     // Some rows of a tile, from row `begin` of it on.
     struct Rows {
-        int kv_head, first_token, begin, count;
+        int kv_head, begin, count;
     };
 
-    void attend_context(const Rows& rows, const int32_t* table, int start, int end, Scratch<Factor>& scratch) const {
+    void attend_context(const Rows& rows, const int32_t* table, int start, int end, Scratch<Cached>& scratch) const {
         for (start = start / span * span; start < end; start += span)
             attend_span(rows, table, start, std::min(end, start + span), scratch);
     }
 
     // Context positions [start, end); start is the first of a block.
-    void attend_span(const Rows& rows, const int32_t* table, int start, int end, Scratch<Factor>& scratch) const {
+    void attend_span(const Rows& rows, const int32_t* table, int start, int end, Scratch<Cached>& scratch) const {
         const int num_blocks = (end - start + step.block_size - 1) / step.block_size;
         const int32_t* blocks = table + start / step.block_size;
         const int vectors = W / LANES, num_columns = num_blocks * vectors;
-        for (int b = 0; b < num_blocks; ++b) {
-            for (int v = 0; v < vectors; ++v)
-                scratch.columns[b * vectors + v] = keys_of(blocks[b], rows.kv_head) + v * LANES * UNIT;
-            scratch.values[b] = values_of(blocks[b], rows.kv_head);
+        for (int c = 0; c < num_columns + 2 * MAX_COLUMNS; ++c) {  // those past the end are only there to be asked for
+            const int b = std::min(c / vectors, num_blocks - 1);
+            scratch.columns[c] = keys_of(blocks[b], rows.kv_head) + c % vectors * LANES * UNIT;
+            scratch.values[c / vectors] = values_of(blocks[b], rows.kv_head);
         }
-        for (int c = num_columns; c % 4 && c < (int)scratch.columns.size(); ++c)
-            scratch.columns[c] = scratch.columns[num_columns - 1];  // so that they go in fours
-        for_rows(rows, [&](auto count, int r) { score<decltype(count)::value>(r, num_columns, scratch); });
+        for_rows(rows, [&](auto count, int r) {
+            if (r == rows.begin)
+                score<decltype(count)::value, true>(r, num_columns, scratch);
+            else
+                score<decltype(count)::value, false>(r, num_columns, scratch);
+        });
         for (int r = rows.begin; r < rows.begin + rows.count; ++r)
             soften_row(r, rows, blocks, num_blocks, start, scratch);
         for_rows(rows, [&](auto count, int r) {
@@ -271,18 +318,29 @@ struct Attention {
         });
     }
 
-    // scores[r][c] = sum over d of queries[r][d] * keys[c][d], for ROWS rows and all keys of the span.
-    template <int ROWS>
-    void score(int r, int num_columns, Scratch<Factor>& scratch) const {
-        constexpr int COLUMNS = ROWS == MAX_ROWS ? 2 : 4;
+    // scores[r][c] = sum over d of queries[r][d] * keys[c][d], for ROWS rows and all keys of the span. FETCHES: the
+    // blocks are scattered over memory, so the keys of the next columns and the values of these are asked for now.
+    template <int ROWS, bool FETCHES>
+    void score(int r, int num_columns, Scratch<Cached>& scratch) const {
+        constexpr int COLUMNS = ROWS == MAX_ROWS ? 2 : MAX_COLUMNS;
         const Factor* queries = &scratch.queries[(long)r * D];
         for (int c = 0; c < num_columns; c += COLUMNS) {
             Vector sums[ROWS][COLUMNS] = {};
-            const Cached* columns[COLUMNS];
-            for (int i = 0; i < COLUMNS; ++i) columns[i] = static_cast<const Cached*>(scratch.columns[c + i]);
+            const Cached *columns[COLUMNS], *next[COLUMNS], *values[COLUMNS];
+            for (int i = 0; i < COLUMNS; ++i) {
+                columns[i] = scratch.columns[c + i];
+                next[i] = scratch.columns[c + COLUMNS + i];
+                values[i] = scratch.values[(c + i) * LANES / W];
+            }
             for (int d = 0; d < D; d += UNIT) {
                 typename P::Units keys[COLUMNS];
-                for (int i = 0; i < COLUMNS; ++i) keys[i] = P::units(columns[i] + (long)d * W);
+                for (int i = 0; i < COLUMNS; ++i) {
+                    keys[i] = P::units(columns[i] + (long)d * W);
+                    if (FETCHES) {
+                        __builtin_prefetch(next[i] + (long)d * W, 0, 2);
+                        __builtin_prefetch(values[i] + (long)d * W, 0, 2);
+                    }
+                }
                 for (int row = 0; row < ROWS; ++row) {
                     const typename P::Scalar query = P::scalar(queries + (long)row * D + d);
                     for (int i = 0; i < COLUMNS; ++i) sums[row][i] = P::multiply_add(sums[row][i], keys[i], query);
@@ -296,16 +354,15 @@ struct Attention {
 
     // Scores to weights, relative to the largest score so far; what was summed before is corrected to it.
     void soften_row(int r, const Rows& rows, const int32_t* blocks, int num_blocks, int start,
-                    Scratch<Factor>& scratch) const {
-        const int token = rows.first_token + r / G, size = num_blocks * W;
+                    Scratch<Cached>& scratch) const {
+        const int token = scratch.tokens[r], size = num_blocks * W;
         float* scores = &scratch.scores[(long)r * width];
+        Vector best = broadcast(scratch.maxima[r]);
         for (int b = 0; b < num_blocks; ++b) {
             const float* scales = IS_SCALED ? key_scales(blocks[b], rows.kv_head) : nullptr;
-            finish_block(scores + b * W, scales, window_start(token) - start - b * step.block_size,
-                         step.positions[token] + 1 - start - b * step.block_size);
+            best = larger(finish_block(scores + b * W, scales, window_start(token) - start - b * step.block_size,
+                                       step.positions[token] + 1 - start - b * step.block_size), best);
         }
-        Vector best = broadcast(scratch.maxima[r]);
-        for (int i = 0; i < size; i += LANES) best = larger(load(scores + i), best);
         const float maximum = largest(best);
         Vector total{};
         for (int i = 0; i < size; i += LANES) {
@@ -317,7 +374,7 @@ struct Attention {
             else
                 store(&scratch.weights[(long)r * width + i], weight);
         }
-        const float correction = std::exp(scratch.maxima[r] - maximum);
+        const float correction = maximum > scratch.maxima[r] ? std::exp(scratch.maxima[r] - maximum) : 1.0f;
         scratch.maxima[r] = maximum;
         scratch.totals[r] = scratch.totals[r] * correction + sum(total);
         float* sums = &scratch.sums[(long)r * E];
@@ -326,29 +383,34 @@ struct Attention {
 
     // Scales and caps the scores of one block, and hides those outside [from, to), and the lanes that only fill up
     // the last vector. A row may see nothing of its first span: the weights it then gets are undone by the correction
-    // to its first real score.
-    void finish_block(float* scores, const float* scales, int from, int to) const {
+    // to its first real score. Returns the largest scores.
+    Vector finish_block(float* scores, const float* scales, int from, int to) const {
         to = std::min(to, step.block_size);
+        Vector best = broadcast(MASKED);
         for (int i = 0; i < W; i += LANES) {
             Vector score = load(scores + i) * step.scale;
             if (scales) score *= load(scales + i);
             if (step.softcap > 0) score = hyperbolic_tangent(score * (1.0f / step.softcap)) * step.softcap;
+            if (from > i || to < i + LANES) {
+                const IntVector place = COUNTING + i;
+                score = (place >= from) & (place < to) ? score : broadcast(MASKED);
+            }
             store(scores + i, score);
+            best = larger(score, best);
         }
-        for (int i = 0; i < std::min(from, W); ++i) scores[i] = MASKED;
-        for (int i = std::max(0, to); i < W; ++i) scores[i] = MASKED;
+        return best;
     }
 
     // sums[r][e] += sum over t of weights[r][t] * values[t][e], for ROWS rows, VECTORS * 16 components and all values
     // of the span.
     template <int ROWS, int VECTORS>
-    void add_values(int r, int e, int num_values, Scratch<Factor>& scratch) const {
+    void add_values(int r, int e, int num_values, Scratch<Cached>& scratch) const {
         if constexpr (ROWS * VECTORS > 16) {
             for (int row = 0; row < ROWS; row += ROWS / 2) add_values<ROWS / 2, VECTORS>(r + row, e, num_values, scratch);
         } else {
             Vector sums[ROWS][VECTORS] = {};
             for (int b = 0; num_values > 0; ++b, num_values -= step.block_size) {
-                const Cached* values = static_cast<const Cached*>(scratch.values[b]) + e * UNIT;
+                const Cached* values = scratch.values[b] + e * UNIT;
                 const Factor* weights = &scratch.weights[(long)r * width + b * W];
                 const int count = std::min(num_values, step.block_size);
                 int t = 0;

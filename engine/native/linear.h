@@ -107,6 +107,7 @@ struct Linear {
 
     // x [num_rows, num_inputs] and out [num_rows, num_outputs]; by all threads of the team.
     void run(Team& team, const T* x, int num_rows, Out* out) const {
+        if (num_rows == 0) return;
         const int panels = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
         const long task_work = (long)std::min(num_rows, ROW_BLOCK) * num_inputs * PANEL;
         const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)panels * blocks / (4 * team.size())));

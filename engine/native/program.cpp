@@ -32,6 +32,7 @@ struct Program {
     const Operation* operations;
     const int64_t* token_ids;  // [T]
     const int64_t* last_rows;  // [R] tokens whose logits are wanted
+    const Step* step;          // of any layer: its tokens and sequences are those of all
     int32_t num_operations, num_tokens, num_rows, num_threads;
     int32_t is_int8_cache;
 };
@@ -51,13 +52,13 @@ void embed(Team& team, const Operation& op, const Program& program) {
 }
 
 template <typename Element>
-void attend(Team& team, const Operation& op, const Program& program, const std::vector<WorkItem>& items) {
+void attend(Team& team, const Operation& op, const Program& program, const Plan& plan) {
     const Element *query_norm = static_cast<const Element*>(op.weight), *key_norm = static_cast<const Element*>(op.other);
     Element *qkv = static_cast<Element*>(const_cast<void*>(op.in)), *out = static_cast<Element*>(op.out);
     if (program.is_int8_cache)
-        Attention<Element, int8_t>{*op.step, query_norm, key_norm, *op.cache}.run(team, items, qkv, out);
+        Attention<Element, int8_t>{*op.step, query_norm, key_norm, *op.cache}.run(team, plan, qkv, out);
     else
-        Attention<Element, Element>{*op.step, query_norm, key_norm, *op.cache}.run(team, items, qkv, out);
+        Attention<Element, Element>{*op.step, query_norm, key_norm, *op.cache}.run(team, plan, qkv, out);
 }
 
 template <typename Element, typename Out>
@@ -76,7 +77,7 @@ void take_rows(Team& team, const Operation& op, const Program& program) {
 }
 
 template <typename Element>
-void run(Team& team, const Operation& op, const Program& program, const std::vector<WorkItem>& items) {
+void run(Team& team, const Operation& op, const Program& program, const Plan& plan) {
     const Element* in = static_cast<const Element*>(op.in);
     Element* out = static_cast<Element*>(op.out);
     switch (op.kind) {
@@ -85,7 +86,7 @@ void run(Team& team, const Operation& op, const Program& program, const std::vec
             return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
                                 out, program.num_tokens, op.outputs, op.factor, op.offset);
         case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight packed, other: bias
-        case ATTEND: return attend<Element>(team, op, program, items);  // weight, other: norms of queries and keys
+        case ATTEND: return attend<Element>(team, op, program, plan);  // weight, other: norms of queries and keys
         case SILU_MUL: return gated<Silu>(team, in, out, program.num_tokens, op.outputs);
         case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);
         case TAKE_ROWS: return take_rows<Element>(team, op, program);
@@ -96,11 +97,9 @@ void run(Team& team, const Operation& op, const Program& program, const std::vec
 
 template <typename Element>
 void run(const Program& program) {
-    std::vector<WorkItem> items;
-    for (int i = 0; i < program.num_operations && items.empty(); ++i)
-        if (program.operations[i].kind == ATTEND) items = plan(*program.operations[i].step);
+    const Plan plan(*program.step);
     run_team(program.num_threads, [&](Team& team) {
-        for (int i = 0; i < program.num_operations; ++i) run<Element>(team, program.operations[i], program, items);
+        for (int i = 0; i < program.num_operations; ++i) run<Element>(team, program.operations[i], program, plan);
     });
 }
 

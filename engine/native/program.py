@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from rlserve.engine.native.huge_pages import advise_huge_pages
 from rlserve.engine.native.library import load_library
 
 _PANEL = 32
@@ -41,7 +42,7 @@ class Operation(ctypes.Structure):
 
 class _Program(ctypes.Structure):
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("operations", "token_ids", "last_rows")),
+        *((name, ctypes.c_void_p) for name in ("operations", "token_ids", "last_rows", "step")),
         *((name, ctypes.c_int32) for name in ("num_operations", "num_tokens", "num_rows", "num_threads")),
         ("is_int8_cache", ctypes.c_int32),
     )
@@ -56,12 +57,15 @@ class PackedWeight:
         num_outputs, num_inputs = weight_NK.shape
         num_panels = -(-num_outputs // _PANEL)
         self.packed = torch.empty(num_panels * _PANEL * num_inputs, dtype=weight_NK.dtype)
+        advise_huge_pages(self.packed)
         self.bias = None if bias_N is None else torch.zeros(num_panels * _PANEL)
 
     def fill(self) -> None:
         """Pack the weight as it is now."""
         num_outputs, num_inputs = self._weight_NK.shape
-        self.packed.untyped_storage().resize_(self.packed.numel() * self.packed.element_size())
+        if not self.packed.untyped_storage().nbytes():
+            self.packed.untyped_storage().resize_(self.packed.numel() * self.packed.element_size())
+            advise_huge_pages(self.packed)
         _function("pack", self.packed.dtype)(
             self._weight_NK.data_ptr(), self.packed.data_ptr(), num_outputs, num_inputs, torch.get_num_threads()
         )
@@ -99,6 +103,7 @@ class Program:
         self._operations = (Operation * len(operations))(*operations)
         self._program = _Program(
             operations=ctypes.addressof(self._operations),
+            step=next(operation.step for operation in operations if operation.kind == Kind.ATTEND),
             num_operations=len(operations),
             is_int8_cache=is_int8_cache,
         )
