@@ -9,8 +9,8 @@ from typing import Literal
 
 import torch
 
-from rlserve.engine.native.library import NativeBuildError, load_library
 from rlserve.errors import UserError
+from rlserve.native.library import NativeBuildError, load_library
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ import torch
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
-from rlserve.engine.native.huge_pages import advise_huge_pages
-from rlserve.engine.native.library import load_library
+from rlserve.native.huge_pages import advise_huge_pages
+from rlserve.native.library import load_library
 
 _LANES = 16
 _UNITS = {torch.bfloat16: 2}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
-from rlserve.engine.native.library import load_library
+from rlserve.native.library import load_library
 
 
 class CpuKernels(Kernels):

@@ -2,7 +2,7 @@
 
 On a small model the calls of single operations, and waking the threads for each, cost more than what they compute.
 So the operations of a step are written down once, with the addresses of their tensors, and a team of threads runs
-the whole list (``engine/native/program.cpp``). What a row gets does not depend, to the bit, on the rows beside it.
+the whole list (``rlserve/native/program.cpp``). What a row gets does not depend, to the bit, on the rows beside it.
 
 Legend: T tokens, R rows whose next token is wanted, V vocabulary; O outputs and K inputs of a product.
 """
@@ -17,7 +17,7 @@ from rlserve.engine.attention.cpu_kernel import CpuKernelAttention, Int8CpuKerne
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.layer_parameters import LayerParameters
 from rlserve.engine.models.parameters import Parameters
-from rlserve.engine.native.program import Kind, Operation, PackedWeight, Program, cap, has_fast_products
+from rlserve.native.program import Kind, Operation, PackedWeight, Program, cap, has_fast_products
 
 
 def can_run(spec: ModelSpec, dtype: torch.dtype, *, deterministic: bool) -> bool:

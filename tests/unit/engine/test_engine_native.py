@@ -20,8 +20,8 @@ from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.kernels.factory import create_kernels
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import rotation_table
-from rlserve.engine.native.library import NativeBuildError, load_library
 from rlserve.errors import UserError
+from rlserve.native.library import NativeBuildError, load_library
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 

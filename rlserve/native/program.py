@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from rlserve.engine.native.huge_pages import advise_huge_pages
-from rlserve.engine.native.library import load_library
+from rlserve.native.huge_pages import advise_huge_pages
+from rlserve.native.library import load_library
 
 _PANEL = 32
 """Outputs of a panel of packed weights."""

@@ -1,1 +1,0 @@
-"""C++ kernels for the CPU, compiled at first use."""
