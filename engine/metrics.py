@@ -92,6 +92,10 @@ class Latencies:
                 self.inter_token_latency.observe(now_s - last_s, count)
 
 
+VLLM_GAUGES = frozenset({"vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"})
+"""What goes down too; the other numbers only grow."""
+
+
 def vllm_metrics(stats: EngineStats) -> dict[str, float | Histogram]:
     """The engine's numbers by vLLM's names; those that end in ``_seconds`` are histograms."""
     return {

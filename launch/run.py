@@ -67,6 +67,7 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
                 folder,
                 as_plain(config),
                 resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
+                model_name=config.model.path,
             )
             try:
                 exit_code = _run(config, folder, tracker, progress, clock, checkpoint)

@@ -168,6 +168,9 @@ class Controller:
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.ROLLOUT, error),
             spawn=spawn,
         )
+        setup.tracker.watch_engines(
+            lambda: {slot_id: stats.engine_metrics for slot_id, stats in self.replicas.stats.items()}
+        )
         self.evaluation = Evaluation(
             config.evaluation,
             setup.preparation.held_out,

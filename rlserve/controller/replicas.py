@@ -107,8 +107,9 @@ class Replicas:
 
     @property
     def stats(self) -> dict[str, RolloutStats]:
-        """The newest numbers of each replica that has answered a poll."""
-        return {slot_id: replica.stats for slot_id, replica in self._replicas.items() if replica.stats is not None}
+        """The newest numbers of each replica that has answered a poll. May be read in another thread."""
+        replicas = list(self._replicas.items())  # at once, whatever joins or leaves meanwhile
+        return {slot_id: replica.stats for slot_id, replica in replicas if replica.stats is not None}
 
     @property
     def num_generated_tokens(self) -> int:

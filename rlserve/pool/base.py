@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.metrics import Histogram
 from rlserve.engine.request import RequestOutput
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
 
@@ -53,6 +55,8 @@ class RolloutStats:
     prefix_cache_hit_rate: float
     num_steps: int
     """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
+    engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
+    """All numbers of the engine, by vLLM's names."""
 
 
 @dataclass(frozen=True, kw_only=True)

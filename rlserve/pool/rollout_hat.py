@@ -25,6 +25,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from rlserve.engine import Engine, Request, RequestOutput
+from rlserve.engine.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
@@ -181,4 +182,5 @@ class RolloutHat:
             num_preemptions=stats.num_preemptions,
             prefix_cache_hit_rate=stats.prefix_hit_rate,
             num_steps=self._num_steps,
+            engine_metrics=vllm_metrics(stats),
         )

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+
+from rlserve.engine.metrics import Histogram
+
+EngineMetrics = Mapping[str, float | Histogram]
+"""Of one engine, by vLLM's names."""
 
 
 class Sink(ABC):
@@ -19,3 +24,11 @@ class Sink(ABC):
     @abstractmethod
     def close(self, exit_code: int) -> None:
         """Write out what is held back. ``exit_code`` is the run's: 0 for finished, 130 for Ctrl-C."""
+
+
+class LiveSink(Sink):
+    """Also shows what is now, whenever somebody asks."""
+
+    @abstractmethod
+    def watch_engines(self, read: Callable[[], Mapping[str, EngineMetrics]]) -> None:
+        """Where the numbers of each slot's engine are read; called in another thread."""

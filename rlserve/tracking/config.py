@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from rlserve.errors import check_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class WandbConfig:
@@ -31,5 +33,14 @@ class TrackingConfig:
     wandb: WandbConfig = WandbConfig()
     tensorboard: bool = True
     """Write event files into the run's folder."""
+    prometheus_port: int | None = None
+    """Port where Prometheus fetches metrics, those of each engine under vLLM's names; 0 takes a free one, which the log
+    tells. None serves none."""
+    prometheus_host: str = "127.0.0.1"
+    """Address that this port is on; 0.0.0.0 lets other machines in, and asks nobody for a password."""
     progress: Literal["auto", "live", "plain", "none"] = "auto"
     """``auto`` is a live display in a terminal and plain lines elsewhere."""
+
+    def __post_init__(self) -> None:
+        port = self.prometheus_port
+        check_fields(self, {"prometheus_port": port is None or 0 <= port < 2**16 or "must be from 0 to 65535"})

@@ -5,7 +5,8 @@
     controller ──▶ Tracker ──▶ metrics.jsonl                         at once
                           ├──▶ decisions.jsonl, events.jsonl, …      at once
                           ├──▶ BackgroundSink ──▶ wandb              in its own thread
-                          └──▶ BackgroundSink ──▶ TensorBoard        in its own thread
+                          ├──▶ BackgroundSink ──▶ TensorBoard        in its own thread
+                          └──▶ PrometheusEndpoint                    at once; fetched from its own thread
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 
 from rlserve.tracking.background import BackgroundSink
-from rlserve.tracking.base import Sink
+from rlserve.tracking.base import EngineMetrics, LiveSink, Sink
 from rlserve.tracking.config import TrackingConfig
 from rlserve.tracking.events import Decision, Event, EventLog, TrainedBatch
 from rlserve.tracking.jsonl import JsonlSink
@@ -45,6 +46,12 @@ class Tracker:
         """A decision of the manager, something that happened, or what a step was done on."""
         self._attempt("the event log", lambda: self._events.write(record))
 
+    def watch_engines(self, read: Callable[[], Mapping[str, EngineMetrics]]) -> None:
+        """Let whoever serves live numbers read those of each slot's engine, by vLLM's names, in another thread."""
+        for sink in self._sinks:
+            if isinstance(sink, LiveSink):
+                sink.watch_engines(read)
+
     def close(self, exit_code: int) -> None:
         """Write everything out; ``exit_code`` is the run's."""
         for sink in self._sinks:
@@ -63,7 +70,11 @@ class Tracker:
 
 
 def create_tracker(
-    config: TrackingConfig, folder: RunFolder, run_config: Mapping[str, object], resumed_step: int | None = None
+    config: TrackingConfig,
+    folder: RunFolder,
+    run_config: Mapping[str, object],
+    resumed_step: int | None = None,
+    model_name: str = "",
 ) -> Tracker:
     """The tracker of a run.
 
@@ -72,9 +83,10 @@ def create_tracker(
         folder: of the run; everything is written below it.
         run_config: the resolved configuration as plain data.
         resumed_step: first step that a resumed run does again; None for a new run.
+        model_name: as Prometheus calls the model.
 
     Raises:
-        UserError: wandb was asked to be online and there is no key.
+        UserError: wandb was asked to be online and there is no key, or Prometheus' port is taken.
     """
     sinks: list[Sink] = [JsonlSink(folder.metrics_file, resumed_step)]
     if config.wandb.enabled:
@@ -87,4 +99,8 @@ def create_tracker(
         from rlserve.tracking.tensorboard import TensorBoardSink
 
         sinks.append(BackgroundSink("TensorBoard", lambda: TensorBoardSink(folder.tensorboard, resumed_step)))
+    if config.prometheus_port is not None:
+        from rlserve.tracking.prometheus import PrometheusEndpoint
+
+        sinks.append(PrometheusEndpoint(config.prometheus_host, config.prometheus_port, model_name))
     return Tracker(sinks, EventLog(folder, resumed_step))

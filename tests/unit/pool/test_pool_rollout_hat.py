@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from rlserve.engine import Request, RequestOutput, SamplingParams
+from rlserve.engine.metrics import vllm_metrics
 from rlserve.engine.stats import EngineStats
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.rollout_hat import RolloutHat
@@ -164,3 +165,8 @@ def test_an_engine_that_fails_is_reported_by_every_call(engine: FakeEngine, hat:
         _collect_all(hat)
     with pytest.raises(WorkerFailedError, match="out of memory"):
         hat.submit(_requests("b"))
+
+
+def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, hat: RolloutHat) -> None:
+    assert hat.collect(0.0).stats.engine_metrics == vllm_metrics(engine.stats())
+    hat.stop()

@@ -1,0 +1,100 @@
+"""Metrics for Prometheus to fetch: each engine's numbers as vLLM names them, and the newest of the run's own.
+
+::
+
+    GET /metrics ──► engines, as of their last poll      vllm:generation_tokens_total{model_name="…",engine="gpu-a/0"}
+                 └─► the run, as of its last step        rlserve_critic_score_mean
+
+The labels are vLLM's, so that its dashboards work; ``engine`` is the slot. A replica that left is not listed. The run's
+names are those of ``metrics.jsonl`` with ``_`` for what Prometheus does not take.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+from rlserve.engine.metrics import VLLM_GAUGES, Histogram
+from rlserve.errors import UserError
+from rlserve.tracking.base import EngineMetrics, LiveSink
+
+logger = logging.getLogger(__name__)
+
+_LABELS = ("model_name", "engine")
+
+
+class PrometheusEndpoint(LiveSink, Collector):
+    """Serves from a thread of its own until it is closed.
+
+    Args:
+        host: address to listen on.
+        port: 0 takes a free one; ``port`` then tells which.
+        model_name: label of the engines' metrics.
+
+    Raises:
+        UserError: the port is taken, or the address is not of this machine.
+    """
+
+    name = "the Prometheus endpoint"
+
+    def __init__(self, host: str, port: int, model_name: str) -> None:
+        self._model_name = model_name
+        self._run_metrics: Mapping[str, float] = {}
+        self._read_engines: Callable[[], Mapping[str, EngineMetrics]] = dict
+        registry = CollectorRegistry()
+        registry.register(self)
+        try:
+            self._server, self._thread = start_http_server(port, host, registry)
+        except OSError as error:
+            raise UserError(
+                f"tracking.prometheus_port={port} on {host} cannot be listened on: {error}; choose another"
+            ) from error
+        self.port = int(self._server.server_port)
+        logger.info("metrics for Prometheus: http://%s:%d/metrics", host, self.port)
+
+    def watch_engines(self, read: Callable[[], Mapping[str, EngineMetrics]]) -> None:
+        self._read_engines = read
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        # Replaced and never changed, since the other thread may be reading it.
+        self._run_metrics = {**self._run_metrics, **metrics}
+
+    def close(self, exit_code: int) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def collect(self) -> Iterator[Metric]:
+        """Everything, as it is now."""
+        families: dict[str, Metric] = {}
+        for slot_id, metrics in self._read_engines().items():
+            for name, value in metrics.items():
+                family = families.setdefault(name, _family(name, value))
+                _add(family, (self._model_name, slot_id), value)
+        yield from families.values()
+        for name, number in self._run_metrics.items():
+            if not name.startswith("vllm:"):
+                yield GaugeMetricFamily("rlserve_" + re.sub(r"\W", "_", name), name, value=number)
+
+
+def _family(name: str, value: float | Histogram) -> Metric:
+    if isinstance(value, Histogram):
+        return HistogramMetricFamily(name, name, labels=_LABELS)
+    return (GaugeMetricFamily if name in VLLM_GAUGES else CounterMetricFamily)(name, name, labels=_LABELS)
+
+
+def _add(family: Metric, labels: tuple[str, ...], value: float | Histogram) -> None:
+    if isinstance(value, Histogram):
+        bounds = [*map(floatToGoString, value.bounds_s), "+Inf"]
+        buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+        family.add_metric(labels, buckets=buckets, sum_value=value.sum_s)  # type: ignore[attr-defined]
+    else:
+        family.add_metric(labels, value)  # type: ignore[attr-defined]
