@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 from rlserve.engine.config import EngineConfig
@@ -36,9 +37,14 @@ def create_runner(spec: ModelSpec, config: EngineConfig, model_path: Path, ranks
 
     if ranks is not None:
         return LeadingRunner(shard, config, ranks)
-    listening = listen()
-    host, port = listening.getsockname()
-    processes = RankProcesses(model_path, config, host, port)
-    place = RankPlace(rank=0, num_ranks=num_ranks, host=host, port=port)
-    group = join_ranks(place, config, listening=listening, check=processes.check)
-    return LeadingRunner(shard, config, group, processes.wait)
+    with ExitStack() as undo:
+        listening = undo.enter_context(listen())
+        host, port = listening.getsockname()
+        processes = RankProcesses(model_path, config, host, port)
+        undo.callback(processes.kill)
+        place = RankPlace(rank=0, num_ranks=num_ranks, host=host, port=port)
+        group = join_ranks(place, config, listening=listening, check=processes.check)
+        undo.callback(group.close)
+        runner = LeadingRunner(shard, config, group, processes.wait)
+        undo.pop_all()
+    return runner

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
+import threading
 from pathlib import Path
 
 import torch
@@ -40,7 +42,9 @@ def follow(model_path: str | Path, config: EngineConfig, group: RankGroup) -> No
 
 
 def main(task: str) -> int:
-    """Follow as ``task`` says, in JSON; the status to exit with."""
+    """Follow as ``task`` says, in JSON; the status to exit with. The standard input stays open as long as rank 0's
+    process lives: it may die while nobody is connected to it yet, or while a GPU waits for it."""
+    threading.Thread(target=_end_with_input, daemon=True).start()
     told = json.loads(task)
     config, place = EngineConfig(**told["config"]), RankPlace(**told["place"])
     logging.basicConfig(format=f"%(asctime)s %(levelname)s rank {place.rank}: %(message)s")
@@ -53,6 +57,11 @@ def main(task: str) -> int:
         logger.error("%s", error)
         return error.exit_code
     return 0
+
+
+def _end_with_input() -> None:
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from rlserve.engine.config import EngineConfig
 from rlserve.engine.parallel.rendezvous import RankPlace
 from rlserve.errors import UserError, WorkerFailedError
 
+_POLL_INTERVAL_S = 0.01
 _END_S = 20.0
 """How long a process that was told to end may take."""
 
@@ -37,8 +38,8 @@ class RankProcesses:
                 "gpu": gpus[rank - 1],
             }
             command = [sys.executable, "-m", "rlserve.engine.parallel.follower", json.dumps(task)]
-            # A session of its own: Ctrl-C is for rank 0, which ends the others.
-            self._processes.append(subprocess.Popen(command, start_new_session=True))
+            # A session of its own: Ctrl-C is for rank 0, which ends the others. The pipe closes when rank 0 dies.
+            self._processes.append(subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE))
 
     def check(self) -> None:
         """Raise :class:`WorkerFailedError` if one has ended."""
@@ -49,14 +50,17 @@ class RankProcesses:
                 )
 
     def wait(self) -> None:
-        """Wait until all have ended, and end those that do not."""
+        """Wait until all have ended, and kill those that do not."""
         deadline = time.monotonic() + _END_S
+        while any(process.poll() is None for process in self._processes) and time.monotonic() < deadline:
+            time.sleep(_POLL_INTERVAL_S)
+        self.kill()
+
+    def kill(self) -> None:
+        """End all that have not ended."""
         for process in self._processes:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            process.kill()
+            process.communicate()
 
 
 def other_gpus(config: EngineConfig, number: int) -> Sequence[int | None]:

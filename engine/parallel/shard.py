@@ -53,7 +53,7 @@ class Shard:
         Raises:
             UserError: a size of the model does not divide by the number of ranks.
         """
-        _check_divides(spec, num_ranks)
+        check_divides(spec, num_ranks)
         experts = spec.experts
         own = replace(
             spec,
@@ -122,7 +122,12 @@ class Shard:
         return self.rank > 0 and _ON_FIRST_RANK.search(name) is not None
 
 
-def _check_divides(spec: ModelSpec, num_ranks: int) -> None:
+def check_divides(spec: ModelSpec, num_ranks: int) -> None:
+    """Check that a model can be split.
+
+    Raises:
+        UserError: a size does not divide by the number of ranks.
+    """
     sizes = {"attention heads": spec.num_heads, "tokens in the vocabulary": spec.vocab_size}
     if spec.experts is None or len(spec.experts.layers) < spec.num_layers:
         sizes["columns in the MLP"] = spec.intermediate_size

@@ -8,12 +8,14 @@ from rlserve.config.split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.bounds import rollout_bounds
+from rlserve.pool.catalogue import is_cpu
 
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Problems between the parts of a configuration; ``discovered`` counts this machine's accelerators by type."""
     return (
         *_check_pool(config, discovered),
+        *_check_tensor_parallelism(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
         *_check_launch(config),
@@ -45,6 +47,15 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
             split_groups(groups, wanted)
         except PoolError as error:
             yield Problem("pool.slots", str(error))
+
+
+def _check_tensor_parallelism(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    num_processes, slots = config.rollout.engine.tensor_parallel_size, config.pool.slots
+    types = discovered if slots == "auto" else [group.type for group in slots]
+    gpus = [name for name in types if not is_cpu(name)]
+    if num_processes > 1 and gpus:
+        message = f"must be 1 where slots are GPUs ({gpus[0]}): a replica has one slot, got {num_processes}"
+        yield Problem("rollout.engine.tensor_parallel_size", message)
 
 
 def _check_lengths(config: RunConfig) -> Iterator[Problem]:

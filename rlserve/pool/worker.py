@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
-from rlserve.errors import CheckpointError, WorkerFailedError
+from rlserve.errors import CheckpointError, UserError, WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
 from rlserve.pool.rollout_hat import RolloutHat
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
@@ -179,7 +179,16 @@ class Worker:
 
 def _engine_config(spec: WorkerSpec) -> EngineConfig:
     """Where the run does not say, the engine computes on the slot's device: a process can see GPUs that are
-    not its own."""
+    not its own.
+
+    Raises:
+        UserError: the engine wants more GPUs than the slot has.
+    """
+    if spec.device == "cuda" and spec.engine.tensor_parallel_size > 1:
+        raise UserError(
+            f"rollout.engine.tensor_parallel_size must be 1 where slots are GPUs ({spec.slot_id}): a replica has one "
+            f"slot, got {spec.engine.tensor_parallel_size}"
+        )
     return replace(spec.engine, device=spec.device) if spec.engine.device == "auto" else spec.engine
 
 

@@ -74,6 +74,14 @@ def test_the_default_pool_is_fine() -> None:
             "algorithm.num_mini_batches: must be at most the 4 samples of a step, got 5",
         ),
         (
+            {
+                "rollout": {"engine": {"tensor_parallel_size": 2}},
+                "pool": {"slots": [{"type": "cpu", "count": 2}, {"type": "H100", "count": 2}]},
+                "launch": {"kind": "cluster"},
+            },
+            "rollout.engine.tensor_parallel_size: must be 1 where slots are GPUs (H100): a replica has one slot, got 2",
+        ),
+        (
             {"launch": {"address": "auto"}},
             "launch.address: has no effect with launch.kind=local: say launch=cluster, got 'auto'",
         ),

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from rlserve.engine import Engine, EngineConfig, RankPlace, follow, join_ranks
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.plan import Order
+from rlserve.engine.parallel.processes import RankProcesses
 from rlserve.engine.parallel.sharded_runner import buckets
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import DeadlineExceededError, UserError, WeightsRefusedError, WorkerFailedError
@@ -282,6 +283,24 @@ def test_a_follower_that_fails_at_its_start_is_an_error_at_once(
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(WorkerFailedError, match="rank 1 ended with status 1"):
         make_engine(save_model(tmp_path, "qwen3"), tensor_parallel_size=2)
+
+
+def test_a_follower_ends_with_a_leader_that_it_never_met(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        processes = RankProcesses(save_model(tmp_path, "qwen3"), CONFIG, *deaf.getsockname())
+        (follower,) = processes._processes
+        processes.check()
+        assert follower.stdin is not None
+        follower.stdin.close()
+        assert follower.wait(END_S) == 1
+        with pytest.raises(WorkerFailedError, match="rank 1 ended with status 1"):
+            processes.check()
+
+
+def test_an_engine_that_cannot_be_made_leaves_no_process(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is less than one block"):
+        make_engine(save_model(tmp_path, "qwen3"), tensor_parallel_size=2, num_blocks=None, kv_cache_bytes=10)
+    assert _followers(os.getpid()) == []
 
 
 def test_to_follow_a_model_that_does_not_divide_is_refused(tmp_path: Path, group: RecordingGroup) -> None:
