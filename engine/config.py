@@ -16,8 +16,9 @@ class EngineConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute; ``auto`` takes the GPU that the process sees, if it sees one."""
-    dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    """Type of the weights and of the KV cache."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    """Type of the weights and of the KV cache. ``float16`` is not for the backend ``cpu``: it is for a GPU, where it
+    rounds less than bfloat16, and overflows with models whose activations go beyond 65504."""
     kv_cache_dtype: KvCacheDtype = "auto"
     """``auto`` caches keys and values as ``dtype``; ``int8`` and ``fp8`` (e4m3) in half the memory of bfloat16, with a
     scale of each token and head. They change log-probabilities a little, ``int8`` less. The backend ``cpu`` has

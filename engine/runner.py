@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SCORED_AT_ONCE = 64
 """Prompt positions whose logits are in memory at once."""
 
@@ -56,6 +56,8 @@ class ModelRunner:
         if config.deterministic and self._device.type != "cpu":
             raise UserError(f"deterministic=true is only for device=cpu, and this engine computes on {self._device}")
         backend = resolve_backend(config.attention_backend, self._device)
+        if config.dtype == "float16" and backend == "cpu":
+            raise UserError("dtype=float16 is not for attention_backend=cpu: set dtype=bfloat16")
         attention = attention_class(backend, config.kv_cache_dtype)
         self._block_size = config.block_size
         self._parameters = Parameters(shard, dtype, self._device)

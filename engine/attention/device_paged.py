@@ -19,6 +19,7 @@ from rlserve.engine.attention.triton_kernels import rotate_and_store
 from rlserve.engine.device import upload
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
+from rlserve.errors import UserError
 
 LayerCache = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 """Keys, values, and the scales of both."""
@@ -37,6 +38,9 @@ class DevicePagedAttention(AttentionBackend):
         self, spec: ModelSpec, rotation_P2F: torch.Tensor, *, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> None:
         assert num_blocks * block_size < 2**31, "slots are numbered in 32 bits"
+        if self._stored is not None and dtype is torch.float16:
+            # A small weight times a small scale is none of float16's numbers any more.
+            raise UserError("a quantised kv_cache_dtype is not for dtype=float16 on a GPU: set dtype=bfloat16")
         self._spec = spec
         self._block_size = block_size
         self._device = rotation_P2F.device
