@@ -163,6 +163,22 @@ def score_keys(
 
 
 @triton.jit
+def weigh_scores(score, peak):
+    """Weights of the keys relative to the highest score so far, what earlier sums fade by, and that score."""
+    new_peak = tl.maximum(peak, tl.max(score, 1))
+    # A row that has seen no key yet has no peak; 0 in its place keeps NaN out.
+    level = tl.where(new_peak == float("-inf"), 0.0, new_peak)
+    return tl.exp2(score - level[:, None]), tl.exp2(peak - level), new_peak
+
+
+@triton.jit
+def store_rows(target_ptr, row, values, is_query, dim, is_dim, HEAD_DIM: tl.constexpr):
+    """Write a head of each query to its row."""
+    target_at = row[:, None] * HEAD_DIM + dim[None, :]
+    tl.store(target_ptr + target_at, values.to(target_ptr.dtype.element_ty), mask=is_query[:, None] & is_dim[None, :])
+
+
+@triton.jit
 def weigh_values(
     weight,
     values_ptr,
@@ -254,26 +270,19 @@ def attend_pages(
         if WINDOW > 0:
             is_visible = is_visible & (key_at[None, :] > position[:, None] - WINDOW)
         score = tl.where(is_visible, score * _LOG2_E, float("-inf"))
-        new_peak = tl.maximum(peak, tl.max(score, 1))
-        # A row that has seen no key yet has no peak; 0 in its place keeps NaN out.
-        level = tl.where(new_peak == float("-inf"), 0.0, new_peak)
-        weight = tl.exp2(score - level[:, None])
-        fading = tl.exp2(peak - level)
+        weight, fading, peak = weigh_scores(score, peak)
         total = total * fading + tl.sum(weight, 1)
         attended = attended * fading[:, None] + weigh_values(
             weight, values_ptr, value_scales_ptr, place, is_key, dim, is_dim, HEAD_DIM, query.dtype, IS_QUANTISED
         )
-        peak = new_peak
 
     attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]
-    is_out = is_query[:, None] & is_dim[None, :]
     out_row = token * NUM_HEADS + head
     if NUM_SPLITS == 1:
-        out_at = out_row[:, None] * HEAD_DIM + dim[None, :]
-        tl.store(out_ptr + out_at, attended.to(out_ptr.dtype.element_ty), mask=is_out)
+        store_rows(out_ptr, out_row, attended, is_query, dim, is_dim, HEAD_DIM)
     else:
         split_row = out_row * NUM_SPLITS + split
-        tl.store(partial_ptr + split_row[:, None] * HEAD_DIM + dim[None, :], attended, mask=is_out)
+        store_rows(partial_ptr, split_row, attended, is_query, dim, is_dim, HEAD_DIM)
         tl.store(peak_ptr + split_row, peak, mask=is_query)
         tl.store(total_ptr + split_row, total, mask=is_query)
 
