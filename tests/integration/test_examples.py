@@ -6,8 +6,10 @@ import ast
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,20 @@ def test_the_engine_alone(example_model: Path) -> None:
     assert len({line.split(" → ")[1] for line in lines[:4]}) == 4, "the samples of a prompt differ"
     num_tokens = sum(int(number) for line in lines[:-1] for number in re.findall(r"(\d+) tokens, ", line))
     assert lines[-1].startswith(f"{num_tokens} tokens in ")
+
+
+def test_the_engine_over_two_processes(example_model: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    with ThreadPoolExecutor() as threads:
+        ranks = [
+            threads.submit(run, sys.executable, EXAMPLES / "library/ranks.py", example_model, str(rank), "2", address)
+            for rank in range(2)
+        ]
+        samples, goodbye = (rank.result() for rank in ranks)
+    assert [len(token_ids) for token_ids in ast.literal_eval(samples)] == [16] * 4
+    assert goodbye == "rank 1 was told to end\n"
 
 
 def test_the_trainer_alone(example_model: Path) -> None:

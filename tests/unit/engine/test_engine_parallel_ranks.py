@@ -208,6 +208,15 @@ def test_a_follower_ends_with_a_leader_that_says_nothing(end: str, tmp_path: Pat
         assert leader.returncode == (3 if "3" in end else 0)
 
 
+def test_a_follower_that_is_told_to_end_ends_in_order(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    engine = make_engine(save_model(tmp_path, "qwen3"), tensor_parallel_size=2)
+    (follower,) = _followers(os.getpid())
+    capfd.readouterr()
+    engine.close()
+    assert not follower.is_running()
+    assert capfd.readouterr().err == ""
+
+
 def test_an_engine_that_is_forgotten_ends_its_follower(tmp_path: Path) -> None:
     engine = make_engine(save_model(tmp_path, "qwen3"), tensor_parallel_size=2)
     (follower,) = _followers(os.getpid())
