@@ -53,6 +53,8 @@ def load_library() -> ctypes.CDLL:
             function = getattr(library, f"{name}_{dtype}")
             function.argtypes, function.restype = types, None
     library.cap_float32.argtypes, library.cap_float32.restype = (_POINTER, _INT, _INT, _FLOAT, _INT), None
+    library.score_float32.argtypes = (_POINTER, _INT, _INT, _POINTER, _FLOAT, _POINTER, _INT)
+    library.score_float32.restype = None
     return library
 
 

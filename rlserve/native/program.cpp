@@ -4,7 +4,9 @@
 //
 // The list is made once, by cpu_program.py; only the sizes of the step and the layout change from step to step.
 
-#include <cmath>
+#include <time.h>
+
+#include <atomic>
 
 #include "attention.h"
 #include "linear.h"
@@ -35,6 +37,7 @@ struct Program {
     const Step* step;          // of any layer: its tokens and sequences are those of all
     int32_t num_operations, num_tokens, num_rows, num_threads;
     int32_t is_int8_cache;
+    double wall_s, cpu_s;  // out: what the run took, and the processor time of all its threads
 };
 
 namespace {
@@ -95,12 +98,24 @@ void run(Team& team, const Operation& op, const Program& program, const Plan& pl
     }
 }
 
+double seconds(clockid_t clock) {
+    timespec time;
+    clock_gettime(clock, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
 template <typename Element>
-void run(const Program& program) {
+void run(Program& program) {
     const Plan plan(*program.step);
+    const double start_s = seconds(CLOCK_MONOTONIC);
+    std::atomic<double> cpu_s{0.0};
     run_team(program.num_threads, [&](Team& team) {
+        const double thread_start_s = seconds(CLOCK_THREAD_CPUTIME_ID);
         for (int i = 0; i < program.num_operations; ++i) run<Element>(team, program.operations[i], program, plan);
+        cpu_s.fetch_add(seconds(CLOCK_THREAD_CPUTIME_ID) - thread_start_s);
     });
+    program.wall_s = seconds(CLOCK_MONOTONIC) - start_s;
+    program.cpu_s = cpu_s;
 }
 
 }  // namespace
@@ -108,7 +123,7 @@ void run(const Program& program) {
 
 extern "C" {
 
-void run_program_float32(const rlserve::Program* program) { rlserve::run<float>(*program); }
+void run_program_float32(rlserve::Program* program) { rlserve::run<float>(*program); }
 
-void run_program_bfloat16(const rlserve::Program* program) { rlserve::run<rlserve::bfloat16>(*program); }
+void run_program_bfloat16(rlserve::Program* program) { rlserve::run<rlserve::bfloat16>(*program); }
 }

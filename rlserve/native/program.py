@@ -11,6 +11,7 @@ import torch
 
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
+from rlserve.native.threads import ThreadCount
 
 _PANEL = 32
 """Outputs of a panel of packed weights."""
@@ -41,10 +42,13 @@ class Operation(ctypes.Structure):
 
 
 class _Program(ctypes.Structure):
+    """Mirrored by ``Program`` in ``program.cpp``."""
+
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("operations", "token_ids", "last_rows", "step")),
         *((name, ctypes.c_int32) for name in ("num_operations", "num_tokens", "num_rows", "num_threads")),
         ("is_int8_cache", ctypes.c_int32),
+        *((name, ctypes.c_double) for name in ("wall_s", "cpu_s")),
     )
 
 
@@ -108,14 +112,16 @@ class Program:
             is_int8_cache=is_int8_cache,
         )
         self._run = _function("run_program", dtype)
+        self._threads = ThreadCount()
 
     def run(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> None:
         """Run on the tokens of a step; ``last_rows_R`` are those whose logits are wanted. Both are int64."""
         program = self._program
         program.token_ids, program.num_tokens = token_ids_T.data_ptr(), len(token_ids_T)
         program.last_rows, program.num_rows = last_rows_R.data_ptr(), len(last_rows_R)
-        program.num_threads = torch.get_num_threads()
+        program.num_threads = self._threads.choose(torch.get_num_threads())
         self._run(ctypes.addressof(program))
+        self._threads.observe(program.num_threads, wall_s=program.wall_s, cpu_s=program.cpu_s)
 
 
 def cap(numbers_RV: torch.Tensor, limit: float) -> torch.Tensor:

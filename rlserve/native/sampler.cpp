@@ -13,9 +13,10 @@ namespace {
 
 constexpr int SPAN = 256;  // tokens whose weights are summed in float; sums of spans are added in double
 
-// weights[i] = exp((logits[i] - top) / temperature), padded with zeros; returns their sum.
+// weights[i] = exp((logits[i] - top) / temperature), padded with zeros; returns their sum. Never inlined: all callers
+// are to get the same bits, and a compiler may fuse operations differently at each place.
 template <typename Element>
-double exponentiate(const Element* logits, int num_tokens, float top, float inverse_temperature, float* weights) {
+[[gnu::noinline]] double exponentiate(const Element* logits, int num_tokens, float top, float inverse_temperature, float* weights) {
     double total = 0;
     for (int start = 0; start < num_tokens; start += SPAN) {
         const int end = std::min(num_tokens, start + SPAN);
@@ -34,6 +35,11 @@ double exponentiate(const Element* logits, int num_tokens, float top, float inve
         total += span_total;
     }
     return total;
+}
+
+// Of a token, where `total` is the sum of the weights of all that could be drawn.
+double log_probability(float logit, float top, float inverse_temperature, double total) {
+    return (logit - top) * inverse_temperature - std::log(total);
 }
 
 double total_from(const float* weights, int num_tokens, float threshold, bool count) {
@@ -138,17 +144,17 @@ void sample_row(const Element* logits, int num_tokens, float temperature, Trunca
                 float* weights, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept) {
     float top;
     const int best = find_top(logits, num_tokens, &top);
-    double total = exponentiate(logits, num_tokens, top, 1.0f, weights);
-    const double log_total = std::log(total);
+    const double raw_total = exponentiate(logits, num_tokens, top, 1.0f, weights);
     *token = best;
     *behaviour_log_prob = 0;
     if (temperature > 0) {
+        double total = raw_total;
         if (temperature != 1.0f) total = exponentiate(logits, num_tokens, top, 1.0f / temperature, weights);
         total = truncate(weights, num_tokens, total, truncation);
         *token = draw(weights, num_tokens, uniform * total);
-        *behaviour_log_prob = (float)std::log(weights[*token] / total);
+        *behaviour_log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f / temperature, total);
     }
-    *log_prob = (float)(to_float(logits[*token]) - top - log_total);
+    *log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f, raw_total);
     if (kept == nullptr) return;
     const bool cuts = truncation.cuts(num_tokens);
     for (int i = 0; i < num_tokens; ++i) {
@@ -172,10 +178,33 @@ void sample(const Element* logits, int num_tokens, int num_draws, const int32_t*
     }
 }
 
+// log_probs[r] = log-probability of token targets[r] under softmax(logits[r] / temperature), as a draw reports it.
+void score(const float* logits, int num_tokens, int num_rows, const int64_t* targets, float temperature,
+           float* log_probs, int num_threads) {
+    const float inverse_temperature = 1.0f / temperature;
+#pragma omp parallel num_threads(num_threads) if (num_threads > 1 && num_rows > 1)
+    {
+        std::vector<float> weights(round_up(num_tokens), 0.0f);
+#pragma omp for schedule(static)
+        for (int r = 0; r < num_rows; ++r) {
+            const float* row = logits + (long)r * num_tokens;
+            float top;
+            find_top(row, num_tokens, &top);
+            const double total = exponentiate(row, num_tokens, top, inverse_temperature, weights.data());
+            log_probs[r] = (float)log_probability(row[targets[r]], top, inverse_temperature, total);
+        }
+    }
+}
+
 }  // namespace
 }  // namespace rlserve
 
 extern "C" {
+
+void score_float32(const float* logits, int num_tokens, int num_rows, const int64_t* targets, float temperature,
+                   float* log_probs, int num_threads) {
+    rlserve::score(logits, num_tokens, num_rows, targets, temperature, log_probs, num_threads);
+}
 
 void sample_float32(const float* logits, int num_tokens, int num_draws, const int32_t* logits_row,
                     const float* temperature, const int32_t* top_k, const float* top_p, const float* min_p,
