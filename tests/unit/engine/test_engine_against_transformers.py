@@ -10,6 +10,7 @@ import torch
 from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make_request, run
 
 from rlserve.engine import Engine, Request, RequestOutput
+from rlserve.engine.models import cpu_program
 
 NUM_PROMPTS = 200
 
@@ -102,6 +103,21 @@ def test_greedy_equals_transformers_without_prefix_cache_in_large_blocks(family:
     outputs = run(engine, requests)
 
     assert engine.stats().prefix_hits == 0
+    _assert_same(outputs, requests, model)
+
+
+@pytest.mark.parametrize("family", ["qwen2", "gemma2"])
+def test_greedy_equals_transformers_operation_by_operation(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on processors whose products of bfloat16 are left to oneDNN."""
+    monkeypatch.setattr(cpu_program, "can_run", lambda *arguments, **named: False)
+    model = build_model(family, seed=4)
+    model.save_pretrained(tmp_path)
+    requests = _requests()[:60]
+
+    outputs = run(make_engine(tmp_path, num_blocks=60, max_num_batched_tokens=60), requests)
+
     _assert_same(outputs, requests, model)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model, weights_of
 
-from rlserve.engine.models import linear
+from rlserve.engine.models import cpu_program, linear
 from rlserve.engine.models.linear import PACK_FROM, Linear, can_pack
 
 SMALL, LARGE = (40, 24), (PACK_FROM // 256, 256)
@@ -35,6 +35,7 @@ def test_products_follow_an_update_of_the_weight(shape: tuple[int, int], dtype: 
 def test_an_engine_with_packed_weights_serves_swaps_and_wakes_as_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(cpu_program, "can_run", lambda *arguments, **named: False)
     save_model(tmp_path, "qwen2")
     requests = [make_request(str(index), range(1, 10 + index), max_tokens=20, seed=index) for index in range(6)]
 
