@@ -32,7 +32,8 @@ class EngineConfig:
     """Memory for the KV cache where ``num_blocks`` is None. None takes what is free on a GPU, see
     ``gpu_memory_fraction``, and 256 MiB on the CPU or with more than one GPU to an engine."""
     gpu_memory_fraction: float = 0.9
-    """Share for the KV cache of what is free on the GPU when the weights are there, less what the largest step takes.
+    """Share for the KV cache of what is free on the GPU when the weights are there, less what the largest step takes;
+    no more than twice what ``max_num_sequences`` sequences of ``max_model_len`` fill.
     Weights that arrive in buckets are staged in the rest: leave room for a copy of them."""
     max_num_sequences: int = 128
     """Most sequences (samples, not requests) computed in one step."""

@@ -67,7 +67,8 @@ class ModelRunner:
         left: MemoryLeft | None = None
         if is_measured(config, self._device, shard.num_ranks):
             left = measure_memory(self._device, partial(self._compute_largest_step, attention, shard, config, kernels))
-        self.num_blocks = count_blocks(config, attention.block_bytes(spec, config.block_size, dtype), left)
+        block_bytes = attention.block_bytes(spec, config.block_size, dtype)
+        self.num_blocks = count_blocks(config, block_bytes, self.max_model_len, left)
         self.max_model_len = min(self.max_model_len, self.num_blocks * config.block_size)
         self._attention = self._make_attention(attention, shard, config, self.num_blocks)
         self._decoder = self._make_decoder(shard, config, kernels)

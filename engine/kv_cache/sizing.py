@@ -27,8 +27,9 @@ def is_measured(config: EngineConfig, device: torch.device, num_ranks: int) -> b
     return config.num_blocks is None and config.kv_cache_bytes is None and device.type == "cuda" and num_ranks == 1
 
 
-def count_blocks(config: EngineConfig, block_bytes: int, left: MemoryLeft | None) -> int:
-    """KV blocks to hold, of ``block_bytes`` each, where ``left`` was measured or None.
+def count_blocks(config: EngineConfig, block_bytes: int, max_model_len: int, left: MemoryLeft | None) -> int:
+    """KV blocks to hold, of ``block_bytes`` each, where ``left`` was measured or None. What was measured is not used
+    up for more than all sequences at their longest, and as much again for the prefix cache.
 
     Raises:
         UserError: there is not room for one.
@@ -37,6 +38,7 @@ def count_blocks(config: EngineConfig, block_bytes: int, left: MemoryLeft | None
         return config.num_blocks
     if config.kv_cache_bytes is None and left is not None:
         num_blocks = int((left.free_bytes - left.step_bytes) * config.gpu_memory_fraction) // block_bytes
+        num_blocks = min(num_blocks, 2 * config.max_num_sequences * -(-max_model_len // config.block_size))
         origin = (
             f"the GPU has {left.free_bytes} bytes free, and a step takes {left.step_bytes}: of the rest, "
             f"gpu_memory_fraction={config.gpu_memory_fraction:g}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from trainer_samples import FAMILIES, VOCABULARY, save_tiny_model
 from transformers import AutoModelForCausalLM
 
@@ -188,3 +189,42 @@ def test_a_group_of_samples_differs_and_the_same_request_repeats(tmp_path: Path)
     first, again = (serve(engine, [request])["group"].samples for _ in range(2))
     assert [sample.token_ids for sample in first] == [sample.token_ids for sample in again]
     assert all(one.token_ids != other.token_ids for one, other in pairwise(first))
+
+
+def _prompt_scores(engine: Engine) -> NDArray[np.float32]:
+    outputs = serve(engine, requests(temperature=0.0, prompt_log_probs=0))
+    return np.array([value for index in range(len(outputs)) for value in outputs[str(index)].prompt_log_probs[1:]])
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8", "fp8"])
+def test_a_quantised_cache_gives_what_it_gives_on_the_cpu(kv_cache_dtype: str, tmp_path: Path) -> None:
+    if kv_cache_dtype == "fp8" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("this GPU does not know fp8")
+    folder = save_tiny_model(tmp_path)
+    expected = _prompt_scores(
+        make_engine(folder, device="cpu", attention_backend="torch", kv_cache_dtype=kv_cache_dtype)
+    )
+    found = _prompt_scores(make_engine(folder, kv_cache_dtype=kv_cache_dtype))
+    plain = _prompt_scores(make_engine(folder))
+    # A number halfway between two that can be stored may go either way.
+    assert np.abs(found - expected).mean() < 1e-3
+    assert 0 < np.abs(found - plain).mean() < 0.1
+
+
+def test_float16_rounds_less_than_bfloat16(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path)
+    exact, half, brain = (
+        _prompt_scores(make_engine(folder, dtype=dtype)) for dtype in ("float32", "float16", "bfloat16")
+    )
+    assert np.abs(half - exact).mean() < np.abs(brain - exact).mean() < 0.1
+
+
+def test_the_cache_is_as_large_as_the_memory_has_room_for(tmp_path: Path) -> None:
+    folder = save_tiny_model(tmp_path)
+    free_bytes, _ = torch.cuda.mem_get_info()
+    engine = make_engine(folder, num_blocks=None, max_num_sequences=48, gpu_memory_fraction=2e-5)
+    block_bytes = 2 * engine.spec.num_layers * 16 * engine.spec.kv_size * 4
+    assert 1e-5 * free_bytes < engine.stats().num_blocks * block_bytes < 2e-5 * free_bytes
+    serve(engine, requests())
+    wide = make_engine(folder, num_blocks=None)
+    assert wide.stats().num_blocks == 2 * 12 * 128 // 16, "no more than the sequences can use"

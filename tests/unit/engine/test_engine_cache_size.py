@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +33,21 @@ LEFT = MemoryLeft(free_bytes=10_000, step_bytes=2_000)
 )
 def test_what_is_told_comes_before_what_is_measured(settings: dict[str, Any], num_blocks: int) -> None:
     config = EngineConfig(**settings)
-    assert count_blocks(config, 100, LEFT) == num_blocks
+    assert count_blocks(config, 100, 512, LEFT) == num_blocks
     is_told = "num_blocks" in settings or "kv_cache_bytes" in settings
     assert is_measured(config, torch.device("cuda"), 1) != is_told
     assert not is_measured(config, torch.device("cpu"), 1)
     assert not is_measured(config, torch.device("cuda"), 2)
 
 
+def test_no_more_is_taken_than_sequences_and_prefixes_can_use() -> None:
+    config = EngineConfig(max_num_sequences=3)
+    assert count_blocks(config, 100, 33, LEFT) == 2 * 3 * 3
+    assert count_blocks(replace(config, kv_cache_bytes=8_000), 100, 33, LEFT) == 80
+
+
 def test_without_a_measurement_there_is_a_default() -> None:
-    assert count_blocks(EngineConfig(), 2**20, None) == 256
+    assert count_blocks(EngineConfig(), 2**20, 512, None) == 256
 
 
 @pytest.mark.parametrize(
@@ -57,7 +64,7 @@ def test_without_a_measurement_there_is_a_default() -> None:
 )
 def test_no_room_for_a_block_is_an_error(settings: dict[str, Any], left: MemoryLeft, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        count_blocks(EngineConfig(**settings), 100, left)
+        count_blocks(EngineConfig(**settings), 100, 512, left)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.1])
