@@ -14,29 +14,9 @@ import torch
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
+from rlserve.native.attention import LayerCache, StepArguments, cache_elements, round_up
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
-
-_LANES = 16
-_UNITS = {torch.bfloat16: 2}
-
-
-class StepArguments(ctypes.Structure):
-    """What all layers of a kind share in one step. Mirrored by ``Step`` in ``attention.h``."""
-
-    _fields_ = (
-        *((name, ctypes.c_int32) for name in ("num_tokens", "num_sequences", "num_heads", "num_kv_heads")),
-        *((name, ctypes.c_int32) for name in ("head_dim", "block_size", "table_width", "window")),
-        *((name, ctypes.c_float) for name in ("eps", "scale", "softcap", "norm_offset")),
-        *((name, ctypes.c_void_p) for name in ("positions", "cache_slots", "query_starts", "table_rows")),
-        *((name, ctypes.c_void_p) for name in ("block_tables", "rotation")),
-    )
-
-
-class LayerCache(ctypes.Structure):
-    """Where the cache of one layer is. Mirrored by ``LayerCache`` in ``attention.h``."""
-
-    _fields_ = tuple((name, ctypes.c_void_p) for name in ("keys", "values", "scales"))
 
 
 class CpuKernelAttention(AttentionBackend):
@@ -63,9 +43,8 @@ class CpuKernelAttention(AttentionBackend):
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-        keys = spec.head_dim * _round_up(block_size)
-        values = _round_up(block_size, _UNITS.get(dtype, 1)) * _round_up(spec.head_dim)
-        return spec.num_layers * spec.num_kv_heads * (keys + values) * dtype.itemsize
+        elements = sum(cache_elements(spec.num_kv_heads, spec.head_dim, block_size, dtype))
+        return spec.num_layers * elements * dtype.itemsize
 
     def separate_tokens(self) -> None:
         """Nothing to do: the kernel sums up each row in an order that does not depend on its tile."""
@@ -111,10 +90,8 @@ class CpuKernelAttention(AttentionBackend):
         self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """Keys, values and scales of one layer."""
-        num_values = _round_up(block_size, _UNITS.get(dtype, 1))
-        keys = torch.empty(num_blocks, spec.num_kv_heads, spec.head_dim * _round_up(block_size), dtype=dtype)
-        values = torch.empty(num_blocks, spec.num_kv_heads, num_values * _round_up(spec.head_dim), dtype=dtype)
-        return keys, values, None
+        num_keys, num_values = cache_elements(spec.num_kv_heads, spec.head_dim, block_size, dtype)
+        return torch.empty(num_blocks, num_keys, dtype=dtype), torch.empty(num_blocks, num_values, dtype=dtype), None
 
     def _note_memory(self) -> None:
         for tensor in self._tensors():
@@ -152,7 +129,7 @@ class Int8CpuKernelAttention(CpuKernelAttention):
 
     @staticmethod
     def block_bytes(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> int:
-        scales = 2 * _round_up(block_size) * torch.float32.itemsize
+        scales = 2 * round_up(block_size) * torch.float32.itemsize
         return (
             CpuKernelAttention.block_bytes(spec, block_size, torch.int8) + spec.num_layers * spec.num_kv_heads * scales
         )
@@ -161,8 +138,4 @@ class Int8CpuKernelAttention(CpuKernelAttention):
         self, spec: ModelSpec, num_blocks: int, block_size: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         keys, values, _ = super()._new_cache(spec, num_blocks, block_size, torch.int8)
-        return keys, values, torch.empty(num_blocks, spec.num_kv_heads, 2, _round_up(block_size))
-
-
-def _round_up(count: int, multiple: int = _LANES) -> int:
-    return -(-count // multiple) * multiple
+        return keys, values, torch.empty(num_blocks, spec.num_kv_heads, 2, round_up(block_size))

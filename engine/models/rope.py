@@ -10,36 +10,36 @@ import math
 import torch
 
 from rlserve.engine.models.base import LinearScaling, Llama3Scaling, ModelSpec, RopeScaling, YarnScaling
+from rlserve.native.rotation import table_of_frequencies
 
 
 def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
     """[F] float32, radians per position: ``theta ** (-2 i / head_dim)`` (Su et al. 2021, arXiv 2104.09864), and
-    then scaled, of the layers that see everything."""
+    then scaled, of the layers that see everything. The same bits as in transformers, which the trainer uses."""
     return _scale(_frequencies(spec.rope_theta, spec.head_dim), spec.rope_scaling, spec)
 
 
 def rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor:
     """[P, 2, F] float32: cosines, then sines, of every position."""
-    table_P2F = _table(inverse_frequencies(spec), num_positions)
     scaling = spec.rope_scaling
-    return table_P2F * scaling.attention_factor if isinstance(scaling, YarnScaling) else table_P2F
+    factor = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
+    return table_of_frequencies(inverse_frequencies(spec), num_positions, factor)
 
 
 def local_rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor | None:
     """[P, 2, F] the table of layers with a window, or None where they rotate like the others."""
     if spec.local_rope_theta is None:
         return None
-    return _table(_frequencies(spec.local_rope_theta, spec.head_dim), num_positions)
-
-
-def _table(frequencies_F: torch.Tensor, num_positions: int) -> torch.Tensor:
-    angles_PF = torch.outer(torch.arange(num_positions, dtype=torch.float32), frequencies_F)
-    return torch.stack([angles_PF.cos(), angles_PF.sin()], dim=1)
+    return table_of_frequencies(_frequencies(spec.local_rope_theta, spec.head_dim), num_positions)
 
 
 def _frequencies(theta: float, head_dim: int) -> torch.Tensor:
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
-    return 1.0 / (theta**exponents)
+    return 1.0 / _periods(theta, head_dim)
+
+
+def _periods(theta: float, head_dim: int) -> torch.Tensor:
+    exponents: torch.Tensor = torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim
+    return theta**exponents
 
 
 def _scale(frequencies_F: torch.Tensor, scaling: RopeScaling | None, spec: ModelSpec) -> torch.Tensor:
@@ -82,4 +82,6 @@ def _stretch_slow_dimensions(frequencies_F: torch.Tensor, scaling: YarnScaling, 
     low, high = max(low, 0), min(high, spec.head_dim - 1)
     high = high if high != low else high + 0.001  # no ramp of length 0
     ramp_F = ((torch.arange(len(frequencies_F), dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
-    return frequencies_F / scaling.factor * ramp_F + frequencies_F * (1 - ramp_F)
+    kept_F = 1 - ramp_F
+    stretched_F = 1.0 / (scaling.factor * _periods(spec.rope_theta, spec.head_dim))
+    return stretched_F * (1 - kept_F) + frequencies_F * kept_F

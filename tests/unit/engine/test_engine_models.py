@@ -134,8 +134,14 @@ def test_rotary_tables_equal_those_of_transformers(name: str, tmp_path: Path) ->
     spec = read_model_spec(save_model(tmp_path, "llama", rope_parameters=rope, head_dim=32))
     cosines, sines = model.model.rotary_emb(torch.zeros(1), torch.arange(256)[None])
     expected = torch.stack([cosines[0, :, :16], sines[0, :, :16]], dim=1)
-    assert torch.allclose(inverse_frequencies(spec), model.model.rotary_emb.inv_freq, rtol=1e-5, atol=0)
+    assert torch.equal(inverse_frequencies(spec), model.model.rotary_emb.inv_freq)
     assert torch.allclose(rotation_table(spec, 256), expected, atol=2e-5)
+
+
+def test_a_position_has_the_same_bits_in_a_table_of_any_length(folder: Path) -> None:
+    spec = read_model_spec(folder)
+    longest = rotation_table(spec, 1000)
+    assert all(torch.equal(rotation_table(spec, length), longest[:length]) for length in (1, 2, 7, 16, 33, 100, 999))
 
 
 def test_both_rotary_tables_of_gemma3_equal_those_of_transformers(tmp_path: Path) -> None:
