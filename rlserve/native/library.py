@@ -26,7 +26,8 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "run_program": (_POINTER,),
     "pack": (_POINTER, _POINTER, _INT, _INT, _INT),
-    "multiply": (*(_POINTER,) * 4, *(_INT,) * 4),
+    "quantise": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
+    "multiply": (*(_POINTER,) * 5, *(_INT,) * 4),
     "attend": (*(_POINTER,) * 6, _INT),
     "attend_int8": (*(_POINTER,) * 6, _INT),
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),

@@ -14,10 +14,18 @@ void pack(const T* weight, T* packed, int num_outputs, int num_inputs, int num_t
 }
 
 template <typename T>
-void multiply(const T* x, const T* packed, const float* bias, float* out, int num_rows, int num_outputs,
-              int num_inputs, int num_threads) {
+void quantise(const T* weight, int8_t* packed, float* scales, int num_outputs, int num_inputs, int num_threads) {
     run_team(num_threads, [&](Team& team) {
-        Linear<T, float>{packed, bias, num_inputs, num_outputs}.run(team, x, num_rows, out);
+        team.share(num_panels(num_outputs), 1,
+                   [&](int panel) { quantise_panel(weight, num_outputs, num_inputs, panel, packed, scales); });
+    });
+}
+
+template <typename T>
+void multiply(const T* x, const void* packed, const float* bias, const float* scales, float* out, int num_rows,
+              int num_outputs, int num_inputs, int num_threads) {
+    run_team(num_threads, [&](Team& team) {
+        Linear<T, float>{packed, bias, scales, num_inputs, num_outputs}.run(team, x, num_rows, out);
     });
 }
 
@@ -36,22 +44,19 @@ int has_fast_bfloat16() {
 #endif
 }
 
-void pack_float32(const float* weight, float* packed, int num_outputs, int num_inputs, int num_threads) {
-    rlserve::pack(weight, packed, num_outputs, num_inputs, num_threads);
-}
+#define RLSERVE_LINEAR(NAME, ELEMENT)                                                                              \
+    void pack_##NAME(const ELEMENT* weight, ELEMENT* packed, int num_outputs, int num_inputs, int num_threads) {   \
+        rlserve::pack(weight, packed, num_outputs, num_inputs, num_threads);                                       \
+    }                                                                                                              \
+    void quantise_##NAME(const ELEMENT* weight, int8_t* packed, float* scales, int num_outputs, int num_inputs,    \
+                         int num_threads) {                                                                        \
+        rlserve::quantise(weight, packed, scales, num_outputs, num_inputs, num_threads);                           \
+    }                                                                                                              \
+    void multiply_##NAME(const ELEMENT* x, const void* packed, const float* bias, const float* scales, float* out, \
+                         int num_rows, int num_outputs, int num_inputs, int num_threads) {                         \
+        rlserve::multiply(x, packed, bias, scales, out, num_rows, num_outputs, num_inputs, num_threads);           \
+    }
 
-void pack_bfloat16(const rlserve::bfloat16* weight, rlserve::bfloat16* packed, int num_outputs, int num_inputs,
-                   int num_threads) {
-    rlserve::pack(weight, packed, num_outputs, num_inputs, num_threads);
-}
-
-void multiply_float32(const float* x, const float* packed, const float* bias, float* out, int num_rows,
-                      int num_outputs, int num_inputs, int num_threads) {
-    rlserve::multiply(x, packed, bias, out, num_rows, num_outputs, num_inputs, num_threads);
-}
-
-void multiply_bfloat16(const rlserve::bfloat16* x, const rlserve::bfloat16* packed, const float* bias, float* out,
-                       int num_rows, int num_outputs, int num_inputs, int num_threads) {
-    rlserve::multiply(x, packed, bias, out, num_rows, num_outputs, num_inputs, num_threads);
-}
+RLSERVE_LINEAR(float32, float)
+RLSERVE_LINEAR(bfloat16, rlserve::bfloat16)
 }

@@ -2,10 +2,14 @@
 //
 // The weights are packed into panels of 32 outputs, [panel][k / UNIT][32][UNIT]: one panel is read from end to end
 // while up to 14 rows of x stay in registers, as sums. A sum runs over k in order, whatever rows there are beside it.
+// Weights may be kept as int8 in the same places, with a scale for each output: a panel is then spread out to numbers
+// of x's type, which hold such integers exactly, and the sums are scaled at the end.
 #pragma once
 
 #include <array>
+#include <cmath>
 #include <utility>
+#include <vector>
 
 #include "team.h"
 #include "vector.h"
@@ -37,14 +41,35 @@ void pack_panel(const T* weight, int num_outputs, int num_inputs, int panel, T* 
     }
 }
 
-template <typename T, typename Out>
+// The same as integers from -127 to 127 times the scale of their output; scales [whole panels].
+template <typename T>
+void quantise_panel(const T* weight, int num_outputs, int num_inputs, int panel, int8_t* packed, float* scales) {
+    constexpr int UNIT = Products<T>::UNIT;
+    int8_t* to = packed + (long)panel * PANEL * num_inputs;
+    for (int n = 0; n < PANEL; ++n) {
+        const int output = panel * PANEL + n;
+        const T* row = weight + (long)output * num_inputs;
+        float top = 0.0f;
+        for (int k = 0; k < num_inputs && output < num_outputs; ++k) top = std::max(top, std::fabs(to_float(row[k])));
+        const float inverse = top > 0.0f ? 127.0f / top : 0.0f;
+        scales[output] = top / 127.0f;
+        for (int k = 0; k < num_inputs; k += UNIT)
+            for (int u = 0; u < UNIT; ++u)
+                to[(long)k * PANEL + n * UNIT + u] =
+                    output < num_outputs ? (int8_t)std::lrintf(to_float(row[k + u]) * inverse) : 0;
+    }
+}
+
+// Up to TILE_ROWS rows and one panel, stored as T or as int8.
+template <typename T, typename Stored, typename Out>
 struct Tile {
     const T* x;
     long x_stride;
-    const T* panel;
-    const T* next_panel;  // to be fetched meanwhile, or null
+    const Stored* panel;
+    const Stored* next_panel;  // to be fetched meanwhile, or null
     int num_inputs;
-    const float* bias;  // 32 of them, or null
+    const float* bias;    // 32 of them, or null
+    const float* scales;  // 32 of them, or null
     Out* out;
     long out_stride;
     int num_columns;  // of the panel that there are
@@ -62,9 +87,9 @@ struct Tile {
         typedef Products<T> P;
         Vector sums[ROWS][2];
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < 2; ++v) sums[r][v] = bias ? load(bias + v * LANES) : Vector{};
+            for (int v = 0; v < 2; ++v) sums[r][v] = bias && !scales ? load(bias + v * LANES) : Vector{};
         for (int k = 0; k < num_inputs; k += P::UNIT) {
-            const T* from = panel + (long)k * PANEL;
+            const Stored* from = panel + (long)k * PANEL;
             const typename P::Units first = P::units(from), second = P::units(from + LANES * P::UNIT);
             if (FETCH) {
                 __builtin_prefetch(next_panel + (long)k * PANEL, 0, 2);
@@ -76,6 +101,10 @@ struct Tile {
                 sums[r][1] = P::multiply_add(sums[r][1], second, scalar);
             }
         }
+        if (scales)
+            for (int r = 0; r < ROWS; ++r)
+                for (int v = 0; v < 2; ++v)
+                    sums[r][v] = sums[r][v] * load(scales + v * LANES) + (bias ? load(bias + v * LANES) : Vector{});
         for (int r = 0; r < ROWS; ++r) {
             Out* row = out + r * out_stride;
             if (num_columns == PANEL) {
@@ -101,37 +130,50 @@ struct Tile {
 
 template <typename T, typename Out>
 struct Linear {
-    const T* packed;
-    const float* bias;  // padded to whole panels; or null
+    const void* packed;   // of T; or of int8, with scales
+    const float* bias;    // padded to whole panels; or null
+    const float* scales;  // likewise
     int num_inputs, num_outputs;
 
     // x [num_rows, num_inputs] and out [num_rows, num_outputs]; by all threads of the team.
     void run(Team& team, const T* x, int num_rows, Out* out) const {
         if (num_rows == 0) return;
         const int panels = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
+        std::vector<T> spread(scales ? (long)PANEL * num_inputs : 0);
         const long task_work = (long)std::min(num_rows, ROW_BLOCK) * num_inputs * PANEL;
         const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)panels * blocks / (4 * team.size())));
         team.share(panels * blocks, grain, [&](int task) {
             const int first = task / panels * ROW_BLOCK;
-            run_panel(task % panels, x, first, std::min(num_rows, first + ROW_BLOCK), out);
+            run_panel(task % panels, x, first, std::min(num_rows, first + ROW_BLOCK), out, spread.data());
         });
     }
 
-    void run_panel(int panel, const T* x, int first, int end, Out* out) const {
+    void run_panel(int panel, const T* x, int first, int end, Out* out, T* spread) const {
+        const long size = (long)PANEL * num_inputs;
+        if (!scales) return run_tiles(panel, static_cast<const T*>(packed) + panel * size, true, x, first, end, out);
+        const int8_t* integers = static_cast<const int8_t*>(packed) + panel * size;
+        if (end - first <= 2 * TILE_ROWS) return run_tiles(panel, integers, true, x, first, end, out);
+        for (long i = 0; i < size; i += LANES) store(spread + i, load(integers + i));
+        run_tiles(panel, spread, false, x, first, end, out);
+    }
+
+    // Rows [first, end) in tiles of about the same number.
+    template <typename Stored>
+    void run_tiles(int panel, const Stored* weights, bool in_place, const T* x, int first, int end, Out* out) const {
         const int num_tiles = (end - first + TILE_ROWS - 1) / TILE_ROWS, rows = (end - first + num_tiles - 1) / num_tiles;
-        const T* weights = packed + (long)panel * PANEL * num_inputs;
         for (int row = first; row < end; row += rows) {
             // The first tile is busy reading its own panel; fetching the next one is left to the last.
-            const bool fetch = row > first && row + rows >= end && panel + 1 < num_panels(num_outputs);
-            const Tile<T, Out> tile{x + (long)row * num_inputs,
-                                    num_inputs,
-                                    weights,
-                                    fetch ? weights + (long)PANEL * num_inputs : nullptr,
-                                    num_inputs,
-                                    bias ? bias + panel * PANEL : nullptr,
-                                    out + (long)row * num_outputs + panel * PANEL,
-                                    num_outputs,
-                                    std::min(PANEL, num_outputs - panel * PANEL)};
+            const bool fetch = in_place && row > first && row + rows >= end && panel + 1 < num_panels(num_outputs);
+            const Tile<T, Stored, Out> tile{x + (long)row * num_inputs,
+                                            num_inputs,
+                                            weights,
+                                            fetch ? weights + (long)PANEL * num_inputs : nullptr,
+                                            num_inputs,
+                                            bias ? bias + panel * PANEL : nullptr,
+                                            scales ? scales + panel * PANEL : nullptr,
+                                            out + (long)row * num_outputs + panel * PANEL,
+                                            num_outputs,
+                                            std::min(PANEL, num_outputs - panel * PANEL)};
             tile.multiply(std::min(rows, end - row));
         }
     }

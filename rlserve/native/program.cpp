@@ -23,6 +23,7 @@ struct Operation {
     int32_t inputs, outputs;  // numbers of a row
     float factor, offset;
     const void *in, *weight, *other;
+    const float* scales;
     void* out;
     void* residual;
     const Step* step;
@@ -66,8 +67,7 @@ void attend(Team& team, const Operation& op, const Program& program, const Plan&
 
 template <typename Element, typename Out>
 void multiply(Team& team, const Operation& op, int num_rows) {
-    const Linear<Element, Out> linear{static_cast<const Element*>(op.weight), static_cast<const float*>(op.other),
-                                      op.inputs, op.outputs};
+    const Linear<Element, Out> linear{op.weight, static_cast<const float*>(op.other), op.scales, op.inputs, op.outputs};
     linear.run(team, static_cast<const Element*>(op.in), num_rows, static_cast<Out*>(op.out));
 }
 
@@ -88,7 +88,7 @@ void run(Team& team, const Operation& op, const Program& program, const Plan& pl
         case NORM:  // residual, in (added to it, or null), weight, factor (epsilon), offset
             return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
                                 out, program.num_tokens, op.outputs, op.factor, op.offset);
-        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight packed, other: bias
+        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight packed, other: bias, scales
         case ATTEND: return attend<Element>(team, op, program, plan);  // weight, other: norms of queries and keys
         case SILU_MUL: return gated<Silu>(team, in, out, program.num_tokens, op.outputs);
         case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);

@@ -37,7 +37,8 @@ class Operation(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs")),
         *((name, ctypes.c_float) for name in ("factor", "offset")),
-        *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "output", "residual", "step", "cache")),
+        *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "scales")),
+        *((name, ctypes.c_void_p) for name in ("output", "residual", "step", "cache")),
     )
 
 
@@ -54,28 +55,35 @@ class _Program(ctypes.Structure):
 
 class PackedWeight:
     """A copy of a weight [N, K] in panels, with its bias [N] beside it: see ``linear.h``. It keeps its place in
-    memory over all updates, so programs may point to it."""
+    memory over all updates, so programs may point to it.
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None) -> None:
+    Args:
+        is_int8: keep integers with a scale for each output: half the memory of bfloat16, and read twice as fast.
+    """
+
+    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, *, is_int8: bool = False) -> None:
         self._weight_NK, self._bias_N = weight_NK, bias_N
         num_outputs, num_inputs = weight_NK.shape
-        num_panels = -(-num_outputs // _PANEL)
-        self.packed = torch.empty(num_panels * _PANEL * num_inputs, dtype=weight_NK.dtype)
+        num_padded = -(-num_outputs // _PANEL) * _PANEL
+        self.packed = torch.empty(num_padded * num_inputs, dtype=torch.int8 if is_int8 else weight_NK.dtype)
         advise_huge_pages(self.packed)
-        self.bias = None if bias_N is None else torch.zeros(num_panels * _PANEL)
+        self.bias = None if bias_N is None else torch.zeros(num_padded)
+        self.scales = torch.empty(num_padded) if is_int8 else None
 
     def fill(self) -> None:
         """Pack the weight as it is now."""
-        num_outputs, num_inputs = self._weight_NK.shape
         if not self.packed.untyped_storage().nbytes():
             self.packed.untyped_storage().resize_(self.packed.numel() * self.packed.element_size())
             advise_huge_pages(self.packed)
-        _function("pack", self.packed.dtype)(
-            self._weight_NK.data_ptr(), self.packed.data_ptr(), num_outputs, num_inputs, torch.get_num_threads()
-        )
+        source, target, sizes = self._weight_NK.data_ptr(), self.packed.data_ptr(), self._weight_NK.shape
+        if self.scales is None:
+            _function("pack", self._weight_NK.dtype)(source, target, *sizes, torch.get_num_threads())
+        else:
+            scales = self.scales.data_ptr()
+            _function("quantise", self._weight_NK.dtype)(source, target, scales, *sizes, torch.get_num_threads())
         if self.bias is not None:
             assert self._bias_N is not None
-            self.bias[:num_outputs] = self._bias_N
+            self.bias[: len(self._bias_N)] = self._bias_N
 
     def release(self) -> None:
         """Free the copy; :meth:`fill` takes memory for it again, which may lie elsewhere."""
@@ -83,18 +91,17 @@ class PackedWeight:
 
     def multiply(self, x_TK: torch.Tensor, out_TN: torch.Tensor) -> torch.Tensor:
         """``x @ weight.T + bias``, in float32, written to ``out_TN`` and returned."""
-        num_outputs, num_inputs = self._weight_NK.shape
         assert x_TK.is_contiguous()
         assert out_TN.is_contiguous()
         assert out_TN.dtype is torch.float32
-        _function("multiply", self.packed.dtype)(
+        _function("multiply", self._weight_NK.dtype)(
             x_TK.data_ptr(),
             self.packed.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
+            None if self.scales is None else self.scales.data_ptr(),
             out_TN.data_ptr(),
             len(x_TK),
-            num_outputs,
-            num_inputs,
+            *self._weight_NK.shape,
             torch.get_num_threads(),
         )
         return out_TN

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -40,9 +40,13 @@ inline Vector load(const bfloat16* from) {
 }
 
 inline Vector load(const int8_t* from) {
+#ifdef __AVX512F__  // which the compiler does not find by itself
+    return (Vector)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from))));
+#else
     ByteVector bytes;
     std::memcpy(&bytes, from, sizeof bytes);
     return __builtin_convertvector(__builtin_convertvector(bytes, IntVector), Vector);
+#endif
 }
 
 inline void store(float* to, Vector vector) { std::memcpy(to, &vector, sizeof vector); }
@@ -142,7 +146,10 @@ struct Products {  // float, and int8 that is multiplied by float
     typedef Vector Units;
     typedef float Scalar;
 
-    static Units units(const Stored* from) { return load(from); }
+    template <typename From>
+    static Units units(const From* from) {
+        return load(from);
+    }
     static Scalar scalar(const Factor* from) { return *from; }
     static Vector multiply_add(Vector sum, Units units, Scalar scalar) { return sum + units * scalar; }
 };
@@ -158,6 +165,17 @@ struct Products<bfloat16> {
         BitVector pairs;
         std::memcpy(&pairs, from, sizeof pairs);
         return pairs;
+    }
+    static Units units(const int8_t* from) {  // which bfloat16 holds exactly
+        bfloat16 pairs[2 * LANES];
+#ifdef __AVX512BF16__
+        const __m512bh both = _mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
+        std::memcpy(pairs, &both, sizeof both);
+#else
+        store(pairs, load(from));
+        store(pairs + LANES, load(from + LANES));
+#endif
+        return units(pairs);
     }
     static Scalar scalar(const bfloat16* from) {
         uint32_t pair;
