@@ -36,6 +36,7 @@ from rlserve.engine.rows import RowTable
 from rlserve.engine.sampler import DrawDetails, Sampler, sampling_batch
 from rlserve.engine.scheduler import ScheduledStep
 from rlserve.errors import UserError
+from rlserve.native.program import has_fast_products
 
 if TYPE_CHECKING:
     from rlserve.engine.cuda_graphs import DecodeGraphs
@@ -272,13 +273,26 @@ class ModelRunner:
     def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder | CpuProgram:
         spec, max_num_tokens = shard.own, config.max_num_batched_tokens
         max_num_rows = min(config.max_num_sequences, max_num_tokens)
-        is_whole = shard.num_ranks == 1
-        if isinstance(self._attention, CpuKernelAttention) and is_whole:
-            dtype = self._parameters.embedding.dtype
-            if cpu_program.can_run(spec, dtype, deterministic=config.deterministic):
-                return CpuProgram(
-                    spec, self._parameters, self._attention, max_num_tokens=max_num_tokens, max_num_rows=max_num_rows
-                )
+        dtype, int8_weights = _DTYPES[config.dtype], config.weight_dtype == "int8"
+        if (
+            isinstance(self._attention, CpuKernelAttention)
+            and shard.num_ranks == 1
+            and cpu_program.can_run(spec, dtype)
+            and (config.deterministic or int8_weights or has_fast_products(dtype))
+        ):
+            return CpuProgram(
+                spec,
+                self._parameters,
+                self._attention,
+                max_num_tokens=max_num_tokens,
+                max_num_rows=max_num_rows,
+                int8_weights=int8_weights,
+            )
+        if int8_weights:
+            raise UserError(
+                "weight_dtype=int8 is only for a CPU, with a C++ compiler, one process and a model without experts; "
+                "use weight_dtype=auto"
+            )
         return Decoder(
             spec,
             self._parameters,

@@ -9,15 +9,13 @@ from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.layer_parameters import LayerParameters
 from rlserve.engine.models.parameters import Parameters
 from rlserve.native.decoder import DecoderLayer, DecoderProgram
-from rlserve.native.program import PackedWeight, has_fast_products
+from rlserve.native.program import PackedWeight
 
 
-def can_run(spec: ModelSpec, dtype: torch.dtype, *, deterministic: bool) -> bool:
-    """Whether the model is better run as a program than operation by operation, with its products made by oneDNN:
-    always in deterministic mode, else where this machine's products are fast enough. Experts are not."""
+def can_run(spec: ModelSpec, dtype: torch.dtype) -> bool:
+    """Whether the model can be run as a program: it has no experts, and no odd sizes where numbers go in pairs."""
     inputs = (spec.hidden_size, spec.query_size, spec.intermediate_size)
-    is_even = dtype is torch.float32 or all(size % 2 == 0 for size in inputs)
-    return spec.experts is None and is_even and (deterministic or has_fast_products(dtype))
+    return spec.experts is None and (dtype is torch.float32 or all(size % 2 == 0 for size in inputs))
 
 
 class CpuProgram(DecoderProgram):
@@ -31,12 +29,18 @@ class CpuProgram(DecoderProgram):
         *,
         max_num_tokens: int,
         max_num_rows: int,
+        int8_weights: bool,
     ) -> None:
+        """``int8_weights``: compute all products but the head with weights rounded to int8."""
         assert spec.experts is None
+        layers = (
+            _layer(weights, *attention.pointers(index), is_int8=int8_weights)
+            for index, weights in enumerate(parameters.layers)
+        )
         super().__init__(
             spec,
             embedding=parameters.embedding,
-            layers=[_layer(weights, *attention.pointers(i)) for i, weights in enumerate(parameters.layers)],
+            layers=list(layers),
             final_norm=parameters.final_norm,
             head=PackedWeight(parameters.head, None),
             max_num_tokens=max_num_tokens,
@@ -45,17 +49,17 @@ class CpuProgram(DecoderProgram):
         )
 
 
-def _layer(weights: LayerParameters, step: int, cache: int) -> DecoderLayer:
+def _layer(weights: LayerParameters, step: int, cache: int, *, is_int8: bool) -> DecoderLayer:
     return DecoderLayer(
         input_norm=weights.input_norm,
-        qkv=PackedWeight(weights.qkv, weights.qkv_bias),
+        qkv=PackedWeight(weights.qkv, weights.qkv_bias, is_int8=is_int8),
         query_norm=weights.query_norm,
         key_norm=weights.key_norm,
-        output=PackedWeight(weights.output, weights.output_bias),
+        output=PackedWeight(weights.output, weights.output_bias, is_int8=is_int8),
         attention_update_norm=weights.attention_update_norm,
         mlp_norm=weights.mlp_norm,
-        gate_up=PackedWeight(weights.mlp.gate_up, weights.mlp.gate_up_bias),
-        down=PackedWeight(weights.mlp.down, weights.mlp.down_bias),
+        gate_up=PackedWeight(weights.mlp.gate_up, weights.mlp.gate_up_bias, is_int8=is_int8),
+        down=PackedWeight(weights.mlp.down, weights.mlp.down_bias, is_int8=is_int8),
         mlp_update_norm=weights.mlp_update_norm,
         step=step,
         cache=cache,
