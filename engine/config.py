@@ -49,8 +49,9 @@ class EngineConfig:
     enable_prefix_caching: bool = True
     """Share full KV blocks between requests with the same beginning."""
     deterministic: bool = False
-    """The same tokens and log-probabilities, bit for bit, whatever else is in the batch: for a number of threads, on
-    the CPU, with the backend ``cpu`` or ``torch``. It costs speed."""
+    """The same tokens and log-probabilities, bit for bit, whatever else is in the batch: on the CPU, with the backend
+    ``cpu`` or ``torch``. It costs speed with ``torch`` (where bits also depend on the number of threads) and with
+    experts, and nothing else where a step is one program anyway: see ``docs/architecture.md``."""
     attention_backend: Literal["auto", "torch", "cpu", "triton", "flash"] = "auto"
     """``cpu`` is the C++ kernel compiled at first use; ``triton`` and ``flash`` (flash-attn) need a GPU; ``torch`` is
     plain PyTorch anywhere. ``auto`` takes ``cpu`` or ``triton``, by device, where it can be had."""
