@@ -81,6 +81,8 @@ class EngineConfig:
                 or "must be false with tensor_parallel_size > 1: sums over processes round otherwise",
                 "overlap_scheduling": not (self.overlap_scheduling and self.tensor_parallel_size > 1)
                 or "must not be true with tensor_parallel_size > 1",
+                "weight_dtype": not (self.weight_dtype == "int8" and self.tensor_parallel_size > 1)
+                or "must be auto with tensor_parallel_size > 1",
                 "tensor_parallel_size": self.tensor_parallel_size >= 1 or "must be at least 1",
                 "max_model_len": self.max_model_len is None or self.max_model_len >= 2 or "must be at least 2",
             },

@@ -244,6 +244,10 @@ def test_what_does_not_fit_is_refused_before_a_process_is_started(tmp_path: Path
         EngineConfig(tensor_parallel_size=0)
     with pytest.raises(ConfigurationError, match="must be false with tensor_parallel_size > 1"):
         EngineConfig(tensor_parallel_size=2, deterministic=True)
+    with pytest.raises(ConfigurationError, match="must not be true with tensor_parallel_size > 1"):
+        EngineConfig(tensor_parallel_size=2, overlap_scheduling=True)
+    with pytest.raises(ConfigurationError, match="must be auto with tensor_parallel_size > 1"):
+        EngineConfig(tensor_parallel_size=2, weight_dtype="int8")
 
 
 def test_a_folder_without_weights_is_an_error_of_the_folder(tmp_path: Path) -> None:
