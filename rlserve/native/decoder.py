@@ -229,5 +229,6 @@ def _linear(weight_OK: PackedWeight, in_TK: torch.Tensor, out_TO: torch.Tensor, 
         input=in_TK.data_ptr(),
         weight=weight_OK.packed.data_ptr(),
         other=None if weight_OK.bias is None else weight_OK.bias.data_ptr(),
+        scales=None if weight_OK.scales is None else weight_OK.scales.data_ptr(),
         output=out_TO.data_ptr(),
     )
