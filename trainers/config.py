@@ -7,6 +7,10 @@ from typing import Literal
 
 from rlserve.errors import check_fields
 
+SAME_BITS_BLOCK_SIZES = (16, 32, 64, 128)
+"""``block_size`` of engines that give the log-probabilities of a deterministic trainer, bit for bit: with all of these
+attention adds up a row in one and the same order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
@@ -61,6 +65,9 @@ class TrainerConfig:
     """What computes: plain PyTorch."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
+    deterministic: bool = False
+    """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
+    in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
     learning_rate: float = 1e-6
     """Of the policy."""
     critic_learning_rate: float = 5e-6
@@ -88,6 +95,7 @@ class TrainerConfig:
         check_fields(
             self,
             {
+                "deterministic": not (self.deterministic and self.dtype != "float32") or "needs dtype=float32",
                 "learning_rate": self.learning_rate > 0 or "must be above 0",
                 "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
                 "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",

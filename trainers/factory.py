@@ -38,7 +38,8 @@ def create_trainer(
             a saved state before its first step.
 
     Raises:
-        UserError: ``cuda`` was asked for, and torch sees no GPU.
+        UserError: ``cuda`` was asked for, and torch sees no GPU; or ``deterministic``, which is not for this device or
+            model.
         ModelError: ``model_path`` is no model, or one that is not supported.
         DeadlineExceededError: not all members of the group came in time.
     """

@@ -9,6 +9,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.bounds import rollout_bounds
 from rlserve.pool.catalogue import is_cpu
+from rlserve.trainers.config import SAME_BITS_BLOCK_SIZES
 
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
@@ -18,6 +19,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_tensor_parallelism(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
+        *_check_deterministic_training(config, discovered),
         *_check_launch(config),
     )
 
@@ -71,6 +73,30 @@ def _check_batch(config: RunConfig) -> Iterator[Problem]:
     if num_mini_batches > num_samples:
         message = f"must be at most the {num_samples} samples of a step, got {num_mini_batches}"
         yield Problem("algorithm.num_mini_batches", message)
+
+
+def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    """Engines must compute as the trainer's kernels do."""
+    if not config.trainer.deterministic:
+        return
+    engine = config.rollout.engine
+    wanted = {
+        "dtype": ("float32",),
+        "kv_cache_dtype": ("auto",),
+        "weight_dtype": ("auto",),
+        "attention_backend": ("auto", "cpu"),
+        "tensor_parallel_size": (1,),
+        "block_size": SAME_BITS_BLOCK_SIZES,
+    }
+    for name, values in wanted.items():
+        if (value := getattr(engine, name)) not in values:
+            message = f"must be {' or '.join(map(str, values))} with trainer.deterministic=true, got {value}"
+            yield Problem(f"rollout.engine.{name}", message)
+    slots = config.pool.slots
+    gpus = [name for name in (discovered if slots == "auto" else [group.type for group in slots]) if not is_cpu(name)]
+    if gpus:
+        message = f"is only for slots that are CPU processes (pool.slots of a type that begins with cpu), got {gpus[0]}"
+        yield Problem("trainer.deterministic", message)
 
 
 def _check_launch(config: RunConfig) -> Iterator[Problem]:

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
+from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.shards import ShardInputs
 
 SUPPORTED_ARCHITECTURES = (
@@ -97,11 +98,19 @@ def make_critic(policy: Any, seed: int) -> Critic:
 
 
 def policy_outputs(
-    policy: Any, inputs: ShardInputs, *, temperature: float, entropy_gradient: bool = False
+    policy: Any,
+    inputs: ShardInputs,
+    *,
+    temperature: float,
+    entropy_gradient: bool = False,
+    native: NativePolicy | None = None,
 ) -> PolicyOutputs:
     """Run the policy over a shard; logits are computed for response tokens alone, and reduced in float32.
 
-    ``entropy_gradient`` keeps the graph of the entropies, which takes memory [a, V] twice more.
+    Args:
+        entropy_gradient: keep the graph of the entropies, which takes memory [a, V] twice more.
+        native: the same policy computed as the engine does. Log-probabilities are then those that it gives, to the
+            bit, and their gradient is that of the same function computed by PyTorch.
     """
     states_aH = _response_states(policy.base_model, inputs)
     raw_logits_aV = _capped(policy, policy.get_output_embeddings()(states_aH)).float()
@@ -110,11 +119,38 @@ def policy_outputs(
     log_probs = _of_targets(log_distribution_aV, inputs.targets)
     with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
         entropies = -(log_distribution_aV.exp() * log_distribution_aV).sum(dim=-1)
-    with torch.no_grad():
+    if native is not None:
+        values, raw_log_probs = native.log_probs(inputs, temperature)
+        log_probs = _WithValues.apply(log_probs, values)  # type: ignore[no-untyped-call]
+    elif temperature == 1.0:
         raw_log_probs = log_probs.detach()
-        if temperature != 1.0:
+    else:
+        with torch.no_grad():
             raw_log_probs = _of_targets(raw_logits_aV.log_softmax(dim=-1), inputs.targets)
     return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
+
+
+def policy_log_probs(
+    policy: Any, inputs: ShardInputs, *, temperature: float, native: NativePolicy | None = None
+) -> tuple[Tensor, Tensor]:
+    """``log_probs`` and ``raw_log_probs`` of ``policy_outputs``; for where no gradient is wanted."""
+    if native is not None:
+        return native.log_probs(inputs, temperature)
+    outputs = policy_outputs(policy, inputs, temperature=temperature)
+    return outputs.log_probs, outputs.raw_log_probs
+
+
+class _WithValues(torch.autograd.Function):
+    """Other values for a tensor: the same function of the same parameters, added up in another order. The gradient
+    goes to the tensor as it is."""
+
+    @staticmethod
+    def forward(_context: Any, _computed: Tensor, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0], None
 
 
 def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

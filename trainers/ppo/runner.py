@@ -6,6 +6,7 @@ Legend: A response tokens of the batch, a response tokens of a shard, C columns.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from rlserve.trainers.collectives.base import Group
 from rlserve.trainers.collectives.reduction import gather_rows
 from rlserve.trainers.collectives.tree import leaves_of_rank
 from rlserve.trainers.config import TrainerConfig
+from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, cut_into_shards, shard_inputs
 
 
@@ -40,6 +42,12 @@ class ShardRunner:
         """Passes inside compute in the configured type; weights stay float32."""
         enabled = self._config.dtype == "bfloat16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=enabled)
+
+    def native_policy(self, policy: Any, batch: Batch) -> NativePolicy | None:
+        """The policy, with its present weights, as the engine computes it; None where that was not asked for."""
+        if not self._config.deterministic:
+            return None
+        return NativePolicy(policy, longest=int((batch.prompt_lengths + batch.response_lengths).max()) - 1)
 
     def gather(self, shards: Sequence[LogicalShard], rows: dict[int, Tensor], num_columns: int) -> Tensor:
         """[tokens of all shards, C], shard by shard, from the ``rows`` [a, C] that each rank has of its own shards."""

@@ -36,7 +36,8 @@ from rlserve.trainers.collectives.reduction import sum_over_leaves
 from rlserve.trainers.config import AlgorithmConfig
 from rlserve.trainers.ppo import metrics
 from rlserve.trainers.ppo.experience import Experience, Scores, make_experience
-from rlserve.trainers.ppo.models import policy_outputs, response_values
+from rlserve.trainers.ppo.models import policy_log_probs, policy_outputs, response_values
+from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.objective import policy_terms, value_term
 from rlserve.trainers.ppo.runner import ShardRunner, tokens_of
 from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, mini_batches
@@ -120,22 +121,28 @@ class PPOStep:
             state.reference is not None or self._algorithm.num_epochs > 1 or self._algorithm.num_mini_batches > 1
         )
 
+        native = self._runner.native_policy(state.policy, self._batch) if needs_log_probs else None
+        has_reference = state.reference is not None
+        native_reference = self._runner.native_policy(state.reference, self._batch) if has_reference else None
+
         def columns(inputs: ShardInputs) -> list[Tensor]:
             found = [response_values(state.critic, inputs)]
             if needs_log_probs:
-                outputs = policy_outputs(state.policy, inputs, temperature=temperature)
-                found += [outputs.log_probs, outputs.raw_log_probs]
-            if state.reference is not None:
-                found.append(policy_outputs(state.reference, inputs, temperature=temperature).log_probs)
+                found += policy_log_probs(state.policy, inputs, temperature=temperature, native=native)
+            if has_reference:
+                log_probs, _ = policy_log_probs(
+                    state.reference, inputs, temperature=temperature, native=native_reference
+                )
+                found.append(log_probs)
             return found
 
-        num_columns = 1 + 2 * needs_log_probs + (state.reference is not None)
+        num_columns = 1 + 2 * needs_log_probs + has_reference
         scored = self._runner.score(self._batch, columns, num_columns)
         return Scores(
             values=scored[0],
             log_probs=scored[1] if needs_log_probs else None,
             raw_log_probs=scored[2] if needs_log_probs else None,
-            reference_log_probs=scored[3] if state.reference is not None else None,
+            reference_log_probs=scored[3] if has_reference else None,
         )
 
     def _update(self, experience: Experience, shards: Sequence[LogicalShard]) -> tuple[_TokenRows, dict[str, float]]:
@@ -143,11 +150,12 @@ class PPOStep:
         flat, optimizer, runner = self._state.flat, self._state.optimizer, self._runner
         num_tokens = sum(len(shard.tokens) for shard in shards)
         rows_of_shard: dict[int, Tensor] = {}
+        native = runner.native_policy(self._state.policy, self._batch)
 
         def shard_gradient(leaf: int) -> Tensor:
             gradient = torch.zeros_like(flat.vector)
             flat.collect_gradients_in(gradient)
-            rows_of_shard[leaf] = self._backward(experience, shards[leaf], num_tokens)
+            rows_of_shard[leaf] = self._backward(experience, shards[leaf], num_tokens, native)
             flat.drop_gradients()
             return gradient
 
@@ -166,7 +174,9 @@ class PPOStep:
         optimizer.update(gradient, norms)
         return rows, update
 
-    def _backward(self, experience: Experience, shard: LogicalShard, num_tokens: int) -> Tensor:
+    def _backward(
+        self, experience: Experience, shard: LogicalShard, num_tokens: int, native: NativePolicy | None
+    ) -> Tensor:
         """Add the gradient of one shard's part of the mini-batch's mean loss; return its ``_TokenRows`` as [a, 4]."""
         algorithm, state = self._algorithm, self._state
         inputs, tokens = self._runner.inputs(self._batch, shard), self._indices([shard])
@@ -177,6 +187,7 @@ class PPOStep:
                 inputs,
                 temperature=self._temperature,
                 entropy_gradient=algorithm.entropy_coefficient > 0,
+                native=native,
             )
         terms = policy_terms(algorithm, experience, tokens, outputs.log_probs)
         policy_loss = terms.loss.per_token - algorithm.entropy_coefficient * outputs.entropies

@@ -17,8 +17,10 @@ from rlserve.trainers.batch import Batch
 from rlserve.trainers.collectives.base import Group, LocalGroup
 from rlserve.trainers.collectives.distributed import join_group
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
-from rlserve.trainers.ppo.models import checkpoint_weights, policy_outputs, response_values
+from rlserve.trainers.ppo.models import checkpoint_weights, policy_log_probs, response_values
+from rlserve.trainers.ppo.native_shape import check_supported
 from rlserve.trainers.ppo.runner import ShardRunner
+from rlserve.trainers.ppo.shards import ShardInputs
 from rlserve.trainers.ppo.state import TrainingState
 from rlserve.trainers.ppo.step import PPOStep
 
@@ -117,11 +119,13 @@ class PPOTrainer(Trainer):
         self._holds_weights = True
 
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:
-        policy = self._held_state().policy
-        found = self._runner().score(
-            batch, lambda inputs: [policy_outputs(policy, inputs, temperature=1.0).raw_log_probs], num_columns=1
-        )
-        return found[0]
+        policy, runner = self._held_state().policy, self._runner()
+        native = runner.native_policy(policy, batch)
+
+        def raw_log_probs(inputs: ShardInputs) -> list[Tensor]:
+            return [policy_log_probs(policy, inputs, temperature=1.0, native=native)[1]]
+
+        return runner.score(batch, raw_log_probs, num_columns=1)[0]
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
         critic = self._held_state().critic
@@ -140,7 +144,7 @@ class PPOTrainer(Trainer):
         return ShardRunner(self._config, self._group, self._device)
 
     def _new_state(self, *, load_weights: bool) -> TrainingState:
-        return TrainingState(
+        state = TrainingState(
             self._config,
             model_path=self._model_path,
             seed=self._seed,
@@ -148,3 +152,6 @@ class PPOTrainer(Trainer):
             load_weights=load_weights,
             device=self._device,
         )
+        if self._config.deterministic:
+            check_supported(state.policy, self._device.type)
+        return state

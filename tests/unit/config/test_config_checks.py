@@ -164,6 +164,29 @@ def test_a_cluster_whose_slots_are_not_known_yet() -> None:
 # References
 
 
+def test_deterministic_training_needs_engines_that_compute_alike() -> None:
+    engine = {"dtype": "float32"}
+    assert problems_of(trainer={"deterministic": True}, rollout={"engine": engine}) == []
+    for name, value, choice in (
+        ("dtype", "bfloat16", "float32"),
+        ("kv_cache_dtype", "int8", "auto"),
+        ("weight_dtype", "int8", "auto"),
+        ("attention_backend", "torch", "auto or cpu"),
+        ("tensor_parallel_size", 2, "1"),
+        ("block_size", 8, "16 or 32 or 64 or 128"),
+    ):
+        found = problems_of(trainer={"deterministic": True}, rollout={"engine": engine | {name: value}})
+        message = f"must be {choice} with trainer.deterministic=true, got {value}"
+        assert found == [f"rollout.engine.{name}: {message}"]
+
+
+def test_deterministic_training_is_not_for_gpus() -> None:
+    parts = {"trainer": {"deterministic": True}, "rollout": {"engine": {"dtype": "float32"}}}
+    (problem,) = problems_of({"H100": 2}, pool={"slots": "auto"}, **parts)
+    assert problem.startswith("trainer.deterministic: is only for slots that are CPU processes")
+    assert problem.endswith("got H100")
+
+
 def references(**values: str) -> list[str]:
     return [
         str(problem) for problem in check_references({key.replace("__", "."): value for key, value in values.items()})

@@ -1,0 +1,99 @@
+"""The policy computed by the engine's kernels: its values and gradients against PyTorch, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_samples import FAMILIES, random_batch, save_tiny_model
+
+from rlserve.errors import ConfigurationError, UserError
+from rlserve.native.library import NativeBuildError
+from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
+from rlserve.trainers.ppo import native_shape
+from rlserve.trainers.ppo.models import load_policy, policy_log_probs, policy_outputs
+from rlserve.trainers.ppo.native_policy import NativePolicy
+from rlserve.trainers.ppo.shards import ShardInputs, cut_into_shards, shard_inputs
+
+DENSE = tuple(family for family in FAMILIES if not family.endswith("moe"))
+
+
+def inputs_of_one_shard(longest: int = 12) -> ShardInputs:
+    batch = random_batch(0, longest=longest)
+    (shard,) = cut_into_shards(batch, np.arange(batch.num_samples), 1)
+    return shard_inputs(batch, shard, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("family", DENSE)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_values_and_gradients_are_those_of_float64(family: str, temperature: float, tmp_path: Path) -> None:
+    policy = load_policy(save_tiny_model(tmp_path, family), load_weights=True)
+    oracle = load_policy(str(tmp_path), load_weights=True).double()
+    inputs = inputs_of_one_shard()
+    weights = torch.linspace(-1.0, 1.0, len(inputs.targets))
+
+    native = NativePolicy(policy, longest=inputs.input_ids.shape[1])
+    found = policy_outputs(policy, inputs, temperature=temperature, native=native)
+    (found.log_probs * weights).sum().backward()
+    expected = policy_outputs(oracle, inputs, temperature=temperature)
+    (expected.log_probs * weights).sum().backward()
+
+    assert torch.allclose(found.log_probs, expected.log_probs.float(), atol=2e-5)
+    assert torch.allclose(found.raw_log_probs, expected.raw_log_probs.float(), atol=2e-5)
+    for (name, parameter), wanted in zip(policy.named_parameters(), oracle.parameters(), strict=True):
+        largest = wanted.grad.abs().max()
+        assert torch.allclose(parameter.grad.double(), wanted.grad, rtol=1e-5, atol=1e-5 * float(largest)), name
+
+
+def test_values_are_the_kernels_and_not_those_of_torch(tmp_path: Path) -> None:
+    policy = load_policy(save_tiny_model(tmp_path), load_weights=True)
+    inputs = inputs_of_one_shard()
+    native = NativePolicy(policy, longest=inputs.input_ids.shape[1])
+
+    log_probs, raw = policy_log_probs(policy, inputs, temperature=0.7, native=native)
+    outputs = policy_outputs(policy, inputs, temperature=0.7, native=native)
+
+    assert torch.equal(outputs.log_probs, log_probs)
+    assert torch.equal(outputs.raw_log_probs, raw)
+    assert not torch.equal(policy_outputs(policy, inputs, temperature=0.7).log_probs, log_probs)
+
+
+def test_samples_in_several_parts_give_the_same_bits(tmp_path: Path) -> None:
+    policy = load_policy(save_tiny_model(tmp_path), load_weights=True)
+    batch = random_batch(3, num_samples=60, longest=60)
+    whole = cut_into_shards(batch, np.arange(60), 1)
+    assert shard_inputs(batch, whole[0], torch.device("cpu")).input_ids.numel() > 3 * 1024
+    longest = int((batch.prompt_lengths + batch.response_lengths).max())
+    native = NativePolicy(policy, longest=longest)
+
+    def by_token(num_shards: int) -> torch.Tensor:
+        found = torch.empty(batch.num_response_tokens)
+        for shard in cut_into_shards(batch, np.arange(60), num_shards):
+            inputs = shard_inputs(batch, shard, torch.device("cpu"))
+            found[torch.from_numpy(shard.tokens)] = native.log_probs(inputs, 1.0)[0]
+        return found
+
+    assert torch.equal(by_token(1), by_token(60))
+
+
+def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
+    path = save_tiny_model(tmp_path, "qwen3_moe")
+    with pytest.raises(UserError, match=r"trainer\.deterministic=true is only for models without experts"):
+        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
+
+
+def test_another_type_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="deterministic: needs dtype=float32"):
+        TrainerConfig(deterministic=True, dtype="bfloat16")
+
+
+def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise NativeBuildError("no compiler")
+
+    monkeypatch.setattr(native_shape, "load_library", fail)
+    path = save_tiny_model(tmp_path)
+    with pytest.raises(UserError, match=r"trainer\.deterministic=true needs the compiled CPU kernels: no compiler"):
+        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)

@@ -1,0 +1,151 @@
+"""The policy as the engine computes it on a CPU, to the bit: the same compiled program, run over whole samples.
+
+    transformers model ──► shape, packed weights ──► program ──► logits ──► log-probabilities
+                                                       ▲
+                  samples of a shard, some at a time, each in KV blocks of its own
+
+What a row gets does not depend on the rows beside it, so it does not matter that the engine computed the same tokens
+in other company, in chunks, or one by one. There are no gradients here: see ``policy_outputs``.
+
+Legend: S samples, L longest input of a shard, a response tokens of the shard; C samples computed together, T = C * L.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlserve.native.attention import LayerCache, StepArguments, cache_elements
+from rlserve.native.decoder import DecoderLayer, DecoderProgram
+from rlserve.native.program import PackedWeight
+from rlserve.native.rotation import table_of_frequencies
+from rlserve.native.sampler import target_log_probs
+from rlserve.trainers.ppo.native_shape import NativeShape, read_shape
+from rlserve.trainers.ppo.shards import ShardInputs
+
+_BLOCK_SIZE = 16
+"""Of the KV cache; one of ``SAME_BITS_BLOCK_SIZES``."""
+_NUM_TOKENS = 1024
+"""Computed together, if samples are not longer than that."""
+
+
+class NativePolicy:
+    """A policy with the weights that it had when this was made. For samples of up to ``longest`` input tokens."""
+
+    def __init__(self, policy: Any, *, longest: int) -> None:
+        shape = read_shape(policy)
+        self._longest = longest
+        num_tokens = max(longest, _NUM_TOKENS)
+        num_blocks = num_tokens // longest * _num_blocks(longest)
+        elements = cache_elements(shape.num_kv_heads, shape.head_dim, _BLOCK_SIZE, torch.float32)
+        # All tokens go through a layer before the next one begins, so one cache does for all layers.
+        self._cached = [torch.empty(num_blocks, size) for size in elements]
+        self._cache = LayerCache(*(tensor.data_ptr() for tensor in self._cached))
+        self._steps: dict[tuple[int, str], StepArguments] = {}
+        self._rotations = {
+            kind: table_of_frequencies(frequencies_F, longest, factor).contiguous()
+            for kind, (frequencies_F, factor) in shape.rotations.items()
+        }
+        with torch.no_grad():
+            self._program = DecoderProgram(
+                shape,
+                embedding=policy.get_input_embeddings().weight,
+                layers=list(self._layers(policy, shape)),
+                final_norm=policy.base_model.norm.weight,
+                head=PackedWeight(policy.get_output_embeddings().weight, None),
+                max_num_tokens=num_tokens,
+                max_num_rows=num_tokens,
+            )
+            self._program.weights_changed()
+
+    def log_probs(self, inputs: ShardInputs, temperature: float) -> tuple[Tensor, Tensor]:
+        """Of the response tokens of a shard, each [a] float32 and without gradient: under softmax(logits /
+        temperature), which is the behaviour log-probability of an engine that draws from all tokens; and under
+        softmax(logits)."""
+        num_samples, longest = inputs.input_ids.shape
+        assert longest <= self._longest
+        num_together = max(1, _NUM_TOKENS // longest)
+        found = []
+        with torch.no_grad():
+            for first in range(0, num_samples, num_together):
+                token_ids_CL = inputs.input_ids[first : first + num_together].contiguous()
+                begin, end = first * longest, first * longest + token_ids_CL.numel()
+                rows = torch.nonzero((inputs.states >= begin) & (inputs.states < end)).squeeze(-1)
+                logits = self._logits(token_ids_CL, inputs.states[rows] - begin)
+                targets = inputs.targets[rows]
+                log_probs = target_log_probs(logits, targets, temperature)
+                raw = log_probs if temperature == 1.0 else target_log_probs(logits, targets, 1.0)
+                found.append((rows, log_probs, raw))
+        # Samples stand in the shard in the order of their response tokens, so the parts do too.
+        assert torch.equal(torch.cat([rows for rows, _, _ in found]), torch.arange(len(inputs.targets)))
+        return torch.cat([log_probs for _, log_probs, _ in found]), torch.cat([raw for _, _, raw in found])
+
+    def _logits(self, token_ids_CL: Tensor, rows: Tensor) -> Tensor:
+        """[rows, V] the logits at some of the T tokens; overwritten by the next call."""
+        num_samples, length = token_ids_CL.shape
+        num_blocks = _num_blocks(length)
+        positions_CL = np.tile(np.arange(length, dtype=np.int32), (num_samples, 1))
+        samples = np.arange(num_samples, dtype=np.int32)
+        tables_CB = np.arange(num_samples * num_blocks, dtype=np.int32).reshape(num_samples, num_blocks)
+        slots_CL = positions_CL + samples[:, None].astype(np.int64) * num_blocks * _BLOCK_SIZE
+        query_starts = np.arange(num_samples + 1, dtype=np.int32) * length
+        for step in self._steps.values():
+            step.num_tokens, step.num_sequences, step.table_width = num_samples * length, num_samples, num_blocks
+            step.positions, step.cache_slots = positions_CL.ctypes.data, slots_CL.ctypes.data
+            step.query_starts, step.table_rows = query_starts.ctypes.data, samples.ctypes.data
+            step.block_tables = tables_CB.ctypes.data
+        return self._program.forward(token_ids_CL.flatten(), rows)
+
+    def _layers(self, policy: Any, shape: NativeShape) -> Iterator[DecoderLayer]:
+        for index, layer in enumerate(policy.base_model.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            update_norm = layer.post_attention_layernorm.weight if shape.update_norms else None
+            mlp_norm = layer.pre_feedforward_layernorm if shape.update_norms else layer.post_attention_layernorm
+            yield DecoderLayer(
+                input_norm=layer.input_layernorm.weight,
+                qkv=_packed(attention.q_proj, attention.k_proj, attention.v_proj),
+                query_norm=attention.q_norm.weight if shape.query_key_norm else None,
+                key_norm=attention.k_norm.weight if shape.query_key_norm else None,
+                output=_packed(attention.o_proj),
+                attention_update_norm=update_norm,
+                mlp_norm=mlp_norm.weight,
+                gate_up=_packed(mlp.gate_proj, mlp.up_proj),
+                down=_packed(mlp.down_proj),
+                mlp_update_norm=layer.post_feedforward_layernorm.weight if shape.update_norms else None,
+                step=ctypes.addressof(self._step(shape, *shape.layers[index])),
+                cache=ctypes.addressof(self._cache),
+            )
+
+    def _step(self, shape: NativeShape, window: int, rotation: str) -> StepArguments:
+        """What layers with this window and this rotation are told of a step."""
+        if (window, rotation) not in self._steps:
+            self._steps[window, rotation] = StepArguments(
+                num_heads=shape.num_heads,
+                num_kv_heads=shape.num_kv_heads,
+                head_dim=shape.head_dim,
+                block_size=_BLOCK_SIZE,
+                window=window,
+                eps=shape.rms_norm_eps,
+                scale=shape.score_scale,
+                softcap=shape.attention_softcap,
+                norm_offset=shape.norm_offset,
+                rotation=self._rotations[rotation].data_ptr(),
+            )
+        return self._steps[window, rotation]
+
+
+def _packed(*projections: Any) -> PackedWeight:
+    """Projections of the same input as one."""
+    if len(projections) == 1:
+        return PackedWeight(projections[0].weight, projections[0].bias)
+    weights, biases = ([getattr(each, name) for each in projections] for name in ("weight", "bias"))
+    return PackedWeight(torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+
+
+def _num_blocks(num_tokens: int) -> int:
+    return -(-num_tokens // _BLOCK_SIZE)
