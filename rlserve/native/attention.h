@@ -51,8 +51,6 @@ constexpr int MAX_ROWS = 8;          // rows whose sums are in registers togethe
 constexpr int MAX_COLUMNS = 4;       // vectors of keys that are scored together
 constexpr float MASKED = -1e30f;
 
-constexpr IntVector COUNTING = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-
 inline int span_of(int block_size) { return std::max(1, SPAN / block_size) * block_size; }
 
 // Rows that go together: the tokens [first, end) of one sequence; or, where `num_together` is not 0, the only token of

@@ -27,18 +27,50 @@ constexpr long TASK_WORK = 1 << 19;           // multiplications of a task, abou
 
 inline int num_panels(int num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
 
-// Packs one panel; outputs past the last are zero.
+// Swaps the bit BIT of the row with that of the column, for two rows that differ in that bit.
+template <int BIT>
+inline void exchange(IntVector& low, IntVector& high) {
+    const IntVector from_low = COUNTING & BIT ? COUNTING + (LANES - BIT) : COUNTING;
+    const IntVector from_high = COUNTING & BIT ? COUNTING + LANES : COUNTING + BIT;
+    const IntVector both = shuffle(low, high, from_low);
+    high = shuffle(low, high, from_high);
+    low = both;
+}
+
+template <int BIT>
+inline void exchange_all(IntVector (&rows)[LANES]) {
+    for (int r = 0; r < LANES; ++r)
+        if (!(r & BIT)) exchange<BIT>(rows[r], rows[r + BIT]);
+}
+
+// Packs one panel; outputs past the last are zero. A unit of either type has four bytes, so it is the transpose of a
+// matrix of integers, 16 by 16 of them at a time.
 template <typename T>
 void pack_panel(const T* weight, int num_outputs, int num_inputs, int panel, T* packed) {
-    constexpr int UNIT = Products<T>::UNIT;
-    T* to = packed + (long)panel * PANEL * num_inputs;
-    for (int n = 0; n < PANEL; ++n) {
-        const int output = panel * PANEL + n;
-        const T* row = weight + (long)output * num_inputs;
-        for (int k = 0; k < num_inputs; k += UNIT)
-            for (int u = 0; u < UNIT; ++u)
-                to[(long)k * PANEL + n * UNIT + u] = output < num_outputs ? row[k + u] : T{};
-    }
+    static_assert(sizeof(T) * Products<T>::UNIT == sizeof(int32_t));
+    const int num_units = num_inputs / Products<T>::UNIT;
+    const char* from = reinterpret_cast<const char*>(weight);
+    char* to = reinterpret_cast<char*>(packed) + (long)panel * PANEL * num_units * 4;
+    for (int k = 0; k < num_units; k += LANES)
+        for (int first = 0; first < PANEL; first += LANES) {
+            const int count = std::min(LANES, num_units - k);
+            IntVector rows[LANES] = {};
+            for (int r = 0; r < LANES; ++r) {
+                const int output = panel * PANEL + first + r;
+                const char* row = from + ((long)output * num_units + k) * 4;
+                __builtin_prefetch(row + 4 * sizeof rows[r]);
+                if (output < num_outputs && count == LANES)
+                    std::memcpy(&rows[r], row, sizeof rows[r]);
+                else if (output < num_outputs)
+                    std::memcpy(&rows[r], row, count * 4);
+            }
+            exchange_all<1>(rows);
+            exchange_all<2>(rows);
+            exchange_all<4>(rows);
+            exchange_all<8>(rows);
+            for (int i = 0; i < count; ++i)
+                std::memcpy(to + ((long)(k + i) * PANEL + first) * 4, &rows[i], sizeof rows[i]);
+        }
 }
 
 // The same as integers from -127 to 127 times the scale of their output; scales [whole panels].

@@ -23,6 +23,19 @@ struct bfloat16 {
     uint16_t bits;
 };
 
+constexpr IntVector COUNTING = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+
+// The numbers at the given places of both vectors, one behind the other.
+inline IntVector shuffle(IntVector first, IntVector second, IntVector places) {
+#ifdef __AVX512F__
+    return (IntVector)_mm512_permutex2var_epi32((__m512i)first, (__m512i)places, (__m512i)second);
+#else
+    IntVector chosen;
+    for (int i = 0; i < LANES; ++i) chosen[i] = places[i] < LANES ? first[places[i]] : second[places[i] - LANES];
+    return chosen;
+#endif
+}
+
 inline int round_up(int value) { return (value + LANES - 1) / LANES * LANES; }
 
 inline Vector broadcast(float value) { return Vector{} + value; }
