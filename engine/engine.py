@@ -26,7 +26,7 @@ from rlserve.engine.rows import RowTable
 from rlserve.engine.scheduler import Scheduler
 from rlserve.engine.stats import EngineStats
 from rlserve.engine.tokenizer import FolderTokenizer
-from rlserve.engine.validation import Limits, find_problem
+from rlserve.engine.validation import Limits, find_problem, shown
 from rlserve.engine.weights.versions import WeightVersions
 from rlserve.errors import IllegalTransitionError, UserError
 
@@ -119,7 +119,7 @@ class Engine:
         """Take a request. One that cannot be served gets an output with ``error`` from the next step."""
         problem = self._find_problem(request)
         if problem is not None:
-            self._generation.refuse(str(request.id), problem)
+            self._generation.refuse(request.id if isinstance(request.id, str) else shown(request.id), problem)
         else:
             self._generation.add(request)
 
@@ -316,7 +316,7 @@ class Engine:
 
     def _find_problem(self, request: Request) -> str | None:
         if not isinstance(request.id, str):
-            return f"id must be a string, got {request.id!r}"
+            return f"id must be a string, got {shown(request.id)}"
         if request.id in self._generation.requests:
             return f"a request with id {request.id!r} is in the engine already"
         if self._kv_cache_released or self._weights.is_released:
@@ -325,7 +325,7 @@ class Engine:
             return "the engine has no weights: load them first"
         problem, sampling = find_problem(request, self._limits), request.sampling
         if problem is None and (sampling.stop or sampling.bad_words):
-            problem = self._tokenizer.problem()
+            problem = self._tokenizer.problem
         if problem is None and sampling.bad_words:
             problem = find_bad_word_problem(sampling, self._limits, self._tokenizer.encode)
         return problem

@@ -14,6 +14,8 @@ from rlserve.engine.sequence import Sequence, TokenHistory
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: logits divided by less overflow."""
+SMALLEST_TOP_P = float(np.finfo(np.float32).tiny)
+"""Less would be 0 to the kernels, and no token would be kept."""
 
 
 class RowTable:
@@ -26,7 +28,7 @@ class RowTable:
         self.log_probs = np.zeros(shape, dtype=np.float32)
         """[S, L] of generated tokens, at their position in the sequence; so are the next two."""
         self.behaviour_log_probs = np.zeros(shape, dtype=np.float32)
-        self.weight_versions = np.zeros(shape, dtype=np.int32)
+        self.weight_versions = np.zeros(shape, dtype=np.int64)
         self.block_tables = np.zeros((num_rows, -(-max_model_len // block_size)), dtype=np.int32)
         self.num_tokens = np.zeros(num_rows, dtype=np.int32)
         """[S] those that the device is still drawing included."""
@@ -100,11 +102,11 @@ class RowTable:
         self.decoding[row] = False
         self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
         self.top_k[row] = sampling.top_k
-        self.top_p[row] = sampling.top_p
+        self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
         self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
         self.stream_keys[row] = stream_key(sampling.seed, sequence.index)
-        self._set_stop_tokens(row, sampling.stop_token_ids + (() if sampling.ignore_eos else eos_token_ids))
+        self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
 
     def give_back(self, sequence: Sequence) -> None:

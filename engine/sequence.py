@@ -54,7 +54,7 @@ class TokenHistory:
     """[G]"""
     behaviour_log_probs: NDArray[np.float32]
     """[G]"""
-    weight_versions: NDArray[np.int32]
+    weight_versions: NDArray[np.int64]
     """[G]"""
 
     @classmethod
@@ -64,7 +64,7 @@ class TokenHistory:
             token_ids=np.array(sample.token_ids if sample else (), dtype=np.int32),
             log_probs=np.array(sample.log_probs if sample else (), dtype=np.float32),
             behaviour_log_probs=np.array(sample.behaviour_log_probs if sample else (), dtype=np.float32),
-            weight_versions=np.array(sample.weight_versions if sample else (), dtype=np.int32),
+            weight_versions=np.array(sample.weight_versions if sample else (), dtype=np.int64),
         )
 
 

@@ -25,8 +25,9 @@ class FolderTokenizer:
 
         return AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
 
+    @cached_property
     def problem(self) -> str | None:
-        """Why there is no tokenizer, or None if there is one."""
+        """Why there is no tokenizer, or None if there is one. Looked for once: bad requests come by the thousand."""
         needed = f"stop strings and bad words need a tokenizer, and {self._folder} has none"
         try:
             tokenizer = self._tokenizer

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from reprlib import repr as shortened
 
-from rlserve.engine.request import Request, SampleOutput, SamplingParams
+from rlserve.engine.request import FinishReason, Request, SampleOutput, SamplingParams
 
 MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
@@ -15,6 +17,8 @@ MAX_TOP_LOG_PROBS = 1024
 MAX_PENALTY = 2.0
 MAX_LOGIT_BIAS = 100.0
 """OpenAI's ranges; the logits stay finite."""
+MIN_REPETITION_PENALTY = 1e-3
+"""Logits divided by less overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +35,17 @@ def find_problem(request: Request, limits: Limits) -> str | None:
     """The first thing wrong with a request, or None. Trusts no type: requests come from other people."""
     try:
         return next(_problems(request, limits), None)
-    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
         # A value of a type nobody thought of must cost its own request only, never the engine.
         return f"malformed request: {error}"
+
+
+def shown(value: object) -> str:
+    """A value of any type and size, short enough for a message."""
+    try:
+        return shortened(value)
+    except ValueError:  # Python writes no number of more than a few thousand digits
+        return f"a huge {type(value).__name__}"
 
 
 def forbids_all(sampling: SamplingParams, limits: Limits, others: set[int]) -> bool:
@@ -57,11 +69,14 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         )
         return
     yield from _token_problems("prompt_token_ids", prompt, limits.vocab_size)
+    _must_be_list("resumed", request.resumed)
     if not _is_integer(request.priority, -(2**31), 2**31):
-        yield f"priority must be a whole number, got {request.priority!r}"
+        yield f"priority must be a whole number, got {shown(request.priority)}"
     if not isinstance(request.sampling, SamplingParams):
         yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
         return
+    for name in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):
+        _must_be_list(name, getattr(request.sampling, name))
     yield from _sampling_problems(request.sampling, limits)
     yield from _logit_rule_problems(request.sampling, limits)
     yield from _detail_problems(request.sampling, limits)
@@ -70,21 +85,23 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
 
 def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
     if not _is_integer(sampling.n, 1, MAX_SAMPLES + 1):
-        yield f"n must be a whole number from 1 to {MAX_SAMPLES}, got {sampling.n!r}"
+        yield f"n must be a whole number from 1 to {MAX_SAMPLES}, got {shown(sampling.n)}"
     if not _is_integer(sampling.max_tokens, 1, 2**31):
-        yield f"max_tokens must be a whole number of at least 1, got {sampling.max_tokens!r}"
+        yield f"max_tokens must be a whole number of at least 1, got {shown(sampling.max_tokens)}"
     if not _is_number(sampling.temperature, 0, MAX_TEMPERATURE):
-        yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {sampling.temperature!r}"
+        yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {shown(sampling.temperature)}"
     if not _is_integer(sampling.top_k, 0, 2**31):
-        yield f"top_k must be a whole number of at least 0, got {sampling.top_k!r}"
+        yield f"top_k must be a whole number of at least 0, got {shown(sampling.top_k)}"
     if not _is_number(sampling.top_p, 0, 1) or sampling.top_p == 0:
-        yield f"top_p must be greater than 0 and at most 1, got {sampling.top_p!r}"
+        yield f"top_p must be greater than 0 and at most 1, got {shown(sampling.top_p)}"
     if not _is_number(sampling.min_p, 0, 1):
-        yield f"min_p must be from 0 to 1, got {sampling.min_p!r}"
+        yield f"min_p must be from 0 to 1, got {shown(sampling.min_p)}"
     if not _is_integer(sampling.seed, -(2**63), 2**64):
-        yield f"seed must be a whole number of 64 bits, got {sampling.seed!r}"
+        yield f"seed must be a whole number of 64 bits, got {shown(sampling.seed)}"
     if not isinstance(sampling.stop, tuple | list) or not all(isinstance(s, str) and s for s in sampling.stop):
-        yield f"stop must be a tuple of strings that are not empty, got {sampling.stop!r}"
+        yield f"stop must be a tuple of strings that are not empty, got {shown(sampling.stop)}"
+    if not isinstance(sampling.ignore_eos, bool):
+        yield f"ignore_eos must be True or False, got {shown(sampling.ignore_eos)}"
     if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         yield f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids can be given, got {len(sampling.stop_token_ids)}"
     yield from _token_problems("stop_token_ids", sampling.stop_token_ids, limits.vocab_size)
@@ -92,23 +109,25 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
 
 def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
     if not _is_number(penalty := sampling.repetition_penalty, 0, MAX_PENALTY) or penalty == 0:
-        yield f"repetition_penalty must be greater than 0 and at most {MAX_PENALTY}, got {penalty!r}"
+        yield f"repetition_penalty must be greater than 0 and at most {MAX_PENALTY}, got {shown(penalty)}"
+    elif penalty < MIN_REPETITION_PENALTY:
+        yield f"repetition_penalty must be at least {MIN_REPETITION_PENALTY:g}, got {shown(penalty)}"
     for name in ("presence_penalty", "frequency_penalty"):
         if not _is_number(value := getattr(sampling, name), -MAX_PENALTY, MAX_PENALTY):
-            yield f"{name} must be from -{MAX_PENALTY} to {MAX_PENALTY}, got {value!r}"
+            yield f"{name} must be from -{MAX_PENALTY} to {MAX_PENALTY}, got {shown(value)}"
     if not _is_integer(sampling.min_tokens, 0, sampling.max_tokens + 1):
-        yield f"min_tokens must be a whole number from 0 to max_tokens, got {sampling.min_tokens!r}"
+        yield f"min_tokens must be a whole number from 0 to max_tokens, got {shown(sampling.min_tokens)}"
     yield from _token_problems("logit_bias", tuple(sampling.logit_bias), limits.vocab_size)
     for token_id, bias in sampling.logit_bias.items():
         if not _is_number(bias, -MAX_LOGIT_BIAS, MAX_LOGIT_BIAS):
-            yield f"logit_bias must be from -{MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, got {bias!r} for {token_id}"
+            yield f"logit_bias must be from -{MAX_LOGIT_BIAS:g} to {MAX_LOGIT_BIAS:g}, got {shown(bias)} for {token_id}"
     yield from _token_problems("allowed_token_ids", sampling.allowed_token_ids, limits.vocab_size)
     yield from _token_problems("bad_token_ids", sampling.bad_token_ids, limits.vocab_size)
     # Half of a surrogate pair raises, which is found to be malformed.
     if not isinstance(words := sampling.bad_words, tuple | list) or not all(
         isinstance(word, str) and word.strip().encode() for word in words
     ):
-        yield f"bad_words must be a tuple of strings that are not blank, got {words!r}"
+        yield f"bad_words must be a tuple of strings that are not blank, got {shown(words)}"
     if forbids_all(sampling, limits, set()):
         yield "no token can be drawn: allowed_token_ids, bad_token_ids and min_tokens forbid all"
 
@@ -116,11 +135,11 @@ def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[s
 def _detail_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
     end = min(limits.vocab_size, MAX_TOP_LOG_PROBS) + 1
     if not _is_integer(sampling.num_top_log_probs, 0, end):
-        yield f"num_top_log_probs must be a whole number from 0 to {end - 1}, got {sampling.num_top_log_probs!r}"
-    if sampling.prompt_log_probs is not None and not _is_integer(sampling.prompt_log_probs, 0, end):
-        yield f"prompt_log_probs must be None or a whole number from 0 to {end - 1}, got {sampling.prompt_log_probs!r}"
+        yield f"num_top_log_probs must be a whole number from 0 to {end - 1}, got {shown(sampling.num_top_log_probs)}"
+    if (num_top := sampling.prompt_log_probs) is not None and not _is_integer(num_top, 0, end):
+        yield f"prompt_log_probs must be None or a whole number from 0 to {end - 1}, got {shown(num_top)}"
     if not isinstance(sampling.kept_support, bool):
-        yield f"kept_support must be True or False, got {sampling.kept_support!r}"
+        yield f"kept_support must be True or False, got {shown(sampling.kept_support)}"
 
 
 def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
@@ -132,10 +151,8 @@ def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
         if sample.index in seen:
             yield f"resumed has sample {sample.index} twice"
         seen.add(sample.index)
+        yield from _partial_problems(sample)
         num_tokens = len(sample.token_ids)
-        lengths = {len(sample.log_probs), len(sample.behaviour_log_probs), len(sample.weight_versions)}
-        if lengths != {num_tokens}:
-            yield f"resumed sample {sample.index} must have a log-probability and a version for each token"
         if request.sampling.num_top_log_probs and len(sample.top_log_probs) != num_tokens:
             yield f"resumed sample {sample.index} must have top_log_probs for each token, as the request wants them"
         if request.sampling.kept_support and len(sample.kept_support) != num_tokens:
@@ -145,12 +162,36 @@ def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
         yield from _token_problems(f"resumed sample {sample.index}", sample.token_ids, limits.vocab_size)
 
 
+def _partial_problems(sample: SampleOutput) -> Iterator[str]:
+    """What is wrong with the tokens of a partial sample, but for the tokens themselves."""
+    columns = ("token_ids", "log_probs", "behaviour_log_probs", "weight_versions", "top_log_probs", "kept_support")
+    for name in columns:
+        _must_be_list(f"{name} of resumed sample {sample.index}", getattr(sample, name))
+    if len({len(getattr(sample, name)) for name in columns[:4]}) > 1:
+        yield f"resumed sample {sample.index} must have a log-probability and a version for each token"
+    for name in ("log_probs", "behaviour_log_probs"):
+        for log_prob in getattr(sample, name):
+            if not _is_number(log_prob, -math.inf, math.inf) or math.isinf(log_prob):
+                yield f"resumed sample {sample.index} has {shown(log_prob)} in {name}, must be a finite number"
+    for version in sample.weight_versions:
+        if not _is_integer(version, 0, 2**63):
+            yield f"resumed sample {sample.index} has the weight version {shown(version)}, must be a whole number"
+    if sample.finish_reason is not None and not isinstance(sample.finish_reason, FinishReason):
+        yield f"resumed sample {sample.index} has the finish_reason {shown(sample.finish_reason)}, which is none"
+
+
+def _must_be_list(name: str, value: object) -> None:
+    """What is walked more than once, in order. Another type is found to be malformed."""
+    if not isinstance(value, tuple | list):
+        raise TypeError(f"{name} must be a tuple or a list, got {type(value).__name__}")
+
+
 def _token_problems(name: str, token_ids: tuple[int, ...], vocab_size: int) -> Iterator[str]:
     """Types first and at once: a prompt can have a hundred thousand tokens."""
     if not token_ids or (set(map(type, token_ids)) == {int} and min(token_ids) >= 0 and max(token_ids) < vocab_size):
         return
     bad = next(token for token in token_ids if type(token) is not int or not 0 <= token < vocab_size)
-    yield f"{name} has {bad!r}, token ids are whole numbers from 0 to {vocab_size - 1}"
+    yield f"{name} has {shown(bad)}, token ids are whole numbers from 0 to {vocab_size - 1}"
 
 
 def _is_integer(value: object, low: int, end: int) -> bool:

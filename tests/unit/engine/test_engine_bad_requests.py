@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import random
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
+from transformers import AutoTokenizer
 
 from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
+from rlserve.engine.validation import shown
 
 pytestmark = BOTH_WAYS
 
@@ -64,6 +69,10 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": (VOCAB_SIZE,)}, "stop_token_ids has 96"),
     ({"stop_token_ids": tuple(range(VOCAB_SIZE)) * 3}, "at most 256 stop_token_ids"),
     ({"stop_token_ids": 7}, "malformed request"),
+    ({"stop_token_ids": {7}}, "stop_token_ids must be a tuple or a list, got set"),
+    ({"allowed_token_ids": torch.tensor([1, 2])}, "allowed_token_ids must be a tuple or a list, got Tensor"),
+    ({"ignore_eos": "no"}, "ignore_eos must be True or False"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty must be at least 0.001"),
 ]
 
 
@@ -93,9 +102,15 @@ def test_bad_sampling_parameters(engine: Engine, sampling: dict[str, Any], messa
         ({"resumed": (_partial(), _partial())}, "sample 0 twice"),
         ({"resumed": (_partial(log_probs=()),)}, "a log-probability and a version for each token"),
         ({"resumed": (_partial(token_ids=(VOCAB_SIZE,)),)}, "resumed sample 0 has 96"),
+        ({"resumed": (_partial(log_probs=(float("nan"),)),)}, "has nan in log_probs, must be a finite number"),
+        ({"resumed": (_partial(behaviour_log_probs=(float("-inf"),)),)}, "has -inf in behaviour_log_probs"),
+        ({"resumed": (_partial(weight_versions=("new",)),)}, "has the weight version 'new'"),
+        ({"resumed": (_partial(finish_reason="done"),)}, "has the finish_reason 'done', which is none"),
+        ({"resumed": (sample for sample in ())}, "resumed must be a tuple or a list, got generator"),
         ({"resumed": 5}, "malformed request"),
+        ({"id": 10**5000}, "id must be a string, got a huge int"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=lambda value: shown(value)[:40],
 )
 def test_bad_requests(engine: Engine, changes: dict[str, Any], message: str) -> None:
     fields: dict[str, Any] = {"id": "bad", "prompt_token_ids": PROMPT, "sampling": SamplingParams()}
@@ -121,15 +136,77 @@ def test_a_second_request_with_the_same_id_is_refused_and_the_first_served(engin
     assert run(engine)["same"].error is None
 
 
-def test_ten_thousand_random_bad_requests_leave_the_engine_as_it_was(engine: Engine, folder: Path) -> None:
+ODD_VALUES: list[Any] = [
+    *(None, True, -1, 2**31, 2**63, 10**400, 10**5000, 1.5, 1e-320, float("nan"), float("inf"), -float("inf"), 1j),
+    *("", "x", "x" * 100_000, b"x", [], [1], {1}, frozenset({3}), {}, {1: 2}, {1: float("nan")}, {True: 1.0}, range(3)),
+    *([None], ["a"], [""], [1.0], [True], [[1]], [10**5000], object(), len, ("\ud800",)),
+    *(np.int64(3), np.float32(0.5), np.array(1), np.array([1, 2]), np.array([]), [np.int64(1)]),
+    *(torch.tensor(1), torch.tensor([1, 2]), torch.tensor([])),
+]
+PLACES = [(kind, place.name) for kind in (Request, SamplingParams, SampleOutput) for place in fields(kind)]
+
+
+def _with_value_at(kind: type, name: str, value: Any, request_id: str) -> Request:
+    changes = {name: value}
+    sampling = {"max_tokens": 2} | (changes if kind is SamplingParams else {})
+    request = {"id": request_id, "prompt_token_ids": PROMPT, "sampling": SamplingParams(**sampling)}
+    if kind is SampleOutput:
+        request["resumed"] = (_partial(**changes),)
+    return Request(**(request | (changes if kind is Request else {})))
+
+
+@pytest.mark.parametrize(("kind", "name"), PLACES, ids=lambda value: getattr(value, "__name__", value))
+def test_no_value_of_any_type_does_harm(engine: Engine, kind: type, name: str) -> None:
+    for index, value in enumerate(ODD_VALUES):
+        engine.add(_with_value_at(kind, name, value, str(index)))
+    engine.add(make_request("good", PROMPT, max_tokens=3))
+    outputs = []
+    while engine.has_work:
+        outputs += engine.step()
+    engine.check_integrity()
+    assert len(outputs) == len(ODD_VALUES) + 1
+    assert [output.finished for output in outputs if output.request_id == "good"] == [True]
+    assert all(output.finished or 0 < len(output.error or "") < 500 for output in outputs)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "torch"])
+@pytest.mark.parametrize("top_p", [1e-320, 1e-45, 1e-38])
+def test_a_top_p_too_small_for_the_kernels_keeps_the_likeliest_token(folder: Path, top_p: float, backend: str) -> None:
+    engine = make_engine(folder, attention_backend=backend)
+    requests = [make_request("tiny", PROMPT, top_p=top_p), make_request("greedy", PROMPT, temperature=0.0)]
+    outputs = run(engine, requests)
+    assert outputs["tiny"].samples[0].token_ids == outputs["greedy"].samples[0].token_ids
+    assert set(outputs["tiny"].samples[0].behaviour_log_probs) == {0.0}
+
+
+def test_lists_do_as_well_as_tuples(engine: Engine) -> None:
+    ids: Any = [5, 6]
+    for name in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):
+        listed, tupled = (make_request(kind.__name__, PROMPT, **{name: kind(ids)}) for kind in (list, tuple))
+        outputs = run(engine, [listed, tupled])
+        assert outputs["list"].samples == outputs["tuple"].samples
+
+
+def test_ten_thousand_random_bad_requests_leave_the_engine_as_it_was(
+    engine: Engine, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_searches = 0
+
+    def search(*_: Any, **__: Any) -> None:
+        nonlocal num_searches
+        num_searches += 1
+        raise OSError("no tokenizer")
+
+    monkeypatch.setattr(AutoTokenizer, "from_pretrained", search)
     rng = random.Random(0)
     expected = run(make_engine(folder), [make_request("good", PROMPT, max_tokens=8)])["good"]
     for index in range(10_000):
-        sampling, _ = rng.choice(BAD_SAMPLING[:18])
+        sampling, _ = rng.choice(BAD_SAMPLING)
         engine.add(Request(id=str(index), prompt_token_ids=PROMPT, sampling=SamplingParams(**sampling)))
     refused = engine.step()
     assert len(refused) == 10_000
     assert all(output.error for output in refused)
+    assert num_searches == 1, "each would read files"
     assert engine.stats().num_waiting == engine.stats().num_used_blocks == 0
     assert run(engine, [make_request("good", PROMPT, max_tokens=8)])["good"] == expected
 
