@@ -156,11 +156,14 @@ class ConfigFile:
         """Refuse a model whose ``key`` is set to something that the engine does not compute."""
         value = self._content.get(key)
         if value is not None and value not in allowed:
-            raise self.error(f"{key}={value!r} is not supported, only {' or '.join(map(repr, allowed))}")
+            only = f", only {' or '.join(map(repr, allowed))}" if allowed else ""
+            raise self.error(f"{key}={value!r} is not supported{only}")
 
-    def token_ids(self, key: str) -> tuple[int, ...]:
-        """One token id, a list of them, or none."""
-        value = self._content.get(key)
+    def token_ids(self, key: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+        """One token id, a list of them, or none; ``default`` where the file does not say."""
+        if key not in self._content:
+            return default
+        value = self._content[key]
         ids = value if isinstance(value, list) else [] if value is None else [value]
         if not all(isinstance(token, int) and token >= 0 for token in ids):
             raise self.error(f"{key} must be a token id or a list of them, got {value!r}")

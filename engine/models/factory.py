@@ -12,9 +12,9 @@ from rlserve.engine.models import gemma2, gemma3, llama, mistral, qwen2, qwen3, 
 from rlserve.engine.models.base import ConfigFile, ModelSpec
 from rlserve.errors import ModelError
 
-FAMILIES: dict[str, Callable[[ConfigFile], ModelSpec]] = {
-    family.ARCHITECTURE: family.read_spec for family in (llama, qwen2, qwen3, mistral, gemma2, gemma3, qwen3_moe)
-}
+_FAMILIES = (llama, qwen2, qwen3, mistral, gemma2, gemma3, qwen3_moe)
+FAMILIES: dict[str, Callable[[ConfigFile], ModelSpec]] = {family.ARCHITECTURE: family.read_spec for family in _FAMILIES}
+_MODEL_TYPES: dict[str, str] = {family.ARCHITECTURE: family.MODEL_TYPE for family in _FAMILIES}
 
 
 def check_supported(model_path: str | Path) -> None:
@@ -45,7 +45,10 @@ def read_model_spec(model_path: str | Path) -> ModelSpec:
     if architecture not in FAMILIES:
         named = repr(architecture) if architecture else "none"
         raise ModelError(f"{config_path}: architecture {named} is not supported; supported: {', '.join(FAMILIES)}")
-    spec = FAMILIES[architecture](ConfigFile(config_path, content))
+    config = ConfigFile(config_path, content)
+    spec = FAMILIES[architecture](config)
+    config.require("model_type", _MODEL_TYPES[architecture])  # transformers goes by it and not by the architecture
+    config.require("quantization_config")
     if spec.num_heads % spec.num_kv_heads or spec.head_dim % 2:
         raise ModelError(
             f"{config_path}: {spec.num_heads} heads do not divide by {spec.num_kv_heads} key-value heads, "

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-from rlserve.engine.models.base import ConfigFile, ModelSpec
+from rlserve.engine.models.base import ConfigFile, ModelSpec, RopeScaling
 from rlserve.engine.models.rope_config import read_rope
 from rlserve.engine.models.windows import FULL, SLIDING, read_window, windows_by_type
 
 ARCHITECTURE = "Gemma2ForCausalLM"
+MODEL_TYPE = "gemma2"
 
 
 def read_spec(config: ConfigFile) -> ModelSpec:
-    """The spec of a Gemma 2; embedding and output head are one matrix unless the file says otherwise."""
+    """The spec of a Gemma 2."""
+    require_supported(config)
+    max_position = config.integer("max_position_embeddings", 8192)
+    return decoder_spec(config, max_position, *read_rope(config, max_position))
+
+
+def require_supported(config: ConfigFile) -> None:
+    """Refuse what no Gemma is computed with."""
     config.require("hidden_activation", "gelu_pytorch_tanh")
     config.require("use_bidirectional_attention", False)
+
+
+def decoder_spec(config: ConfigFile, max_position: int, theta: float, scaling: RopeScaling | None) -> ModelSpec:
+    """The spec with rotary positions of its own; embedding and output head are one matrix unless the file says
+    otherwise."""
     num_layers = config.integer("num_hidden_layers")
     hidden_size = config.integer("hidden_size")
-    theta, scaling = read_rope(config)
     bias = config.flag("attention_bias", False)
     return ModelSpec(
         architecture=ARCHITECTURE,
@@ -29,9 +41,9 @@ def read_spec(config: ConfigFile) -> ModelSpec:
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        max_position=config.integer("max_position_embeddings", 8192),
+        max_position=max_position,
         tied_embeddings=config.flag("tie_word_embeddings", True),
-        eos_token_ids=config.token_ids("eos_token_id"),
+        eos_token_ids=config.token_ids("eos_token_id", default=(1,)),
         qkv_bias=bias,
         output_bias=bias,
         layer_windows=windows_by_type(

@@ -7,26 +7,25 @@ from dataclasses import replace
 
 from rlserve.engine.models import gemma2
 from rlserve.engine.models.base import ConfigFile, ModelSpec
-from rlserve.engine.models.rope_config import read_local_theta, read_rope
+from rlserve.engine.models.rope_config import read_layer_ropes
 from rlserve.engine.models.windows import FULL, SLIDING, read_window, windows_by_type
 
 ARCHITECTURE = "Gemma3ForCausalLM"
+MODEL_TYPE = "gemma3_text"
 
 
 def read_spec(config: ConfigFile) -> ModelSpec:
     """The spec of a Gemma 3 text model."""
+    gemma2.require_supported(config)
     config.require("attn_logit_softcapping")  # transformers reads it and does not compute it
-    spec = gemma2.read_spec(config)
-    theta, scaling = read_rope(config, 1_000_000.0)
-    key = "sliding_window_pattern" if config.has("sliding_window_pattern") else "_sliding_window_pattern"
-    pattern = config.integer(key, 6)
+    max_position = config.integer("max_position_embeddings", 131072)
+    theta, scaling, local_theta = read_layer_ropes(config, max_position)
+    spec = gemma2.decoder_spec(config, max_position, theta, scaling)
+    pattern = config.integer("sliding_window_pattern", 6)
     return replace(
         spec,
         architecture=ARCHITECTURE,
-        max_position=config.integer("max_position_embeddings", 131072),
-        rope_theta=theta,
-        rope_scaling=scaling,
-        local_rope_theta=read_local_theta(config, 10_000.0),
+        local_rope_theta=local_theta,
         layer_windows=windows_by_type(
             config,
             spec.num_layers,

@@ -6,13 +6,15 @@ from rlserve.engine.models.base import ConfigFile, ModelSpec
 from rlserve.engine.models.rope_config import read_rope
 
 ARCHITECTURE = "LlamaForCausalLM"
+MODEL_TYPE = "llama"
 
 
-def read_spec(config: ConfigFile) -> ModelSpec:
+def read_spec(config: ConfigFile, default_max_position: int = 2048) -> ModelSpec:
     """The spec of a Llama: biases are off unless the file says otherwise."""
     config.require("hidden_act", "silu")
     num_heads, hidden_size = config.integer("num_attention_heads"), config.integer("hidden_size")
-    theta, scaling = read_rope(config)
+    max_position = config.integer("max_position_embeddings", default_max_position)
+    theta, scaling = read_rope(config, max_position)
     bias = config.flag("attention_bias", False)
     return ModelSpec(
         architecture=ARCHITECTURE,
@@ -26,9 +28,9 @@ def read_spec(config: ConfigFile) -> ModelSpec:
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
-        max_position=config.integer("max_position_embeddings", 2048),
+        max_position=max_position,
         tied_embeddings=config.flag("tie_word_embeddings", False),
-        eos_token_ids=config.token_ids("eos_token_id"),
+        eos_token_ids=config.token_ids("eos_token_id", default=(2,)),
         qkv_bias=bias,
         output_bias=bias,
         mlp_bias=config.flag("mlp_bias", False),

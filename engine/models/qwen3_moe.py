@@ -9,6 +9,7 @@ from rlserve.engine.models.base import ConfigFile, ExpertsSpec, ModelSpec
 from rlserve.engine.models.windows import read_window
 
 ARCHITECTURE = "Qwen3MoeForCausalLM"
+MODEL_TYPE = "qwen3_moe"
 
 
 def read_spec(config: ConfigFile) -> ModelSpec:
@@ -16,7 +17,7 @@ def read_spec(config: ConfigFile) -> ModelSpec:
     spec = qwen3.read_spec(config)
     num_layers, sparse_step = spec.num_layers, config.integer("decoder_sparse_step", 1)
     plain = frozenset(config.integers("mlp_only_layers"))
-    num_experts = config.integer("num_experts" if config.has("num_experts") else "num_local_experts", 128)
+    num_experts = config.integer("num_local_experts" if config.has("num_local_experts") else "num_experts", 128)
     experts = ExpertsSpec(
         num_experts=num_experts,
         num_experts_per_token=config.integer("num_experts_per_tok", 8),
@@ -31,6 +32,7 @@ def read_spec(config: ConfigFile) -> ModelSpec:
         spec,
         architecture=ARCHITECTURE,
         num_kv_heads=config.integer("num_key_value_heads", 4),
+        head_dim=config.integer("head_dim", spec.hidden_size // spec.num_heads),
         layer_windows=(window,) * num_layers if window else (),
         experts=experts if experts.layers else None,
     )

@@ -1,4 +1,7 @@
-"""Rotary positions as ``config.json`` gives them: transformers 5 ``rope_parameters``, or the older keys."""
+"""Rotary positions as ``config.json`` gives them: transformers 5 ``rope_parameters``, or the older keys.
+
+Where a file says something twice, what counts is what counts in transformers, which the trainer uses.
+"""
 
 from __future__ import annotations
 
@@ -7,76 +10,104 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlserve.engine.models.base import ConfigFile, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from rlserve.engine.models.windows import FULL, SLIDING
 
 SUPPORTED_TYPES = ("default", "dynamic", "linear", "llama3", "yarn")
+_ORIGINAL = "original_max_position_embeddings"
 
 
-def read_rope(config: ConfigFile, default_theta: float = 10_000.0) -> tuple[float, RopeScaling | None]:
-    """Base and scaling of the rotary positions, of the layers that see everything where layers differ.
+def read_rope(config: ConfigFile, max_position: int) -> tuple[float, RopeScaling | None]:
+    """Base and scaling of the rotary positions of a model whose layers all have the same.
 
     Raises:
         ModelError: a rope type that the engine does not compute, or values that make no sense.
     """
-    parameters = _parameters(config, "full_attention")
-    theta = parameters.get("rope_theta")
-    base = config.number("rope_theta", default_theta) if theta is None else config.positive("rope_theta", theta, None)
+    key = "rope_scaling" if config.table("rope_scaling") else "rope_parameters"
+    parameters = config.table(key)
+    nested = [name for name in (FULL, SLIDING) if name in parameters]
+    if nested:
+        raise config.error(f"{key} of {nested[0]} is not supported: all layers of this architecture have the same")
+    original = None if config.is_null(_ORIGINAL) else config.integer(_ORIGINAL)
+    if original is not None:
+        parameters = {**parameters, _ORIGINAL: original}
+    return _read(config, parameters, config.number("rope_theta", 10_000.0), max_position)
+
+
+def read_layer_ropes(config: ConfigFile, max_position: int) -> tuple[float, RopeScaling | None, float]:
+    """Base and scaling of layers that see everything, and the base of layers with a window (Gemma 3), which are not
+    scaled.
+
+    Raises:
+        ModelError: as for :func:`read_rope`.
+    """
+    tables = config.table("rope_parameters")
+    if tables and FULL not in tables and SLIDING not in tables:
+        raise config.error(f"rope_parameters must hold a table for {FULL} and one for {SLIDING}")
+    full = {**_table_of(config, tables, FULL), **config.table("rope_scaling")}
+    # transformers asks the outer table whether to round, whatever the inner one says.
+    full["truncate"] = tables.get("truncate", True)
+    theta, scaling = _read(config, full, config.number("rope_theta", 1_000_000.0), max_position)
+    local = _table_of(config, tables, SLIDING)
+    local_theta, local_scaling = _read(config, local, config.number("rope_local_base_freq", 10_000.0), max_position)
+    if local_scaling is not None:
+        raise config.error(f"rope type {_kind(config, local)!r} of {SLIDING} is not supported, only 'default'")
+    return theta, scaling, local_theta
+
+
+def _table_of(config: ConfigFile, tables: Mapping[str, Any], layer_type: str) -> Mapping[str, Any]:
+    table = tables.get(layer_type)
+    if table is not None and not isinstance(table, dict):
+        raise config.error(f"{layer_type} of rope_parameters must be a table, got {table!r}")
+    return {"rope_type": "default"} if table is None else table
+
+
+def _kind(config: ConfigFile, parameters: Mapping[str, Any]) -> str:
+    """The rope type, under its new name or the older ``type``."""
+    kinds = [parameters[key] for key in ("rope_type", "type") if key in parameters] or ["default"]
+    if kinds[-1] != kinds[0]:
+        raise config.error(f"rope_type is {kinds[0]!r} and type is {kinds[-1]!r}, which must be the same")
+    if kinds[0] not in SUPPORTED_TYPES:
+        raise config.error(f"rope type {kinds[0]!r} is not supported, only {', '.join(map(repr, SUPPORTED_TYPES))}")
+    return str(kinds[0])
+
+
+def _read(
+    config: ConfigFile, parameters: Mapping[str, Any], default_theta: float, max_position: int
+) -> tuple[float, RopeScaling | None]:
     partial = parameters.get("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
     if partial is not None and partial != 1.0:
         raise config.error(f"partial_rotary_factor={partial!r} is not supported, only 1")
-    return base, _scaling(config, parameters)
+    theta = config.positive("rope_theta", parameters.get("rope_theta"), default_theta)
+    return theta, _scaling(config, parameters, max_position)
 
 
-def read_local_theta(config: ConfigFile, default: float) -> float:
-    """Base of the rotary positions of layers with a window; they are not scaled."""
-    parameters = _parameters(config, "sliding_attention") if _is_nested(config) else {}
-    kind = parameters.get("rope_type", "default")
-    if kind != "default":
-        raise config.error(f"rope type {kind!r} of sliding_attention is not supported, only 'default'")
-    theta = parameters.get("rope_theta")
-    if theta is not None:
-        return config.positive("rope_theta", theta, None)
-    return config.number("rope_local_base_freq", default)
-
-
-def _is_nested(config: ConfigFile) -> bool:
-    return isinstance(config.table("rope_parameters").get("sliding_attention"), dict)
-
-
-def _parameters(config: ConfigFile, layer_type: str) -> Mapping[str, Any]:
-    parameters = config.table("rope_parameters") or config.table("rope_scaling")
-    nested = parameters.get(layer_type)
-    return nested if isinstance(nested, dict) else parameters
-
-
-def _scaling(config: ConfigFile, parameters: Mapping[str, Any]) -> RopeScaling | None:
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
-    if kind not in SUPPORTED_TYPES:
-        raise config.error(f"rope type {kind!r} is not supported, only {', '.join(map(repr, SUPPORTED_TYPES))}")
+def _scaling(config: ConfigFile, parameters: Mapping[str, Any], max_position: int) -> RopeScaling | None:
+    kind = _kind(config, parameters)
     if kind in ("default", "dynamic"):  # dynamic differs past max_position_embeddings alone, where the engine ends
         return None
 
     def number(key: str, default: float | None = None) -> float:
         return config.positive(key, parameters.get(key), default)
 
-    factor = number("factor")
     if kind == "linear":
-        return LinearScaling(factor=factor)
-    longest = None if config.is_null("max_position_embeddings") else config.integer("max_position_embeddings")
-    original = int(number("original_max_position_embeddings", longest))
+        return LinearScaling(factor=number("factor"))
+    original = int(number(_ORIGINAL, max_position))
     if kind == "llama3":
         return Llama3Scaling(
-            factor=factor,
+            factor=number("factor"),
             low_freq_factor=number("low_freq_factor"),
             high_freq_factor=number("high_freq_factor"),
             original_max_position=original,
         )
+    # A factor that is null, and not left out, is the ratio of the two lengths.
+    factor = number("factor", max_position / original if "factor" in parameters else None)
     return YarnScaling(
         factor=factor,
         attention_factor=_attention_factor(config, parameters, factor),
-        beta_fast=number("beta_fast", 32.0),
-        beta_slow=number("beta_slow", 1.0),
+        beta_fast=config.positive("beta_fast", parameters.get("beta_fast") or None, 32.0),
+        beta_slow=config.positive("beta_slow", parameters.get("beta_slow") or None, 1.0),
         original_max_position=original,
-        truncate=parameters.get("truncate") is not False,
+        truncate=bool(parameters.get("truncate", True)),
     )
 
 

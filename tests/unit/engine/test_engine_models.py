@@ -14,6 +14,7 @@ import torch
 from engine_builders import build_model, save_model
 
 from rlserve.engine.models import check_supported, read_model_spec
+from rlserve.engine.models.base import YarnScaling
 from rlserve.engine.models.rope import inverse_frequencies, local_rotation_table, rotation_table
 from rlserve.errors import ModelError
 
@@ -83,6 +84,16 @@ def test_a_folder_that_is_none_or_no_model(tmp_path: Path) -> None:
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor must be a number greater than 0"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
         ({"rope_parameters": 3}, "rope_parameters must be a table"),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
+            "rope_parameters of full_attention is not supported",
+        ),
+        ({"rope_scaling": {"rope_type": "default", "type": "yarn"}}, "rope_type is 'default' and type is 'yarn'"),
+        ({"model_type": "mistral"}, "model_type='mistral' is not supported, only 'llama'"),
+        (
+            {"quantization_config": {"quant_method": "fp8"}},
+            "quantization_config={'quant_method': 'fp8'} is not supported",
+        ),
         ({"rope_parameters": {"rope_type": "llama3", "rope_theta": 1e4}}, "factor must be a number greater than 0"),
         ({"num_key_value_heads": 3}, "do not divide"),
         ({"vocab_size": "many"}, "vocab_size must be a whole number"),
@@ -170,6 +181,65 @@ def test_the_keys_of_older_gemma3_folders_are_understood(tmp_path: Path) -> None
     path.write_text(json.dumps(content))
     assert read_model_spec(folder) == new
     assert new.layer_windows == (9, 9, 9, 9, 9, 0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 8.0}},
+            "rope_parameters must hold a table for full_attent",
+        ),
+        ({"rope_parameters": {"full_attention": 8.0}}, "full_attention of rope_parameters must be a table, got 8.0"),
+        (
+            {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 8.0}}},
+            "rope type 'linear' of sliding_attention is not supported",
+        ),
+        (
+            {"rope_scaling": {"type": "linear", "factor": 8.0}, "rope_parameters": None},
+            "'default' and type is 'linear'",
+        ),
+    ],
+)
+def test_rotary_positions_of_gemma3_that_are_not_computed_are_refused(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, "gemma3")
+    _change_config(folder, **changes)
+    with pytest.raises(ModelError) as caught:
+        check_supported(folder)
+    assert message in str(caught.value)
+
+
+def test_what_is_said_twice_counts_as_in_transformers(folder: Path) -> None:
+    _change_config(
+        folder,
+        rope_scaling={"type": "yarn", "factor": 2.0, "original_max_position_embeddings": 32, "truncate": None},
+        original_max_position_embeddings=64,
+    )
+    spec = read_model_spec(folder)
+    assert isinstance(spec.rope_scaling, YarnScaling)
+    assert spec.rope_scaling.original_max_position == 64
+    assert not spec.rope_scaling.truncate
+    assert spec.rope_theta == 10_000.0
+
+
+@pytest.mark.parametrize(("family", "expected"), [("llama", (2,)), ("mistral", (2,)), ("gemma3", (1,))])
+def test_the_token_that_ends_samples_is_as_in_transformers_where_no_file_says(
+    family: str, expected: tuple[int, ...], tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, family)
+    assert read_model_spec(folder).eos_token_ids == ()
+    content = json.loads((folder / "config.json").read_text())
+    del content["eos_token_id"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert read_model_spec(folder).eos_token_ids == expected
+
+
+def test_heads_of_a_mixture_have_no_size_of_their_own_unless_the_file_says(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "qwen3_moe", head_dim=12)
+    _change_config(folder, head_dim=None)
+    assert read_model_spec(folder).head_dim == 48 // 4
 
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "qwen3", "qwen3_moe", "gemma2", "gemma3"])
