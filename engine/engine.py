@@ -233,9 +233,13 @@ class Engine:
         self._weights.apply_delta(version, base_version, changes, checksum)
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """What is really loaded, by Hugging Face name and in the engine's dtype; views, not copies. The head of
-        a model that ties it to the embedding is not listed."""
-        return self._runner.named_weights()
+        """What is really loaded, by Hugging Face name and in the engine's dtype, to be read and not written to. The
+        head of a model that ties it to the embedding is not listed.
+
+        Raises:
+            WeightsRefusedError: the memory of the weights is released.
+        """
+        return self._weights.named()
 
     def release_memory(self, *, weights: bool = False, kv_cache: bool = True) -> None:
         """Free the KV cache, the weights, or both. Returns when the memory is free. Until :meth:`restore_memory`,

@@ -36,7 +36,6 @@ from rlserve.engine.rows import RowTable
 from rlserve.engine.sampler import DrawDetails, Sampler, sampling_batch
 from rlserve.engine.scheduler import ScheduledStep
 from rlserve.errors import UserError
-from rlserve.native.program import has_fast_products
 
 if TYPE_CHECKING:
     from rlserve.engine.cuda_graphs import DecodeGraphs
@@ -61,7 +60,13 @@ class ModelRunner:
             raise UserError("dtype=float16 is not for attention_backend=cpu: set dtype=bfloat16")
         attention = attention_class(backend, config.kv_cache_dtype)
         self._block_size = config.block_size
-        self._parameters = Parameters(shard, dtype, self._device)
+        self._is_program = cpu_program.is_chosen(shard, config, dtype, attention)
+        if config.weight_dtype == "int8" and not self._is_program:
+            raise UserError(
+                "weight_dtype=int8 is only for a CPU, with a C++ compiler, one process and a model without experts; "
+                "use weight_dtype=auto"
+            )
+        self._parameters = Parameters(shard, dtype, self._device, in_panels=self._is_program)
         kernels = create_kernels(backend)
         self._sampler = Sampler(kernels)
         self.max_model_len = min(spec.max_position, config.max_model_len or spec.max_position)
@@ -154,8 +159,7 @@ class ModelRunner:
     def put_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy some checked weights into place; ends with :meth:`weights_changed`."""
         with torch.inference_mode():
-            for name, tensor in tensors.items():
-                self._parameters.put(name, tensor)
+            self._parameters.put(tensors)
 
     def weights_changed(self) -> None:
         """Must be called after weights were written, before the next step."""
@@ -163,7 +167,7 @@ class ModelRunner:
             self._decoder.weights_changed()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Views of the loaded weights by Hugging Face name."""
+        """The loaded weights by Hugging Face name."""
         return self._parameters.named()
 
     def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -273,25 +277,15 @@ class ModelRunner:
     def _make_decoder(self, shard: Shard, config: EngineConfig, kernels: Kernels) -> Decoder | CpuProgram:
         spec, max_num_tokens = shard.own, config.max_num_batched_tokens
         max_num_rows = min(config.max_num_sequences, max_num_tokens)
-        dtype, int8_weights = _DTYPES[config.dtype], config.weight_dtype == "int8"
-        if (
-            isinstance(self._attention, CpuKernelAttention)
-            and shard.num_ranks == 1
-            and cpu_program.can_run(spec, dtype)
-            and (config.deterministic or int8_weights or has_fast_products(dtype))
-        ):
+        if self._is_program:
+            assert isinstance(self._attention, CpuKernelAttention)
             return CpuProgram(
                 spec,
                 self._parameters,
                 self._attention,
                 max_num_tokens=max_num_tokens,
                 max_num_rows=max_num_rows,
-                int8_weights=int8_weights,
-            )
-        if int8_weights:
-            raise UserError(
-                "weight_dtype=int8 is only for a CPU, with a C++ compiler, one process and a model without experts; "
-                "use weight_dtype=auto"
+                int8_weights=config.weight_dtype == "int8",
             )
         return Decoder(
             spec,

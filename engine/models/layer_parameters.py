@@ -25,7 +25,7 @@ class MlpParameters:
 
 @dataclass(frozen=True, kw_only=True)
 class LayerParameters:
-    """One decoder layer; matrices are [output, input], as Hugging Face stores them."""
+    """One decoder layer; matrices are [output, input], as Hugging Face stores them, or the same numbers in panels."""
 
     input_norm: torch.Tensor
     qkv: torch.Tensor

@@ -1,6 +1,6 @@
 """The weights of one model: fused for speed inside, Hugging Face names outside.
 
-Queries, keys and values share one matrix, so do gate and up. Each Hugging Face name is a view into the fused
+Queries, keys and values share one matrix, so do gate and up. Each Hugging Face name stands for some rows of a fused
 tensor, so an update is one copy into place and needs no second set of weights.
 """
 
@@ -14,9 +14,12 @@ import torch
 from safetensors import safe_open
 
 from rlserve.engine.models.layer_parameters import expert_stacks, new_layer
+from rlserve.engine.models.named_weight import NamedWeight, PanelWeight, PlainWeight, put_weights
 from rlserve.engine.parallel.shard import Shard
 from rlserve.engine.weights.fingerprint import tensor_fingerprint
 from rlserve.errors import ModelError, WeightsRefusedError
+from rlserve.native.huge_pages import advise_huge_pages
+from rlserve.native.panels import empty_panels
 
 HEAD_NAME = "lm_head.weight"
 EMBEDDING_NAME = "model.embed_tokens.weight"
@@ -31,22 +34,26 @@ class Parameters:
     """Owner of all weight tensors. Empty (uninitialised) until loaded.
 
     What comes in is whole weights; of each, only this rank's part is kept.
+
+    Args:
+        in_panels: keep matrices as the CPU's own products read them, and nowhere else.
     """
 
-    def __init__(self, shard: Shard, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, shard: Shard, dtype: torch.dtype, device: torch.device, *, in_panels: bool) -> None:
         spec = shard.own
         self._shard = shard
         self._ties_head = spec.tied_embeddings
         self._dtype = dtype
         self._device = device
+        self._in_panels = in_panels
         self._fused: list[torch.Tensor] = []
-        self._views: dict[str, torch.Tensor] = {}
+        self._weights: dict[str, NamedWeight] = {}
         self._staged: dict[str, torch.Tensor] = {}
         """This rank's parts of weights that are to be swapped in."""
         self._staged_tie: dict[str, int] = {}
         """Fingerprints of embedding and head, where they are tied: the head is compared and not kept."""
         self._undo: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
-        """Weight, indices and values of before, of the changes that can be taken back."""
+        """Flat tensor, places and values of before, of the changes that can be taken back."""
         self._stacks = expert_stacks(shard.whole)
         self.embedding = self._new([EMBEDDING_NAME], [spec.vocab_size], spec.hidden_size)
         self.layers = [new_layer(spec, index, self._new) for index in range(spec.num_layers)]
@@ -56,9 +63,10 @@ class Parameters:
         )
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every weight under its Hugging Face name, as a view of what is really computed with. A tied head is
-        not listed: it is the embedding."""
-        yield from self._views.items()
+        """Every weight under its Hugging Face name, from what is really computed with: a view of it, or a copy where
+        it lies in panels. A tied head is not listed: it is the embedding."""
+        for name, weight in self._weights.items():
+            yield name, weight.get()
 
     @property
     def staged(self) -> Mapping[str, torch.Tensor]:
@@ -78,11 +86,11 @@ class Parameters:
             problems.append(_DIFFERS)
         if problems:
             raise WeightsRefusedError(_summary("weights refused", problems))
-        return {name: tensors[name] for name in self._views}
+        return {name: tensors[name] for name in self._weights}
 
-    def put(self, name: str, tensor: torch.Tensor) -> None:
-        """Copy a checked weight into place."""
-        self._views[name].copy_(self._shard.cut(name, tensor))
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy checked weights into place."""
+        put_weights((self._weights[name], self._shard.cut(name, tensor)) for name, tensor in tensors.items())
 
     def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Some weights to be staged, by the names of :meth:`named`, and a tied head if it is among them.
@@ -102,7 +110,7 @@ class Parameters:
         """Keep a copy of a checked weight, in the engine's type and on its device, for :meth:`swap_staged`."""
         if self._ties_head and name in (HEAD_NAME, EMBEDDING_NAME):
             self._staged_tie[name] = tensor_fingerprint(tensor.detach().to(self._dtype))
-        if name in self._views:
+        if name in self._weights:
             part = self._shard.cut(name, tensor.detach())
             self._staged[name] = part.to(
                 device=self._device, dtype=self._dtype, copy=True, memory_format=torch.contiguous_format
@@ -114,7 +122,7 @@ class Parameters:
         Raises:
             WeightsRefusedError: names are missing, or the tied head is another matrix than the embedding.
         """
-        problems = [f"{name} is missing" for name in self._views if name not in self._staged]
+        problems = [f"{name} is missing" for name in self._weights if name not in self._staged]
         if HEAD_NAME in self._staged_tie and len(set(self._staged_tie.values())) > 1:
             problems.append(_DIFFERS)
         if problems:
@@ -122,8 +130,7 @@ class Parameters:
 
     def swap_staged(self) -> None:
         """Copy what is staged into place; it stays until :meth:`drop_staged`."""
-        for name, tensor in self._staged.items():
-            self._views[name].copy_(tensor)
+        put_weights((self._weights[name], part) for name, part in self._staged.items())
 
     def drop_staged(self) -> None:
         """Forget what is staged."""
@@ -142,16 +149,16 @@ class Parameters:
 
     def change(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> None:
         """Write some elements of a weight, checked before; :meth:`take_back_changes` undoes it."""
-        view = self._views[name]
-        is_own, own_indices = self._shard.own_elements(name, view.shape, indices.to(self._device, torch.int64))
-        flat = view.view(-1)
-        self._undo.append((flat, own_indices, flat[own_indices]))
-        flat[own_indices] = values.to(self._device, self._dtype)[is_own]
+        weight = self._weights[name]
+        is_own, own_indices = self._shard.own_elements(name, weight.shape, indices.to(self._device, torch.int64))
+        flat, places = weight.elements(own_indices)
+        self._undo.append((flat, places, flat[places]))
+        flat[places] = values.to(self._device, self._dtype)[is_own]
 
     def take_back_changes(self) -> None:
         """Write the elements of before again."""
-        for flat, indices, before in reversed(self._undo):
-            flat[indices] = before
+        for flat, places, before in reversed(self._undo):
+            flat[places] = before
         self._undo.clear()
 
     def keep_changes(self) -> None:
@@ -177,8 +184,8 @@ class Parameters:
             with safe_open(path, framework="pt") as shard:
                 for name in shard.keys():  # noqa: SIM118
                     for part, tensor in self._by_part({name: shard.get_tensor(name)}).items():
-                        if part in self._views:
-                            self.put(part, tensor)
+                        if part in self._weights:
+                            self.put({part: tensor})
 
     def release(self) -> None:
         """Free the memory; the tensors stay as empty shells that :meth:`restore` gives memory again."""
@@ -189,6 +196,8 @@ class Parameters:
         """Take the memory again, if it was released. Its content is undefined until the next update."""
         for tensor in self._fused:
             tensor.untyped_storage().resize_(tensor.numel() * tensor.element_size())
+            if self._in_panels:
+                advise_huge_pages(tensor)
 
     def _by_part(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """The tensors under the names of a checkpoint: those that stack all experts are taken apart."""
@@ -202,34 +211,43 @@ class Parameters:
         return parts
 
     def _problems(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-        return [f"{name} is missing" for name in self._views if name not in shapes] + self._misfits(shapes)
+        return [f"{name} is missing" for name in self._weights if name not in shapes] + self._misfits(shapes)
 
     def _misfits(self, shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
         ignored = {HEAD_NAME} if self._ties_head else set()
-        problems = [f"{name} is unknown" for name in shapes if name not in self._views and name not in ignored]
+        problems = [f"{name} is unknown" for name in shapes if name not in self._weights and name not in ignored]
         problems += [
             f"{name} has shape {list(shapes[name])}, must be {list(whole)}"
-            for name, view in self._views.items()
-            if name in shapes and shapes[name] != (whole := self._shard.whole_shape(name, view.shape))
+            for name, weight in self._weights.items()
+            if name in shapes and shapes[name] != (whole := self._shard.whole_shape(name, weight.shape))
         ]
         return problems
 
     def _change_problem(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> str | None:
         """Why a change cannot be made, or None."""
-        if name not in self._views:
+        if name not in self._weights:
             return f"{name} is unknown"
         if indices.dtype not in (torch.int64, torch.int32) or indices.dim() != 1 or indices.shape != values.shape:
             return f"{name} must have as many values as indices, whole numbers in one dimension"
-        num_elements = torch.Size(self._shard.whole_shape(name, self._views[name].shape)).numel()
+        num_elements = torch.Size(self._shard.whole_shape(name, self._weights[name].shape)).numel()
         if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < num_elements:
             return f"{name} has {num_elements} elements, and the indices point past them"
         return None
 
     def _new(self, names: list[str], rows: list[int], *columns: int) -> torch.Tensor:
         """A tensor whose rows are the named parts, one below the other."""
-        fused = torch.empty((sum(rows), *columns), dtype=self._dtype, device=self._device)
+        if self._in_panels and columns:
+            fused = empty_panels(sum(rows), columns[0], self._dtype)
+            firsts = [sum(rows[:index]) for index in range(len(rows))]
+            parts: list[NamedWeight] = [
+                PanelWeight(fused, first, torch.Size((size, *columns)))
+                for first, size in zip(firsts, rows, strict=True)
+            ]
+        else:
+            fused = torch.empty((sum(rows), *columns), dtype=self._dtype, device=self._device)
+            parts = [PlainWeight(view) for view in torch.split(fused, rows)]
         self._fused.append(fused)
-        self._views |= dict(zip(names, torch.split(fused, rows), strict=True))
+        self._weights |= dict(zip(names, parts, strict=True))
         return fused
 
 

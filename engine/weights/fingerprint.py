@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from functools import cache
+from typing import Any
 
 import torch
+
+from rlserve.native.library import NativeBuildError, load_library
 
 _MULTIPLIER = 0x5851F42D4C957F2D  # of Knuth's MMIX generator: odd, so no bit is lost; below 2^63, so it fits int64
 _MASK = (1 << 64) - 1
@@ -26,12 +30,31 @@ def tensor_fingerprint(tensor: torch.Tensor) -> int:
     """
     flat = tensor.detach().contiguous().flatten()
     bits = flat.view(_BITS[flat.element_size()])
+    compiled = _compiled_sum(bits.dtype) if bits.device.type == "cpu" else None
+    total = _sum(bits) if compiled is None else compiled(bits.data_ptr(), len(bits), torch.get_num_threads())
+    return total * _MULTIPLIER & _MASK
+
+
+def _sum(bits: torch.Tensor) -> int:
+    """Of ``bits(i) * (2 i + 1)`` over all elements."""
     odd = torch.arange(1, 2 * min(len(bits), _ELEMENTS_AT_ONCE) + 1, 2, dtype=torch.int64, device=bits.device)
     total = torch.zeros((), dtype=torch.int64, device=bits.device)
     for start in range(0, len(bits), _ELEMENTS_AT_ONCE):
         part = bits[start : start + _ELEMENTS_AT_ONCE].to(torch.int64)
         total += (part * odd[: len(part)]).sum() + 2 * start * part.sum()
-    return int(total.item()) * _MULTIPLIER & _MASK
+    return int(total.item())
+
+
+@cache
+def _compiled_sum(dtype: torch.dtype) -> Any:
+    """The same, many times as fast; None where it cannot be had."""
+    if dtype not in (torch.int16, torch.int32):
+        return None
+    try:
+        library = load_library()
+    except NativeBuildError:  # whoever needs the kernels says so
+        return None
+    return getattr(library, f"weighted_sum_{'int16' if dtype is torch.int16 else 'int32'}")
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:

@@ -11,7 +11,7 @@ never goes back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -104,6 +104,12 @@ class WeightVersions:
         self._runner.keep_changes()
         self._runner.weights_changed()
         self._changed(version)
+
+    def named(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is loaded, by Hugging Face name."""
+        if self.is_released:
+            raise WeightsRefusedError("no weights to show: the engine's memory is released, restore it first")
+        return self._runner.named_weights()
 
     def release(self) -> None:
         """Free the memory of the weights."""

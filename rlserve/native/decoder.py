@@ -16,7 +16,7 @@ from typing import Protocol
 
 import torch
 
-from rlserve.native.program import Kind, Operation, PackedWeight, Program, cap
+from rlserve.native.program import Kind, Operation, Program, Projection, cap
 
 
 class DecoderShape(Protocol):
@@ -56,23 +56,23 @@ class DecoderLayer:
     """The weights of one layer, and where its attention finds the step and its cache."""
 
     input_norm: torch.Tensor
-    qkv: PackedWeight
+    qkv: Projection
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
-    output: PackedWeight
+    output: Projection
     attention_update_norm: torch.Tensor | None
     """Of what attention adds to the residual, where the model has one."""
     mlp_norm: torch.Tensor
-    gate_up: PackedWeight
-    down: PackedWeight
+    gate_up: Projection
+    down: Projection
     mlp_update_norm: torch.Tensor | None
     step: int
     """Address of the ``StepArguments``."""
     cache: int
     """Address of the ``LayerCache``."""
 
-    def packed(self) -> Iterator[PackedWeight]:
-        """The matrices."""
+    def projections(self) -> Iterator[Projection]:
+        """All products."""
         yield from (self.qkv, self.output, self.gate_up, self.down)
 
 
@@ -87,11 +87,12 @@ class DecoderProgram:
         embedding: torch.Tensor,
         layers: Sequence[DecoderLayer],
         final_norm: torch.Tensor,
-        head: PackedWeight,
+        head: Projection,
         max_num_tokens: int,
         max_num_rows: int,
         is_int8_cache: bool = False,
     ) -> None:
+        """``embedding``: [V, H] in panels."""
         self._shape = shape
         self._embedding = embedding
         self._layers = layers
@@ -124,20 +125,20 @@ class DecoderProgram:
 
     def weights_changed(self) -> None:
         """Must be called after the weights were written to, before the next step."""
-        for packed in self._packed():
-            packed.fill()
+        for projection in self._projections():
+            projection.weight_changed()
         self._program = Program(list(self._operations()), self._dtype, is_int8_cache=self._is_int8_cache)
 
     def weights_released(self) -> None:
         """Forget what was derived from weights whose memory is freed."""
         self._program = None
-        for packed in self._packed():
-            packed.release()
+        for projection in self._projections():
+            projection.weight_released()
 
-    def _packed(self) -> Iterator[PackedWeight]:
+    def _projections(self) -> Iterator[Projection]:
         yield self._head
         for layer in self._layers:
-            yield from layer.packed()
+            yield from layer.projections()
 
     def _operations(self) -> Iterator[Operation]:
         shape, embedding = self._shape, self._embedding
@@ -221,14 +222,14 @@ class DecoderProgram:
             )
 
 
-def _linear(weight_OK: PackedWeight, in_TK: torch.Tensor, out_TO: torch.Tensor, kind: Kind = Kind.LINEAR) -> Operation:
+def _linear(projection: Projection, in_TK: torch.Tensor, out_TO: torch.Tensor, kind: Kind = Kind.LINEAR) -> Operation:
     return Operation(
         kind=kind,
         inputs=in_TK.shape[1],
         outputs=out_TO.shape[1],
         input=in_TK.data_ptr(),
-        weight=weight_OK.packed.data_ptr(),
-        other=None if weight_OK.bias is None else weight_OK.bias.data_ptr(),
-        scales=None if weight_OK.scales is None else weight_OK.scales.data_ptr(),
+        weight=projection.weight.data_ptr(),
+        other=None if projection.bias is None else projection.bias.data_ptr(),
+        scales=None if projection.scales is None else projection.scales.data_ptr(),
         output=out_TO.data_ptr(),
     )

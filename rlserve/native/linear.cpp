@@ -1,31 +1,60 @@
-// Packing of weights, and single products, for callers from outside.
+// Weights in and out of panels, and single products, for callers from outside.
+
+#include <algorithm>
+#include <vector>
 
 #include "linear.h"
 
 namespace rlserve {
 namespace {
 
-template <typename T>
-void pack(const T* weight, T* packed, int num_outputs, int num_inputs, int num_threads) {
+// Rows of one matrix in panels. Mirrored by Rows in panels.py.
+struct Rows {
+    void *panels, *rows;
+    int32_t first, num_rows, num_inputs;
+
+    int first_panel() const { return first / PANEL; }
+    int num_tasks() const { return num_panels(first + num_rows) - first_panel(); }
+};
+
+// Calls body(rows, panel) for all panels that hold some of them.
+template <typename T, typename Body>
+void for_panels(const Rows* all, int num, int num_threads, Body body) {
+    std::vector<int> ends(num);
+    for (int i = 0; i < num; ++i) ends[i] = (i ? ends[i - 1] : 0) + all[i].num_tasks();
     run_team(num_threads, [&](Team& team) {
-        team.share(num_panels(num_outputs), 1,
-                   [&](int panel) { pack_panel(weight, num_outputs, num_inputs, panel, packed); });
+        team.share(num ? ends.back() : 0, 1, [&](int task) {
+            const int i = (int)(std::upper_bound(ends.begin(), ends.end(), task) - ends.begin());
+            const RowsOfPanels<T> matrix{static_cast<T*>(all[i].panels), static_cast<T*>(all[i].rows), all[i].first,
+                                         all[i].first + all[i].num_rows, all[i].num_inputs};
+            body(matrix, all[i].first_panel() + task - (i ? ends[i - 1] : 0));
+        });
     });
 }
 
 template <typename T>
-void quantise(const T* weight, int8_t* packed, float* scales, int num_outputs, int num_inputs, int num_threads) {
+void put_rows(const Rows* all, int num, int num_threads) {
+    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel) { matrix.put(panel); });
+}
+
+template <typename T>
+void get_rows(const Rows* all, int num, int num_threads) {
+    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel) { matrix.get(panel); });
+}
+
+template <typename T>
+void quantise(const T* panels, int8_t* integers, float* scales, int num_outputs, int num_inputs, int num_threads) {
     run_team(num_threads, [&](Team& team) {
         team.share(num_panels(num_outputs), 1,
-                   [&](int panel) { quantise_panel(weight, num_outputs, num_inputs, panel, packed, scales); });
+                   [&](int panel) { quantise_panel(panels, num_inputs, panel, integers, scales); });
     });
 }
 
 template <typename T>
-void multiply(const T* x, const void* packed, const float* bias, const float* scales, float* out, int num_rows,
+void multiply(const T* x, const void* panels, const float* bias, const float* scales, float* out, int num_rows,
               int num_outputs, int num_inputs, int num_threads) {
     run_team(num_threads, [&](Team& team) {
-        Linear<T, float>{packed, bias, scales, num_inputs, num_outputs}.run(team, x, num_rows, out);
+        Linear<T, float>{panels, bias, scales, num_inputs, num_outputs}.run(team, x, num_rows, out);
     });
 }
 
@@ -45,16 +74,19 @@ int has_fast_bfloat16() {
 }
 
 #define RLSERVE_LINEAR(NAME, ELEMENT)                                                                              \
-    void pack_##NAME(const ELEMENT* weight, ELEMENT* packed, int num_outputs, int num_inputs, int num_threads) {   \
-        rlserve::pack(weight, packed, num_outputs, num_inputs, num_threads);                                       \
+    void put_rows_##NAME(const rlserve::Rows* all, int num, int num_threads) {                                     \
+        rlserve::put_rows<ELEMENT>(all, num, num_threads);                                                         \
     }                                                                                                              \
-    void quantise_##NAME(const ELEMENT* weight, int8_t* packed, float* scales, int num_outputs, int num_inputs,    \
+    void get_rows_##NAME(const rlserve::Rows* all, int num, int num_threads) {                                     \
+        rlserve::get_rows<ELEMENT>(all, num, num_threads);                                                         \
+    }                                                                                                              \
+    void quantise_##NAME(const ELEMENT* panels, int8_t* integers, float* scales, int num_outputs, int num_inputs,  \
                          int num_threads) {                                                                        \
-        rlserve::quantise(weight, packed, scales, num_outputs, num_inputs, num_threads);                           \
+        rlserve::quantise(panels, integers, scales, num_outputs, num_inputs, num_threads);                         \
     }                                                                                                              \
-    void multiply_##NAME(const ELEMENT* x, const void* packed, const float* bias, const float* scales, float* out, \
+    void multiply_##NAME(const ELEMENT* x, const void* panels, const float* bias, const float* scales, float* out, \
                          int num_rows, int num_outputs, int num_inputs, int num_threads) {                         \
-        rlserve::multiply(x, packed, bias, scales, out, num_rows, num_outputs, num_inputs, num_threads);           \
+        rlserve::multiply(x, panels, bias, scales, out, num_rows, num_outputs, num_inputs, num_threads);           \
     }
 
 RLSERVE_LINEAR(float32, float)

@@ -1,6 +1,6 @@
 // Products with a matrix of weights: out[m][n] = bias[n] + sum over k of x[m][k] * weight[n][k].
 //
-// The weights are packed into panels of 32 outputs, [panel][k / UNIT][32][UNIT]: one panel is read from end to end
+// The weights are kept in panels of 32 outputs, [panel][k / UNIT][32][UNIT]: one panel is read from end to end
 // while up to 14 rows of x stay in registers, as sums. A sum runs over k in order, whatever rows there are beside it.
 // Weights may be kept as int8 in the same places, with a scale for each output: a panel is then spread out to numbers
 // of x's type, which hold such integers exactly, and the sums are scaled at the end.
@@ -43,53 +43,104 @@ inline void exchange_all(IntVector (&rows)[LANES]) {
         if (!(r & BIT)) exchange<BIT>(rows[r], rows[r + BIT]);
 }
 
-// Packs one panel; outputs past the last are zero. A unit of either type has four bytes, so it is the transpose of a
-// matrix of integers, 16 by 16 of them at a time.
+// Rows [first, end) of a matrix that is kept in panels, `rows` being the first of them, in plain order.
 template <typename T>
-void pack_panel(const T* weight, int num_outputs, int num_inputs, int panel, T* packed) {
+struct RowsOfPanels {
     static_assert(sizeof(T) * Products<T>::UNIT == sizeof(int32_t));
+    static constexpr long UNIT_BYTES = sizeof(int32_t);  // so a panel is the transpose of a matrix of integers
+
+    T *panels, *rows;
+    int first, end, num_inputs;
     const int num_units = num_inputs / Products<T>::UNIT;
-    const char* from = reinterpret_cast<const char*>(weight);
-    char* to = reinterpret_cast<char*>(packed) + (long)panel * PANEL * num_units * 4;
-    for (int k = 0; k < num_units; k += LANES)
-        for (int first = 0; first < PANEL; first += LANES) {
-            const int count = std::min(LANES, num_units - k);
-            IntVector rows[LANES] = {};
-            for (int r = 0; r < LANES; ++r) {
-                const int output = panel * PANEL + first + r;
-                const char* row = from + ((long)output * num_units + k) * 4;
-                __builtin_prefetch(row + 4 * sizeof rows[r]);
-                if (output < num_outputs && count == LANES)
-                    std::memcpy(&rows[r], row, sizeof rows[r]);
-                else if (output < num_outputs)
-                    std::memcpy(&rows[r], row, count * 4);
+
+    // Copies what lies in one panel from the rows, 16 by 16 units at a time. The next product is to find in the cache
+    // what it had there, and not new weights: so they are written past it.
+    void put(int panel) const {
+        for_squares(panel, [&](int output, int k, int count, char* square) {
+            IntVector units[LANES] = {};
+            for (int r = std::max(0, first - output); r < std::min(LANES, end - output); ++r) {
+                const char* row = row_at(output + r, k);
+                __builtin_prefetch(row + sizeof units[r]);
+                copy_units(&units[r], row, count);
             }
-            exchange_all<1>(rows);
-            exchange_all<2>(rows);
-            exchange_all<4>(rows);
-            exchange_all<8>(rows);
-            for (int i = 0; i < count; ++i)
-                std::memcpy(to + ((long)(k + i) * PANEL + first) * 4, &rows[i], sizeof rows[i]);
-        }
+            transpose(units);
+            const bool is_whole = output >= first && output + LANES <= end;
+            for (int i = 0; i < count; ++i) {
+                char* to = square + i * PANEL * UNIT_BYTES;
+                if (is_whole)
+                    stream(to, units[i]);
+                else  // the other lanes may be another thread's
+                    for (int r = std::max(0, first - output); r < std::min(LANES, end - output); ++r)
+                        std::memcpy(to + r * UNIT_BYTES, reinterpret_cast<const char*>(&units[i]) + r * UNIT_BYTES,
+                                    UNIT_BYTES);
+            }
+        });
+        end_streams();
+    }
+
+    // Copies what lies in one panel to the rows.
+    void get(int panel) const {
+        for_squares(panel, [&](int output, int k, int count, const char* square) {
+            IntVector units[LANES] = {};
+            for (int i = 0; i < count; ++i) std::memcpy(&units[i], square + i * PANEL * UNIT_BYTES, sizeof units[i]);
+            transpose(units);
+            for (int r = std::max(0, first - output); r < std::min(LANES, end - output); ++r)
+                copy_units(row_at(output + r, k), &units[r], count);
+        });
+    }
+
+private:
+    template <typename Body>
+    void for_squares(int panel, Body body) const {
+        char* of_panel = reinterpret_cast<char*>(panels) + (long)panel * PANEL * num_units * UNIT_BYTES;
+        for (int k = 0; k < num_units; k += LANES)
+            for (int n = 0; n < PANEL; n += LANES)
+                body(panel * PANEL + n, k, std::min(LANES, num_units - k), of_panel + (k * PANEL + n) * UNIT_BYTES);
+    }
+
+    char* row_at(int output, int k) const {
+        return reinterpret_cast<char*>(rows) + ((long)(output - first) * num_units + k) * UNIT_BYTES;
+    }
+
+    static void copy_units(void* to, const void* from, int count) {
+        if (count == LANES)
+            std::memcpy(to, from, LANES * UNIT_BYTES);
+        else
+            std::memcpy(to, from, count * UNIT_BYTES);
+    }
+
+    static void transpose(IntVector (&units)[LANES]) {
+        exchange_all<1>(units);
+        exchange_all<2>(units);
+        exchange_all<4>(units);
+        exchange_all<8>(units);
+    }
+};
+
+// Copies one row out of the panels.
+template <typename T>
+inline void copy_row(const T* panels, long row, int num_inputs, T* to) {
+    constexpr int UNIT = Products<T>::UNIT;
+    const T* from = panels + (row / PANEL * num_inputs * PANEL + row % PANEL * UNIT);
+    for (int k = 0; k < num_inputs; k += UNIT) std::copy_n(from + (long)k * PANEL, UNIT, to + k);
 }
 
-// The same as integers from -127 to 127 times the scale of their output; scales [whole panels].
+// One panel as integers from -127 to 127 times the scale of their output, in the same places.
 template <typename T>
-void quantise_panel(const T* weight, int num_outputs, int num_inputs, int panel, int8_t* packed, float* scales) {
+void quantise_panel(const T* panels, int num_inputs, int panel, int8_t* integers, float* scales) {
     constexpr int UNIT = Products<T>::UNIT;
-    int8_t* to = packed + (long)panel * PANEL * num_inputs;
+    const long start = (long)panel * PANEL * num_inputs, size = (long)PANEL * num_inputs;
+    float tops[PANEL * UNIT] = {}, inverses[PANEL * UNIT];
+    for (long i = 0; i < size; i += PANEL * UNIT)
+        for (int n = 0; n < PANEL * UNIT; ++n) tops[n] = std::max(tops[n], std::fabs(to_float(panels[start + i + n])));
     for (int n = 0; n < PANEL; ++n) {
-        const int output = panel * PANEL + n;
-        const T* row = weight + (long)output * num_inputs;
-        float top = 0.0f;
-        for (int k = 0; k < num_inputs && output < num_outputs; ++k) top = std::max(top, std::fabs(to_float(row[k])));
-        const float inverse = top > 0.0f ? 127.0f / top : 0.0f;
-        scales[output] = top / 127.0f;
-        for (int k = 0; k < num_inputs; k += UNIT)
-            for (int u = 0; u < UNIT; ++u)
-                to[(long)k * PANEL + n * UNIT + u] =
-                    output < num_outputs ? (int8_t)std::lrintf(to_float(row[k + u]) * inverse) : 0;
+        const float top = *std::max_element(tops + n * UNIT, tops + (n + 1) * UNIT);
+        scales[panel * PANEL + n] = top / 127.0f;
+        std::fill_n(inverses + n * UNIT, UNIT, top > 0.0f ? 127.0f / top : 0.0f);
     }
+    for (long i = 0; i < size; i += PANEL * UNIT)
+        for (int n = 0; n < PANEL * UNIT; ++n)
+            integers[start + i + n] = (int8_t)std::lrintf(to_float(panels[start + i + n]) * inverses[n]);
 }
 
 // Up to TILE_ROWS rows and one panel, stored as T or as int8.
@@ -162,7 +213,7 @@ struct Tile {
 
 template <typename T, typename Out>
 struct Linear {
-    const void* packed;   // of T; or of int8, with scales
+    const void* panels;   // of T; or of int8, with scales
     const float* bias;    // padded to whole panels; or null
     const float* scales;  // likewise
     int num_inputs, num_outputs;
@@ -170,20 +221,20 @@ struct Linear {
     // x [num_rows, num_inputs] and out [num_rows, num_outputs]; by all threads of the team.
     void run(Team& team, const T* x, int num_rows, Out* out) const {
         if (num_rows == 0) return;
-        const int panels = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
+        const int count = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
         std::vector<T> spread(scales ? (long)PANEL * num_inputs : 0);
         const long task_work = (long)std::min(num_rows, ROW_BLOCK) * num_inputs * PANEL;
-        const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)panels * blocks / (4 * team.size())));
-        team.share(panels * blocks, grain, [&](int task) {
-            const int first = task / panels * ROW_BLOCK;
-            run_panel(task % panels, x, first, std::min(num_rows, first + ROW_BLOCK), out, spread.data());
+        const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)count * blocks / (4 * team.size())));
+        team.share(count * blocks, grain, [&](int task) {
+            const int first = task / count * ROW_BLOCK;
+            run_panel(task % count, x, first, std::min(num_rows, first + ROW_BLOCK), out, spread.data());
         });
     }
 
     void run_panel(int panel, const T* x, int first, int end, Out* out, T* spread) const {
         const long size = (long)PANEL * num_inputs;
-        if (!scales) return run_tiles(panel, static_cast<const T*>(packed) + panel * size, true, x, first, end, out);
-        const int8_t* integers = static_cast<const int8_t*>(packed) + panel * size;
+        if (!scales) return run_tiles(panel, static_cast<const T*>(panels) + panel * size, true, x, first, end, out);
+        const int8_t* integers = static_cast<const int8_t*>(panels) + panel * size;
         if (end - first <= 2 * TILE_ROWS) return run_tiles(panel, integers, true, x, first, end, out);
         for (long i = 0; i < size; i += LANES) store(spread + i, load(integers + i));
         run_tiles(panel, spread, false, x, first, end, out);

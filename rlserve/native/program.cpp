@@ -2,7 +2,7 @@
 //
 //     embed ─► norm ─► linear ─► attend ─► linear ─► add and norm ─► linear ─► gate ─► linear ─► … ─► head ─► cap
 //
-// The list is made once, by cpu_program.py; only the sizes of the step and the layout change from step to step.
+// The list is made once, by decoder.py; only the sizes of the step and the layout change from step to step.
 
 #include <time.h>
 
@@ -14,10 +14,10 @@
 
 namespace rlserve {
 
-// Mirrored by Kind in cpu_program.py.
+// Mirrored by Kind in program.py.
 enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, HEAD, CAP };
 
-// Mirrored by Operation in cpu_program.py. Which members an operation uses is said at its case in `run`.
+// Mirrored by Operation in program.py. Which members an operation uses is said at its case in `run`.
 struct Operation {
     Kind kind;
     int32_t inputs, outputs;  // numbers of a row
@@ -30,7 +30,7 @@ struct Operation {
     const LayerCache* cache;
 };
 
-// Mirrored by Program in cpu_program.py.
+// Mirrored by Program in program.py.
 struct Program {
     const Operation* operations;
     const int64_t* token_ids;  // [T]
@@ -46,12 +46,10 @@ namespace {
 template <typename Element>
 void embed(Team& team, const Operation& op, const Program& program) {
     team.share(program.num_tokens, row_grain(team, program.num_tokens, op.outputs), [&](int t) {
-        const Element* row = static_cast<const Element*>(op.weight) + program.token_ids[t] * op.outputs;
         Element* out = static_cast<Element*>(op.out) + (long)t * op.outputs;
-        if (op.factor == 1.0f)
-            std::copy_n(row, op.outputs, out);
-        else
-            for (int i = 0; i < op.outputs; ++i) assign(out[i], to_float(row[i]) * op.factor);
+        copy_row(static_cast<const Element*>(op.weight), program.token_ids[t], op.outputs, out);
+        if (op.factor != 1.0f)
+            for (int i = 0; i < op.outputs; ++i) assign(out[i], to_float(out[i]) * op.factor);
     });
 }
 
@@ -84,11 +82,11 @@ void run(Team& team, const Operation& op, const Program& program, const Plan& pl
     const Element* in = static_cast<const Element*>(op.in);
     Element* out = static_cast<Element*>(op.out);
     switch (op.kind) {
-        case EMBED: return embed<Element>(team, op, program);  // weight [V, outputs], factor
+        case EMBED: return embed<Element>(team, op, program);  // weight [V, outputs] in panels, factor
         case NORM:  // residual, in (added to it, or null), weight, factor (epsilon), offset
             return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
                                 out, program.num_tokens, op.outputs, op.factor, op.offset);
-        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight packed, other: bias, scales
+        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight in panels, other: bias, scales
         case ATTEND: return attend<Element>(team, op, program, plan);  // weight, other: norms of queries and keys
         case SILU_MUL: return gated<Silu>(team, in, out, program.num_tokens, op.outputs);
         case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);

@@ -13,9 +13,6 @@ from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
 from rlserve.native.threads import ThreadCount
 
-_PANEL = 32
-"""Outputs of a panel of packed weights."""
-
 
 class Kind(IntEnum):
     """What an operation does. Mirrored by ``Kind`` in ``program.cpp``, where each says what it uses."""
@@ -53,55 +50,73 @@ class _Program(ctypes.Structure):
     )
 
 
-class PackedWeight:
-    """A copy of a weight [N, K] in panels, with its bias [N] beside it: see ``linear.h``. It keeps its place in
-    memory over all updates, so programs may point to it.
+class Projection:
+    """A product with a weight in panels (``panels.py``), whoever owns them: ``x @ weight.T + bias``, float32.
 
     Args:
-        is_int8: keep integers with a scale for each output: half the memory of bfloat16, and read twice as fast.
+        num_outputs: rows of the weight.
+        bias_N: added to the outputs.
+        is_int8: compute with a copy of integers, and a scale for each output: half the memory of bfloat16, and read
+            twice as fast.
     """
 
-    def __init__(self, weight_NK: torch.Tensor, bias_N: torch.Tensor | None, *, is_int8: bool = False) -> None:
-        self._weight_NK, self._bias_N = weight_NK, bias_N
-        num_outputs, num_inputs = weight_NK.shape
-        num_padded = -(-num_outputs // _PANEL) * _PANEL
-        self.packed = torch.empty(num_padded * num_inputs, dtype=torch.int8 if is_int8 else weight_NK.dtype)
-        advise_huge_pages(self.packed)
+    def __init__(
+        self, panels: torch.Tensor, num_outputs: int, bias_N: torch.Tensor | None = None, *, is_int8: bool = False
+    ) -> None:
+        self._panels, self._bias_N = panels, bias_N
+        self.num_outputs = num_outputs
+        self._integers = torch.empty(panels.shape, dtype=torch.int8) if is_int8 else None
+        num_padded = panels.shape[0] * panels.shape[2]
         self.bias = None if bias_N is None else torch.zeros(num_padded)
         self.scales = torch.empty(num_padded) if is_int8 else None
 
-    def fill(self) -> None:
-        """Pack the weight as it is now."""
-        if not self.packed.untyped_storage().nbytes():
-            self.packed.untyped_storage().resize_(self.packed.numel() * self.packed.element_size())
-            advise_huge_pages(self.packed)
-        source, target, sizes = self._weight_NK.data_ptr(), self.packed.data_ptr(), self._weight_NK.shape
-        if self.scales is None:
-            _function("pack", self._weight_NK.dtype)(source, target, *sizes, torch.get_num_threads())
-        else:
-            scales = self.scales.data_ptr()
-            _function("quantise", self._weight_NK.dtype)(source, target, scales, *sizes, torch.get_num_threads())
-        if self.bias is not None:
-            assert self._bias_N is not None
-            self.bias[: len(self._bias_N)] = self._bias_N
+    @property
+    def weight(self) -> torch.Tensor:
+        """What is computed with, in panels."""
+        return self._panels if self._integers is None else self._integers
 
-    def release(self) -> None:
-        """Free the copy; :meth:`fill` takes memory for it again, which may lie elsewhere."""
-        self.packed.untyped_storage().resize_(0)
+    @property
+    def num_inputs(self) -> int:
+        """Columns of the weight."""
+        return self._panels.shape[1] * self._panels.shape[3]
+
+    def weight_changed(self) -> None:
+        """Must be called after weight or bias were written to, before the next product."""
+        if self._bias_N is not None:
+            assert self.bias is not None
+            self.bias[: self.num_outputs] = self._bias_N
+        if self._integers is not None:
+            assert self.scales is not None
+            self._integers.untyped_storage().resize_(self._integers.numel())
+            advise_huge_pages(self._integers)
+            _function("quantise", self._panels.dtype)(
+                self._panels.data_ptr(),
+                self._integers.data_ptr(),
+                self.scales.data_ptr(),
+                self.num_outputs,
+                self.num_inputs,
+                torch.get_num_threads(),
+            )
+
+    def weight_released(self) -> None:
+        """Free what was derived from a weight whose memory is freed."""
+        if self._integers is not None:
+            self._integers.untyped_storage().resize_(0)
 
     def multiply(self, x_TK: torch.Tensor, out_TN: torch.Tensor) -> torch.Tensor:
-        """``x @ weight.T + bias``, in float32, written to ``out_TN`` and returned."""
+        """The product, written to ``out_TN`` (float32) and returned."""
         assert x_TK.is_contiguous()
         assert out_TN.is_contiguous()
         assert out_TN.dtype is torch.float32
-        _function("multiply", self._weight_NK.dtype)(
+        _function("multiply", self._panels.dtype)(
             x_TK.data_ptr(),
-            self.packed.data_ptr(),
+            self.weight.data_ptr(),
             None if self.bias is None else self.bias.data_ptr(),
             None if self.scales is None else self.scales.data_ptr(),
             out_TN.data_ptr(),
             len(x_TK),
-            *self._weight_NK.shape,
+            self.num_outputs,
+            self.num_inputs,
             torch.get_num_threads(),
         )
         return out_TN

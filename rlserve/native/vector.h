@@ -36,6 +36,21 @@ inline IntVector shuffle(IntVector first, IntVector second, IntVector places) {
 #endif
 }
 
+// Writes a vector to its whole 64 bytes of memory past the cache, to be seen by other threads after end_streams.
+inline void stream(void* to, IntVector vector) {
+#ifdef __AVX512F__
+    _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)vector);
+#else
+    std::memcpy(to, &vector, sizeof vector);
+#endif
+}
+
+inline void end_streams() {
+#ifdef __AVX512F__
+    _mm_sfence();
+#endif
+}
+
 inline int round_up(int value) { return (value + LANES - 1) / LANES * LANES; }
 
 inline Vector broadcast(float value) { return Vector{} + value; }

@@ -1,6 +1,6 @@
 """The policy as the engine computes it on a CPU, to the bit: the same compiled program, run over whole samples.
 
-    transformers model ──► shape, packed weights ──► program ──► logits ──► log-probabilities
+    transformers model ──► shape, weights in panels ──► program ──► logits ──► log-probabilities
                                                        ▲
                   samples of a shard, some at a time, each in KV blocks of its own
 
@@ -22,7 +22,8 @@ from torch import Tensor
 
 from rlserve.native.attention import LayerCache, StepArguments, cache_elements
 from rlserve.native.decoder import DecoderLayer, DecoderProgram
-from rlserve.native.program import PackedWeight
+from rlserve.native.panels import empty_panels, panels_of, put_rows
+from rlserve.native.program import Projection
 from rlserve.native.rotation import table_of_frequencies
 from rlserve.native.sampler import target_log_probs
 from rlserve.trainers.ppo.native_shape import NativeShape, read_shape
@@ -51,13 +52,15 @@ class NativePolicy:
             kind: table_of_frequencies(frequencies_F, longest, factor).contiguous()
             for kind, (frequencies_F, factor) in shape.rotations.items()
         }
+        embedding, head = (each.weight for each in (policy.get_input_embeddings(), policy.get_output_embeddings()))
         with torch.no_grad():
+            head_panels = panels_of(head)
             self._program = DecoderProgram(
                 shape,
-                embedding=policy.get_input_embeddings().weight,
+                embedding=head_panels if embedding is head else panels_of(embedding),
                 layers=list(self._layers(policy, shape)),
                 final_norm=policy.base_model.norm.weight,
-                head=PackedWeight(policy.get_output_embeddings().weight, None),
+                head=Projection(head_panels, len(head)),
                 max_num_tokens=num_tokens,
                 max_num_rows=num_tokens,
             )
@@ -108,14 +111,14 @@ class NativePolicy:
             mlp_norm = layer.pre_feedforward_layernorm if shape.update_norms else layer.post_attention_layernorm
             yield DecoderLayer(
                 input_norm=layer.input_layernorm.weight,
-                qkv=_packed(attention.q_proj, attention.k_proj, attention.v_proj),
+                qkv=_projection(attention.q_proj, attention.k_proj, attention.v_proj),
                 query_norm=attention.q_norm.weight if shape.query_key_norm else None,
                 key_norm=attention.k_norm.weight if shape.query_key_norm else None,
-                output=_packed(attention.o_proj),
+                output=_projection(attention.o_proj),
                 attention_update_norm=update_norm,
                 mlp_norm=mlp_norm.weight,
-                gate_up=_packed(mlp.gate_proj, mlp.up_proj),
-                down=_packed(mlp.down_proj),
+                gate_up=_projection(mlp.gate_proj, mlp.up_proj),
+                down=_projection(mlp.down_proj),
                 mlp_update_norm=layer.post_feedforward_layernorm.weight if shape.update_norms else None,
                 step=ctypes.addressof(self._step(shape, *shape.layers[index])),
                 cache=ctypes.addressof(self._cache),
@@ -139,12 +142,15 @@ class NativePolicy:
         return self._steps[window, rotation]
 
 
-def _packed(*projections: Any) -> PackedWeight:
+def _projection(*projections: Any) -> Projection:
     """Projections of the same input as one."""
-    if len(projections) == 1:
-        return PackedWeight(projections[0].weight, projections[0].bias)
     weights, biases = ([getattr(each, name) for each in projections] for name in ("weight", "bias"))
-    return PackedWeight(torch.cat(weights), None if biases[0] is None else torch.cat(biases))
+    num_outputs = sum(map(len, weights))
+    panels, first = empty_panels(num_outputs, weights[0].shape[1], weights[0].dtype), 0
+    for weight in weights:
+        put_rows(panels, first, weight)
+        first += len(weight)
+    return Projection(panels, num_outputs, None if biases[0] is None else torch.cat(biases))
 
 
 def _num_blocks(num_tokens: int) -> int:

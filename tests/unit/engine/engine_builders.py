@@ -143,3 +143,8 @@ def weights_of(family: str, seed: int, **changes: Any) -> dict[str, torch.Tensor
     """Weights of a model by Hugging Face name, as a trainer sends them."""
     model = build_model(family, seed, **changes)
     return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+
+
+def weight_bytes(engine: Engine) -> int:
+    """Memory that the weights take."""
+    return sum(tensor.untyped_storage().nbytes() for tensor in engine._runner._parameters._fused)

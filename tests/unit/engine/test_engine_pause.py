@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
+from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weight_bytes, weights_of
 
 from rlserve.engine import Engine, FinishReason, Request
 from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
@@ -138,7 +138,9 @@ def test_weights_and_kv_cache_are_released_and_restored_apart(folder: Path) -> N
     before = run(engine, [request])["0"]
 
     engine.release_memory(weights=True, kv_cache=False)
-    assert all(tensor.untyped_storage().nbytes() == 0 for _, tensor in engine.named_weights())
+    assert weight_bytes(engine) == 0
+    with pytest.raises(WeightsRefusedError, match="memory is released"):
+        engine.named_weights()
     assert "memory is released" in _refusal(engine)
     with pytest.raises(IllegalTransitionError, match="released already"):
         engine.release_memory(weights=True)

@@ -140,7 +140,7 @@ def test_only_the_mlps_that_a_model_has_must_divide() -> None:
 def test_two_ranks_hold_a_model_between_them(family: str, tmp_path: Path) -> None:
     spec = read_model_spec(save_model(tmp_path, family))
     shards = [Shard.of(spec, rank, 2) for rank in range(2)]
-    ranks = [Parameters(shard, torch.float32, torch.device("cpu")) for shard in shards]
+    ranks = [Parameters(shard, torch.float32, torch.device("cpu"), in_panels=False) for shard in shards]
     for rank in ranks:
         rank.load_folder(tmp_path)
     parts = [dict(rank.named()) for rank in ranks]

@@ -16,6 +16,7 @@ from engine_builders import (
     make_request,
     run,
     save_model,
+    weight_bytes,
     weights_of,
 )
 from safetensors.torch import load_file, save_file
@@ -230,7 +231,9 @@ def test_waking_without_weights_refuses_to_serve_until_they_come(folder: Path) -
     request = make_request("0", PROMPT)
     before = run(engine, [request])["0"]
     engine.release_memory(weights=True)
-    assert all(tensor.untyped_storage().nbytes() == 0 for _, tensor in engine.named_weights())
+    assert weight_bytes(engine) == 0
+    with pytest.raises(WeightsRefusedError, match="memory is released"):
+        engine.named_weights()
     with pytest.raises(WeightsRefusedError, match="restore it first"):
         engine.load_weights(1, weights_of("qwen3", 0))
     engine.restore_memory()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlserve.native.program import PackedWeight, cap
+from rlserve.native.panels import panels_of
+from rlserve.native.program import Projection, cap
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-3}
 DTYPES = [torch.float32, torch.bfloat16]
@@ -15,8 +16,14 @@ def _numbers(*shape: int, dtype: torch.dtype, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def _multiply(packed: PackedWeight, x_TK: torch.Tensor, num_outputs: int) -> torch.Tensor:
-    return packed.multiply(x_TK, torch.full((len(x_TK), num_outputs), torch.nan))
+def _projection(weight_NK: torch.Tensor, bias_N: torch.Tensor | None = None) -> Projection:
+    projection = Projection(panels_of(weight_NK), len(weight_NK), bias_N)
+    projection.weight_changed()
+    return projection
+
+
+def _multiply(projection: Projection, x_TK: torch.Tensor) -> torch.Tensor:
+    return projection.multiply(x_TK, torch.full((len(x_TK), projection.num_outputs), torch.nan))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -30,40 +37,24 @@ def test_products_are_right(
     weight = _numbers(num_outputs, num_inputs, dtype=dtype)
     bias = _numbers(num_outputs, dtype=dtype, seed=1) if has_bias else None
     x = _numbers(num_rows, num_inputs, dtype=dtype, seed=2)
-    packed = PackedWeight(weight, bias)
-    packed.fill()
     exact = x.double() @ weight.double().T + (0 if bias is None else bias.double())
-    found = _multiply(packed, x, num_outputs)
+    found = _multiply(_projection(weight, bias), x)
     assert (found - exact).abs().max() <= TOLERANCE[dtype] * exact.abs().max().clamp(min=1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads(dtype: torch.dtype) -> None:
     x = _numbers(300, 96, dtype=dtype)
-    packed = PackedWeight(_numbers(120, 96, dtype=dtype, seed=1), None)
-    packed.fill()
-    whole = _multiply(packed, x, 120)
+    projection = _projection(_numbers(120, 96, dtype=dtype, seed=1))
+    whole = _multiply(projection, x)
     for num_threads in (1, 2, 3):
         torch.set_num_threads(num_threads)
         for first, end in ((0, 1), (5, 12), (13, 29), (31, 300), (299, 300)):
-            assert torch.equal(_multiply(packed, x[first:end], 120), whole[first:end])
+            assert torch.equal(_multiply(projection, x[first:end]), whole[first:end])
 
 
 def test_no_rows_are_no_work() -> None:
-    packed = PackedWeight(_numbers(40, 8, dtype=torch.float32), None)
-    packed.fill()
-    assert _multiply(packed, torch.empty(0, 8), 40).shape == (0, 40)
-
-
-def test_products_follow_the_weight_and_survive_a_release() -> None:
-    weight, x = _numbers(40, 8, dtype=torch.float32), _numbers(5, 8, dtype=torch.float32, seed=1)
-    packed = PackedWeight(weight, None)
-    for seed in (2, 3):
-        weight.copy_(_numbers(40, 8, dtype=torch.float32, seed=seed))
-        packed.fill()
-        assert torch.allclose(_multiply(packed, x, 40), x @ weight.T, atol=1e-5)
-        packed.release()
-        assert packed.packed.untyped_storage().nbytes() == 0
+    assert _multiply(_projection(_numbers(40, 8, dtype=torch.float32)), torch.empty(0, 8)).shape == (0, 40)
 
 
 def test_numbers_are_capped() -> None:
