@@ -68,7 +68,8 @@ class Engine:
         self._limits = Limits(
             vocab_size=self.spec.vocab_size,
             max_model_len=self._runner.max_model_len,
-            eos_token_ids=self.spec.eos_token_ids,
+            # Some folders name tokens that their model has no logits for.
+            eos_token_ids=tuple(token for token in self.spec.eos_token_ids if token < self.spec.vocab_size),
         )
         self._rows = RowTable(
             num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
@@ -82,7 +83,7 @@ class Engine:
             block_size=config.block_size,
             max_num_batched_tokens=config.max_num_batched_tokens,
             enable_prefix_caching=config.enable_prefix_caching,
-            eos_token_ids=self.spec.eos_token_ids,
+            eos_token_ids=self._limits.eos_token_ids,
         )
         self._tokenizer = FolderTokenizer(folder)
         self._generation = Generation(

@@ -61,7 +61,7 @@ class SchedulerCounts:
 
     num_preemptions: int = 0
     prefix_queries: int = 0
-    """Tokens looked up in the prefix cache."""
+    """Tokens looked up in the prefix cache, by samples that start; not when they come back from a preemption."""
     prefix_hits: int = 0
     """Tokens found there."""
     num_prefill_chunks: int = 0
@@ -289,12 +289,20 @@ class Scheduler:
             self._pool.share(block)
         sequence.blocks = cached + [self._pool.allocate() for _ in range(num_blocks - len(cached))]
         sequence.num_computed = sequence.num_published_tokens = len(cached) * self._block_size
-        sequence.owner.num_cached_tokens = max(sequence.owner.num_cached_tokens, sequence.num_computed)
-        self.counts.prefix_queries += sequence.num_tokens
-        self.counts.prefix_hits += sequence.num_computed
+        self._count_lookup(sequence)
         self._start(sequence)
         self._prefilling.append(sequence)
         return True
+
+    def _count_lookup(self, sequence: Sequence) -> None:
+        """Count what a sample that is about to start found in the prefix cache. One that was preempted is not counted
+        again: it finds what it made itself."""
+        owner = sequence.owner
+        if not owner.has_started:
+            owner.num_cached_tokens = min(sequence.num_computed, len(owner.prompt))
+        if self._enable_prefix_caching and not owner.must_score_prompt and not sequence.was_preempted:
+            self.counts.prefix_queries += sequence.num_tokens
+            self.counts.prefix_hits += sequence.num_computed
 
     def _cached_blocks(self, sequence: Sequence) -> list[int]:
         """The blocks of the longest cached prefix. The last token is always computed: its logits are wanted."""
@@ -351,6 +359,7 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         self._take_back(victim)
+        victim.was_preempted = True
         self._wait(victim)
         self.counts.num_preemptions += 1
 

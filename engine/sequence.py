@@ -121,6 +121,8 @@ class Sequence:
     """Tokens whose KV is in the cache, kept for sequences in prefill only."""
     num_published_tokens: int = 0
     """Tokens up to which its full blocks have been named in the pool."""
+    was_preempted: bool = False
+    """It has lost its row and its blocks once."""
     followers: list[Sequence] = field(default_factory=list)
     stop_checker: StopStringChecker | None = None
     top_log_probs: list[TopLogProbs] = field(default_factory=list)

@@ -37,7 +37,7 @@ class EngineStats:
     num_partial_chunks: int
     """Chunks that left a part of their prompt to a later step."""
     prefix_queries: int
-    """Tokens looked up in the prefix cache."""
+    """Tokens looked up in the prefix cache, by samples that start; not when they come back from a preemption."""
     prefix_hits: int
     """Tokens found there."""
     time_to_first_token: Histogram

@@ -43,6 +43,9 @@ class StopStringChecker:
         if num_held < _MAX_HELD_TOKENS and (len(text) <= len(known) or text.endswith(_REPLACEMENT)):
             return None
         self._context_start, self._num_emitted = self._num_emitted, len(self._token_ids)
-        window = self._tail + text[len(known) :]
+        new = text[len(known) :]
+        window = self._tail + new
         self._tail = window[-self._keep :] if self._keep else ""
-        return next((string for string in self._stop if string in window), None)
+        # What ends before the new text was there before, and was passed over for min_tokens.
+        starts = {string: max(0, len(window) - len(new) - len(string) + 1) for string in self._stop}
+        return next((string for string, start in starts.items() if window.find(string, start) >= 0), None)

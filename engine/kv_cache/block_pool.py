@@ -73,9 +73,14 @@ class BlockPool:
 
     def check_integrity(self, held: Counter[int]) -> None:
         """Assert that counts are exactly what the sequences hold, and that every block is free or held."""
-        for block in range(self.num_blocks):
-            assert self.reference_counts[block] == held[block], f"block {block}: count differs from its holders"
-            assert (held[block] == 0) == (block in self._free), f"block {block}: both or neither free and held"
+        num_held = np.zeros(self.num_blocks, dtype=np.int32)
+        num_held[list(held)] = list(held.values())
+        wrong = np.flatnonzero(self.reference_counts != num_held)
+        assert len(wrong) == 0, f"block {wrong[0]}: count differs from its holders"
+        is_free = np.zeros(self.num_blocks, dtype=np.bool_)
+        is_free[list(self._free)] = True
+        wrong = np.flatnonzero(is_free == (num_held > 0))
+        assert len(wrong) == 0, f"block {wrong[0]}: both or neither free and held"
         assert len(self._name_of_block) == len(self._block_of_name)
         for block, name in self._name_of_block.items():
             assert self._block_of_name[name] == block

@@ -100,3 +100,31 @@ def test_releasing_twice_is_a_bug_that_is_caught() -> None:
     pool.release([block])
     with pytest.raises(AssertionError, match="released twice"):
         pool.release([block])
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ({0: 1}, "block 1: count differs"),
+        ({0: 2, 1: 1}, "block 0: count differs"),
+        ({0: 1, 1: 1, 2: 1}, "block 2: count differs"),
+    ],
+)
+def test_a_count_that_is_not_what_the_holders_hold_is_found(held: dict[int, int], message: str) -> None:
+    pool = BlockPool(3)
+    pool.allocate()
+    pool.allocate()
+    pool.check_integrity(Counter({0: 1, 1: 1}))
+    with pytest.raises(AssertionError, match=message):
+        pool.check_integrity(Counter(held))
+
+
+def test_a_block_that_is_both_or_neither_free_and_held_is_found() -> None:
+    pool = BlockPool(3)
+    held = Counter([pool.allocate()])
+    pool._free[0] = None
+    with pytest.raises(AssertionError, match="block 0: both or neither"):
+        pool.check_integrity(held)
+    del pool._free[0], pool._free[2]
+    with pytest.raises(AssertionError, match="block 2: both or neither"):
+        pool.check_integrity(held)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from engine_builders import make_engine, save_model
+from engine_builders import make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import backend
 from rlserve.engine.device import upload
@@ -76,3 +78,29 @@ def test_arrays_keep_shape_type_and_place() -> None:
     assert [tensor.data_ptr() for tensor in first] == [tensor.data_ptr() for tensor in again]
     assert all(tensor.data_ptr() % 16 == memory.data_ptr() % 16 for tensor in first if tensor.numel())
     np.testing.assert_array_equal(again[3].numpy(), arrays[3])
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_released_memory_goes_back_to_the_system_every_time(tmp_path: Path) -> None:
+    """The allocator keeps what is small, and takes ever larger memory for small, unless it is told."""
+    shape = {"hidden_size": 256, "intermediate_size": 4096, "vocab_size": 8192, "num_hidden_layers": 4, "head_dim": 64}
+    weights = weights_of("qwen3", 0, **shape)
+    engine = make_engine(save_model(tmp_path, **shape), num_blocks=2048, block_size=16)
+    num_bytes = sum(weight.nbytes for _, weight in engine.named_weights())
+    cache_bytes = 2 * 4 * 2 * 64 * 4 * 2048 * 16
+    for version in range(1, 4):
+        outputs = run(engine, [make_request(str(seed), [seed] * 200, max_tokens=2, seed=seed) for seed in range(80)])
+        assert all(output.finished for output in outputs.values())
+        used_blocks = 80 * 13
+        before = _resident_bytes()
+        engine.release_memory(weights=False, kv_cache=True)
+        between = _resident_bytes()
+        assert before - between > 0.9 * cache_bytes * used_blocks / 2048
+        engine.release_memory(weights=True, kv_cache=False)
+        assert between - _resident_bytes() > 0.9 * num_bytes
+        engine.restore_memory()
+        engine.load_weights(version, weights)

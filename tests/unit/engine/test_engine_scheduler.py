@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rlserve.engine.kv_cache.block_pool import BlockPool
+from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import Request, SamplingParams
 from rlserve.engine.rows import RowTable
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
@@ -150,6 +151,48 @@ def test_samples_without_a_row_wait_and_find_the_prompt_in_the_cache() -> None:
         bench.scheduler.end(sample)
     step = bench.step()
     assert [(chunk.sequence, chunk.start) for chunk in step.chunks] == [(samples[2], 4), (samples[3], 4)]
+
+
+def test_the_hit_rate_counts_each_sample_that_starts_once() -> None:
+    bench = Bench(num_blocks=8)
+    (first,) = bench.add(list(range(8)))
+    (last,) = bench.add(list(range(50, 58)))
+    while not bench.scheduler.counts.num_preemptions:
+        bench.step()
+    bench.scheduler.end(first)
+    bench.step()
+    assert last.num_published_tokens >= 12, "found again in the cache"
+    assert (bench.scheduler.counts.prefix_queries, bench.scheduler.counts.prefix_hits) == (16, 0)
+    assert last.owner.num_cached_tokens == 0, "it had made them itself"
+    bench.scheduler.end(last)
+    (again,) = bench.add([*range(50, 57), 99])
+    bench.step()
+    assert (bench.scheduler.counts.prefix_queries, bench.scheduler.counts.prefix_hits) == (24, 4)
+    assert again.owner.num_cached_tokens == 4
+
+
+def test_a_group_reports_what_was_cached_before_it_came() -> None:
+    bench = Bench(num_rows=2)
+    samples = bench.add(list(range(9)), n=4)
+    bench.step()
+    for sample in samples[:2]:
+        bench.scheduler.end(sample)
+    bench.step()
+    assert (bench.scheduler.counts.prefix_queries, bench.scheduler.counts.prefix_hits) == (27, 16)
+    assert samples[0].owner.num_cached_tokens == 0
+
+
+def test_what_does_not_look_into_the_cache_is_not_counted() -> None:
+    bench = Bench()
+    bench.scheduler._enable_prefix_caching = False
+    bench.add(list(range(9)))
+    bench.step()
+    assert bench.scheduler.counts.prefix_queries == 0
+    bench = Bench()
+    (scored,) = bench.add(list(range(9)))
+    scored.owner.prompt_scores = PromptScores(scored.owner.prompt, 0)
+    bench.step()
+    assert bench.scheduler.counts.prefix_queries == 0
 
 
 @pytest.mark.parametrize("state", list(SequenceState))

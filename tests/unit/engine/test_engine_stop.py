@@ -99,6 +99,25 @@ def test_a_stop_string_that_spans_kept_and_new_tokens_of_a_resumed_sample(folder
     assert sample.stop_reason == string
 
 
+def test_a_stop_string_that_min_tokens_passed_over_is_not_found_later(folder: Path, free_run: SampleOutput) -> None:
+    """The longer string keeps the shorter one in the text that is searched."""
+    text = "".join(ALPHABET[token] for token in free_run.token_ids)
+    string = next(text[end - 2 : end] for end in range(2, 12) if text.count(text[end - 2 : end]) == 1)
+    min_tokens = text.index(string) + 2
+    request = make_request("0", PROMPT, max_tokens=40, seed=3, stop=(string, "~" * 12), min_tokens=min_tokens)
+    assert run(make_engine(folder), [request])["0"].samples[0].token_ids == free_run.token_ids
+
+
+def test_end_of_sequence_tokens_without_logits_are_never_drawn_and_do_no_harm(
+    folder: Path, free_run: SampleOutput, tmp_path: Path
+) -> None:
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [VOCAB_SIZE, 10**6]}))
+    sample = run(make_engine(tmp_path), [make_request("0", PROMPT, max_tokens=40, seed=3, min_tokens=2)])["0"]
+    assert sample.samples[0].token_ids == free_run.token_ids
+
+
 class _Bytes:
     """A tokenizer of single bytes, as byte-level ones decode."""
 
