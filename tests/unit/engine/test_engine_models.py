@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_builders import build_model, save_model
+from engine_builders import build_model, make_engine, save_model
 
 from rlserve.engine.models import check_supported, read_model_spec
 from rlserve.engine.models.base import YarnScaling
@@ -262,3 +262,19 @@ def test_the_check_imports_no_torch(folder: Path) -> None:
         "assert not {'torch', 'transformers', 'numpy'} & set(sys.modules), sorted(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
+
+
+@pytest.mark.parametrize("max_shard_size", ["1GB", "40KB"])
+def test_a_head_of_its_own_that_the_file_ties_is_refused(max_shard_size: str, tmp_path: Path) -> None:
+    model = build_model("qwen3", tie_word_embeddings=False)
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    assert (tmp_path / "model.safetensors.index.json").exists() == (max_shard_size == "40KB")
+    _change_config(tmp_path, tie_word_embeddings=True)
+    with pytest.raises(ModelError, match=r"lm_head\.weight differs from model\.embed_tokens\.weight"):
+        make_engine(tmp_path)
+
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.model.embed_tokens.weight)
+    model.save_pretrained(tmp_path, max_shard_size=max_shard_size)
+    _change_config(tmp_path, tie_word_embeddings=True)
+    assert make_engine(tmp_path).spec.tied_embeddings
