@@ -306,6 +306,7 @@ class Engine:
             num_partial_chunks=counts.num_partial_chunks,
             prefix_queries=counts.prefix_queries,
             prefix_hits=counts.prefix_hits,
+            num_recovered_tokens=counts.num_recovered_tokens,
             time_to_first_token=latencies.time_to_first_token.snapshot(),
             inter_token_latency=latencies.inter_token_latency.snapshot(),
             queue_time=latencies.queue_time.snapshot(),

@@ -64,6 +64,8 @@ class SchedulerCounts:
     """Tokens looked up in the prefix cache, by samples that start; not when they come back from a preemption."""
     prefix_hits: int = 0
     """Tokens found there."""
+    num_recovered_tokens: int = 0
+    """Tokens of preempted samples that were still cached when they came back."""
     num_prefill_chunks: int = 0
     num_partial_chunks: int = 0
     """Chunks that left a part of their prompt to later steps."""
@@ -300,7 +302,9 @@ class Scheduler:
         owner = sequence.owner
         if not owner.has_started:
             owner.num_cached_tokens = min(sequence.num_computed, len(owner.prompt))
-        if self._enable_prefix_caching and not owner.must_score_prompt and not sequence.was_preempted:
+        if sequence.was_preempted:
+            self.counts.num_recovered_tokens += sequence.num_computed
+        elif self._enable_prefix_caching and not owner.must_score_prompt:
             self.counts.prefix_queries += sequence.num_tokens
             self.counts.prefix_hits += sequence.num_computed
 

@@ -40,6 +40,8 @@ class EngineStats:
     """Tokens looked up in the prefix cache, by samples that start; not when they come back from a preemption."""
     prefix_hits: int
     """Tokens found there."""
+    num_recovered_tokens: int
+    """Tokens of preempted samples that were still cached when they came back."""
     time_to_first_token: Histogram
     """From a request's arrival to the first token that this engine drew for a sample."""
     inter_token_latency: Histogram

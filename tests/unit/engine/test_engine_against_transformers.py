@@ -84,7 +84,7 @@ def test_greedy_equals_transformers_with_sharing_chunks_forks_and_preemption(
     stats = engine.stats()
     assert stats.num_preemptions > 10
     assert stats.num_partial_chunks > 10
-    assert stats.prefix_hits > 500
+    assert stats.prefix_hits + stats.num_recovered_tokens > 500
     assert stats.num_forks > 10
     assert stats.num_block_copies > 10
     assert stats.num_used_blocks == 0
@@ -102,7 +102,7 @@ def test_greedy_equals_transformers_without_prefix_cache_in_large_blocks(family:
 
     outputs = run(engine, requests)
 
-    assert engine.stats().prefix_hits == 0
+    assert engine.stats().prefix_hits == engine.stats().num_recovered_tokens == 0
     _assert_same(outputs, requests, model)
 
 

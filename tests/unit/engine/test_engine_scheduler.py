@@ -163,6 +163,7 @@ def test_the_hit_rate_counts_each_sample_that_starts_once() -> None:
     bench.step()
     assert last.num_published_tokens >= 12, "found again in the cache"
     assert (bench.scheduler.counts.prefix_queries, bench.scheduler.counts.prefix_hits) == (16, 0)
+    assert bench.scheduler.counts.num_recovered_tokens == 12
     assert last.owner.num_cached_tokens == 0, "it had made them itself"
     bench.scheduler.end(last)
     (again,) = bench.add([*range(50, 57), 99])
