@@ -161,6 +161,9 @@ class RowTable:
         self.num_known[rows_B] = positions_B + 1
 
     def _set_stop_tokens(self, row: int, token_ids: tuple[int, ...]) -> None:
+        num_rows = len(self._sequences)
+        if self.num_free == num_rows - 1:  # the only one: all steps compare as many as the widest row has had
+            self.stop_token_ids = np.full((num_rows, 1), -1, dtype=np.int32)
         missing = len(token_ids) - self.stop_token_ids.shape[1]
         if missing > 0:
             self.stop_token_ids = np.pad(self.stop_token_ids, ((0, 0), (0, missing)), constant_values=-1)

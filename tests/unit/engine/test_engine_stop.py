@@ -118,6 +118,13 @@ def test_end_of_sequence_tokens_without_logits_are_never_drawn_and_do_no_harm(
     assert sample.samples[0].token_ids == free_run.token_ids
 
 
+def test_many_stop_tokens_of_one_request_are_not_compared_with_for_ever(folder: Path) -> None:
+    engine = make_engine(folder)
+    run(engine, [make_request("0", PROMPT, stop_token_ids=tuple(range(60))), make_request("1", PROMPT)])
+    run(engine, [make_request("2", PROMPT, stop_token_ids=(1, 2)), make_request("3", PROMPT)])
+    assert engine._rows.stop_token_ids.shape[1] == 2
+
+
 class _Bytes:
     """A tokenizer of single bytes, as byte-level ones decode."""
 
