@@ -204,9 +204,8 @@ class LeadingRunner(ShardedRunner):
         """The whole weights, of which these are the parts of rank 0."""
         for names in buckets({name: part.numel() * self._dtype.itemsize for name, part in parts.items()}):
             split = [name for name in names if self._shard.is_split(name)]
-            if not all(part.untyped_storage().nbytes() for part in parts.values()):  # released
-                whole = {name: torch.empty(self._whole_shape(name), dtype=self._dtype, device="meta") for name in split}
-            elif split:
+            whole = {}
+            if split:
                 self._tell(order, *self._places_of(split))
                 whole = self._gathered(split, parts)
             yield from ((name, whole[name] if name in split else parts[name]) for name in names)

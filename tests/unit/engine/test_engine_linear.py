@@ -35,7 +35,7 @@ def test_products_follow_an_update_of_the_weight(shape: tuple[int, int], dtype: 
 def test_an_engine_with_packed_weights_serves_swaps_and_wakes_as_one_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cpu_program, "can_run", lambda spec, dtype: False)
+    monkeypatch.setattr(cpu_program, "is_chosen", lambda *arguments: False)
     save_model(tmp_path, "qwen2")
     requests = [make_request(str(index), range(1, 10 + index), max_tokens=20, seed=index) for index in range(6)]
 

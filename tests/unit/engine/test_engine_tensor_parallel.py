@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
+from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weight_bytes, weights_of
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
 from rlserve.engine.weights.fingerprint import fingerprint
@@ -211,7 +211,9 @@ def test_memory_is_released_and_restored_in_both_processes(tmp_path: Path, make_
     engine = make_parallel(folder)
     run(engine, _requests(3))
     engine.release_memory(weights=True, kv_cache=True)
-    assert {tensor.device.type for name, tensor in engine.named_weights() if "proj" in name} == {"meta"}
+    assert weight_bytes(engine) == 0
+    with pytest.raises(WeightsRefusedError, match="memory is released"):
+        engine.named_weights()
     assert run(engine, [make_request("early", [1])])["early"].error is not None
     engine.restore_memory()
     engine.load_weights(1, weights_of("qwen3", 1))
