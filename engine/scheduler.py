@@ -228,11 +228,26 @@ class Scheduler:
             assert len(sequence.blocks) * self._block_size >= num_tokens - 1
             assert self._rows.block_tables[sequence.row, : len(sequence.blocks)].tolist() == sequence.blocks
             assert (sequence in self._prefilling) != bool(self._rows.decoding[sequence.row])
+            self._check_names(sequence)
         waiting = [
             sequence for sequence in self._waiting + (self._held or []) if sequence.state is SequenceState.WAITING
         ]
         assert len(waiting) == self.counts.states[SequenceState.WAITING]
         assert all(not sequence.blocks and sequence.row < 0 for sequence in waiting)
+        num_followers = sum(len(leader.followers) for leader in running + waiting)
+        assert num_followers == self.counts.states[SequenceState.FOLLOWING], "a follower has no leader"
+
+    def _check_names(self, sequence: Sequence) -> None:
+        """Assert that blocks go by the names of what is computed in them, by the weights of now."""
+        num_known, num_tokens = self._rows.num_known[sequence.row], self._rows.num_tokens[sequence.row]
+        num_computed = sequence.num_computed if sequence in self._prefilling else min(num_known, num_tokens - 1)
+        names: list[bytes] = []
+        token_ids = self._rows.token_ids[sequence.row, :num_computed]
+        extend_chain(names, root_hash(self._weight_version), token_ids, self._block_size)
+        for index, block in enumerate(sequence.blocks):
+            name = self._pool.name_of(block)
+            is_right = index < len(names) and name == names[index] and sequence.names_version == self._weight_version
+            assert name is None or is_right, f"block {block} goes by the name of something else"
 
     def _needy(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Those of the decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""

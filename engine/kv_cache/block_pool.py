@@ -59,6 +59,10 @@ class BlockPool:
         """Whether nobody holds the block."""
         return block in self._free
 
+    def name_of(self, block: int) -> bytes | None:
+        """The name of a block, if it has one."""
+        return self._name_of_block.get(block)
+
     def publish(self, block: int, name: bytes) -> None:
         """Name a held, full block so that others find it. The first block of a name keeps it."""
         assert self.reference_counts[block] > 0, f"block {block} is published but not held"

@@ -172,6 +172,25 @@ def test_the_hit_rate_counts_each_sample_that_starts_once() -> None:
     assert again.owner.num_cached_tokens == 4
 
 
+def test_a_prompt_that_ends_in_the_middle_leaves_only_what_was_computed() -> None:
+    bench = Bench(max_num_batched_tokens=10)
+    (aborted,) = bench.add(list(range(30)))
+    bench.step()
+    bench.scheduler.end(aborted)
+    bench.add(list(range(30)))
+    (chunk,) = bench.step().chunks
+    assert chunk.start == 8
+
+
+def test_a_block_that_goes_by_the_name_of_something_else_is_found() -> None:
+    bench = Bench(max_num_batched_tokens=10)
+    (sequence,) = bench.add(list(range(30)))
+    bench.step()
+    bench.pool.publish(sequence.blocks[2], b"not computed yet")
+    with pytest.raises(AssertionError, match="goes by the name of something else"):
+        bench.scheduler.check_integrity()
+
+
 def test_a_group_reports_what_was_cached_before_it_came() -> None:
     bench = Bench(num_rows=2)
     samples = bench.add(list(range(9)), n=4)
