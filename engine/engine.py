@@ -19,7 +19,6 @@ from rlserve.engine.generation import Generation
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.models.parameters import WeightChanges
-from rlserve.engine.models.tied_head import check_tied_head
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.factory import create_runner
 from rlserve.engine.request import Request, RequestOutput
@@ -100,7 +99,6 @@ class Engine:
         self._pause_mode: PauseMode | None = None
         self._kv_cache_released = False
         if load_weights:
-            check_tied_head(folder, self.spec)
             self._weights.load_folder(folder)
 
     @property

@@ -26,6 +26,7 @@ from rlserve.engine.kernels.factory import create_kernels
 from rlserve.engine.kv_cache.sizing import count_blocks, is_measured, largest_draw, largest_step
 from rlserve.engine.last_tokens import LastTokens
 from rlserve.engine.models import cpu_program
+from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.cpu_program import CpuProgram
 from rlserve.engine.models.decoder import Decoder
 from rlserve.engine.models.parameters import Parameters, WeightChanges
@@ -148,7 +149,7 @@ class ModelRunner:
 
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder."""
-        self._parameters.load_folder(folder)
+        self._parameters.load(Checkpoint(folder))
         self._decoder.weights_changed()
 
     def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -6,13 +6,11 @@ tensor, so an update is one copy into place and needs no second set of weights.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
+from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.layer_parameters import expert_stacks, new_layer
 from rlserve.engine.models.named_weight import NamedWeight, PanelWeight, PlainWeight, put_weights
 from rlserve.engine.parallel.shard import Shard
@@ -165,27 +163,26 @@ class Parameters:
         """Forget the elements of before."""
         self._undo.clear()
 
-    def load_folder(self, folder: Path) -> None:
-        """Read the safetensors shard or shards of a Hugging Face folder.
+    def load(self, checkpoint: Checkpoint) -> None:
+        """Read the weights of a folder.
 
         Raises:
-            ModelError: no safetensors, or tensors that do not fit the configuration.
+            ModelError: they do not fit the configuration.
         """
-        shard_of = _tensor_files(folder)
-        shapes: dict[str, tuple[int, ...]] = {}
-        for path in sorted(set(shard_of.values())):
-            with safe_open(path, framework="pt") as shard:
-                found = {name: tuple(shard.get_slice(name).get_shape()) for name in shard.keys()}  # noqa: SIM118
-                shapes |= {name: tuple(part.shape) for name, part in self._by_part(_without_data(found)).items()}
-        problems = self._problems(shapes)
+        shapes = checkpoint.shapes()
+        parts = self._by_part({name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+        problems = self._problems({name: tuple(part.shape) for name, part in parts.items()})
         if problems:
-            raise ModelError(_summary(f"{folder}: weights do not fit config.json", problems))
-        for path in sorted(set(shard_of.values())):
-            with safe_open(path, framework="pt") as shard:
-                for name in shard.keys():  # noqa: SIM118
-                    for part, tensor in self._by_part({name: shard.get_tensor(name)}).items():
-                        if part in self._weights:
-                            self.put({part: tensor})
+            raise ModelError(_summary(f"{checkpoint.folder}: weights do not fit config.json", problems))
+        brings_tied_head = self._ties_head and HEAD_NAME in shapes
+        if brings_tied_head and not torch.equal(checkpoint.tensor(HEAD_NAME), checkpoint.tensor(EMBEDDING_NAME)):
+            raise ModelError(
+                f"{checkpoint.folder}: {HEAD_NAME} differs from {EMBEDDING_NAME}, but config.json ties the two: "
+                "say tie_word_embeddings=false there"
+            )
+        for name, tensor in checkpoint.tensors():
+            by_part = self._by_part({name: tensor})
+            self.put({part: by_part[part] for part in by_part if part in self._weights})
 
     def release(self) -> None:
         """Free the memory; the tensors stay as empty shells that :meth:`restore` gives memory again."""
@@ -249,25 +246,6 @@ class Parameters:
         self._fused.append(fused)
         self._weights |= dict(zip(names, parts, strict=True))
         return fused
-
-
-def _tensor_files(folder: Path) -> dict[str, Path]:
-    """Which file holds which tensor: the index if there is one, else the single file (under the name "*")."""
-    index_path = folder / "model.safetensors.index.json"
-    if not index_path.is_file():
-        single = folder / "model.safetensors"
-        if not single.is_file():
-            raise ModelError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
-        return {"*": single}
-    weight_map = json.loads(index_path.read_text(encoding="utf-8")).get("weight_map", {})
-    missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
-    if missing or not weight_map:
-        raise ModelError(f"{index_path}: {'shards not there: ' + ', '.join(missing) if missing else 'no weight_map'}")
-    return {name: folder / shard for name, shard in weight_map.items()}
-
-
-def _without_data(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, torch.Tensor]:
-    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
 def _summary(title: str, problems: list[str]) -> str:

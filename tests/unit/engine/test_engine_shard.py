@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.engine.models.base import ExpertsSpec, ModelSpec
+from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.models.parameters import Parameters
 from rlserve.engine.parallel.shard import Shard
@@ -142,7 +143,7 @@ def test_two_ranks_hold_a_model_between_them(family: str, tmp_path: Path) -> Non
     shards = [Shard.of(spec, rank, 2) for rank in range(2)]
     ranks = [Parameters(shard, torch.float32, torch.device("cpu"), in_panels=False) for shard in shards]
     for rank in ranks:
-        rank.load_folder(tmp_path)
+        rank.load(Checkpoint(tmp_path))
     parts = [dict(rank.named()) for rank in ranks]
     assert sum(part.numel() for part in parts[1].values()) < 0.6 * sum(
         torch.Size(shards[1].whole_shape(name, part.shape)).numel() for name, part in parts[1].items()

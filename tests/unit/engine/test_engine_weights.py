@@ -268,3 +268,11 @@ def test_a_folder_whose_tensors_do_not_fit_its_config_is_refused(tmp_path: Path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelError, match=r"no model\.safetensors"):
         make_engine(tmp_path)
+
+
+def test_frequencies_of_rotary_positions_in_an_older_checkpoint_are_passed_over(tmp_path: Path) -> None:
+    file = save_model(tmp_path, "llama") / "model.safetensors"
+    plain = run(make_engine(tmp_path), [make_request("0", PROMPT)])
+    buffers = {f"model.layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(6) for layer in range(2)}
+    save_file(load_file(file) | buffers, file)
+    assert run(make_engine(tmp_path), [make_request("0", PROMPT)])["0"].samples == plain["0"].samples
