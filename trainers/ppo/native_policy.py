@@ -41,11 +41,11 @@ class NativePolicy:
     def __init__(self, policy: Any, *, longest: int) -> None:
         shape = read_shape(policy)
         self._longest = longest
-        num_tokens = max(longest, _NUM_TOKENS)
-        num_blocks = num_tokens // longest * _num_blocks(longest)
+        self._num_blocks = _num_blocks(max(longest, _NUM_TOKENS))
+        num_tokens = self._num_blocks * _BLOCK_SIZE
         elements = cache_elements(shape.num_kv_heads, shape.head_dim, _BLOCK_SIZE, torch.float32)
         # All tokens go through a layer before the next one begins, so one cache does for all layers.
-        self._cached = [torch.empty(num_blocks, size) for size in elements]
+        self._cached = [torch.empty(self._num_blocks, size) for size in elements]
         self._cache = LayerCache(*(tensor.data_ptr() for tensor in self._cached))
         self._steps: dict[tuple[int, str], StepArguments] = {}
         self._rotations = {
@@ -72,7 +72,7 @@ class NativePolicy:
         softmax(logits)."""
         num_samples, longest = inputs.input_ids.shape
         assert longest <= self._longest
-        num_together = max(1, _NUM_TOKENS // longest)
+        num_together = self._num_blocks // _num_blocks(longest)
         found = []
         with torch.no_grad():
             for first in range(0, num_samples, num_together):

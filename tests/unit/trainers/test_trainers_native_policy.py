@@ -60,6 +60,26 @@ def test_values_are_the_kernels_and_not_those_of_torch(tmp_path: Path) -> None:
     assert not torch.equal(policy_outputs(policy, inputs, temperature=0.7).log_probs, log_probs)
 
 
+def test_short_samples_beside_a_long_one_have_room(tmp_path: Path) -> None:
+    """Each takes whole blocks, so there are fewer together than their tokens alone would let one think."""
+    policy = load_policy(save_tiny_model(tmp_path), load_weights=True)
+    batch = random_batch(3, num_samples=400, longest=9)
+    (shard,) = cut_into_shards(batch, np.arange(400), 1)
+    inputs = shard_inputs(batch, shard, torch.device("cpu"))
+    assert inputs.input_ids.shape[1] == 17, "one token more than a block"
+    native = NativePolicy(policy, longest=128)
+    for cached in native._cached:
+        cached.fill_(torch.nan)
+    guarded = [torch.cat([cached, torch.full_like(cached, 7.0)]) for cached in native._cached]
+    native._cache.keys, native._cache.values = (each.data_ptr() for each in guarded[:2])
+
+    found, _ = native.log_probs(inputs, 1.0)
+
+    assert all(bool((each[len(each) // 2 :] == 7.0).all()) for each in guarded), "written past the cache"
+    alone = NativePolicy(policy, longest=17)
+    assert torch.equal(found, alone.log_probs(inputs, 1.0)[0])
+
+
 def test_samples_in_several_parts_give_the_same_bits(tmp_path: Path) -> None:
     policy = load_policy(save_tiny_model(tmp_path), load_weights=True)
     batch = random_batch(3, num_samples=60, longest=60)
