@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import os
-import platform
-import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from engine_cases import Case
 from engine_rounds import PeerResult
+from machine import circumstances
 from peers.factory import OURS
 from rich.table import Table
 
@@ -94,14 +91,7 @@ def _cells(ours: PeerResult, peer: PeerResult) -> list[str]:
 def report(results: Sequence[CaseResult], *, num_threads: int) -> dict[str, Any]:
     """Everything that was measured, ready for JSON."""
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "cpu": _cpu_model(),
-            "num_cpus": os.cpu_count(),
-            "system": platform.platform(),
-            "python": platform.python_version(),
-        },
-        "commit": _commit(),
+        **circumstances(),
         "num_threads": num_threads,
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "passive"),
         "cases": [_case_report(result) for result in results],
@@ -142,17 +132,3 @@ def _first_token(peer: PeerResult) -> dict[str, float] | None:
     if not rounds:
         return None
     return {"mean_s": median(map(mean, rounds)), "median_s": median(map(median, rounds))}
-
-
-def _commit() -> str | None:
-    """The commit of this repository, with ``-dirty`` where files differ from it; None outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-    result = subprocess.run(command, capture_output=True, text=True)
-    return result.stdout.strip() or None
-
-
-def _cpu_model() -> str:
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

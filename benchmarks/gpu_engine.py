@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ if find_spec("rlserve") is None:
     sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
+from machine import commit  # noqa: E402
 from models import DEFAULT_CACHE, SHAPES, model_folder  # noqa: E402
 
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams  # noqa: E402
@@ -102,7 +102,7 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "versions": {package: _version(package) for package in PACKAGES},
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -168,14 +168,6 @@ def _version(package: str) -> str | None:
     try:
         return version(package)
     except PackageNotFoundError:
-        return None
-
-
-def _commit() -> str | None:
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip() or None
-    except FileNotFoundError:
         return None
 
 

@@ -134,7 +134,13 @@ class Engine:
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
         """End requests now and return what they have: finished samples as they are, the others with the tokens
         so far and ``ABORT``; a token that is still being drawn is dropped. Ids that are not in the engine are passed
-        over: they ended by themselves."""
+        over: they ended by themselves.
+
+        Raises:
+            UserError: one id in place of several.
+        """
+        if isinstance(request_ids, str):
+            raise UserError(f"abort takes several request ids, got {request_ids!r}: put it into a list")
         return self._generation.abort(request_ids)
 
     def pause(self, mode: PauseMode = "keep") -> list[RequestOutput]:

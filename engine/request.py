@@ -38,7 +38,7 @@ class SamplingParams:
     temperature: float = 1.0
     """0 is greedy, and so is anything below 1e-5."""
     top_k: int = 0
-    """Keep the k likeliest tokens; 0 keeps all."""
+    """Keep the k likeliest tokens; 0 or -1 keeps all."""
     top_p: float = 1.0
     """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
     min_p: float = 0.0
@@ -62,8 +62,9 @@ class SamplingParams:
     min_tokens: int = 0
     """Stop tokens, the end-of-sequence token among them, are not drawn before that many tokens, and stop strings
     are passed over."""
-    seed: int = 0
-    """The random numbers are a hash of (seed, sample index, position): batch and replica do not matter."""
+    seed: int | None = None
+    """The random numbers are a hash of (seed, sample index, position): batch and replica do not matter. None: a seed
+    from the request's id, so that requests differ, and the same request gets the same numbers again."""
     stop_token_ids: tuple[int, ...] = ()
     stop: tuple[str, ...] = ()
     """Strings that end a sample; they need a tokenizer."""

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.engine.metrics import NO_TIME
-from rlserve.engine.sampling import stream_key
+from rlserve.engine.sampling import seed_of, stream_key
 from rlserve.engine.sequence import Sequence, TokenHistory
 
 GREEDY_BELOW = 1e-5
@@ -101,11 +101,12 @@ class RowTable:
         self.last_token_s[row] = sequence.last_token_s
         self.decoding[row] = False
         self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
-        self.top_k[row] = sampling.top_k
+        self.top_k[row] = max(sampling.top_k, 0)
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
         self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
-        self.stream_keys[row] = stream_key(sampling.seed, sequence.index)
+        seed = seed_of(sequence.owner.request.id) if sampling.seed is None else sampling.seed
+        self.stream_keys[row] = stream_key(seed, sequence.index)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +16,11 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return state ^ (state >> np.uint64(31))
+
+
+def seed_of(request_id: str) -> int:
+    """The seed of a request that gives none."""
+    return int.from_bytes(blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
 
 
 def stream_key(seed: int, sample_index: int) -> np.uint64:

@@ -17,8 +17,8 @@ MAX_TOP_LOG_PROBS = 1024
 MAX_PENALTY = 2.0
 MAX_LOGIT_BIAS = 100.0
 """OpenAI's ranges; the logits stay finite."""
-MIN_REPETITION_PENALTY = 1e-3
-"""Logits divided by less overflow."""
+REPETITION_PENALTIES = (1e-3, 1e3)
+"""Logits divided by less, or multiplied by more, could overflow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,14 +90,14 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
         yield f"max_tokens must be a whole number of at least 1, got {shown(sampling.max_tokens)}"
     if not _is_number(sampling.temperature, 0, MAX_TEMPERATURE):
         yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {shown(sampling.temperature)}"
-    if not _is_integer(sampling.top_k, 0, 2**31):
-        yield f"top_k must be a whole number of at least 0, got {shown(sampling.top_k)}"
+    if not _is_integer(sampling.top_k, -1, 2**31):
+        yield f"top_k must be a whole number of at least -1, got {shown(sampling.top_k)}"
     if not _is_number(sampling.top_p, 0, 1) or sampling.top_p == 0:
         yield f"top_p must be greater than 0 and at most 1, got {shown(sampling.top_p)}"
     if not _is_number(sampling.min_p, 0, 1):
         yield f"min_p must be from 0 to 1, got {shown(sampling.min_p)}"
-    if not _is_integer(sampling.seed, -(2**63), 2**64):
-        yield f"seed must be a whole number of 64 bits, got {shown(sampling.seed)}"
+    if sampling.seed is not None and not _is_integer(sampling.seed, -(2**63), 2**64):
+        yield f"seed must be None or a whole number of 64 bits, got {shown(sampling.seed)}"
     if not isinstance(sampling.stop, tuple | list) or not all(isinstance(s, str) and s for s in sampling.stop):
         yield f"stop must be a tuple of strings that are not empty, got {shown(sampling.stop)}"
     if not isinstance(sampling.ignore_eos, bool):
@@ -108,10 +108,9 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
 
 
 def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
-    if not _is_number(penalty := sampling.repetition_penalty, 0, MAX_PENALTY) or penalty == 0:
-        yield f"repetition_penalty must be greater than 0 and at most {MAX_PENALTY}, got {shown(penalty)}"
-    elif penalty < MIN_REPETITION_PENALTY:
-        yield f"repetition_penalty must be at least {MIN_REPETITION_PENALTY:g}, got {shown(penalty)}"
+    penalty, (smallest, largest) = sampling.repetition_penalty, REPETITION_PENALTIES
+    if not _is_number(penalty, smallest, largest):
+        yield f"repetition_penalty must be from {smallest:g} to {largest:g}, got {shown(penalty)}"
     for name in ("presence_penalty", "frequency_penalty"):
         if not _is_number(value := getattr(sampling, name), -MAX_PENALTY, MAX_PENALTY):
             yield f"{name} must be from -{MAX_PENALTY} to {MAX_PENALTY}, got {shown(value)}"

@@ -57,12 +57,12 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"temperature": -0.1}, "temperature must be"),
     ({"temperature": 10**400}, "temperature must be"),
     ({"temperature": "hot"}, "temperature must be"),
-    ({"top_k": -1}, "top_k must be"),
+    ({"top_k": -2}, "top_k must be"),
     ({"top_p": 0.0}, "top_p must be"),
     ({"top_p": 1.01}, "top_p must be"),
     ({"top_p": float("nan")}, "top_p must be"),
     ({"seed": 2**70}, "seed must be"),
-    ({"seed": None}, "seed must be"),
+    ({"seed": "3"}, "seed must be"),
     ({"stop": ("",)}, "stop must be"),
     ({"stop": "end"}, "stop must be"),
     ({"stop": ("end",)}, "stop strings and bad words need a tokenizer"),
@@ -72,7 +72,7 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"stop_token_ids": {7}}, "stop_token_ids must be a tuple or a list, got set"),
     ({"allowed_token_ids": torch.tensor([1, 2])}, "allowed_token_ids must be a tuple or a list, got Tensor"),
     ({"ignore_eos": "no"}, "ignore_eos must be True or False"),
-    ({"repetition_penalty": 1e-300}, "repetition_penalty must be at least 0.001"),
+    ({"repetition_penalty": 1e-300}, "repetition_penalty must be from 0.001 to 1000"),
 ]
 
 
@@ -182,7 +182,7 @@ def test_a_top_p_too_small_for_the_kernels_keeps_the_likeliest_token(folder: Pat
 def test_lists_do_as_well_as_tuples(engine: Engine) -> None:
     ids: Any = [5, 6]
     for name in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):
-        listed, tupled = (make_request(kind.__name__, PROMPT, **{name: kind(ids)}) for kind in (list, tuple))
+        listed, tupled = (make_request(kind.__name__, PROMPT, seed=0, **{name: kind(ids)}) for kind in (list, tuple))
         outputs = run(engine, [listed, tupled])
         assert outputs["list"].samples == outputs["tuple"].samples
 

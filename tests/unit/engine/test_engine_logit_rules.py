@@ -214,7 +214,7 @@ def _bad(message: str, **sampling: Any) -> Any:
         _bad("min_p must be", min_p=1.5),
         _bad("min_p must be from 0 to 1, got nan", min_p=float("nan")),
         _bad("repetition_penalty must be", repetition_penalty=0.0),
-        _bad("repetition_penalty must be greater than 0 and at most 2.0, got nan", repetition_penalty=float("nan")),
+        _bad("repetition_penalty must be from 0.001 to 1000, got nan", repetition_penalty=float("nan")),
         _bad("presence_penalty must be", presence_penalty=3),
         _bad("frequency_penalty must be", frequency_penalty="much"),
         _bad("logit_bias has 96", logit_bias={VOCAB_SIZE: 1.0}),

@@ -10,6 +10,7 @@ import pytest
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.errors import UserError
 
 pytestmark = BOTH_WAYS
 
@@ -144,3 +145,11 @@ def _cut(sample: SampleOutput, num_tokens: int) -> SampleOutput:
         weight_versions=sample.weight_versions[:num_tokens],
         stop_reason=None,
     )
+
+
+def test_abort_takes_ids_and_not_the_letters_of_one(folder: Path) -> None:
+    engine = make_engine(folder)
+    engine.add(make_request("1", [1, 2, 3]))
+    with pytest.raises(UserError, match="put it into a list"):
+        engine.abort("12")
+    assert len(engine.abort(["1", "2"])) == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from engine_builders import make_engine, make_request, run, save_model
 from numpy.typing import NDArray
 
 from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
@@ -143,3 +146,25 @@ def test_random_numbers_depend_on_seed_sample_and_position_and_on_nothing_else()
     assert together[5] == alone[0]
     assert all(first != second for first, second in pairwise(together))
     assert ((together > 0) & (together < 1)).all()
+
+
+def test_requests_differ_unless_they_share_a_seed(tmp_path: Path) -> None:
+    save_model(tmp_path)
+
+    def tokens(request_id: str, **sampling: Any) -> list[tuple[int, ...]]:
+        request = make_request(request_id, [1, 2, 3], max_tokens=12, n=2, **sampling)
+        return [sample.token_ids for sample in run(make_engine(tmp_path), [request])[request_id].samples]
+
+    first = tokens("a")
+    assert first[0] != first[1]
+    assert tokens("a") == first
+    assert tokens("b") != first
+    assert tokens("a", seed=5) == tokens("b", seed=5) != first
+    assert tokens("\ud800"), "half of a surrogate pair"
+
+
+def test_a_top_k_of_minus_one_keeps_all(tmp_path: Path) -> None:
+    engine = make_engine(save_model(tmp_path))
+    requests = [make_request(str(k), [1, 2, 3], max_tokens=12, seed=1, top_k=k) for k in (-1, 0, 3)]
+    outputs = run(engine, requests)
+    assert outputs["-1"].samples == outputs["0"].samples != outputs["3"].samples

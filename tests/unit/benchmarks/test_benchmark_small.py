@@ -1,0 +1,34 @@
+"""The benchmarks of weight swaps and of contention, on a tiny model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import contention
+import pytest
+import weight_swap
+
+
+def test_a_swap_is_measured_in_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    weight_swap.main(["--shape", "tiny", "--rounds", "2", "--model-cache", str(tmp_path), "--json", str(out)])
+    (result,) = json.loads(out.read_text())["results"]
+    assert result["num_copies"] == result["swap_s"] / result["copy_s"] > 0
+    assert result["num_bytes"] > 10_000
+    assert "copies" in capsys.readouterr().out
+
+
+def test_what_is_kept_beside_others_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    contention.main(["--case", "smoke", "--rounds", "1", "--model-cache", str(tmp_path), "--json", str(out)])
+    case = json.loads(out.read_text())["cases"]["smoke"]
+    assert case["throughput_kept"] > 0
+    assert case["cores_kept"] > 0
+    assert "of its throughput" in capsys.readouterr().out
+
+
+def test_the_loading_processes_end_with_the_block() -> None:
+    with contention.loaded_cores(2) as processes:
+        assert [process.poll() for process in processes] == [None, None]
+    assert all(process.returncode for process in processes)
