@@ -253,7 +253,7 @@ class Generation:
             owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return
         if sampling.stop:
-            sequence.stop_checker = StopStringChecker(self._tokenizer, sampling.stop)
+            sequence.stop_checker = StopStringChecker(self._tokenizer, owner.prompt.tolist(), sampling.stop)
             for token_id in token_ids:
                 sequence.stop_checker.push(token_id)
         owner.sequences.append(sequence)

@@ -19,15 +19,21 @@ class Detokenizer(Protocol):
 
 
 class StopStringChecker:
-    """Follows the text of one sample."""
+    """Follows the text of one sample.
 
-    def __init__(self, detokenizer: Detokenizer, stop: tuple[str, ...]) -> None:
+    Args:
+        prompt: its tokens; the last ones give the decoder its context. Some decoders drop the space that a text begins
+            with.
+        stop: strings to be found in what is generated.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, prompt: Sequence[int], stop: tuple[str, ...]) -> None:
         self._detokenizer = detokenizer
         self._stop = stop
         self._keep = max(len(string) for string in stop) - 1
         self._tail = ""
-        self._token_ids: list[int] = []
-        self._num_emitted = 0
+        self._token_ids = list(prompt[-_MAX_HELD_TOKENS:])
+        self._num_emitted = len(self._token_ids)
         """Tokens whose text is in the tail; the one or few before them give the decoder its context."""
         self._context_start = 0
 

@@ -133,13 +133,30 @@ class _Bytes:
 
 
 def test_text_is_held_back_until_a_character_is_whole() -> None:
-    checker = StopStringChecker(_Bytes(), ("é!", "zz"))
+    checker = StopStringChecker(_Bytes(), b"(", ("é!", "zz"))
     found = [checker.push(byte) for byte in "aé".encode() + b"!"]
     assert found == [None, None, None, "é!"]
 
 
 def test_broken_bytes_do_not_hide_a_stop_string_for_ever() -> None:
-    checker = StopStringChecker(_Bytes(), ("end",))
+    checker = StopStringChecker(_Bytes(), b"", ("end",))
     found = [checker.push(byte) for byte in b"\xff" * 9 + b"end"]
     assert found[-1] == "end"
     assert set(found[:-1]) == {None}
+
+
+class _Words:
+    """A tokenizer whose tokens are words with a space before them, and which drops the first one, as Llama 2's does."""
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        return "".join(f" {'abcdef'[token]}" for token in token_ids).removeprefix(" ")
+
+
+def test_a_space_before_the_first_word_is_part_of_the_text() -> None:
+    checker = StopStringChecker(_Words(), [5, 4], (" b",))
+    assert checker.push(1) == " b"
+
+
+def test_the_text_of_the_prompt_is_not_searched() -> None:
+    checker = StopStringChecker(_Words(), [0, 1], ("b c", "f"))
+    assert [checker.push(token) for token in (2, 5)] == [None, "f"]
