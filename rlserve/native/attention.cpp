@@ -1,8 +1,19 @@
-// Attention of one layer, for decoders that are not programs.
+// Attention of one layer, for programs, and for decoders that are none.
 
 #include "attention.h"
 
 namespace rlserve {
+
+template <typename Element, typename Cached>
+void run_attention(Team& team, const Plan& plan, const Attention<Element, Cached>& layer, Element* qkv, Element* out) {
+    layer.run(team, plan, qkv, out);
+}
+
+template void run_attention(Team&, const Plan&, const Attention<float, float>&, float*, float*);
+template void run_attention(Team&, const Plan&, const Attention<float, int8_t>&, float*, float*);
+template void run_attention(Team&, const Plan&, const Attention<bfloat16, bfloat16>&, bfloat16*, bfloat16*);
+template void run_attention(Team&, const Plan&, const Attention<bfloat16, int8_t>&, bfloat16*, bfloat16*);
+
 namespace {
 
 template <typename Element, typename Cached>
@@ -10,7 +21,7 @@ void attend(const Step& step, Element* qkv, const Element* query_norm, const Ele
             const LayerCache& cache, Element* out, int num_threads) {
     const Plan plan(step);
     run_team(num_threads, [&](Team& team) {
-        Attention<Element, Cached>{step, query_norm, key_norm, cache}.run(team, plan, qkv, out);
+        run_attention(team, plan, Attention<Element, Cached>{step, query_norm, key_norm, cache}, qkv, out);
     });
 }
 

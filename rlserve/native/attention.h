@@ -376,4 +376,8 @@ struct Attention {
     }
 };
 
+// One layer by all threads of a team; compiled in attention.cpp alone, which takes long.
+template <typename Element, typename Cached>
+void run_attention(Team& team, const Plan& plan, const Attention<Element, Cached>& layer, Element* qkv, Element* out);
+
 }  // namespace rlserve

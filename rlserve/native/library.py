@@ -13,6 +13,7 @@ import os
 import platform
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import torch
 logger = logging.getLogger(__name__)
 
 _SOURCE_FOLDER = Path(__file__).parent
-_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-shared", "-Wno-psabi")
+_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-Wno-psabi")
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "run_program": (_POINTER,),
@@ -86,13 +87,23 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
     os.close(handle)
     try:
         # The OpenMP runtime must be the one torch has loaded: two of them would each keep its own threads.
-        command = [compiler, *_FLAGS, "-fopenmp", *map(str, sources), "-o", name]
         runtime = _torch_openmp()
-        command += ["-nodefaultlibs", str(runtime), "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc"] if runtime else []
-        subprocess.run(command, capture_output=True, text=True, check=True)
+        libraries = ["-nodefaultlibs", str(runtime), "-lstdc++", "-lm", "-lc", "-lgcc_s", "-lgcc"] if runtime else []
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder, ThreadPoolExecutor() as threads:
+            objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
+            commands = [
+                [compiler, *_FLAGS, "-fopenmp", "-c", str(source), "-o", made]
+                for source, made in zip(sources, objects, strict=True)
+            ]
+            list(threads.map(_run, commands))
+            _run([compiler, *_FLAGS, "-shared", "-fopenmp", *objects, *libraries, "-o", name])
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, text=True, check=True)
 
 
 def _torch_openmp() -> Path | None:

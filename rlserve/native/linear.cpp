@@ -1,4 +1,4 @@
-// Weights in and out of panels, and single products, for callers from outside.
+// Weights in and out of panels, and products, for programs and for callers from outside.
 
 #include <algorithm>
 #include <vector>
@@ -6,6 +6,16 @@
 #include "linear.h"
 
 namespace rlserve {
+
+template <typename T, typename Out>
+void run_linear(Team& team, const Linear<T, Out>& linear, const T* x, int num_rows, Out* out) {
+    linear.run(team, x, num_rows, out);
+}
+
+template void run_linear(Team&, const Linear<float, float>&, const float*, int, float*);
+template void run_linear(Team&, const Linear<bfloat16, bfloat16>&, const bfloat16*, int, bfloat16*);
+template void run_linear(Team&, const Linear<bfloat16, float>&, const bfloat16*, int, float*);
+
 namespace {
 
 // Rows of one matrix in panels. Mirrored by Rows in panels.py.
@@ -54,7 +64,7 @@ template <typename T>
 void multiply(const T* x, const void* panels, const float* bias, const float* scales, float* out, int num_rows,
               int num_outputs, int num_inputs, int num_threads) {
     run_team(num_threads, [&](Team& team) {
-        Linear<T, float>{panels, bias, scales, num_inputs, num_outputs}.run(team, x, num_rows, out);
+        run_linear(team, Linear<T, float>{panels, bias, scales, num_inputs, num_outputs}, x, num_rows, out);
     });
 }
 

@@ -262,4 +262,8 @@ struct Linear {
     }
 };
 
+// One product by all threads of a team; compiled in linear.cpp alone, which takes long.
+template <typename T, typename Out>
+void run_linear(Team& team, const Linear<T, Out>& linear, const T* x, int num_rows, Out* out);
+
 }  // namespace rlserve

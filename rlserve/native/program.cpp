@@ -58,15 +58,15 @@ void attend(Team& team, const Operation& op, const Program& program, const Plan&
     const Element *query_norm = static_cast<const Element*>(op.weight), *key_norm = static_cast<const Element*>(op.other);
     Element *qkv = static_cast<Element*>(const_cast<void*>(op.in)), *out = static_cast<Element*>(op.out);
     if (program.is_int8_cache)
-        Attention<Element, int8_t>{*op.step, query_norm, key_norm, *op.cache}.run(team, plan, qkv, out);
+        run_attention(team, plan, Attention<Element, int8_t>{*op.step, query_norm, key_norm, *op.cache}, qkv, out);
     else
-        Attention<Element, Element>{*op.step, query_norm, key_norm, *op.cache}.run(team, plan, qkv, out);
+        run_attention(team, plan, Attention<Element, Element>{*op.step, query_norm, key_norm, *op.cache}, qkv, out);
 }
 
 template <typename Element, typename Out>
 void multiply(Team& team, const Operation& op, int num_rows) {
     const Linear<Element, Out> linear{op.weight, static_cast<const float*>(op.other), op.scales, op.inputs, op.outputs};
-    linear.run(team, static_cast<const Element*>(op.in), num_rows, static_cast<Out*>(op.out));
+    run_linear(team, linear, static_cast<const Element*>(op.in), num_rows, static_cast<Out*>(op.out));
 }
 
 template <typename Element>
