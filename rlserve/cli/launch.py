@@ -1,27 +1,18 @@
-"""The command line. Reads arguments and prints; all work is done elsewhere, and imported when it is needed.
-
-Exit codes: 0 done, 1 the run failed, 2 something that the user can mend (one clear message, no traceback),
-130 interrupted.
-"""
+"""``rlserve launch``: start a run, or take one up again."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlserve import __version__
-from rlserve.errors import RlserveError, UserError
+from rlserve.cli.places import DEFAULT_OUTPUT_DIR
+from rlserve.errors import UserError
 
 if TYPE_CHECKING:
     from rlserve.config import LoadedConfig
-
-EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141
-DEFAULT_OUTPUT_DIR = "runs"
 
 _LAUNCH_USAGE = "rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN]"
 _LAUNCH_EXAMPLES = """\
@@ -33,43 +24,17 @@ examples:
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="rlserve",
-        description="Reinforcement learning of language models that shares one pool of GPUs between training and "
-        "rollout.",
-        epilog="rlserve COMMAND --help says more about a command.",
-    )
-    parser.add_argument("--version", action="version", version=f"rlserve {__version__}")
-    parser.add_argument("command", choices=sorted(COMMANDS), help="launch: start a run, or take one up again")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    parsed = parser.parse_args(arguments)
-    try:
-        exit_code = COMMANDS[parsed.command](parsed.arguments)
-        sys.stdout.flush()
-        return exit_code
-    except RlserveError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    except BrokenPipeError:  # whoever read our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
-
-
-def launch_command(arguments: Sequence[str]) -> int:
-    """``rlserve launch``: load a configuration, and show or run it."""
+def run(arguments: Sequence[str]) -> int:
+    """Load a configuration, and show or run it."""
     parsed = _launch_parser().parse_intermixed_args(arguments)
     config_path, overrides = _separate(parsed.config)
     from rlserve.config import load
     from rlserve.pool.discovery import discover_machine
 
     discovered = discover_machine()
-    run: Path | None = None
+    folder: Path | None = None
     if parsed.resume is not None:
-        loaded, run = _load_for_resume(parsed.resume, config_path, overrides, discovered)
+        loaded, folder = _load_for_resume(parsed.resume, config_path, overrides, discovered)
     elif config_path is not None:
         loaded = load(config_path, overrides, discovered=discovered)
     else:
@@ -79,10 +44,7 @@ def launch_command(arguments: Sequence[str]) -> int:
         return 0
     from rlserve.launch import launch
 
-    return launch(loaded, resume=run)
-
-
-COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {"launch": launch_command}
+    return launch(loaded, resume=folder)
 
 
 def _launch_parser() -> argparse.ArgumentParser:
