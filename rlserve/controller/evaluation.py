@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
+from rlserve.engine.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import UserError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.scoring import Scorer
 
 _SCORED_AT_ONCE = 64
@@ -40,6 +41,7 @@ class Evaluation:
             max_tokens=sampling.max_tokens,
             seed=sampling.seed,
             stop=sampling.stop,
+            stop_token_ids=sampling.stop_token_ids,
         )
 
     async def score(self, step: int) -> float:
@@ -66,12 +68,4 @@ class Evaluation:
         if output.error is not None:
             raise UserError(f"held-out prompt {prompt.id}: {output.error}")
         (answer,) = output.samples
-        return RewardSample(
-            id=prompt.id,
-            prompt=prompt.prompt_text,
-            response=self._decode(answer.token_ids),
-            answer=prompt.answer,
-            finished=answer.finish_reason is FinishReason.STOP,
-            prompt_token_ids=prompt.prompt_token_ids,
-            response_token_ids=answer.token_ids,
-        )
+        return reward_sample(prompt, answer, id=prompt.id, response=self._decode(answer.token_ids))

@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterable
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
-from rlserve.engine.request import FinishReason, RequestOutput
+from rlserve.engine.request import RequestOutput
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.data import PromptSource
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
 
@@ -145,15 +146,7 @@ class RolloutLoop:
 
     def _reward_samples(self, group: PromptGroup, output: RequestOutput) -> list[RewardSample]:
         return [
-            RewardSample(
-                id=f"{group.id}/{sample.index}",
-                prompt=group.prompt_text,
-                response=self._decode(sample.token_ids),
-                answer=group.answer,
-                finished=sample.finish_reason is FinishReason.STOP,
-                prompt_token_ids=group.prompt_token_ids,
-                response_token_ids=sample.token_ids,
-            )
+            reward_sample(group, sample, id=f"{group.id}/{sample.index}", response=self._decode(sample.token_ids))
             for sample in output.samples
         ]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.groups import Message, PromptGroup
 from rlserve.rollout.rows import PromptRow, PromptRows, load_rows
 
 if TYPE_CHECKING:
@@ -39,17 +39,20 @@ class PromptEncoder:
         self._apply_chat_template = apply_chat_template
         self._max_prompt_tokens = max_prompt_tokens
 
-    def encode(self, prompt: str) -> tuple[int, ...]:
-        """Token ids, with the special tokens that the tokenizer (or its chat template) puts around a prompt."""
-        if not self._apply_chat_template:
-            return tuple(self._tokenizer(prompt).input_ids)
-        messages = [{"role": "user", "content": prompt}]
-        rendered = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return tuple(self._tokenizer(rendered, add_special_tokens=False).input_ids)
+    def encode(self, rendered: str) -> tuple[int, ...]:
+        """Token ids of a rendered prompt. The special tokens around it come from the chat template, or, where there is
+        none, from the tokenizer."""
+        return tuple(self._tokenizer(rendered, add_special_tokens=not self._apply_chat_template).input_ids)
+
+    def _render(self, messages: tuple[Message, ...]) -> str:
+        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return text
 
     def group(self, row: PromptRow, *, group_id: str, position: int) -> PromptGroup:
         """The prompt group of a row; one that cannot be used says why in ``drop_reason``."""
-        token_ids = self.encode(row.prompt)
+        messages = ({"role": "user", "content": row.prompt},) if self._apply_chat_template else None
+        rendered = row.prompt if messages is None else self._render(messages)
+        token_ids = self.encode(rendered)
         return PromptGroup(
             id=group_id,
             position=position,
@@ -57,6 +60,9 @@ class PromptEncoder:
             prompt_text=row.prompt,
             prompt_token_ids=token_ids,
             answer=row.answer,
+            prompt_rendered=rendered,
+            messages=messages,
+            columns=row.columns,
             drop_reason=self._drop_reason(token_ids),
         )
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 from rlserve.engine.request import RequestOutput
+from rlserve.rollout.columns import Columns
+
+Answer = str | list[Any] | dict[str, Any] | None
+"""A reference answer: text, or plain data as in JSON."""
+Message = dict[str, Any]
+"""One turn of a conversation: ``role``, ``content``, and what else the chat template looks at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,10 +26,16 @@ class PromptGroup:
     row: int
     """Row of the data set, counted from 0."""
     prompt_text: str
-    """As the data set has it, before any chat template."""
+    """As the data set has it, before any chat template; of a conversation, what the user said last."""
     prompt_token_ids: tuple[int, ...]
-    answer: str | None
+    answer: Answer
     """Reference answer for the reward."""
+    prompt_rendered: str = ""
+    """The text whose tokens ``prompt_token_ids`` are."""
+    messages: tuple[Message, ...] | None = None
+    """What the chat template rendered; None without a template."""
+    columns: Columns = field(default_factory=Columns)
+    """The whole row, for the reward."""
     drop_reason: str | None = None
     """Why the prompt cannot be used; it is admitted and dropped at once, so that counts match the position."""
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.errors import DataError
+from rlserve.rollout.columns import Columns
 from rlserve.rollout.config import DataConfig
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class PromptRow:
     row: int
     prompt: str
     answer: str | None
+    columns: Columns
 
 
 class PromptRows:
@@ -60,7 +62,12 @@ class PromptRows:
         row = int(self._rows[index])
         values = self._dataset[row]
         answer = None if self._answer_field is None else values[self._answer_field]
-        return PromptRow(row=row, prompt=values[self._prompt_field], answer=None if answer is None else str(answer))
+        return PromptRow(
+            row=row,
+            prompt=values[self._prompt_field],
+            answer=None if answer is None else str(answer),
+            columns=Columns(values),
+        )
 
 
 def load_rows(config: DataConfig) -> tuple[PromptRows, PromptRows]:
@@ -99,7 +106,6 @@ def _load_checked(path: str, split: str, config: DataConfig) -> Dataset:
                 f"{path}: has no column {field!r}, only {', '.join(map(repr, dataset.column_names))}; "
                 f"set data.{key} to one of them{remedy}"
             )
-    dataset = dataset.select_columns(fields)
     _check_prompts(dataset, path, config.prompt_field)
     if config.answer_field is not None:
         _check_answers(dataset, path, config.answer_field)

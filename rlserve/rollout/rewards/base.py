@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from rlserve.rollout.columns import Columns
+from rlserve.rollout.groups import Answer, Message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,14 +17,22 @@ class RewardSample:
     id: str
     """Names the prompt's group and the sample; errors quote it."""
     prompt: str
-    """As the data set has it."""
+    """As the data set has it; of a conversation, what the user said last."""
     response: str
-    answer: str | None
-    """Reference answer of the data set, where it has one."""
+    answer: Answer
+    """Reference answer of the data set: text (a number as the file spells it), a list or a dict; None where it has
+    none."""
     finished: bool
     """False where the response was cut off by its length."""
     prompt_token_ids: tuple[int, ...]
     response_token_ids: tuple[int, ...]
+    prompt_rendered: str = ""
+    """The text that the model was given, chat template included; ``prompt_rendered + response`` is what it read and
+    wrote."""
+    messages: tuple[Message, ...] | None = None
+    """The conversation that the chat template rendered, system prompt included; None without a template."""
+    row: Columns = field(default_factory=Columns)
+    """All columns of the row, read only."""
 
 
 class Reward(ABC):

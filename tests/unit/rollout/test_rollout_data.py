@@ -12,9 +12,10 @@ import pytest
 from rollout_tokenizers import CHARACTERS, character_tokenizer
 
 from rlserve.errors import DataError
+from rlserve.rollout.columns import Columns
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.data import PROMPT_EMPTY, PROMPT_TOO_LONG, PromptEncoder, PromptSource, load_prompts
-from rlserve.rollout.rows import load_rows
+from rlserve.rollout.rows import PromptRow, load_rows
 
 
 @pytest.fixture(autouse=True)
@@ -250,7 +251,13 @@ def test_a_set_without_one_usable_prompt_is_refused(tmp_path: Path) -> None:
 def test_the_chat_template_is_rendered_around_the_prompt() -> None:
     template = "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}=>"
     encoder = PromptEncoder(character_tokenizer(chat_template=template), apply_chat_template=True, max_prompt_tokens=99)
-    assert encoder.encode("1+1") == tuple(CHARACTERS.index(character) + 2 for character in "<user>1+1=>")
+    row = PromptRow(row=0, prompt="1+1", answer="2", columns=Columns({"source": "sums"}))
+    group = encoder.group(row, group_id="0:0", position=0)
+    assert group.prompt_text == "1+1"
+    assert group.prompt_rendered == "<user>1+1=>"
+    assert group.messages == ({"role": "user", "content": "1+1"},)
+    assert group.columns["source"] == "sums"
+    assert group.prompt_token_ids == tuple(CHARACTERS.index(character) + 2 for character in "<user>1+1=>")
 
 
 def test_a_chat_template_that_is_not_there_is_refused() -> None:
