@@ -62,6 +62,8 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
     exit_code = EXIT_FAILED
     try:
         with log_to(folder.log_file, console):
+            for remark in loaded.remarks:
+                logger.warning("%s", remark)
             tracker = create_tracker(
                 config.tracking,
                 folder,

@@ -96,10 +96,10 @@ def _load_for_resume(
 
 
 def _show(loaded: LoadedConfig, discovered: Mapping[str, int]) -> None:
-    """Print the configuration, and the split as YAML comments: the whole can be saved and launched."""
+    """Print the configuration, the split and remarks as YAML comments: the whole can be saved and launched."""
     from rlserve.config import to_yaml
     from rlserve.config.split import render_split
 
     sys.stdout.write(to_yaml(loaded.config) + "\n")
-    for line in render_split(loaded.config, discovered).splitlines():
+    for line in (*render_split(loaded.config, discovered).splitlines(), *map(str, loaded.remarks)):
         sys.stdout.write(f"# {line}\n")

@@ -1,19 +1,21 @@
 """From plain values to a tree of frozen dataclasses, strictly, all problems at once.
 
 Unknown keys are refused at every level, nothing is converted but what YAML spells in two ways (an integer for
-a float, ``1e-5`` read as text for a float, a list for a tuple). Ranges are the ``__post_init__`` of each
-dataclass; they are checked even where another key of the same dataclass is wrong.
+a float, ``1e-5`` read as text for a float, a list for a tuple, ``name: 007`` read as a number) and one text where a
+list of texts stands. Ranges are the ``__post_init__`` of each dataclass; they are checked even where another key of
+the same dataclass is wrong.
 """
 
 from __future__ import annotations
 
 import math
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import SequenceMatcher, get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from rlserve.config.keys import join_key
 from rlserve.errors import ConfigurationError, Problem
 
 ConfigT = TypeVar("ConfigT")
@@ -30,25 +32,24 @@ _KINDS: dict[Any, str] = {
 }
 
 
-def build(config_type: type[ConfigT], values: Mapping[Any, Any]) -> tuple[ConfigT | None, tuple[Problem, ...]]:
+def build(
+    config_type: type[ConfigT], values: Mapping[Any, Any], spelling: Callable[[str], str | None] = lambda key: None
+) -> tuple[ConfigT | None, tuple[Problem, ...]]:
     """Build ``config_type`` from nested plain data, or say everything that is wrong with it.
 
     Exactly one of the two results is empty: ``None``, or ``()``. Keys of problems are dotted, positions in lists
-    included (``pool.slots.1.count``), as an override would spell them.
+    included (``pool.slots.1.count``), as an override would spell them. ``spelling`` tells how the value of a key was
+    written, for numbers and truth values in the place of text; None where that is not known.
     """
-    builder = _Builder(config_type)
+    builder = _Builder(config_type, spelling)
     config = builder.build_dataclass(config_type, values, "")
     return (None if builder.problems else config), tuple(builder.problems)
 
 
-def join_key(parent: str, child: object) -> str:
-    """``a.b`` and ``c`` to ``a.b.c``."""
-    return f"{parent}.{child}" if parent else str(child)
-
-
 class _Builder:
-    def __init__(self, root: type[Any]) -> None:
+    def __init__(self, root: type[Any], spelling: Callable[[str], str | None]) -> None:
         self.problems: list[Problem] = []
+        self._spelling = spelling
         self._all_keys = tuple(_leaf_keys(root, ""))
 
     def build_dataclass(self, cls: Any, values: Any, key: str) -> Any:
@@ -56,7 +57,7 @@ class _Builder:
             return self._refuse(key, f"must be {_describe(cls)}, got {_show(values)}")
         names = {field.name: field for field in fields(cls)}
         for unknown in (name for name in values if name not in names):
-            self._refuse(join_key(key, unknown), self._unknown_key(str(unknown), tuple(names), values))
+            self._refuse(join_key(key, unknown), self._unknown_key(key, str(unknown), tuple(names), values))
         hints = get_type_hints(cls)
         built: dict[str, Any] = {}
         for name, field in names.items():
@@ -95,26 +96,31 @@ class _Builder:
             for member in get_args(annotation):
                 if _fits(member, value):
                     return self._build_value(member, value, key)
+            if str in get_args(annotation) and isinstance(value, int | float):
+                return self._build_value(str, value, key)
             return self._refuse(key, f"must be {_describe(annotation)}, got {_show(value)}")
+        if annotation is str and isinstance(value, int | float):
+            return self._spelling(key) or _show(value)
         converted = _scalar(annotation, value)
         if converted is _BAD:
-            hint = ": quote it to make it text" if annotation is str and isinstance(value, int | float) else ""
-            return self._refuse(key, f"must be {_describe(annotation)}, got {_show(value)}{hint}")
+            return self._refuse(key, f"must be {_describe(annotation)}, got {_show(value)}")
         return converted
 
     def _build_tuple(self, annotation: Any, value: Any, key: str) -> Any:
+        element, _ = get_args(annotation)
+        if element is str and isinstance(value, str | int | float):
+            return (self._build_value(str, value, key),)
         if not isinstance(value, list | tuple):
             return self._refuse(key, f"must be a list, got {_show(value)}")
-        element, _ = get_args(annotation)
         items = [self._build_value(element, item, join_key(key, index)) for index, item in enumerate(value)]
         return _BAD if any(item is _BAD for item in items) else tuple(items)
 
-    def _unknown_key(self, name: str, valid: tuple[str, ...], given: Mapping[str, Any]) -> str:
+    def _unknown_key(self, parent: str, name: str, valid: tuple[str, ...], given: Mapping[str, Any]) -> str:
         # Of two keys that are equally near, the one that is not there yet is meant.
         near = sorted(get_close_matches(name, valid), key=lambda key: (-_likeness(name, key), key in given))
         elsewhere = [key for key in self._all_keys if key.rpartition(".")[2] == name]
         if near or elsewhere:
-            return f"unknown key, did you mean {(near or elsewhere)[0]}?"
+            return f"unknown key, did you mean {join_key(parent, near[0]) if near else elsewhere[0]}?"
         return f"unknown key; valid keys: {', '.join(valid)}"
 
     def _refuse(self, key: str, message: str) -> object:

@@ -21,11 +21,13 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rlserve.config.build import join_key
+from rlserve.config.keys import join_key
 from rlserve.config.locate import ConfigFile
 from rlserve.config.overrides import OVERRIDE_SOURCE, Override, parse_overrides
+from rlserve.config.spelling import choices_as_spelled, load_spelled
 from rlserve.errors import ConfigurationError, Problem
 
+_ABSENT = object()
 _HYDRA_VERSION = "1.3"
 _MAX_DEPTH = 8
 """Deeper than any configuration: only a value that refers to itself gets there."""
@@ -43,13 +45,24 @@ class Composed:
     file: ConfigFile
     override_keys: frozenset[str]
     files: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Contents of the files that took part, by shown path, the one that wins first; keys as from the root."""
+    """Contents of the files that took part, by shown path, the one that wins first; keys as from the root, numbers
+    and truth values as they are spelled."""
 
     def source(self, key: str) -> str:
         """The file (or ``override``) that set a key, or set something in it; else the file that was loaded."""
         if any(_is_within(key, other) or _is_within(other, key) for other in self.override_keys):
             return OVERRIDE_SOURCE
-        return next((shown for shown, content in self.files.items() if _has(content, key)), self.file.shown)
+        setting = (shown for shown, content in self.files.items() if _find(content, key) is not _ABSENT)
+        return next(setting, self.file.shown)
+
+    def is_from_group(self, key: str) -> bool:
+        """Whether the file of a group set a key, rather than an override or the file that was loaded."""
+        return self.source(key) not in (OVERRIDE_SOURCE, self.file.shown)
+
+    def spelling(self, key: str) -> str | None:
+        """How a file spells the value that a key has; None where no file does, or names another key's value."""
+        written = _find(self.files.get(self.source(key), {}), key)
+        return written if isinstance(written, str) and "${" not in written else None
 
 
 def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
@@ -65,7 +78,7 @@ def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
     _check_header(file)
     choices = [override for override in overrides if _is_group(file, override.key)]
     single_keys = [override for override in overrides if not _is_group(file, override.key)]
-    possible = [choice for choice in choices if choice.value in file.options(choice.key)]
+    possible = [choice for choice in choices if choice.typed in file.options(choice.key)]
     problems += [_missing_choice(file, choice) for choice in choices if choice not in possible]
     config, chosen = _compose_files(file, _choice_texts(file, content, possible))
     for override in single_keys:
@@ -81,9 +94,10 @@ def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
 
 
 def _read(file: ConfigFile, path: Path) -> dict[str, Any]:
-    """Content of one YAML file that takes part, interpolations as they stand."""
+    """Content of one YAML file that takes part, spelled as it stands there."""
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        OmegaConf.load(path)  # finds more that is wrong, such as a key that stands there twice
+        content = load_spelled(path) or {}
     except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise ConfigurationError([_file_problem(error, file, path)]) from error
     if not isinstance(content, dict):
@@ -105,14 +119,14 @@ def _is_group(file: ConfigFile, key: str) -> bool:
 def _missing_choice(file: ConfigFile, choice: Override) -> Problem:
     """A choice that the group does not have; the file's own stands in for it, to find what else is wrong."""
     options = ", ".join(file.options(choice.key))
-    message = f"no choice {choice.value!r} of group {choice.key}; there is: {options}"
+    message = f"no choice {choice.typed!r} of group {choice.key}; there is: {options}"
     return Problem(choice.key, f"{message} (one key is set by {choice.key}.KEY=VALUE)", OVERRIDE_SOURCE)
 
 
 def _choice_texts(file: ConfigFile, content: Mapping[str, Any], choices: Sequence[Override]) -> list[str]:
     """Hydra's overrides: a group that the files' defaults lists do not name is appended to them."""
     declared = set(_declared_groups(file, content))
-    return [f"{'' if choice.key in declared else '+'}{choice.key}={choice.value}" for choice in choices]
+    return [f"{'' if choice.key in declared else '+'}{choice.key}={_quote(choice.typed)}" for choice in choices]
 
 
 def _declared_groups(file: ConfigFile, content: Mapping[str, Any]) -> Iterator[str]:
@@ -133,6 +147,7 @@ def _compose_files(file: ConfigFile, choice_texts: Sequence[str]) -> tuple[DictC
     try:
         with (
             warnings.catch_warnings(),
+            choices_as_spelled(),
             initialize_config_dir(str(file.root), version_base=_HYDRA_VERSION),
         ):
             # Without _self_ in its defaults list, a file's own values win over its groups, as one expects.
@@ -217,13 +232,13 @@ def _is_within(key: str, other: str) -> bool:
     return key == other or key.startswith(f"{other}.")
 
 
-def _has(content: Any, key: str) -> bool:
-    """Whether nested plain data has a dotted key."""
+def _find(content: Any, key: str) -> Any:
+    """What stands at a dotted key of nested plain data, or ``_ABSENT``."""
     for part in key.split("."):
         if isinstance(content, list) and part.isdigit() and int(part) < len(content):
             content = content[int(part)]
         elif isinstance(content, dict) and part in content:
             content = content[part]
         else:
-            return False
-    return True
+            return _ABSENT
+    return content

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlserve.config.build import build, join_key
+from rlserve.config.belongings import check_belongings, remarks_on_small_settings, without_replaced_reward
+from rlserve.config.build import build
 from rlserve.config.checks import check_parts
-from rlserve.config.compose import compose
+from rlserve.config.compose import Composed, compose
 from rlserve.config.dump import as_plain
+from rlserve.config.keys import flatten
 from rlserve.config.locate import locate
+from rlserve.config.paths import settle_paths
 from rlserve.config.references import check_references
+from rlserve.config.remarks import remarks_on
 from rlserve.config.tree import RunConfig
-from rlserve.errors import ConfigurationError
+from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.discovery import discover_machine
 
 
@@ -27,6 +31,8 @@ class LoadedConfig:
     """The same as plain data, every default written out."""
     source: Path
     """The file that it was loaded from, absolute."""
+    remarks: tuple[Problem, ...] = ()
+    """What is legal and can hardly be meant."""
 
 
 def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, int] | None = None) -> LoadedConfig:
@@ -42,21 +48,25 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     """
     file = locate(path)
     composed = compose(file, overrides)
-    config, tree_problems = build(RunConfig, composed.values)
+    values = settle_paths(without_replaced_reward(composed.values, composed), RunConfig.output_dir)
+    config, tree_problems = build(RunConfig, values, composed.spelling)
     known = {problem.key for problem in composed.problems}
     problems = [*composed.problems, *(problem for problem in tree_problems if problem.key not in known)]
-    problems += check_references(dict(flatten(composed.values)))
+    flat = dict(flatten(values))
+    problems += [*check_references(flat), *check_belongings(flat, composed)]
+    discovered = discover_machine() if discovered is None else discovered
     if config is not None and not problems:
-        problems += check_parts(config, discover_machine() if discovered is None else discovered)
+        problems += check_parts(config, discovered)
     if problems or config is None:
-        raise ConfigurationError([replace(item, source=item.source or composed.source(item.key)) for item in problems])
-    return LoadedConfig(config=config, resolved=as_plain(config), source=file.path)
+        raise ConfigurationError([_with_source(problem, composed) for problem in problems])
+    remarks = [*remarks_on(config, discovered), *remarks_on_small_settings(flat, composed)]
+    return LoadedConfig(
+        config=config,
+        resolved=as_plain(config),
+        source=file.path,
+        remarks=tuple(_with_source(remark, composed) for remark in remarks),
+    )
 
 
-def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Dotted keys and values of all leaves of nested mappings; a list is a leaf."""
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from ((join_key(name, key), leaf) for key, leaf in flatten(value))
-        else:
-            yield str(name), value
+def _with_source(problem: Problem, composed: Composed) -> Problem:
+    return replace(problem, source=problem.source or composed.source(problem.key))

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlserve.config.loading import LoadedConfig, flatten, load
+from rlserve.config.keys import flatten
+from rlserve.config.loading import LoadedConfig, load
 from rlserve.config.overrides import OVERRIDE_SOURCE, parse_overrides
 from rlserve.errors import ConfigurationError, Problem, UserError
 

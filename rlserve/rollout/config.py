@@ -52,6 +52,8 @@ class RewardConfig:
 
     function: str | None = None
     """``package.module:function`` or ``path/to/file.py:function``; called as ``function(sample) -> float``."""
+    module_folder: str | None = None
+    """Folder that a ``package.module`` may lie in; null takes the one that the command was given in."""
     model_path: str | None = None
     """Folder or hub name of a Hugging Face sequence-classification model with one label."""
     timeout_s: float = 60.0
@@ -87,11 +89,12 @@ class RolloutConfig:
     temperature: float = 1.0
     """Of sampling; the policy that is trained is softmax(logits / temperature)."""
     top_k: int = 0
-    """Sample from the k likeliest tokens; 0 takes all."""
+    """Sample from the k likeliest tokens; 0 takes all, and so does -1, as in vLLM and verl."""
     top_p: float = 1.0
     """Sample from the smallest set of tokens whose probability reaches this; 1 takes all."""
     stop: tuple[str, ...] = ()
-    """Strings that end an answer."""
+    """Strings that end an answer. On the command line ``[`` and ``]`` enclose a list, and ``\\n``, ``\\t``, ``\\r`` and
+    ``\\\\`` are a line's end, a tab, a return and a backslash; a YAML file says them in double quotes."""
     request_timeout_s: float = 300.0
     """Longest that a replica with work may make no step; past it the replica is taken for lost."""
     max_refusals: int = 8
@@ -108,7 +111,7 @@ class RolloutConfig:
                 "max_tokens": self.max_tokens >= 1 or "must be at least 1",
                 "temperature": self.temperature > 0
                 or "must be above 0: greedy answers are all alike and teach nothing",
-                "top_k": self.top_k >= 0 or "must be at least 0 (0 keeps all)",
+                "top_k": self.top_k >= -1 or "must be at least 0 (0 and -1 take all)",
                 "top_p": 0 < self.top_p <= 1 or "must be in (0, 1]",
                 "max_refusals": self.max_refusals >= 0 or "must be at least 0",
                 "request_timeout_s": self.request_timeout_s > 0 or "must be above 0",

@@ -6,6 +6,6 @@
 from __future__ import annotations
 
 from rlserve.tasks.cache import is_builtin, resolve_data, resolve_model
-from rlserve.tasks.registry import TASKS
+from rlserve.tasks.registry import BUILTIN_REWARDS, TASKS
 
-__all__ = ["TASKS", "is_builtin", "resolve_data", "resolve_model"]
+__all__ = ["BUILTIN_REWARDS", "TASKS", "is_builtin", "resolve_data", "resolve_model"]

@@ -9,3 +9,7 @@ from rlserve.tasks.addition import AdditionTask
 from rlserve.tasks.base import Task
 
 TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (AdditionTask(),)})
+BUILTIN_REWARDS: Mapping[str, str] = MappingProxyType(
+    {f"{type(task).__module__}:reward": f"builtin:{name}" for name, task in TASKS.items()}
+)
+"""``reward.function`` of each task, and the ``data.path`` that it can score."""

@@ -97,6 +97,7 @@ def test_a_dry_run_prints_a_configuration_that_can_be_launched(
     assert launch.calls == []
     printed = capsys.readouterr().out
     assert "# rollout slots: 1 of 2 at the start; at least 1, at most 1 (queue_threshold)\n" in printed
+    assert "pool.slots: one of the 2 trains and one rolls out, so nothing ever moves (manager=static)\n" in printed
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
     overrides = ["num_steps=3", "pool=two"]
     assert load("printed.yaml", discovered={}).config == load("conf/rlhf.yaml", overrides, discovered={}).config
@@ -110,7 +111,7 @@ def test_problems_are_printed_one_a_line_and_nothing_is_started(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "override: trainer.learning_rte: unknown key, did you mean learning_rate?\n"
+        "override: trainer.learning_rte: unknown key, did you mean trainer.learning_rate?\n"
         "override: seed: must be at least 0, got -1\n"
     )
 

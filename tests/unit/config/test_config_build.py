@@ -50,10 +50,26 @@ def test_a_float_may_be_written_as_an_integer_or_as_text(written: object) -> Non
     assert config.trainer.learning_rate == 1.0
 
 
+def test_one_text_is_a_list_of_one() -> None:
+    config, _ = build(RunConfig, SMALLEST | {"rollout": {"stop": "END"}, "tracking": {"wandb": {"tags": 5}}})
+    assert config is not None
+    assert (config.rollout.stop, config.tracking.wandb.tags) == (("END",), ("5",))
+
+
+def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -> None:
+    spellings = {"name": "007", "tracking.wandb.tags.1": "1e5"}
+    parts = {"name": 7, "output_dir": 2026, "tracking": {"wandb": {"tags": ["a", 1e5, True], "group": 1.5}}}
+    config, problems = build(RunConfig, SMALLEST | parts, spellings.get)
+    assert config is not None, problems
+    assert (config.name, config.output_dir) == ("007", "2026")
+    assert config.tracking.wandb.tags == ("a", "1e5", "true")
+    assert config.tracking.wandb.group == "1.5"
+
+
 @pytest.mark.parametrize(
     ("parts", "problem"),
     [
-        ({"trainer": {"learning_rte": 1}}, "trainer.learning_rte: unknown key, did you mean learning_rate?"),
+        ({"trainer": {"learning_rte": 1}}, "trainer.learning_rte: unknown key, did you mean trainer.learning_rate?"),
         ({"gamma": 1}, "gamma: unknown key, did you mean algorithm.gamma?"),
         (
             {"weights": {"zzz": 1}},
@@ -68,11 +84,9 @@ def test_a_float_may_be_written_as_an_integer_or_as_text(written: object) -> Non
         ({"tracking": {"tensorboard": "yes"}}, "tracking.tensorboard: must be true or false, got 'yes'"),
         ({"tracking": {"tensorboard": 1}}, "tracking.tensorboard: must be true or false, got 1"),
         ({"tracking": {"wandb": None}}, "tracking.wandb: must be a mapping of keys, got null"),
-        (
-            {"tracking": {"wandb": {"tags": [5]}}},
-            "tracking.wandb.tags.0: must be text, got 5: quote it to make it text",
-        ),
-        ({"rollout": {"stop": "END"}}, "rollout.stop: must be a list, got 'END'"),
+        ({"tracking": {"wandb": {"tags": [None]}}}, "tracking.wandb.tags.0: must be text, got null"),
+        ({"rollout": {"stop": None}}, "rollout.stop: must be a list, got null"),
+        ({"name": []}, "name: must be text or null, got a list"),
         ({"rollout": {"max_tokens": None}}, "rollout.max_tokens: must be a whole number, got null"),
         ({"rollout": {"max_tokens": [1]}}, "rollout.max_tokens: must be a whole number, got a list"),
         ({"rollout": {"engine": {"block_size": 0}}}, "rollout.engine.block_size: must be at least 1, got 0"),
@@ -107,19 +121,19 @@ def test_everything_wrong_is_said_at_once() -> None:
         model={"pth": "x"},
         num_steps=0,
         seed="a",
-        data={"path": 3, "num_held_out": 0},
+        data={"path": None, "num_held_out": 0},
         trainer={"learning_rte": 1, "weight_decay": -1},
         pool={"slots": [{"type": " ", "count": 0}, {"count": 2}], "switch_timeout_s": 0},
         foo=1,
     )
     assert problems == [
         "foo: unknown key; valid keys: " + ", ".join(field.name for field in dataclasses.fields(RunConfig)),
-        "model.pth: unknown key, did you mean path?",
+        "model.pth: unknown key, did you mean model.path?",
         "model.path: must be given",
-        "data.path: must be text, got 3: quote it to make it text",
+        "data.path: must be text, got null",
         "data.num_held_out: must be at least 1, got 0",
         "seed: must be a whole number, got 'a'",
-        "trainer.learning_rte: unknown key, did you mean learning_rate?",
+        "trainer.learning_rte: unknown key, did you mean trainer.learning_rate?",
         "trainer.weight_decay: must be at least 0, got -1.0",
         "pool.slots.0.type: must name a type, got ' '",
         "pool.slots.0.count: must be at least 1, got 0",
@@ -174,7 +188,7 @@ def test_every_misspelt_key_is_reported_with_the_right_one(path: tuple[str, ...]
     parent[typo] = parent.pop(name)
     _, problems = build(RunConfig, values)
     messages = {problem.key: problem.message for problem in problems}
-    assert f"did you mean {name}?" in messages[".".join([*path[:-1], typo])]
+    assert f"did you mean {'.'.join(path)}?" in messages[".".join([*path[:-1], typo])]
 
 
 def _deep_copy(values: Any) -> Any:

@@ -41,7 +41,8 @@ POSITIVE = st.floats(min_value=1e-300, max_value=1e300)
 BASE = RunConfig(
     model=ModelConfig(path="org/model"),
     data=DataConfig(path="org/data"),
-    reward=RewardConfig(function="my.module:score"),
+    reward=RewardConfig(function="my.module:score", module_folder="/modules"),
+    output_dir="/runs",
 )
 
 

@@ -1,0 +1,70 @@
+"""Paths in a configuration: ``~`` is the home folder, and what is on this machine is named from its root.
+
+So a run can be taken up from any folder, and workers, whose working folder is another, find what is meant.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlserve.tasks import BUILTIN_REWARDS
+
+PATH_KEYS = (
+    "model.path",
+    "model.tokenizer_path",
+    "data.path",
+    "data.held_out_path",
+    "reward.model_path",
+    "reward.module_folder",
+    "output_dir",
+)
+"""Keys that hold a path; some may also hold a name, of the hub or built in."""
+FUNCTION_KEY = "reward.function"
+"""Holds ``path/to/file.py:function`` or ``package.module:function``."""
+
+
+def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
+    """Nested plain values with every path expanded, and absolute if it exists; ``output_dir`` is its default.
+
+    A name and a path that leads nowhere stay as they are, for messages to show what was written.
+    """
+    values = {"output_dir": output_dir, **values}
+    for key in PATH_KEYS:
+        values = _change(values, key, _settle)
+    values = _change(values, "output_dir", os.path.abspath)
+    return _keep_module_folder(_change(values, FUNCTION_KEY, _settle_function))
+
+
+def _settle(path: str) -> str:
+    expanded = os.path.expanduser(path)
+    return os.path.abspath(expanded) if expanded.strip() and Path(expanded).exists() else expanded
+
+
+def _settle_function(reference: str) -> str:
+    place, colon, function = reference.rpartition(":")
+    return f"{_settle(place)}:{function}" if colon and place.endswith(".py") else reference
+
+
+def _keep_module_folder(values: dict[str, Any]) -> dict[str, Any]:
+    """Note the folder of the command where a module of the user's is to be imported: it may lie there."""
+    reward = values.get("reward")
+    if not isinstance(reward, Mapping) or not isinstance(function := reward.get("function"), str):
+        return values
+    is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
+    if not is_module or function in BUILTIN_REWARDS or reward.get("module_folder") is not None:
+        return values
+    return {**values, "reward": {**reward, "module_folder": os.getcwd()}}
+
+
+def _change(values: Mapping[str, Any], key: str, convert: Callable[[str], str]) -> dict[str, Any]:
+    """Nested plain values with the text at a dotted key converted, if there is one."""
+    name, _, rest = key.partition(".")
+    changed = dict(values)
+    if rest and isinstance(values.get(name), Mapping):
+        changed[name] = _change(values[name], rest, convert)
+    elif not rest and isinstance(values.get(name), str):
+        changed[name] = convert(values[name])
+    return changed

@@ -1,0 +1,56 @@
+"""What is legal and yet cannot do what it is there for: said in ``--dry-run`` and when a run starts, never refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rlserve.config.split import find_groups, split_groups
+from rlserve.config.tree import RunConfig
+from rlserve.errors import Problem
+from rlserve.manager.bounds import rollout_bounds
+
+
+def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
+    """Remarks on a configuration that has passed all checks; ``discovered`` as for the checks."""
+    if config.manager.policy == "static":
+        return ()
+    return (*_on_thresholds(config), *_on_split(config, discovered))
+
+
+def _on_thresholds(config: RunConfig) -> Iterator[Problem]:
+    manager, rollout = config.manager, config.rollout
+    num_groups = (rollout.max_staleness + 1) * rollout.prompts_per_step
+    if manager.queue_high >= num_groups:
+        yield Problem(
+            "manager.queue_high",
+            f"the queue is never longer than the {num_groups} prompt groups that may be under way ((max_staleness "
+            f"{rollout.max_staleness} + 1) x prompts_per_step {rollout.prompts_per_step}), so at "
+            f"{manager.queue_high} no slot ever goes to rollout: set it below {num_groups}, or take manager=static",
+        )
+    if manager.queue_low == 0:
+        yield Problem("manager.queue_low", "no queue is below 0, so no slot ever goes back to training: set it above 0")
+
+
+def _on_split(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    groups = find_groups(config, discovered)
+    if groups is None:
+        return
+    num_slots = sum(group.count for group in groups)
+    fewest, most = rollout_bounds(config.manager, num_slots)
+    num_rollout = sum(part.num_rollout for part in split_groups(groups, config.pool.num_initial_rollout))
+    if not fewest <= num_rollout <= most:
+        yield Problem(
+            "pool.slots",
+            f"{num_rollout} of {num_slots} slots start as rollout, as they prefer, but the manager keeps between "
+            f"{fewest} and {most}: set pool.num_initial_rollout, or change manager.min_rollout_share and "
+            f"manager.max_rollout_share",
+        )
+    elif fewest == most and num_slots == 2:
+        yield Problem("pool.slots", "one of the 2 trains and one rolls out, so nothing ever moves (manager=static)")
+    elif fewest == most:
+        yield Problem(
+            "manager.max_rollout_share",
+            f"rollout shares from {config.manager.min_rollout_share} to {config.manager.max_rollout_share} leave "
+            f"{num_slots} slots one split, {fewest} for rollout, so nothing ever moves: spread them, or take "
+            f"manager=static",
+        )
