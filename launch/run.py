@@ -34,6 +34,7 @@ from rlserve.launch.factory import create_launcher
 from rlserve.manager.split import initial_split
 from rlserve.pool.slots import expand
 from rlserve.tracking.logs import log_to
+from rlserve.tracking.owner import owned
 from rlserve.tracking.progress import Progress, ProgressState, create_progress
 from rlserve.tracking.report import build_report
 from rlserve.tracking.run_folder import RunFolder, default_run_name
@@ -52,34 +53,40 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
         RlserveError: why the run could not start or go on.
     """
     started = time.monotonic()
-    config = loaded.config
-    checkpoint = None if resume is None else newest_checkpoint(resume / "checkpoints")
-    saved = None if checkpoint is None else read_run(checkpoint)
     folder = _open_folder(loaded, resume)
-    clock = RunClock(started=started, already_s=saved["elapsed_s"] if saved else 0.0)
     console = Console()
+    with log_to(folder.log_file, console), owned(folder.path):
+        checkpoint = None if resume is None else newest_checkpoint(folder.checkpoints)
+        folder.make_latest()
+        folder.write_config(to_yaml(loaded.config))
+        for remark in loaded.remarks:
+            logger.warning("%s", remark)
+        return _run_in(folder, loaded.config, checkpoint, started, console)
+
+
+def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, started: float, console: Console) -> int:
+    """Run in a folder that is ours, and sum up."""
+    saved = None if checkpoint is None else read_run(checkpoint)
+    clock = RunClock(started=started, already_s=saved["elapsed_s"] if saved else 0.0)
     progress = create_progress(config.tracking.progress, console)
     exit_code = EXIT_FAILED
     try:
-        with log_to(folder.log_file, console):
-            for remark in loaded.remarks:
-                logger.warning("%s", remark)
-            tracker = create_tracker(
-                config.tracking,
-                folder,
-                as_plain(config),
-                resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
-                model_name=config.model.path,
-            )
-            try:
-                exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
-            except RlserveError as error:
-                exit_code = error.exit_code
-                raise
-            finally:
-                tracker.close(exit_code)
-                if folder.summary_file.exists():
-                    build_report(folder)
+        tracker = create_tracker(
+            config.tracking,
+            folder,
+            as_plain(config),
+            resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
+            model_name=config.model.path,
+        )
+        try:
+            exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
+        except RlserveError as error:
+            exit_code = error.exit_code
+            raise
+        finally:
+            tracker.close(exit_code)
+            if folder.summary_file.exists():
+                build_report(folder)
     finally:
         progress.close()
     summary = read_summary(folder)
@@ -91,15 +98,13 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
 
 
 def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
-    config = loaded.config
+    """The folder of the run: that of the one to go on with, or a new one, numbered where the user gave no name."""
     if resume is not None:
-        folder = RunFolder.open(resume)
-        folder.make_latest()
-    else:
-        name = config.name or default_run_name(loaded.source.stem, datetime.now())
-        folder = RunFolder.create(Path(config.output_dir), name)
-    folder.write_config(to_yaml(config))
-    return folder
+        return RunFolder.open(resume)
+    output_dir, name = Path(loaded.config.output_dir), loaded.config.name
+    if name is not None:
+        return RunFolder.create(output_dir, name)
+    return RunFolder.create_numbered(output_dir, default_run_name(loaded.source.stem, datetime.now()))
 
 
 def _run(

@@ -23,7 +23,7 @@ def find_run(run: str, output_dir: str) -> Path:
     Raises:
         UserError: there is none.
     """
-    for folder in (Path(run), Path(output_dir) / run):
+    for folder in (Path(run).expanduser(), Path(output_dir) / run):
         if (folder / CONFIG_FILE).is_file():
             return folder.resolve()
     names = ", ".join(sorted(path.parent.name for path in Path(output_dir).glob(f"*/{CONFIG_FILE}"))) or "none"

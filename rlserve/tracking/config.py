@@ -15,15 +15,18 @@ class WandbConfig:
     enabled: bool = True
     """Whether to track with Weights & Biases."""
     mode: Literal["auto", "online", "offline", "disabled"] = "auto"
-    """``auto`` is online with a key and offline without."""
-    project: str = "rlserve"
-    """Project that the run appears in."""
+    """``auto`` is online with a key and offline without. Whoever says not to upload (``WANDB_MODE``,
+    ``WANDB_DISABLED``, ``wandb offline``) is obeyed, also against ``online``."""
+    project: str | None = None
+    """Project that the run appears in; None takes ``WANDB_PROJECT``, or that of wandb's settings, or ``rlserve``."""
+    name: str | None = None
+    """Name of the run there; None takes ``WANDB_NAME``, or else the name of the run's folder."""
     entity: str | None = None
-    """User or team; None takes the account's default."""
+    """User or team; None takes ``WANDB_ENTITY``, or else the account's default."""
     group: str | None = None
-    """Group of runs that it belongs to."""
+    """Group of runs that it belongs to; None takes ``WANDB_RUN_GROUP``."""
     tags: tuple[str, ...] = ()
-    """Tags of the run."""
+    """Tags of the run; none takes ``WANDB_TAGS``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@
       NAME/
         config.yaml           the resolved configuration
         versions.json         of Python, rlserve and what it stands on
+        owner.json            the process that writes here, while it does
         rlserve.log           the log
         metrics.jsonl         metrics, one line a step
         decisions.jsonl       what the manager decided, with the numbers behind it
@@ -20,19 +21,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import os
 import platform
 import shlex
 import shutil
 import subprocess
+import uuid
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 
 import rlserve
 from rlserve.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 LATEST = "latest"
 PACKAGES = ("torch", "transformers", "ray", "tokenizers", "safetensors", "datasets", "numpy", "wandb")
@@ -47,24 +54,33 @@ class RunFolder:
 
     @classmethod
     def create(cls, output_dir: Path, name: str) -> RunFolder:
-        """Make ``output_dir/name`` with ``versions.json`` in it, and let ``latest`` point at it.
+        """Make ``output_dir/name`` with ``versions.json`` in it.
 
         Raises:
             UserError: the name is taken, or the folder cannot be made.
         """
         path = output_dir / name
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError as error:
+        if not _make(path):
             raise UserError(
                 f"{path} exists already: choose another name=…, delete it, or continue it with --resume {path}"
-            ) from error
-        except OSError as error:
-            raise UserError(f"{path} cannot be made ({error.strerror}): choose another output_dir=…") from error
+            )
+        return cls._begin(path)
+
+    @classmethod
+    def create_numbered(cls, output_dir: Path, name: str) -> RunFolder:
+        """The same as ``create``, under the first of ``name``, ``name-2``, ``name-3``, … that is free.
+
+        Raises:
+            UserError: the folder cannot be made.
+        """
+        names = (name if number == 1 else f"{name}-{number}" for number in count(1))
+        return cls._begin(next(path for path in (output_dir / name for name in names) if _make(path)))
+
+    @classmethod
+    def _begin(cls, path: Path) -> RunFolder:
         folder = cls(path.absolute())
         folder.checkpoints.mkdir()
         write_atomically(folder.versions_file, json.dumps(collect_versions(), indent=2) + "\n")
-        folder.make_latest()
         return folder
 
     @classmethod
@@ -140,16 +156,42 @@ class RunFolder:
         write_atomically(self.config_file, yaml_text)
 
     def make_latest(self) -> None:
-        """Let ``latest``, beside the folder, point at it; at no moment is there no ``latest``."""
-        temporary = self.path.parent / f".{LATEST}-{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.path.name, target_is_directory=True)
-        temporary.replace(self.path.parent / LATEST)
+        """Let ``latest``, beside the folder, point at it; at no moment is there no ``latest``.
+
+        Where something else has that name, or there are no links, it is left as it is and said.
+        """
+        latest = self.path.parent / LATEST
+        temporary = self.path.parent / f".{LATEST}-{uuid.uuid4().hex}"
+        try:
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            if latest.exists() and not latest.is_symlink():
+                raise FileExistsError(errno.EEXIST, "it is no link of ours")
+            temporary.replace(latest)
+        except OSError as error:
+            logger.warning(
+                "%s does not point at this run: %s; name the run where it is asked for", latest, error.strerror
+            )
+            temporary.unlink(missing_ok=True)
 
     def wandb_sync_command(self) -> str | None:
         """What uploads the offline runs of this folder to Weights & Biases; None if there are none."""
         offline_runs = sorted(self.path.glob("wandb/offline-run-*"))
         return shlex.join(["wandb", "sync", *map(str, offline_runs)]) if offline_runs else None
+
+
+def _make(path: Path) -> bool:
+    """Make a folder; False where it is there already, made by whomever and however shortly ago.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise UserError(f"{path} cannot be made ({error.strerror}): choose another output_dir=… or name=…") from error
+    return True
 
 
 def default_run_name(config_name: str, now: datetime) -> str:

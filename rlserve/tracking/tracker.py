@@ -91,9 +91,10 @@ def create_tracker(
     sinks: list[Sink] = [JsonlSink(folder.metrics_file, resumed_step)]
     if config.wandb.enabled:
         # Imported where used: the library takes half a second, and who turns it off need not have it work.
-        from rlserve.tracking.wandb import choose_mode, open_wandb
+        from rlserve.tracking.wandb import open_wandb
+        from rlserve.tracking.wandb_settings import Surroundings, choose_mode
 
-        mode = choose_mode(config.wandb, os.environ)
+        mode = choose_mode(config.wandb, Surroundings.read(os.environ))
         sinks.append(BackgroundSink("wandb", lambda: open_wandb(config.wandb, mode, folder, run_config)))
     if config.tensorboard:
         from rlserve.tracking.tensorboard import TensorBoardSink

@@ -6,30 +6,23 @@ kept in the folder, so a resumed run goes on as the same run.
 
 from __future__ import annotations
 
-import configparser
 import logging
-import netrc
+import os
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Literal
-from urllib.parse import urlsplit
 
 import wandb
 
-from rlserve.errors import UserError
 from rlserve.tracking.base import Sink
 from rlserve.tracking.config import WandbConfig
 from rlserve.tracking.run_folder import RunFolder, write_atomically
+from rlserve.tracking.wandb_settings import Mode, Surroundings, choose_names
 
 logger = logging.getLogger(__name__)
 
 STEP_METRIC = "training/global_step"
-DEFAULT_BASE_URL = "https://api.wandb.ai"
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
-
-Mode = Literal["online", "offline", "disabled"]
 
 
 class WandbSink(Sink):
@@ -39,21 +32,24 @@ class WandbSink(Sink):
     never go back: a resumed run repeats the steps after its checkpoint.
 
     Args:
-        config: project, entity, group and tags.
-        mode: from :func:`choose_mode`.
-        folder: of the run; its name is the run's name.
+        config: project, name, entity, group and tags; what it leaves open, the environment or wandb's settings may say.
+        mode: from :func:`~rlserve.tracking.wandb_settings.choose_mode`.
+        folder: of the run; its name is the run's, if nobody gives another.
         run_config: the resolved configuration, shown with the run.
     """
 
     name = "wandb"
 
     def __init__(self, config: WandbConfig, mode: Mode, folder: RunFolder, run_config: Mapping[str, object]) -> None:
+        if "WANDB_MODE" in os.environ:
+            os.environ["WANDB_MODE"] = mode  # wandb takes one spelling of each only
+        project, name = choose_names(config, Surroundings.read(os.environ), folder.name)
         self._run = wandb.init(
-            project=config.project,
+            project=project,
+            name=name,
             entity=config.entity,
             group=config.group,
-            tags=config.tags,
-            name=folder.name,
+            tags=config.tags or None,
             id=_run_id(folder),
             resume="allow",
             config=dict(run_config),
@@ -93,48 +89,6 @@ def open_wandb(config: WandbConfig, mode: Mode, folder: RunFolder, run_config: M
         logger.warning("wandb: the server could not be reached or refused the run: %s", error)
         wandb.teardown()  # its service still holds the run's id
         return WandbSink(config, "offline", folder, run_config)
-
-
-def choose_mode(config: WandbConfig, environment: Mapping[str, str]) -> Mode:
-    """The mode to run in. ``auto`` obeys ``WANDB_MODE``, and else is online where a key is found.
-
-    Raises:
-        UserError: ``online`` was asked for and there is no key.
-    """
-    mode = config.mode
-    if mode == "auto" and environment.get("WANDB_MODE") in ("online", "offline", "disabled"):
-        mode = environment["WANDB_MODE"]  # type: ignore[assignment]
-    if mode == "auto":
-        return "online" if has_key(environment) else "offline"
-    if mode == "online" and not has_key(environment):
-        raise UserError(
-            "tracking.wandb.mode: online needs a key: run `wandb login`, set WANDB_API_KEY, or take mode=offline"
-        )
-    return mode
-
-
-def has_key(environment: Mapping[str, str]) -> bool:
-    """Is there a key for the server: in the environment, or in the netrc file that ``wandb login`` writes?"""
-    if environment.get("WANDB_API_KEY") or environment.get("WANDB_IDENTITY_TOKEN_FILE"):
-        return True
-    home = Path(environment.get("HOME", "~")).expanduser()
-    netrc_file = Path(environment.get("NETRC", home / ".netrc")).expanduser()
-    if not netrc_file.is_file():
-        return False
-    host = urlsplit(_base_url(environment, home)).netloc
-    try:
-        return netrc.netrc(netrc_file).authenticators(host) is not None
-    except netrc.NetrcParseError as error:
-        logger.warning("wandb: no key taken from %s: %s", netrc_file, error)
-        return False
-
-
-def _base_url(environment: Mapping[str, str], home: Path) -> str:
-    """Address of the server: the environment's, or the one that ``wandb login --host`` remembered."""
-    settings = configparser.ConfigParser()
-    settings.read(Path(environment.get("WANDB_CONFIG_DIR", home / ".config" / "wandb")) / "settings")
-    remembered = settings.get("default", "base_url", fallback=DEFAULT_BASE_URL)
-    return environment.get("WANDB_BASE_URL", remembered)
 
 
 def _run_id(folder: RunFolder) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,14 @@ def test_ctrl_c_and_resume(workplace: Workplace) -> None:
     run = workplace.start("interrupted", {"num_steps": 8})
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
     workplace.hold()
+    second = workplace.resume("interrupted")
+    assert second.wait() == 2
+    assert f"is in use: process {run.process.pid} on {socket.gethostname()} writes to it" in second.output
     run.interrupt()
     assert run.wait() == 130, run.output
     workplace.release()
-    assert "Traceback" not in run.output
+    assert "Traceback" not in run.output + second.output
+    assert not (run.folder / "owner.json").exists()
     (checkpoint,) = checkpoints(run)
     assert is_whole(checkpoint)
     num_steps = run.num_steps()

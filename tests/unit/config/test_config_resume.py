@@ -28,6 +28,27 @@ def test_a_run_is_found_by_name_and_by_folder(run: Path, name: str) -> None:
     assert find_run(name, "runs") == run
 
 
+def test_a_run_below_the_home_folder_is_found(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(run.parent))
+    assert find_run("~/first", "elsewhere") == run
+
+
+def test_a_run_goes_on_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / "project"
+    (project / "runs/r").mkdir(parents=True)
+    (project / "data.jsonl").touch()
+    (project / "score.py").touch()
+    (project / "run.yaml").write_text(
+        "defaults: [model: addition, _self_]\ndata: {path: data.jsonl}\nreward: {function: 'score.py:score'}\n"
+    )
+    monkeypatch.chdir(project)
+    (project / "runs/r/config.yaml").write_text(to_yaml(load("run.yaml", discovered={}).config))
+    monkeypatch.chdir(tmp_path)
+    config = load_run(find_run("project/runs/r", "runs"), [], discovered={}).config
+    assert (config.data.path, config.reward.function) == (f"{project}/data.jsonl", f"{project}/score.py:score")
+    assert config.output_dir == str(project / "runs")
+
+
 def test_a_run_that_is_not_there(run: Path) -> None:
     with pytest.raises(UserError) as caught:
         find_run("second", "runs")
