@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import signal
 import time
 from datetime import datetime
@@ -93,7 +94,9 @@ def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, start
     if summary is not None and config.tracking.progress != "none":
         print_summary(console, summary, folder)
         if exit_code and checkpoints(folder.checkpoints):
-            console.print(f"stopped; go on with: rlserve launch --resume {folder.path}", soft_wrap=True)
+            console.print(
+                f"stopped; go on with: rlserve launch --resume {shlex.quote(str(folder.path))}", soft_wrap=True
+            )
     return exit_code
 
 

@@ -154,7 +154,7 @@ def _compose_files(file: ConfigFile, choice_texts: Sequence[str]) -> tuple[DictC
             warnings.filterwarnings("ignore", message=".*missing `_self_`.*", category=UserWarning)
             config = hydra_compose(file.name, overrides=overrides, return_hydra_config=True)
     except MissingConfigException as error:
-        raise ConfigurationError([_missing_group(error, file.shown)]) from error
+        raise ConfigurationError([_missing_group(error, file)]) from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, OSError, ValueError) as error:
         raise ConfigurationError([_file_problem(error, file, file.path)]) from error
     OmegaConf.set_struct(config, False)
@@ -167,10 +167,18 @@ def _quote(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _missing_group(error: MissingConfigException, shown: str) -> Problem:
+def _missing_group(error: MissingConfigException, file: ConfigFile) -> Problem:
+    missing, folder = str(error.missing_cfg_file), file.name.rpartition("/")[0]
     if error.options:
-        return Problem("defaults", f"no {error.missing_cfg_file}; there is: {', '.join(error.options)}", shown)
-    return Problem("defaults", f"no {error.missing_cfg_file}.yaml", shown)
+        return Problem("defaults", f"no {missing}; there is: {', '.join(error.options)}", file.shown)
+    if folder and missing.startswith(f"{folder}/"):
+        group, _, choice = missing.removeprefix(f"{folder}/").rpartition("/")
+        return Problem(
+            "defaults",
+            f"no {missing}.yaml; a group of {file.show(file.root)} is written /{group}: {choice}",
+            file.shown,
+        )
+    return Problem("defaults", f"no {missing}.yaml", file.shown)
 
 
 def _file_problem(error: Exception, file: ConfigFile, path: Path) -> Problem:

@@ -6,7 +6,10 @@ So a run can be taken up from any folder, and workers, whose working folder is a
 from __future__ import annotations
 
 import os
+import sys
+import sysconfig
 from collections.abc import Callable, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +52,25 @@ def _settle_function(reference: str) -> str:
 
 
 def _keep_module_folder(values: dict[str, Any]) -> dict[str, Any]:
-    """Note the folder of the command where a module of the user's is to be imported: it may lie there."""
+    """Note where a module of the user's lies, for processes that start in another folder or with another path."""
     reward = values.get("reward")
     if not isinstance(reward, Mapping) or not isinstance(function := reward.get("function"), str):
         return values
     is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
     if not is_module or function in BUILTIN_REWARDS or reward.get("module_folder") is not None:
         return values
-    return {**values, "reward": {**reward, "module_folder": os.getcwd()}}
+    return {**values, "reward": {**reward, "module_folder": _folder_of(function.partition(":")[0])}}
+
+
+def _folder_of(module: str) -> str | None:
+    """The folder that a module lies in, or is looked for in; None if it is installed. Imports nothing."""
+    spec = PathFinder.find_spec(module.partition(".")[0], [*sys.path, os.getcwd()])
+    if spec is None:
+        return os.getcwd()
+    package = list(spec.submodule_search_locations or ())
+    folder = Path(os.path.abspath(package[0] if package else spec.origin or ".")).parent
+    is_installed = {"site-packages", "dist-packages"} & {*folder.parts} or folder == Path(sysconfig.get_path("stdlib"))
+    return None if is_installed else str(folder)
 
 
 def _change(values: Mapping[str, Any], key: str, convert: Callable[[str], str]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class RewardConfig:
     function: str | None = None
     """``package.module:function`` or ``path/to/file.py:function``; called as ``function(sample) -> float``."""
     module_folder: str | None = None
-    """Folder that a ``package.module`` may lie in; null takes the one that the command was given in."""
+    """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
+    or in the working folder."""
     model_path: str | None = None
     """Folder or hub name of a Hugging Face sequence-classification model with one label."""
     timeout_s: float = 60.0

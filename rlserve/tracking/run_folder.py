@@ -62,7 +62,8 @@ class RunFolder:
         path = output_dir / name
         if not _make(path):
             raise UserError(
-                f"{path} exists already: choose another name=…, delete it, or continue it with --resume {path}"
+                f"{path} exists already: choose another name=…, delete it, or continue it with --resume "
+                f"{shlex.quote(str(path))}"
             )
         return cls._begin(path)
 

@@ -134,7 +134,11 @@ def test_a_nested_run_file_needs_the_header(project: Project) -> None:
     assert project.problems("conf/exp/a.yaml") == [
         "conf/exp/a.yaml: a run's file in a folder below conf must begin with the line: # @package _global_"
     ]
-    project.write("conf/exp/a.yaml", "# @package _global_\n" + RUN.replace("- pool", "- /pool"))
+    project.write("conf/exp/a.yaml", "# @package _global_\n" + RUN)
+    assert project.problems("conf/exp/a.yaml") == [
+        "conf/exp/a.yaml: defaults: no exp/pool/four.yaml; a group of conf is written /pool: four"
+    ]
+    project.write("conf/exp/a.yaml", "# @package _global_\n" + RUN.replace("pool: four", "/pool: four"))
     assert project.load("conf/exp/a.yaml").config.model.path == "org/model"
 
 

@@ -98,6 +98,20 @@ def test_a_saved_configuration_means_the_same_from_any_folder(folder: Path, monk
         assert loaded(path="saved.yaml").config == config
 
 
+def test_a_module_of_the_users_is_found_again_wherever_it_lay(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def module_folder(module: str) -> str | None:
+        return loaded("data.path=data.jsonl", f"reward.function={module}:score").config.reward.module_folder
+
+    home = folder.parent / "home"
+    (home / "pack").mkdir()
+    (home / "pack/__init__.py").write_text("raise AssertionError('imported')")
+    monkeypatch.syspath_prepend("../home")  # as PYTHONPATH=../home has it
+    assert module_folder("pack.rewards") == module_folder("pack") == str(home)
+    assert module_folder("score") == str(home), "what is on Python's path counts more than the working folder"
+    assert module_folder("no_such_module") == str(folder)
+    assert module_folder("yaml") is None, "it is installed"
+
+
 def test_the_built_in_reward_is_looked_up_nowhere_else(folder: Path) -> None:
     assert loaded().config.reward.module_folder is None
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shlex
 from datetime import datetime
 from pathlib import Path
 from threading import Barrier, Thread
@@ -70,8 +71,14 @@ def test_runs_without_a_name_take_the_next_number_also_at_the_same_moment(tmp_pa
 
 def test_a_name_that_is_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "taken")
-    with pytest.raises(UserError, match=r"taken exists already: choose another name=…, .* --resume"):
-        RunFolder.create(tmp_path, "taken")
+    RunFolder.create(tmp_path, "taken (1)")
+    for name in ("taken", "taken (1)"):
+        with pytest.raises(
+            UserError, match=r" exists already: choose another name=…, delete it, or continue"
+        ) as caught:
+            RunFolder.create(tmp_path, name)
+        path = shlex.split(str(caught.value).partition("--resume ")[2])[0]
+        assert RunFolder.open(Path(path)).path == tmp_path / name
 
 
 def test_an_output_dir_that_is_a_file_is_the_users_error(tmp_path: Path) -> None:
