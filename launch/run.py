@@ -23,6 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
+from rlserve.config.remarks import remarks_on_split
 from rlserve.config.split import slot_view
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
@@ -128,7 +129,11 @@ def _run(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     launcher = create_launcher(config.launch)
     try:
-        slots = expand(launcher.connect(config.pool))
+        groups = launcher.connect(config.pool)
+        if config.launch.kind == "cluster" and config.pool.slots == "auto":  # only now is it known what there is
+            for remark in remarks_on_split(config, groups):
+                logger.warning("%s", remark)
+        slots = expand(groups)
         roles = initial_split([slot_view(slot) for slot in slots], config.pool.num_initial_rollout)
         setup = RunSetup(
             config=config,

@@ -8,13 +8,20 @@ from rlserve.config.split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.manager.bounds import rollout_bounds
+from rlserve.pool.config import SlotGroupConfig
 
 
 def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Remarks on a configuration that has passed all checks; ``discovered`` as for the checks."""
     if config.manager.policy == "static":
         return ()
-    return (*_on_thresholds(config), *_on_split(config, discovered))
+    groups = find_groups(config, discovered)
+    return (*_on_thresholds(config), *(() if groups is None else remarks_on_split(config, groups)))
+
+
+def remarks_on_split(config: RunConfig, groups: tuple[SlotGroupConfig, ...]) -> tuple[Problem, ...]:
+    """Remarks on the split of a pool whose slots are known; of a cluster they may be known only once it is joined."""
+    return () if config.manager.policy == "static" else tuple(_on_split(config, groups))
 
 
 def _on_thresholds(config: RunConfig) -> Iterator[Problem]:
@@ -31,10 +38,7 @@ def _on_thresholds(config: RunConfig) -> Iterator[Problem]:
         yield Problem("manager.queue_low", "no queue is below 0, so no slot ever goes back to training: set it above 0")
 
 
-def _on_split(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
-    groups = find_groups(config, discovered)
-    if groups is None:
-        return
+def _on_split(config: RunConfig, groups: tuple[SlotGroupConfig, ...]) -> Iterator[Problem]:
     num_slots = sum(group.count for group in groups)
     fewest, most = rollout_bounds(config.manager, num_slots)
     num_rollout = sum(part.num_rollout for part in split_groups(groups, config.pool.num_initial_rollout))

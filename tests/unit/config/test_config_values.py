@@ -1,9 +1,8 @@
-"""Values of single keys: text as it was typed or spelled, lists of text, hints that work when they are followed."""
+"""Values of single keys: text as it was typed or spelled, lists of text."""
 
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from rlserve.config import LoadedConfig, load
 from rlserve.config.overrides import Override, parse_overrides
-from rlserve.errors import ConfigurationError
 
 RUN = """\
 model: {path: org/model}
@@ -167,61 +165,6 @@ def test_the_packaged_choice_off_in_a_list_of_defaults(folder: Path) -> None:
     (folder / "run.yaml").write_text("defaults:\n  - tracking: off\n  - pool: null\n  - _self_\n" + RUN)
     config = loaded().config
     assert (config.tracking.wandb.enabled, config.tracking.tensorboard) == (False, False)
-
-
-# Hints
-
-
-def hints_in(message: str) -> list[str]:
-    """Every override that a message tells the user to write, as the shell would hand it on."""
-    words = re.findall(r"(?:write|or|with|set|take|say|list,) ('(?:[^']|'\"'\"')*'|[\w.+]+=[^\s,;]*)", message)
-    return [shlex.split(word)[0] for word in words]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "values"),
-    [
-        ("+seed=3", [{"seed": 3}]),
-        ("++seed=3", [{"seed": 3}]),
-        ("rollout.stop=a,b", [{"rollout.stop": ("a", "b")}, {"rollout.stop": ("a,b",)}]),
-        ("rollout.stop=</a>,</b>", [{"rollout.stop": ("</a>", "</b>")}, {"rollout.stop": ("</a>,</b>",)}]),
-        ("tracking.wandb.tags=x y,z", [{"tracking.wandb.tags": ("x y", "z")}, {"tracking.wandb.tags": ("x y,z",)}]),
-        ("pool.slots={type: cpu-q, count: 1},{type: cpu-r, count: 1}", [{"pool.slots.1.type": "cpu-r"}]),
-    ],
-)
-def test_a_hint_works_when_it_is_followed(folder: Path, wrong: str, values: list[dict[str, object]]) -> None:
-    with pytest.raises(ConfigurationError) as caught:
-        loaded(wrong)
-    hints = hints_in(str(caught.value))
-    assert len(hints) == len(values)
-    for hint, expected in zip(hints, values, strict=True):
-        config = loaded(hint).config
-        for key, value in expected.items():
-            found: object = config
-            for part in key.split("."):
-                found = found[int(part)] if isinstance(found, tuple) else getattr(found, part)
-            assert found == value
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        "trainer.learning_rat=1e-5",
-        "rollout.engine.block_sise=16",
-        "gamma=0.5",
-        "trainer.gamma=0.5",
-        "tracking.wandb.tag=a",
-        "sed=1",
-        "pool.slots.0.cuont=2",
-    ],
-)
-def test_a_suggested_key_is_the_right_one(folder: Path, wrong: str) -> None:
-    slots = "pool.slots=[{type:cpu,count:2},{type:cpu,count:2}]"
-    with pytest.raises(ConfigurationError) as caught:
-        loaded(slots, wrong)
-    found = re.findall(r"did you mean ([\w.]+)\?", str(caught.value))
-    assert len(found) == 1
-    loaded(slots, f"{found[0]}={wrong.partition('=')[2]}")
 
 
 def test_an_override_of_something_else_than_text_is_judged_by_its_key() -> None:
