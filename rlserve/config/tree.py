@@ -72,7 +72,7 @@ class RunConfig:
     data: DataConfig
     reward: RewardConfig
     name: str | None = None
-    """Folder of the run under ``output_dir``; None takes the configuration's name and the time."""
+    """Folder of the run under ``output_dir``; None takes the configuration's name and the time, numbered if need be."""
     output_dir: str = "runs"
     """Folder that runs are kept in."""
     seed: int = 0

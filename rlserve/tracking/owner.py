@@ -139,12 +139,15 @@ def keep_alive(folder: Path, owner: Owner, wait: Callable[[], bool]) -> None:
 
 
 def release(folder: Path, owner: Owner) -> None:
-    """Let go of a folder, if it is still ours."""
+    """Let go of a folder, if it is still ours; who cannot is recognised as gone later."""
     if not folder.exists():
         return
-    with _exclusive(folder / OWNER_FILE) as file:
-        if _read(file) in (owner, None):
-            (folder / OWNER_FILE).unlink()
+    try:
+        with _exclusive(folder / OWNER_FILE) as file:
+            if _read(file) in (owner, None):
+                (folder / OWNER_FILE).unlink()
+    except OSError as error:
+        logger.warning("%s cannot be let go of: %s", folder, error.strerror)
 
 
 @contextmanager

@@ -129,6 +129,14 @@ def test_a_sign_that_cannot_be_left_is_tried_again(tmp_path: Path, caplog: pytes
     assert caplog.text.count("no sign of life could be left") == 2
 
 
+def test_what_cannot_be_let_go_of_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    release(tmp_path / "removed", HERE)
+    assert caplog.text == ""
+    (tmp_path / OWNER_FILE).mkdir()
+    release(tmp_path, HERE)
+    assert f"{tmp_path} cannot be let go of: Is a directory" in caplog.text
+
+
 def test_a_damaged_file_is_nobodys(tmp_path: Path) -> None:
     for text in ("", "{", "[]", '{"host": 1}'):
         (tmp_path / OWNER_FILE).write_text(text)
