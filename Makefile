@@ -11,8 +11,10 @@ INSTALLED := $(VENV)/.installed
 run: $(INSTALLED)
 	$(VENV)/bin/rlserve launch conf/rlhf.yaml $(ARGS)
 
+# A process a core, four at most: whole runs have processes of their own. A file's tests share their fixtures, so
+# they stay together; files begin in the order of their names, whole runs before units.
 test: $(INSTALLED)
-	$(VENV)/bin/pytest $(ARGS)
+	$(VENV)/bin/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(INSTALLED)
 	$(VENV)/bin/ruff check
