@@ -16,6 +16,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from hypothesis import HealthCheck, settings
+
+# How long an example takes says something of who else uses the machine, not of the code.
+settings.register_profile("rlserve", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("rlserve")
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is first imported, by whomever
