@@ -29,18 +29,16 @@ def run(arguments: Sequence[str]) -> int:
     parsed = _launch_parser().parse_intermixed_args(arguments)
     config_path, overrides = _separate(parsed.config)
     from rlserve.config import load
-    from rlserve.pool.discovery import discover_machine
 
-    discovered = discover_machine()
     folder: Path | None = None
     if parsed.resume is not None:
-        loaded, folder = _load_for_resume(parsed.resume, config_path, overrides, discovered)
+        loaded, folder = _load_for_resume(parsed.resume, config_path, overrides)
     elif config_path is not None:
-        loaded = load(config_path, overrides, discovered=discovered)
+        loaded = load(config_path, overrides)
     else:
         raise UserError(f"name a configuration first: {_LAUNCH_USAGE}")
     if parsed.dry_run:
-        _show(loaded, discovered)
+        _show(loaded)
         return 0
     from rlserve.launch import launch
 
@@ -79,27 +77,25 @@ def _separate(words: Sequence[str]) -> tuple[str | None, list[str]]:
     return None, list(words)
 
 
-def _load_for_resume(
-    run: str, config_path: str | None, overrides: Sequence[str], discovered: Mapping[str, int]
-) -> tuple[LoadedConfig, Path]:
+def _load_for_resume(run: str, config_path: str | None, overrides: Sequence[str]) -> tuple[LoadedConfig, Path]:
     """The saved configuration of a run. A CONFIG named besides says where runs lie; if it differs, we say so."""
     from rlserve.config import load
     from rlserve.config.resume import differing_keys, find_run, load_run
 
-    given = load(config_path, discovered=discovered) if config_path is not None else None
+    given = load(config_path) if config_path is not None else None
     folder = find_run(run, given.config.output_dir if given else DEFAULT_OUTPUT_DIR)
-    loaded = load_run(folder, overrides, discovered=discovered)
+    loaded = load_run(folder, overrides)
     if given and (keys := differing_keys(loaded.resolved, given.resolved)):
         sys.stderr.write(f"{folder.name} goes on with its own configuration; {config_path} differs in: ")
         sys.stderr.write(", ".join(keys) + "\n")
     return loaded, folder
 
 
-def _show(loaded: LoadedConfig, discovered: Mapping[str, int]) -> None:
+def _show(loaded: LoadedConfig) -> None:
     """Print the configuration, the split and remarks as YAML comments: the whole can be saved and launched."""
     from rlserve.config import to_yaml
     from rlserve.config.split import render_split
 
     sys.stdout.write(to_yaml(loaded.config) + "\n")
-    for line in (*render_split(loaded.config, discovered).splitlines(), *map(str, loaded.remarks)):
+    for line in (*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)):
         sys.stdout.write(f"# {line}\n")

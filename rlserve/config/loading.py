@@ -19,6 +19,7 @@ from rlserve.config.references import check_references
 from rlserve.config.remarks import remarks_on
 from rlserve.config.tree import RunConfig
 from rlserve.errors import ConfigurationError, Problem
+from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
 
 
@@ -31,6 +32,8 @@ class LoadedConfig:
     """The same as plain data, every default written out."""
     source: Path
     """The file that it was loaded from, absolute."""
+    discovered: Mapping[str, int]
+    """Accelerators of this machine by type, as far as the run asks for any."""
     remarks: tuple[Problem, ...] = ()
     """What is legal and can hardly be meant."""
 
@@ -41,10 +44,11 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     Args:
         path: a YAML file, or one of those that come with rlserve (``conf/rlhf.yaml``).
         overrides: ``key=value`` or ``group=choice``, in Hydra's grammar.
-        discovered: accelerators of this machine by type; None looks.
+        discovered: accelerators of this machine by type; None looks, if the run asks for any here.
 
     Raises:
         ConfigurationError: all problems at once, each with the file it comes from, or ``override``.
+        PoolError: the run asks for accelerators, and the machine cannot say which there are.
     """
     file = locate(path)
     composed = compose(file, overrides)
@@ -54,18 +58,26 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     problems = [*composed.problems, *(problem for problem in tree_problems if problem.key not in known)]
     flat = dict(flatten(values))
     problems += [*check_references(flat), *check_belongings(flat, composed)]
-    discovered = discover_machine() if discovered is None else discovered
     if config is not None and not problems:
+        discovered = _discover(config) if discovered is None else discovered
         problems += check_parts(config, discovered)
-    if problems or config is None:
+    if problems or config is None or discovered is None:
         raise ConfigurationError([_with_source(problem, composed) for problem in problems])
     remarks = [*remarks_on(config, discovered), *remarks_on_small_settings(flat, composed)]
     return LoadedConfig(
         config=config,
         resolved=as_plain(config),
         source=file.path,
+        discovered=discovered,
         remarks=tuple(_with_source(remark, composed) for remark in remarks),
     )
+
+
+def _discover(config: RunConfig) -> Mapping[str, int]:
+    """Accelerators of this machine. A broken driver is nothing to a run that asks for CPU slots, or for a cluster."""
+    slots = config.pool.slots
+    asks_for_none = config.launch.kind != "local" or (slots != "auto" and all(is_cpu(group.type) for group in slots))
+    return {} if asks_for_none else discover_machine()
 
 
 def _with_source(problem: Problem, composed: Composed) -> Problem:

@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from collections import Counter
 
-from rlserve.pool.catalogue import GPU_TYPES, is_cpu
+from rlserve.pool.catalogue import is_cpu
+from rlserve.pool.nvidia import visible_gpus
 
-_ACCELERATOR_PREFIX = "accelerator_type:"
-
-
-def normalise_gpu_name(name: str) -> str:
-    """``NVIDIA H100 80GB HBM3`` → ``H100``: the catalogue's name where one occurs in it, else the words joined."""
-    words = re.split(r"[\s\-_]+", name.upper())
-    for known in sorted(GPU_TYPES, key=len, reverse=True):
-        if known.upper() in words or known.upper() in "".join(words):
-            return known
-    return "-".join(word for word in words if word != "NVIDIA")
+ACCELERATOR_PREFIX = "accelerator_type:"
+"""Of the marker resource that Ray gives a node for the type of its accelerators."""
 
 
 def discover_machine() -> dict[str, int]:
-    """GPUs of this machine by type, asked of the driver; empty where there is none."""
-    executable = shutil.which("nvidia-smi")
-    if executable is None:
-        return {}
-    answer = subprocess.run(
-        [executable, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=30
-    )
-    names = answer.stdout.splitlines() if answer.returncode == 0 else []
-    return dict(Counter(normalise_gpu_name(name) for name in names if name.strip()))
+    """GPUs of this machine by Ray's name for their type, those that CUDA will see; empty where there is none.
+
+    Raises:
+        PoolError: the driver does not answer, or CUDA_VISIBLE_DEVICES names what is not there.
+    """
+    return dict(Counter(gpu.type for gpu in visible_gpus()))
 
 
 def discover_cluster() -> dict[str, int]:
@@ -46,7 +33,7 @@ def discover_cluster() -> dict[str, int]:
         if not node["Alive"]:
             continue
         resources: dict[str, float] = node["Resources"]
-        types = [key.removeprefix(_ACCELERATOR_PREFIX) for key in resources if key.startswith(_ACCELERATOR_PREFIX)]
+        types = [key.removeprefix(ACCELERATOR_PREFIX) for key in resources if key.startswith(ACCELERATOR_PREFIX)]
         if types and resources.get("GPU"):
             found[types[0]] += int(resources["GPU"])
         for name, count in resources.items():

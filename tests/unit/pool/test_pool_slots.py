@@ -7,7 +7,6 @@ import pytest
 from rlserve.errors import PoolError
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.pool.discovery import normalise_gpu_name
 from rlserve.pool.slots import expand, slot_groups
 
 
@@ -53,22 +52,6 @@ def test_cpu_slots_need_no_declaration_unless_somebody_declares_some() -> None:
     assert slot_groups(config, {}) == config.slots
     with pytest.raises(PoolError, match="cpu-a × 2"):
         slot_groups(config, {"cpu-b": 2})
-
-
-@pytest.mark.parametrize(
-    ("driver_name", "expected"),
-    [
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA H200", "H200"),
-        ("NVIDIA A100-SXM4-40GB", "A100"),
-        ("NVIDIA GeForce RTX 4090", "RTX4090"),
-        ("Tesla T4", "T4"),
-        ("NVIDIA L40S", "L40S"),
-        ("NVIDIA XYZ 9000", "XYZ-9000"),
-    ],
-)
-def test_driver_names_become_catalogue_names(driver_name: str, expected: str) -> None:
-    assert normalise_gpu_name(driver_name) == expected
 
 
 def test_unknown_gpu_is_taken_for_a_modest_one() -> None:
