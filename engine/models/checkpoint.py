@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from rlserve.engine.models.shard import check_shard
 from rlserve.errors import ModelError
 
 _NOT_WEIGHTS = ".rotary_emb.inv_freq"
@@ -20,12 +21,14 @@ class Checkpoint:
     """The weights in a folder, by name.
 
     Raises:
-        ModelError: no safetensors, or shards that are not there.
+        ModelError: no safetensors, or shards that are not there or not wholly there.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._shards = _shards(folder)
+        for path in self._shards:
+            check_shard(path)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Of all weights; none of them is read."""
@@ -52,6 +55,15 @@ class Checkpoint:
         raise AssertionError(f"{self.folder} has no {name}")
 
 
+def check_weights(folder: Path) -> None:
+    """Make sure that all weights of a folder are there, from the headers of its shards alone.
+
+    Raises:
+        ModelError: as for :class:`Checkpoint`.
+    """
+    Checkpoint(folder)
+
+
 def _names(shard: Any) -> list[str]:
     return [name for name in shard.keys() if not name.endswith(_NOT_WEIGHTS)]  # noqa: SIM118
 
@@ -62,9 +74,14 @@ def _shards(folder: Path) -> list[Path]:
     if not index_path.is_file():
         single = folder / "model.safetensors"
         if not single.is_file():
-            raise ModelError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+            others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
+        hint = f"; {others} must be converted to safetensors" if others else ""
+        raise ModelError(f"{folder}: no weights, neither model.safetensors nor model.safetensors.index.json{hint}")
         return [single]
-    weight_map = json.loads(index_path.read_text(encoding="utf-8")).get("weight_map", {})
+    try:
+        weight_map = json.loads(index_path.read_text(encoding="utf-8")).get("weight_map", {})
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{index_path}: not a JSON object: {error}") from error
     missing = sorted({name for name in weight_map.values() if not (folder / name).is_file()})
     if missing or not weight_map:
         raise ModelError(f"{index_path}: {'shards not there: ' + ', '.join(missing) if missing else 'no weight_map'}")

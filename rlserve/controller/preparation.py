@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 
 from rlserve.config.tree import RunConfig
 from rlserve.engine.models import check_supported
+from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.shard import check_divides
 from rlserve.errors import ConfigurationError, ModelError, Problem
@@ -62,6 +63,7 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
     else:
         on_status(f"fetching {model_path} from the hub")
         model_path = _fetch(model_path)
+    check_weights(Path(model_path))
     check_divides(read_model_spec(model_path), config.rollout.engine.tensor_parallel_size)
     data = config.data
     if is_builtin(data.path):
