@@ -75,8 +75,8 @@ def _shards(folder: Path) -> list[Path]:
         single = folder / "model.safetensors"
         if not single.is_file():
             others = ", ".join(sorted(path.name for path in folder.glob("*.bin")))
-        hint = f"; {others} must be converted to safetensors" if others else ""
-        raise ModelError(f"{folder}: no weights, neither model.safetensors nor model.safetensors.index.json{hint}")
+            hint = f"; {others} must be converted to safetensors" if others else ""
+            raise ModelError(f"{folder}: no weights, neither model.safetensors nor model.safetensors.index.json{hint}")
         return [single]
     try:
         weight_map = json.loads(index_path.read_text(encoding="utf-8")).get("weight_map", {})

@@ -35,6 +35,11 @@ def test_a_whole_folder_is_taken(folder: Path) -> None:
     assert Checkpoint(folder).shapes() == {"layer.1": (3, 1), "layer.2": (3, 2)}
 
 
+def test_a_single_file_is_taken(tmp_path: Path) -> None:
+    save_file({"layer": torch.ones(3)}, tmp_path / "model.safetensors")
+    assert Checkpoint(tmp_path).shapes() == {"layer": (3,)}
+
+
 def test_a_git_lfs_pointer_says_what_to_do(folder: Path) -> None:
     (folder / "model-2.safetensors").write_text(POINTER)
     assert refused(folder) == (
