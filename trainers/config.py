@@ -84,8 +84,10 @@ class TrainerConfig:
     """Norm that the gradients of policy and critic are each clipped to."""
     num_logical_shards: int = 12
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
-    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time:
-    more of them take less memory."""
+    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time."""
+    ppo_max_token_len_per_gpu: int = 16384
+    """Most tokens, padding included, that go through a network at once. A logical shard of more is computed in several
+    passes, cut between samples; less takes less memory. One sample always fits."""
     timeout_s: float = 120.0
     """Deadline of every collective operation, and of forming a group."""
     step_timeout_s: float = 3600.0
@@ -104,6 +106,7 @@ class TrainerConfig:
                 "adam_beta2": 0 <= self.adam_beta2 < 1 or "must be in [0, 1)",
                 "max_grad_norm": self.max_grad_norm > 0 or "must be above 0",
                 "num_logical_shards": self.num_logical_shards >= 1 or "must be at least 1",
+                "ppo_max_token_len_per_gpu": self.ppo_max_token_len_per_gpu >= 1 or "must be at least 1",
                 "timeout_s": self.timeout_s > 0 or "must be above 0",
                 "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
             },

@@ -26,7 +26,8 @@ METRICS: Mapping[str, str] = {
     "actor/pg_loss": "clipped policy loss [TRL loss/policy_avg]",
     "actor/ppo_kl": "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
     "actor/pg_clipfrac": "share of tokens whose ratio was clipped [TRL policy/clipfrac_avg]",
-    "actor/entropy": "mean entropy of the policy, nats per token [TRL policy/entropy_avg]",
+    "actor/entropy": "mean entropy of the policy, nats per token [TRL policy/entropy_avg]; with entropy_coefficient=0 "
+    "its estimate from the sampled tokens, minus their mean log-probability",
     "actor/grad_norm": "norm of the policy's gradient before clipping",
     "actor/lr": "learning rate of the policy",
     "critic/grad_norm": "norm of the critic's gradient before clipping",

@@ -72,9 +72,12 @@ def reference_metrics(scores: Scores) -> dict[str, float]:
 
 
 def update_metrics(
-    policy: PolicyTerms, value: LossTerm, *, log_probs: Tensor, entropies: Tensor, behaviour_log_probs: Tensor
+    policy: PolicyTerms, value: LossTerm, *, log_probs: Tensor, entropies: Tensor | None, behaviour_log_probs: Tensor
 ) -> dict[str, float]:
     """Losses of one update over all tokens of its mini-batch; the tensors are [a].
+
+    Without ``entropies``, ``actor/entropy`` is their one-sample estimate, minus the log-probability of what was
+    sampled: it costs nothing, where the entropies of all tokens need the whole distribution of each.
 
     ``training/behaviour_kl`` is the one-sample estimate of the KL divergence of the sampling distribution from the
     policy at the start of the step; ``actor/ppo_kl`` that of the latter from the policy being updated.
@@ -83,7 +86,7 @@ def update_metrics(
         "actor/pg_loss": _mean(policy.loss.per_token),
         "actor/pg_clipfrac": _mean(policy.loss.is_clipped),
         "actor/ppo_kl": _mean(policy.old_log_probs - log_probs),
-        "actor/entropy": _mean(entropies),
+        "actor/entropy": _mean(-log_probs if entropies is None else entropies),
         "critic/vf_loss": _mean(value.per_token),
         "critic/vf_clipfrac": _mean(value.is_clipped),
         "training/importance_weight_mean": _mean(policy.weights),

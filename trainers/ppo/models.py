@@ -1,13 +1,12 @@
 """The networks of PPO: policy, critic and frozen reference, made from one Hugging Face model.
 
-Legend: S samples of a shard, L longest input, a response tokens of the shard, H hidden size, V vocabulary.
+Legend: S samples of a pass, L longest input, a response tokens of the pass, H hidden size.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
+from rlserve.trainers.ppo.head import Autocast, ExactLogProbs, HeadOutputs, Loss, OutputHead
 from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.shards import ShardInputs
 
@@ -42,18 +42,6 @@ class Critic(nn.Module):
         with torch.no_grad():
             self.value_head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
             self.value_head.bias.zero_()
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyOutputs:
-    """What the policy says about the response tokens of a shard; each [a] float32."""
-
-    log_probs: Tensor
-    """Log-probabilities under the trained policy, softmax(logits / temperature)."""
-    raw_log_probs: Tensor
-    """Log-probabilities under the model itself, softmax(logits), without gradient."""
-    entropies: Tensor
-    """Entropy of the trained policy at each token, in nats."""
 
 
 def load_policy(model_path: str, *, load_weights: bool) -> Any:
@@ -97,60 +85,46 @@ def make_critic(policy: Any, seed: int) -> Critic:
     return Critic(copy.deepcopy(policy.base_model), policy.config.hidden_size, seed).eval()
 
 
-def policy_outputs(
+def policy_backward(
     policy: Any,
     inputs: ShardInputs,
+    loss: Loss,
     *,
     temperature: float,
-    entropy_gradient: bool = False,
+    with_entropy: bool,
+    autocast: Autocast,
     native: NativePolicy | None = None,
-) -> PolicyOutputs:
-    """Run the policy over a shard; logits are computed for response tokens alone, and reduced in float32.
+) -> HeadOutputs:
+    """Run the policy over a pass and back: add the gradient of ``loss`` to the parameters' own.
 
     Args:
-        entropy_gradient: keep the graph of the entropies, which takes memory [a, V] twice more.
+        loss: of some of the pass's response tokens; it is asked for all of them, in parts.
         native: the same policy computed as the engine does. Log-probabilities are then those that it gives, to the
             bit, and their gradient is that of the same function computed by PyTorch.
+
+    Returns:
+        what the policy says about the response tokens, each [a] float32, without gradient.
     """
-    states_aH = _response_states(policy.base_model, inputs)
-    raw_logits_aV = _capped(policy, policy.get_output_embeddings()(states_aH)).float()
-    logits_aV = raw_logits_aV if temperature == 1.0 else raw_logits_aV / temperature
-    log_distribution_aV = logits_aV.log_softmax(dim=-1)
-    log_probs = _of_targets(log_distribution_aV, inputs.targets)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
-        entropies = -(log_distribution_aV.exp() * log_distribution_aV).sum(dim=-1)
+    exact = None
     if native is not None:
-        values, raw_log_probs = native.log_probs(inputs, temperature)
-        log_probs = _WithValues.apply(log_probs, values)  # type: ignore[no-untyped-call]
-    elif temperature == 1.0:
-        raw_log_probs = log_probs.detach()
-    else:
-        with torch.no_grad():
-            raw_log_probs = _of_targets(raw_logits_aV.log_softmax(dim=-1), inputs.targets)
-    return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
+        log_probs, raw_log_probs = native.log_probs(inputs, temperature)
+        exact = ExactLogProbs(log_probs=log_probs, raw_log_probs=raw_log_probs)
+    with autocast():
+        states_aH = _response_states(policy.base_model, inputs)
+    return OutputHead(policy, temperature).backward(
+        states_aH, inputs.targets, loss, with_entropy=with_entropy, autocast=autocast, exact=exact
+    )
 
 
 def policy_log_probs(
     policy: Any, inputs: ShardInputs, *, temperature: float, native: NativePolicy | None = None
 ) -> tuple[Tensor, Tensor]:
-    """``log_probs`` and ``raw_log_probs`` of ``policy_outputs``; for where no gradient is wanted."""
+    """[a] log-probabilities of the response tokens under softmax(logits / temperature), and under softmax(logits);
+    for where no gradient is wanted."""
     if native is not None:
         return native.log_probs(inputs, temperature)
-    outputs = policy_outputs(policy, inputs, temperature=temperature)
-    return outputs.log_probs, outputs.raw_log_probs
-
-
-class _WithValues(torch.autograd.Function):
-    """Other values for a tensor: the same function of the same parameters, added up in another order. The gradient
-    goes to the tensor as it is."""
-
-    @staticmethod
-    def forward(_context: Any, _computed: Tensor, values: Tensor) -> Tensor:
-        return values.clone()
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0], None
+    states_aH = _response_states(policy.base_model, inputs)
+    return OutputHead(policy, temperature).log_probs(states_aH, inputs.targets)
 
 
 def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -177,19 +151,9 @@ def response_values(critic: Critic, inputs: ShardInputs) -> Tensor:
     return critic.value_head(_response_states(critic.backbone, inputs)).float().squeeze(-1)  # type: ignore[no-any-return]
 
 
-def _capped(policy: Any, logits_aV: Tensor) -> Tensor:
-    """``cap * tanh(logits / cap)`` where the model does so (Gemma 2)."""
-    cap = getattr(policy.config, "final_logit_softcapping", None)
-    return logits_aV if cap is None else torch.tanh(logits_aV / cap) * cap
-
-
 def _response_states(backbone: Any, inputs: ShardInputs) -> Tensor:
     """[a, H] the last hidden states that predict response tokens. No attention mask: causal attention alone
     keeps real tokens from the padding behind them."""
     hidden_SLH = backbone(input_ids=inputs.input_ids, use_cache=False).last_hidden_state
     states: Tensor = hidden_SLH.flatten(0, 1)[inputs.states]
     return states
-
-
-def _of_targets(log_distribution_aV: Tensor, targets: Tensor) -> Tensor:
-    return log_distribution_aV.gather(-1, targets[:, None]).squeeze(-1)

@@ -5,7 +5,7 @@
                   samples of a shard, some at a time, each in KV blocks of its own
 
 What a row gets does not depend on the rows beside it, so it does not matter that the engine computed the same tokens
-in other company, in chunks, or one by one. There are no gradients here: see ``policy_outputs``.
+in other company, in chunks, or one by one. There are no gradients here: see ``policy_backward``.
 
 Legend: S samples, L longest input of a shard, a response tokens of the shard; C samples computed together, T = C * L.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.native.attention import LayerCache, StepArguments, cache_elements
@@ -33,6 +34,8 @@ _BLOCK_SIZE = 16
 """Of the KV cache; one of ``SAME_BITS_BLOCK_SIZES``."""
 _NUM_TOKENS = 1024
 """Computed together, if samples are not longer than that."""
+_NUM_LOGITS = 2**22
+"""Computed together, if the vocabulary is not larger than that: 16 MiB."""
 
 
 class NativePolicy:
@@ -41,6 +44,7 @@ class NativePolicy:
     def __init__(self, policy: Any, *, longest: int) -> None:
         shape = read_shape(policy)
         self._longest = longest
+        self._num_rows = max(1, _NUM_LOGITS // shape.vocab_size)
         self._num_blocks = _num_blocks(max(longest, _NUM_TOKENS))
         num_tokens = self._num_blocks * _BLOCK_SIZE
         elements = cache_elements(shape.num_kv_heads, shape.head_dim, _BLOCK_SIZE, torch.float32)
@@ -62,7 +66,7 @@ class NativePolicy:
                 final_norm=policy.base_model.norm.weight,
                 head=Projection(head_panels, len(head)),
                 max_num_tokens=num_tokens,
-                max_num_rows=num_tokens,
+                max_num_rows=1,
             )
             self._program.weights_changed()
 
@@ -73,23 +77,27 @@ class NativePolicy:
         num_samples, longest = inputs.input_ids.shape
         assert longest <= self._longest
         num_together = self._num_blocks // _num_blocks(longest)
-        found = []
+        states, num_found = inputs.states.numpy(), 0
+        found = torch.empty(2, len(states))
         with torch.no_grad():
             for first in range(0, num_samples, num_together):
                 token_ids_CL = inputs.input_ids[first : first + num_together].contiguous()
                 begin, end = first * longest, first * longest + token_ids_CL.numel()
-                rows = torch.nonzero((inputs.states >= begin) & (inputs.states < end)).squeeze(-1)
-                logits = self._logits(token_ids_CL, inputs.states[rows] - begin)
-                targets = inputs.targets[rows]
-                log_probs = target_log_probs(logits, targets, temperature)
-                raw = log_probs if temperature == 1.0 else target_log_probs(logits, targets, 1.0)
-                found.append((rows, log_probs, raw))
-        # Samples stand in the shard in the order of their response tokens, so the parts do too.
-        assert torch.equal(torch.cat([rows for rows, _, _ in found]), torch.arange(len(inputs.targets)))
-        return torch.cat([log_probs for _, log_probs, _ in found]), torch.cat([raw for _, _, raw in found])
+                self._forward(token_ids_CL)
+                # Samples stand in the shard in the order of their response tokens, so the parts do too.
+                rows_begin, rows_end = np.searchsorted(states, [begin, end])
+                for part in _runs(states[rows_begin:rows_end] - begin, self._num_rows):
+                    logits = self._program.logits_of(part.start, part.stop)
+                    targets = inputs.targets[num_found : num_found + len(part)]
+                    log_probs = target_log_probs(logits, targets, temperature)
+                    raw = log_probs if temperature == 1.0 else target_log_probs(logits, targets, 1.0)
+                    found[:, num_found : num_found + len(part)] = torch.stack([log_probs, raw])
+                    num_found += len(part)
+        assert num_found == len(states)
+        return found[0], found[1]
 
-    def _logits(self, token_ids_CL: Tensor, rows: Tensor) -> Tensor:
-        """[rows, V] the logits at some of the T tokens; overwritten by the next call."""
+    def _forward(self, token_ids_CL: Tensor) -> None:
+        """Compute all layers for T tokens."""
         num_samples, length = token_ids_CL.shape
         num_blocks = _num_blocks(length)
         positions_CL = np.tile(np.arange(length, dtype=np.int32), (num_samples, 1))
@@ -102,7 +110,7 @@ class NativePolicy:
             step.positions, step.cache_slots = positions_CL.ctypes.data, slots_CL.ctypes.data
             step.query_starts, step.table_rows = query_starts.ctypes.data, samples.ctypes.data
             step.block_tables = tables_CB.ctypes.data
-        return self._program.forward(token_ids_CL.flatten(), rows)
+        self._program.forward(token_ids_CL.flatten(), torch.zeros(1, dtype=torch.int64))
 
     def _layers(self, policy: Any, shape: NativeShape) -> Iterator[DecoderLayer]:
         for index, layer in enumerate(policy.base_model.layers):
@@ -151,6 +159,14 @@ def _projection(*projections: Any) -> Projection:
         put_rows(panels, first, weight)
         first += len(weight)
     return Projection(panels, num_outputs, None if biases[0] is None else torch.cat(biases))
+
+
+def _runs(rows: NDArray[np.int64], longest: int) -> Iterator[range]:
+    """Rising numbers as runs of neighbours, none longer than ``longest``."""
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+        for first in range(0, len(run), longest):
+            part = run[first : first + longest]
+            yield range(int(part[0]), int(part[-1]) + 1)
 
 
 def _num_blocks(num_tokens: int) -> int:

@@ -1,6 +1,6 @@
 """Forward passes over a batch: logical shards spread over the ranks, the answers gathered.
 
-Legend: A response tokens of the batch, a response tokens of a shard, C columns.
+Legend: A response tokens of the batch, a response tokens of a pass, C columns.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from rlserve.trainers.collectives.reduction import gather_rows
 from rlserve.trainers.collectives.tree import leaves_of_rank
 from rlserve.trainers.config import TrainerConfig
 from rlserve.trainers.ppo.native_policy import NativePolicy
-from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, cut_into_shards, shard_inputs
+from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, cut_into_passes, cut_into_shards, shard_inputs
 
 
 class ShardRunner:
-    """Runs functions of one logical shard on the shards of this rank, and gathers what comes out on every rank."""
+    """Runs functions of passes on the logical shards of this rank, and gathers what comes out on every rank."""
 
     def __init__(self, config: TrainerConfig, group: Group, device: torch.device) -> None:
         self.group = group
@@ -34,8 +34,12 @@ class ShardRunner:
         """The logical shards of some samples of a batch."""
         return cut_into_shards(batch, samples, self._config.num_logical_shards)
 
+    def passes(self, batch: Batch, shard: LogicalShard) -> tuple[LogicalShard, ...]:
+        """The parts of a shard that go through a network at once, in order."""
+        return cut_into_passes(batch, shard, self._config.ppo_max_token_len_per_gpu)
+
     def inputs(self, batch: Batch, shard: LogicalShard) -> ShardInputs:
-        """A shard, padded, on this rank's device."""
+        """A shard or a pass, padded, on this rank's device."""
         return shard_inputs(batch, shard, self.device)
 
     def autocast(self) -> torch.autocast:
@@ -60,7 +64,7 @@ class ShardRunner:
         """Per-token numbers of the whole batch, without gradients.
 
         Args:
-            columns: gives C tensors, each [a] float32, for one shard.
+            columns: gives C tensors, each [a] float32, for one pass.
 
         Returns:
             C arrays, each [A] in the order of the batch, the same on every rank.
@@ -68,7 +72,12 @@ class ShardRunner:
         shards = self.cut(batch, np.arange(batch.num_samples))
         with torch.no_grad(), self.autocast():
             rows = {
-                leaf: torch.stack(list(columns(self.inputs(batch, shards[leaf]))), dim=1)
+                leaf: torch.cat(
+                    [
+                        torch.stack(list(columns(self.inputs(batch, part))), dim=1)
+                        for part in self.passes(batch, shards[leaf])
+                    ]
+                )
                 for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.world_size)
             }
         gathered = self.gather(shards, rows, num_columns)

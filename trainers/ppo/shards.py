@@ -1,7 +1,7 @@
-"""Cutting a batch into mini-batches and logical shards, and padding a shard for the model.
+"""Cutting a batch into mini-batches, logical shards and passes, and padding a pass for the model.
 
-Legend: B samples of the batch, S samples of a shard, L longest input of a shard, A response tokens of the batch,
-a response tokens of a shard.
+Legend: B samples of the batch, S samples of a shard or a pass, L longest input, A response tokens of the batch,
+a response tokens of a shard or a pass.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ IndexArray = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LogicalShard:
-    """Samples that are computed together, whichever rank does it."""
+    """Samples whose gradients one rank adds up, whichever it is; also a pass, the part of a shard that goes through
+    the model at once."""
 
     samples: IndexArray
     """[S] indices into the batch's samples."""
@@ -30,7 +31,7 @@ class LogicalShard:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardInputs:
-    """A shard as the model takes it. Padding is on the right, so under causal attention no real token sees it."""
+    """A pass as the model takes it. Padding is on the right, so under causal attention no real token sees it."""
 
     input_ids: Tensor
     """[S, L] int64: prompt and response without the last token, which no state needs."""
@@ -67,8 +68,23 @@ def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple
     return tuple(_shard(batch, part) for part in np.split(ordered, np.minimum(cuts, latest)))
 
 
+def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> tuple[LogicalShard, ...]:
+    """Cut a shard between its samples, so that none of the parts has more than ``max_num_tokens`` with its padding.
+    A sample longer than that makes a pass by itself."""
+    lengths = (batch.prompt_lengths + batch.response_lengths)[shard.samples].astype(np.int64)
+    firsts, longest = [0], 0
+    for row, length in enumerate(lengths):
+        longest = max(longest, int(length))
+        if row > firsts[-1] and longest * (row + 1 - firsts[-1]) > max_num_tokens:
+            firsts.append(row)
+            longest = int(length)
+    if len(firsts) == 1:
+        return (shard,)
+    return tuple(_shard(batch, samples) for samples in np.split(shard.samples, firsts[1:]))
+
+
 def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device) -> ShardInputs:
-    """Pad the shard's samples on the right and find the states that predict response tokens."""
+    """Pad the samples on the right and find the states that predict response tokens."""
     starts = _starts(batch.prompt_lengths + batch.response_lengths)
     prompts, responses = batch.prompt_lengths[shard.samples], batch.response_lengths[shard.samples]
     longest = int((prompts + responses).max()) - 1

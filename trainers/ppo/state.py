@@ -47,17 +47,19 @@ class TrainingState:
 
     def remember(self) -> None:
         """Remember the present in host memory, to come back to with ``rollback``."""
+        self.forget()
         changing = self._changing_vectors()
-        if self._snapshot is None:
-            copies = [torch.empty_like(vector, device="cpu", pin_memory=vector.is_cuda) for vector in changing]
-        else:
-            copies = self._snapshot[0]
+        copies = [torch.empty_like(vector, device="cpu", pin_memory=vector.is_cuda) for vector in changing]
         for kept, vector in zip(copies, changing, strict=True):
             kept.copy_(vector)
         self._snapshot = copies, (self.num_steps, self.optimizer.num_updates)
 
+    def forget(self) -> None:
+        """Free what was remembered: the present is what ``rollback`` comes back to, as long as nothing changes it."""
+        self._snapshot = None
+
     def rollback(self) -> None:
-        """Return to the last ``remember``; do nothing if there was none since the last rollback."""
+        """Return to the last ``remember``; do nothing if there was none since the last rollback or ``forget``."""
         if self._snapshot is None:
             return
         copies, (self.num_steps, self.optimizer.num_updates) = self._snapshot

@@ -1,4 +1,4 @@
-"""One PPO step on one batch, as one rank sees it. Changes the state; the caller takes a snapshot before.
+"""One PPO step on one batch, as one rank sees it. Changes the state, which remembers how it was before.
 
 The same on every rank; only the parts between bars differ by rank:
 
@@ -16,7 +16,7 @@ What a logical shard computes depends on the shard alone, and what is added up i
 on the shards alone. So the result does not depend, to the bit, on which rank computed what, as long as all ranks
 compute a shard alike: the same kind of processor, and on CPU the same number of threads.
 
-Legend: A response tokens of the batch, a of a shard or a mini-batch, N elements of the flat parameter vector.
+Legend: A response tokens of the batch, a of a pass, a shard or a mini-batch, N elements of the flat parameter vector.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ from rlserve.trainers.collectives.reduction import sum_over_leaves
 from rlserve.trainers.config import AlgorithmConfig
 from rlserve.trainers.ppo import metrics
 from rlserve.trainers.ppo.experience import Experience, Scores, make_experience
-from rlserve.trainers.ppo.models import policy_log_probs, policy_outputs, response_values
+from rlserve.trainers.ppo.head import HeadOutputs
+from rlserve.trainers.ppo.models import policy_backward, policy_log_probs, response_values
 from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.objective import policy_terms, value_term
 from rlserve.trainers.ppo.runner import ShardRunner, tokens_of
@@ -49,8 +50,9 @@ class _TokenRows(NamedTuple):
 
     log_probs: Tensor
     raw_log_probs: Tensor
-    entropies: Tensor
     values: Tensor
+    entropies: Tensor | None = None
+    """None where the loss does not need them."""
 
 
 class PPOStep:
@@ -74,18 +76,19 @@ class PPOStep:
         self._temperature = temperature
 
     def run(self) -> dict[str, float]:
-        """Update the state; return the metrics.
+        """Update the state; return the metrics. The state remembers how it was before the first update, and no sooner:
+        until then gradients take the memory.
 
         Raises:
             NonFiniteLossError: on every rank alike. Earlier updates of the step may have been applied.
         """
         scores = self._score()
         experience = make_experience(self._batch, scores, self._algorithm, self._runner.device)
-        updates = []
+        updates: list[dict[str, float]] = []
         raw_log_probs = scores.raw_log_probs
         for samples in self._mini_batches():
             shards = self._runner.cut(self._batch, samples)
-            rows, update = self._update(experience, shards)
+            rows, update = self._update(experience, shards, is_first=not updates)
             updates.append(update)
             if raw_log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
@@ -145,7 +148,9 @@ class PPOStep:
             reference_log_probs=scored[3] if has_reference else None,
         )
 
-    def _update(self, experience: Experience, shards: Sequence[LogicalShard]) -> tuple[_TokenRows, dict[str, float]]:
+    def _update(
+        self, experience: Experience, shards: Sequence[LogicalShard], *, is_first: bool
+    ) -> tuple[_TokenRows, dict[str, float]]:
         """One optimizer update on a mini-batch, given as its logical shards."""
         flat, optimizer, runner = self._state.flat, self._state.optimizer, self._runner
         num_tokens = sum(len(shard.tokens) for shard in shards)
@@ -155,14 +160,20 @@ class PPOStep:
         def shard_gradient(leaf: int) -> Tensor:
             gradient = torch.zeros_like(flat.vector)
             flat.collect_gradients_in(gradient)
-            rows_of_shard[leaf] = self._backward(experience, shards[leaf], num_tokens, native)
+            rows_of_shard[leaf] = torch.cat(
+                [
+                    self._backward(experience, part, num_tokens, native)
+                    for part in runner.passes(self._batch, shards[leaf])
+                ]
+            )
             flat.drop_gradients()
             return gradient
 
         gradient = sum_over_leaves(
             runner.group, len(shards), shard_gradient, num_elements=flat.vector.numel(), device=runner.device
         )
-        rows = _TokenRows(*runner.gather(shards, rows_of_shard, num_columns=4).unbind(dim=1))
+        num_columns = 3 + (self._algorithm.entropy_coefficient > 0)
+        rows = _TokenRows(*runner.gather(shards, rows_of_shard, num_columns).unbind(dim=1))
         norms = optimizer.gradient_norms(gradient)
         update = self._update_metrics(experience, self._indices(shards), rows) | {
             "actor/grad_norm": norms["policy"],
@@ -171,33 +182,42 @@ class PPOStep:
             "critic/lr": optimizer.learning_rates()["critic"],
         }
         self._check_finite(update)
+        if is_first:
+            self._state.remember()
         optimizer.update(gradient, norms)
         return rows, update
 
     def _backward(
-        self, experience: Experience, shard: LogicalShard, num_tokens: int, native: NativePolicy | None
+        self, experience: Experience, part: LogicalShard, num_tokens: int, native: NativePolicy | None
     ) -> Tensor:
-        """Add the gradient of one shard's part of the mini-batch's mean loss; return its ``_TokenRows`` as [a, 4]."""
-        algorithm, state = self._algorithm, self._state
-        inputs, tokens = self._runner.inputs(self._batch, shard), self._indices([shard])
+        """Add the gradient of one pass's part of the mini-batch's mean loss; return its ``_TokenRows`` as [a, C]."""
+        algorithm, state, runner = self._algorithm, self._state, self._runner
+        inputs, tokens = runner.inputs(self._batch, part), self._indices([part])
+
+        def policy_loss(rows: slice, outputs: HeadOutputs) -> Tensor:
+            loss = policy_terms(algorithm, experience, tokens[rows], outputs.log_probs).loss.per_token
+            if outputs.entropies is not None:
+                loss = loss - algorithm.entropy_coefficient * outputs.entropies
+            return loss.sum() / num_tokens
+
         # One network after the other, so that the activations of only one are alive.
-        with self._runner.autocast():
-            outputs = policy_outputs(
-                state.policy,
-                inputs,
-                temperature=self._temperature,
-                entropy_gradient=algorithm.entropy_coefficient > 0,
-                native=native,
-            )
-        terms = policy_terms(algorithm, experience, tokens, outputs.log_probs)
-        policy_loss = terms.loss.per_token - algorithm.entropy_coefficient * outputs.entropies
-        (policy_loss.sum() / num_tokens).backward()  # type: ignore[no-untyped-call]
-        with self._runner.autocast():
+        outputs = policy_backward(
+            state.policy,
+            inputs,
+            policy_loss,
+            temperature=self._temperature,
+            with_entropy=algorithm.entropy_coefficient > 0,
+            autocast=runner.autocast,
+            native=native,
+        )
+        with runner.autocast():
             values = response_values(state.critic, inputs)
         value_loss = algorithm.value_coefficient * value_term(algorithm, experience, tokens, values).per_token
         (value_loss.sum() / num_tokens).backward()  # type: ignore[no-untyped-call]
-        columns = (outputs.log_probs, outputs.raw_log_probs, outputs.entropies, values)
-        return torch.stack([column.detach() for column in columns], dim=1)
+        columns = [outputs.log_probs, outputs.raw_log_probs, values.detach()]
+        if outputs.entropies is not None:
+            columns.append(outputs.entropies)
+        return torch.stack(columns, dim=1)
 
     def _update_metrics(self, experience: Experience, tokens: Tensor, rows: _TokenRows) -> dict[str, float]:
         """Losses over all tokens of the mini-batch, computed again from what was gathered."""

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.errors import NonFiniteLossError, WorkerFailedError
+from rlserve.errors import NonFiniteLossError, UserError, WorkerFailedError
 from rlserve.trainers.base import Membership, Trainer
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.collectives.base import Group, LocalGroup
@@ -23,6 +23,11 @@ from rlserve.trainers.ppo.runner import ShardRunner
 from rlserve.trainers.ppo.shards import ShardInputs
 from rlserve.trainers.ppo.state import TrainingState
 from rlserve.trainers.ppo.step import PPOStep
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch found no memory: on a GPU it has an error for that, on a CPU only a message."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class PPOTrainer(Trainer):
@@ -56,7 +61,7 @@ class PPOTrainer(Trainer):
 
     def step(self, batch: Batch) -> dict[str, float]:
         state = self._held_state()
-        state.remember()
+        state.forget()
         try:
             step = PPOStep(
                 self._algorithm, state, self._runner(), batch=batch, seed=self._seed, temperature=self._temperature
@@ -65,9 +70,11 @@ class PPOTrainer(Trainer):
         except NonFiniteLossError:
             state.rollback()
             raise
-        except Exception:
+        except Exception as error:
             # The other ranks wait for this one: let them fail now, not at their deadline.
             self._group.close()
+            if is_out_of_memory(error):
+                raise UserError(self._memory_advice(str(error).splitlines()[0])) from error
             raise
         state.num_steps += 1
         return metrics
@@ -139,6 +146,14 @@ class PPOTrainer(Trainer):
     def _policy_parameters(self) -> dict[str, Tensor]:
         flat = self._held_state().flat
         return flat.views("policy", flat.vector)
+
+    def _memory_advice(self, found: str) -> str:
+        limit = self._config.ppo_max_token_len_per_gpu
+        return (
+            f"the trainer ran out of memory in step {self.num_steps + 1} ({found}); lower "
+            f"trainer.ppo_max_token_len_per_gpu, the tokens that are computed at once (now {limit}), or, if one sample "
+            f"is too long, rollout.max_tokens"
+        )
 
     def _runner(self) -> ShardRunner:
         return ShardRunner(self._config, self._group, self._device)

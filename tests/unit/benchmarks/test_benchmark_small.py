@@ -7,6 +7,7 @@ from pathlib import Path
 
 import contention
 import pytest
+import trainer_memory
 import weight_swap
 
 
@@ -26,6 +27,15 @@ def test_what_is_kept_beside_others_is_measured(tmp_path: Path, capsys: pytest.C
     assert case["throughput_kept"] > 0
     assert case["cores_kept"] > 0
     assert "of its throughput" in capsys.readouterr().out
+
+
+def test_what_a_training_step_adds_is_measured_and_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    trainer_memory.main(["--case", "1-shard", "--vocabulary", "300", "--json", str(out)])
+    found = json.loads(out.read_text())
+    assert 0 < found["results"][0]["added_bytes"] < found["max_added_bytes"]
+    assert found["checks"] == [{"case": "1-shard", "passes": True}]
+    assert "MiB added" in capsys.readouterr().out
 
 
 def test_the_loading_processes_end_with_the_block() -> None:

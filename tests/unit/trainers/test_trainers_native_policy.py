@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from trainer_samples import FAMILIES, random_batch, save_tiny_model
+from torch import Tensor
+from trainer_samples import FAMILIES, VOCABULARY, random_batch, save_tiny_model
 
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.native.library import NativeBuildError
 from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
-from rlserve.trainers.ppo import native_shape
-from rlserve.trainers.ppo.models import load_policy, policy_log_probs, policy_outputs
+from rlserve.trainers.ppo import native_policy, native_shape
+from rlserve.trainers.ppo.head import HeadOutputs
+from rlserve.trainers.ppo.models import load_policy, policy_backward, policy_log_probs
 from rlserve.trainers.ppo.native_policy import NativePolicy
 from rlserve.trainers.ppo.shards import ShardInputs, cut_into_shards, shard_inputs
 
 DENSE = tuple(family for family in FAMILIES if not family.endswith("moe"))
+
+
+def outputs_after_backward(policy: Any, inputs: ShardInputs, weights: Tensor, **options: Any) -> HeadOutputs:
+    """With the gradient of the weighted sum of log-probabilities added to the policy's parameters."""
+
+    def loss(rows: slice, outputs: HeadOutputs) -> Tensor:
+        return (outputs.log_probs * weights[rows]).sum()
+
+    return policy_backward(policy, inputs, loss, with_entropy=False, autocast=nullcontext, **options)
+
+
+def plain_log_probs(policy: Any, inputs: ShardInputs, temperature: float) -> Tensor:
+    logits = policy(inputs.input_ids, use_cache=False).logits.flatten(0, 1)[inputs.states] / temperature
+    return logits.log_softmax(-1).gather(-1, inputs.targets[:, None]).squeeze(-1)
 
 
 def inputs_of_one_shard(longest: int = 12) -> ShardInputs:
@@ -35,13 +53,13 @@ def test_values_and_gradients_are_those_of_float64(family: str, temperature: flo
     weights = torch.linspace(-1.0, 1.0, len(inputs.targets))
 
     native = NativePolicy(policy, longest=inputs.input_ids.shape[1])
-    found = policy_outputs(policy, inputs, temperature=temperature, native=native)
-    (found.log_probs * weights).sum().backward()
-    expected = policy_outputs(oracle, inputs, temperature=temperature)
-    (expected.log_probs * weights).sum().backward()
+    found = outputs_after_backward(policy, inputs, weights, temperature=temperature, native=native)
+    expected = plain_log_probs(oracle, inputs, temperature)
+    (expected * weights).sum().backward()
+    raw = plain_log_probs(oracle, inputs, 1.0)
 
-    assert torch.allclose(found.log_probs, expected.log_probs.float(), atol=2e-5)
-    assert torch.allclose(found.raw_log_probs, expected.raw_log_probs.float(), atol=2e-5)
+    assert torch.allclose(found.log_probs, expected.float(), atol=2e-5)
+    assert torch.allclose(found.raw_log_probs, raw.float(), atol=2e-5)
     for (name, parameter), wanted in zip(policy.named_parameters(), oracle.parameters(), strict=True):
         largest = wanted.grad.abs().max()
         assert torch.allclose(parameter.grad.double(), wanted.grad, rtol=1e-5, atol=1e-5 * float(largest)), name
@@ -53,11 +71,22 @@ def test_values_are_the_kernels_and_not_those_of_torch(tmp_path: Path) -> None:
     native = NativePolicy(policy, longest=inputs.input_ids.shape[1])
 
     log_probs, raw = policy_log_probs(policy, inputs, temperature=0.7, native=native)
-    outputs = policy_outputs(policy, inputs, temperature=0.7, native=native)
+    weights = torch.ones(len(inputs.targets))
+    outputs = outputs_after_backward(policy, inputs, weights, temperature=0.7, native=native)
 
     assert torch.equal(outputs.log_probs, log_probs)
     assert torch.equal(outputs.raw_log_probs, raw)
-    assert not torch.equal(policy_outputs(policy, inputs, temperature=0.7).log_probs, log_probs)
+    assert not torch.equal(policy_log_probs(policy, inputs, temperature=0.7)[0], log_probs)
+
+
+def test_logits_in_parts_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = load_policy(save_tiny_model(tmp_path, "gemma2"), load_weights=True)
+    inputs = inputs_of_one_shard()
+    whole = NativePolicy(policy, longest=inputs.input_ids.shape[1]).log_probs(inputs, 0.7)
+    monkeypatch.setattr(native_policy, "_NUM_LOGITS", 2 * VOCABULARY)
+    parts = NativePolicy(policy, longest=inputs.input_ids.shape[1]).log_probs(inputs, 0.7)
+    assert torch.equal(parts[0], whole[0])
+    assert torch.equal(parts[1], whole[1])
 
 
 def test_short_samples_beside_a_long_one_have_room(tmp_path: Path) -> None:

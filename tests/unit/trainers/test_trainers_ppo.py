@@ -16,6 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
 from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers.ppo.head import OutputHead
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +205,23 @@ def test_the_number_of_logical_shards_changes_the_order_of_sums_only(model_path:
             torch.testing.assert_close(state[name], states[0][name], rtol=1e-4, atol=1e-6)
 
 
+def test_a_limit_of_tokens_changes_the_order_of_sums_only_and_none_where_it_is_not_met(model_path: str) -> None:
+    algorithm = AlgorithmConfig(kl_coefficient=0.1, entropy_coefficient=0.1)
+    limits = (16384, 300, 1)
+    states = []
+    for limit in limits:
+        trainer = make_trainer(
+            model_path, algorithm, num_logical_shards=1, ppo_max_token_len_per_gpu=limit, adam_beta1=0.0
+        )
+        trainer.step(random_batch(0))
+        states.append(copy_of(trainer.state()))
+    assert_same_bits(states[1], states[0])  # 12 samples of at most 24 tokens
+    moments = [name for name in states[0] if name.startswith("first_moment")]
+    assert not all(torch.equal(states[2][name], states[0][name]) for name in moments)
+    for name in moments:
+        torch.testing.assert_close(states[2][name], states[0][name], rtol=1e-4, atol=1e-6)
+
+
 def test_bfloat16_computes_near_float32_and_keeps_float32_weights(model_path: str) -> None:
     exact, rounded = make_trainer(model_path), make_trainer(model_path, dtype="bfloat16")
     batch = random_batch(0)
@@ -277,6 +295,29 @@ def test_a_gradient_that_overflows_in_the_second_update_takes_the_first_one_back
     before = copy_of(trainer.state())
     with pytest.raises(NonFiniteLossError):
         trainer.step(random_batch(0))
+    assert_same_bits(trainer.state(), before)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: ..."),
+    ],
+    ids=["gpu", "cpu"],
+)
+def test_running_out_of_memory_names_what_to_lower(
+    model_path: str, monkeypatch: pytest.MonkeyPatch, found: Exception
+) -> None:
+    def fail(*_args: object, **_options: object) -> None:
+        raise found
+
+    trainer = make_trainer(model_path, ppo_max_token_len_per_gpu=4000)
+    before = copy_of(trainer.state())
+    monkeypatch.setattr(OutputHead, "backward", fail)
+    with pytest.raises(UserError, match=r"memory in step 1 .*lower trainer\.ppo_max_token_len_per_gpu.*\(now 4000\)"):
+        trainer.step(random_batch(0))
+    trainer.rollback()
     assert_same_bits(trainer.state(), before)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer_samples import random_batch
 
-from rlserve.trainers.ppo.shards import cut_into_shards, mini_batches, shard_inputs
+from rlserve.trainers.ppo.shards import cut_into_passes, cut_into_shards, mini_batches, shard_inputs
 
 
 @settings(max_examples=100, deadline=None)
@@ -30,6 +30,29 @@ def test_every_sample_is_in_one_shard_and_no_shard_is_empty(
     assert sorted(np.concatenate([shard.samples for shard in shards])) == list(range(num_samples))
     tokens = np.concatenate([shard.tokens for shard in shards])
     assert sorted(tokens) == list(range(batch.num_response_tokens))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**16),
+    num_samples=st.integers(1, 40),
+    longest=st.sampled_from([1, 5, 200]),
+    max_num_tokens=st.integers(1, 2000),
+)
+def test_passes_keep_the_order_and_the_limit(seed: int, num_samples: int, longest: int, max_num_tokens: int) -> None:
+    batch = random_batch(seed, num_samples, longest=longest)
+    (shard,) = cut_into_shards(batch, np.arange(num_samples), 1)
+    passes = cut_into_passes(batch, shard, max_num_tokens)
+    assert np.array_equal(np.concatenate([each.samples for each in passes]), shard.samples)
+    assert np.array_equal(np.concatenate([each.tokens for each in passes]), shard.tokens)
+    lengths = batch.prompt_lengths + batch.response_lengths
+    costs = [len(each.samples) * int(lengths[each.samples].max()) for each in passes]
+    alone = [len(each.samples) == 1 for each in passes]
+    assert all(cost <= max_num_tokens or single for cost, single in zip(costs, alone, strict=True))
+    # None is cut needlessly: the first sample of the next one would not have fitted.
+    for each, following in itertools.pairwise(passes):
+        together = np.append(each.samples, following.samples[0])
+        assert len(together) * int(lengths[together].max()) > max_num_tokens
 
 
 def test_shards_have_like_lengths_inside_and_like_cost_between() -> None:

@@ -1,0 +1,182 @@
+"""Measure what one step of a trainer adds to a process's memory, where the vocabulary is large, and how long it takes.
+
+python benchmarks/trainer_memory.py [--case NAME …] [--vocabulary N] [--json FILE]
+
+Each case has a process of its own. Its memory is counted from when all code is loaded, so it holds all that training
+needs: weights, gradients, the optimizer's state, and the copy that a broken step is taken back to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
+
+from machine import circumstances
+
+if TYPE_CHECKING:
+    from rlserve.trainers import Batch
+
+MAX_ADDED_BYTES = int(0.6 * 2**30)
+"""What the cases of 4,096 response tokens may add, with the usual vocabulary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryCase:
+    """Samples of one length, cut into logical shards."""
+
+    name: str
+    num_samples: int
+    num_response_tokens: int
+    num_logical_shards: int
+    kl_coefficient: float = 0.0
+
+
+CASES = {
+    case.name: case
+    for case in (
+        MemoryCase(name="12-shards", num_samples=8, num_response_tokens=512, num_logical_shards=12),
+        MemoryCase(name="1-shard", num_samples=8, num_response_tokens=512, num_logical_shards=1),
+        MemoryCase(name="8k-answer", num_samples=1, num_response_tokens=8192, num_logical_shards=12),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryResult:
+    """Of one case."""
+
+    case: str
+    added_bytes: int
+    """The most memory held during two steps, less what was held before the model was loaded."""
+    step_s: float
+    """The second step."""
+
+
+def write_model(folder: Path, vocab_size: int) -> None:
+    """A Qwen3 model of two narrow layers and a head of its own, with random weights."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=vocab_size,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=16384,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+
+
+def measure_here(case: MemoryCase, folder: Path, small_folder: Path) -> MemoryResult:
+    """Take two steps in this process, after one on a small model, which loads all code that is needed."""
+    from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
+
+    config = TrainerConfig(num_logical_shards=case.num_logical_shards)
+    algorithm = AlgorithmConfig(kl_coefficient=case.kl_coefficient)
+    small = create_trainer(config, algorithm, model_path=str(small_folder), seed=0, device="cpu")
+    small.step(make_batch(case, _vocab_size(small_folder), step=0))
+    del small
+    gc.collect()
+    before = _memory_bytes("VmRSS")
+    trainer = create_trainer(config, algorithm, model_path=str(folder), seed=0, device="cpu")
+    step_s = 0.0
+    for step in range(2):
+        batch = make_batch(case, _vocab_size(folder), step)
+        start = time.perf_counter()
+        trainer.step(batch)
+        step_s = time.perf_counter() - start
+    return MemoryResult(case=case.name, added_bytes=_memory_bytes("VmHWM") - before, step_s=step_s)
+
+
+def make_batch(case: MemoryCase, vocab_size: int, step: int) -> Batch:
+    """Random answers to prompts of one token."""
+    import numpy as np
+
+    from rlserve.trainers import Batch
+
+    rng = np.random.default_rng(step)
+    num_tokens = case.num_samples * case.num_response_tokens
+    log_probs = np.full(num_tokens, -np.log(vocab_size), dtype=np.float32)
+    return Batch(
+        sample_ids=tuple(f"{step}:{index}" for index in range(case.num_samples)),
+        group_index=np.zeros(case.num_samples, dtype=np.int32),
+        prompt_lengths=np.ones(case.num_samples, dtype=np.int32),
+        response_lengths=np.full(case.num_samples, case.num_response_tokens, dtype=np.int32),
+        token_ids=rng.integers(0, vocab_size, num_tokens + case.num_samples).astype(np.int32),
+        log_probs=log_probs,
+        behaviour_log_probs=log_probs,
+        weight_versions=np.full(num_tokens, step, dtype=np.int32),
+        rewards=rng.normal(size=case.num_samples).astype(np.float32),
+    )
+
+
+def measure(case: MemoryCase, folder: Path, small_folder: Path) -> MemoryResult:
+    """Take the steps in a process of its own."""
+    command = [sys.executable, __file__, "--here", case.name, "--folders", str(folder), str(small_folder)]
+    told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return MemoryResult(**json.loads(told.splitlines()[-1]))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a line for each case, and write the JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks/trainer_memory.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES), metavar="NAME")
+    parser.add_argument("--vocabulary", type=int, default=151936)
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--here", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--folders", type=Path, nargs=2, help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.here:
+        sys.stdout.write(json.dumps(asdict(measure_here(CASES[options.here], *options.folders))))
+        return
+    results = []
+    with tempfile.TemporaryDirectory() as scratch:
+        folder, small_folder = Path(scratch, "model"), Path(scratch, "small")
+        write_model(folder, options.vocabulary)
+        write_model(small_folder, 64)
+        for name in options.case:
+            result = measure(CASES[name], folder, small_folder)
+            results.append(result)
+            sys.stdout.write(f"{name}: {result.added_bytes / 2**20:,.0f} MiB added, step {result.step_s:.2f} s\n")
+    if options.json:
+        content = {**circumstances(), "vocabulary": options.vocabulary, "max_added_bytes": MAX_ADDED_BYTES}
+        content["results"] = [asdict(result) for result in results]
+        content["checks"] = [
+            {"case": result.case, "passes": result.added_bytes <= MAX_ADDED_BYTES} for result in results
+        ]
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _vocab_size(folder: Path) -> int:
+    size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
+    return size
+
+
+def _memory_bytes(field: str) -> int:
+    """A line of this process's ``status``, which Linux gives in KiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+if __name__ == "__main__":
+    main()
