@@ -86,8 +86,10 @@ def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, start
             exit_code = error.exit_code
             raise
         finally:
+            progress.show_status("writing the records")
             tracker.close(exit_code)
             if folder.summary_file.exists():
+                progress.show_status("making the report")
                 build_report(folder)
     finally:
         progress.close()

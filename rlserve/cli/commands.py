@@ -7,6 +7,7 @@ from importlib import import_module
 
 COMMANDS: Mapping[str, str] = {
     "launch": "start a run, or take one up again",
+    "show": "print what a run's policy was asked and what it answered",
 }
 """Name, which is also the module's, and what ``--help`` says. A module has ``run(arguments) -> exit code``."""
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ from rlserve.controller.checkpoint import read_run, save_checkpoint
 from rlserve.controller.counters import Counters
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
-from rlserve.controller.observation import RolloutRate, rollout_metrics
+from rlserve.controller.group_metrics import trained_answers
+from rlserve.controller.observation import RolloutRates, rollout_metrics
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
@@ -51,6 +52,7 @@ from rlserve.manager.factory import create_policy
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.worker import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
@@ -76,7 +78,7 @@ class Controller:
         self._clock = setup.clock
         self._changed = Signal()
         self._stop = asyncio.Event()
-        self._rate = RolloutRate()
+        self._rates = RolloutRates()
         self._loop_start_s: float | None = None
         self.held_out_after: float | None = None
         self.counters = Counters()
@@ -194,6 +196,7 @@ class Controller:
             changed=self._changed,
             folder=setup.folder.path,
             rollout_metrics=self._rollout_metrics,
+            on_trained=self._keep_answers,
             after_step=self._after_step,
             spawn=spawn,
         )
@@ -370,6 +373,10 @@ class Controller:
             WeightEvent(time_s=self._clock.now(), version=receipt.version, slot_id=slot_id, duration_s=duration_s)
         )
 
+    def _keep_answers(self, step: int, groups: Sequence[ScoredGroup]) -> None:
+        keep, decode = self._config.tracking.samples, self._setup.preparation.decode
+        self._setup.tracker.log_answers(step, "training", lambda: list(trained_answers(step, groups, keep, decode)))
+
     def _rollout_metrics(self) -> dict[str, float]:
         return dict(
             rollout_metrics(
@@ -379,7 +386,7 @@ class Controller:
                 replicas=self.replicas,
                 reallocation=self.reallocation,
                 counters=self.counters,
-                rate=self._rate,
+                rates=self._rates,
             )
         )
 

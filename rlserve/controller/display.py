@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from rlserve.controller.counters import Counters
-from rlserve.controller.observation import RolloutRate, num_moving
+from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
@@ -40,7 +40,7 @@ class RunDisplay:
         self._replicas = replicas
         self._reallocation = reallocation
         self._stopping = stopping
-        self._rate = RolloutRate()
+        self._rate = Rate()
         self._rollout_tokens_per_s: float | None = None
         self._reward: float | None = None
         self._kl: float | None = None
@@ -87,6 +87,6 @@ class RunDisplay:
             num_moving=num_moving(self._reallocation),
             num_dead=table.count(SlotState.DEAD),
             rollout_tokens_per_s=self._rollout_tokens_per_s,
-            weight_version=self._transport.version,
+            weight_version=self._transport.version if self._transport.version >= 0 else None,
             last_decision=self._decision,
         )

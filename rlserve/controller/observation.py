@@ -12,21 +12,39 @@ from rlserve.manager.slots import SlotState
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.rollout.router import Router
+from rlserve.tracking import names
 
 _SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
 
 
-class RolloutRate:
-    """Tokens per second since it was last asked."""
+class Rate:
+    """How fast a total grows: per second, since it was last asked."""
 
     def __init__(self) -> None:
-        self._last: tuple[float, int] | None = None
+        self._last: tuple[float, float] | None = None
 
-    def update(self, num_tokens: int) -> float | None:
-        """``num_tokens`` generated since the run began; None the first time."""
+    def update(self, total: float) -> float | None:
+        """``total`` since the run began; None the first time."""
         now, last = time.monotonic(), self._last
-        self._last = (now, num_tokens)
-        return None if last is None or now <= last[0] else (num_tokens - last[1]) / (now - last[0])
+        self._last = (now, total)
+        return None if last is None or now <= last[0] else (total - last[1]) / (now - last[0])
+
+
+class RolloutRates:
+    """What the replicas did since it was last asked: tokens per second, and the share of their time that they
+    computed."""
+
+    def __init__(self) -> None:
+        self._tokens = Rate()
+        self._busy_s = Rate()
+
+    def update(self, *, num_tokens: int, busy_s: float, num_replicas: int) -> Mapping[str, float]:
+        """Metrics from totals since the run began; nothing the first time."""
+        tokens_per_s, num_busy = self._tokens.update(num_tokens), self._busy_s.update(busy_s)
+        metrics = {} if tokens_per_s is None else {names.ROLLOUT_TOKENS_PER_S: tokens_per_s}
+        if num_busy is not None and num_replicas:
+            metrics[names.ROLLOUT_BUSY] = min(num_busy / num_replicas, 1.0)
+        return metrics
 
 
 def num_moving(reallocation: Reallocation) -> int:
@@ -42,7 +60,7 @@ def rollout_metrics(
     replicas: Replicas,
     reallocation: Reallocation,
     counters: Counters,
-    rate: RolloutRate,
+    rates: RolloutRates,
 ) -> Mapping[str, float]:
     """Metrics of the rollout side, the pool and the manager; names are documented in ``rlserve.tracking.names``."""
     stats = list(replicas.stats.values())
@@ -69,7 +87,5 @@ def rollout_metrics(
     if stats:
         metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)
         metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
-    tokens_per_s = rate.update(num_generated)
-    if tokens_per_s is not None:
-        metrics["rollout/tokens_per_s"] = tokens_per_s
+    metrics |= rates.update(num_tokens=num_generated, busy_s=replicas.busy_s, num_replicas=len(stats))
     return metrics

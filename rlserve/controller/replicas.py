@@ -99,6 +99,7 @@ class Replicas:
         self._replicas: dict[str, _Replica] = {}
         self._direct: dict[str, _DirectRequest] = {}
         self._retired_tokens = 0
+        self._retired_busy_s = 0.0
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
@@ -118,6 +119,11 @@ class Replicas:
             stats.num_generated_tokens - self._replicas[slot_id].num_tokens_before
             for slot_id, stats in self.stats.items()
         )
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds that engines have computed since the run began, all replicas that ever were together."""
+        return self._retired_busy_s + sum(stats.busy_s for stats in self.stats.values())
 
     async def join(self, slot_id: str) -> None:
         """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve.
@@ -300,6 +306,7 @@ class Replicas:
     def _forget(self, slot_id: str, partials: Sequence[RequestOutput] | None) -> None:
         replica = self._replicas.pop(slot_id)
         if replica.stats is not None:
+            self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
         direct_partials = {output.request_id: output for output in partials or () if output.request_id in self._direct}
         self._on_returned(self._router.replica_left(slot_id, partials))

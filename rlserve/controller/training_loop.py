@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
@@ -63,10 +64,12 @@ class TrainingLoop:
         changed: Signal,
         folder: Path,
         rollout_metrics: Callable[[], Mapping[str, float]],
+        on_trained: Callable[[int, Sequence[ScoredGroup]], None],
         after_step: Callable[[StepReport], Awaitable[None]],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        """``spawn`` runs a task whose failure stops the run."""
+        """``on_trained`` is told of each step and the groups that it was done on. ``spawn`` runs a task whose failure
+        stops the run."""
         self._num_steps = num_steps
         self._trainers = trainers
         self._transport = transport
@@ -78,6 +81,7 @@ class TrainingLoop:
         self._changed = changed
         self._folder = folder
         self._rollout_metrics = rollout_metrics
+        self._on_trained = on_trained
         self._after_step = after_step
         self._spawn = spawn
         self._broadcasts: set[asyncio.Task[None]] = set()
@@ -127,6 +131,7 @@ class TrainingLoop:
         self._tracker.record(WeightEvent(time_s=self._clock.now(), version=step, slot_id=None, duration_s=publish_s))
         self._buffer.commit(time_s=self._clock.now())
         self._tracker.record(trained_batch(step, groups))
+        self._on_trained(step, groups)
         self._count(batch, metrics)
         self._broadcast()
         self._changed.notify()
@@ -137,6 +142,7 @@ class TrainingLoop:
                 step=step,
                 metrics={
                     **metrics,
+                    **group_metrics(groups),
                     **self._rollout_metrics(),
                     "training/global_step": step,
                     "training/time_s": self._clock.now(),

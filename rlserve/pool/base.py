@@ -55,6 +55,8 @@ class RolloutStats:
     prefix_cache_hit_rate: float
     num_steps: int
     """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
+    busy_s: float = 0.0
+    """Seconds that the engine has computed since the hat was put on; the rest it waited for work."""
     engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
 

@@ -50,6 +50,7 @@ class RolloutHat:
         self._outbox: list[RequestOutput] = []
         self._unfinished: set[str] = set()
         self._num_steps = 0
+        self._busy_s = 0.0
         self._stats = self._read_stats()
         self._running = True
         self._failure: BaseException | None = None
@@ -122,7 +123,9 @@ class RolloutHat:
                 self._run_commands()
                 outputs: list[RequestOutput] = []
                 if self._running and self._engine.has_work:
+                    start = time.perf_counter()
                     outputs = self._engine.step()
+                    self._busy_s += time.perf_counter() - start
                     self._num_steps += 1
                     self._unfinished.difference_update(output.request_id for output in outputs)
                 with self._changed:
@@ -182,5 +185,6 @@ class RolloutHat:
             num_preemptions=stats.num_preemptions,
             prefix_cache_hit_rate=stats.prefix_hit_rate,
             num_steps=self._num_steps,
+            busy_s=self._busy_s,
             engine_metrics=vllm_metrics(stats),
         )

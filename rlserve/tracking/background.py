@@ -4,8 +4,8 @@
 
     run ── log() ──▶ queue (bounded) ──▶ thread: open → log … → close ──▶ network, files
 
-``log`` never waits. A sink that has failed, or that lets the queue fill up, raises in the next call of ``log`` or
-``close``; the tracker then drops it.
+``log`` and ``log_answers`` never wait. A sink that has failed, or that lets the queue fill up, raises in the next call
+of one of them or of ``close``; the tracker then drops it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rlserve.errors import DeadlineExceededError
+from rlserve.tracking.answers import Kind, MakeAnswers
 from rlserve.tracking.base import Sink
 
 MAX_NUM_WAITING = 1000
@@ -27,6 +28,13 @@ CLOSE_TIMEOUT_S = 90.0
 class _Entry:
     step: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class _Answers:
+    step: int
+    kind: Kind
+    make: MakeAnswers
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,7 @@ class BackgroundSink(Sink):
         self._open_sink = open_sink
         self._close_timeout_s = close_timeout_s
         self._max_num_waiting = max_num_waiting
-        self._queue: queue.SimpleQueue[_Entry | _Close] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry | _Answers | _Close] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
@@ -68,10 +76,11 @@ class BackgroundSink(Sink):
             DeadlineExceededError: the sink is ``max_num_waiting`` calls behind.
             Exception: whatever the sink failed with.
         """
-        self._raise_failure()
-        if self._queue.qsize() >= self._max_num_waiting:
-            raise DeadlineExceededError(f"{self.name} does not keep up: {self._max_num_waiting} entries wait for it")
-        self._queue.put(_Entry(step, metrics))
+        self._put(_Entry(step, metrics))
+
+    def log_answers(self, step: int, kind: Kind, make: MakeAnswers) -> None:
+        """Hand the answers to the thread; ``make`` is called there. Raises as :meth:`log` does."""
+        self._put(_Answers(step, kind, make))
 
     def close(self, exit_code: int) -> None:
         """Wait until everything is written.
@@ -86,6 +95,12 @@ class BackgroundSink(Sink):
         if self._thread.is_alive():
             raise DeadlineExceededError(f"{self.name} was not closed after {self._close_timeout_s:g} s")
 
+    def _put(self, item: _Entry | _Answers) -> None:
+        self._raise_failure()
+        if self._queue.qsize() >= self._max_num_waiting:
+            raise DeadlineExceededError(f"{self.name} does not keep up: {self._max_num_waiting} entries wait for it")
+        self._queue.put(item)
+
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
@@ -93,8 +108,11 @@ class BackgroundSink(Sink):
     def _run(self) -> None:
         try:
             sink = self._open_sink()
-            while isinstance(item := self._queue.get(), _Entry):
-                sink.log(item.step, item.metrics)
+            while not isinstance(item := self._queue.get(), _Close):
+                if isinstance(item, _Entry):
+                    sink.log(item.step, item.metrics)
+                else:
+                    sink.log_answers(item.step, item.kind, item.make)
             sink.close(item.exit_code)
         except Exception as error:  # handed to the thread that calls log and close
             self._failure = error

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from rlserve.engine.metrics import Histogram
+
+if TYPE_CHECKING:
+    from rlserve.tracking.answers import Kind, MakeAnswers
 
 EngineMetrics = Mapping[str, float | Histogram]
 """Of one engine, by vLLM's names."""
@@ -20,6 +24,10 @@ class Sink(ABC):
     @abstractmethod
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of a training step (0 is before the first). One step may come in several calls."""
+
+    def log_answers(self, step: int, kind: Kind, make: MakeAnswers) -> None:
+        """Take some answers of a step in full. Most sinks have no place for texts, and never call ``make``."""
+        return
 
     @abstractmethod
     def close(self, exit_code: int) -> None:

@@ -27,6 +27,12 @@ class WandbConfig:
     """Group of runs that it belongs to; None takes ``WANDB_RUN_GROUP``."""
     tags: tuple[str, ...] = ()
     """Tags of the run; none takes ``WANDB_TAGS``."""
+    samples_every_steps: int = 10
+    """Steps between two tables of answers, the worst and the best of those that ``tracking.samples`` keeps; 0 logs
+    none."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"samples_every_steps": self.samples_every_steps >= 0 or "must be at least 0"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,10 @@ class TrackingConfig:
     """Where metrics go besides ``metrics.jsonl``, which is always written."""
 
     wandb: WandbConfig = WandbConfig()
+    samples: int | float | Literal["all"] = 4
+    """Prompt groups of each step, and held-out prompts of each evaluation, whose answers are kept in full in
+    ``answers.jsonl``: a number of them, a share (0.25 is a quarter), or all; 0 keeps none. ``samples.jsonl`` has ids
+    and rewards of all."""
     tensorboard: bool = True
     """Write event files into the run's folder."""
     prometheus_port: int | None = None
@@ -46,4 +56,13 @@ class TrackingConfig:
 
     def __post_init__(self) -> None:
         port = self.prometheus_port
-        check_fields(self, {"prometheus_port": port is None or 0 <= port < 2**16 or "must be from 0 to 65535"})
+        samples = self.samples
+        check_fields(
+            self,
+            {
+                "prometheus_port": port is None or 0 <= port < 2**16 or "must be from 0 to 65535",
+                "samples": samples == "all"
+                or (samples >= 0 and (isinstance(samples, int) or samples <= 1))
+                or "must be a number of prompt groups, a share from 0.0 to 1.0, or all",
+            },
+        )

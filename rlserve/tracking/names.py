@@ -18,6 +18,15 @@ TRAINED_TOKENS_PER_S = "perf/throughput"
 QUEUE_LENGTH = "manager/queue_length"
 STALENESS_MAX = "training/staleness/max"
 LOG_PROB_DIFFERENCE = "training/log_prob_diff_mean"
+KL_K3 = "critic/kl_k3"
+ENTROPY = "actor/entropy"
+POLICY_GRAD_NORM = "actor/grad_norm"
+RESPONSE_LENGTH = "response_length/mean"
+CLIP_RATIO = "response_length/clip_ratio"
+FRAC_REWARD_ZERO_STD = "frac_reward_zero_std"
+STEP_S = "timing_s/step"
+WAIT_S = "timing_s/wait"
+ROLLOUT_BUSY = "rollout/busy_share"
 
 METRICS: Mapping[str, str] = {
     # Training (verl).
@@ -26,9 +35,9 @@ METRICS: Mapping[str, str] = {
     "actor/pg_loss": "clipped policy loss [TRL loss/policy_avg]",
     "actor/ppo_kl": "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
     "actor/pg_clipfrac": "share of tokens whose ratio was clipped [TRL policy/clipfrac_avg]",
-    "actor/entropy": "mean entropy of the policy, nats per token [TRL policy/entropy_avg]; with entropy_coefficient=0 "
+    ENTROPY: "mean entropy of the policy, nats per token [TRL policy/entropy_avg]; with entropy_coefficient=0 "
     "its estimate from the sampled tokens, minus their mean log-probability",
-    "actor/grad_norm": "norm of the policy's gradient before clipping",
+    POLICY_GRAD_NORM: "norm of the policy's gradient before clipping",
     "actor/lr": "learning rate of the policy",
     "critic/grad_norm": "norm of the critic's gradient before clipping",
     "critic/lr": "learning rate of the critic",
@@ -40,9 +49,13 @@ METRICS: Mapping[str, str] = {
     "critic/advantages/{mean,max,min}": "advantages per token",
     "critic/returns/{mean,max,min}": "returns per token",
     "critic/values/{mean,max,min}": "values per token",
-    KL: "mean KL of the policy to the frozen reference, nats per token [TRL objective/kl]",
+    KL: "mean KL of the policy to the frozen reference, nats per token, by one sample: it scatters around the true "
+    "value, and may be below 0, more so where top-k or top-p restrict the draws [TRL objective/kl]",
+    KL_K3: "the same by the estimate k3 (Schulman, http://joschu.net/blog/kl-approx.html), which is never below 0",
     "response_length/{mean,max,min}": "tokens of an answer",
-    "response_length/clip_ratio": "share of answers cut by the length limit",
+    CLIP_RATIO: "share of answers cut by the length limit [TRL completions/clipped_ratio]",
+    FRAC_REWARD_ZERO_STD: "share of prompt groups whose answers all have the same reward; not written with one answer "
+    "a prompt [TRL frac_reward_zero_std]",
     "prompt_length/{mean,max,min}": "tokens of a prompt",
     "training/staleness/{mean,max}": "steps between the version that made a token and the one it trains",
     "training/log_prob_diff_{mean,max}": "absolute difference of engine's and trainer's raw log-probability of a token",
@@ -50,8 +63,8 @@ METRICS: Mapping[str, str] = {
     "training/rollout_probs_diff_mean": "the same difference of probabilities",
     "training/importance_weight_mean": "mean truncated importance weight",
     "training/behaviour_kl": "KL of the distribution that was sampled from to the policy at the start of the step",
-    "timing_s/step": "seconds of the training step, waiting included",
-    "timing_s/wait": "seconds that the trainer waited for samples",
+    STEP_S: "seconds of the training step, waiting included",
+    WAIT_S: "seconds that the trainer waited for samples",
     "timing_s/update_actor": "seconds of forward, backward and optimizer",
     TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",
     "perf/total_num_tokens": "prompt and response tokens of the step",
@@ -65,6 +78,7 @@ METRICS: Mapping[str, str] = {
     "vllm:prefix_cache_hit_rate": "share of prompt tokens found in the prefix cache",
     # Ours.
     ROLLOUT_TOKENS_PER_S: "tokens generated per second, all replicas together",
+    ROLLOUT_BUSY: "share of their time that the replicas computed since the step before; the rest they waited",
     "rollout/num_{pending,running,buffered}": "prompt groups in that state",
     "rollout/num_dropped": "prompt groups dropped since the run began",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change hats, are lost",

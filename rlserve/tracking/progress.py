@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Literal
 
@@ -46,7 +46,7 @@ class ProgressState:
     num_moving: int = 0
     num_dead: int = 0
     rollout_tokens_per_s: float | None = None
-    weight_version: int = 0
+    weight_version: int | None = None
     last_decision: str = ""
 
 
@@ -74,7 +74,7 @@ def render_line(state: ProgressState) -> str:
         f"queue {_number(state.queue_length, 'd')}",
         *(f"{owner} {count}" for owner, count in _owners(state)),
         f"{_number(state.rollout_tokens_per_s, ',.0f')} tokens/s",
-        f"weights v{state.weight_version}",
+        f"weights v{state.weight_version}" if state.weight_version is not None else "no weights yet",
     ]
     if state.time_left_s is not None:
         parts.append(f"{format_duration(state.time_left_s)} left")
@@ -96,7 +96,7 @@ def render_live(state: ProgressState, *, square: str = "■") -> RenderableType:
         [
             _labelled("reward", _number(state.reward, ".3f")),
             _labelled("KL", _number(state.kl, ".4f")),
-            _labelled("weights", f"v{state.weight_version}"),
+            _labelled("weights", "none yet" if state.weight_version is None else f"v{state.weight_version}"),
             _labelled("rollout", f"{_number(state.rollout_tokens_per_s, ',.0f')} tokens/s"),
         ]
     )
@@ -140,9 +140,22 @@ def _number(value: float | None, form: str) -> str:
 class Progress(ABC):
     """Shows the run to a person."""
 
-    @abstractmethod
+    def __init__(self) -> None:
+        self._state: ProgressState | None = None
+
     def update(self, state: ProgressState) -> None:
         """Show the state. Cheap enough to be called several times a second."""
+        self._state = state
+        self._show(state)
+
+    def show_status(self, status: str) -> None:
+        """Show the last state again, with what the run is doing now."""
+        if self._state is not None:
+            self.update(replace(self._state, status=status))
+
+    @abstractmethod
+    def _show(self, state: ProgressState) -> None:
+        """Show the state."""
 
     def close(self) -> None:
         """Leave the terminal as it should be."""
@@ -152,7 +165,7 @@ class Progress(ABC):
 class NoProgress(Progress):
     """Shows nothing."""
 
-    def update(self, state: ProgressState) -> None:
+    def _show(self, state: ProgressState) -> None:
         return
 
 
@@ -160,11 +173,12 @@ class PlainProgress(Progress):
     """One line a step, and one whenever the run begins to do something else."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
         self._shown_step = 0
         self._shown_status = ""
 
-    def update(self, state: ProgressState) -> None:
+    def _show(self, state: ProgressState) -> None:
         if state.status != self._shown_status:
             self._write(f"[{format_duration(state.elapsed_s)}]  {state.name}: {state.status}")
         if state.step != self._shown_step:
@@ -181,11 +195,12 @@ class LiveProgress(Progress):
     standard output and error, scrolls by above them."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._square = "■" if console.encoding.startswith("utf") else "#"
         self._live = Live(console=console, auto_refresh=False)
         self._live.start()
 
-    def update(self, state: ProgressState) -> None:
+    def _show(self, state: ProgressState) -> None:
         self._live.update(render_live(state, square=self._square), refresh=True)
 
     def close(self) -> None:

@@ -13,6 +13,7 @@
         decisions.jsonl       what the manager decided, with the numbers behind it
         events.jsonl          slots changing hands, workers started and lost, versions of the weights
         samples.jsonl         the prompt groups of every training step, with their rewards
+        answers.jsonl         some of their answers in full, one line an answer (tracking.samples)
         checkpoints/
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
@@ -127,6 +128,10 @@ class RunFolder:
     @property
     def samples_file(self) -> Path:
         return self.path / "samples.jsonl"
+
+    @property
+    def answers_file(self) -> Path:
+        return self.path / "answers.jsonl"
 
     @property
     def summary_file(self) -> Path:

@@ -69,7 +69,7 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("slots moved", f"{summary.moves_to_rollout} to rollout, {summary.moves_to_train} to train"),
         ("workers lost", f"{summary.worker_failures}"),
         ("engine restarts", f"{summary.engine_restarts}"),
-        ("weights", f"version {summary.final_weight_version}"),
+        ("weights", f"version {summary.final_weight_version}" if summary.final_weight_version >= 0 else "none yet"),
         ("time", f"{format_duration(summary.seconds_total)}, first step after {_first_step(summary)}"),
         (
             "throughput",

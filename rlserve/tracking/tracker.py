@@ -3,7 +3,9 @@
 ::
 
     controller ──▶ Tracker ──▶ metrics.jsonl                         at once
+                          ├──▶ AdviceSink: warnings in the log       at once
                           ├──▶ decisions.jsonl, events.jsonl, …      at once
+                          ├──▶ BackgroundSink ──▶ answers.jsonl      in its own thread
                           ├──▶ BackgroundSink ──▶ wandb              in its own thread
                           ├──▶ BackgroundSink ──▶ TensorBoard        in its own thread
                           └──▶ PrometheusEndpoint                    at once; fetched from its own thread
@@ -15,6 +17,8 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 
+from rlserve.tracking.advice import AdviceSink, read_context
+from rlserve.tracking.answers import AnswersFile, Kind, MakeAnswers
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import EngineMetrics, LiveSink, Sink
 from rlserve.tracking.config import TrackingConfig
@@ -41,6 +45,11 @@ class Tracker:
         plain = {name: float(value) for name, value in metrics.items()}
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.log(step, plain))  # type: ignore[misc]
+
+    def log_answers(self, step: int, kind: Kind, make: MakeAnswers) -> None:
+        """Some answers of a step in full; ``make`` is called in the thread of each sink that keeps them."""
+        for sink in self._sinks:
+            self._attempt(sink.name, lambda sink=sink: sink.log_answers(step, kind, make))  # type: ignore[misc]
 
     def record(self, record: Decision | Event | TrainedBatch) -> None:
         """A decision of the manager, something that happened, or what a step was done on."""
@@ -88,7 +97,12 @@ def create_tracker(
     Raises:
         UserError: wandb was asked to be online and there is no key, or Prometheus' port is taken.
     """
-    sinks: list[Sink] = [JsonlSink(folder.metrics_file, resumed_step)]
+    sinks: list[Sink] = [
+        JsonlSink(folder.metrics_file, resumed_step),
+        AdviceSink(read_context(folder.name, run_config)),
+    ]
+    if config.samples:
+        sinks.append(BackgroundSink("answers.jsonl", lambda: AnswersFile(folder.answers_file, resumed_step)))
     if config.wandb.enabled:
         # Imported where used: the library takes half a second, and who turns it off need not have it work.
         from rlserve.tracking.wandb import open_wandb

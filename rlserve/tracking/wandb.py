@@ -6,13 +6,15 @@ kept in the folder, so a resumed run goes on as the same run.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import wandb
 
+from rlserve.tracking.answers import Answer, Kind, MakeAnswers, worst_and_best
 from rlserve.tracking.base import Sink
 from rlserve.tracking.config import WandbConfig
 from rlserve.tracking.run_folder import RunFolder, write_atomically
@@ -21,6 +23,9 @@ from rlserve.tracking.wandb_settings import Mode, Surroundings, choose_names
 logger = logging.getLogger(__name__)
 
 STEP_METRIC = "training/global_step"
+NUM_ANSWERS = 4
+"""Of the worst, and again of the best, in a table."""
+COLUMNS = ("step", "reward", "prompt", "reference", "response", "finish_reason", "tokens", "staleness", "group")
 INIT_TIMEOUT_S = 30.0
 FINISH_TIMEOUT_S = 60.0
 
@@ -65,6 +70,7 @@ class WandbSink(Sink):
                 finish_timeout_raises=True,
             ),
         )
+        self._samples_every_steps = config.samples_every_steps
         self._run.define_metric(STEP_METRIC)
         self._run.define_metric("*", step_metric=STEP_METRIC)
         if mode == "offline":
@@ -74,6 +80,12 @@ class WandbSink(Sink):
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log({STEP_METRIC: step, **metrics})
+
+    def log_answers(self, step: int, kind: Kind, make: MakeAnswers) -> None:
+        every = self._samples_every_steps
+        if every and (kind == "held_out" or step == 1 or step % every == 0):
+            table = wandb.Table(columns=list(COLUMNS), data=answer_rows(make()))
+            self._run.log({STEP_METRIC: step, f"samples/{kind}": table})
 
     def close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
@@ -89,6 +101,24 @@ def open_wandb(config: WandbConfig, mode: Mode, folder: RunFolder, run_config: M
         logger.warning("wandb: the server could not be reached or refused the run: %s", error)
         wandb.teardown()  # its service still holds the run's id
         return WandbSink(config, "offline", folder, run_config)
+
+
+def answer_rows(answers: Sequence[Answer]) -> list[list[object]]:
+    """The worst and the best answers as rows of ``COLUMNS``, all of one type a column, as wandb demands."""
+    return [
+        [
+            answer.step,
+            answer.reward,
+            answer.prompt,
+            answer.reference if isinstance(answer.reference, str) else json.dumps(answer.reference),
+            answer.response,
+            answer.finish_reason,
+            answer.num_response_tokens,
+            answer.staleness,
+            answer.group_id,
+        ]
+        for answer in worst_and_best(answers, NUM_ANSWERS)
+    ]
 
 
 def _run_id(folder: RunFolder) -> str:

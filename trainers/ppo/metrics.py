@@ -64,11 +64,16 @@ def mismatch_metrics(batch: Batch, raw_log_probs: NDArray[np.float32], num_steps
 
 
 def reference_metrics(scores: Scores) -> dict[str, float]:
-    """One-sample estimate of the KL divergence from the frozen reference, per token; nothing where there is none."""
+    """Estimates of the KL divergence from the frozen reference, per token: by one sample, and k3 of Schulman
+    (http://joschu.net/blog/kl-approx.html), which is never negative. Nothing where there is no reference."""
     if scores.reference_log_probs is None:
         return {}
     assert scores.log_probs is not None
-    return {"critic/kl": float((scores.log_probs.astype(np.float64) - scores.reference_log_probs).mean())}
+    log_ratios = scores.log_probs.astype(np.float64) - scores.reference_log_probs
+    return {
+        "critic/kl": float(log_ratios.mean()),
+        "critic/kl_k3": float((np.expm1(-log_ratios) + log_ratios).mean()),
+    }
 
 
 def update_metrics(

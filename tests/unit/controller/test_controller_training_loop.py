@@ -27,6 +27,8 @@ class Setting:
 
     def __init__(self, tasks: asyncio.TaskGroup, folder: Path, num_steps: int) -> None:
         self.log: list[str] = []
+        self.trained: list[tuple[int, list[str]]] = []
+        self.reports: list[StepReport] = []
         self.ledger = Ledger(prompts_per_step=1, max_staleness=3)
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=1)
         self.counters = Counters()
@@ -46,6 +48,7 @@ class Setting:
             changed=self.changed,
             folder=folder,
             rollout_metrics=dict,
+            on_trained=lambda step, groups: self.trained.append((step, [scored.group.id for scored in groups])),
             after_step=self.after_step,
             spawn=tasks.create_task,
         )
@@ -67,6 +70,7 @@ class Setting:
 
     async def after_step(self, report: StepReport) -> None:
         await settled()
+        self.reports.append(report)
         self.log.append(f"after step {report.step}")
 
     def _buffer_group(self, position: int) -> None:
@@ -97,6 +101,8 @@ def test_a_step_is_published_before_its_groups_count_as_trained(tmp_path: Path) 
         (batch,) = [record for record in setting.tracker.records if isinstance(record, TrainedBatch)]
         assert (batch.step, batch.group_ids, batch.rewards) == (1, ("0:0",), ((1.0,),))
         assert setting.counters.sum_abs_log_prob_difference == 0.5
+        assert setting.trained == [(1, ["0:0"])]
+        assert setting.reports[0].metrics["response_length/clip_ratio"] == 0.0
 
     asyncio.run(scenario())
 

@@ -68,7 +68,7 @@ def test_line() -> None:
 def test_line_before_anything_is_known() -> None:
     state = ProgressState(name="run", status="starting workers", step=0, num_steps=60, elapsed_s=0.4)
     assert render_line(state) == (
-        "[0:00]  step 0/60  reward -  kl -  queue -  train 0  rollout 0  - tokens/s  weights v0"
+        "[0:00]  step 0/60  reward -  kl -  queue -  train 0  rollout 0  - tokens/s  no weights yet"
     )
 
 
@@ -141,11 +141,13 @@ def test_plain_display_writes_one_line_a_step_and_one_a_status() -> None:
     progress = PlainProgress(console)
     for step, status in ((0, "starting workers"), (0, "training"), (0, "training"), (1, "training"), (1, "training")):
         progress.update(make_state(step=step, status=status, elapsed_s=3.0))
+    progress.show_status("making the report")
     lines = written(console).splitlines()
     assert [line.split("  reward")[0] for line in lines] == [
         "[0:03]  rlhf-1: starting workers",
         "[0:03]  rlhf-1: training",
         "[0:03]  step 1/60",
+        "[0:03]  rlhf-1: making the report",
     ]
 
 

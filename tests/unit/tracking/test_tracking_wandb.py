@@ -7,11 +7,27 @@ import pytest
 import wandb
 
 import rlserve.tracking.wandb as sink_module
+from rlserve.tracking.answers import Answer
 from rlserve.tracking.config import TrackingConfig, WandbConfig
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import create_tracker
 from rlserve.tracking.wandb import open_wandb
 
+ANSWER = Answer(
+    step=1,
+    kind="training",
+    group_id="0:3",
+    index=0,
+    prompt="1+1=",
+    reference={"value": 2},
+    response="response-in-a-table",
+    reward=None,
+    finish_reason="stop",
+    num_prompt_tokens=4,
+    num_response_tokens=1,
+    weight_spans=((0, 0, 1),),
+    staleness=0,
+)
 CANARY_KEY = "c0ffee" * 6 + "beef"
 
 
@@ -53,6 +69,7 @@ def test_offline_run_is_kept_in_the_run_folder_resumes_by_id_and_holds_no_key(
     for resumed_step in (None, 2):
         tracker = create_tracker(config, folder, {"model": {"path": "model-of-the-config"}}, resumed_step)
         tracker.log(resumed_step or 1, {"critic/score/mean": 0.5})
+        tracker.log_answers(resumed_step or 1, "training", lambda: [ANSWER])
         tracker.close(0)
     run_id = folder.wandb_run_id_file.read_text()
     run_folders = sorted(folder.path.glob("wandb/offline-run-*"))
@@ -60,6 +77,7 @@ def test_offline_run_is_kept_in_the_run_folder_resumes_by_id_and_holds_no_key(
     assert all(path.name.endswith(run_id) for path in run_folders)
     for text in ("model-of-the-config", "some-project", "tag-a", "critic/score/mean", "name-of-the-environment"):
         assert ".wandb" in [path.suffix for path in files_with(run_folders[0], text)], text
+    assert [path.suffixes for path in files_with(run_folders[0], "response-in-a-table")] == [[".table", ".json"]]
     command = folder.wandb_sync_command()
     assert command is not None
     assert str(run_folders[0]) in command

@@ -1,0 +1,68 @@
+"""What prompt groups tell by themselves."""
+
+from __future__ import annotations
+
+import pytest
+from controller_fakes import output
+
+from rlserve.controller.group_metrics import group_metrics, trained_answers
+from rlserve.controller.observation import RolloutRates
+from rlserve.engine.request import FinishReason
+from rlserve.rollout.groups import PromptGroup, ScoredGroup
+
+
+def scored(position: int, reason: FinishReason, rewards: tuple[float, ...]) -> ScoredGroup:
+    group = PromptGroup(
+        id=f"0:{position}", position=position, row=position, prompt_text="1+1=", prompt_token_ids=(1, 2), answer="2"
+    )
+    return ScoredGroup(
+        group=group,
+        output=output(group.id, reason, num_samples=len(rewards)),
+        rewards=rewards,
+        admitted_version=0,
+        attempt=0,
+    )
+
+
+def test_shares_of_cut_answers_and_of_groups_with_equal_rewards() -> None:
+    groups = [
+        scored(0, FinishReason.LENGTH, (1.0, 1.0, 1.0)),
+        scored(1, FinishReason.STOP, (0.0, 0.0, 0.5)),
+        scored(2, FinishReason.STOP, (0.0, 0.0, 0.0)),
+        scored(3, FinishReason.STOP, (0.0, 1.0, 0.0)),
+    ]
+    assert group_metrics(groups) == {"response_length/clip_ratio": 0.25, "frac_reward_zero_std": 0.5}
+
+
+def test_one_answer_a_prompt_cannot_be_compared() -> None:
+    assert group_metrics([scored(0, FinishReason.LENGTH, (1.0,))]) == {"response_length/clip_ratio": 1.0}
+
+
+def test_answers_in_full_are_those_of_the_chosen_groups() -> None:
+    groups = [scored(position, FinishReason.STOP, (0.0, 1.0)) for position in range(4)]
+    answers = list(trained_answers(1, groups, 2, decode=lambda token_ids: f"{len(token_ids)} tokens"))
+    assert [(answer.group_id, answer.index, answer.reward) for answer in answers] == [
+        ("0:0", 0, 0.0),
+        ("0:0", 1, 1.0),
+        ("0:2", 0, 0.0),
+        ("0:2", 1, 1.0),
+    ]
+    answer = answers[0]
+    assert (answer.step, answer.kind, answer.prompt, answer.reference) == (1, "training", "1+1=", "2")
+    assert answer.response == f"{answer.num_response_tokens} tokens"
+    assert (answer.finish_reason, answer.num_prompt_tokens, answer.staleness) == ("stop", 2, 0)
+    assert answer.weight_spans == ((0, 0, answer.num_response_tokens),)
+    (stale,) = trained_answers(4, [scored(0, FinishReason.STOP, (0.0,))], "all", decode=str)
+    assert stale.staleness == 3
+
+
+def test_busy_share_is_of_all_replicas_and_never_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([10.0, 10.0, 14.0, 14.0, 15.0, 15.0])
+    monkeypatch.setattr("rlserve.controller.observation.time.monotonic", lambda: next(times))
+    rates = RolloutRates()
+    assert rates.update(num_tokens=100, busy_s=1.0, num_replicas=2) == {}
+    assert rates.update(num_tokens=300, busy_s=3.0, num_replicas=2) == {
+        "rollout/tokens_per_s": 50.0,
+        "rollout/busy_share": 0.25,
+    }
+    assert rates.update(num_tokens=300, busy_s=9.0, num_replicas=2)["rollout/busy_share"] == 1.0
