@@ -33,7 +33,7 @@ def trained_answers(
                 kind="training",
                 group_id=scored.group.id,
                 index=sample.index,
-                prompt=scored.group.prompt_text,
+                prompt=scored.group.prompt_rendered or scored.group.prompt_text,
                 reference=scored.group.answer,
                 response=decode(sample.token_ids),
                 reward=reward,

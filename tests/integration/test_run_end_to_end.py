@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from metric_names import spelled_out
 from model_folders import write_model
 from runs import Run, Workplace
 from safetensors.torch import load_file
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(shared_workplace: Workplace) -> Run:
     """One run of two slots, three steps, that came to its end."""
-    run = shared_workplace.start("finished")
+    run = shared_workplace.start("finished", {"algorithm": {"kl_coefficient": 0.01}})
     assert run.wait() == 0, run.output
     return run
 
@@ -63,6 +64,28 @@ def test_every_version_reached_every_replica(finished: Run) -> None:
 def test_every_step_has_its_metrics(finished: Run) -> None:
     steps = [line["step"] for line in finished.lines("metrics.jsonl") if "actor/pg_loss" in line]
     assert steps == [1, 2, 3]
+
+
+def test_every_metric_that_is_documented_is_written_and_every_one_written_is_documented(finished: Run) -> None:
+    written = {name for line in finished.lines("metrics.jsonl") for name in line} - {"step"}
+    assert written == spelled_out()
+
+
+def test_answers_are_kept_in_full(finished: Run) -> None:
+    answers = finished.lines("answers.jsonl")
+    rewards = {
+        (line["step"], group_id, index): reward
+        for line in finished.lines("samples.jsonl")
+        for group_id, of_group in zip(line["group_ids"], line["rewards"], strict=True)
+        for index, reward in enumerate(of_group)
+    }
+    kept = {(each["step"], each["group_id"], each["index"]): each for each in answers if each["kind"] == "training"}
+    assert kept.keys() == rewards.keys(), "4 groups of each step are kept, and a step has 4"
+    for key, answer in kept.items():
+        assert answer["reward"] == rewards[key]
+        assert answer["prompt"]
+        assert answer["finish_reason"] == ("length" if answer["num_response_tokens"] == 16 else "stop")
+        assert answer["weight_spans"][-1][2] == answer["num_response_tokens"]
 
 
 def test_the_report_is_made_and_latest_points_at_the_run(finished: Run) -> None:

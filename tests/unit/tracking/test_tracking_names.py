@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from metric_names import spelled_out
 
 import rlserve
 from rlserve.tracking import names
@@ -14,15 +15,6 @@ from rlserve.tracking import names
 TRAINING = ("training", "actor", "critic", "response_length", "prompt_length", "timing_s", "perf", "val-core")
 FAMILIES = (*TRAINING, "frac_reward_zero_std", "vllm", "rollout", "pool", "manager", "weights")
 CONSTANTS = {key: value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
-
-
-def spelled_out() -> set[str]:
-    """Every name that the table documents, with its braces written out."""
-    spelled: set[str] = set()
-    for pattern in names.METRICS:
-        head, alternatives, tail = re.fullmatch(r"([^{]*)(?:\{(.*)\})?(.*)", pattern).groups()  # type: ignore[union-attr]
-        spelled.update(f"{head}{alternative}{tail}" for alternative in (alternatives or "").split(","))
-    return spelled
 
 
 def test_names_used_in_code_are_documented() -> None:
