@@ -35,6 +35,7 @@ from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
 from rlserve.manager.split import initial_split
 from rlserve.pool.slots import expand
+from rlserve.tracking.events import RunEvent, recorded_time_s
 from rlserve.tracking.logs import log_to
 from rlserve.tracking.owner import owned
 from rlserve.tracking.progress import Progress, ProgressState, create_progress
@@ -69,7 +70,9 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
 def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, started: float, console: Console) -> int:
     """Run in a folder that is ours, and sum up."""
     saved = None if checkpoint is None else read_run(checkpoint)
-    clock = RunClock(started=started, already_s=saved["elapsed_s"] if saved else 0.0)
+    # What was done after the last checkpoint is lost, but its time has passed: records never go back in time.
+    already_s = max(saved["elapsed_s"], recorded_time_s(folder)) if saved else 0.0
+    clock = RunClock(started=started, already_s=already_s)
     progress = create_progress(config.tracking.progress, console)
     exit_code = EXIT_FAILED
     try:
@@ -80,6 +83,8 @@ def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, start
             resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
             model_name=config.model.path,
         )
+        num_steps = saved["counters"]["num_steps"] if saved else 0
+        tracker.record(RunEvent(time_s=clock.now(), resumed=saved is not None, step=num_steps))
         try:
             exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
         except RlserveError as error:

@@ -38,6 +38,17 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunEvent:
+    """The run began, or went on after a stop."""
+
+    kind: ClassVar[str] = "run"
+    time_s: float
+    resumed: bool
+    step: int
+    """Training steps done."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlotEvent:
     """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting."""
 
@@ -95,7 +106,7 @@ class TrainedBatch:
     """Of each group's samples."""
 
 
-Event = SlotEvent | WorkerEvent | FailureEvent | WeightEvent
+Event = RunEvent | SlotEvent | WorkerEvent | FailureEvent | WeightEvent
 
 
 class EventLog:

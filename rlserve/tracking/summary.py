@@ -98,8 +98,17 @@ def print_summary(console: Console, summary: RunSummary, folder: RunFolder) -> N
         console.print(Text.assemble((f" {label}: ", "dim"), place), soft_wrap=True)
 
 
+def format_score(value: float, num_digits: int = 2) -> str:
+    """A share with so many digits after the point, or more: what is not 0 or 1 never looks as if it were."""
+    text = f"{value:.{num_digits}f}"
+    while value not in (0, 1) and float(text) in (0, 1):
+        num_digits += 1
+        text = f"{value:.{num_digits}f}"
+    return text
+
+
 def _score(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+    return "-" if value is None else format_score(value, num_digits=3)
 
 
 def _first_step(summary: RunSummary) -> str:

@@ -2,10 +2,11 @@
 
 ::
 
-    metrics.jsonl  decisions.jsonl  events.jsonl  config.yaml  summary.json
-        └──────────────┴────────────────┴── data.py ──┴──────────────┘
-                                              │ ReportData
-                                     png.py ◀─┴─▶ html.py
+    metrics.jsonl  decisions.jsonl  events.jsonl  answers.jsonl  config.yaml  summary.json
+        └──────────────┴──────────────┴──── data.py ────┴─────────────┴───────────┘
+                              series.py, slots.py │ ReportData
+                                                  ├──▶ panels.py: panels of curves, as plain data
+               png.py, png_panels.py (matplotlib) ◀─┴─▶ figure.py (plotly), html.py
 """
 
 from __future__ import annotations

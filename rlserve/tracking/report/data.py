@@ -2,49 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import yaml
 
 from rlserve.tracking import names
+from rlserve.tracking.answers import Answer, read_answers, worst_and_best
 from rlserve.tracking.jsonl import read_json_lines
+from rlserve.tracking.report.series import Record, Series, broken_at, merge_steps, series
+from rlserve.tracking.report.slots import SlotRow, slot_rows, work_start_s
 from rlserve.tracking.run_folder import RunFolder
-from rlserve.tracking.summary import RunSummary, read_summary, summary_rows
+from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
 
-Record = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Series:
-    """Points of a curve; ``x`` is steps or seconds."""
-
-    x: tuple[float, ...] = ()
-    y: tuple[float, ...] = ()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A slot belonged to ``owner`` (train, rollout, moving, dead) from ``start_s`` to ``end_s``."""
-
-    owner: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlotRow:
-    """The life of one slot."""
-
-    slot_id: str
-    slot_type: str
-    intervals: tuple[Interval, ...]
-
-    @property
-    def label(self) -> str:
-        """The slot with its type, which most slots are named after already."""
-        return self.slot_id if self.slot_id.startswith(self.slot_type) else f"{self.slot_id} ({self.slot_type})"
+NUM_ANSWERS = 3
+"""Of the worst, and again of the best, of the last step that has any."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,30 +41,42 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportData:
-    """Everything in the picture."""
+    """Everything in the picture. Times are in seconds since the start of the run, stops left out."""
 
     name: str
     headline: tuple[tuple[str, str], ...]
     """What, and how much: the summary in a few words; empty while the run goes on."""
     summary: tuple[tuple[str, str], ...]
     """The same in full."""
-    reward: Series
-    """By step, as the following three."""
-    held_out: Series
-    staleness: Series
-    log_prob_difference: Series
-    steps: Series
-    """x: seconds at which a step ended, y: its number."""
+    metrics: tuple[Record, ...]
+    """One record a step."""
     queue: Series
-    """By seconds, as all that follows."""
+    """By time."""
     queue_bounds: tuple[float, float] | None
     """Low and high threshold; None where the policy has none."""
     moves: tuple[Move, ...]
     slots: tuple[SlotRow, ...]
     failures: tuple[Failure, ...]
-    generated_tokens_per_s: Series
-    trained_tokens_per_s: Series
+    answers: tuple[Answer, ...]
+    """A few, the worst first."""
+    start_s: float
+    """When work began: what lies before is preparation and the start of the workers."""
+    resumes_s: tuple[float, ...]
+    """When the run went on after a stop."""
     end_s: float
+
+    def by_step(self, name: str) -> Series:
+        """A metric over training steps."""
+        return series(self.metrics, "step", name)
+
+    def by_time(self, name: str) -> Series:
+        """A metric over seconds, broken where the run was resumed."""
+        return broken_at(series(self.metrics, names.TIME, name), self.resumes_s)
+
+    @property
+    def steps(self) -> Series:
+        """x: seconds at which a step ended, y: its number."""
+        return series([record for record in self.metrics if record["step"] > 0], names.TIME, "step")
 
 
 def read_report_data(folder: RunFolder) -> ReportData:
@@ -108,39 +93,23 @@ def read_report_data(folder: RunFolder) -> ReportData:
     times_s = [record["time_s"] for record in (*decisions, *events)]
     times_s += [record[names.TIME] for record in metrics if record.get(names.TIME) is not None]
     end_s = max(times_s, default=0.0)
+    slots = slot_rows(events, end_s)
+    resumes_s = tuple(event["time_s"] for event in events if event["event"] == "run" and event["resumed"])
     return ReportData(
         name=folder.name,
         headline=headline(summary) if summary else (),
         summary=tuple(summary_rows(summary)) if summary else (),
-        reward=series(metrics, "step", names.REWARD),
-        held_out=series(metrics, "step", names.HELD_OUT),
-        staleness=series(metrics, "step", names.STALENESS_MAX),
-        log_prob_difference=series(metrics, "step", names.LOG_PROB_DIFFERENCE),
-        steps=series([record for record in metrics if record["step"] > 0], names.TIME, "step"),
-        queue=series(decisions, "time_s", "queue_length"),
+        metrics=tuple(metrics),
+        queue=broken_at(series(decisions, "time_s", "queue_length"), resumes_s),
         queue_bounds=queue_bounds(config),
         moves=moves(decisions),
-        slots=slot_rows(events, end_s),
+        slots=slots,
         failures=failures(events),
-        generated_tokens_per_s=series(metrics, names.TIME, names.ROLLOUT_TOKENS_PER_S),
-        trained_tokens_per_s=series(metrics, names.TIME, names.TRAINED_TOKENS_PER_S),
+        answers=some_answers(read_answers(folder.answers_file)),
+        start_s=work_start_s(slots),
+        resumes_s=resumes_s,
         end_s=end_s,
     )
-
-
-def merge_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
-    """One record a step, in order, where a step was logged in several."""
-    merged: dict[int, dict[str, Any]] = {}
-    for record in records:
-        merged.setdefault(record["step"], {}).update(record)
-    return [merged[step] for step in sorted(merged)]
-
-
-def series(records: Iterable[Record], x: str, y: str) -> Series:
-    """The points of all records that have both numbers, ordered by x."""
-    points = [(record[x], record[y]) for record in records if record.get(x) is not None and record.get(y) is not None]
-    points.sort(key=lambda point: point[0])
-    return Series(tuple(point[0] for point in points), tuple(point[1] for point in points))
 
 
 def moves(decisions: Iterable[Record]) -> tuple[Move, ...]:
@@ -166,29 +135,11 @@ def failures(events: Iterable[Record]) -> tuple[Failure, ...]:
     )
 
 
-def slot_rows(events: Iterable[Record], end_s: float) -> tuple[SlotRow, ...]:
-    """One row a slot, in the order in which they first appear; the last owner keeps the slot until ``end_s``."""
-    changes: dict[str, list[Record]] = {}
-    for event in events:
-        if event["event"] == "slot":
-            changes.setdefault(event["slot_id"], []).append(event)
-    return tuple(
-        SlotRow(slot_id=slot_id, slot_type=own[0]["slot_type"], intervals=_intervals(own, end_s))
-        for slot_id, own in changes.items()
-    )
-
-
-def _intervals(changes: Sequence[Record], end_s: float) -> tuple[Interval, ...]:
-    """Neighbours with the same owner become one; what takes no time is left out."""
-    intervals: list[Interval] = []
-    ends_s = [change["time_s"] for change in changes[1:]] + [end_s]
-    for change, next_s in zip(changes, ends_s, strict=True):
-        start_s = change["time_s"]
-        if intervals and intervals[-1].owner == change["owner"] and intervals[-1].end_s == start_s:
-            start_s = intervals.pop().start_s
-        if next_s > start_s:
-            intervals.append(Interval(owner=change["owner"], start_s=start_s, end_s=next_s))
-    return tuple(intervals)
+def some_answers(answers: Iterable[Answer]) -> tuple[Answer, ...]:
+    """The worst and the best answers of the last training step that has any."""
+    trained = [answer for answer in answers if answer.kind == "training"]
+    last = max((answer.step for answer in trained), default=0)
+    return tuple(worst_and_best([answer for answer in trained if answer.step == last], NUM_ANSWERS))
 
 
 def queue_bounds(config: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -203,7 +154,7 @@ def headline(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     """The few numbers that a reader wants first."""
     shown = dict(summary_rows(summary))
     before, after = summary.held_out_before, summary.held_out_after
-    score = f"{before:.2f} → {after:.2f}" if before is not None and after is not None else "-"
+    score = f"{format_score(before)} → {format_score(after)}" if before is not None and after is not None else "-"
     return (
         ("held-out score", score),
         ("steps", str(summary.num_steps)),
@@ -214,19 +165,7 @@ def headline(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     )
 
 
-def running_mean(values: Sequence[float]) -> list[float]:
-    """Smoothed over a centred window of about a twentieth of the values, at least 5; as long as the input."""
-    half = max(2, len(values) // 40)
-    windows = [values[max(0, index - half) : index + half + 1] for index in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
-
-
-def step_marks(steps: Series, max_num_marks: int) -> list[tuple[float, int]]:
-    """Seconds and number of some round steps (every 1, 2, 5, 10 …) to be marked on a time axis."""
-    if not steps.y:
-        return []
-    stride, factors = 1, [2, 2.5, 2]
-    while len(steps.y) / stride > max_num_marks:
-        stride = int(stride * factors[0])
-        factors = factors[1:] + factors[:1]
-    return [(time_s, int(step)) for time_s, step in zip(steps.x, steps.y, strict=True) if step % stride == 0]
+def labelled_scores(held_out: Series) -> tuple[str, ...]:
+    """What stands at each held-out score: the number at the first and the last, nothing between."""
+    ends = {0, len(held_out.y) - 1}
+    return tuple(format_score(score) if index in ends else "" for index, score in enumerate(held_out.y))

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlserve.tracking import names
+from rlserve.tracking.answers import Answer
 from rlserve.tracking.config import TrackingConfig, WandbConfig
-from rlserve.tracking.events import Decision, FailureEvent, SlotEvent, WeightEvent
+from rlserve.tracking.events import Decision, FailureEvent, RunEvent, SlotEvent, WeightEvent
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
@@ -44,6 +45,28 @@ def make_summary(**changes: object) -> RunSummary:
     return RunSummary(**(values | changes))  # type: ignore[arg-type]
 
 
+def make_answers(step: int, number: int) -> list[Answer]:
+    """Answers to one prompt; the last is the best."""
+    return [
+        Answer(
+            step=step,
+            kind="training",
+            group_id="0:3",
+            index=index,
+            prompt="What is <b>12+30</b> in $?",
+            reference="42",
+            response=f"It is {34 + index}, since\n" + "12+30 is what it is, " * index * index,
+            reward=index / (number - 1),
+            finish_reason="stop",
+            num_prompt_tokens=12,
+            num_response_tokens=5 + index,
+            weight_spans=((step - 1, 0, 5 + index),),
+            staleness=0,
+        )
+        for index in range(number)
+    ]
+
+
 class InventedRun:
     """Queue, moves and metrics as a run might have them; every number follows from the seed."""
 
@@ -70,6 +93,7 @@ class InventedRun:
         return sum(other == owner for other in self.owner.values())
 
     def write(self) -> None:
+        self.tracker.record(RunEvent(time_s=0.0, resumed=False, step=0))
         for slot_id, owner in list(self.owner.items()):
             self.give(slot_id, "moving", 0.0)
             self.give(slot_id, owner, 6.0)
@@ -95,6 +119,7 @@ class InventedRun:
             self.log_step(next_step, end_s)
             next_step += 1
         self.tracker.log(self.num_steps, {names.HELD_OUT: 0.97})
+        self.tracker.log_answers(self.num_steps, "training", lambda: make_answers(self.num_steps, 8))
 
     def decide(self, time_s: float, step: int) -> None:
         drift = (self.count("train") - self.count("rollout")) * 1.2 + self.random.gauss(0.6, 2.2)
@@ -130,7 +155,15 @@ class InventedRun:
             {
                 names.TIME: time_s,
                 names.REWARD: min(1.0, 0.4 + 0.57 * progress**0.5 + self.random.gauss(0, 0.05)),
-                names.KL: 0.002 * progress,
+                names.KL: 0.002 * progress + self.random.gauss(0, 0.0004),
+                names.KL_K3: 0.002 * progress,
+                names.ENTROPY: 1.2 - 0.7 * progress,
+                names.RESPONSE_LENGTH: 40 + 300 * progress + self.random.gauss(0, 8),
+                names.CLIP_RATIO: 0.3 * (1 - progress),
+                names.FRAC_REWARD_ZERO_STD: 0.1 + 0.6 * progress,
+                names.STEP_S: self.step_s,
+                names.WAIT_S: self.step_s * self.random.uniform(0.1, 0.4),
+                names.ROLLOUT_BUSY: self.random.uniform(0.7, 0.95),
                 names.LOG_PROB_DIFFERENCE: 2e-6 * self.random.uniform(0.6, 1.5),
                 names.STALENESS_MAX: float(self.random.random() < 0.4),
                 names.ROLLOUT_TOKENS_PER_S: 450.0 * self.count("rollout") + self.random.gauss(0, 60),

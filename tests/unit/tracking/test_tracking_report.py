@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import base64
+import gzip
+import json
+import re
+from dataclasses import replace
 from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import MakeRun
+from conftest import FILES_ONLY, MakeRun, make_answers
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
@@ -16,21 +21,26 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from rlserve.errors import DataError
-from rlserve.tracking import colours
+from rlserve.tracking import colours, names
+from rlserve.tracking.answers import Answer
+from rlserve.tracking.events import RunEvent, SlotEvent
 from rlserve.tracking.report import build_report, png
-from rlserve.tracking.report.data import (
-    Interval,
+from rlserve.tracking.report.data import labelled_scores, queue_bounds, read_report_data
+from rlserve.tracking.report.figure import COMPUTING, draw
+from rlserve.tracking.report.html import write_html
+from rlserve.tracking.report.panels import computing_panel, step_panels, time_label
+from rlserve.tracking.report.series import (
     Series,
+    broken_at,
     merge_steps,
-    queue_bounds,
-    read_report_data,
     running_mean,
     series,
-    slot_rows,
     step_marks,
+    thinned,
 )
-from rlserve.tracking.report.html import draw
+from rlserve.tracking.report.slots import Interval, slot_rows
 from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.tracker import create_tracker
 
 OWNERS = ("train", "rollout", "moving", "dead")
 
@@ -46,11 +56,34 @@ def test_report_of_a_finished_run(make_run: MakeRun) -> None:
     for owner in ("train", "rollout", "moving", "dead"):
         assert share_of_colour(folder.report_png, colours.OWNER_COLOURS[owner]) > 1e-4, owner
     page = folder.report_html.read_text()
-    for part in ("H100\\u002f0", "H200\\u002f1", "rollout queue", "who has which slot", "970 admitted"):
-        assert part in page or part.replace("\\u002f", "/") in page, part
+    figure = json.dumps(json.loads(unpacked(page, "curves")))
+    for part in ("H100/0", "H200/1", "rollout queue", "who has which slot"):
+        assert part in figure, part
+    for part in ("970 admitted", "It is 41, since"):
+        assert part in page, part
     assert "a&lt;b&gt;run" in page
+    assert "What is &lt;b&gt;12+30&lt;/b&gt; in $?" in page
     assert "<b>run" not in page
-    assert "<script src" not in page, "the page needs no network"
+    assert "<b>12" not in page
+
+
+def unpacked(page: str, element_id: str) -> str:
+    """What one of the page's script elements holds compressed."""
+    found = re.search(rf'<script id="{element_id}"[^>]*>(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return gzip.decompress(base64.b64decode(found.group(1))).decode()
+
+
+def test_the_page_is_small_and_needs_no_network(make_run: MakeRun) -> None:
+    folder = make_run(num_slots=72, num_steps=3000)
+    write_html(read_report_data(folder), folder.report_html)
+    page = folder.report_html.read_text()
+    assert len(page.encode()) <= 1_000_000
+    assert not re.search(r"""(src|href)\s*=|https?://|@import""", page)
+    library = unpacked(page, "library")
+    assert "plotly.js (basic - minified)" in library[:100]
+    assert "Licensed under the MIT license" in library[:200]
+    assert json.loads(unpacked(page, "curves"))["layout"]["height"] > 1000
 
 
 def test_report_can_be_made_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
@@ -89,7 +122,7 @@ def test_no_words_of_the_picture_overlap_or_leave_the_page(make_run: MakeRun, nu
         renderer.texts = []
         figure.draw(renderer)
         boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in renderer.texts if text.get_text()]
-    assert len(boxes) > 40
+    assert len(boxes) > 80
     inside = [
         text
         for text, box in boxes
@@ -121,12 +154,13 @@ def test_html_draws_every_interval_and_every_move(make_run: MakeRun) -> None:
 
 def test_data_of_a_run(make_run: MakeRun) -> None:
     data = read_report_data(make_run(num_slots=4, num_steps=60))
-    assert data.held_out == Series((0, 60), (0.41, 0.97))
-    assert data.reward.x == tuple(range(1, 61))
+    assert data.by_step(names.HELD_OUT) == Series((0, 60), (0.41, 0.97))
+    assert data.by_step(names.REWARD).x == tuple(range(1, 61))
     assert data.steps.y == tuple(range(1, 61))
     assert data.queue_bounds == (6, 20)
     assert [slot.label for slot in data.slots] == ["H100/0", "H100/1", "H200/0", "H200/1"]
     assert [failure.reason for failure in data.failures] == ["killed"]
+    assert [answer.reward for answer in data.answers] == [0, 1 / 7, 2 / 7, 5 / 7, 6 / 7, 1]
     assert dict(data.headline)["held-out score"] == "0.41 → 0.97"
 
 
@@ -166,6 +200,108 @@ def test_marked_steps_are_few_and_round(num_steps: int, max_num_marks: int) -> N
     assert all(time_s == 2.0 * step for time_s, step in marks)
     for (_, one), (_, other) in pairwise(marks):
         assert str(other - one).rstrip("0") in ("1", "2", "5")
+
+
+def test_time_begins_where_work_begins(make_run: MakeRun) -> None:
+    data = read_report_data(make_run())
+    assert data.start_s == 6.0
+    assert "the first 6 s, preparation and start of the workers, are not drawn" in time_label(data)
+    axis = next(draw(data).select_xaxes(row=COMPUTING[0], col=COMPUTING[1]))
+    assert tuple(axis.range) == (6.0, data.end_s)
+    assert png.draw(data).axes[-2].get_xlim() == (6.0, data.end_s)
+
+
+def test_after_a_stop_slots_belong_to_nobody_and_curves_are_broken(make_run: MakeRun) -> None:
+    folder = make_run(num_slots=2, num_steps=10)
+    stopped_s = read_report_data(folder).end_s
+    tracker = create_tracker(FILES_ONLY, folder, {}, resumed_step=11)
+    stopped_s += 1
+    tracker.record(RunEvent(time_s=stopped_s, resumed=True, step=10))
+    tracker.record(SlotEvent(time_s=stopped_s + 20, slot_id="H100/0", slot_type="H100", owner="train"))
+    tracker.log(11, {names.TIME: stopped_s + 30, names.STEP_S: 4.0, names.WAIT_S: 1.0, names.ROLLOUT_BUSY: 0.5})
+    tracker.close(0)
+    data = read_report_data(folder)
+    assert data.resumes_s == (stopped_s,)
+    first, second = data.slots
+    assert [part.end_s for part in first.intervals[-2:]] == [stopped_s, stopped_s + 30]
+    assert first.intervals[-1] == Interval(owner="train", start_s=stopped_s + 20, end_s=stopped_s + 30)
+    assert second.intervals[-1].end_s == stopped_s, "its worker has not come up again"
+    replicas, trainer = (curve.points for curve in computing_panel(data).curves)
+    for points, last in ((replicas, 0.5), (trainer, 0.75)):
+        assert np.isnan(points.y[-2])
+        assert points.y[-1] == last
+        assert np.isnan(points.y).sum() == 1
+    build_report(folder)
+
+
+def test_panels_over_steps_have_their_metrics(make_run: MakeRun) -> None:
+    data = read_report_data(make_run(num_steps=10))
+    drawn = [curve.points for panel in step_panels(data) for curve in panel.curves]
+    wanted = (
+        names.KL,
+        names.KL_K3,
+        names.ENTROPY,
+        names.RESPONSE_LENGTH,
+        names.CLIP_RATIO,
+        names.FRAC_REWARD_ZERO_STD,
+        names.LOG_PROB_DIFFERENCE,
+        names.STALENESS_MAX,
+    )
+    assert drawn == [data.by_step(name) for name in wanted]
+    assert all(len(points.x) == 10 for points in drawn)
+
+
+def test_held_out_scores_are_labelled_at_the_ends_and_never_rounded_to_one() -> None:
+    assert labelled_scores(Series((0, 5, 10), (0.004, 0.5, 0.996))) == ("0.004", "", "0.996")
+    assert labelled_scores(Series((0,), (1.0,))) == ("1.00",)
+    assert labelled_scores(Series()) == ()
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("41\n\tor so", "reward 0.5: 1+1= → 41 or so  (reference 2)"),
+        ("", "reward 0.5: 1+1= → (nothing)  (reference 2)"),
+        ("答案", "reward 0.5: 1+1= → ??  (reference 2)"),
+    ],
+)
+def test_an_answer_in_a_line(response: str, expected: str) -> None:
+    (template,) = make_answers(1, 2)[:1]
+    answer = replace(template, prompt="1+1=", response=response, reference="2", reward=0.5)
+    assert png.answer_line(answer, 150) == expected
+
+
+@given(st.text(max_size=400), st.text(max_size=400), st.one_of(st.none(), st.text(max_size=100)))
+def test_the_line_of_an_answer_is_short(prompt: str, response: str, reference: str | None) -> None:
+    answer: Answer = replace(make_answers(1, 2)[0], prompt=prompt, response=response, reference=reference)
+    assert len(png.answer_line(answer, 150)) <= 160
+
+
+CURVES = st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), max_size=300).map(
+    lambda values: Series(tuple(map(float, range(len(values)))), tuple(values))
+)
+
+
+@given(points=CURVES, max_num_points=st.integers(4, 100))
+def test_thinning_keeps_extremes_breaks_and_order(points: Series, max_num_points: int) -> None:
+    kept = thinned(points, max_num_points)
+    original = dict(zip(points.x, points.y, strict=True))
+    known = [y for y in kept.y if not np.isnan(y)]
+    assert list(kept.x) == sorted(set(kept.x))
+    assert all(original[x] is y for x, y in zip(kept.x, kept.y, strict=True))
+    if len(points.x) > max_num_points:
+        assert len(known) <= max_num_points
+    assert np.isnan(kept.y).sum() == np.isnan(points.y).sum()
+    if known:
+        assert (min(known), max(known)) == (np.nanmin(points.y), np.nanmax(points.y))
+
+
+def test_a_curve_is_broken_between_its_points_only() -> None:
+    points = Series((1.0, 2.0, 4.0), (10.0, 20.0, 40.0))
+    assert broken_at(points, [0.0, 9.0]) == points
+    assert broken_at(points, [3.0]).x == (1.0, 2.0, 3.0, 4.0)
+    assert [np.isnan(y) for y in broken_at(points, [4.0]).y] == [False, False, True, False]
+    assert broken_at(Series(), [1.0]) == Series()
 
 
 def test_running_mean_keeps_the_length_and_a_constant() -> None:
