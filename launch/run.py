@@ -131,7 +131,7 @@ def _run(
             ProgressState(name=folder.name, status=status, step=0, num_steps=config.num_steps, elapsed_s=clock.now())
         )
 
-    preparation = prepare(config, show)
+    preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
     show("starting Ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     launcher = create_launcher(config.launch)

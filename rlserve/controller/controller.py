@@ -52,10 +52,11 @@ from rlserve.manager.factory import create_policy
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.worker import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.failure_share import FailureShare
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.router import Router
-from rlserve.rollout.scoring import Scorer
+from rlserve.rollout.scoring import create_scorer
 from rlserve.tracking import names
 from rlserve.tracking.events import WeightEvent
 from rlserve.tracking.summary import RunSummary
@@ -83,7 +84,7 @@ class Controller:
         self.held_out_after: float | None = None
         self.counters = Counters()
         self.fleet = Fleet(config.pool.worker_start_timeout_s)
-        self.scorer = Scorer(config.reward)
+        self.scorer = create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log")
         self.transport = create_transport(config.weights)
         self.ledger = Ledger(
             prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
@@ -147,11 +148,10 @@ class Controller:
             router=self.router,
             buffer=self.buffer,
             scorer=self.scorer,
-            counters=self.counters,
             clock=self._clock,
             changed=self._changed,
-            max_reward_failures=config.reward.max_failures,
-            max_refusals=config.rollout.max_refusals,
+            reward_failures=FailureShare(config.reward.max_failure_share),
+            refusals=FailureShare(config.rollout.max_refusal_share),
             decode=setup.preparation.decode,
             current_version=lambda: self.counters.num_steps,
         )
@@ -179,7 +179,7 @@ class Controller:
             replicas=self.replicas,
             scorer=self.scorer,
             decode=setup.preparation.decode,
-            sampling=replace(self._sampling, n=1),
+            sampling=self._sampling,
         )
 
     def _build_training_side(self, spawn: Spawn) -> None:
@@ -248,11 +248,12 @@ class Controller:
         await self.trainers.form(trainers, setup.checkpoint)
         await self.training.publish_first(self.counters.num_steps)
         await asyncio.gather(*(self.reallocation.begin(slot.id, roles[slot.id]) for slot in setup.slots))
-        if self.counters.held_out_before is None:
+        if self.counters.held_out_before is None and self.counters.num_steps == 0:
             self.display.status = "scoring held-out prompts"
-            self.counters.held_out_before = await self.evaluation.score(self.counters.num_steps)
-            setup.tracker.log(0, {names.HELD_OUT: self.counters.held_out_before, names.TIME: self._clock.now()})
-            logger.info("held-out score before training: %.3f", self.counters.held_out_before)
+            found = await self.evaluation.score(0)
+            self.counters.held_out_before = found.share_right
+            setup.tracker.log(0, {**found.metrics(), names.TIME: self._clock.now()})
+            logger.info("held-out score before training: %s", found)
 
     # -- the loops -------------------------------------------------------------------------------------------
 
@@ -283,7 +284,7 @@ class Controller:
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
             await self.replicas.broadcast()
-            metrics[names.HELD_OUT] = await self.evaluation.score(report.step)
+            metrics |= (await self.evaluation.score(report.step)).metrics()
         self._setup.tracker.log(report.step, metrics)
         every = config.checkpoint.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
@@ -300,9 +301,10 @@ class Controller:
             return
         self.display.status = "scoring held-out prompts"
         await self.replicas.broadcast()
-        self.held_out_after = await self.evaluation.score(self.counters.num_steps)
-        self._setup.tracker.log(self.counters.num_steps, {names.HELD_OUT: self.held_out_after})
-        logger.info("held-out score after training: %.3f", self.held_out_after)
+        found = await self.evaluation.score(self.counters.num_steps)
+        self.held_out_after = found.share_right
+        self._setup.tracker.log(self.counters.num_steps, found.metrics())
+        logger.info("held-out score after training: %s", found)
 
     # -- state -----------------------------------------------------------------------------------------------
 

@@ -18,7 +18,6 @@ class Counters:
     engine_restarts: int = 0
     """Engines that had to be made anew because their worker was lost."""
     worker_failures: int = 0
-    reward_failures: int = 0
     num_trained_tokens: int = 0
     """Prompt and response tokens of all training steps."""
     num_generated_tokens: int = 0

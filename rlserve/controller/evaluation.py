@@ -1,19 +1,42 @@
-"""Scoring the policy on held-out prompts, by the replicas and the reward that the run uses."""
+"""Scoring the policy on held-out prompts, by the replicas and the reward that the run uses. It can never end a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
-from rlserve.errors import UserError
+from rlserve.errors import RewardError
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.scoring import Scorer
+from rlserve.tracking import names
 
-_SCORED_AT_ONCE = 64
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutScore:
+    """What the policy achieved on the held-out prompts."""
+
+    share_right: float | None
+    """Share of the scored answers whose reward reaches ``success_threshold``; None where none could be scored."""
+    num_failed: int
+    """Answers that could not be scored: the engine refused the prompt, or the reward failed."""
+
+    def __str__(self) -> str:
+        share = "none" if self.share_right is None else f"{self.share_right:.3f}"
+        return f"{share} ({self.num_failed} answers not scored)" if self.num_failed else share
+
+    def metrics(self) -> Mapping[str, float]:
+        """Under the names of ``rlserve.tracking.names``."""
+        share = {} if self.share_right is None else {names.HELD_OUT: self.share_right}
+        return {**share, names.HELD_OUT_FAILED: self.num_failed}
 
 
 class Evaluation:
@@ -29,12 +52,14 @@ class Evaluation:
         decode: Callable[[tuple[int, ...]], str],
         sampling: SamplingParams,
     ) -> None:
-        """``sampling`` gives the seed, the stops and the longest answer; the temperature is the evaluation's own."""
+        """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
+        ``reward.timeout_s`` means the same here; the temperature is the evaluation's own."""
         self._config = config
         self._prompts = prompts
         self._replicas = replicas
         self._scorer = scorer
         self._decode = decode
+        self._num_scored_together = sampling.n
         self._sampling = SamplingParams(
             n=1,
             temperature=config.temperature,
@@ -44,12 +69,11 @@ class Evaluation:
             stop_token_ids=sampling.stop_token_ids,
         )
 
-    async def score(self, step: int) -> float:
-        """Share of the held-out prompts whose reward reaches ``success_threshold``, with the weights in force.
+    async def score(self, step: int) -> HeldOutScore:
+        """The policy's score with the weights in force.
 
-        Raises:
-            UserError: the engine refused a held-out prompt.
-            RewardError: the reward failed on one.
+        What cannot be scored is left out and counted, with one warning; what the reward leaves out (None) is only left
+        out. May be cancelled at any time.
         """
         requests = [
             Request(
@@ -58,14 +82,42 @@ class Evaluation:
             for prompt in self._prompts
         ]
         outputs = await self._replicas.generate(requests)
-        samples = [self._sample(prompt, output) for prompt, output in zip(self._prompts, outputs, strict=True)]
-        rewards: list[float] = []
-        for start in range(0, len(samples), _SCORED_AT_ONCE):
-            rewards += await self._scorer.score(samples[start : start + _SCORED_AT_ONCE])
-        return sum(reward >= self._config.success_threshold for reward in rewards) / len(rewards)
+        errors = [
+            f"held-out prompt {prompt.id}: {output.error}"
+            for prompt, output in zip(self._prompts, outputs, strict=True)
+            if output.error is not None
+        ]
+        samples = [
+            self._sample(prompt, output)
+            for prompt, output in zip(self._prompts, outputs, strict=True)
+            if output.error is None
+        ]
+        scores = await self._score_all(samples)
+        errors += [score.error for score in scores if score.error is not None]
+        rewards = [score.value for score in scores if score.value is not None]
+        if errors:
+            logger.warning(
+                "%d of %d held-out answers could not be scored and are left out; the first: %s",
+                len(errors),
+                len(self._prompts),
+                errors[0],
+            )
+        num_right = sum(reward >= self._config.success_threshold for reward in rewards)
+        return HeldOutScore(share_right=num_right / len(rewards) if rewards else None, num_failed=len(errors))
+
+    async def _score_all(self, samples: Sequence[RewardSample]) -> list[Score]:
+        size = self._num_scored_together
+        chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
+        async with asyncio.TaskGroup() as tasks:
+            scored = [tasks.create_task(self._score_chunk(chunk)) for chunk in chunks]
+        return [score for task in scored for score in task.result()]
+
+    async def _score_chunk(self, chunk: Sequence[RewardSample]) -> list[Score]:
+        try:
+            return await self._scorer.score(chunk)
+        except RewardError as error:
+            return [Score(error=str(error)) for _ in chunk]
 
     def _sample(self, prompt: PromptGroup, output: RequestOutput) -> RewardSample:
-        if output.error is not None:
-            raise UserError(f"held-out prompt {prompt.id}: {output.error}")
         (answer,) = output.samples
         return reward_sample(prompt, answer, id=prompt.id, response=self._decode(answer.token_ids))

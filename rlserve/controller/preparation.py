@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
 from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.shard import check_divides
 from rlserve.errors import ConfigurationError, ModelError, Problem
+from rlserve.rollout.answer_text import AnswerText
+from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.data import PromptSource, load_prompts
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rewards.factory import check_reward
+from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.rollout.tokenizer import load_tokenizer
 from rlserve.tasks import is_builtin, resolve_data, resolve_model
 
@@ -41,19 +44,29 @@ class Preparation:
     tokenizer: PreTrainedTokenizerBase
     source: PromptSource
     held_out: tuple[PromptGroup, ...]
+    reward: RewardConfig
+    """As the user gave it, with what depends on the reward model decided."""
+    decode: AnswerText
+    """The text of an answer, as the reward sees it."""
 
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """The text of an answer, as the reward sees it."""
-        return str(self.tokenizer.decode(token_ids, skip_special_tokens=True))
 
+def prepare(config: RunConfig, on_status: Callable[[str], None], *, reward_log: Path | None = None) -> Preparation:
+    """Make the built-in model if it is asked for, load tokenizer and prompts, find the reward and try it.
 
-def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
-    """Make the built-in model if it is asked for, load tokenizer and prompts, find the reward.
+    What the reward prints while it is tried goes to ``reward_log``.
 
     Raises:
         UserError: one of them cannot be used; nothing was started.
     """
-    check_reward(config.reward)
+    reward = check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
+    with reward_trial(config, reward_log) as try_reward:
+        preparation = _prepare(config, reward, on_status)
+        on_status("trying the reward")
+        try_reward(preparation.held_out, preparation.tokenizer)
+    return preparation
+
+
+def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str], None]) -> Preparation:
     model_path = config.model.path
     if is_builtin(model_path):
         on_status("preparing the built-in model (made once, then cached)")
@@ -64,7 +77,8 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
         on_status(f"fetching {model_path} from the hub")
         model_path = _fetch(model_path)
     check_weights(Path(model_path))
-    check_divides(read_model_spec(model_path), config.rollout.engine.tensor_parallel_size)
+    spec = read_model_spec(model_path)
+    check_divides(spec, config.rollout.engine.tensor_parallel_size)
     data = config.data
     if is_builtin(data.path):
         train, held_out = resolve_data(data.path)
@@ -79,6 +93,10 @@ def prepare(config: RunConfig, on_status: Callable[[str], None]) -> Preparation:
         tokenizer=tokenizer,
         source=source,
         held_out=held_out_groups[: config.data.num_held_out],
+        reward=reward,
+        decode=AnswerText(
+            tokenizer, end_token_ids=spec.eos_token_ids, skip_special_tokens=config.reward.skip_special_tokens
+        ),
     )
 
 

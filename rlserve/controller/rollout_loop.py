@@ -7,26 +7,28 @@
     buffer ◄── reward ◄── scoring queue ◄─────────────────────────────┘
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
-whose request the engine refused, or whose reward failed, is dropped with its reason and counted, and the next
-prompt takes its place; more than a few of either stop the run, which would otherwise eat up its prompts for nothing.
+whose request the engine refused, or whose reward failed or left it out, is dropped with its reason and counted, and the
+next prompt takes its place; too large a share of failures stops the run, which would otherwise eat up its prompts for
+nothing. As many groups are scored at once as the scorer has workers; the order in which they end does not matter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.counters import RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.engine.request import RequestOutput
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.data import PromptSource
+from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
@@ -35,6 +37,7 @@ logger = logging.getLogger(__name__)
 
 ENGINE_ERROR = "engine_error"
 REWARD_ERROR = "reward_error"
+REWARD_LEFT_OUT = "reward_left_out"
 
 
 class RolloutLoop:
@@ -48,11 +51,10 @@ class RolloutLoop:
         router: Router,
         buffer: SampleBuffer,
         scorer: Scorer,
-        counters: Counters,
         clock: RunClock,
         changed: Signal,
-        max_reward_failures: int,
-        max_refusals: int,
+        reward_failures: FailureShare,
+        refusals: FailureShare,
         decode: Callable[[tuple[int, ...]], str],
         current_version: Callable[[], int],
     ) -> None:
@@ -61,11 +63,11 @@ class RolloutLoop:
         self._router = router
         self._buffer = buffer
         self._scorer = scorer
-        self._counters = counters
         self._clock = clock
         self._changed = changed
-        self._max_reward_failures = max_reward_failures
-        self._max_refusals = max_refusals
+        self._reward_failures = reward_failures
+        self._refusals = refusals
+        self._num_left_out_in_a_row = 0
         self._decode = decode
         self._current_version = current_version
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
@@ -112,32 +114,51 @@ class RolloutLoop:
             self._finished.put_nowait((group, output))
 
     async def score(self) -> None:
-        """Score finished groups in the order they come and put them into the buffer."""
+        """Score finished groups, as many at once as there are workers, and put them into the buffer."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(self._scorer.num_workers):
+                tasks.create_task(self._score_finished())
+
+    async def _score_finished(self) -> None:
         while True:
             group, output = await self._finished.get()
             if output.error is not None:
-                self._drop(group, ENGINE_ERROR)
-                self._note_refusal(group, output.error)
+                self._drop_refused(group, output.error)
                 continue
+            self._refusals.note(failed=False)
             try:
-                rewards = await self._scorer.score(self._reward_samples(group, output))
+                scores = await self._scorer.score(self._reward_samples(group, output))
             except RewardError as error:
-                self._drop(group, REWARD_ERROR)
-                self._note_reward_failure(error)
+                self._drop_failed(group, str(error))
                 continue
-            record, now = self._ledger.get(group.id), self._clock.now()
-            self._ledger.score(group.id, time_s=now)
-            self._buffer.put(
-                ScoredGroup(
-                    group=group,
-                    output=output,
-                    rewards=tuple(rewards),
-                    admitted_version=record.admitted_version,
-                    attempt=record.attempt,
-                ),
-                time_s=now,
-            )
-            self._changed.notify()
+            errors = [score.error for score in scores if score.error is not None]
+            if errors:
+                self._drop_failed(group, errors[0])
+            else:
+                self._reward_failures.note(failed=False)
+                self._take(group, output, scores)
+
+    def _take(self, group: PromptGroup, output: RequestOutput, scores: Sequence[Score]) -> None:
+        rewards = tuple(score.value for score in scores if score.value is not None)
+        if len(rewards) < len(scores):
+            self._drop(group, REWARD_LEFT_OUT)
+            self._note_left_out()
+            return
+        self._num_left_out_in_a_row = 0
+        record, now = self._ledger.get(group.id), self._clock.now()
+        self._ledger.score(group.id, time_s=now)
+        self._buffer.put(
+            ScoredGroup(
+                group=group,
+                output=output,
+                rewards=rewards,
+                reward_parts=tuple(score.parts for score in scores),
+                admitted_version=record.admitted_version,
+                attempt=record.attempt,
+            ),
+            time_s=now,
+        )
+        self._changed.notify()
 
     @property
     def num_scoring(self) -> int:
@@ -154,22 +175,28 @@ class RolloutLoop:
         self._ledger.drop(group.id, reason=reason, time_s=self._clock.now())
         self._changed.notify()
 
-    def _note_refusal(self, group: PromptGroup, error: str) -> None:
-        num_refusals = self._ledger.num_dropped[ENGINE_ERROR]
-        if num_refusals > self._max_refusals:
+    def _drop_refused(self, group: PromptGroup, error: str) -> None:
+        self._drop(group, ENGINE_ERROR)
+        if self._refusals.note(failed=True):
             raise UserError(
-                f"the engine refused {num_refusals} prompt groups, more than rollout.max_refusals="
-                f"{self._max_refusals}; the last, {group.id}: {error}"
+                f"the engine refused {self._refusals.num_failed} of the last {WINDOW} prompt groups, more than "
+                f"rollout.max_refusal_share allows ({self._refusals.max_failed}); the last, {group.id}: {error}"
             )
-        logger.warning(
-            "prompt %s was refused by the engine: %s (%d of %d)", group.id, error, num_refusals, self._max_refusals
-        )
+        logger.warning("prompt %s was refused by the engine, and is dropped: %s", group.id, error)
 
-    def _note_reward_failure(self, error: RewardError) -> None:
-        self._counters.reward_failures += 1
-        if self._counters.reward_failures > self._max_reward_failures:
+    def _drop_failed(self, group: PromptGroup, error: str) -> None:
+        self._drop(group, REWARD_ERROR)
+        too_many = self._reward_failures.note(failed=True)
+        num_failed, max_failed = self._reward_failures.num_failed, self._reward_failures.max_failed
+        if too_many:
             raise RewardError(
-                f"{error}\nthe reward failed for {self._counters.reward_failures} prompt groups, "
-                f"more than reward.max_failures={self._max_reward_failures}"
+                f"{error}\nthe reward failed for {num_failed} of the last {WINDOW} prompt groups, more than "
+                f"reward.max_failure_share allows ({max_failed})"
             )
-        logger.warning("%s (%d of %d)", error, self._counters.reward_failures, self._max_reward_failures)
+        logger.warning("%s; its group is dropped (%d of the last %d, %d may be)", error, num_failed, WINDOW, max_failed)
+
+    def _note_left_out(self) -> None:
+        self._num_left_out_in_a_row += 1
+        number = self._num_left_out_in_a_row
+        if number >= WINDOW and number & (number - 1) == 0:  # each time that it has doubled
+            logger.warning("the reward returned None for each of the last %d prompt groups: nothing is trained", number)

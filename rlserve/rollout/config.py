@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
 
+_NUM_FUNCTION_WORKERS = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -51,16 +53,30 @@ class RewardConfig:
     """What scores an answer: exactly one of ``function`` and ``model_path``."""
 
     function: str | None = None
-    """``package.module:function`` or ``path/to/file.py:function``; called as ``function(sample) -> float``."""
+    """``package.module:function`` or ``path/to/file.py:function``; called with one answer, returns its reward."""
     module_folder: str | None = None
     """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
     or in the working folder."""
     model_path: str | None = None
     """Folder or hub name of a Hugging Face sequence-classification model with one label."""
+    apply_chat_template: bool | None = None
+    """Show a reward model prompt and answer as a conversation, rendered with its own chat template; None does so where
+    it has one and the policy's is used (``data.apply_chat_template``)."""
+    num_workers: int | None = None
+    """Processes that score, each one prompt group at a time; None takes 2 for a function and 1 for a model."""
+    num_cpus: float = 0.0
+    """CPUs that Ray sets aside for each of them; 0 sets none aside."""
+    num_gpus: float = 0.0
+    """GPUs that Ray sets aside for each of them, which no slot then has; 0 hides all GPUs from them."""
+    device: str | None = None
+    """Where a reward model computes, ``cpu`` or ``cuda``; None takes ``cuda`` where ``num_gpus`` is above 0."""
+    skip_special_tokens: bool = True
+    """Show the reward answers without their special tokens. False keeps those such as ``<think>`` where they are
+    special; the end token is never shown."""
     timeout_s: float = 60.0
-    """Deadline of scoring one prompt group."""
-    max_failures: int = 8
-    """Prompt groups that may be dropped because their reward failed; one more stops the run."""
+    """Deadline of scoring one prompt group; held-out answers are scored in groups of the same size."""
+    max_failure_share: float = 0.25
+    """Share of the last 32 prompt groups whose reward may fail; more stops the run."""
 
     def __post_init__(self) -> None:
         one_given = (self.function is None) != (self.model_path is None)
@@ -68,10 +84,34 @@ class RewardConfig:
             self,
             {
                 "function": one_given or "name a reward: exactly one of reward.function and reward.model_path",
+                "num_workers": self.num_workers is None or self.num_workers >= 1 or "must be at least 1",
+                "num_cpus": self.num_cpus >= 0 or "must be at least 0",
+                "num_gpus": (self.num_gpus >= 0 and (self.num_gpus <= 1 or self.num_gpus % 1 == 0))
+                or "must be at least 0, and whole where it is above 1",
+                "device": self._problem_of_device() or True,
                 "timeout_s": self.timeout_s > 0 or "must be above 0",
-                "max_failures": self.max_failures >= 0 or "must be at least 0",
+                "max_failure_share": 0 <= self.max_failure_share <= 1 or "must be between 0 and 1",
             },
         )
+
+    def _problem_of_device(self) -> str | None:
+        if self.device not in (None, "cpu", "cuda"):
+            return "must be cpu or cuda"
+        if self.device == "cuda" and self.num_gpus == 0:
+            return "needs reward.num_gpus above 0, so that no slot has the same GPU"
+        return None
+
+    @property
+    def model_device(self) -> str:
+        """``device``, or what it stands for."""
+        return self.device or ("cuda" if self.num_gpus > 0 else "cpu")
+
+    @property
+    def num_processes(self) -> int:
+        """``num_workers``, or what it stands for."""
+        if self.num_workers is not None:
+            return self.num_workers
+        return _NUM_FUNCTION_WORKERS if self.function is not None else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +138,8 @@ class RolloutConfig:
     ``\\\\`` are a line's end, a tab, a return and a backslash; a YAML file says them in double quotes."""
     request_timeout_s: float = 300.0
     """Longest that a replica with work may make no step; past it the replica is taken for lost."""
-    max_refusals: int = 8
-    """Prompt groups that may be dropped because the engine refused them; one more stops the run."""
+    max_refusal_share: float = 0.25
+    """Share of the last 32 prompt groups that the engine may refuse; more stops the run."""
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
@@ -114,7 +154,7 @@ class RolloutConfig:
                 or "must be above 0: greedy answers are all alike and teach nothing",
                 "top_k": self.top_k >= -1 or "must be at least 0 (0 and -1 take all)",
                 "top_p": 0 < self.top_p <= 1 or "must be in (0, 1]",
-                "max_refusals": self.max_refusals >= 0 or "must be at least 0",
+                "max_refusal_share": 0 <= self.max_refusal_share <= 1 or "must be between 0 and 1",
                 "request_timeout_s": self.request_timeout_s > 0 or "must be above 0",
             },
         )

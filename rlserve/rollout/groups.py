@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Any
 
 from rlserve.engine.request import RequestOutput
@@ -48,6 +50,8 @@ class ScoredGroup:
     output: RequestOutput
     rewards: tuple[float, ...]
     """One for each sample of ``output``, in the same order."""
+    reward_parts: tuple[Mapping[str, float], ...] = ()
+    """Further numbers of the reward for each sample, by name; empty where the reward gives a number alone."""
     admitted_version: int
     attempt: int
     """How often the group had to start over before this output."""
@@ -60,3 +64,13 @@ class ScoredGroup:
     def oldest_version(self) -> int:
         """Version of the weights that made the oldest token."""
         return min(min(sample.weight_versions) for sample in self.output.samples if sample.weight_versions)
+
+
+def mean_reward_parts(groups: Sequence[ScoredGroup]) -> dict[str, float]:
+    """Metrics ``reward/NAME/mean``: mean over the samples that have the part."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for parts in group.reward_parts:
+            for name, value in parts.items():
+                values.setdefault(name, []).append(value)
+    return {f"reward/{name}/mean": fmean(numbers) for name, numbers in values.items()}

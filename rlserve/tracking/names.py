@@ -13,6 +13,7 @@ REWARD = "critic/score/mean"
 KL = "critic/kl"
 TIME = "training/time_s"
 HELD_OUT = "val-core/held_out/mean@1"
+HELD_OUT_FAILED = "val-core/held_out/num_failed"
 ROLLOUT_TOKENS_PER_S = "rollout/tokens_per_s"
 TRAINED_TOKENS_PER_S = "perf/throughput"
 QUEUE_LENGTH = "manager/queue_length"
@@ -68,7 +69,9 @@ METRICS: Mapping[str, str] = {
     "timing_s/update_actor": "seconds of forward, backward and optimizer",
     TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",
     "perf/total_num_tokens": "prompt and response tokens of the step",
-    HELD_OUT: "share of held-out prompts answered right",
+    HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
+    HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
+    "reward/NAME/mean": "mean of each further number in the dict that the reward returns",
     # Engine (vLLM), summed or averaged over the replicas.
     "vllm:num_requests_running": "sequences in the engines' running batches",
     "vllm:num_requests_waiting": "sequences that wait inside the engines",

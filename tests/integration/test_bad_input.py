@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -73,32 +74,29 @@ def test_a_reward_that_is_not_there(workplace: Workplace) -> None:
 
 
 FAILING_REWARD = """
-calls = 0
-
-
 def reward(sample):
-    global calls
-    calls += 1
-    if calls <= 4:  # held-out scoring, which comes first
-        return 0.0
-    if calls == 5:
+    print("seen", sample.id)
+    row = int(sample.id.split("/")[0].split(":")[1])
+    if "/" not in sample.id:  # held out: one of them cannot be scored, and that ends nothing
+        return {"score": 0.0, "row": row} if sample.response != sample.answer else 1 / (row % 2)
+    if row % 3 == 0:
         raise KeyError("colour")
-    return None if calls == 6 else float("nan")
+    return None if row % 3 == 1 else float("nan")
 """
 
 
 @pytest.mark.slow
 def test_a_reward_that_fails_in_every_way(workplace: Workplace) -> None:
-    """A few groups are dropped with a warning that names the prompt; then the run stops."""
+    """Groups are dropped with a warning that names the prompt; when too many of them failed, the run stops."""
     (workplace.place / "failing.py").write_text(FAILING_REWARD)
-    changes = {"reward": {"function": f"{workplace.place}/failing.py:reward", "max_failures": 2}}
-    run = workplace.start("reward", changes)
+    function = f"{workplace.place}/failing.py:reward"
+    run = workplace.start("reward", {"reward": {"function": function, "max_failure_share": 0.0625}})
     assert run.wait() == 2, run.output
-    assert "raised on prompt 0:4/0: KeyError: 'colour' (1 of 2)" in run.output
-    assert "must return a finite number, but returned None (NoneType) on prompt 0:17/0 (2 of 2)" in run.output
-    assert "must return a finite number, but returned nan (float) on prompt 0:28/0" in run.output
-    assert "the reward failed for 3 prompt groups, more than reward.max_failures=2" in run.output
+    assert re.search(r"failing\.py:8: 'colour'; its group is dropped \(\d of the last 32, 2 may be\)", run.output)
+    assert re.search(r"returned nan \(float\) on prompt 0:\d+/0", run.output)
+    assert "the reward failed for 3 of the last 32 prompt groups, more than reward.max_failure_share" in run.output
     assert "Traceback" not in run.output
+    assert re.search(r"scorer-[01] seen 0:\d+/0$", (run.folder / "logs/reward.log").read_text(), re.MULTILINE)
     run.wait_for_no_processes()
 
 

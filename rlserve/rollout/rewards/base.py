@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlserve.rollout.columns import Columns
@@ -35,13 +35,21 @@ class RewardSample:
     """All columns of the row, read only."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What a reward made of one answer: a value, or a wish to leave the answer out, or an error."""
+
+    value: float | None = None
+    """The reward, finite. None leaves the answer out, and with it the answers to the same prompt."""
+    parts: Mapping[str, float] = field(default_factory=dict)
+    """Further finite numbers by name, for the metrics ``reward/NAME/mean``."""
+    error: str | None = None
+    """Why the answer could not be scored: names the reward, the sample and what happened."""
+
+
 class Reward(ABC):
     """Scores answers. Made in the process that scores, by ``rlserve.rollout.rewards.factory.create_reward``."""
 
     @abstractmethod
-    def score(self, samples: Sequence[RewardSample]) -> list[float]:
-        """One finite number for each sample, in the same order.
-
-        Raises:
-            RewardError: a sample cannot be scored; names the reward, the prompt's id and what happened.
-        """
+    def score(self, samples: Sequence[RewardSample]) -> list[Score]:
+        """One score for each sample, in the same order. One sample's failure is no other's: it becomes an error."""

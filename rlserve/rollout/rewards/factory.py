@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
+from dataclasses import replace
+from pathlib import Path
 
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import Reward
-from rlserve.rollout.rewards.function import FunctionReward, find_function
-from rlserve.rollout.rewards.model import ModelReward, check_model
+from rlserve.rollout.rewards.function import FunctionReward
+from rlserve.rollout.rewards.loading import add_to_path
+from rlserve.rollout.rewards.model import ModelReward, check_model, has_chat_template
 
 
 def create_reward(config: RewardConfig) -> Reward:
@@ -16,27 +18,32 @@ def create_reward(config: RewardConfig) -> Reward:
     Raises:
         RewardError: it cannot be found or loaded.
     """
-    if config.function is not None:
-        _look_in(config.module_folder)
-        return FunctionReward(config.function)
-    assert config.model_path is not None, "the configuration names one of the two"
-    return ModelReward(config.model_path)
+    return ModelReward(config) if config.function is None else create_function(config)
 
 
-def check_reward(config: RewardConfig) -> None:
-    """Find the reward early, before any process is started, without loading a model's weights.
+def create_function(config: RewardConfig) -> FunctionReward:
+    """The reward function, imported into this process.
 
     Raises:
-        RewardError: it cannot be found.
+        RewardError: it cannot be found or loaded.
     """
-    if config.function is not None:
-        _look_in(config.module_folder)
-        find_function(config.function)
-    elif config.model_path is not None:
-        check_model(config.model_path)
+    assert config.function is not None, "the reward is a function"
+    if config.module_folder is not None:
+        add_to_path(Path(config.module_folder))
+    return FunctionReward(config.function)
 
 
-def _look_in(folder: str | None) -> None:
-    """Let modules be imported from ``folder``, after all others."""
-    if folder is not None and folder not in sys.path:
-        sys.path.append(folder)
+def check_reward_model(config: RewardConfig, *, policy_has_template: bool) -> RewardConfig:
+    """Look at a reward model early, before any process is started, without loading its weights.
+
+    Returns the configuration with ``apply_chat_template`` decided; one of a reward function as it is.
+
+    Raises:
+        RewardError: the model cannot be found, or cannot be used.
+    """
+    if config.model_path is None:
+        return config
+    check_model(config)
+    if config.apply_chat_template is not None:
+        return config
+    return replace(config, apply_chat_template=policy_has_template and has_chat_template(config))

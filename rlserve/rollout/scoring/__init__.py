@@ -1,0 +1,14 @@
+"""Scoring in processes of its own, so that a reward that hangs, crashes or is slow cannot stop the run.
+
+::
+
+    score(samples) ──► a free worker: a process that made the reward once ──► one score for each answer
+                          │ no answer within reward.timeout_s, or the process died
+                          └──► killed and started anew while the others go on; the group is reported as failed
+"""
+
+from rlserve.rollout.scoring.base import ScorerWorker
+from rlserve.rollout.scoring.factory import create_scorer
+from rlserve.rollout.scoring.scorer import Scorer
+
+__all__ = ["Scorer", "ScorerWorker", "create_scorer"]

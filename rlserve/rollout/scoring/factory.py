@@ -1,0 +1,14 @@
+"""Makes the scorer of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rlserve.rollout.config import RewardConfig
+from rlserve.rollout.scoring.ray_worker import RayScorerWorker
+from rlserve.rollout.scoring.scorer import Scorer
+
+
+def create_scorer(config: RewardConfig, log_path: Path) -> Scorer:
+    """As many workers as the configuration asks for, not started yet. What the reward prints goes to ``log_path``."""
+    return Scorer([RayScorerWorker(config, index, log_path) for index in range(config.num_processes)])

@@ -1,0 +1,213 @@
+"""The pool of scorer workers, with workers that wait for the test instead of processes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlserve.errors import RewardError, WorkerFailedError, WorkerLostError
+from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.rewards.output import MarkedLines
+from rlserve.rollout.scoring import Scorer, ScorerWorker
+
+
+class FakeWorker(ScorerWorker):
+    """Holds the group that it was given until the test ends it."""
+
+    def __init__(self) -> None:
+        self.num_starts = 0
+        self.running = False
+        self.group: str | None = None
+        self.start_error: Exception | None = None
+        self._outcome: asyncio.Future[None]
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        if self.start_error is not None:
+            raise self.start_error
+        self.num_starts += 1
+        self.running = True
+
+    async def score(self, samples: Sequence[RewardSample]) -> list[Score]:
+        if not self.running:
+            await self.start()
+        assert self.group is None, "one group at a time"
+        self.group = samples[0].id
+        self._outcome = asyncio.get_running_loop().create_future()
+        try:
+            await self._outcome
+        finally:
+            self.group = None
+        return [Score(value=1.0) for _ in samples]
+
+    def close(self) -> None:
+        self.running = False
+
+    def finish(self) -> None:
+        self._outcome.set_result(None)
+
+    def fail(self, error: Exception) -> None:
+        self._outcome.set_exception(error)
+
+
+def group(name: str) -> list[RewardSample]:
+    sample = RewardSample(
+        id=name, prompt="", response="", answer=None, finished=True, prompt_token_ids=(), response_token_ids=()
+    )
+    return [sample, sample]
+
+
+async def settled() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def started(num_workers: int) -> tuple[Scorer, list[FakeWorker]]:
+    workers = [FakeWorker() for _ in range(num_workers)]
+    scorer = Scorer(workers)
+    await scorer.start()
+    return scorer, workers
+
+
+def test_groups_go_to_whichever_worker_is_free() -> None:
+    async def scenario() -> None:
+        scorer, (first, second) = await started(2)
+        calls = [asyncio.create_task(scorer.score(group(name))) for name in "abc"]
+        await settled()
+        assert (first.group, second.group) == ("a", "b")
+        second.finish()
+        await settled()
+        assert (first.group, second.group) == ("a", "c")
+        second.finish()
+        first.finish()
+        assert await asyncio.gather(*calls) == [[Score(value=1.0)] * 2] * 3
+
+    asyncio.run(scenario())
+
+
+def test_a_lost_worker_is_started_anew_while_the_other_goes_on() -> None:
+    async def scenario() -> None:
+        scorer, (first, second) = await started(2)
+        calls = [asyncio.create_task(scorer.score(group(name))) for name in "abcd"]
+        await settled()
+        second.finish()
+        await settled()
+        first.fail(WorkerLostError("reward for prompt a: no answer for 5 s"))
+        with pytest.raises(RewardError, match=r"no answer for 5 s \(a group of 2 answers; an answer took .* s on aver"):
+            await calls[0]
+        await settled()
+        assert (first.group, second.group, first.num_starts) == ("d", "c", 2)
+        first.finish()
+        second.finish()
+        await asyncio.gather(*calls[1:])
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_that_does_not_come_up_again_is_tried_with_the_next_group() -> None:
+    async def scenario() -> None:
+        scorer, (worker,) = await started(1)
+        call = asyncio.create_task(scorer.score(group("a")))
+        await settled()
+        worker.start_error = WorkerFailedError("no memory")
+        worker.fail(WorkerLostError("died"))
+        with pytest.raises(RewardError, match=r"died \(a group of 2 answers; none was scored before\)"):
+            await call
+        with pytest.raises(RewardError, match="no memory"):
+            await scorer.score(group("b"))
+        worker.start_error = None
+        call = asyncio.create_task(scorer.score(group("c")))
+        await settled()
+        assert worker.group == "c"
+        worker.finish()
+        await call
+
+    asyncio.run(scenario())
+
+
+def test_a_reward_that_raised_something_odd_keeps_its_worker() -> None:
+    async def scenario() -> None:
+        scorer, (worker,) = await started(1)
+        call = asyncio.create_task(scorer.score(group("a")))
+        await settled()
+        worker.fail(WorkerFailedError("reward for prompt a: OutOfMemoryError"))
+        with pytest.raises(RewardError, match="OutOfMemoryError"):
+            await call
+        assert worker.num_starts == 1
+
+    asyncio.run(scenario())
+
+
+def test_whoever_leaves_does_not_disturb_the_next() -> None:
+    """A cancelled evaluation leaves at once; its worker takes the next group only when it has ended the old one."""
+
+    async def scenario() -> None:
+        scorer, (worker,) = await started(1)
+        left = asyncio.create_task(scorer.score(group("held-out")))
+        await settled()
+        left.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await left
+        call = asyncio.create_task(scorer.score(group("a")))
+        await settled()
+        assert worker.group == "held-out"
+        worker.fail(WorkerLostError("died"))
+        await settled()
+        assert (worker.group, worker.num_starts) == ("a", 2)
+        worker.finish()
+        await call
+
+    asyncio.run(scenario())
+
+
+@given(st.data())
+def test_every_group_is_answered_once_whatever_happens_to_the_workers(data: st.DataObject) -> None:
+    async def scenario() -> None:
+        scorer, workers = await started(data.draw(st.integers(1, 3)))
+        calls = [asyncio.create_task(scorer.score(group(str(number)))) for number in range(8)]
+        while not all(call.done() for call in calls):
+            await settled()
+            busy = [worker for worker in workers if worker.group is not None]
+            if not busy:
+                break
+            worker = data.draw(st.sampled_from(busy))
+            action = data.draw(st.sampled_from(["finish", "fail", "die", "cancel"]))
+            if action == "finish":
+                worker.finish()
+            elif action == "cancel":
+                data.draw(st.sampled_from(calls)).cancel()
+            else:
+                worker.fail(WorkerLostError("died") if action == "die" else WorkerFailedError("raised"))
+        await settled()
+        assert all(call.done() for call in calls)
+        for outcome in await asyncio.gather(*calls, return_exceptions=True):
+            assert isinstance(outcome, list | RewardError | asyncio.CancelledError)
+        assert all(worker.running for worker in workers)
+        while any(worker.group is not None for worker in workers):  # what was cancelled, but is still being scored
+            next(worker for worker in workers if worker.group is not None).finish()
+            await settled()
+        last = [asyncio.create_task(scorer.score(group("last"))) for _ in workers]
+        await settled()
+        assert all(worker.group == "last" for worker in workers), "every worker is free again"
+        for worker in workers:
+            worker.finish()
+        await asyncio.gather(*last)
+
+    asyncio.run(scenario())
+
+
+def test_whole_lines_go_to_the_log_with_their_origin(tmp_path: Path) -> None:
+    path = tmp_path / "reward.log"
+    with path.open("wb") as file:
+        lines = MarkedLines(file.fileno(), "scorer-1")
+        for data in (b"half", b" a line\nanother\nun", b"finished"):
+            lines.write(data)
+        lines.flush()
+    marked = re.sub(rb"^[0-9:]{8} ", b"", path.read_bytes(), flags=re.MULTILINE)
+    assert marked == b"scorer-1 half a line\nscorer-1 another\nscorer-1 unfinished\n"
