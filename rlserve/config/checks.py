@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from math import ceil, floor
 
 from rlserve.config.split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
@@ -16,6 +17,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
     """Problems between the parts of a configuration; ``discovered`` counts this machine's accelerators by type."""
     return (
         *_check_pool(config, discovered),
+        *_check_reward_gpus(config, discovered),
         *_check_tensor_parallelism(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
@@ -49,6 +51,30 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
             split_groups(groups, wanted)
         except PoolError as error:
             yield Problem("pool.slots", str(error))
+
+
+def _check_reward_gpus(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    """GPUs of the reward are not those of slots: on this machine there must be enough for both."""
+    reward = config.reward
+    if reward.num_gpus == 0 or config.launch.kind != "local":
+        return
+    try:
+        groups = find_groups(config, discovered) or ()
+    except PoolError:
+        return  # told by _check_pool
+    share, num_workers = reward.num_gpus, reward.num_processes
+    num_wanted = ceil(num_workers / floor(1 / share)) if share < 1 else int(num_workers * share)
+    num_gpus = sum(count for name, count in discovered.items() if not is_cpu(name))
+    num_taken = sum(group.count for group in groups if not is_cpu(group.type))
+    if num_taken + num_wanted > num_gpus:
+        advice = (
+            "leave some to the reward by naming fewer slots in pool.slots" if num_taken else "0 computes on the CPU"
+        )
+        message = (
+            f"needs {num_wanted} of the machine's {num_gpus} GPUs for {num_workers} reward workers, but the "
+            f"slots take {num_taken}: {advice}, got {share:g}"
+        )
+        yield Problem("reward.num_gpus", message)
 
 
 def _check_tensor_parallelism(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:

@@ -72,6 +72,7 @@ METRICS: Mapping[str, str] = {
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
     "reward/NAME/mean": "mean of each further number in the dict that the reward returns",
+    "reward/truncated/mean": "of a reward model: share of texts that were too long for it and lost their beginning",
     # Engine (vLLM), summed or averaged over the replicas.
     "vllm:num_requests_running": "sequences in the engines' running batches",
     "vllm:num_requests_waiting": "sequences that wait inside the engines",

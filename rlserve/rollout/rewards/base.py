@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from rlserve.rollout.columns import Columns
 from rlserve.rollout.groups import Answer, Message
 
+TRUNCATED = "truncated"
+"""Part of a reward model's scores: 1 where the text was longer than the model takes and lost its beginning."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardSample:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlserve.errors import ModelError, RewardError
 from rlserve.rollout.config import RewardConfig
-from rlserve.rollout.rewards.base import Reward, RewardSample, Score
+from rlserve.rollout.rewards.base import TRUNCATED, Reward, RewardSample, Score
 from rlserve.rollout.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES_PER_PASS = 16
 """Bounds the memory of one forward pass."""
-TRUNCATED = "truncated"
-"""Part of each score: 1 where the text was longer than the model takes and lost its beginning."""
 
 
 class ModelReward(Reward):

@@ -8,7 +8,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from rlserve.errors import RewardError, RlserveError, WorkerFailedError, WorkerLostError
-from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.rewards.base import TRUNCATED, RewardSample, Score
 from rlserve.rollout.scoring.base import ScorerWorker
 
 logger = logging.getLogger(__name__)
@@ -23,6 +23,7 @@ class Scorer:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._num_scored = 0
         self._scoring_s = 0.0
+        self._num_truncated = 0
 
     @property
     def num_workers(self) -> int:
@@ -73,7 +74,19 @@ class Scorer:
         self._free.put_nowait(worker)
         self._num_scored += len(samples)
         self._scoring_s += asyncio.get_running_loop().time() - start
+        self._note_truncated(scores)
         return scores
+
+    def _note_truncated(self, scores: Sequence[Score]) -> None:
+        before = self._num_truncated
+        self._num_truncated += sum(score.parts.get(TRUNCATED, 0) > 0 for score in scores)
+        if self._num_truncated.bit_length() > before.bit_length():  # each time that it has doubled
+            logger.warning(
+                "%d of %d texts were too long for the reward model and lost their beginning, prompt and all that came "
+                "first; shorten them by rollout.max_tokens and data.max_prompt_tokens",
+                self._num_truncated,
+                self._num_scored,
+            )
 
     async def _revive(self, worker: ScorerWorker) -> None:
         try:

@@ -100,6 +100,23 @@ def test_more_accelerators_than_the_machine_has() -> None:
     assert problems_of({}, pool=pool, launch={"kind": "cluster"}) == []
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "num_workers", "num_wanted"), [(1.0, 1, 1), (0.5, 3, 2), (0.4, 3, 2), (2.0, 2, 4)]
+)
+def test_the_rewards_gpus_are_not_those_of_slots(num_gpus: float, num_workers: int, num_wanted: int) -> None:
+    reward = {"function": "m:f", "num_gpus": num_gpus, "num_workers": num_workers}
+    (problem,) = problems_of({"H100": 8}, pool={"slots": "auto"}, reward=reward)
+    assert problem == (
+        f"reward.num_gpus: needs {num_wanted} of the machine's 8 GPUs for {num_workers} reward workers, but the slots "
+        f"take 8: leave some to the reward by naming fewer slots in pool.slots, got {num_gpus:g}"
+    )
+    enough = {"slots": [{"type": "H100", "count": 8 - num_wanted}]}
+    assert problems_of({"H100": 8}, pool=enough, reward=reward) == []
+    assert problems_of({}, pool={"slots": "auto"}, launch={"kind": "cluster"}, reward=reward) == []
+    (problem,) = problems_of({}, pool={"slots": "auto"}, reward=reward)
+    assert problem.endswith(f"but the slots take 0: 0 computes on the CPU, got {num_gpus:g}")
+
+
 def test_a_cluster_that_will_be_discovered_is_not_judged() -> None:
     assert problems_of(pool={"slots": "auto", "num_initial_rollout": 99}, launch={"kind": "cluster"}) == []
 

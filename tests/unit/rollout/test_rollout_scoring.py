@@ -24,6 +24,7 @@ class FakeWorker(ScorerWorker):
         self.num_starts = 0
         self.running = False
         self.group: str | None = None
+        self.parts: dict[str, float] = {}
         self.start_error: Exception | None = None
         self._outcome: asyncio.Future[None]
 
@@ -44,7 +45,7 @@ class FakeWorker(ScorerWorker):
             await self._outcome
         finally:
             self.group = None
-        return [Score(value=1.0) for _ in samples]
+        return [Score(value=1.0, parts=self.parts) for _ in samples]
 
     def close(self) -> None:
         self.running = False
@@ -200,6 +201,20 @@ def test_every_group_is_answered_once_whatever_happens_to_the_workers(data: st.D
         await asyncio.gather(*last)
 
     asyncio.run(scenario())
+
+
+def test_texts_that_a_reward_model_cannot_read_whole_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        scorer, (worker,) = await started(1)
+        worker.parts = {"truncated": 1.0}
+        for name in "abcd":
+            call = asyncio.create_task(scorer.score(group(name)))
+            await settled()
+            worker.finish()
+            await call
+
+    asyncio.run(scenario())
+    assert [message.split(" texts")[0] for message in caplog.messages] == ["2 of 2", "4 of 4", "8 of 8"]
 
 
 def test_whole_lines_go_to_the_log_with_their_origin(tmp_path: Path) -> None:
