@@ -56,7 +56,7 @@ def test_a_function_too_slow_for_its_deadline_is_told(tmp_path: Path, caplog: py
     body = "import time\n{} score(sample):\n  time.sleep(0.02)\n  return 1"
     try_reward(tmp_path, body.format("def"), timeout_s=10)
     (message,) = caplog.messages
-    assert "the 1000 answers to a prompt would take 2" in message
+    assert "the 1000 answers to a prompt would take " in message
     assert "more than reward.timeout_s=10" in message
     try_reward(tmp_path, body.format("async def"), timeout_s=10)
     assert len(caplog.messages) == 1, "async answers are scored all at once"

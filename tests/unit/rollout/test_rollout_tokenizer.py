@@ -34,11 +34,11 @@ import sys
 import rlserve.rollout.router, rlserve.rollout.buffer, rlserve.rollout.batch
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.data import load_prompts
-from rlserve.rollout.rewards.factory import check_reward
+from rlserve.rollout.rewards.factory import create_reward
 from rlserve.rollout.tokenizer import load_tokenizer
 config = DataConfig(path={str(tmp_path / "sums.jsonl")!r}, num_held_out=1)
 source, held_out = load_prompts(config, load_tokenizer({str(tmp_path)!r}), seed=0, max_prompt_tokens=9)
-check_reward(RewardConfig(function="builtins:len"))
+create_reward(RewardConfig(function="builtins:len"))
 assert (len(source.next().prompt_token_ids), len(held_out)) == (4, 1)
 assert "torch" not in sys.modules, "torch was imported"
 """
