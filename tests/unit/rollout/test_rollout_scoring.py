@@ -172,6 +172,8 @@ def test_every_group_is_answered_once_whatever_happens_to_the_workers(data: st.D
     async def scenario() -> None:
         scorer, workers = await started(data.draw(st.integers(1, 3)))
         calls = [asyncio.create_task(scorer.score(group(str(number)))) for number in range(8)]
+        for call in calls:
+            call.add_done_callback(lambda task: task.cancelled() or task.exception())
         while not all(call.done() for call in calls):
             await settled()
             busy = [worker for worker in workers if worker.group is not None]
