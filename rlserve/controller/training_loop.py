@@ -30,7 +30,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.batch import build_batch
 from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.groups import ScoredGroup, mean_reward_parts
+from rlserve.rollout.groups import ScoredGroup
 from rlserve.tracking.events import TrainedBatch, WeightEvent
 from rlserve.tracking.tracker import Tracker
 from rlserve.trainers.batch import Batch
@@ -143,7 +143,6 @@ class TrainingLoop:
                 metrics={
                     **metrics,
                     **group_metrics(groups),
-                    **mean_reward_parts(groups),
                     **self._rollout_metrics(),
                     "training/global_step": step,
                     "training/time_s": self._clock.now(),

@@ -71,8 +71,8 @@ METRICS: Mapping[str, str] = {
     "perf/total_num_tokens": "prompt and response tokens of the step",
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
-    "reward/NAME/mean": "mean of each further number in the dict that the reward returns",
-    "reward/truncated/mean": "of a reward model: share of texts that were too long for it and lost their beginning",
+    "reward/NAME/mean": "mean of each further number that the reward returns; NAME is truncated for a reward model: "
+    "share of texts that were too long for it",
     # Engine (vLLM), summed or averaged over the replicas.
     "vllm:num_requests_running": "sequences in the engines' running batches",
     "vllm:num_requests_waiting": "sequences that wait inside the engines",

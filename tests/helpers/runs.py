@@ -49,7 +49,8 @@ HELD = Path(__file__).with_name("held")
 def reward(sample):
     while HELD.exists():
         time.sleep(0.02)
-    return float(len(set(sample.response))) / 10
+    num_kinds = len(set(sample.response))
+    return {"score": num_kinds / 10, "num_kinds": num_kinds}
 """
 
 

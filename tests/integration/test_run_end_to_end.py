@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def test_every_step_has_its_metrics(finished: Run) -> None:
 
 def test_every_metric_that_is_documented_is_written_and_every_one_written_is_documented(finished: Run) -> None:
     written = {name for line in finished.lines("metrics.jsonl") for name in line} - {"step"}
-    assert written == spelled_out()
+    assert "reward/num_kinds/mean" in written
+    assert {re.sub(r"^reward/\w+/", "reward/NAME/", name) for name in written} == spelled_out()
 
 
 def test_answers_are_kept_in_full(finished: Run) -> None:

@@ -13,7 +13,7 @@ import rlserve
 from rlserve.tracking import names
 
 TRAINING = ("training", "actor", "critic", "response_length", "prompt_length", "timing_s", "perf", "val-core")
-FAMILIES = (*TRAINING, "frac_reward_zero_std", "vllm", "rollout", "pool", "manager", "weights")
+FAMILIES = (*TRAINING, "frac_reward_zero_std", "reward", "vllm", "rollout", "pool", "manager", "weights")
 CONSTANTS = {key: value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
 
 
