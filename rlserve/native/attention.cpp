@@ -28,6 +28,7 @@ void attend(const Step& step, Element* qkv, const Element* query_norm, const Ele
 }  // namespace
 }  // namespace rlserve
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 #define RLSERVE_ATTEND(NAME, ELEMENT, CACHED)                                                                \

@@ -22,8 +22,8 @@
 
 namespace rlserve {
 
-constexpr int MAX_ROWS = 8;     // rows whose sums are in registers together
-constexpr int MAX_COLUMNS = 4;  // vectors of keys that are scored together
+constexpr int NUM_SUMS = LANES == 16 ? 16 : 8;  // vectors of sums that are in registers together
+constexpr int MAX_COLUMNS = 4;                  // vectors of keys that are scored together
 constexpr float MASKED = -1e30f;
 
 template <typename Element>
@@ -242,7 +242,7 @@ struct Attention {
     // blocks are scattered over memory, so the keys of the next columns and the values of these are asked for now.
     template <int ROWS, bool FETCHES>
     void score(int r, int num_columns, Scratch<Cached>& scratch) const {
-        constexpr int COLUMNS = ROWS == MAX_ROWS ? 2 : MAX_COLUMNS;
+        constexpr int COLUMNS = std::min(MAX_COLUMNS, NUM_SUMS / ROWS);
         const Factor* queries = &scratch.queries[(long)r * D];
         for (int c = 0; c < num_columns; c += COLUMNS) {
             Vector sums[ROWS][COLUMNS] = {};
@@ -261,10 +261,7 @@ struct Attention {
                         __builtin_prefetch(values[i] + (long)d * W, 0, 2);
                     }
                 }
-                for (int row = 0; row < ROWS; ++row) {
-                    const typename P::Scalar query = P::scalar(queries + (long)row * D + d);
-                    for (int i = 0; i < COLUMNS; ++i) sums[row][i] = P::multiply_add(sums[row][i], keys[i], query);
-                }
+                add_products<ROWS, COLUMNS>(keys, queries + d, D, sums);
             }
             for (int row = 0; row < ROWS; ++row)
                 for (int i = 0; i < COLUMNS; ++i)
@@ -325,7 +322,7 @@ struct Attention {
     // of the span.
     template <int ROWS, int VECTORS>
     void add_values(int r, int e, int num_values, Scratch<Cached>& scratch) const {
-        if constexpr (ROWS * VECTORS > 16) {
+        if constexpr (ROWS * VECTORS > NUM_SUMS) {
             for (int row = 0; row < ROWS; row += ROWS / 2) add_values<ROWS / 2, VECTORS>(r + row, e, num_values, scratch);
         } else {
             Vector sums[ROWS][VECTORS] = {};
@@ -353,9 +350,21 @@ struct Attention {
             units[v] = P::units(values + (long)t * E + v * LANES * UNIT);
             if constexpr (IS_LAST) units[v] = first_of_units(units[v]);
         }
-        for (int row = 0; row < ROWS; ++row) {
-            const typename P::Scalar weight = P::scalar(weights + (long)row * width + t);
-            for (int v = 0; v < VECTORS; ++v) sums[row][v] = P::multiply_add(sums[row][v], units[v], weight);
+        add_products<ROWS, VECTORS>(units, weights + t, width, sums);
+    }
+
+    // sums[r][v] += units[v] * factors[r], a unit of them for each row.
+    template <int ROWS, int VECTORS>
+    static void add_products(const typename P::Units (&units)[VECTORS], const Factor* factors, long stride,
+                             Vector (&sums)[ROWS][VECTORS]) {
+#pragma GCC unroll 2
+        for (int part = 0; part < P::PARTS; ++part) {
+            decltype(P::part(units[0], 0)) parts[VECTORS];
+            for (int v = 0; v < VECTORS; ++v) parts[v] = P::part(units[v], part);
+            for (int row = 0; row < ROWS; ++row) {
+                const typename P::Scalar factor = P::scalar(factors + row * stride, part);
+                for (int v = 0; v < VECTORS; ++v) sums[row][v] = P::multiply_add(sums[row][v], parts[v], factor);
+            }
         }
     }
 

@@ -30,6 +30,7 @@ uint64_t weighted_sum(const Bits* bits, long size, int num_threads) {
 }  // namespace
 }  // namespace rlserve
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 uint64_t weighted_sum_int16(const int16_t* bits, int64_t size, int num_threads) {

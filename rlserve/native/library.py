@@ -2,6 +2,10 @@
 
 The library is kept under ``~/.cache/rlserve/native``, named by a hash of sources, compiler, flags and CPU, so a
 change of any of them compiles anew. Concurrent builds are safe: each compiles to a file of its own and renames.
+
+They use what the processor has. ``RLSERVE_MAX_CPU_ISA`` leaves out the newest instructions, so that the path of older
+processors can be tested and measured on any: ``avx2``, ``avx512`` (without products of bfloat16), ``avx512_bf16``
+(without the matrix unit, whose products oneDNN makes).
 """
 
 from __future__ import annotations
@@ -19,10 +23,19 @@ from pathlib import Path
 
 import torch
 
+from rlserve.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 _SOURCE_FOLDER = Path(__file__).parent
-_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-Wno-psabi")
+# Hidden, because one process may load the kernels of several instruction sets, which share the names of templates.
+_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+MAX_ISA_VARIABLE = "RLSERVE_MAX_CPU_ISA"
+_MAX_ISA_FLAGS = {
+    "avx2": ("-mno-avx512f", "-mno-amx-tile", "-mno-amx-bf16"),
+    "avx512": ("-mno-avx512bf16", "-mno-amx-tile", "-mno-amx-bf16"),
+    "avx512_bf16": ("-mno-amx-tile", "-mno-amx-bf16"),
+}
 _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "run_program": (_POINTER,),
@@ -49,6 +62,7 @@ def load_library() -> ctypes.CDLL:
 
     Raises:
         NativeBuildError: no compiler, it failed, or the cache folder cannot be written.
+        UserError: ``RLSERVE_MAX_CPU_ISA`` names no instruction set of this machine.
     """
     library = ctypes.CDLL(str(_build()))
     for name, types in _SIGNATURES.items():
@@ -92,14 +106,25 @@ def _compile(compiler: str, sources: list[Path], target: Path) -> None:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder, ThreadPoolExecutor() as threads:
             objects = [str(Path(folder) / f"{source.stem}.o") for source in sources]
             commands = [
-                [compiler, *_FLAGS, "-fopenmp", "-c", str(source), "-o", made]
+                [compiler, *_compiler_flags(), "-fopenmp", "-c", str(source), "-o", made]
                 for source, made in zip(sources, objects, strict=True)
             ]
             list(threads.map(_run, commands))
-            _run([compiler, *_FLAGS, "-shared", "-fopenmp", *objects, *libraries, "-o", name])
+            _run([compiler, *_compiler_flags(), "-shared", "-fopenmp", *objects, *libraries, "-o", name])
         os.replace(name, target)
     finally:
         Path(name).unlink(missing_ok=True)
+
+
+def _compiler_flags() -> tuple[str, ...]:
+    name = os.environ.get(MAX_ISA_VARIABLE)
+    if not name:
+        return _FLAGS
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        raise UserError(f"{MAX_ISA_VARIABLE}={name} is for x86 processors; unset it on {platform.machine()}")
+    if name not in _MAX_ISA_FLAGS:
+        raise UserError(f"{MAX_ISA_VARIABLE}={name} is not known: use {', '.join(_MAX_ISA_FLAGS)}, or unset it")
+    return (*_FLAGS, *_MAX_ISA_FLAGS[name])
 
 
 def _run(command: list[str]) -> None:
@@ -116,7 +141,7 @@ def _key(compiler_version: str) -> str:
     digest = hashlib.sha256()
     for path in sorted([*_SOURCE_FOLDER.glob("*.cpp"), *_SOURCE_FOLDER.glob("*.h")]):
         digest.update(path.read_bytes())
-    for text in (compiler_version, *_FLAGS, _cpu_description(), str(_torch_openmp())):
+    for text in (compiler_version, *_compiler_flags(), _cpu_description(), str(_torch_openmp())):
         digest.update(text.encode())
     return digest.hexdigest()[:24]
 

@@ -8,6 +8,7 @@
 
 #include <array>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -16,12 +17,14 @@
 
 namespace rlserve {
 
-constexpr int PANEL = 2 * LANES;
+constexpr int PANEL = 32;  // mirrored by _PANEL in panels.py
+constexpr int TILE_VECTORS = 2, TILE_COLUMNS = TILE_VECTORS * LANES;
 #ifdef __AVX512F__
 constexpr int TILE_ROWS = 14;  // 28 of 32 registers are sums
 #else
-constexpr int TILE_ROWS = 3;
+constexpr int TILE_ROWS = 6;  // 12 of 16
 #endif
+constexpr int FETCHING_ROWS = TILE_ROWS / 2;  // of a tile, so that its time hides the fetching of the next panel
 constexpr int ROW_BLOCK = 16 * TILE_ROWS;     // rows that go over all panels together: they stay in the cache
 constexpr long TASK_WORK = 1 << 19;           // multiplications of a task, about 5 microseconds
 
@@ -53,7 +56,7 @@ struct RowsOfPanels {
     int first, end, num_inputs;
     const int num_units = num_inputs / Products<T>::UNIT;
 
-    // Copies what lies in one panel from the rows, 16 by 16 units at a time. It is written past the cache, which saves
+    // Copies what lies in one panel from the rows, LANES by LANES units at a time. It is written past the cache, which saves
     // reading first what is overwritten: a third of the traffic.
     void put(int panel) const {
         for_squares(panel, [&](int output, int k, int count, char* square) {
@@ -112,8 +115,8 @@ private:
     static void transpose(IntVector (&units)[LANES]) {
         exchange_all<1>(units);
         exchange_all<2>(units);
-        exchange_all<4>(units);
-        exchange_all<8>(units);
+        if constexpr (LANES > 4) exchange_all<4>(units);
+        if constexpr (LANES > 8) exchange_all<8>(units);
     }
 };
 
@@ -143,60 +146,70 @@ void quantise_panel(const T* panels, int num_inputs, int panel, int8_t* integers
             integers[start + i + n] = (int8_t)std::lrintf(to_float(panels[start + i + n]) * inverses[n]);
 }
 
-// Up to TILE_ROWS rows and one panel, stored as T or as int8.
-template <typename T, typename Stored, typename Out>
+// Up to TILE_ROWS rows and TILE_COLUMNS outputs of a panel, which is stored as T or as int8.
+template <typename T, typename Stored>
 struct Tile {
-    const T* x;
+    typedef Products<T> P;
+
+    const typename P::Factor* x;
     long x_stride;
-    const Stored* panel;
+    const Stored* panel;       // from the first of these outputs on
     const Stored* next_panel;  // to be fetched meanwhile, or null
     int num_inputs;
-    const float* bias;    // 32 of them, or null
-    const float* scales;  // 32 of them, or null
-    Out* out;
+    const float* bias;    // of these outputs, or null
+    const float* scales;  // of these outputs, or null
+    void* out;
+    bool is_float;  // what `out` holds; else T
     long out_stride;
-    int num_columns;  // of the panel that there are
+    int num_columns;  // outputs that there are
 
     template <int ROWS>
     void multiply() const {
-        if (next_panel)
-            multiply_and_fetch<ROWS, true>();
-        else
-            multiply_and_fetch<ROWS, false>();
+        if constexpr (ROWS >= FETCHING_ROWS)
+            if (next_panel) return multiply_and_fetch<ROWS, true>();
+        multiply_and_fetch<ROWS, false>();
     }
 
     template <int ROWS, bool FETCH>
     void multiply_and_fetch() const {
-        typedef Products<T> P;
-        Vector sums[ROWS][2];
+        Vector sums[ROWS][TILE_VECTORS];
         for (int r = 0; r < ROWS; ++r)
-            for (int v = 0; v < 2; ++v) sums[r][v] = bias && !scales ? load(bias + v * LANES) : Vector{};
+            for (int v = 0; v < TILE_VECTORS; ++v) sums[r][v] = bias && !scales ? load(bias + v * LANES) : Vector{};
         for (int k = 0; k < num_inputs; k += P::UNIT) {
             const Stored* from = panel + (long)k * PANEL;
-            const typename P::Units first = P::units(from), second = P::units(from + LANES * P::UNIT);
-            if (FETCH) {
-                __builtin_prefetch(next_panel + (long)k * PANEL, 0, 2);
-                __builtin_prefetch(next_panel + (long)k * PANEL + LANES * P::UNIT, 0, 2);
-            }
-            for (int r = 0; r < ROWS; ++r) {
-                const typename P::Scalar scalar = P::scalar(x + r * x_stride + k);
-                sums[r][0] = P::multiply_add(sums[r][0], first, scalar);
-                sums[r][1] = P::multiply_add(sums[r][1], second, scalar);
+            if (FETCH)
+                for (int v = 0; v < TILE_VECTORS; ++v)
+                    __builtin_prefetch(next_panel + (long)k * PANEL + v * LANES * P::UNIT, 0, 2);
+#pragma GCC unroll 2
+            for (int part = 0; part < P::PARTS; ++part) {
+                const auto first = P::part(P::units(from), part);
+                const auto second = P::part(P::units(from + LANES * P::UNIT), part);
+                for (int r = 0; r < ROWS; ++r) {
+                    const typename P::Scalar scalar = P::scalar(x + r * x_stride + k, part);
+                    sums[r][0] = P::multiply_add(sums[r][0], first, scalar);
+                    sums[r][1] = P::multiply_add(sums[r][1], second, scalar);
+                }
             }
         }
         if (scales)
             for (int r = 0; r < ROWS; ++r)
-                for (int v = 0; v < 2; ++v)
+                for (int v = 0; v < TILE_VECTORS; ++v)
                     sums[r][v] = sums[r][v] * load(scales + v * LANES) + (bias ? load(bias + v * LANES) : Vector{});
+        if (is_float)
+            write(sums, static_cast<float*>(out));
+        else
+            write(sums, static_cast<T*>(out));
+    }
+
+    template <int ROWS, typename Out>
+    void write(const Vector (&sums)[ROWS][TILE_VECTORS], Out* to) const {
         for (int r = 0; r < ROWS; ++r) {
-            Out* row = out + r * out_stride;
-            if (num_columns == PANEL) {
-                store(row, sums[r][0]);
-                store(row + LANES, sums[r][1]);
+            Out* row = to + r * out_stride;
+            if (num_columns == TILE_COLUMNS) {
+                for (int v = 0; v < TILE_VECTORS; ++v) store(row + v * LANES, sums[r][v]);
             } else {
-                float columns[PANEL];
-                store(columns, sums[r][0]);
-                store(columns + LANES, sums[r][1]);
+                float columns[TILE_COLUMNS];
+                for (int v = 0; v < TILE_VECTORS; ++v) store(columns + v * LANES, sums[r][v]);
                 for (int n = 0; n < num_columns; ++n) assign(row[n], columns[n]);
             }
         }
@@ -213,6 +226,8 @@ struct Tile {
 
 template <typename T, typename Out>
 struct Linear {
+    typedef typename Products<T>::Factor Factor;
+
     const void* panels;   // of T; or of int8, with scales
     const float* bias;    // padded to whole panels; or null
     const float* scales;  // likewise
@@ -222,42 +237,77 @@ struct Linear {
     void run(Team& team, const T* x, int num_rows, Out* out) const {
         if (num_rows == 0) return;
         const int count = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
-        std::vector<T> spread(scales ? (long)PANEL * num_inputs : 0);
         const long task_work = (long)std::min(num_rows, ROW_BLOCK) * num_inputs * PANEL;
         const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)count * blocks / (4 * team.size())));
+        Factors factors{x, num_inputs};
         team.share(count * blocks, grain, [&](int task) {
-            const int first = task / count * ROW_BLOCK;
-            run_panel(task % count, x, first, std::min(num_rows, first + ROW_BLOCK), out, spread.data());
+            const int first = task / count * ROW_BLOCK, end = std::min(num_rows, first + ROW_BLOCK);
+            run_panel(task % count, factors.of_rows(first, end), end - first, out + (long)first * num_outputs);
         });
     }
 
-    void run_panel(int panel, const T* x, int first, int end, Out* out, T* spread) const {
+private:
+    // Rows of x as products take them: where they are, or widened by each thread for itself, block by block.
+    struct Factors {
+        const T* x;
+        int num_inputs;
+        int block_start = -1;
+
+        const Factor* of_rows(int first, int end) {
+            if constexpr (std::is_same<Factor, T>::value) {
+                return x + (long)first * num_inputs;
+            } else {
+                thread_local std::vector<Factor> wide;
+                if (block_start != first) {
+                    const long size = (long)(end - first) * num_inputs;
+                    if (wide.size() < (size_t)size) wide.resize(size);
+                    widen(x + (long)first * num_inputs, size, wide.data());
+                    block_start = first;
+                }
+                return wide.data();
+            }
+        }
+
+        static void widen(const T* from, long size, Factor* to) {
+            long i = 0;
+            for (; i + LANES <= size; i += LANES) store(to + i, load(from + i));
+            for (; i < size; ++i) to[i] = to_float(from[i]);
+        }
+    };
+
+    void run_panel(int panel, const Factor* x, int num_rows, Out* out) const {
         const long size = (long)PANEL * num_inputs;
-        if (!scales) return run_tiles(panel, static_cast<const T*>(panels) + panel * size, true, x, first, end, out);
+        if (!scales) return run_tiles(panel, static_cast<const T*>(panels) + panel * size, true, x, num_rows, out);
         const int8_t* integers = static_cast<const int8_t*>(panels) + panel * size;
-        if (end - first <= 2 * TILE_ROWS) return run_tiles(panel, integers, true, x, first, end, out);
-        for (long i = 0; i < size; i += LANES) store(spread + i, load(integers + i));
-        run_tiles(panel, spread, false, x, first, end, out);
+        if (num_rows <= 2 * TILE_ROWS) return run_tiles(panel, integers, true, x, num_rows, out);
+        thread_local std::vector<T> spread;
+        if (spread.size() < (size_t)size) spread.resize(size);
+        for (long i = 0; i < size; i += LANES) store(spread.data() + i, load(integers + i));
+        run_tiles(panel, spread.data(), false, x, num_rows, out);
     }
 
-    // Rows [first, end) in tiles of about the same number.
+    // All rows in tiles of about the same number.
     template <typename Stored>
-    void run_tiles(int panel, const Stored* weights, bool in_place, const T* x, int first, int end, Out* out) const {
-        const int num_tiles = (end - first + TILE_ROWS - 1) / TILE_ROWS, rows = (end - first + num_tiles - 1) / num_tiles;
-        for (int row = first; row < end; row += rows) {
+    void run_tiles(int panel, const Stored* weights, bool in_place, const Factor* x, int num_rows, Out* out) const {
+        const int num_tiles = (num_rows + TILE_ROWS - 1) / TILE_ROWS, rows = (num_rows + num_tiles - 1) / num_tiles;
+        for (int row = 0; row < num_rows; row += rows) {
             // The first tile is busy reading its own panel; fetching the next one is left to the last.
-            const bool fetch = in_place && row > first && row + rows >= end && panel + 1 < num_panels(num_outputs);
-            const Tile<T, Stored, Out> tile{x + (long)row * num_inputs,
-                                            num_inputs,
-                                            weights,
-                                            fetch ? weights + (long)PANEL * num_inputs : nullptr,
-                                            num_inputs,
-                                            bias ? bias + panel * PANEL : nullptr,
-                                            scales ? scales + panel * PANEL : nullptr,
-                                            out + (long)row * num_outputs + panel * PANEL,
-                                            num_outputs,
-                                            std::min(PANEL, num_outputs - panel * PANEL)};
-            tile.multiply(std::min(rows, end - row));
+            const bool fetch = in_place && row > 0 && row + rows >= num_rows && panel + 1 < num_panels(num_outputs);
+            for (int n = 0; n < PANEL && panel * PANEL + n < num_outputs; n += TILE_COLUMNS) {
+                const Stored* outputs = weights + n * Products<T>::UNIT;
+                const Tile<T, Stored> tile{x + (long)row * num_inputs,
+                                           num_inputs,
+                                           outputs,
+                                           fetch ? outputs + (long)PANEL * num_inputs : nullptr,
+                                           num_inputs,
+                                           bias ? bias + panel * PANEL + n : nullptr,
+                                           scales ? scales + panel * PANEL + n : nullptr,
+                                           out + (long)row * num_outputs + panel * PANEL + n,
+                                           std::is_same<Out, float>::value,
+                                           num_outputs,
+                                           std::min(TILE_COLUMNS, num_outputs - panel * PANEL - n)};
+                tile.multiply(std::min(rows, num_rows - row));
+            }
         }
     }
 };

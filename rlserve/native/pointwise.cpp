@@ -12,6 +12,7 @@ int threads_for(long num_elements, int num_threads) { return num_elements >= PAR
 }  // namespace
 }  // namespace rlserve
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 #define RLSERVE_POINTWISE(NAME, ELEMENT)                                                                           \

@@ -119,6 +119,7 @@ void run(Program& program) {
 }  // namespace
 }  // namespace rlserve
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 void run_program_float32(rlserve::Program* program) { rlserve::run<float>(*program); }

@@ -199,6 +199,7 @@ void score(const float* logits, int num_tokens, int num_rows, const int64_t* tar
 }  // namespace
 }  // namespace rlserve
 
+#pragma GCC visibility push(default)
 extern "C" {
 
 void score_float32(const float* logits, int num_tokens, int num_rows, const int64_t* targets, float temperature,

@@ -1,4 +1,4 @@
-// Sixteen floats at a time, in the compiler's own vector type: it becomes AVX-512, AVX2 or NEON as there is.
+// As many floats at a time as a register holds, in the compiler's own vector type: AVX-512, AVX2, or what else there is.
 #pragma once
 
 #include <cstdint>
@@ -10,25 +10,41 @@
 
 namespace rlserve {
 
+// Never more than a register: the compiler keeps wider vectors in memory.
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#elif defined(__AVX2__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
 
-typedef float Vector __attribute__((vector_size(64)));
-typedef int32_t IntVector __attribute__((vector_size(64)));
-typedef uint32_t BitVector __attribute__((vector_size(64)));
-typedef uint16_t HalfVector __attribute__((vector_size(32)));
-typedef int8_t ByteVector __attribute__((vector_size(16)));
+typedef float Vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t IntVector __attribute__((vector_size(4 * LANES)));
+typedef uint32_t BitVector __attribute__((vector_size(4 * LANES)));
+typedef uint16_t HalfVector __attribute__((vector_size(2 * LANES)));
+typedef int16_t PairVector __attribute__((vector_size(2 * LANES)));
+typedef int8_t ByteVector __attribute__((vector_size(LANES)));
 
 // The upper half of a float's bits.
 struct bfloat16 {
     uint16_t bits;
 };
 
+#if defined(__AVX512F__)
 constexpr IntVector COUNTING = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#elif defined(__AVX2__)
+constexpr IntVector COUNTING = {0, 1, 2, 3, 4, 5, 6, 7};
+#else
+constexpr IntVector COUNTING = {0, 1, 2, 3};
+#endif
 
 // The numbers at the given places of both vectors, one behind the other.
 inline IntVector shuffle(IntVector first, IntVector second, IntVector places) {
 #ifdef __AVX512F__
     return (IntVector)_mm512_permutex2var_epi32((__m512i)first, (__m512i)places, (__m512i)second);
+#elif !defined(__clang__)
+    return __builtin_shuffle(first, second, places);
 #else
     IntVector chosen;
     for (int i = 0; i < LANES; ++i) chosen[i] = places[i] < LANES ? first[places[i]] : second[places[i] - LANES];
@@ -36,7 +52,7 @@ inline IntVector shuffle(IntVector first, IntVector second, IntVector places) {
 #endif
 }
 
-// Writes a vector to its whole 64 bytes of memory past the cache, to be seen by other threads after end_streams.
+// Writes a vector to memory: past the cache where it fills a line of it, to be seen by others after end_streams.
 inline void stream(void* to, IntVector vector) {
 #ifdef __AVX512F__
     _mm512_stream_si512(static_cast<__m512i*>(to), (__m512i)vector);
@@ -51,7 +67,8 @@ inline void end_streams() {
 #endif
 }
 
-inline int round_up(int value) { return (value + LANES - 1) / LANES * LANES; }
+// To whole vectors of any machine. Mirrored by round_up in attention.py.
+inline int round_up(int value) { return (value + 15) / 16 * 16; }
 
 inline Vector broadcast(float value) { return Vector{} + value; }
 
@@ -109,36 +126,21 @@ inline void assign(bfloat16& to, float value) {
     to.bits = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-typedef float HalfOfVector __attribute__((vector_size(32)));
-typedef float QuarterOfVector __attribute__((vector_size(16)));
-
-// The two halves of a vector, to be folded onto each other.
-template <typename Wide, typename Narrow>
-inline void halve(const Wide& vector, Narrow* low, Narrow* high) {
-    std::memcpy(low, &vector, sizeof *low);
-    std::memcpy(high, reinterpret_cast<const char*>(&vector) + sizeof *low, sizeof *high);
-}
-
-inline float sum(Vector vector) {
-    HalfOfVector a, b;
-    halve(vector, &a, &b);
-    QuarterOfVector c, d;
-    halve(HalfOfVector(a + b), &c, &d);
-    c += d;
-    return (c[0] + c[2]) + (c[1] + c[3]);
+// The lanes folded in half, and again, until one is left.
+template <typename Fold>
+inline float fold(Vector vector, Fold combine) {
+    for (int width = LANES / 2; width > 0; width /= 2)
+        vector = combine(vector, (Vector)shuffle((IntVector)vector, (IntVector)vector, COUNTING ^ width));
+    return vector[0];
 }
 
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
-inline float largest(Vector vector) {
-    HalfOfVector a, b;
-    halve(vector, &a, &b);
-    QuarterOfVector c, d;
-    halve(HalfOfVector(a > b ? a : b), &c, &d);
-    c = c > d ? c : d;
-    const float even = c[0] > c[2] ? c[0] : c[2], odd = c[1] > c[3] ? c[1] : c[3];
-    return even > odd ? even : odd;
+inline float sum(Vector vector) {
+    return fold(vector, [](Vector a, Vector b) { return a + b; });
 }
+
+inline float largest(Vector vector) { return fold(vector, larger); }
 
 // e to the x by range reduction and a polynomial (Cephes, expf), within 2 units in the last place.
 // 0 below -87, where floats become subnormal; NaN stays NaN.
@@ -164,12 +166,13 @@ inline Vector exponential(Vector x) {
 // Within 2e-7, absolute; NaN stays NaN.
 inline Vector hyperbolic_tangent(Vector x) { return 1.0f - 2.0f / (exponential(2.0f * x) + 1.0f); }
 
-// What products are made of. Along the dimension that is summed over, memory holds UNIT neighbours side by side, so
-// that one instruction multiplies and adds all of them: two of bfloat16 where the processor can, and the same layout
-// elsewhere. A sum always runs in order of that dimension, so it does not depend on how much is computed with it.
+// What products are made of. Along the dimension that is summed over, memory holds UNIT neighbours side by side: two of
+// bfloat16. Where the processor can, one instruction multiplies and adds both; elsewhere each of the PARTS of a unit is
+// widened to float, and its factors on the other side are kept as float from the start. A sum always runs in order of
+// that dimension, so it does not depend on how much is computed with it.
 template <typename Stored>
 struct Products {  // float, and int8 that is multiplied by float
-    static constexpr int UNIT = 1;
+    static constexpr int UNIT = 1, PARTS = 1;
     typedef float Factor;  // what the other side holds
     typedef Vector Units;
     typedef float Scalar;
@@ -178,13 +181,15 @@ struct Products {  // float, and int8 that is multiplied by float
     static Units units(const From* from) {
         return load(from);
     }
-    static Scalar scalar(const Factor* from) { return *from; }
-    static Vector multiply_add(Vector sum, Units units, Scalar scalar) { return sum + units * scalar; }
+    static Vector part(Units units, int) { return units; }
+    static Scalar scalar(const Factor* from, int) { return *from; }
+    static Vector multiply_add(Vector sum, Vector part, Scalar scalar) { return sum + part * scalar; }
 };
 
+#ifdef __AVX512BF16__
 template <>
 struct Products<bfloat16> {
-    static constexpr int UNIT = 2;
+    static constexpr int UNIT = 2, PARTS = 1;
     typedef bfloat16 Factor;
     typedef BitVector Units;
     typedef uint32_t Scalar;
@@ -195,31 +200,44 @@ struct Products<bfloat16> {
         return pairs;
     }
     static Units units(const int8_t* from) {  // which bfloat16 holds exactly
-        bfloat16 pairs[2 * LANES];
-#ifdef __AVX512BF16__
-        const __m512bh both = _mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
-        std::memcpy(pairs, &both, sizeof both);
-#else
-        store(pairs, load(from));
-        store(pairs + LANES, load(from + LANES));
-#endif
-        return units(pairs);
+        return (BitVector)_mm512_cvtne2ps_pbh((__m512)load(from + LANES), (__m512)load(from));
     }
-    static Scalar scalar(const bfloat16* from) {
+    static Units part(Units units, int) { return units; }
+    static Scalar scalar(const bfloat16* from, int) {
         uint32_t pair;
         std::memcpy(&pair, from, sizeof pair);
         return pair;
     }
-    static Vector multiply_add(Vector sum, Units units, Scalar scalar) {
-#ifdef __AVX512BF16__
-        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)units, (__m512bh)_mm512_set1_epi32((int)scalar));
-#else
-        const BitVector factors = BitVector{} + scalar;
-        sum += (Vector)(units << 16) * (Vector)(factors << 16);
-        return sum + (Vector)(units & 0xffff0000u) * (Vector)(factors & 0xffff0000u);
-#endif
+    static Vector multiply_add(Vector sum, Units part, Scalar scalar) {
+        return (Vector)_mm512_dpbf16_ps((__m512)sum, (__m512bh)part, (__m512bh)_mm512_set1_epi32((int)scalar));
     }
 };
+#else
+template <>
+struct Products<bfloat16> {
+    static constexpr int UNIT = 2, PARTS = 2;
+    typedef float Factor;
+    typedef BitVector Units;
+    typedef float Scalar;
+
+    static Units units(const bfloat16* from) {
+        BitVector pairs;
+        std::memcpy(&pairs, from, sizeof pairs);
+        return pairs;
+    }
+    static IntVector units(const int8_t* from) {
+        PairVector pairs;
+        std::memcpy(&pairs, from, sizeof pairs);
+        return __builtin_convertvector(pairs, IntVector);
+    }
+    static Vector part(Units units, int part) { return (Vector)(part ? units & 0xffff0000u : units << 16); }
+    static Vector part(IntVector units, int part) {
+        return __builtin_convertvector(part ? units >> 8 : units << 24 >> 24, Vector);
+    }
+    static Scalar scalar(const float* from, int part) { return from[part]; }
+    static Vector multiply_add(Vector sum, Vector part, Scalar scalar) { return sum + part * scalar; }
+};
+#endif
 
 // Only the first neighbour of each unit.
 inline Vector first_of_units(Vector units) { return units; }

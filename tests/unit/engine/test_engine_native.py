@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model
+from instruction_sets import OLDER, instructions_up_to, only_on_x86
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.cpu_kernel import CpuKernelAttention
@@ -93,6 +94,32 @@ def test_attention_with_window_cap_scale_and_offset_equals_the_reference(
     }
     _compare_attention(_spec(6, 2, 20, **changes), block_size, dtype)
     _compare_attention(_spec(4, 4, 16, layer_windows=(0, window)), block_size, dtype)
+
+
+@only_on_x86
+@pytest.mark.parametrize("older", OLDER)
+def test_attention_of_older_processors_equals_the_reference(older: str) -> None:
+    with instructions_up_to(older):
+        for dtype in (torch.float32, torch.bfloat16):
+            _compare_attention(_spec(6, 2, 20, layer_windows=(0, 16)), 4, dtype)
+            _compare_attention(_spec(20, 1, 80), 40, dtype)
+
+
+@only_on_x86
+@pytest.mark.parametrize("older", OLDER)
+def test_a_model_of_bfloat16_is_a_program_on_older_processors_and_alike_in_any_batch(
+    older: str, tmp_path: Path
+) -> None:
+    folder = save_model(tmp_path, initializer_range=0.1)
+    requests = [make_request(str(index), range(1, 4 + 7 * index), n=2, max_tokens=8, seed=index) for index in range(5)]
+    newest = run(make_engine(folder, dtype="bfloat16"), requests[3:4])["3"].samples
+    with instructions_up_to(older):
+        together = run(make_engine(folder, dtype="bfloat16"), requests)
+        for request in requests:
+            alone = run(make_engine(folder, dtype="bfloat16"), [request])[request.id]
+            assert alone.samples == together[request.id].samples
+    for sample, other in zip(together["3"].samples, newest, strict=True):
+        assert sample.log_probs[0] == pytest.approx(other.log_probs[0], abs=0.05)
 
 
 def _compare_attention(spec: ModelSpec, block_size: int, dtype: torch.dtype) -> None:
