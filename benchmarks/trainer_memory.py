@@ -127,6 +127,7 @@ def make_batch(case: MemoryCase, vocab_size: int, step: int) -> Batch:
         behaviour_log_probs=log_probs,
         weight_versions=np.full(num_tokens, step, dtype=np.int32),
         rewards=rng.normal(size=case.num_samples).astype(np.float32),
+        is_truncated=np.zeros(case.num_samples, dtype=bool),
     )
 
 

@@ -46,10 +46,13 @@ class Trainer(ABC):
     def step(self, batch: Batch) -> dict[str, float]:
         """Train on one batch and return its metrics, the same on every rank.
 
-        Every rank is given the whole batch and computes its share of the logical shards.
+        Every rank is given the whole batch and computes its share of the logical shards. Samples whose rewards or
+        log-probabilities are not all finite are left out, and counted in ``training/num_nonfinite_samples``.
 
         Raises:
-            NonFiniteLossError: on all ranks; the loss or the gradient is not finite; nothing of the step stays applied.
+            NonFiniteLossError: on all ranks; the loss or the gradient is not finite, or no sample is; nothing of the
+                step stays applied.
+            UserError: this rank ran out of memory; the message names what to lower.
             WorkerFailedError: a rank died or did not answer in time. The group is broken: ``rollback``, then
                 ``resize`` into a new one (or ``leave``).
         """

@@ -34,11 +34,13 @@ class Batch:
     """[A] version of the weights that made each response token."""
     rewards: NDArray[np.float32]
     """[B] one number for the whole response, credited to its last token."""
+    is_truncated: NDArray[np.bool_]
+    """[B] where the response was cut by a limit of length, and did not end by itself."""
 
     def __post_init__(self) -> None:
         num_samples, num_response_tokens = len(self.sample_ids), int(self.response_lengths.sum())
         assert self.group_index.shape == self.prompt_lengths.shape == self.response_lengths.shape == (num_samples,)
-        assert self.rewards.shape == (num_samples,)
+        assert self.rewards.shape == self.is_truncated.shape == (num_samples,)
         assert num_samples >= 1
         assert self.prompt_lengths.min() >= 1, "a prompt needs a token, whose state predicts the first of the response"
         assert self.response_lengths.min() >= 1, "a response needs a token, which the reward is credited to"
@@ -55,3 +57,28 @@ class Batch:
     def num_response_tokens(self) -> int:
         """A."""
         return int(self.response_lengths.sum())
+
+    def is_finite(self) -> NDArray[np.bool_]:
+        """[B] whether all numbers of a sample are finite: its reward, and both log-probabilities of each token."""
+        per_token = np.isfinite(self.log_probs) & np.isfinite(self.behaviour_log_probs)
+        starts = np.cumsum(self.response_lengths) - self.response_lengths
+        return np.logical_and.reduceat(per_token, starts) & np.isfinite(self.rewards)
+
+    def select(self, samples: NDArray[np.int64]) -> Batch:
+        """The batch of these samples alone, given by their indices [S], at least one."""
+        chosen = np.zeros(self.num_samples, dtype=bool)
+        chosen[samples] = True
+        assert (np.diff(samples) > 0).all(), "in the order of the batch"
+        of_token = np.repeat(chosen, self.response_lengths)
+        return Batch(
+            sample_ids=tuple(self.sample_ids[index] for index in samples),
+            group_index=self.group_index[chosen],
+            prompt_lengths=self.prompt_lengths[chosen],
+            response_lengths=self.response_lengths[chosen],
+            token_ids=self.token_ids[np.repeat(chosen, self.prompt_lengths + self.response_lengths)],
+            log_probs=self.log_probs[of_token],
+            behaviour_log_probs=self.behaviour_log_probs[of_token],
+            weight_versions=self.weight_versions[of_token],
+            rewards=self.rewards[chosen],
+            is_truncated=self.is_truncated[chosen],
+        )

@@ -38,6 +38,13 @@ class AlgorithmConfig:
     """Weight of the value loss."""
     importance_sampling_cap: float = 2.0
     """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
+    bound_whitening: bool = True
+    """Whitened advantages have standard deviation 1, or less where the rewards that follow the tokens spread less than
+    the advantages do: then most of the advantages is the critic's error. Where all rewards are alike the policy stays
+    as it is. False whitens to 1 always, as TRL and verl do."""
+    bootstrap_truncated: bool = False
+    """Count the critic's value of the state after the last token of an answer that was cut by a limit of length. False
+    takes every answer's end for the end of the episode, as TRL and verl do."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -76,6 +83,8 @@ class TrainerConfig:
     """Optimizer steps over which the learning rates rise linearly to their value."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW, policy and critic."""
+    decay_norms_and_biases: bool = False
+    """Let weight decay act on norms and biases too, as plain AdamW does; False as the Trainer of transformers."""
     adam_beta1: float = 0.9
     """Decay of the mean of the gradients in AdamW."""
     adam_beta2: float = 0.95

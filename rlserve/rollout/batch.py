@@ -10,6 +10,7 @@ from itertools import chain
 
 import numpy as np
 
+from rlserve.engine import FinishReason
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.trainers.batch import Batch
 
@@ -49,4 +50,5 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
             count=num_response_tokens,
         ),
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
+        is_truncated=np.array([sample.finish_reason is FinishReason.LENGTH for sample in samples]),
     )

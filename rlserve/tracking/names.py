@@ -63,6 +63,7 @@ METRICS: Mapping[str, str] = {
     "training/log_prob_diff_staleness": "steps that the tokens compared there are old: 0 means the same weights",
     "training/rollout_probs_diff_mean": "the same difference of probabilities",
     "training/importance_weight_mean": "mean truncated importance weight",
+    "training/num_nonfinite_samples": "samples left out of the step: a reward or a log-probability was not finite",
     "training/behaviour_kl": "KL of the distribution that was sampled from to the policy at the start of the step",
     STEP_S: "seconds of the training step, waiting included",
     WAIT_S: "seconds that the trainer waited for samples",

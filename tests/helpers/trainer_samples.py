@@ -36,9 +36,15 @@ FAMILIES = tuple(_FAMILIES)
 
 
 def save_tiny_model(
-    folder: Path, family: str = "qwen3", *, tied: bool = True, hidden_size: int = 32, initializer_range: float = 0.2
+    folder: Path,
+    family: str = "qwen3",
+    *,
+    tied: bool = True,
+    hidden_size: int = 32,
+    initializer_range: float = 0.2,
+    **fields: Any,
 ) -> str:
-    """Write a random model of some 20,000 parameters; returns its path."""
+    """Write a random model of some 20,000 parameters; returns its path. ``fields`` go into its configuration."""
     config_class, own = _FAMILIES[family]
     config = config_class(
         vocab_size=VOCABULARY,
@@ -54,7 +60,7 @@ def save_tiny_model(
         bos_token_id=None,
         eos_token_id=None,
         pad_token_id=None,
-        **own,
+        **own | fields,
     )
     with torch.random.fork_rng():
         torch.manual_seed(7)
@@ -80,4 +86,5 @@ def random_batch(seed: int, num_samples: int = 12, *, longest: int = 12) -> Batc
         behaviour_log_probs=log_probs,
         weight_versions=np.zeros(num_response_tokens, dtype=np.int32),
         rewards=rng.normal(size=num_samples).astype(np.float32),
+        is_truncated=np.zeros(num_samples, dtype=bool),
     )

@@ -45,5 +45,6 @@ def test_trained_weights_reach_the_engine_under_the_same_names(family: str, tmp_
         behaviour_log_probs=np.array(sample.behaviour_log_probs, dtype=np.float32),
         weight_versions=np.ones(len(sample.token_ids), dtype=np.int32),
         rewards=np.zeros(1, dtype=np.float32),
+        is_truncated=np.zeros(1, dtype=bool),
     )
     np.testing.assert_allclose(trainer.log_probs(batch), sample.log_probs, atol=1e-4)

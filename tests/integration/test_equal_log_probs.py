@@ -80,6 +80,7 @@ def batch_of(samples: Sequence[tuple[Request, SampleOutput]]) -> Batch:
         behaviour_log_probs=behaviour,
         weight_versions=np.zeros(len(log_probs), dtype=np.int32),
         rewards=np.random.default_rng(0).normal(size=number).astype(np.float32),
+        is_truncated=np.zeros(number, dtype=bool),
     )
 
 

@@ -7,6 +7,8 @@ Legend: B samples, A response tokens of all samples end to end, R longest respon
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,18 +42,25 @@ def generalised_advantages(
     *,
     gamma: float,
     gae_lambda: float,
+    final_values: NDArray[np.float32] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Advantages and returns, both [A] (Schulman et al. 2015, arXiv 1506.02438, equation 16).
 
-        delta_t     = r_t + gamma V_{t+1} - V_t           V after the last token is 0: the episode has ended
+        delta_t     = r_t + gamma V_{t+1} - V_t           V after the last token is that of ``final_values``
         advantage_t = delta_t + gamma lambda advantage_{t+1}
         return_t    = advantage_t + V_t
 
     ``values[t]`` is the critic's value of the state *before* token t is made.
+
+    Args:
+        final_values: [B] the value of the state after a sample's last token: 0 where the episode has ended, as it has
+            for all samples if this is None.
     """
     rewards_BR, values_BR = (_pad(flat, response_lengths) for flat in (per_token_rewards, values))
     num_samples, longest = rewards_BR.shape
     next_values_BR = np.concatenate([values_BR[:, 1:], np.zeros((num_samples, 1))], axis=1)
+    if final_values is not None:
+        next_values_BR[np.arange(num_samples), response_lengths - 1] = final_values
     deltas_BR = rewards_BR + gamma * next_values_BR - values_BR
     advantages_BR = np.zeros_like(deltas_BR)
     running_B = np.zeros(num_samples)
@@ -63,9 +72,22 @@ def generalised_advantages(
     return advantages, advantages + values
 
 
-def whiten(advantages: FloatArray) -> FloatArray:
-    """[A] advantages shifted to mean 0 and scaled to (population) standard deviation 1 over all tokens."""
-    whitened: FloatArray = (advantages - advantages.mean()) / (advantages.std() + 1e-8)
+def rewards_to_go(per_token_rewards: FloatArray, response_lengths: NDArray[np.int32], *, gamma: float) -> FloatArray:
+    """[A] the discounted rewards of a token and all after it, without any estimate: what there is to learn from."""
+    no_values = np.zeros(len(per_token_rewards), dtype=np.float32)
+    return generalised_advantages(per_token_rewards, no_values, response_lengths, gamma=gamma, gae_lambda=1.0)[0]
+
+
+def whiten(advantages: FloatArray, max_spread: float = math.inf) -> FloatArray:
+    """[A] advantages shifted to mean 0 and scaled to (population) standard deviation 1 over all tokens; a lone token
+    gets 0.
+
+    Args:
+        max_spread: standard deviation of what the advantages estimate. Where theirs is larger, the rest is the critic's
+            error, which scaling to 1 would blow up; so they are scaled to the quotient of the two instead.
+    """
+    spread = advantages.std() + 1e-8
+    whitened: FloatArray = (advantages - advantages.mean()) / spread * min(1.0, max_spread / spread)
     return whitened
 
 

@@ -5,6 +5,7 @@ Legend: A response tokens of the batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,14 @@ from torch import Tensor
 
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.config import AlgorithmConfig
-from rlserve.trainers.ppo.advantages import generalised_advantages, token_rewards, whiten
+from rlserve.trainers.ppo.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 
 FloatArray = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scores:
-    """What the networks say about the batch before the step; each [A]. None where the step does not need it."""
+    """What the networks say about the batch before the step; each [A] but the last. None where it needs none."""
 
     values: FloatArray
     log_probs: FloatArray | None
@@ -30,6 +31,8 @@ class Scores:
     """Under the model itself, at temperature 1."""
     reference_log_probs: FloatArray | None
     """Under the frozen reference, at the same temperature."""
+    final_values: FloatArray | None = None
+    """[B] of the states after the samples' last tokens, 0 where the episode ends; None if it ends for all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,8 +58,16 @@ def make_experience(batch: Batch, scores: Scores, algorithm: AlgorithmConfig, de
         batch.rewards, batch.response_lengths, scores.log_probs, scores.reference_log_probs, algorithm.kl_coefficient
     )
     advantages, returns = generalised_advantages(
-        rewards, scores.values, batch.response_lengths, gamma=algorithm.gamma, gae_lambda=algorithm.gae_lambda
+        rewards,
+        scores.values,
+        batch.response_lengths,
+        gamma=algorithm.gamma,
+        gae_lambda=algorithm.gae_lambda,
+        final_values=scores.final_values,
     )
+    max_spread = math.inf
+    if algorithm.bound_whitening:
+        max_spread = float(rewards_to_go(rewards, batch.response_lengths, gamma=algorithm.gamma).std())
 
     def to_device(array: NDArray[np.float32] | NDArray[np.float64]) -> Tensor:
         return torch.from_numpy(array.astype(np.float32)).to(device)
@@ -67,6 +78,6 @@ def make_experience(batch: Batch, scores: Scores, algorithm: AlgorithmConfig, de
         old_values=to_device(scores.values),
         rewards=to_device(rewards),
         advantages=to_device(advantages),
-        whitened_advantages=to_device(whiten(advantages)),
+        whitened_advantages=to_device(whiten(advantages, max_spread)),
         returns=to_device(returns),
     )

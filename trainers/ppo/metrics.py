@@ -20,6 +20,9 @@ from rlserve.trainers.ppo.experience import Experience, Scores
 from rlserve.trainers.ppo.losses import LossTerm
 from rlserve.trainers.ppo.objective import PolicyTerms
 
+_MAX_EXPONENT = 20.0
+"""Beyond it the estimate of one token would drown all others."""
+
 
 def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     """Scores, lengths and staleness of the samples, for a trainer that has taken ``num_steps`` steps."""
@@ -27,6 +30,7 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     return {
         **_spread("critic/score", batch.rewards),
         **_spread("response_length", batch.response_lengths),
+        "response_length/clip_ratio": float(batch.is_truncated.mean()),
         **_spread("prompt_length", batch.prompt_lengths),
         "training/staleness/mean": float(staleness.mean()),
         "training/staleness/max": float(staleness.max()),
@@ -59,21 +63,25 @@ def mismatch_metrics(batch: Batch, raw_log_probs: NDArray[np.float32], num_steps
         "training/log_prob_diff_mean": float(difference.mean()),
         "training/log_prob_diff_max": float(difference.max()),
         "training/log_prob_diff_staleness": float(num_steps - newest),
-        "training/rollout_probs_diff_mean": float(np.abs(np.exp(engine) - np.exp(trainer)).mean()),
+        # Whatever an engine says, no probability is above 1.
+        "training/rollout_probs_diff_mean": float(np.abs(np.exp(np.minimum(engine, 0.0)) - np.exp(trainer)).mean()),
     }
 
 
 def reference_metrics(scores: Scores) -> dict[str, float]:
-    """Estimates of the KL divergence from the frozen reference, per token: by one sample, and k3 of Schulman
-    (http://joschu.net/blog/kl-approx.html), which is never negative. Nothing where there is no reference."""
+    """KL divergence from the frozen reference, per token, by two estimates; nothing where there is no reference.
+
+    With d = log π - log π_reference of a sampled token, ``critic/kl`` is the mean of d, which is what the reward is
+    reduced by and can be negative; ``critic/kl_k3`` that of exp(-d) - 1 + d, which has the same expectation and never
+    is (Schulman 2020, "Approximating KL divergence", k1 and k3). Both hold for tokens drawn from π over the whole
+    vocabulary.
+    """
     if scores.reference_log_probs is None:
         return {}
     assert scores.log_probs is not None
-    log_ratios = scores.log_probs.astype(np.float64) - scores.reference_log_probs
-    return {
-        "critic/kl": float(log_ratios.mean()),
-        "critic/kl_k3": float((np.expm1(-log_ratios) + log_ratios).mean()),
-    }
+    difference = scores.log_probs.astype(np.float64) - scores.reference_log_probs
+    exponent = np.minimum(-difference, _MAX_EXPONENT)
+    return {"critic/kl": float(difference.mean()), "critic/kl_k3": float((np.expm1(exponent) + difference).mean())}
 
 
 def update_metrics(

@@ -63,14 +63,15 @@ def load_policy(model_path: str, *, load_weights: bool) -> Any:
             f"{model_path!r} has architecture {architecture}, which cannot be trained; "
             f"supported: {', '.join(SUPPORTED_ARCHITECTURES)}"
         )
+    options = _experts_options(config)
     if not load_weights:
         with no_init_weights():
-            policy = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+            policy = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **options)
         policy.tie_weights()  # part of the initialisation that was left out
         return policy.eval()
     try:
         policy, report = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True
+            model_path, dtype=torch.float32, trust_remote_code=False, output_loading_info=True, **options
         )
     except OSError as error:
         raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
@@ -78,6 +79,12 @@ def load_policy(model_path: str, *, load_weights: bool) -> Any:
     if unfit:
         raise ModelError(f"{model_path!r} lacks weights that its config.json asks for, such as {unfit[0]}")
     return policy.eval()
+
+
+def _experts_options(config: Any) -> dict[str, str]:
+    """Grouped products need rows of a multiple of 16 bytes; experts of other sizes are computed one after another."""
+    sizes = (config.hidden_size, getattr(config, "moe_intermediate_size", 0))
+    return {"experts_implementation": "eager"} if sizes[1] and any(size % 4 for size in sizes) else {}
 
 
 def make_critic(policy: Any, seed: int) -> Critic:

@@ -28,9 +28,18 @@ class FlatAdamW:
         self._adamw = torch.optim.AdamW(
             [{"params": [segment], "name": name} for name, segment in self._segments.items()],
             betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
+            weight_decay=0.0,
             fused=True,
         )
+        # Norms and biases are the vectors among the parameters. Decay comes before the update, so it can be apart.
+        self._decayed = {
+            name: [
+                view
+                for view in flat.views(name, flat.vector).values()
+                if view.ndim > 1 or config.decay_norms_and_biases
+            ]
+            for name in flat.segments
+        }
 
     def learning_rates(self) -> dict[str, float]:
         """Those of the next update: rising linearly over ``num_warmup_steps`` updates."""
@@ -56,6 +65,8 @@ class FlatAdamW:
                 "exp_avg": self.first_moment[where],
                 "exp_avg_sq": self.second_moment[where],
             }
+            if self._config.weight_decay > 0:
+                torch._foreach_mul_(self._decayed[name], 1.0 - rates[name] * self._config.weight_decay)
         self._adamw.step()
         self._adamw.zero_grad()
         self.num_updates += 1

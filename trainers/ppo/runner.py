@@ -38,9 +38,9 @@ class ShardRunner:
         """The parts of a shard that go through a network at once, in order."""
         return cut_into_passes(batch, shard, self._config.ppo_max_token_len_per_gpu)
 
-    def inputs(self, batch: Batch, shard: LogicalShard) -> ShardInputs:
-        """A shard or a pass, padded, on this rank's device."""
-        return shard_inputs(batch, shard, self.device)
+    def inputs(self, batch: Batch, shard: LogicalShard, *, states_after: bool = False) -> ShardInputs:
+        """A shard or a pass, padded, on this rank's device; ``states_after`` as for ``shard_inputs``."""
+        return shard_inputs(batch, shard, self.device, states_after=states_after)
 
     def autocast(self) -> torch.autocast:
         """Passes inside compute in the configured type; weights stay float32."""
@@ -59,12 +59,18 @@ class ShardRunner:
         return gather_rows(self.group, num_tokens, rows, num_columns=num_columns, device=self.device)
 
     def score(
-        self, batch: Batch, columns: Callable[[ShardInputs], Sequence[Tensor]], num_columns: int
+        self,
+        batch: Batch,
+        columns: Callable[[ShardInputs], Sequence[Tensor]],
+        num_columns: int,
+        *,
+        states_after: bool = False,
     ) -> list[NDArray[np.float32]]:
         """Per-token numbers of the whole batch, without gradients.
 
         Args:
             columns: gives C tensors, each [a] float32, for one pass.
+            states_after: the passes' states are those after the response tokens, not before.
 
         Returns:
             C arrays, each [A] in the order of the batch, the same on every rank.
@@ -74,7 +80,7 @@ class ShardRunner:
             rows = {
                 leaf: torch.cat(
                     [
-                        torch.stack(list(columns(self.inputs(batch, part))), dim=1)
+                        torch.stack(list(columns(self.inputs(batch, part, states_after=states_after))), dim=1)
                         for part in self.passes(batch, shards[leaf])
                     ]
                 )

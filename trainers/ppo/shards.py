@@ -34,9 +34,9 @@ class ShardInputs:
     """A pass as the model takes it. Padding is on the right, so under causal attention no real token sees it."""
 
     input_ids: Tensor
-    """[S, L] int64: prompt and response without the last token, which no state needs."""
+    """[S, L] int64: prompt and response, without the last token where no state needs it."""
     states: Tensor
-    """[a] int64: index into [S * L] of the state that predicts each response token."""
+    """[a] int64: index into [S * L] of the state that predicts each response token (or follows it)."""
     targets: Tensor
     """[a] int64: the response tokens."""
 
@@ -83,17 +83,19 @@ def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> t
     return tuple(_shard(batch, samples) for samples in np.split(shard.samples, firsts[1:]))
 
 
-def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device) -> ShardInputs:
-    """Pad the samples on the right and find the states that predict response tokens."""
+def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, states_after: bool = False) -> ShardInputs:
+    """Pad the samples on the right and find the states that predict response tokens; or, with ``states_after``, those
+    that follow them."""
     starts = _starts(batch.prompt_lengths + batch.response_lengths)
     prompts, responses = batch.prompt_lengths[shard.samples], batch.response_lengths[shard.samples]
-    longest = int((prompts + responses).max()) - 1
+    longest = int((prompts + responses).max()) - (not states_after)
     input_ids = np.zeros((len(shard.samples), longest), dtype=np.int64)
     states, targets = [], []
     for row, (sample, prompt, response) in enumerate(zip(shard.samples, prompts, responses, strict=True)):
         tokens = batch.token_ids[starts[sample] : starts[sample] + prompt + response]
-        input_ids[row, : len(tokens) - 1] = tokens[:-1]
-        states.append(row * longest + np.arange(prompt - 1, prompt + response - 1))
+        num_inputs = len(tokens) - (not states_after)
+        input_ids[row, :num_inputs] = tokens[:num_inputs]
+        states.append(row * longest + np.arange(num_inputs - response, num_inputs))
         targets.append(tokens[prompt:].astype(np.int64))
     return ShardInputs(
         input_ids=torch.from_numpy(input_ids).to(device),

@@ -146,7 +146,20 @@ class PPOStep:
             log_probs=scored[1] if needs_log_probs else None,
             raw_log_probs=scored[2] if needs_log_probs else None,
             reference_log_probs=scored[3] if has_reference else None,
+            final_values=self._final_values() if self._algorithm.bootstrap_truncated else None,
         )
+
+    def _final_values(self) -> NDArray[np.float32]:
+        """[B] the critic's value of the state after a sample that was cut; 0 for all others."""
+        final_values = np.zeros(self._batch.num_samples, dtype=np.float32)
+        cut = np.flatnonzero(self._batch.is_truncated)
+        if len(cut):
+            critic, samples = self._state.critic, self._batch.select(cut)
+            (values,) = self._runner.score(
+                samples, lambda inputs: [response_values(critic, inputs)], num_columns=1, states_after=True
+            )
+            final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
+        return final_values
 
     def _update(
         self, experience: Experience, shards: Sequence[LogicalShard], *, is_first: bool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from rlserve.trainers.ppo.runner import ShardRunner
 from rlserve.trainers.ppo.shards import ShardInputs
 from rlserve.trainers.ppo.state import TrainingState
 from rlserve.trainers.ppo.step import PPOStep
+
+logger = logging.getLogger(__name__)
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -62,6 +65,7 @@ class PPOTrainer(Trainer):
     def step(self, batch: Batch) -> dict[str, float]:
         state = self._held_state()
         state.forget()
+        batch, num_left_out = self._finite_part(batch)
         try:
             step = PPOStep(
                 self._algorithm, state, self._runner(), batch=batch, seed=self._seed, temperature=self._temperature
@@ -77,7 +81,7 @@ class PPOTrainer(Trainer):
                 raise UserError(self._memory_advice(str(error).splitlines()[0])) from error
             raise
         state.num_steps += 1
-        return metrics
+        return {**metrics, "training/num_nonfinite_samples": float(num_left_out)}
 
     def rollback(self) -> None:
         if self._state is not None:
@@ -146,6 +150,20 @@ class PPOTrainer(Trainer):
     def _policy_parameters(self) -> dict[str, Tensor]:
         flat = self._held_state().flat
         return flat.views("policy", flat.vector)
+
+    def _finite_part(self, batch: Batch) -> tuple[Batch, int]:
+        """The samples whose numbers are all finite, and how many others there are: a NaN spreads to all weights."""
+        is_finite = batch.is_finite()
+        if is_finite.all():
+            return batch, 0
+        odd = [sample_id for sample_id, finite in zip(batch.sample_ids, is_finite, strict=True) if not finite]
+        found = f"step {self.num_steps + 1}: log-probabilities or rewards that are not finite in {len(odd)} of "
+        found += f"{batch.num_samples} samples, such as {odd[0]}"
+        if not is_finite.any():
+            raise NonFiniteLossError(f"{found}; nothing was applied")
+        if self._group.rank == 0:
+            logger.warning("%s; they are left out", found)
+        return batch.select(np.flatnonzero(is_finite)), len(odd)
 
     def _memory_advice(self, found: str) -> str:
         limit = self._config.ppo_max_token_len_per_gpu

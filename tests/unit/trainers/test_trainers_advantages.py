@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.trainers.ppo.advantages import generalised_advantages, token_rewards, whiten
+from rlserve.trainers.ppo.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 
 
 def naive_advantages(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
@@ -69,3 +69,34 @@ def test_the_reward_goes_to_the_last_token_and_the_penalty_to_every_one() -> Non
 def test_without_a_reference_there_is_no_penalty() -> None:
     rewards = token_rewards(np.array([1.0, 2.0], dtype=np.float32), np.array([2, 1], dtype=np.int32), None, None, 0.0)
     np.testing.assert_array_equal(rewards, [0.0, 1.0, 2.0])
+
+
+def test_a_return_counts_the_value_of_a_state_where_the_episode_does_not_end() -> None:
+    advantages, returns = generalised_advantages(
+        np.array([0.0, 1.0, 2.0]),
+        np.array([0.5, 0.25, 0.0], dtype=np.float32),
+        np.array([2, 1], dtype=np.int32),
+        gamma=0.5,
+        gae_lambda=1.0,
+        final_values=np.array([4.0, 0.0], dtype=np.float32),
+    )
+    np.testing.assert_allclose(returns, [0.5 * (1.0 + 0.5 * 4.0), 1.0 + 0.5 * 4.0, 2.0])
+    np.testing.assert_allclose(advantages, returns - [0.5, 0.25, 0.0])
+
+
+@given(st.lists(st.floats(-100, 100), min_size=2, max_size=50), st.floats(0, 10))
+def test_whitening_never_blows_up_more_than_there_is_to_learn(numbers: list[float], max_spread: float) -> None:
+    advantages = np.array(numbers)
+    bounded = whiten(advantages, max_spread)
+    assert bounded.std() <= min(1.0, max_spread / (advantages.std() + 1e-8)) * (1 + 1e-9)
+    if max_spread > advantages.std() + 1e-7:
+        np.testing.assert_array_equal(bounded, whiten(advantages))
+
+
+def test_a_lone_token_gets_no_advantage() -> None:
+    assert whiten(np.array([3.0])).tolist() == [0.0]
+
+
+def test_rewards_to_go_are_discounted_within_a_sample() -> None:
+    found = rewards_to_go(np.array([0.0, 0.0, 1.0, 2.0]), np.array([3, 1], dtype=np.int32), gamma=0.5)
+    assert found.tolist() == [0.25, 0.5, 1.0, 2.0]

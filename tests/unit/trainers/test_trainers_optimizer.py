@@ -19,18 +19,29 @@ def two_modules() -> dict[str, nn.Module]:
         return {"policy": nn.Linear(5, 7), "critic": nn.Linear(3, 1)}
 
 
-def test_updates_equal_torch_adamw_with_clipping_per_module() -> None:
-    config = TrainerConfig(learning_rate=0.1, critic_learning_rate=0.01, weight_decay=0.1, max_grad_norm=0.5)
+@pytest.mark.parametrize("decay_norms_and_biases", [False, True])
+def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_biases: bool) -> None:
+    config = TrainerConfig(
+        learning_rate=0.1,
+        critic_learning_rate=0.01,
+        weight_decay=0.1,
+        decay_norms_and_biases=decay_norms_and_biases,
+        max_grad_norm=0.5,
+    )
     flat_modules, plain_modules = two_modules(), two_modules()
     flat = FlatParameters(flat_modules, CPU)
     optimizer = FlatAdamW(config, flat)
     plain = torch.optim.AdamW(
         [
-            {"params": plain_modules["policy"].parameters(), "lr": 0.1},
-            {"params": plain_modules["critic"].parameters(), "lr": 0.01},
+            {
+                "params": [parameter],
+                "lr": rate,
+                "weight_decay": 0.1 if kind == "weight" or decay_norms_and_biases else 0.0,
+            }
+            for name, rate in (("policy", 0.1), ("critic", 0.01))
+            for kind, parameter in plain_modules[name].named_parameters()
         ],
         betas=(0.9, 0.95),
-        weight_decay=0.1,
     )
     generator = torch.Generator().manual_seed(1)
     for scale in (10.0, 0.01, 1.0):

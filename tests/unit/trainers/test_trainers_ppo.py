@@ -350,6 +350,7 @@ def test_training_raises_the_reward_for_a_token(model_path: str) -> None:
             behaviour_log_probs=behaviour,
             weight_versions=np.full(num_samples * length, step, dtype=np.int32),
             rewards=(tokens[:, 2:] == wanted).float().mean(dim=1).numpy(),
+            is_truncated=np.ones(num_samples, dtype=bool),
         )
         found = trainer.step(batch)
         scores.append(found["critic/score/mean"])
