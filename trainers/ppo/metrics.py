@@ -30,7 +30,6 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     return {
         **_spread("critic/score", batch.rewards),
         **_spread("response_length", batch.response_lengths),
-        "response_length/clip_ratio": float(batch.is_truncated.mean()),
         **_spread("prompt_length", batch.prompt_lengths),
         "training/staleness/mean": float(staleness.mean()),
         "training/staleness/max": float(staleness.max()),
