@@ -40,6 +40,11 @@ def check_belongings(values: Mapping[str, Any], composed: Composed) -> Iterator[
                 f"{function} scores answers to {scored}, and data.path is {data}: set reward.function (or "
                 f"reward.model_path) to your own, or keep it with reward.function={function}",
             )
+    if is_builtin(model) and values.get("model.tokenizer_path") is not None:
+        yield Problem(
+            "model.tokenizer_path",
+            f"{model} has a tokenizer of its own, and no other fits it: keep it with model.tokenizer_path=null",
+        )
     if is_builtin(data) and data != model and composed.is_from_group("data.path"):
         yield Problem(
             "data.path",

@@ -79,11 +79,14 @@ class RewardConfig:
     """Share of the last 32 prompt groups whose reward may fail; more stops the run."""
 
     def __post_init__(self) -> None:
-        one_given = (self.function is None) != (self.model_path is None)
+        neither = self.function is None and self.model_path is None
+        both = self.function is not None and self.model_path is not None
         check_fields(
             self,
             {
-                "function": one_given or "name a reward: exactly one of reward.function and reward.model_path",
+                "function": (neither and "name a reward: reward.function or reward.model_path")
+                or (both and "cannot stand beside reward.model_path: set one of the two to null")
+                or True,
                 "num_workers": self.num_workers is None or self.num_workers >= 1 or "must be at least 1",
                 "num_cpus": self.num_cpus >= 0 or "must be at least 0",
                 "num_gpus": (self.num_gpus >= 0 and (self.num_gpus <= 1 or self.num_gpus % 1 == 0))

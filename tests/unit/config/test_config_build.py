@@ -105,10 +105,14 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
             "pool.slots: must hold at least 2 slots: one to train and one to roll out, got "
             f"{(SlotGroupConfig(type='a', count=1),)!r}",
         ),
+        (
+            {"reward": {"function": "m:f", "model_path": "a/b"}},
+            "reward.function: cannot stand beside reward.model_path: set one of the two to null, got 'm:f'",
+        ),
         ({"model": "org/model"}, "model: must be a mapping of keys, got 'org/model'"),
         (
             {"reward": {}},
-            "reward.function: name a reward: exactly one of reward.function and reward.model_path, got None",
+            "reward.function: name a reward: reward.function or reward.model_path, got None",
         ),
     ],
 )

@@ -90,6 +90,7 @@ def test_a_suggested_key_is_the_right_one(folder: Path, wrong: str) -> None:
         (["model.path=org/model"], {}, 1),
         (["pool=h100_h200"], {"H100": 2}, 2),
         (["launch.address=auto"], {}, 1),
+        (["model.tokenizer_path=org/model"], {}, 1),
     ],
 )
 def test_a_remedy_for_parts_that_do_not_fit_works(
