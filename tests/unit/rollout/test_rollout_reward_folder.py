@@ -9,7 +9,7 @@ import pytest
 
 from rlserve.errors import RewardError
 from rlserve.rollout.config import RewardConfig
-from rlserve.rollout.rewards.factory import check_reward, create_reward
+from rlserve.rollout.rewards.factory import create_reward
 
 
 def test_a_module_is_found_in_the_folder_that_the_configuration_names(
@@ -19,8 +19,6 @@ def test_a_module_is_found_in_the_folder_that_the_configuration_names(
     monkeypatch.setattr(sys, "path", [*sys.path])
     name = "module_of_another_folder:score"
     with pytest.raises(RewardError):
-        check_reward(RewardConfig(function=name))
-    config = RewardConfig(function=name, module_folder=str(tmp_path))
-    check_reward(config)
-    assert create_reward(config) is not None
+        create_reward(RewardConfig(function=name))
+    create_reward(RewardConfig(function=name, module_folder=str(tmp_path)))
     assert sys.path[-1] == str(tmp_path), "after all others"
