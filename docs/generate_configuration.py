@@ -97,10 +97,14 @@ def _type_name(annotation: Any) -> str:
     if get_origin(annotation) is tuple:
         element = get_args(annotation)[0]
         return "list of the keys below" if is_dataclass(element) else f"list of {_type_name(element)}"
+    if get_origin(annotation) is dict:
+        return "mapping"
     return SIMPLE_TYPES[annotation]
 
 
 def _default(field: Field[Any]) -> str:
+    if field.default_factory is dict:
+        return "`{}`"
     if field.default is MISSING:
         return "must be given"
     return f"`{json.dumps(field.default)}`"

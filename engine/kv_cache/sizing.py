@@ -16,10 +16,8 @@ from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.device import MemoryLeft
 from rlserve.engine.kernels.base import SamplingBatch
+from rlserve.engine.kv_cache.capacity import DEFAULT_BYTES
 from rlserve.errors import UserError
-
-DEFAULT_BYTES = 256 * 2**20
-"""Where nothing is told and nothing is measured."""
 
 
 def is_measured(config: EngineConfig, device: torch.device, num_ranks: int) -> bool:

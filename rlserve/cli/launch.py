@@ -92,10 +92,13 @@ def _load_for_resume(run: str, config_path: str | None, overrides: Sequence[str]
 
 
 def _show(loaded: LoadedConfig) -> None:
-    """Print the configuration, the split and remarks as YAML comments: the whole can be saved and launched."""
+    """Print the configuration, then the split, remarks and prompts as YAML comments: the whole can be saved and
+    launched."""
     from rlserve.config import to_yaml
     from rlserve.config.split import render_split
+    from rlserve.controller.preview import preview_prompts
 
     sys.stdout.write(to_yaml(loaded.config) + "\n")
-    for line in (*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)):
-        sys.stdout.write(f"# {line}\n")
+    about = [*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)]
+    for line in (*about, *preview_prompts(loaded.config).splitlines()):
+        sys.stdout.write(f"# {line}".rstrip() + "\n")

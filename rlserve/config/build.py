@@ -92,6 +92,8 @@ class _Builder:
             return self.build_dataclass(annotation, value, key)
         if get_origin(annotation) is tuple:
             return self._build_tuple(annotation, value, key)
+        if get_origin(annotation) is dict:
+            return self._build_mapping(value, key)
         if get_origin(annotation) in (Union, types.UnionType):
             for member in get_args(annotation):
                 if _fits(member, value):
@@ -114,6 +116,12 @@ class _Builder:
             return self._refuse(key, f"must be a list, got {_show(value)}")
         items = [self._build_value(element, item, join_key(key, index)) for index, item in enumerate(value)]
         return _BAD if any(item is _BAD for item in items) else tuple(items)
+
+    def _build_mapping(self, value: Any, key: str) -> Any:
+        """Keys of the user's own, with whatever values."""
+        if not isinstance(value, Mapping):
+            return self._refuse(key, f"must be a mapping of keys of your own, got {_show(value)}")
+        return {str(name): item for name, item in value.items()}
 
     def _unknown_key(self, parent: str, name: str, valid: tuple[str, ...], given: Mapping[str, Any]) -> str:
         # Of two keys that are equally near, the one that is not there yet is meant.

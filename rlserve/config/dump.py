@@ -19,7 +19,7 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that OmegaConf would read as a number (``1e-5``), and escapes what it would interpolate."""
+    """Quotes text that OmegaConf would read as a number (``1e-5``) or as a line break of Unicode, and escapes what it would interpolate."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -27,7 +27,7 @@ class _Dumper(yaml.SafeDumper):
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
     escaped = _INTERPOLATION.sub(lambda match: match[1] * 2 + "\\${", text)
-    style = '"' if text[:1] in tuple("+-.0123456789") else None
+    style = '"' if text[:1] in tuple("+-.0123456789") or not text.isprintable() else None
     return dumper.represent_scalar("tag:yaml.org,2002:str", escaped, style=style)
 
 

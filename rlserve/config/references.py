@@ -14,7 +14,7 @@ from rlserve.errors import ModelError, Problem
 from rlserve.tasks import TASKS, is_builtin
 
 _HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+")
-_HUB_DATA = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_DATA = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 

@@ -90,7 +90,7 @@ class Controller:
             prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
         )
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=config.rollout.prompts_per_step)
-        self._sampling = sampling_params(config)
+        self._sampling = sampling_params(config, setup.preparation.end_tokens)
         self.router = Router(sampling=self._sampling, run_seed=config.seed)
         self.trainers = TrainerGroup(
             self.fleet,

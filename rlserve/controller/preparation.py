@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from huggingface_hub import snapshot_download
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.prompts import prepare_prompts
 from rlserve.controller.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
 from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.shard import check_divides
-from rlserve.errors import ConfigurationError, ModelError, Problem
+from rlserve.errors import ModelError
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.config import RewardConfig
-from rlserve.rollout.data import PromptSource, load_prompts
+from rlserve.rollout.data import PromptSource
+from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.factory import check_reward_model
-from rlserve.rollout.tokenizer import load_tokenizer
-from rlserve.tasks import is_builtin, resolve_data, resolve_model
+from rlserve.tasks import is_builtin, resolve_model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-_DEFAULT_MAX_MODEL_LEN = 32768
 _MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 """What a model and its tokenizer are made of: no pickles and no code."""
 
@@ -44,6 +43,7 @@ class Preparation:
     tokenizer: PreTrainedTokenizerBase
     source: PromptSource
     held_out: tuple[PromptGroup, ...]
+    end_tokens: EndTokens
     reward: RewardConfig
     """As the user gave it, with what depends on the reward model decided."""
     decode: AnswerText
@@ -77,25 +77,20 @@ def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str],
         on_status(f"fetching {model_path} from the hub")
         model_path = _fetch(model_path)
     check_weights(Path(model_path))
-    spec = read_model_spec(model_path)
-    check_divides(spec, config.rollout.engine.tensor_parallel_size)
-    data = config.data
-    if is_builtin(data.path):
-        train, held_out = resolve_data(data.path)
-        data = replace(data, path=str(train), held_out_path=str(held_out))
+    check_divides(read_model_spec(model_path), config.rollout.engine.tensor_parallel_size)
     on_status("loading prompts")
-    tokenizer = load_tokenizer(config.model.tokenizer_path or model_path)
-    source, held_out_groups = load_prompts(
-        data, tokenizer, seed=config.seed, max_prompt_tokens=_max_prompt_tokens(config, model_path)
-    )
+    found = prepare_prompts(config, model_path)
     return Preparation(
         model_path=model_path,
-        tokenizer=tokenizer,
-        source=source,
-        held_out=held_out_groups[: config.data.num_held_out],
+        tokenizer=found.tokenizer,
+        source=found.prompts.source,
+        held_out=found.prompts.held_out,
+        end_tokens=found.end_tokens,
         reward=reward,
         decode=AnswerText(
-            tokenizer, end_token_ids=spec.eos_token_ids, skip_special_tokens=config.reward.skip_special_tokens
+            found.tokenizer,
+            end_token_ids=found.end_tokens.all,
+            skip_special_tokens=config.reward.skip_special_tokens,
         ),
     )
 
@@ -112,30 +107,3 @@ def _fetch(name: str) -> str:
         raise ModelError(f"{name} cannot be fetched from the hub: {' '.join(str(error).split())}") from error
     check_supported(folder)
     return folder
-
-
-def _max_prompt_tokens(config: RunConfig, model_path: str) -> int:
-    """The longest prompt that leaves room for the longest answer.
-
-    Raises:
-        ConfigurationError: there is no such prompt.
-    """
-    max_model_len = config.rollout.engine.max_model_len or _model_length(model_path)
-    room = max_model_len - config.rollout.max_tokens
-    if room < 1:
-        raise ConfigurationError(
-            [
-                Problem(
-                    "rollout.max_tokens",
-                    f"leaves no room for a prompt: the model takes {max_model_len} tokens, "
-                    f"got {config.rollout.max_tokens}",
-                )
-            ]
-        )
-    return min(room, config.data.max_prompt_tokens or room)
-
-
-def _model_length(model_path: str) -> int:
-    config_file = Path(model_path) / "config.json"
-    length: int = json.loads(config_file.read_text()).get("max_position_embeddings", _DEFAULT_MAX_MODEL_LEN)
-    return length

@@ -12,6 +12,7 @@ from rlserve.engine.request import SamplingParams
 from rlserve.manager.base import Role
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.slots import Slot
+from rlserve.rollout.end_tokens import EndTokens
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker
@@ -51,7 +52,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
     )
 
 
-def sampling_params(config: RunConfig) -> SamplingParams:
+def sampling_params(config: RunConfig, end_tokens: EndTokens) -> SamplingParams:
     """How every prompt group is sampled; the router gives each its own seed."""
     return SamplingParams(
         n=config.rollout.samples_per_prompt,
@@ -61,4 +62,5 @@ def sampling_params(config: RunConfig) -> SamplingParams:
         max_tokens=config.rollout.max_tokens,
         seed=config.seed,
         stop=config.rollout.stop,
+        stop_token_ids=end_tokens.added,
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
 
 _NUM_FUNCTION_WORKERS = 2
+_OWN_TEMPLATE_ARGUMENTS = frozenset(
+    ("conversation", "messages", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict")
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,24 +19,32 @@ class DataConfig:
     """Where the prompts come from."""
 
     path: str
-    """A JSONL or Parquet file, a folder of them, a data set's name on the hub (``NAME``, or
-    ``NAME:SUBSET`` as in ``openai/gsm8k:main``), or ``builtin:NAME``."""
+    """A JSONL, JSON or Parquet file, a folder of them, a data set's name on the hub (``NAME``, or ``NAME:SUBSET`` as
+    in ``openai/gsm8k:main``), or ``builtin:NAME``. A path is taken as it is: no character in it is a wildcard."""
     split: str = "train"
     """Of a folder or a hub data set."""
     prompt_field: str = "prompt"
-    """Column of the prompts."""
+    """Column of the prompts: text, or lists of chat messages with ``apply_chat_template``. Dots lead into nested
+    columns, as in ``extra_info.question``."""
     answer_field: str | None = "answer"
-    """Column handed to the reward as the reference answer; None where the data has none."""
+    """Column handed to the reward as the reference answer; None where the data has none. Dots lead into nested
+    columns, as in ``reward_model.ground_truth``."""
     held_out_path: str | None = None
     """Prompts that the policy is scored on before and after; None sets ``num_held_out`` of the data aside."""
     held_out_split: str = "test"
     """Of a ``held_out_path`` that is a folder or on the hub."""
-    num_held_out: int = 512
-    """Held-out prompts: set aside from the data, or the first of ``held_out_path``."""
+    num_held_out: int | None = None
+    """Held-out prompts: set aside from the data, or the first of ``held_out_path``. None takes 512, or a tenth of the
+    data where that is less; so does a number that would leave nothing to train on."""
     shuffle: bool = True
     """Hand out the prompts of each epoch in an order of its own; False keeps that of the data."""
     apply_chat_template: bool = False
-    """Treat the prompt as a user's message and render it with the tokenizer's chat template."""
+    """Render the prompt with the tokenizer's chat template: a text as a user's message, a list of chat messages as it
+    is."""
+    system_prompt: str | None = None
+    """Put in front of conversations that have no system message; needs ``apply_chat_template``."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the chat template, as in ``{enable_thinking: false}``; needs ``apply_chat_template``."""
     max_prompt_tokens: int | None = None
     """Prompts longer than this are dropped, counted by reason; None takes the model's length less the answer's."""
 
@@ -40,12 +52,22 @@ class DataConfig:
         check_fields(
             self,
             {
-                "num_held_out": self.num_held_out >= 1 or "must be at least 1",
+                "num_held_out": self.num_held_out is None or self.num_held_out >= 1 or "must be at least 1",
+                "system_prompt": self.system_prompt is None
+                or self.apply_chat_template
+                or "needs data.apply_chat_template=true",
+                "chat_template_kwargs": self._problem_of_template_arguments() or True,
                 "max_prompt_tokens": self.max_prompt_tokens is None
                 or self.max_prompt_tokens >= 1
                 or "must be at least 1",
             },
         )
+
+    def _problem_of_template_arguments(self) -> str | None:
+        if self.chat_template_kwargs and not self.apply_chat_template:
+            return "needs data.apply_chat_template=true"
+        taken = sorted(_OWN_TEMPLATE_ARGUMENTS & set(self.chat_template_kwargs))
+        return f"must not have {taken[0]}, which is set by the run" if taken else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,65 +12,18 @@ from numpy.typing import NDArray
 
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.groups import Message, PromptGroup
-from rlserve.rollout.rows import PromptRow, PromptRows, load_rows
+from rlserve.rollout.dataset.fingerprint import first_difference
+from rlserve.rollout.encoder import PROMPT_TOO_LONG, PromptEncoder
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
-PROMPT_TOO_LONG = "prompt_too_long"
-PROMPT_EMPTY = "prompt_empty"
-
-
-class PromptEncoder:
-    """Turns a prompt's text into token ids."""
-
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, apply_chat_template: bool, max_prompt_tokens: int
-    ) -> None:
-        """
-        Raises:
-            DataError: a chat template is asked for, and the tokenizer has none.
-        """
-        if apply_chat_template and tokenizer.chat_template is None:
-            raise DataError("data.apply_chat_template is on, but the tokenizer has no chat template; turn it off")
-        self._tokenizer = tokenizer
-        self._apply_chat_template = apply_chat_template
-        self._max_prompt_tokens = max_prompt_tokens
-
-    def encode(self, rendered: str) -> tuple[int, ...]:
-        """Token ids of a rendered prompt. The special tokens around it come from the chat template, or, where there is
-        none, from the tokenizer."""
-        return tuple(self._tokenizer(rendered, add_special_tokens=not self._apply_chat_template).input_ids)
-
-    def _render(self, messages: tuple[Message, ...]) -> str:
-        text: str = self._tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return text
-
-    def group(self, row: PromptRow, *, group_id: str, position: int) -> PromptGroup:
-        """The prompt group of a row; one that cannot be used says why in ``drop_reason``."""
-        messages = ({"role": "user", "content": row.prompt},) if self._apply_chat_template else None
-        rendered = row.prompt if messages is None else self._render(messages)
-        token_ids = self.encode(rendered)
-        return PromptGroup(
-            id=group_id,
-            position=position,
-            row=row.row,
-            prompt_text=row.prompt,
-            prompt_token_ids=token_ids,
-            answer=row.answer,
-            prompt_rendered=rendered,
-            messages=messages,
-            columns=row.columns,
-            drop_reason=self._drop_reason(token_ids),
-        )
-
-    def _drop_reason(self, token_ids: tuple[int, ...]) -> str | None:
-        if not token_ids:
-            return PROMPT_EMPTY
-        return PROMPT_TOO_LONG if len(token_ids) > self._max_prompt_tokens else None
+_NUM_MEASURED = 32
+"""Prompts with the most characters, of which the one with the most tokens is taken for the longest of all."""
 
 
 class PromptSource:
@@ -122,20 +76,34 @@ class PromptSource:
 
     def snapshot(self) -> dict[str, Any]:
         """The position as plain data for a checkpoint (JSON)."""
-        return {"position": self._position, "num_prompts": len(self._rows), "seed": self._seed}
+        return {
+            "position": self._position,
+            "num_prompts": len(self._rows),
+            "seed": self._seed,
+            "fingerprint": list(self._rows.fingerprint),
+        }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on where ``snapshot`` was taken.
 
         Raises:
-            DataError: the data has another number of prompts than then, or the seed is another: positions would
-                name other prompts.
+            DataError: the data has other prompts or answers than then, or another order, or the seed is another:
+                positions would name other prompts.
         """
         for key, now in (("num_prompts", len(self._rows)), ("seed", self._seed)):
             if snapshot[key] != now:
                 raise DataError(
-                    f"the run cannot be resumed on these prompts: {key} was {snapshot[key]} and is now {now}"
+                    f"the run cannot be resumed on these prompts: {key} was {snapshot[key]} and is now {now} "
+                    f"({self._rows.path})"
                 )
+        changed = first_difference(snapshot["fingerprint"], self._rows.digests)
+        if changed is not None:
+            first, last = (self._rows.place(index) for index in changed)
+            where = f"at {first}" if first == last else f"between {first} and {last}"
+            raise DataError(
+                f"the run cannot be resumed on these prompts: prompt or answer {where} is not what it was when the "
+                f"run began; restore {self._rows.path}, or start a new run on the new data"
+            )
         self._position = snapshot["position"]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
@@ -151,40 +119,91 @@ class PromptSource:
         return self._order[1]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prompts:
+    """The data of a run, checked and ready to be handed out."""
+
+    source: PromptSource
+    """Prompts to train on."""
+    held_out: tuple[PromptGroup, ...]
+    """Prompts to score the policy on."""
+    longest: PromptGroup
+    """The longest prompt that is not too long, as near as can be told without tokenising all."""
+
+
 def load_prompts(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_prompt_tokens: int
-) -> tuple[PromptSource, tuple[PromptGroup, ...]]:
-    """The source of training prompts and the held-out prompt groups, which are disjoint.
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, *, seed: int, max_prompt_tokens: int, prompts_per_step: int
+) -> Prompts:
+    """The training prompts and the held-out ones.
 
     ``max_prompt_tokens`` is the limit in force: the config's, or the model's length less the answer's. Held-out
     prompts over it are left out, with a warning.
 
     Raises:
-        DataError: see ``load_rows``; or no prompt is short enough.
+        DataError: see ``load_rows``; or no prompt is short enough, or the chat template refuses one.
     """
     train, held_out = load_rows(config)
-    encoder = PromptEncoder(
-        tokenizer, apply_chat_template=config.apply_chat_template, max_prompt_tokens=max_prompt_tokens
+    encoder = PromptEncoder(tokenizer, config, max_prompt_tokens=max_prompt_tokens)
+    for rows in (train, held_out):
+        encoder.check_renders(rows.one_of_each_shape())
+    if len(train) < prompts_per_step:
+        logger.warning(
+            "%s: %d prompts to train on are fewer than rollout.prompts_per_step=%d: each step trains on the same "
+            "prompts several times; lower it, or bring more data",
+            config.path,
+            len(train),
+            prompts_per_step,
+        )
+    usable_held_out = _usable_held_out(held_out, encoder, config.num_held_out or DEFAULT_NUM_HELD_OUT)
+    return Prompts(
+        source=PromptSource(train, encoder, seed=seed, shuffle=config.shuffle),
+        held_out=usable_held_out,
+        longest=max((_longest(train, encoder), *usable_held_out), key=lambda group: len(group.prompt_token_ids)),
     )
 
-    def groups(rows: PromptRows) -> Iterator[PromptGroup]:
-        for index in range(len(rows)):
-            row = rows[index]
-            yield encoder.group(row, group_id=f"held_out:{row.row}", position=index)
 
-    if all(group.drop_reason for group in groups(train)):
-        raise DataError(_none_usable(config.path, "prompt", max_prompt_tokens))
-    usable = tuple(group for group in groups(held_out) if group.drop_reason is None)
+def _usable_held_out(rows: PromptRows, encoder: PromptEncoder, wanted: int) -> tuple[PromptGroup, ...]:
+    """The first ``wanted`` held-out prompts that can be used."""
+    usable: list[PromptGroup] = []
+    num_seen = 0
+    while num_seen < len(rows) and len(usable) < wanted:
+        row = rows[num_seen]
+        group = encoder.group(row, group_id=f"held_out:{row.row}", position=num_seen)
+        num_seen += 1
+        if group.drop_reason is None:
+            usable.append(group)
     if not usable:
-        raise DataError(_none_usable(config.held_out_path or config.path, "held-out prompt", max_prompt_tokens))
-    if len(usable) < len(held_out):
+        raise DataError(_none_usable(rows.path, "held-out prompt", encoder.max_prompt_tokens))
+    if len(usable) < num_seen:
         logger.warning(
             "%d of %d held-out prompts are empty or longer than %d tokens and left out",
-            len(held_out) - len(usable),
-            len(held_out),
-            max_prompt_tokens,
+            num_seen - len(usable),
+            num_seen,
+            encoder.max_prompt_tokens,
         )
-    return PromptSource(train, encoder, seed=seed, shuffle=config.shuffle), usable
+    return tuple(usable)
+
+
+def _longest(rows: PromptRows, encoder: PromptEncoder) -> PromptGroup:
+    """The longest usable training prompt. Warns where longer ones will be dropped."""
+    measured = [encoder.group(row, group_id=str(row.row), position=0) for row in rows.longest(_NUM_MEASURED)]
+    num_tokens = max(len(group.prompt_token_ids) for group in measured)
+    if num_tokens > encoder.max_prompt_tokens:
+        logger.warning(
+            "%s: prompts of more than %d tokens are left out and counted as %s; the longest has %d",
+            rows.path,
+            encoder.max_prompt_tokens,
+            PROMPT_TOO_LONG,
+            num_tokens,
+        )
+    usable = [group for group in measured if group.drop_reason is None]
+    if usable:
+        return max(usable, key=lambda group: len(group.prompt_token_ids))
+    for index in range(len(rows)):  # all of the longest are too long
+        group = encoder.group(rows[index], group_id=str(index), position=0)
+        if group.drop_reason is None:
+            return group
+    raise DataError(_none_usable(rows.path, "prompt", encoder.max_prompt_tokens))
 
 
 def _none_usable(path: str, what: str, max_prompt_tokens: int) -> str:

@@ -1,17 +1,16 @@
-"""Reading the data set: rows of prompt and reference answer, checked before any process of a run is started.
+"""The rows of prompt and reference answer, all of them checked before any process of a run is started.
 
-Everything wrong with the data is one ``DataError`` that names the file and the line, or the row, and what to do.
+Everything wrong with the data is one ``DataError`` that names the file and the line, or the row, of the first wrong
+thing, and what to do.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,18 +18,20 @@ from numpy.typing import NDArray
 from rlserve.errors import DataError
 from rlserve.rollout.columns import Columns
 from rlserve.rollout.config import DataConfig
-
-if TYPE_CHECKING:
-    from datasets import Dataset
+from rlserve.rollout.dataset.base import BadRowError, Table, as_plain
+from rlserve.rollout.dataset.factory import open_table
+from rlserve.rollout.dataset.fields import as_answer, as_prompt, find
+from rlserve.rollout.dataset.fingerprint import digest, fingerprint
+from rlserve.rollout.groups import Answer, Message
 
 logger = logging.getLogger(__name__)
 
-FILE_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
-"""Builder of the ``datasets`` library by suffix."""
+Prompt = str | tuple[Message, ...]
+"""Text, or a conversation."""
 
-STRING_TYPES = ("string", "large_string")
-NUMBER_TYPES = ("int", "uint", "float", "null")
-
+DEFAULT_NUM_HELD_OUT = 512
+HELD_OUT_SHARE = 10
+"""One row in so many is set aside where that is less."""
 HELD_OUT_SEED = 20240229
 """Which rows are set aside does not depend on the run's seed, so that runs are scored on the same prompts."""
 
@@ -40,190 +41,196 @@ class PromptRow:
     """One row of the data set. ``row`` counts from 0 in the data as loaded."""
 
     row: int
-    prompt: str
-    answer: str | None
+    place: str
+    """Where it stands: ``data.jsonl:12``."""
+    prompt: Prompt
+    answer: Answer
     columns: Columns
 
 
-class PromptRows:
-    """Some rows of a data set, read on demand (memory-mapped)."""
+class Rows:
+    """All rows of a data set, checked; they are read on demand."""
 
-    def __init__(self, dataset: Dataset, rows: NDArray[np.int64], config: DataConfig) -> None:
-        """``rows`` are numbers of rows of ``dataset``; ``config`` names the columns."""
-        self._dataset = dataset
-        self._rows = rows
-        self._prompt_field = config.prompt_field
-        self._answer_field = config.answer_field
+    def __init__(self, path: str, table: Table, config: DataConfig) -> None:
+        """Read and check every row; ``config`` names the columns.
+
+        Raises:
+            DataError: a row cannot be used; the first of them is named.
+        """
+        self.path = path
+        self._table = table
+        self._config = config
+        self.digests = np.zeros(len(table), dtype=np.uint64)
+        """[rows] of prompt and answer."""
+        self.prompt_digests = np.zeros(len(table), dtype=np.uint64)
+        """[rows]."""
+        self.prompt_sizes = np.zeros(len(table), dtype=np.int64)
+        """[rows] in characters."""
+        self.first_with_roles: dict[tuple[str, ...], int] = {}
+        """Of each order of roles that a conversation has, the first row; () is plain text."""
+        self._check()
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._table)
 
     def __getitem__(self, index: int) -> PromptRow:
-        row = int(self._rows[index])
-        values = self._dataset[row]
-        answer = None if self._answer_field is None else values[self._answer_field]
-        return PromptRow(
-            row=row,
-            prompt=values[self._prompt_field],
-            answer=None if answer is None else str(answer),
-            columns=Columns(values),
-        )
+        """
+        Raises:
+            DataError: the file was written to after it was checked.
+        """
+        with self._errors_at(index):
+            values = self._table.row(index)
+            prompt, answer = self._read(values)
+            columns = Columns(as_plain(values))
+        if digest(prompt, answer) != self.digests[index]:
+            raise DataError(
+                f"{self.place(index)}: was changed while the run reads it; write other data to a file of their own"
+            )
+        return PromptRow(row=index, place=self.place(index), prompt=prompt, answer=answer, columns=columns)
+
+    def place(self, index: int) -> str:
+        """Where a row stands."""
+        return self._table.place(index)
+
+    def _check(self) -> None:
+        for index in range(len(self._table)):
+            with self._errors_at(index):
+                prompt, answer = self._read(self._table.row(index))
+            self.digests[index] = digest(prompt, answer)
+            self.prompt_digests[index] = digest(prompt)
+            self.prompt_sizes[index] = _size(prompt)
+            self.first_with_roles.setdefault(_roles(prompt), index)
+
+    def _read(self, values: Mapping[str, Any]) -> tuple[Prompt, Answer]:
+        config, answer = self._config, None
+        found = find(values, config.prompt_field, "prompt_field")
+        prompt = as_prompt(found, config.prompt_field, apply_chat_template=config.apply_chat_template)
+        if config.answer_field is not None:
+            answer = as_answer(find(values, config.answer_field, "answer_field"), config.answer_field)
+        return prompt, answer
+
+    @contextmanager
+    def _errors_at(self, index: int) -> Iterator[None]:
+        try:
+            yield
+        except BadRowError as error:
+            raise DataError(f"{self.place(index)}: {error}") from error
+
+
+class PromptRows:
+    """Some rows of a data set, in an order."""
+
+    def __init__(self, rows: Rows, chosen: NDArray[np.int64]) -> None:
+        """``chosen`` are numbers of rows."""
+        self._rows = rows
+        self._chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, index: int) -> PromptRow:
+        return self._rows[int(self._chosen[index])]
+
+    @property
+    def path(self) -> str:
+        """What the data is called in the configuration."""
+        return self._rows.path
+
+    @property
+    def digests(self) -> NDArray[np.uint64]:
+        """[rows] of prompt and answer."""
+        return self._rows.digests[self._chosen]
+
+    @property
+    def prompt_digests(self) -> NDArray[np.uint64]:
+        """[rows] of the prompt alone."""
+        return self._rows.prompt_digests[self._chosen]
+
+    @property
+    def fingerprint(self) -> tuple[str, ...]:
+        """Of all prompts and answers, in order."""
+        return fingerprint(self.digests)
+
+    def place(self, index: int) -> str:
+        """Where a row stands."""
+        return self._rows.place(int(self._chosen[index]))
+
+    def one_of_each_shape(self) -> list[PromptRow]:
+        """A row for each order of roles that conversations have (in all of the data), and one of plain text."""
+        return [self._rows[index] for index in self._rows.first_with_roles.values()]
+
+    def longest(self, count: int) -> list[PromptRow]:
+        """The rows with the longest prompts, in characters; at most ``count``."""
+        sizes = self._rows.prompt_sizes[self._chosen]
+        return [self[int(index)] for index in np.argsort(-sizes, kind="stable")[:count]]
 
 
 def load_rows(config: DataConfig) -> tuple[PromptRows, PromptRows]:
-    """The rows to train on and the held-out rows, which are disjoint.
+    """The rows to train on and the held-out rows.
 
     Raises:
-        DataError: the data cannot be read, a column is missing or has the wrong type, or there are too few rows.
+        DataError: the data cannot be read, a row cannot be used, or there are too few.
     """
-    dataset = _load_checked(config.path, config.split, config)
+    rows = _load(config.path, config.split, config)
     if config.held_out_path is None:
-        if config.num_held_out >= len(dataset):
-            raise DataError(
-                f"{config.path}: holds {len(dataset)} prompts, of which data.num_held_out={config.num_held_out} would "
-                f"be set aside for scoring and none left to train on; lower it or name data.held_out_path"
-            )
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(dataset))
-        held_out_rows = np.sort(order[: config.num_held_out])
-        train_rows = np.sort(order[config.num_held_out :])
-        held_out_dataset = dataset
+        num_held_out = _num_set_aside(len(rows), config)
+        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
+        held_out = PromptRows(rows, np.sort(order[:num_held_out]))
+        train = PromptRows(rows, np.sort(order[num_held_out:]))
     else:
-        held_out_dataset = _load_checked(config.held_out_path, config.held_out_split, config)
-        held_out_rows = np.arange(len(held_out_dataset))
-        train_rows = np.arange(len(dataset))
-    return PromptRows(dataset, train_rows, config), PromptRows(held_out_dataset, held_out_rows, config)
+        held_out_rows = _load(config.held_out_path, config.held_out_split, config)
+        held_out = PromptRows(held_out_rows, np.arange(len(held_out_rows)))
+        train = PromptRows(rows, np.arange(len(rows)))
+    _warn_of_known_prompts(train, held_out)
+    return train, held_out
 
 
-def _load_checked(path: str, split: str, config: DataConfig) -> Dataset:
-    fields = [config.prompt_field] if config.answer_field is None else [config.prompt_field, config.answer_field]
-    dataset = _load(path, split)
-    if len(dataset) == 0:
+def _load(path: str, split: str, config: DataConfig) -> Rows:
+    rows = Rows(path, open_table(path, split), config)
+    if len(rows) == 0:
         raise DataError(f"{path}: holds no rows (split {split!r})")
-    for field, key in zip(fields, ("prompt_field", "answer_field"), strict=False):
-        if field not in dataset.column_names:
-            remedy = " (null where there is none)" if key == "answer_field" else ""
-            raise DataError(
-                f"{path}: has no column {field!r}, only {', '.join(map(repr, dataset.column_names))}; "
-                f"set data.{key} to one of them{remedy}"
-            )
-    _check_prompts(dataset, path, config.prompt_field)
-    if config.answer_field is not None:
-        _check_answers(dataset, path, config.answer_field)
-    logger.info("%s: %d prompts", path, len(dataset))
-    return dataset
+    logger.info("%s: %d prompts", path, len(rows))
+    return rows
 
 
-def _load(path: str, split: str) -> Dataset:
-    """Load a file, a folder or a hub name through the ``datasets`` library."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    local = Path(path).expanduser()
-    looks_local = local.suffix in FILE_BUILDERS or path.startswith((".", "/", "~"))
-    if looks_local and not local.exists():
-        raise DataError(f"{path}: no such file or folder (from {Path.cwd()})")
-    if local.is_file() and local.suffix not in FILE_BUILDERS:
-        raise DataError(f"{path}: not a {', '.join(FILE_BUILDERS)} file")
-    name, _, subset = path.partition(":")
-    try:
-        if local.is_file():
-            return datasets.load_dataset(FILE_BUILDERS[local.suffix], data_files=str(local), split="train")
-        if local.is_dir():
-            return datasets.load_dataset(str(local), split=split)
-        return datasets.load_dataset(name, subset or None, split=split)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, StopIteration) as error:
-        _explain_json(_json_files(local), prompt_field=None)
-        what = str(error.__cause__ or error) or "there is nothing in it"
-        raise DataError(f"{path}: cannot be loaded (split {split!r}): {what}") from error
-
-
-def _check_prompts(dataset: Dataset, path: str, field: str) -> None:
-    """Every prompt is a string."""
-    nulls = np.flatnonzero(dataset.data.column(field).is_null())
-    if _type_name(dataset, field) in STRING_TYPES and len(nulls) == 0:
-        return
-    _explain_json(_json_files(Path(path).expanduser()), field)
-    if len(nulls) > 0:
-        raise DataError(f"{path}: row {nulls[0]} has no {field!r}")
-    raise DataError(
-        f"{path}: column {field!r} must hold strings, but holds {dataset.features[field]}; "
-        f"set data.prompt_field to a column of plain text"
-    )
-
-
-def _check_answers(dataset: Dataset, path: str, field: str) -> None:
-    """Every answer is a string or null, or every answer is a number or null.
-
-    Of a column that mixes strings and numbers, the ``datasets`` library turns the one into the other.
-    """
-    type_name = _type_name(dataset, field)
-    if type_name not in STRING_TYPES and not type_name.startswith(NUMBER_TYPES):
+def _num_set_aside(num_rows: int, config: DataConfig) -> int:
+    """Held-out rows: as many as are asked for, or as there should be of so little data."""
+    if num_rows < 2:
         raise DataError(
-            f"{path}: column {field!r} must hold only strings or only numbers, but holds {dataset.features[field]}; "
-            f"set data.answer_field to another column, or to null where there is none"
+            f"{config.path}: holds {num_rows} prompt, and one to train on and one to score are needed; "
+            f"name the latter with data.held_out_path (it may be the same file)"
+        )
+    share = max(num_rows // HELD_OUT_SHARE, 1)
+    wanted = config.num_held_out
+    num_held_out = min(wanted or DEFAULT_NUM_HELD_OUT, num_rows if wanted else share)
+    if num_held_out == num_rows:
+        num_held_out = share
+    if num_held_out < (wanted or DEFAULT_NUM_HELD_OUT):
+        logger.info(
+            "%s: %d of %d prompts are held out for scoring, not data.num_held_out=%d: the data is too small",
+            config.path,
+            num_held_out,
+            num_rows,
+            wanted or DEFAULT_NUM_HELD_OUT,
+        )
+    return num_held_out
+
+
+def _warn_of_known_prompts(train: PromptRows, held_out: PromptRows) -> None:
+    """A score on prompts that are trained on says little."""
+    known = np.flatnonzero(np.isin(held_out.prompt_digests, train.prompt_digests))
+    if len(known):
+        logger.warning(
+            "%d of %d held-out prompts are trained on too, so the held-out score is too good; the first: %s",
+            len(known),
+            len(held_out),
+            held_out.place(int(known[0])),
         )
 
 
-def _type_name(dataset: Dataset, field: str) -> str:
-    """The Arrow type of a column, or an empty string for a nested one."""
-    return getattr(dataset.features[field], "dtype", None) or ""
+def _roles(prompt: Prompt) -> tuple[str, ...]:
+    return () if isinstance(prompt, str) else tuple(message["role"] for message in prompt)
 
 
-def _json_files(path: Path) -> Sequence[Path]:
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return [file for file in files if FILE_BUILDERS.get(file.suffix) == "json" and file.is_file()]
-
-
-def _explain_json(files: Sequence[Path], prompt_field: str | None) -> None:
-    """Raise a DataError for the first record in ``files`` that is no JSON object, or (where a field is given) one
-    without a string under it. The ``datasets`` library names neither file nor line."""
-    for file in files:
-        text = file.read_text(encoding="utf-8", errors="replace")
-        is_document = file.suffix == ".json" and not isinstance(_parse(text.lstrip().partition("\n")[0]), dict)
-        find_problem = _document_problem if is_document else _lines_problem
-        problem = find_problem(text, prompt_field)
-        if problem is not None:
-            raise DataError(f"{file}:{problem}")
-
-
-def _lines_problem(text: str, prompt_field: str | None) -> str | None:
-    """``line: what`` of the first bad line of JSON Lines, or None."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        problem = _record_problem(_parse(line), prompt_field) if line.strip() else None
-        if problem is not None:
-            return f"{number}: {problem}"
-    return None
-
-
-def _document_problem(text: str, prompt_field: str | None) -> str | None:
-    """``line: what``, or ``record number: what``, of the first bad thing in one JSON document, or None."""
-    document = _parse(text)
-    if isinstance(document, json.JSONDecodeError):
-        return f"{document.lineno}: {_record_problem(document, prompt_field)}"
-    for number, record in enumerate(document if isinstance(document, list) else ()):
-        problem = _record_problem(record, prompt_field)
-        if problem is not None:
-            return f" record {number}: {problem}"
-    return None
-
-
-def _record_problem(record: Any, prompt_field: str | None) -> str | None:
-    if isinstance(record, json.JSONDecodeError):
-        return f"not valid JSON: {record.msg} at column {record.colno}"
-    if not isinstance(record, dict):
-        return f"must be a JSON object, got {_described(record)}"
-    if prompt_field is not None and not isinstance(record.get(prompt_field), str):
-        return f"{prompt_field!r} must be a string, got {_described(record.get(prompt_field))}"
-    return None
-
-
-def _parse(text: str) -> Any:
-    """The JSON value, or the error as a value."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        return error
-
-
-def _described(value: Any) -> str:
-    return f"{type(value).__name__} {reprlib.repr(value)}"
+def _size(prompt: Prompt) -> int:
+    return len(prompt) if isinstance(prompt, str) else sum(len(str(message["content"])) for message in prompt)

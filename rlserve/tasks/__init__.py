@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from rlserve.tasks.cache import is_builtin, resolve_data, resolve_model
+from rlserve.tasks.cache import find_made_model, is_builtin, resolve_data, resolve_model
 from rlserve.tasks.registry import BUILTIN_REWARDS, TASKS
 
-__all__ = ["BUILTIN_REWARDS", "TASKS", "is_builtin", "resolve_data", "resolve_model"]
+__all__ = ["BUILTIN_REWARDS", "TASKS", "find_made_model", "is_builtin", "resolve_data", "resolve_model"]

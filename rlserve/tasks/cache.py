@@ -63,6 +63,17 @@ def resolve_model(path: str, *, cache_dir: Path | None = None, log: Callable[[st
     )
 
 
+def find_made_model(path: str) -> Path | None:
+    """The folder of ``builtin:NAME`` if the model has been made, else None.
+
+    Raises:
+        UserError: there is no such task.
+    """
+    task = find_task(path)
+    folder = default_cache_dir() / f"{task.name}-model-{content_hash(task)}"
+    return folder if folder.is_dir() else None
+
+
 def resolve_data(path: str, *, cache_dir: Path | None = None) -> tuple[Path, Path]:
     """The JSONL files of ``builtin:NAME``, training and held-out, with the columns ``prompt`` and ``answer``.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -51,7 +52,8 @@ def launch(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeLaunch:
     ],
     ids=" ".join,
 )
-def test_nothing_heavy_is_imported_to_answer(arguments: list[str], forbidden: tuple[str, ...]) -> None:
+def test_nothing_heavy_is_imported_to_answer(arguments: list[str], forbidden: tuple[str, ...], tmp_path: Path) -> None:
+    """Where the built-in model is not made yet: with one, a dry run loads its tokenizer."""
     program = (
         "import sys\n"
         "from rlserve.cli import main\n"
@@ -59,7 +61,13 @@ def test_nothing_heavy_is_imported_to_answer(arguments: list[str], forbidden: tu
         "except SystemExit:\n    pass\n"
         "print('\\nMODULES', *sys.modules)\n"
     )
-    result = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "RLSERVE_CACHE": str(tmp_path)},
+    )
     answer, _, imported = result.stdout.rpartition("MODULES ")
     assert answer.strip() or result.stderr.strip()
     assert "Traceback" not in result.stderr
@@ -96,6 +104,7 @@ def test_a_dry_run_prints_a_configuration_that_can_be_launched(
     assert main(["launch", *arguments]) == 0
     assert launch.calls == []
     printed = capsys.readouterr().out
+    assert "# prompts: " in printed
     assert "# rollout slots: 1 of 2 at the start; at least 1, at most 1 (queue_threshold)\n" in printed
     assert "pool.slots: one of the 2 trains and one rolls out, so nothing ever moves (manager=static)\n" in printed
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")

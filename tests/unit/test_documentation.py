@@ -17,6 +17,7 @@ from rlserve.cli import main
 from rlserve.config.tree import RunConfig
 from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
 from rlserve.manager.config import ManagerConfig
+from rlserve.tasks.tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 
 ROOT = Path(__file__).parents[2]
@@ -100,7 +101,8 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     for name in ("model", "reward-model", "tiny"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(QWEN3_CONFIG)
-    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n')
+        character_tokenizer("0123456789+=ab").save_pretrained(tmp_path / name)
+    (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 2)
     (tmp_path / "my_reward.py").write_text(next(block for block in blocks(ROOT / "README.md", "python")))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)

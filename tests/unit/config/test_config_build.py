@@ -197,3 +197,15 @@ def test_every_misspelt_key_is_reported_with_the_right_one(path: tuple[str, ...]
 
 def _deep_copy(values: Any) -> Any:
     return {name: _deep_copy(value) for name, value in values.items()} if isinstance(values, dict) else values
+
+
+def test_a_mapping_has_keys_of_the_users_own() -> None:
+    arguments = {"enable_thinking": False, "tools": [{"name": "add"}]}
+    data = {"path": "org/data", "apply_chat_template": True, "chat_template_kwargs": arguments}
+    config, problems = build(RunConfig, SMALLEST | {"data": data})
+    assert problems == ()
+    assert config is not None
+    assert config.data.chat_template_kwargs == arguments
+    assert problems_of(data={"path": "org/data", "chat_template_kwargs": [1]}) == [
+        "data.chat_template_kwargs: must be a mapping of keys of your own, got a list"
+    ]

@@ -59,7 +59,13 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
     return dataclasses.replace(
         BASE,
         seed=draw(st.integers(0, 2**70)),
-        data=DataConfig(path="org/data", prompt_field=draw(texts), answer_field=draw(st.none() | texts)),
+        data=DataConfig(
+            path="org/data",
+            prompt_field=draw(texts),
+            answer_field=draw(st.none() | texts),
+            apply_chat_template=True,
+            chat_template_kwargs=draw(st.dictionaries(st.sampled_from("ab"), texts | st.booleans() | st.lists(texts))),
+        ),
         checkpoint=CheckpointConfig(every_steps=draw(st.integers(0, 9))),
         trainer=TrainerConfig(learning_rate=draw(POSITIVE), weight_decay=draw(POSITIVE)),
         rollout=RolloutConfig(stop=tuple(draw(st.lists(texts, max_size=3)))),

@@ -37,9 +37,10 @@ from rlserve.rollout.data import load_prompts
 from rlserve.rollout.rewards.factory import create_reward
 from rlserve.rollout.tokenizer import load_tokenizer
 config = DataConfig(path={str(tmp_path / "sums.jsonl")!r}, num_held_out=1)
-source, held_out = load_prompts(config, load_tokenizer({str(tmp_path)!r}), seed=0, max_prompt_tokens=9)
+tokenizer = load_tokenizer({str(tmp_path)!r})
+prompts = load_prompts(config, tokenizer, seed=0, max_prompt_tokens=9, prompts_per_step=1)
 create_reward(RewardConfig(function="builtins:len"))
-assert (len(source.next().prompt_token_ids), len(held_out)) == (4, 1)
+assert (len(prompts.source.next().prompt_token_ids), len(prompts.held_out)) == (4, 1)
 assert "torch" not in sys.modules, "torch was imported"
 """
     environment = {"HF_HOME": str(tmp_path / "cache"), "PATH": ""}

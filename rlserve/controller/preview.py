@@ -1,0 +1,46 @@
+"""What ``--dry-run`` tells of the data: what a run finds before it starts anything."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from rlserve.config.tree import RunConfig
+from rlserve.controller.prompts import PreparedPrompts, prepare_prompts
+from rlserve.rollout.dataset.factory import looks_local
+from rlserve.rollout.end_tokens import describe
+from rlserve.tasks import find_made_model, is_builtin
+
+
+def preview_prompts(config: RunConfig) -> str:
+    """Lines about prompts, lengths and end tokens, and one prompt as the model reads it. Nothing is made or fetched.
+
+    Raises:
+        UserError: what a run would end with before it starts.
+    """
+    model = config.model.path
+    folder = find_made_model(model) if is_builtin(model) else Path(model).expanduser()
+    if folder is None or not folder.is_dir():
+        return f"prompts: looked at when the run starts, which {'makes' if is_builtin(model) else 'fetches'} {model}"
+    data = (config.data.path, config.data.held_out_path)
+    remote = next((path for path in data if path and not is_builtin(path) and not looks_local(path)), None)
+    if remote is not None:
+        return f"prompts: looked at when the run starts, which fetches {remote}"
+    return "\n".join(_lines(config, prepare_prompts(config, str(folder))))
+
+
+def _lines(config: RunConfig, found: PreparedPrompts) -> Iterator[str]:
+    prompts, longest = found.prompts, len(found.prompts.longest.prompt_token_ids)
+    yield f"prompts: {prompts.source.num_prompts:,} to train on, {len(prompts.held_out):,} held out"
+    cache = "" if found.num_cache_tokens is None else f", the KV cache holds {found.num_cache_tokens:,}"
+    yield (
+        f"longest: {longest:,} tokens of prompt + {config.rollout.max_tokens:,} of answer = "
+        f"{found.num_request_tokens:,} tokens; the model takes {found.max_model_len:,}{cache}"
+    )
+    ends = ", ".join(describe(found.tokenizer, token) for token in found.end_tokens.all) or "no token"
+    yield f"answers end at: {ends}" + "".join(f", {json.dumps(stop)}" for stop in config.rollout.stop)
+    example = prompts.held_out[0]
+    yield f"one prompt as the model reads it ({len(example.prompt_token_ids):,} tokens):"
+    yield from (f"  {line}" for line in example.prompt_rendered.split("\n"))
+    yield f"its reference answer: {json.dumps(example.answer, ensure_ascii=False)}"
