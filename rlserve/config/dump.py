@@ -19,7 +19,8 @@ _INTERPOLATION = re.compile(r"(\\*)\$\{")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes text that OmegaConf would read as a number (``1e-5``) or as a line break of Unicode, and escapes what it would interpolate."""
+    """Quotes text that OmegaConf would read as a number (``1e-5``) or break into lines, and escapes what it would
+    interpolate."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

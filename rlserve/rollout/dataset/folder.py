@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import yaml
+
 from rlserve.errors import DataError
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -15,6 +17,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SEPARATOR = re.compile(r"[-._ 0-9/]+")
+_FRONT_MATTER = re.compile(r"---\s*\n(?P<yaml>.*?)\n---\s*(\n|$)", re.DOTALL)
 _SHARD = re.compile(r"(?P<split>\w+)-\d{5}-of-\d{5}")
 
 
@@ -24,8 +27,9 @@ def files_of_split(folder: Path, split: str, suffixes: Sequence[str]) -> list[Pa
     are ``train``. Other suffixes and hidden files are passed over.
 
     Raises:
-        DataError: there are none; says what there is.
+        DataError: there are none, or they are of several data sets; says what there is.
     """
+    _check_one_set(folder)
     visible = sorted(
         path
         for path in folder.rglob("*")
@@ -45,6 +49,25 @@ def files_of_split(folder: Path, split: str, suffixes: Sequence[str]) -> list[Pa
         named = ", ".join(repr(name) for name in splits if name)
         raise DataError(f"{folder}: has no files of split {split!r}, only of {named}; set data.split to one of them")
     return splits[split]
+
+
+def _check_one_set(folder: Path) -> None:
+    """A copy of a repository of the hub may hold several data sets, which its README.md names: they are not one."""
+    card = folder / "README.md"
+    head = _FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    if head is None:
+        return
+    try:
+        content = yaml.safe_load(head["yaml"])
+    except yaml.YAMLError:  # it is no card of a data set, then
+        return
+    sets = content.get("configs") if isinstance(content, dict) else None
+    names = [str(entry.get("config_name")) for entry in sets or () if isinstance(entry, dict)]
+    if len(names) > 1:
+        raise DataError(
+            f"{folder}: holds {len(names)} data sets ({', '.join(names)}), as its README.md says; "
+            f"set data.path to the folder or the file of one of them"
+        )
 
 
 def _split_of(path: Path) -> str | None:

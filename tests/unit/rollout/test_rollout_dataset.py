@@ -213,6 +213,18 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path: Path) -> None:
         open_table(str(tmp_path), "train")
 
 
+def test_a_copy_of_a_repository_with_several_sets_is_not_taken_for_one(tmp_path: Path) -> None:
+    for name in ("main", "socratic"):
+        write_jsonl(tmp_path / name / "train-00000-of-00001.jsonl", sums(2))
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- config_name: main\n- config_name: socratic\n---\n# Sums\n")
+    with pytest.raises(DataError, match=r"holds 2 data sets \(main, socratic\), .*; set data\.path to the folder"):
+        open_table(str(tmp_path), "train")
+    assert len(open_table(str(tmp_path / "main"), "train")) == 2
+    for card in ("---\nconfigs:\n- config_name: main\n---\n", "# Sums\n---\n", "---\na: [\n---\n"):
+        (tmp_path / "README.md").write_text(card)
+        assert len(open_table(str(tmp_path), "train")) == 4
+
+
 def test_what_save_to_disk_wrote_is_loaded(tmp_path: Path) -> None:
     import datasets
 
