@@ -16,12 +16,14 @@ if TYPE_CHECKING:
     from rlserve.engine.parallel.rendezvous import RankPlace
     from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.stats import EngineStats
+    from rlserve.engine.tokens import GeneratedTokens
 
 __all__ = [
     "Engine",
     "EngineConfig",
     "EngineStats",
     "FinishReason",
+    "GeneratedTokens",
     "RankPlace",
     "Request",
     "RequestOutput",
@@ -36,6 +38,7 @@ _HOMES = {
     "EngineConfig": "config",
     "EngineStats": "stats",
     "FinishReason": "request",
+    "GeneratedTokens": "tokens",
     "RankPlace": "parallel.rendezvous",
     "Request": "request",
     "RequestOutput": "request",

@@ -25,9 +25,10 @@ from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleO
 from rlserve.engine.rows import RowTable
 from rlserve.engine.runner import ModelRunner
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
-from rlserve.engine.sequence import RequestState, Sequence, SequenceState, TokenHistory
+from rlserve.engine.sequence import RequestState, Sequence, SequenceState
 from rlserve.engine.stop import StopStringChecker
 from rlserve.engine.tokenizer import FolderTokenizer
+from rlserve.engine.tokens import NO_TOKENS
 
 
 @dataclass(kw_only=True)
@@ -243,7 +244,7 @@ class Generation:
         if resumed is not None and resumed.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
             owner.outputs[index] = resumed
             return
-        sequence = Sequence(owner=owner, index=index, history=TokenHistory.of(resumed))
+        sequence = Sequence(owner=owner, index=index, history=resumed.tokens if resumed else NO_TOKENS)
         if resumed is not None and sampling.num_top_log_probs:
             sequence.top_log_probs = list(resumed.top_log_probs)
         if resumed is not None and sampling.kept_support:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import groupby
 
+from rlserve.engine.tokens import NO_TOKENS, GeneratedTokens
+
 TopLogProbs = tuple[tuple[int, float], ...]
 """The likeliest tokens at one position with their raw log-probabilities, likeliest first."""
 
@@ -100,17 +102,11 @@ class SamplingParams:
 
 @dataclass(frozen=True, kw_only=True)
 class SampleOutput:
-    """One sample, finished or not. The tuples have one entry per generated token."""
+    """One sample, finished or not. ``tokens`` has the arrays; the properties give the same as tuples, made anew each
+    time that they are asked for. All have one entry per generated token."""
 
     index: int
-    token_ids: tuple[int, ...] = ()
-    log_probs: tuple[float, ...] = ()
-    """Log-probability under the model itself: temperature 1, whole vocabulary (raw)."""
-    behaviour_log_probs: tuple[float, ...] = ()
-    """Log-probability under the distribution that was sampled from: after temperature, top-k and top-p,
-    renormalised over the kept tokens. Greedy choices have 0."""
-    weight_versions: tuple[int, ...] = ()
-    """Version of the weights that made each token."""
+    tokens: GeneratedTokens = NO_TOKENS
     top_log_probs: tuple[TopLogProbs, ...] = ()
     """Empty unless ``num_top_log_probs`` asks for it."""
     kept_support: tuple[bytes, ...] = ()
@@ -119,6 +115,27 @@ class SampleOutput:
     """None where the sample is not finished."""
     stop_reason: int | str | None = None
     """The token id or the string that ended the sample, if one did."""
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """All that was drawn."""
+        return tuple(self.tokens.token_ids.tolist())
+
+    @property
+    def log_probs(self) -> tuple[float, ...]:
+        """Log-probability under the model itself: temperature 1, whole vocabulary (raw)."""
+        return tuple(self.tokens.log_probs.tolist())
+
+    @property
+    def behaviour_log_probs(self) -> tuple[float, ...]:
+        """Log-probability under the distribution that was sampled from: after temperature, top-k and top-p,
+        renormalised over the kept tokens. Greedy choices have 0."""
+        return tuple(self.tokens.behaviour_log_probs.tolist())
+
+    @property
+    def weight_versions(self) -> tuple[int, ...]:
+        """Version of the weights that made each token."""
+        return tuple(self.tokens.weight_versions.tolist())
 
     @property
     def weight_spans(self) -> tuple[tuple[int, int, int], ...]:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from rlserve.engine.metrics import NO_TIME
 from rlserve.engine.sampling import seed_of, stream_key
-from rlserve.engine.sequence import Sequence, TokenHistory
+from rlserve.engine.sequence import Sequence
+from rlserve.engine.tokens import GeneratedTokens
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: logits divided by less overflow."""
@@ -130,10 +131,10 @@ class RowTable:
         """A view of the generated tokens of a row."""
         return self.token_ids[row, self.num_prompt_tokens[row] : self.num_tokens[row]]
 
-    def history(self, row: int) -> TokenHistory:
+    def history(self, row: int) -> GeneratedTokens:
         """A copy of the generated tokens of a row."""
         generated = slice(int(self.num_prompt_tokens[row]), int(self.num_known[row]))
-        return TokenHistory(
+        return GeneratedTokens(
             token_ids=self.token_ids[row, generated].copy(),
             log_probs=self.log_probs[row, generated].copy(),
             behaviour_log_probs=self.behaviour_log_probs[row, generated].copy(),

@@ -116,7 +116,7 @@ class Scheduler:
     def add(self, sequences: list[Sequence]) -> None:
         """Take the samples of one request. One leads, and the others follow it: the one with the fewest
         tokens, because a sample without tokens can share what it computed with all others."""
-        leader, *followers = sorted(sequences, key=lambda sequence: len(sequence.history.token_ids))
+        leader, *followers = sorted(sequences, key=lambda sequence: len(sequence.history))
         leader.followers = followers
         self.counts.states[SequenceState.WAITING] += 1
         if self._held is not None:

@@ -22,6 +22,7 @@ from rlserve.engine.metrics import NO_TIME
 from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import FinishReason, Request, SampleOutput, TopLogProbs
 from rlserve.engine.stop import StopStringChecker
+from rlserve.engine.tokens import GeneratedTokens
 from rlserve.errors import IllegalTransitionError
 
 
@@ -42,30 +43,6 @@ LEGAL_MOVES: dict[SequenceState, frozenset[SequenceState]] = {
     SequenceState.RUNNING: frozenset({SequenceState.WAITING, SequenceState.ENDED}),
     SequenceState.ENDED: frozenset(),
 }
-
-
-@dataclass(kw_only=True, eq=False)
-class TokenHistory:
-    """The generated tokens of a sample, G of them, while it has no row."""
-
-    token_ids: NDArray[np.int32]
-    """[G]"""
-    log_probs: NDArray[np.float32]
-    """[G]"""
-    behaviour_log_probs: NDArray[np.float32]
-    """[G]"""
-    weight_versions: NDArray[np.int64]
-    """[G]"""
-
-    @classmethod
-    def of(cls, sample: SampleOutput | None) -> TokenHistory:
-        """What a partial sample brings along; nothing for None."""
-        return cls(
-            token_ids=np.array(sample.token_ids if sample else (), dtype=np.int32),
-            log_probs=np.array(sample.log_probs if sample else (), dtype=np.float32),
-            behaviour_log_probs=np.array(sample.behaviour_log_probs if sample else (), dtype=np.float32),
-            weight_versions=np.array(sample.weight_versions if sample else (), dtype=np.int64),
-        )
 
 
 @dataclass(kw_only=True, eq=False)
@@ -104,7 +81,7 @@ class Sequence:
 
     owner: RequestState
     index: int
-    history: TokenHistory
+    history: GeneratedTokens
     """Generated tokens as of the last time it had no row; stale while running."""
     state: SequenceState = SequenceState.WAITING
     row: int = -1
@@ -140,16 +117,13 @@ class Sequence:
     @property
     def num_tokens(self) -> int:
         """Prompt and generated tokens; valid until it samples, while it waits or is in prefill."""
-        return len(self.owner.prompt) + len(self.history.token_ids)
+        return len(self.owner.prompt) + len(self.history)
 
     def output(self, reason: FinishReason | None, stop_reason: int | str | None) -> SampleOutput:
         """The sample as its caller sees it; valid while it has no row."""
         return SampleOutput(
             index=self.index,
-            token_ids=tuple(self.history.token_ids.tolist()),
-            log_probs=tuple(self.history.log_probs.tolist()),
-            behaviour_log_probs=tuple(self.history.behaviour_log_probs.tolist()),
-            weight_versions=tuple(self.history.weight_versions.tolist()),
+            tokens=self.history,
             top_log_probs=tuple(self.top_log_probs),
             kept_support=tuple(self.kept_support),
             finish_reason=reason,

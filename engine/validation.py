@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from reprlib import repr as shortened
 
+import numpy as np
+
 from rlserve.engine.request import FinishReason, Request, SampleOutput, SamplingParams
+from rlserve.engine.tokens import NO_TOKENS, GeneratedTokens
 
 MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
@@ -150,33 +152,40 @@ def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
         if sample.index in seen:
             yield f"resumed has sample {sample.index} twice"
         seen.add(sample.index)
-        yield from _partial_problems(sample)
-        num_tokens = len(sample.token_ids)
+        yield from _partial_problems(sample, limits)
+        num_tokens = len(sample.tokens)
         if request.sampling.num_top_log_probs and len(sample.top_log_probs) != num_tokens:
             yield f"resumed sample {sample.index} must have top_log_probs for each token, as the request wants them"
         if request.sampling.kept_support and len(sample.kept_support) != num_tokens:
             yield f"resumed sample {sample.index} must have a kept_support for each token, as the request wants them"
         if len(request.prompt_token_ids) + num_tokens > limits.max_model_len:
             yield f"resumed sample {sample.index} is longer than the {limits.max_model_len} tokens that fit"
-        yield from _token_problems(f"resumed sample {sample.index}", sample.token_ids, limits.vocab_size)
 
 
-def _partial_problems(sample: SampleOutput) -> Iterator[str]:
-    """What is wrong with the tokens of a partial sample, but for the tokens themselves."""
-    columns = ("token_ids", "log_probs", "behaviour_log_probs", "weight_versions", "top_log_probs", "kept_support")
-    for name in columns:
-        _must_be_list(f"{name} of resumed sample {sample.index}", getattr(sample, name))
-    if len({len(getattr(sample, name)) for name in columns[:4]}) > 1:
-        yield f"resumed sample {sample.index} must have a log-probability and a version for each token"
-    for name in ("log_probs", "behaviour_log_probs"):
-        for log_prob in getattr(sample, name):
-            if not _is_number(log_prob, -math.inf, math.inf) or math.isinf(log_prob):
-                yield f"resumed sample {sample.index} has {shown(log_prob)} in {name}, must be a finite number"
-    for version in sample.weight_versions:
-        if not _is_integer(version, 0, 2**63):
-            yield f"resumed sample {sample.index} has the weight version {shown(version)}, must be a whole number"
+def _partial_problems(sample: SampleOutput, limits: Limits) -> Iterator[str]:
+    """What is wrong with the tokens of a partial sample."""
+    name, tokens = f"resumed sample {sample.index}", sample.tokens
+    if not isinstance(tokens, GeneratedTokens):
+        raise TypeError(f"tokens of {name} must be GeneratedTokens, got {type(tokens).__name__}")
+    for column in ("token_ids", "log_probs", "behaviour_log_probs", "weight_versions"):
+        values, dtype = getattr(tokens, column), getattr(NO_TOKENS, column).dtype
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype != dtype:
+            raise TypeError(f"{column} of {name} must be a one-dimensional array of {dtype}")
+        if len(values) != len(tokens.token_ids):
+            yield f"{name} must have a log-probability and a version for each token"
+            return
+    for column in ("log_probs", "behaviour_log_probs"):
+        values = getattr(tokens, column)
+        for value in values[~np.isfinite(values)].tolist():
+            yield f"{name} has {value} in {column}, must be a finite number"
+    for version in tokens.weight_versions[tokens.weight_versions < 0].tolist():
+        yield f"{name} has the weight version {version}, must be a whole number from 0"
+    for token in tokens.token_ids[(tokens.token_ids < 0) | (tokens.token_ids >= limits.vocab_size)].tolist():
+        yield f"{name} has {token}, {_token_rule(limits.vocab_size)}"
+    for column in ("top_log_probs", "kept_support"):
+        _must_be_list(f"{column} of {name}", getattr(sample, column))
     if sample.finish_reason is not None and not isinstance(sample.finish_reason, FinishReason):
-        yield f"resumed sample {sample.index} has the finish_reason {shown(sample.finish_reason)}, which is none"
+        yield f"{name} has the finish_reason {shown(sample.finish_reason)}, which is none"
 
 
 def _must_be_list(name: str, value: object) -> None:
@@ -190,7 +199,11 @@ def _token_problems(name: str, token_ids: tuple[int, ...], vocab_size: int) -> I
     if not token_ids or (set(map(type, token_ids)) == {int} and min(token_ids) >= 0 and max(token_ids) < vocab_size):
         return
     bad = next(token for token in token_ids if type(token) is not int or not 0 <= token < vocab_size)
-    yield f"{name} has {shown(bad)}, token ids are whole numbers from 0 to {vocab_size - 1}"
+    yield f"{name} has {shown(bad)}, {_token_rule(vocab_size)}"
+
+
+def _token_rule(vocab_size: int) -> str:
+    return f"token ids are whole numbers from 0 to {vocab_size - 1}"
 
 
 def _is_integer(value: object, low: int, end: int) -> bool:

@@ -91,6 +91,10 @@ class WorkerLostError(WorkerFailedError):
     """A worker process is gone, or is as good as gone: it did not answer before the deadline."""
 
 
+class ArgumentLostError(RlserveError, LookupError):
+    """What was to be handed to a worker is gone with the node that held it; the worker itself may be well."""
+
+
 class CheckpointError(RlserveError, OSError):
     """A checkpoint could not be written; the one before it is untouched."""
 

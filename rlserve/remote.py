@@ -10,9 +10,11 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
 
-from rlserve.errors import RlserveError, WorkerFailedError, WorkerLostError
+from rlserve.errors import ArgumentLostError, RlserveError, WorkerFailedError, WorkerLostError
+
+_GONE = "what it was to be given is gone, the node that held it died"
 
 
 async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
@@ -26,6 +28,7 @@ async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
     Raises:
         WorkerLostError: the worker died, or did not answer before the deadline.
         WorkerFailedError: the worker lives, but raised something that is none of our errors.
+        ArgumentLostError: what the call was to be given is gone: the node that held it died, and not the worker.
         RlserveError: one of our errors, as the worker raised it.
     """
     try:
@@ -33,10 +36,14 @@ async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
     except RayTaskError as error:  # before TimeoutError, which it is too where the worker raised one
         if isinstance(error.cause, RlserveError):
             raise error.cause from None
+        if isinstance(error.cause, ObjectLostError):
+            raise ArgumentLostError(f"{what}: {_GONE}") from None
         lines = str(error.cause).splitlines() or [""]
         raise WorkerFailedError(f"{what}: {type(error.cause).__name__}: {lines[0]}") from None
     except RayActorError:
         raise WorkerLostError(f"{what}: its process died") from None
+    except ObjectLostError:
+        raise ArgumentLostError(f"{what}: {_GONE}") from None
     except RayError as error:
         raise WorkerFailedError(f"{what}: {str(error).splitlines()[0]}") from error
     except TimeoutError:

@@ -20,6 +20,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,48 +32,76 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 MANIFEST_FILE = "manifest.json"
-_PREFIX = "step_"
+_NAME = re.compile(r"step_(\d{6,})")
 _TEMPORARY_PREFIX = ".writing_"
 _CHUNK_BYTES = 1 << 20
 
 
 def checkpoint_name(step: int) -> str:
     """``step_000020``."""
-    return f"{_PREFIX}{step:06d}"
+    return f"step_{step:06d}"
 
 
 async def save_checkpoint(
     parent: Path, step: int, write_model: Callable[[Path], Awaitable[None]], run: dict[str, Any], *, keep: int
 ) -> Path:
-    """Write one checkpoint and remove all but the newest ``keep``.
+    """Write one checkpoint, and remove all that lie before the newest ``keep`` of those up to it.
 
     ``write_model`` fills the given folder with the policy and the trainer's state. A whole one that exists for
-    this step already is kept as it is; a damaged one, which the run did not go on from, is replaced.
+    this step already is kept as it is; a damaged one, which the run did not go on from, is replaced. Files are read,
+    synced and removed in a thread. An old checkpoint that cannot be removed is named in the log, and tried again at
+    the next save.
 
     Raises:
         CheckpointError: it cannot be written; what was written of it is removed, older ones are untouched.
     """
     final = parent / checkpoint_name(step)
-    if is_whole(final):
-        return final
     temporary = parent / f"{_TEMPORARY_PREFIX}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    shutil.rmtree(final, ignore_errors=True)
     try:
-        temporary.mkdir(parents=True)
+        if await asyncio.to_thread(_make_room, temporary, final):
+            return final
         await write_model(temporary)
         (temporary / RUN_FILE).write_text(json.dumps(run, indent=1))
         await asyncio.to_thread(_seal, temporary, final)
-    except CheckpointError:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
+        await asyncio.to_thread(shutil.rmtree, temporary, ignore_errors=True)
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(f"checkpoint {final} cannot be written: {error.strerror or error}") from error
-    for old in checkpoints(parent)[:-keep]:
-        shutil.rmtree(old)
     logger.info("checkpoint %s", final)
+    await asyncio.to_thread(_remove_old, parent, step, keep)
     return final
+
+
+def _make_room(temporary: Path, final: Path) -> bool:
+    """Make the temporary folder, unless the checkpoint is there and whole already, which is returned."""
+    if is_whole(final):
+        return True
+    for leftover in (temporary, final):
+        if leftover.exists():
+            shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    return False
+
+
+def _remove_old(parent: Path, newest_step: int, keep: int) -> None:
+    """Remove what lies before the ``keep`` newest up to ``newest_step``, and what was half written before them.
+    Later ones are none of this run's: it went on from an older one because they are damaged, and comes to them yet."""
+    up_to_now = [path for path in checkpoints(parent) if (_step_of(path.name) or 0) <= newest_step]
+    half_written = [
+        path
+        for path in parent.glob(f"{_TEMPORARY_PREFIX}step_*")
+        if _step_of(path.name.removeprefix(_TEMPORARY_PREFIX)) is not None
+    ]
+    for old in (*up_to_now[:-keep], *half_written):
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            logger.warning(
+                "old checkpoint %s cannot be removed, which is tried again at the next save: %s",
+                old,
+                error.strerror or error,
+            )
 
 
 def _seal(temporary: Path, final: Path) -> None:
@@ -88,8 +117,15 @@ def _seal(temporary: Path, final: Path) -> None:
 
 
 def checkpoints(parent: Path) -> list[Path]:
-    """All finished checkpoints, oldest first."""
-    return sorted(path for path in parent.glob(f"{_PREFIX}*") if path.is_dir())
+    """All finished checkpoints, in order of their steps. Folders of other names are somebody else's."""
+    steps = {path: _step_of(path.name) for path in parent.glob("step_*") if path.is_dir()}
+    return sorted((path for path, step in steps.items() if step is not None), key=lambda path: steps[path] or 0)
+
+
+def _step_of(name: str) -> int | None:
+    """The step of a checkpoint, by the name of its folder; None where the name is not ours."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match and checkpoint_name(int(match[1])) == name else None
 
 
 def is_whole(checkpoint: Path) -> bool:

@@ -38,12 +38,14 @@ from rlserve.controller.counters import Counters
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.group_metrics import trained_answers
+from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.observation import RolloutRates, rollout_metrics
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
 from rlserve.controller.signal import Signal
+from rlserve.controller.stall import progress, situation, stall_timeout_s
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.errors import CheckpointError
@@ -77,14 +79,21 @@ class Controller:
         self._setup = setup
         self._config = config
         self._clock = setup.clock
-        self._changed = Signal()
+        self._changed = Signal(
+            stall_timeout_s(config),
+            moved=lambda: progress(self.training, self.ledger, self.replicas, self.reallocation),
+            situation=lambda: situation(self.ledger, self.reallocation),
+        )
         self._stop = asyncio.Event()
-        self._rates = RolloutRates()
+        self._rates = RolloutRates(setup.clock)
         self._loop_start_s: float | None = None
         self.held_out_after: float | None = None
         self.counters = Counters()
         self.fleet = Fleet(config.pool.worker_start_timeout_s)
         self.scorer = create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log")
+        self.heartbeat = Heartbeat(
+            self.fleet, interval_s=config.pool.health_interval_s, timeout_s=config.pool.health_timeout_s
+        )
         self.transport = create_transport(config.weights)
         self.ledger = Ledger(
             prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
@@ -96,7 +105,6 @@ class Controller:
             self.fleet,
             switch_timeout_s=config.pool.switch_timeout_s,
             step_timeout_s=config.trainer.step_timeout_s,
-            health_timeout_s=config.pool.health_timeout_s,
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.TRAIN, error),
         )
         if setup.checkpoint is not None:
@@ -122,10 +130,12 @@ class Controller:
             async with asyncio.TaskGroup() as tasks:
                 self._build(tasks.create_task)
                 display = tasks.create_task(self.display.run())
+                heartbeat = tasks.create_task(self.heartbeat.run())
                 if await self._unless_stopped(tasks.create_task(self._start())):
                     await self._loops(tasks)
                     await self._finish()
                 display.cancel()
+                heartbeat.cancel()
                 await self.reallocation.close()
                 await self.replicas.close()
         except BaseExceptionGroup as group:
@@ -162,7 +172,8 @@ class Controller:
             capacity=config.rollout.engine.max_num_sequences,
             switch_timeout_s=config.pool.switch_timeout_s,
             request_timeout_s=config.rollout.request_timeout_s,
-            health_timeout_s=config.pool.health_timeout_s,
+            clock=self._clock,
+            publish_again=lambda number: self.trainers.publish_again(self.transport, number),
             on_output=self.rollouts.on_output,
             on_started=self.rollouts.on_started,
             on_returned=self.rollouts.on_returned,
@@ -280,6 +291,7 @@ class Controller:
 
     async def _after_step(self, report: StepReport) -> None:
         metrics, config = dict(report.metrics), self._config
+        self._check_integrity()
         self.display.note_step(metrics)
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
@@ -311,9 +323,9 @@ class Controller:
     async def _save(self) -> None:
         async def write_model(folder: Path) -> None:
             await self.trainers.save(folder)
-            self._setup.preparation.tokenizer.save_pretrained(folder / POLICY_FOLDER)
+            await asyncio.to_thread(self._setup.preparation.tokenizer.save_pretrained, folder / POLICY_FOLDER)
 
-        self.ledger.check_integrity()
+        self._check_integrity()
         run = {
             "counters": self._current_counters().to_dict(),
             "ledger": self.ledger.snapshot(),
@@ -332,6 +344,11 @@ class Controller:
         self.counters = Counters.from_dict(run["counters"])
         self._setup.preparation.source.restore(run["source"])
         self.ledger.restore(run["ledger"], current_version=self.counters.num_steps, time_s=self._clock.now())
+
+    def _check_integrity(self) -> None:
+        """Assert what always holds of the owners of state: cheap beside a step, and a bug is found where it is made."""
+        for owner in (self.ledger, self.router, self.buffer, self.reallocation.table):
+            owner.check_integrity()
 
     def _current_counters(self) -> Counters:
         """The counters with what this process has added so far."""

@@ -40,7 +40,7 @@ class RunDisplay:
         self._replicas = replicas
         self._reallocation = reallocation
         self._stopping = stopping
-        self._rate = Rate()
+        self._rate = Rate(setup.clock)
         self._rollout_tokens_per_s: float | None = None
         self._reward: float | None = None
         self._kl: float | None = None

@@ -7,6 +7,9 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
@@ -49,7 +52,7 @@ class Evaluation:
         *,
         replicas: Replicas,
         scorer: Scorer,
-        decode: Callable[[tuple[int, ...]], str],
+        decode: Callable[[NDArray[np.int32]], str],
         sampling: SamplingParams,
     ) -> None:
         """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
@@ -87,11 +90,7 @@ class Evaluation:
             for prompt, output in zip(self._prompts, outputs, strict=True)
             if output.error is not None
         ]
-        samples = [
-            self._sample(prompt, output)
-            for prompt, output in zip(self._prompts, outputs, strict=True)
-            if output.error is None
-        ]
+        samples = await asyncio.to_thread(self._samples, outputs)
         scores = await self._score_all(samples)
         errors += [score.error for score in scores if score.error is not None]
         rewards = [score.value for score in scores if score.value is not None]
@@ -118,6 +117,14 @@ class Evaluation:
         except RewardError as error:
             return [Score(error=str(error)) for _ in chunk]
 
+    def _samples(self, outputs: Sequence[RequestOutput]) -> list[RewardSample]:
+        """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
+        return [
+            self._sample(prompt, output)
+            for prompt, output in zip(self._prompts, outputs, strict=True)
+            if output.error is None
+        ]
+
     def _sample(self, prompt: PromptGroup, output: RequestOutput) -> RewardSample:
         (answer,) = output.samples
-        return reward_sample(prompt, answer, id=prompt.id, response=self._decode(answer.token_ids))
+        return reward_sample(prompt, answer, id=prompt.id, response=self._decode(answer.tokens.token_ids))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlserve.engine.request import FinishReason
 from rlserve.rollout.groups import ScoredGroup, mean_reward_parts
 from rlserve.tracking import names
@@ -22,7 +25,7 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> Mapping[str, float]:
 
 
 def trained_answers(
-    step: int, groups: Sequence[ScoredGroup], keep: Keep, decode: Callable[[tuple[int, ...]], str]
+    step: int, groups: Sequence[ScoredGroup], keep: Keep, decode: Callable[[NDArray[np.int32]], str]
 ) -> Iterator[Answer]:
     """All answers of those groups that ``keep`` chooses."""
     for index in chosen(len(groups), keep):
@@ -37,12 +40,12 @@ def trained_answers(
                 index=sample.index,
                 prompt=scored.group.prompt_rendered or scored.group.prompt_text,
                 reference=scored.group.answer,
-                response=decode(sample.token_ids),
+                response=decode(sample.tokens.token_ids),
                 reward=reward,
                 reward_parts=reward_parts,
                 finish_reason=str(sample.finish_reason),
                 num_prompt_tokens=len(scored.group.prompt_token_ids),
-                num_response_tokens=len(sample.token_ids),
+                num_response_tokens=len(sample.tokens),
                 weight_spans=spans,
                 staleness=step - 1 - min(version for version, _, _ in spans),
             )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 
-from rlserve.controller.counters import Counters
+from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.manager.slots import SlotState
@@ -20,12 +19,13 @@ _SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
 class Rate:
     """How fast a total grows: per second, since it was last asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: RunClock) -> None:
+        self._clock = clock
         self._last: tuple[float, float] | None = None
 
     def update(self, total: float) -> float | None:
         """``total`` since the run began; None the first time."""
-        now, last = time.monotonic(), self._last
+        now, last = self._clock.now(), self._last
         self._last = (now, total)
         return None if last is None or now <= last[0] else (total - last[1]) / (now - last[0])
 
@@ -34,9 +34,9 @@ class RolloutRates:
     """What the replicas did since it was last asked: tokens per second, and the share of their time that they
     computed."""
 
-    def __init__(self) -> None:
-        self._tokens = Rate()
-        self._busy_s = Rate()
+    def __init__(self, clock: RunClock) -> None:
+        self._tokens = Rate(clock)
+        self._busy_s = Rate(clock)
 
     def update(self, *, num_tokens: int, busy_s: float, num_replicas: int) -> Mapping[str, float]:
         """Metrics from totals since the run began; nothing the first time."""
@@ -83,6 +83,7 @@ def rollout_metrics(
         "manager/num_moves_to_train": counters.moves_to_train,
         "manager/num_moves_to_rollout": counters.moves_to_rollout,
         "manager/move_s": reallocation.move_s,
+        "weights/load_s": replicas.load_s,
     }
     if stats:
         metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
@@ -94,6 +93,7 @@ class Reallocation:
         """Decide and act until cancelled."""
         while not self._settled:
             await asyncio.sleep(self._interval_s)
+            self.table.check_integrity()
             observation = self.observe()
             plan, self._policy_state = self._policy.decide(observation, self._policy_state)
             self._record_decision(observation, plan)
@@ -139,16 +139,17 @@ class Reallocation:
             WorkerFailedError: more workers were lost than pool.max_worker_failures.
         """
         self._fleet.kill(slot_id)
-        self._to(slot_id, SlotState.DEAD, str(error))
+        reason = self._fleet.reason(slot_id) or str(error)
+        self._to(slot_id, SlotState.DEAD, reason)
         self._num_losses[slot_id] += 1
         self._counters.worker_failures += 1
         if role is Role.ROLLOUT:
             self._counters.engine_restarts += 1
-        self._tracker.record(FailureEvent(time_s=self._clock.now(), slot_id=slot_id, reason=str(error)))
+        self._tracker.record(FailureEvent(time_s=self._clock.now(), slot_id=slot_id, reason=reason))
         if self._counters.worker_failures > self._max_worker_failures:
             raise WorkerFailedError(
                 f"{self._counters.worker_failures} workers were lost, more than "
-                f"pool.max_worker_failures={self._max_worker_failures}; the last on {slot_id}: {error}"
+                f"pool.max_worker_failures={self._max_worker_failures}; the last on {slot_id}: {reason}"
             )
         revival = self._spawn(self._revive(slot_id, role))
         self._revivals.add(revival)
@@ -179,12 +180,12 @@ class Reallocation:
 
     async def _move(self, slot_id: str, role: Role) -> None:
         async with self._moving:
-            start = time.monotonic()
+            start = self._clock.now()
             before = SlotState.ROLLOUT if role is Role.TRAIN else SlotState.TRAIN
             if self._settled or self.table.state(slot_id) is not before:
                 return  # the run is about to end, or the slot was lost since the decision
             await self._guarded(slot_id, role, self._change_role(slot_id, role))
-            self.move_s = time.monotonic() - start
+            self.move_s = self._clock.now() - start
             logger.info("%s is %s after %.2f s", slot_id, self.table.state(slot_id), self.move_s)
             self._last_move_end_s = self._clock.now()
 

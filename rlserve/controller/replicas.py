@@ -6,8 +6,8 @@
                                      ▲
     transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
 
-A replica that dies, does not answer its long poll, or makes no progress on its work for the deadline, is lost:
-``on_lost`` is told, its requests wait again in the router, and nothing it might still say is listened to. Requests
+A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: ``on_lost``
+is told, its requests wait again in the router, and nothing it might still say is listened to. Requests
 outside the ledger (held-out scoring) go with the replicas in the same way: whoever has them leaves or is lost, they
 move on.
 """
@@ -16,13 +16,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from rlserve.controller.counters import RunClock
 from rlserve.engine.request import Request, RequestOutput
-from rlserve.errors import RlserveError, WeightsRefusedError, WorkerFailedError, WorkerLostError
+from rlserve.errors import (
+    ArgumentLostError,
+    DeadlineExceededError,
+    RlserveError,
+    WeightsRefusedError,
+    WorkerFailedError,
+    WorkerLostError,
+)
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.pool.fleet import Fleet
 from rlserve.remote import answer
@@ -43,6 +51,8 @@ class _Replica:
     updating: asyncio.Lock = field(default_factory=asyncio.Lock)
     """One weight update at a time, so that versions arrive in order."""
     version: int
+    load_s: float
+    """Time the engine stood still for its version."""
     leaving: bool = False
     stats: RolloutStats | None = None
     last_progress_s: float
@@ -72,7 +82,8 @@ class Replicas:
         capacity: int,
         switch_timeout_s: float,
         request_timeout_s: float,
-        health_timeout_s: float,
+        clock: RunClock,
+        publish_again: Callable[[int], Awaitable[None]],
         on_output: Callable[[str, RequestOutput], None],
         on_started: Callable[[Iterable[str]], None],
         on_returned: Callable[[Iterable[str]], None],
@@ -80,16 +91,17 @@ class Replicas:
         on_lost: Callable[[str, BaseException], None],
         spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        """``on_started`` and ``on_returned`` are told the ids of groups that a replica got or gave back, and
-        ``on_delivered`` the slot, the receipt and the seconds of each version that a replica took. ``spawn`` runs a
-        task whose failure stops the run."""
+        """``publish_again`` replaces the publication of a number, which is gone. ``on_started`` and ``on_returned``
+        are told the ids of groups that a replica got or gave back, and ``on_delivered`` the slot, the receipt and the
+        seconds of each version that a replica took. ``spawn`` runs a task whose failure stops the run."""
         self._fleet = fleet
         self._router = router
         self._transport = transport
         self._capacity = capacity
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
-        self._health_timeout_s = health_timeout_s
+        self._clock = clock
+        self._publish_again = publish_again
         self._on_output = on_output
         self._on_started = on_started
         self._on_returned = on_returned
@@ -125,6 +137,11 @@ class Replicas:
         """Seconds that engines have computed since the run began, all replicas that ever were together."""
         return self._retired_busy_s + sum(stats.busy_s for stats in self.stats.values())
 
+    @property
+    def load_s(self) -> float:
+        """Longest time that an engine stood still for the version that it serves."""
+        return max((replica.load_s for replica in self._replicas.values()), default=0.0)
+
     async def join(self, slot_id: str) -> None:
         """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve.
 
@@ -138,7 +155,8 @@ class Replicas:
         replica = _Replica(
             worker=worker,
             version=receipt.version,
-            last_progress_s=time.monotonic(),
+            load_s=receipt.load_s,
+            last_progress_s=self._clock.now(),
             num_tokens_before=first.stats.num_generated_tokens,
         )
         self._replicas[slot_id] = replica
@@ -172,9 +190,9 @@ class Replicas:
 
     async def broadcast(self) -> float:
         """Bring every replica to the newest weights, each at its next step boundary; returns the seconds it took."""
-        start = time.monotonic()
+        start = self._clock.now()
         await asyncio.gather(*(self._update(slot_id) for slot_id in self.slot_ids))
-        return time.monotonic() - start
+        return self._clock.now() - start
 
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""
@@ -191,12 +209,22 @@ class Replicas:
             self._submit(slot_id, requests)
 
     async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
-        """Answer requests outside the ledger with whatever replicas there are; survives the loss of any of them."""
+        """Answer requests outside the ledger with whatever replicas there are; survives the loss of any of them.
+
+        Raises:
+            DeadlineExceededError: for rollout.request_timeout_s there was no answer, no replica that had one of the
+                requests made a step, and none of them moved to another.
+        """
         loop = asyncio.get_running_loop()
         entries = [_DirectRequest(request=request, answer=loop.create_future()) for request in requests]
         self._direct.update({entry.request.id: entry for entry in entries})
         self._spread(entries)
-        return list(await asyncio.gather(*(entry.answer for entry in entries)))
+        try:
+            await self._answered(entries)
+        finally:
+            for entry in entries:
+                self._direct.pop(entry.request.id, None)
+        return [entry.answer.result() for entry in entries]
 
     async def close(self) -> None:
         """Stop listening to all replicas."""
@@ -213,7 +241,7 @@ class Replicas:
             while True:
                 collected: Collected = await answer(
                     replica.worker.collect.remote(POLL_S),
-                    timeout_s=POLL_S + self._health_timeout_s,
+                    timeout_s=POLL_S + self._switch_timeout_s,
                     what=f"the replica on {slot_id}",
                 )
                 self._note_progress(slot_id, replica, collected.stats)
@@ -227,7 +255,7 @@ class Replicas:
             self._lose(slot_id, replica, error)
 
     def _note_progress(self, slot_id: str, replica: _Replica, stats: RolloutStats) -> None:
-        now = time.monotonic()
+        now = self._clock.now()
         has_work = stats.num_running + stats.num_waiting > 0
         if stats.num_steps != replica.num_engine_steps or not has_work:
             replica.last_progress_s, replica.num_engine_steps = now, stats.num_steps
@@ -258,13 +286,26 @@ class Replicas:
             self._lose(slot_id, replica, error)
 
     async def _deliver(self, slot_id: str, worker: Any) -> Receipt:
-        start = time.monotonic()
-        receipt = await self._transport.deliver(worker)
-        self._on_delivered(slot_id, receipt, time.monotonic() - start)
+        start = self._clock.now()
+        receipt = await self._taken(slot_id, worker)
+        self._on_delivered(slot_id, receipt, self._clock.now() - start)
         return receipt
 
+    async def _taken(self, slot_id: str, worker: Any) -> Receipt:
+        """Let a worker take the newest version. What is gone with its publisher's node is published again: whoever was
+        to receive it is not to blame."""
+        while True:
+            num_publications = self._transport.num_publications
+            try:
+                return await self._transport.deliver(worker, slot_id)
+            except ArgumentLostError as error:
+                logger.warning("%s", error)
+                await self._publish_again(num_publications)
+
     async def _update(self, slot_id: str) -> None:
-        replica = self._replicas[slot_id]
+        replica = self._replicas.get(slot_id)
+        if replica is None:
+            return  # it was lost since the update was asked for
         async with replica.updating:
             if replica.version >= self._transport.version or self._replicas.get(slot_id) is not replica:
                 return
@@ -276,10 +317,31 @@ class Replicas:
                 if not replica.leaving:
                     self._lose(slot_id, replica, error)
                 return
-            replica.version = receipt.version
+            replica.version, replica.load_s = receipt.version, receipt.load_s
         if self._replicas.get(slot_id) is replica:
             self._router.set_version(slot_id, receipt.version)
             self.dispatch()
+
+    async def _answered(self, entries: Sequence[_DirectRequest]) -> None:
+        before, since_s = self._progress_of(entries), self._clock.now()
+        while pending := [entry for entry in entries if not entry.answer.done()]:
+            await asyncio.wait([entry.answer for entry in pending], timeout=min(POLL_S, self._request_timeout_s))
+            now, progress = self._clock.now(), self._progress_of(entries)
+            if progress != before:
+                before, since_s = progress, now
+            elif now - since_s > self._request_timeout_s:
+                holders = Counter(entry.slot_id or "no replica" for entry in pending)
+                where = ", ".join(f"{count} with {slot_id}" for slot_id, count in sorted(holders.items()))
+                raise DeadlineExceededError(
+                    f"{len(pending)} of {len(entries)} requests outside the training ({pending[0].request.id}, …) made "
+                    f"no progress for rollout.request_timeout_s={self._request_timeout_s:g} s: {where}"
+                )
+
+    def _progress_of(self, entries: Sequence[_DirectRequest]) -> object:
+        """Something else whenever requests got on: an answer, a step of a replica that has one, another replica."""
+        slots = sorted({entry.slot_id for entry in entries if entry.slot_id is not None and not entry.answer.done()})
+        steps = [(slot_id, self._replicas[slot_id].num_engine_steps) for slot_id in slots if slot_id in self._replicas]
+        return sum(entry.answer.done() for entry in entries), steps
 
     def _spread(self, entries: Sequence[_DirectRequest]) -> None:
         slots = [slot_id for slot_id, replica in self._replicas.items() if not replica.leaving]

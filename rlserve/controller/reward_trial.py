@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rlserve.config.tree import RunConfig
 from rlserve.engine.request import FinishReason, SampleOutput
+from rlserve.engine.tokens import GeneratedTokens
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample
 from rlserve.rollout.rewards.probe import RewardProbe
@@ -57,6 +58,6 @@ def trial_samples(held_out: Sequence[PromptGroup], tokenizer: PreTrainedTokenize
 
 
 def _sample(group: PromptGroup, response: str, tokenizer: PreTrainedTokenizerBase) -> RewardSample:
-    token_ids = tuple(tokenizer(response, add_special_tokens=False).input_ids)
-    output = SampleOutput(index=0, token_ids=token_ids, finish_reason=FinishReason.STOP)
+    tokens = GeneratedTokens.of(tokenizer(response, add_special_tokens=False).input_ids)
+    output = SampleOutput(index=0, tokens=tokens, finish_reason=FinishReason.STOP)
     return reward_sample(group, output, id=group.id, response=response)

@@ -18,6 +18,9 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlserve.controller.counters import RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
@@ -55,7 +58,7 @@ class RolloutLoop:
         changed: Signal,
         reward_failures: FailureShare,
         refusals: FailureShare,
-        decode: Callable[[tuple[int, ...]], str],
+        decode: Callable[[NDArray[np.int32]], str],
         current_version: Callable[[], int],
     ) -> None:
         self._source = source
@@ -82,7 +85,9 @@ class RolloutLoop:
     async def admit(self, replicas: Replicas, wanted: Callable[[], int]) -> None:
         """Admit groups while there is room and fewer than ``wanted()`` were admitted."""
         while True:
-            await self._changed.wait_for(lambda: self._ledger.room > 0 and self._ledger.num_admitted < wanted())
+            await self._changed.wait_for(
+                lambda: self._ledger.room > 0 and self._ledger.num_admitted < wanted(), "room for another prompt group"
+            )
             while self._ledger.room > 0 and self._ledger.num_admitted < wanted():
                 self._admit_next()
             replicas.dispatch()
@@ -127,7 +132,7 @@ class RolloutLoop:
                 continue
             self._refusals.note(failed=False)
             try:
-                scores = await self._scorer.score(self._reward_samples(group, output))
+                scores = await self._scorer.score(await asyncio.to_thread(self._reward_samples, group, output))
             except RewardError as error:
                 self._drop_failed(group, str(error))
                 continue
@@ -166,8 +171,11 @@ class RolloutLoop:
         return self._ledger.count(GroupState.RUNNING) - self._router.num_running
 
     def _reward_samples(self, group: PromptGroup, output: RequestOutput) -> list[RewardSample]:
+        """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
         return [
-            reward_sample(group, sample, id=f"{group.id}/{sample.index}", response=self._decode(sample.token_ids))
+            reward_sample(
+                group, sample, id=f"{group.id}/{sample.index}", response=self._decode(sample.tokens.token_ids)
+            )
             for sample in output.samples
         ]
 

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlserve.controller.signal import Signal
 from rlserve.errors import (
     DeadlineExceededError,
     RlserveError,
@@ -49,18 +50,19 @@ class TrainerGroup:
         *,
         switch_timeout_s: float,
         step_timeout_s: float,
-        health_timeout_s: float,
         on_lost: Callable[[str, BaseException], None],
     ) -> None:
         """``on_lost`` is told each member, or newcomer, that was lost, when the group has already given it up."""
         self._fleet = fleet
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
-        self._health_timeout_s = health_timeout_s
         self._on_lost = on_lost
         self._members: tuple[str, ...] = ()
         self._generation = 0
         self._boundary = asyncio.Lock()
+        self._has_stepped = True
+        """Since the last version was published, so that the members hold newer weights."""
+        self._published = Signal(switch_timeout_s, situation=lambda: "the trainers have stepped and published nothing")
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -126,12 +128,33 @@ class TrainerGroup:
                 failures = _failures(answers)
                 if not failures:
                     metrics: dict[str, float] = answers[self._members[0]]
+                    self._has_stepped = True
                     return metrics
                 await self._take_back(failures)
 
     async def publish(self, transport: Transport, version: int) -> None:
         """Let the transport take version ``version`` of the weights from rank 0."""
-        await self._by_leader(lambda leader: transport.publish(self._fleet[leader], version))
+        async with self._boundary:
+            await self._by_leader(lambda leader: transport.publish(self._fleet[leader], version))
+            self._has_stepped = False
+        self._published.notify()
+
+    async def publish_again(self, transport: Transport, num_publications: int) -> None:
+        """Replace what is gone of the newest version, the ``num_publications``-th that was published; returns when the
+        transport has something to deliver again. Any member can give it, since all hold the same state. Where they have
+        stepped meanwhile, the next version comes anyhow, and is waited for.
+
+        Raises:
+            DeadlineExceededError: it does not come.
+            WorkerFailedError: no member is left.
+        """
+        async with self._boundary:
+            if transport.num_publications == num_publications and not self._has_stepped:
+                logger.warning("version %d of the weights is gone and is published again", transport.version)
+                await self._by_leader(lambda leader: transport.publish(self._fleet[leader], transport.version))
+        await self._published.wait_for(
+            lambda: transport.num_publications > num_publications, f"the version after {transport.version}"
+        )
 
     async def save(self, folder: Path) -> None:
         """Write the policy and the trainer's state into a folder that all nodes see.
@@ -139,19 +162,21 @@ class TrainerGroup:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        await self._by_leader(lambda leader: self._call(leader, "save_trainer", folder, timeout_s=self._step_timeout_s))
+        async with self._boundary:
+            await self._by_leader(
+                lambda leader: self._call(leader, "save_trainer", folder, timeout_s=self._step_timeout_s)
+            )
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
 
     async def _by_leader(self, action: Callable[[str], Awaitable[None]]) -> None:
         """Let rank 0 do something, and if it is lost, the next."""
-        async with self._boundary:
-            while True:
-                leader = self._members[0]
-                try:
-                    return await action(leader)
-                except WorkerLostError as error:
-                    await self._regroup(self._members, lost={leader: error})
+        while True:
+            leader = self._members[0]
+            try:
+                return await action(leader)
+            except WorkerLostError as error:
+                await self._regroup(self._members, lost={leader: error})
 
     async def _take_back(self, failures: Mapping[str, RlserveError]) -> None:
         """After a broken step: bring the survivors to where they were before it, as a new group."""
@@ -211,8 +236,8 @@ class TrainerGroup:
         return await self._gather(dict.fromkeys(members, arguments), method, timeout_s or self._switch_timeout_s)
 
     async def _gather(self, calls: Mapping[str, tuple[Any, ...]], method: str, timeout_s: float) -> dict[str, Any]:
-        """Answers, or errors, of all members. Who does not even answer a ping meanwhile is ended, so that a worker
-        that was stopped is found long before the deadline of its call.
+        """Answers, or errors, of all members. Ends when all have answered, or their deadline has passed; the call of
+        a worker that is ended meanwhile, by the heartbeat or anybody, fails at once.
 
         Raises:
             RlserveError: an error that no new group can mend.
@@ -221,23 +246,12 @@ class TrainerGroup:
             member: asyncio.ensure_future(self._call(member, method, *arguments, timeout_s=timeout_s))
             for member, arguments in calls.items()
         }
-        while pending := [member for member, task in tasks.items() if not task.done()]:
-            waiting = [tasks[member] for member in pending]
-            done, _ = await asyncio.wait(waiting, timeout=self._health_timeout_s, return_when=asyncio.FIRST_EXCEPTION)
-            if len(done) < len(waiting):
-                await asyncio.gather(*(self._end_if_silent(member) for member in pending if not tasks[member].done()))
+        await asyncio.gather(*tasks.values(), return_exceptions=True)
         answers = {member: task.exception() or task.result() for member, task in tasks.items()}
         for error in answers.values():
             if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
                 raise error
         return answers
-
-    async def _end_if_silent(self, slot_id: str) -> None:
-        try:
-            await self._call(slot_id, "info", timeout_s=self._health_timeout_s)
-        except WorkerLostError as error:
-            logger.warning("%s", error)
-            self._fleet.kill(slot_id)
 
     async def _call(self, slot_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         call = getattr(self._fleet[slot_id], method).remote(*arguments)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,11 +90,11 @@ class TrainingLoop:
     async def run(self, stop: asyncio.Event) -> None:
         """Train until ``num_steps`` or ``stop``; returns with every broadcast done."""
         while self._counters.num_steps < self._num_steps:
-            start = time.monotonic()
+            start = self._clock.now()
             groups = await self._next_batch(stop)
             if groups is None:
                 break
-            await self._train(groups, start_s=start, wait_s=time.monotonic() - start)
+            await self._train(groups, start_s=start, wait_s=self._clock.now() - start)
         await asyncio.gather(*self._broadcasts)
 
     async def publish_first(self, version: int) -> None:
@@ -112,22 +111,22 @@ class TrainingLoop:
             return taken is not None or stop.is_set()
 
         self.waiting = True
-        await self._changed.wait_for(ready)
+        await self._changed.wait_for(ready, f"the batch of step {self._counters.num_steps + 1}")
         self.waiting = False
         return taken
 
     async def _train(self, groups: list[ScoredGroup], *, start_s: float, wait_s: float) -> None:
-        batch, step = build_batch(groups), self._counters.num_steps + 1
-        train_start = time.monotonic()
+        batch, step = await asyncio.to_thread(build_batch, groups), self._counters.num_steps + 1
+        train_start = self._clock.now()
         try:
             metrics = await self._trainers.step(batch)
         except NonFiniteLossError as error:
             saved = _save_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch is in {saved}") from error
-        update_s = time.monotonic() - train_start
-        publish_start = time.monotonic()
+        update_s = self._clock.now() - train_start
+        publish_start = self._clock.now()
         await self._trainers.publish(self._transport, step)
-        publish_s = time.monotonic() - publish_start
+        publish_s = self._clock.now() - publish_start
         self._tracker.record(WeightEvent(time_s=self._clock.now(), version=step, slot_id=None, duration_s=publish_s))
         self._buffer.commit(time_s=self._clock.now())
         self._tracker.record(trained_batch(step, groups))
@@ -135,7 +134,7 @@ class TrainingLoop:
         self._count(batch, metrics)
         self._broadcast()
         self._changed.notify()
-        step_s = time.monotonic() - start_s
+        step_s = self._clock.now() - start_s
         num_tokens = len(batch.token_ids)
         await self._after_step(
             StepReport(

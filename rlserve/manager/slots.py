@@ -85,6 +85,8 @@ class SlotTable:
     def __init__(self) -> None:
         self._states: dict[str, SlotState] = {}
         self._history: list[SlotTransition] = []
+        self._replayed: dict[str, SlotState] = {}
+        self._num_replayed = 0
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
@@ -129,9 +131,11 @@ class SlotTable:
         self._history.append(SlotTransition(time_s=time_s, slot_id=slot_id, before=before, after=after, reason=reason))
 
     def check_integrity(self) -> None:
-        """Assert that replaying the history, move by legal move, leads to the states that the table has (I6)."""
-        replayed: dict[str, SlotState] = {}
-        for transition in self._history:
+        """Assert that replaying the history, move by legal move, leads to the states that the table has (I6). What was
+        replayed before is not replayed again."""
+        replayed, first = self._replayed, self._num_replayed
+        self._num_replayed = len(self._history)
+        for transition in self._history[first:]:
             before = replayed.get(transition.slot_id)
             assert transition.before is before, f"{transition} does not follow on {before}"
             assert before is None or transition.after in LEGAL_MOVES[before], f"{transition} is illegal"

@@ -44,8 +44,10 @@ class PoolConfig:
     """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0
     """Deadline of changing one slot's role."""
-    health_timeout_s: float = 30.0
-    """Longest that a worker may leave a sign of life unanswered; then it is ended and replaced."""
+    health_interval_s: float = 2.0
+    """How often each worker is asked for a sign of life."""
+    health_timeout_s: float = 10.0
+    """Longest that a worker may leave that unanswered, whatever it is doing; then it is ended and replaced."""
     max_worker_failures: int = 8
     """Lost workers that are replaced; one more stops the run."""
 
@@ -61,7 +63,9 @@ class PoolConfig:
                 or "must be at least 1",
                 "worker_start_timeout_s": self.worker_start_timeout_s > 0 or "must be above 0",
                 "switch_timeout_s": self.switch_timeout_s > 0 or "must be above 0",
-                "health_timeout_s": self.health_timeout_s > 0 or "must be above 0",
+                "health_interval_s": self.health_interval_s > 0 or "must be above 0",
+                "health_timeout_s": self.health_timeout_s >= self.health_interval_s
+                or f"must be at least pool.health_interval_s={self.health_interval_s:g}",
                 "max_worker_failures": self.max_worker_failures >= 0 or "must be at least 0",
             },
         )

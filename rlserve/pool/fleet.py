@@ -13,7 +13,7 @@ import ray
 from rlserve.errors import WorkerLostError
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.slots import Slot
-from rlserve.pool.worker import Worker
+from rlserve.pool.worker import CONCURRENCY_GROUPS, Worker
 from rlserve.remote import answer
 
 logger = logging.getLogger(__name__)
@@ -31,6 +31,12 @@ class Fleet:
         self._slots: dict[str, Slot] = {}
         self._specs: dict[str, WorkerSpec] = {}
         self._infos: dict[str, WorkerInfo] = {}
+        self._reasons: dict[str, str] = {}
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """Slots whose worker has come up and was not ended."""
+        return tuple(slot_id for slot_id in self._actors if slot_id in self._infos)
 
     def __getitem__(self, slot_id: str) -> Any:
         """The handle of the worker on a slot.
@@ -39,7 +45,7 @@ class Fleet:
             WorkerLostError: it was ended.
         """
         if slot_id not in self._actors:
-            raise WorkerLostError(f"the worker of {slot_id} was ended")
+            raise WorkerLostError(self._reasons.get(slot_id) or f"the worker of {slot_id} was ended")
         return self._actors[slot_id]
 
     @staticmethod
@@ -69,14 +75,23 @@ class Fleet:
             WorkerLostError: as ``start``.
         """
         self.kill(slot_id)
+        self._reasons.pop(slot_id, None)
         spec = self._specs[slot_id]
         self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
         self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id])
         await self._await_ready(slot_id)
 
-    def kill(self, slot_id: str) -> None:
-        """End a worker at once, also one that is stopped or wedged."""
+    def reason(self, slot_id: str) -> str | None:
+        """Why the last worker of a slot was ended, where ``kill`` was told."""
+        return self._reasons.get(slot_id)
+
+    def kill(self, slot_id: str, reason: str | None = None) -> None:
+        """End a worker at once, also one that is stopped or wedged. Calls that wait for it fail. ``reason`` is what
+        later calls are told."""
         actor = self._actors.pop(slot_id, None)
+        self._infos.pop(slot_id, None)
+        if reason is not None:
+            self._reasons[slot_id] = reason
         if actor is not None:
             ray.kill(actor, no_restart=True)
 
@@ -106,7 +121,7 @@ def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
     }
-    actor_class: Any = ray.remote(Worker)
+    actor_class: Any = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(Worker)
     return actor_class.options(
         name=None,
         num_cpus=0,

@@ -2,12 +2,12 @@
 
 ::
 
-    submit / load_weights / stop ──► commands ──►┐
-                                                 │  between two steps
-                                   engine.step() ◄┘
-                                        │
-                                        ▼
-    collect (long poll) ◄────────── outbox
+    submit (queues) / load_weights / stop (wait) ──► commands ──►┐
+                                                                 │  between two steps
+                                                  engine.step() ◄┘
+                                                       │
+                                                       ▼
+    collect (long poll) ◄───────────────────────── outbox
 
 Only the engine's thread touches the engine. Everything else reaches it as a command that runs between two
 steps, so a new version of the weights is swapped in at a step boundary by construction. The thread sleeps on
@@ -30,7 +30,7 @@ from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.weights.base import Receipt
-from rlserve.weights.patch import WeightPatch, unpack
+from rlserve.weights.snapshot import WeightSnapshot, unpack
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -53,35 +53,42 @@ class RolloutHat:
         self._busy_s = 0.0
         self._stats = self._read_stats()
         self._running = True
+        self._stopping = False
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
-    def load_weights(self, patch: WeightPatch) -> Receipt:
-        """Stage a version beside the running model, swap it in between two steps, and prove what is loaded."""
-        tensors = unpack(patch)
+    def load_weights(self, snapshot: WeightSnapshot) -> Receipt:
+        """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
+        tensors = unpack(snapshot)
 
         def swap() -> Receipt:
             start = time.perf_counter()
-            self._engine.load_weights(patch.version, tensors)
-            load_s = time.perf_counter() - start
-            return Receipt(
-                version=self._engine.weight_version,
-                fingerprint=fingerprint(self._engine.named_weights()),
-                load_s=load_s,
-            )
+            self._engine.load_weights(snapshot.version, tensors)
+            loaded = fingerprint(self._engine.named_weights())
+            return Receipt(version=self._engine.weight_version, fingerprint=loaded, load_s=time.perf_counter() - start)
 
         return self._call(swap)
 
     def submit(self, requests: list[Request]) -> None:
-        """Hand a batch of requests to the engine."""
+        """Queue a batch of requests, which the engine has from its next step on. Does not wait for that: the step
+        under way may be a long one, or compile.
+
+        Raises:
+            WorkerFailedError: the engine stopped, or the hat is being taken off.
+        """
 
         def add() -> None:
             for request in requests:
                 self._unfinished.add(request.id)
                 self._engine.add(request)
 
-        self._call(add)
+        with self._changed:
+            self._raise_failure()
+            if self._stopping:
+                raise WorkerFailedError("the rollout hat is being taken off: it takes no more requests")
+            self._commands.append(add)
+            self._changed.notify_all()
 
     def collect(self, timeout_s: float) -> Collected:
         """Outputs since the last call; waits up to ``timeout_s`` for the first one."""
@@ -92,7 +99,8 @@ class RolloutHat:
             return Collected(outputs=outputs, stats=self._stats, closed=not self._running)
 
     def stop(self) -> tuple[RequestOutput, ...]:
-        """Take the hat off: unfinished requests come back with their tokens, and the engine's memory is freed.
+        """Take the hat off: unfinished requests come back with their tokens, and the engine's memory is freed, that of
+        the weights too: whoever puts the hat on again gets the newest ones anyhow.
 
         Outputs that finished before are still handed out by ``collect``, each exactly once.
         """
@@ -104,11 +112,13 @@ class RolloutHat:
                 last_outputs += self._engine.step()
             with self._changed:
                 self._outbox += last_outputs
-            self._engine.release_memory()
+            self._engine.release_memory(weights=True)
             self._engine.check_integrity()
             self._running = False
             return partials
 
+        with self._changed:
+            self._stopping = True  # what was submitted before is in the queue before ``take_off``
         partials = self._call(take_off)
         self._thread.join()
         return partials

@@ -2,8 +2,9 @@
 
 Imports, compiled kernels, the engine and the trainer stay warm, so changing hats is a method call and not a
 process start. The controller decides who wears what; a worker only refuses what does not fit its hat. Calls
-arrive on several threads (a long poll must not block a weight update); the rollout hat runs its engine in one
-thread of its own, and train calls are serialised by a lock.
+arrive on several threads (``CONCURRENCY_GROUPS``: the sign of life and the long poll have one each to themselves, so
+that nothing else can keep them waiting); the rollout hat runs its engine in one thread of its own, and train calls are
+serialised by a lock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -27,12 +29,14 @@ from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
 from rlserve.pool.rollout_hat import RolloutHat
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
 from rlserve.weights.base import Receipt
-from rlserve.weights.patch import WeightPatch, pack
+from rlserve.weights.snapshot import WeightSnapshot, pack
 
 logger = logging.getLogger(__name__)
 
 POLICY_FOLDER = "policy"
 TRAINER_FILE = "trainer.safetensors"
+CONCURRENCY_GROUPS = {"health": 1, "poll": 1}
+"""Threads for the methods that name a group; all others share those of the default group."""
 
 
 class Worker:
@@ -52,6 +56,10 @@ class Worker:
         """Answers once the process is up."""
         return WorkerInfo(slot_id=self._spec.slot_id, process_id=os.getpid(), host=socket.gethostname())
 
+    @ray.method(concurrency_group="health")  # type: ignore[untyped-decorator]
+    def ping(self) -> None:
+        """A sign of life."""
+
     # -- rollout hat -----------------------------------------------------------------------------------------
 
     def start_rollout(self) -> None:
@@ -65,18 +73,19 @@ class Worker:
         self._rollout = RolloutHat(self._engine)
         logger.info("rollout hat on")
 
-    def load_weights(self, patch: WeightPatch) -> Receipt:
+    def load_weights(self, snapshot: WeightSnapshot) -> Receipt:
         """Swap in a version of the weights at a step boundary.
 
         Raises:
             WeightsRefusedError: damaged, older than what is loaded, or not for this model.
         """
-        return self._worn_rollout().load_weights(patch)
+        return self._worn_rollout().load_weights(snapshot)
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Add a batch of requests."""
+        """Queue a batch of requests."""
         self._worn_rollout().submit(list(requests))
 
+    @ray.method(concurrency_group="poll")  # type: ignore[untyped-decorator]
     def collect(self, timeout_s: float) -> Collected:
         """Long poll for finished outputs."""
         return self._worn_rollout().collect(timeout_s)
@@ -95,8 +104,6 @@ class Worker:
 
     def choose_port(self) -> tuple[str, int]:
         """Address and free port for the rendezvous store of a new group, served by this worker as rank 0."""
-        import ray
-
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind((host, 0))
@@ -134,11 +141,11 @@ class Worker:
         with self._train_lock:
             self._worn_trainer().rollback()
 
-    def pack_weights(self, version: int) -> tuple[WeightPatch, int]:
+    def pack_weights(self, version: int) -> tuple[WeightSnapshot, int]:
         """The policy's weights in the engines' type, and their fingerprint. Rank 0 only."""
         with self._train_lock:
-            patch = pack(version, self._worn_trainer().weights(), getattr(torch, self._spec.engine.dtype))
-        return patch, patch.fingerprint
+            snapshot = pack(version, self._worn_trainer().weights(), getattr(torch, self._spec.engine.dtype))
+        return snapshot, snapshot.fingerprint
 
     def leave_training(self) -> None:
         """Take the train hat off and free its memory."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +23,7 @@ class AnswerText:
         self._end_token_ids = frozenset(end_token_ids) | {tokenizer.eos_token_id}
         self._skip_special_tokens = skip_special_tokens
 
-    def __call__(self, token_ids: Sequence[int]) -> str:
+    def __call__(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         if not self._skip_special_tokens and len(token_ids) and token_ids[-1] in self._end_token_ids:
             token_ids = token_ids[:-1]
         return str(self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens))

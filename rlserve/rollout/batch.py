@@ -20,35 +20,23 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
 
     A sample is named ``"{group}/{index}#{attempt}"``.
     """
-    pairs = [(scored.group, sample) for scored in scored_groups for sample in scored.output.samples]
-    samples = [sample for _, sample in pairs]
-    num_response_tokens = sum(len(sample.token_ids) for sample in samples)
-    token_ids = chain.from_iterable((*group.prompt_token_ids, *sample.token_ids) for group, sample in pairs)
+    pairs = [(scored, sample) for scored in scored_groups for sample in scored.output.samples]
+    tokens = [sample.tokens for _, sample in pairs]
+    prompts = [np.array(scored.group.prompt_token_ids, dtype=np.int32) for scored in scored_groups]
+    num_samples = [len(scored.output.samples) for scored in scored_groups]
+    group_index = np.repeat(np.arange(len(scored_groups), dtype=np.int32), num_samples)
+    pieces = chain.from_iterable(
+        (prompts[group], sample.token_ids) for group, sample in zip(group_index.tolist(), tokens, strict=True)
+    )
     return Batch(
-        sample_ids=tuple(
-            f"{scored.group.id}/{sample.index}#{scored.attempt}"
-            for scored in scored_groups
-            for sample in scored.output.samples
-        ),
-        group_index=np.repeat(
-            np.arange(len(scored_groups), dtype=np.int32), [len(scored.output.samples) for scored in scored_groups]
-        ),
-        prompt_lengths=np.array([len(group.prompt_token_ids) for group, _ in pairs], dtype=np.int32),
-        response_lengths=np.array([len(sample.token_ids) for sample in samples], dtype=np.int32),
-        token_ids=np.fromiter(token_ids, dtype=np.int32),
-        log_probs=np.fromiter(
-            chain.from_iterable(sample.log_probs for sample in samples), dtype=np.float32, count=num_response_tokens
-        ),
-        behaviour_log_probs=np.fromiter(
-            chain.from_iterable(sample.behaviour_log_probs for sample in samples),
-            dtype=np.float32,
-            count=num_response_tokens,
-        ),
-        weight_versions=np.fromiter(
-            chain.from_iterable(sample.weight_versions for sample in samples),
-            dtype=np.int32,
-            count=num_response_tokens,
-        ),
+        sample_ids=tuple(f"{scored.group.id}/{sample.index}#{scored.attempt}" for scored, sample in pairs),
+        group_index=group_index,
+        prompt_lengths=np.repeat(np.array([len(prompt) for prompt in prompts], dtype=np.int32), num_samples),
+        response_lengths=np.array([len(sample) for sample in tokens], dtype=np.int32),
+        token_ids=np.concatenate(list(pieces)),
+        log_probs=np.concatenate([sample.log_probs for sample in tokens]),
+        behaviour_log_probs=np.concatenate([sample.behaviour_log_probs for sample in tokens]),
+        weight_versions=np.concatenate([sample.weight_versions for sample in tokens]).astype(np.int32),
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
-        is_truncated=np.array([sample.finish_reason is FinishReason.LENGTH for sample in samples]),
+        is_truncated=np.array([sample.finish_reason is FinishReason.LENGTH for _, sample in pairs]),
     )

@@ -63,7 +63,7 @@ class ScoredGroup:
     @cached_property
     def oldest_version(self) -> int:
         """Version of the weights that made the oldest token."""
-        return min(min(sample.weight_versions) for sample in self.output.samples if sample.weight_versions)
+        return min(int(sample.tokens.weight_versions.min()) for sample in self.output.samples if len(sample.tokens))
 
 
 def mean_reward_parts(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -46,7 +46,7 @@ class _Entry:
 
     def with_partials(self, samples: tuple[SampleOutput, ...]) -> _Entry:
         """The next attempt, which carries ``samples`` on."""
-        newest = max((version for sample in samples for version in sample.weight_versions), default=0)
+        newest = max((int(sample.tokens.weight_versions.max(initial=0)) for sample in samples), default=0)
         return replace(self, resumed=samples, min_version=max(self.min_version, newest))
 
 
@@ -223,4 +223,4 @@ def _request_id(entry: _Entry) -> str:
 
 
 def _num_tokens(entry: _Entry) -> int:
-    return len(entry.group.prompt_token_ids) + sum(len(sample.token_ids) for sample in entry.resumed)
+    return len(entry.group.prompt_token_ids) + sum(len(sample.tokens) for sample in entry.resumed)

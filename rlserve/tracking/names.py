@@ -93,6 +93,7 @@ METRICS: Mapping[str, str] = {
     "manager/move_s": "seconds of the last move",
     "weights/version": "version that the trainer published last",
     "weights/publish_s": "seconds of publishing a version",
+    "weights/load_s": "longest that an engine stood still for its version: the swap and the proof of what is loaded",
     "weights/swap_s": "seconds until the last replica served the version",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""

@@ -15,7 +15,7 @@ class Receipt:
     fingerprint: int
     """Of what its engine has really loaded."""
     load_s: float
-    """Time the engine stood still for the swap."""
+    """Time the engine stood still: for the swap, and for the fingerprint that proves it."""
 
 
 class Transport(ABC):
@@ -27,17 +27,21 @@ class Transport(ABC):
 
     @abstractmethod
     async def publish(self, trainer: Any, version: int) -> None:
-        """Take version ``version`` from the trainer's rank 0 (a worker's handle).
+        """Take version ``version`` from the trainer's rank 0 (a worker's handle): a new one, or the newest again where
+        what was published of it is gone.
 
         Raises:
+            WeightsRefusedError: an older version, or the newest again with other weights.
             WorkerLostError: the trainer died, or did not pack the version in time; nothing was published.
         """
 
     @abstractmethod
-    async def deliver(self, replica: Any) -> Receipt:
-        """Bring a replica (a worker's handle) to the newest published version.
+    async def deliver(self, replica: Any, name: str) -> Receipt:
+        """Bring a replica (a worker's handle, and what to call it in messages) to the newest published version.
 
         Raises:
+            ArgumentLostError: what was published is gone with the node that held it. The replica is well, and can have
+                the version as soon as it is published again.
             WeightsRefusedError: the replica's engine does not hold what was published.
             WorkerLostError: the replica died, or did not take the version in time.
         """
@@ -46,3 +50,8 @@ class Transport(ABC):
     @abstractmethod
     def version(self) -> int:
         """The newest published version; -1 before the first."""
+
+    @property
+    @abstractmethod
+    def num_publications(self) -> int:
+        """Counts calls of ``publish`` that succeeded: tells a version from the same one published again."""

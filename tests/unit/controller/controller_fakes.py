@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ray.exceptions import RayActorError
 
+from rlserve.controller.counters import RunClock
 from rlserve.engine.request import FinishReason, RequestOutput, SampleOutput
+from rlserve.engine.tokens import GeneratedTokens
+from rlserve.errors import ArgumentLostError
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo
 from rlserve.remote import answer
 from rlserve.weights.base import Receipt, Transport
@@ -106,6 +109,8 @@ class FakeFleet:
         self.log: list[tuple[str, str]] = []
         self.kind = kind
         self.workers = {slot_id: kind(slot_id, self.log) for slot_id in slot_ids}
+        self.ended: set[str] = set()
+        self.reasons: dict[str, str] = {}
         self.restart_failures: list[Exception] = []
 
     def __getitem__(self, slot_id: str) -> FakeWorker:
@@ -114,8 +119,18 @@ class FakeFleet:
     def share(self, value: Any) -> Any:
         return value
 
-    def kill(self, slot_id: str) -> None:
+    @property
+    def ready(self) -> tuple[str, ...]:
+        return tuple(slot_id for slot_id in self.workers if slot_id not in self.ended)
+
+    def reason(self, slot_id: str) -> str | None:
+        return self.reasons.get(slot_id)
+
+    def kill(self, slot_id: str, reason: str | None = None) -> None:
         self.log.append((slot_id, "KILL"))
+        self.ended.add(slot_id)
+        if reason is not None:
+            self.reasons[slot_id] = reason
         self.workers[slot_id].kill()
 
     def info(self, slot_id: str) -> WorkerInfo:
@@ -126,13 +141,20 @@ class FakeFleet:
         if self.restart_failures:
             raise self.restart_failures.pop()
         self.workers[slot_id] = self.kind(slot_id, self.log)
+        self.ended.discard(slot_id)
 
 
 class FakeTransport(Transport):
     """Counts versions and writes down who took which."""
 
+    num_publications = 0
+
     def __init__(self) -> None:
         self.newest = 0
+        self.timeout_s = 5.0
+        self.num_publications = 1
+        self.is_gone = False
+        """What was published is gone with the node that held it."""
         self.published_by: list[str] = []
         self.taken: list[tuple[str, int]] = []
         self.after_delivery: Any = None
@@ -145,15 +167,30 @@ class FakeTransport(Transport):
         await answer(trainer.pack_weights.remote(version), timeout_s=5.0, what="trainer")
         self.published_by.append(trainer.slot_id)
         self.newest = version
+        self.num_publications += 1
+        self.is_gone = False
 
-    async def deliver(self, replica: Any) -> Receipt:
+    async def deliver(self, replica: Any, name: str) -> Receipt:
         version = self.newest
-        await answer(replica.load_weights.remote(version), timeout_s=5.0, what="replica")
+        if self.is_gone:
+            raise ArgumentLostError(f"{name}: version {version} is gone")
+        call = replica.load_weights.remote(version)
+        await answer(call, timeout_s=self.timeout_s, what=f"the replica on {name}")
         self.taken.append((replica.slot_id, version))
         if self.after_delivery is not None:
             action, self.after_delivery = self.after_delivery, None
             action()
         return Receipt(version=version, fingerprint=0, load_s=0.0)
+
+
+class FakeClock(RunClock):
+    """Seconds that the test counts."""
+
+    def __init__(self, now_s: float) -> None:
+        self.now_s = now_s
+
+    def now(self) -> float:
+        return self.now_s
 
 
 class FakeTracker:
@@ -187,10 +224,7 @@ def output(request_id: str, reason: FinishReason, num_samples: int = 1) -> Reque
     samples = tuple(
         SampleOutput(
             index=index,
-            token_ids=(7,),
-            log_probs=(-1.0,),
-            behaviour_log_probs=(-1.0,),
-            weight_versions=(0,),
+            tokens=GeneratedTokens.of([7], [-1.0], [-1.0], [0]),
             finish_reason=reason,
         )
         for index in range(num_samples)
@@ -202,6 +236,12 @@ async def settled() -> None:
     """Let every task run until all of them wait."""
     for _ in range(50):
         await asyncio.sleep(0)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread, or a loop with an interval of its own, brings about."""
+    while not condition():
+        await asyncio.sleep(0.001)
 
 
 @contextmanager

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,3 +106,59 @@ def test_a_full_disk_is_an_error_that_names_the_checkpoint(tmp_path: Path) -> No
         asyncio.run(save_checkpoint(tmp_path, 20, write_model, {}, keep=2))
     assert list(tmp_path.iterdir()) == [before]
     assert is_whole(before)
+
+
+def test_folders_of_other_names_are_left_alone(tmp_path: Path) -> None:
+    others = ["step_best", "step_000001_backup", "step_1", "step_0000002", ".writing_mine", "notes"]
+    for name in others:
+        (tmp_path / name).mkdir()
+    (tmp_path / "step_000000").write_text("a file")
+    for step in (3, 4):
+        save(tmp_path, step, keep=1)
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "step_000000", "step_000004"}
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000004"]
+
+
+def test_checkpoints_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for step in (999_999, 1_000_000):
+        save(tmp_path, step)
+    assert newest_checkpoint(tmp_path).name == "step_1000000"
+    save(tmp_path, 1_000_001, keep=2)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_1000000", "step_1000001"]
+
+
+def test_what_was_half_written_before_a_kill_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".writing_step_000007").mkdir()
+    save(tmp_path, 8)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_000008"]
+
+
+def test_later_checkpoints_that_the_run_did_not_go_on_from_do_not_displace_the_one_just_saved(tmp_path: Path) -> None:
+    for step in (3, 5):
+        save(tmp_path, step)
+    (tmp_path / "step_000005" / MANIFEST_FILE).unlink()
+    save(tmp_path, 4, keep=1)
+    assert newest_checkpoint(tmp_path).name == "step_000004"
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_named_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file system that another process reads from says EBUSY; the new checkpoint is whole all the same."""
+    threads: list[threading.Thread] = []
+    rmtree = shutil.rmtree
+
+    def busy(path: Path, **_: Any) -> None:
+        threads.append(threading.current_thread())
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+
+    save(tmp_path, 1)
+    monkeypatch.setattr(shutil, "rmtree", busy)
+    assert is_whole(save(tmp_path, 2, keep=1))
+    assert f"{tmp_path / 'step_000001'} cannot be removed" in caplog.text
+    assert "Device or resource busy" in caplog.text
+    assert threads
+    assert threading.main_thread() not in threads, "the loops of the run go on meanwhile"
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    save(tmp_path, 3, keep=1)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step_000003"]

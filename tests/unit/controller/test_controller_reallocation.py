@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, FakeTracker, settled
+from controller_fakes import FakeFleet, FakeTracker, settled, until
 
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.reallocation import Reallocation
@@ -97,7 +97,7 @@ class Setting:
             counters=self.counters,
             clock=RunClock(started=time.monotonic()),
             tracker=fakes.tracker,
-            changed=Signal(),
+            changed=Signal(5.0),
             queue=lambda: (5, 0, 0),
             trainer_waiting=lambda: False,
             on_decision=lambda reason: None,
@@ -129,11 +129,6 @@ def run(scenario: Callable[[Setting], Awaitable[None]], *moves: Move, max_worker
             setting.reallocation.table.check_integrity()
 
     asyncio.run(whole())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.001)
 
 
 TO_ROLLOUT = Move(slot_id="t1", to=Role.ROLLOUT)

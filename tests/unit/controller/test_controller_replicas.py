@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, FakeReplica, FakeTransport, settled
+from controller_fakes import FakeClock, FakeFleet, FakeReplica, FakeTransport, settled, unfinished
 
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
-from rlserve.errors import WeightsRefusedError, WorkerFailedError
+from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.router import Router
 
@@ -19,7 +19,7 @@ from rlserve.rollout.router import Router
 class Setting:
     """Replicas over fake workers, with a real router."""
 
-    def __init__(self, spawn: Callable[..., Any], *slot_ids: str) -> None:
+    def __init__(self, spawn: Callable[..., Any], *slot_ids: str, request_timeout_s: float = 5.0) -> None:
         self.fleet = FakeFleet(slot_ids, FakeReplica)
         self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
         self.transport = FakeTransport()
@@ -27,6 +27,9 @@ class Setting:
         self.started: list[str] = []
         self.returned: list[str] = []
         self.lost: list[str] = []
+        self.errors: list[BaseException] = []
+        self.published_again: list[int] = []
+        self.clock = FakeClock(0.0)
         self.delivered: list[tuple[str, int]] = []
         fleet: Any = self.fleet
         self.replicas = Replicas(
@@ -35,15 +38,25 @@ class Setting:
             self.transport,
             capacity=4,
             switch_timeout_s=5.0,
-            request_timeout_s=5.0,
-            health_timeout_s=5.0,
+            request_timeout_s=request_timeout_s,
+            clock=self.clock,
+            publish_again=self._publish_again,
             on_output=self._on_output,
             on_started=self.started.extend,
             on_returned=self.returned.extend,
             on_delivered=lambda slot_id, receipt, _: self.delivered.append((slot_id, receipt.version)),
-            on_lost=lambda slot_id, error: self.lost.append(slot_id),
+            on_lost=self._on_lost,
             spawn=spawn,
         )
+
+    def _on_lost(self, slot_id: str, error: BaseException) -> None:
+        self.lost.append(slot_id)
+        self.errors.append(error)
+
+    async def _publish_again(self, num_publications: int) -> None:
+        self.published_again.append(num_publications)
+        self.transport.is_gone = False
+        self.transport.num_publications += 1
 
     def worker(self, slot_id: str) -> FakeReplica:
         worker = self.fleet[slot_id]
@@ -64,12 +77,12 @@ class Setting:
             self.outputs.append(group.id)
 
 
-def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str) -> None:
+def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, request_timeout_s: float = 5.0) -> None:
     """Run a scenario; every task that was spawned must end without an error."""
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = Setting(tasks.create_task, *slot_ids)
+            setting = Setting(tasks.create_task, *slot_ids, request_timeout_s=request_timeout_s)
             await asyncio.wait_for(scenario(setting), 10)
             await setting.replicas.close()
 
@@ -250,3 +263,70 @@ def test_refused_weights_stop_the_run() -> None:
         setting.worker("a").answers["load_weights"] = None
 
     run(scenario, "a")
+
+
+def test_a_replica_lost_in_the_tick_of_a_broadcast_does_not_end_the_run() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        await setting.replicas.join("b")
+        setting.transport.newest = 1
+        broadcast = setting.replicas.broadcast()
+        updates = asyncio.create_task(broadcast)
+        asyncio.get_running_loop().call_soon(setting.replicas.forget, "b")  # after the updates were made, before theirs
+        await updates
+        assert setting.delivered == [("a", 0), ("b", 0), ("a", 1)]
+        assert setting.replicas.slot_ids == ("a",)
+
+    run(scenario, "a", "b")
+
+
+def test_what_is_gone_with_its_publisher_is_published_again_and_no_receiver_is_blamed() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        await setting.replicas.join("b")
+        setting.transport.newest, setting.transport.is_gone = 1, True
+        await setting.replicas.broadcast()
+        assert sorted(setting.delivered[2:]) == [("a", 1), ("b", 1)]
+        assert set(setting.published_again) == {1}
+        setting.transport.is_gone = True
+        await setting.replicas.join("late")
+        assert setting.lost == []
+        assert setting.replicas.slot_ids == ("a", "b", "late")
+
+    run(scenario, "a", "b", "late")
+
+
+def test_a_replica_that_stands_still_at_the_last_version_is_lost_by_name_and_the_broadcast_ends() -> None:
+    """The end of a run waits for every broadcast: one that does not answer must not hold it up past the deadline."""
+
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        await setting.replicas.join("b")
+        setting.transport.newest, setting.transport.timeout_s = 1, 0.01
+        with unfinished(setting.worker("b"), "load_weights"):
+            await setting.replicas.broadcast()
+        assert setting.lost == ["b"]
+        assert "the replica on b" in str(setting.errors[0])
+        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        await settled()
+        setting.worker("a").finish("evaluation")
+        assert len(await answer) == 1
+
+    run(scenario, "a", "b")
+
+
+@pytest.mark.parametrize("slot_ids", [("a",), ()])
+def test_requests_outside_the_ledger_that_do_not_get_on_have_a_deadline(slot_ids: tuple[str, ...]) -> None:
+    async def scenario(setting: Setting) -> None:
+        for slot_id in slot_ids:
+            await setting.replicas.join(slot_id)
+        setting.clock.now_s = 1.0
+        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation/0", "evaluation/1")))
+        await settled()
+        setting.clock.now_s = 2.0
+        where = "with a" if slot_ids else "with no replica"
+        with pytest.raises(DeadlineExceededError, match=rf"2 of 2 requests .*request_timeout_s=0.01 s: 2 {where}"):
+            await answer
+        assert not await setting.replicas.generate([])
+
+    run(scenario, *slot_ids, request_timeout_s=0.01)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from controller_fakes import output, settled
+from controller_fakes import output, settled, until
 
 from rlserve.controller.controller import first_error
 from rlserve.controller.counters import RunClock
@@ -94,7 +94,7 @@ class Setting:
             buffer=self.buffer,
             scorer=fakes.scorer,
             clock=RunClock(started=time.monotonic()),
-            changed=Signal(),
+            changed=Signal(5.0),
             reward_failures=FailureShare(2 / WINDOW),
             refusals=FailureShare(2 / WINDOW),
             decode=str,
@@ -129,8 +129,7 @@ def test_groups_are_admitted_while_there_is_room_and_scored_into_the_buffer() ->
             await settled()
             assert setting.ledger.num_admitted == 4, "room for (1 + 1) * 2"
             setting.finish_all()
-            await settled()
-            assert len(setting.buffer) == 4
+            await until(lambda: len(setting.buffer) == 4)
             assert setting.buffer.take(0) is not None
             setting.buffer.commit(time_s=0.0)
             assert setting.ledger.num_trained == 2
@@ -195,12 +194,10 @@ def test_a_slow_group_holds_up_no_other() -> None:
             loops = start(setting, tasks, wanted=4)
             await settled()
             setting.finish_all()
-            await settled()
+            await until(lambda: len(setting.buffer) == 3)
             assert setting.scorer.under_way == {"0:0"}
-            assert len(setting.buffer) == 3
             setting.scorer.gates["0:0"].set()
-            await settled()
-            assert len(setting.buffer) == 4
+            await until(lambda: len(setting.buffer) == 4)
             setting.buffer.check_integrity()
             for loop in loops:
                 loop.cancel()
@@ -216,11 +213,9 @@ def test_groups_that_the_reward_leaves_out_are_no_failures(caplog: pytest.LogCap
         setting.scorer.scores = Score(value=None)
         async with asyncio.TaskGroup() as tasks:
             loops = start(setting, tasks, wanted=100)
-            for _ in range(25):
-                await settled()
+            while setting.ledger.num_dropped != {"reward_left_out": 100}:
                 setting.finish_all()
-            await settled()
-            assert setting.ledger.num_dropped == {"reward_left_out": 100}
+                await settled()
             setting.ledger.check_integrity()
             for loop in loops:
                 loop.cancel()
@@ -237,7 +232,7 @@ def test_the_parts_of_a_reward_become_means() -> None:
             loops = start(setting, tasks, wanted=2)
             await settled()
             setting.finish_all()
-            await settled()
+            await until(lambda: len(setting.buffer) == 2)
             batch = setting.buffer.take(0)
             assert batch is not None
             assert mean_reward_parts(batch) == {"reward/format/mean": 1.0}

@@ -25,7 +25,6 @@ class Setting:
             fleet,
             switch_timeout_s=5.0,
             step_timeout_s=5.0,
-            health_timeout_s=0.02,
             on_lost=lambda slot_id, error: self.lost.append(slot_id),
         )
         self.slot_ids = slot_ids
@@ -76,30 +75,48 @@ def _raised(found: Any) -> Any:
     return found
 
 
-def test_a_member_that_stands_still_is_ended_when_it_answers_no_ping() -> None:
+def test_a_member_that_is_ended_in_mid_step_is_lost_at_once() -> None:
+    """The heartbeat ends whoever is silent; the others do the step again without it."""
+
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()
-        still = setting.fleet["b"]
-        with unfinished(still, "step"), unfinished(still, "info"):
-            metrics = await setting.group.step(BATCH)
-        assert metrics == {"loss": 1.0}
-        assert ("b", "KILL") in setting.fleet.log
+        with unfinished(setting.fleet["b"], "step"):
+            step = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            setting.fleet.kill("b", "b gave no sign of life")
+            assert await step == {"loss": 1.0}
         assert setting.lost == ["b"]
+        assert setting.group.members == ("a",)
 
     asyncio.run(scenario())
 
 
-def test_a_member_that_is_only_slow_is_left_alone() -> None:
+def test_a_version_that_is_gone_is_published_again_by_whoever_is_left() -> None:
     async def scenario() -> None:
-        setting = await Setting("a", "b").formed()
-        with unfinished(setting.fleet["b"], "step") as answer:
-            step = asyncio.create_task(setting.group.step(BATCH))
-            while ("b", "info") not in setting.fleet.log:
-                await asyncio.sleep(0.005)
-            answer.set_result({"loss": 1.0})
-            await step
-        assert setting.lost == []
-        assert ("b", "rollback") not in setting.fleet.log
+        setting, transport = await Setting("a", "b").formed(), FakeTransport()
+        await setting.group.publish(transport, 1)
+        setting.fleet["a"].kill()
+        await asyncio.gather(*(setting.group.publish_again(transport, transport.num_publications) for _ in range(3)))
+        assert transport.published_by == ["a", "b"], "once for all who ask"
+        assert transport.version == 1
+        assert setting.lost == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_weights_of_a_later_step_are_never_published_under_the_version_before() -> None:
+    async def scenario() -> None:
+        setting, transport = await Setting("a").formed(), FakeTransport()
+        await setting.group.publish(transport, 1)
+        await setting.group.step(BATCH)
+        again = asyncio.create_task(setting.group.publish_again(transport, transport.num_publications))
+        await settled()
+        assert not again.done()
+        assert transport.published_by == ["a"]
+        await setting.group.publish(transport, 2)
+        await again
+        assert transport.published_by == ["a", "a"]
+        assert transport.version == 2
 
     asyncio.run(scenario())
 

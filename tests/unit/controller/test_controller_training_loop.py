@@ -33,7 +33,7 @@ class Setting:
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=1)
         self.counters = Counters()
         self.tracker = FakeTracker()
-        self.changed = Signal()
+        self.changed = Signal(5.0)
         self.failure: Exception | None = None
         fakes: Any = self
         self.loop = TrainingLoop(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-from controller_fakes import output
+from controller_fakes import FakeClock, output
 
 from rlserve.controller.group_metrics import group_metrics, trained_answers
 from rlserve.controller.observation import RolloutRates
@@ -56,13 +55,14 @@ def test_answers_in_full_are_those_of_the_chosen_groups() -> None:
     assert stale.staleness == 3
 
 
-def test_busy_share_is_of_all_replicas_and_never_above_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([10.0, 10.0, 14.0, 14.0, 15.0, 15.0])
-    monkeypatch.setattr("rlserve.controller.observation.time.monotonic", lambda: next(times))
-    rates = RolloutRates()
+def test_busy_share_is_of_all_replicas_and_never_above_one() -> None:
+    clock = FakeClock(10.0)
+    rates = RolloutRates(clock)
     assert rates.update(num_tokens=100, busy_s=1.0, num_replicas=2) == {}
+    clock.now_s = 14.0
     assert rates.update(num_tokens=300, busy_s=3.0, num_replicas=2) == {
         "rollout/tokens_per_s": 50.0,
         "rollout/busy_share": 0.25,
     }
+    clock.now_s = 15.0
     assert rates.update(num_tokens=300, busy_s=9.0, num_replicas=2)["rollout/busy_share"] == 1.0

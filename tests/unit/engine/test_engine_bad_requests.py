@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
 from transformers import AutoTokenizer
 
-from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
+from rlserve.engine import Engine, FinishReason, GeneratedTokens, Request, SampleOutput, SamplingParams
 from rlserve.engine.validation import shown
 
 pytestmark = BOTH_WAYS
@@ -32,18 +32,11 @@ def engine(folder: Path) -> Engine:
 
 
 def _partial(**changes: Any) -> SampleOutput:
-    return SampleOutput(
-        **(
-            {
-                "index": 0,
-                "token_ids": (1,),
-                "log_probs": (-1.0,),
-                "behaviour_log_probs": (-1.0,),
-                "weight_versions": (0,),
-            }
-            | changes
-        )
-    )
+    """A sample of one token; changes are fields of the sample or columns of its tokens."""
+    columns = {field.name for field in fields(GeneratedTokens)} & changes.keys()
+    tokens = replace(GeneratedTokens.of([1], [-1.0], [-1.0], [0]), **{name: changes[name] for name in columns})
+    others = {name: value for name, value in changes.items() if name not in columns}
+    return SampleOutput(**({"index": 0, "tokens": tokens} | others))
 
 
 BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
@@ -100,11 +93,15 @@ def test_bad_sampling_parameters(engine: Engine, sampling: dict[str, Any], messa
         ({"id": ["a"]}, "id must be a string"),
         ({"resumed": (_partial(index=1),)}, "index from 0 to 0"),
         ({"resumed": (_partial(), _partial())}, "sample 0 twice"),
-        ({"resumed": (_partial(log_probs=()),)}, "a log-probability and a version for each token"),
-        ({"resumed": (_partial(token_ids=(VOCAB_SIZE,)),)}, "resumed sample 0 has 96"),
-        ({"resumed": (_partial(log_probs=(float("nan"),)),)}, "has nan in log_probs, must be a finite number"),
-        ({"resumed": (_partial(behaviour_log_probs=(float("-inf"),)),)}, "has -inf in behaviour_log_probs"),
-        ({"resumed": (_partial(weight_versions=("new",)),)}, "has the weight version 'new'"),
+        ({"resumed": (_partial(log_probs=np.float32([])),)}, "a log-probability and a version for each token"),
+        ({"resumed": (_partial(token_ids=np.int32([VOCAB_SIZE])),)}, "resumed sample 0 has 96, token ids are"),
+        ({"resumed": (_partial(token_ids=np.int32([-1])),)}, "resumed sample 0 has -1, token ids are"),
+        ({"resumed": (_partial(log_probs=np.float32([np.nan])),)}, "has nan in log_probs, must be a finite number"),
+        ({"resumed": (_partial(behaviour_log_probs=np.float32([-np.inf])),)}, "has -inf in behaviour_log_probs"),
+        ({"resumed": (_partial(weight_versions=np.int64([-2])),)}, "has the weight version -2"),
+        ({"resumed": (_partial(weight_versions=np.array([0.5])),)}, "must be a one-dimensional array of int64"),
+        ({"resumed": (_partial(token_ids=(1,)),)}, "must be a one-dimensional array of int32"),
+        ({"resumed": (_partial(tokens=(1,)),)}, "tokens of resumed sample 0 must be GeneratedTokens, got tuple"),
         ({"resumed": (_partial(finish_reason="done"),)}, "has the finish_reason 'done', which is none"),
         ({"resumed": (sample for sample in ())}, "resumed must be a tuple or a list, got generator"),
         ({"resumed": 5}, "malformed request"),
@@ -143,14 +140,16 @@ ODD_VALUES: list[Any] = [
     *(np.int64(3), np.float32(0.5), np.array(1), np.array([1, 2]), np.array([]), [np.int64(1)]),
     *(torch.tensor(1), torch.tensor([1, 2]), torch.tensor([])),
 ]
-PLACES = [(kind, place.name) for kind in (Request, SamplingParams, SampleOutput) for place in fields(kind)]
+PLACES = [
+    (kind, place.name) for kind in (Request, SamplingParams, SampleOutput, GeneratedTokens) for place in fields(kind)
+]
 
 
 def _with_value_at(kind: type, name: str, value: Any, request_id: str) -> Request:
     changes = {name: value}
     sampling = {"max_tokens": 2} | (changes if kind is SamplingParams else {})
     request = {"id": request_id, "prompt_token_ids": PROMPT, "sampling": SamplingParams(**sampling)}
-    if kind is SampleOutput:
+    if kind in (SampleOutput, GeneratedTokens):
         request["resumed"] = (_partial(**changes),)
     return Request(**(request | (changes if kind is Request else {})))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -137,14 +137,8 @@ def test_paused_means_nothing_is_computed_and_nothing_lost(folder: Path) -> None
 
 
 def _cut(sample: SampleOutput, num_tokens: int) -> SampleOutput:
-    return replace(
-        sample,
-        token_ids=sample.token_ids[:num_tokens],
-        log_probs=sample.log_probs[:num_tokens],
-        behaviour_log_probs=sample.behaviour_log_probs[:num_tokens],
-        weight_versions=sample.weight_versions[:num_tokens],
-        stop_reason=None,
-    )
+    columns = {field.name: getattr(sample.tokens, field.name)[:num_tokens] for field in fields(sample.tokens)}
+    return replace(sample, tokens=replace(sample.tokens, **columns), stop_reason=None)
 
 
 def test_abort_takes_ids_and_not_the_letters_of_one(folder: Path) -> None:

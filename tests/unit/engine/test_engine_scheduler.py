@@ -10,7 +10,8 @@ from rlserve.engine.prompt_scores import PromptScores
 from rlserve.engine.request import Request, SamplingParams
 from rlserve.engine.rows import RowTable
 from rlserve.engine.scheduler import ScheduledStep, Scheduler
-from rlserve.engine.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState, TokenHistory
+from rlserve.engine.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState
+from rlserve.engine.tokens import NO_TOKENS
 from rlserve.errors import IllegalTransitionError
 
 BLOCK_SIZE = 4
@@ -43,7 +44,7 @@ class Bench:
             request=request, arrival=self.num_added, arrival_s=0.0, prompt=np.array(prompt, dtype=np.int32)
         )
         self.num_added += 1
-        sequences = [Sequence(owner=owner, index=index, history=TokenHistory.of(None)) for index in range(n)]
+        sequences = [Sequence(owner=owner, index=index, history=NO_TOKENS) for index in range(n)]
         self.scheduler.add(sequences)
         return sequences
 

@@ -15,7 +15,7 @@ from rlserve.engine.metrics import vllm_metrics
 from rlserve.engine.stats import EngineStats
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.rollout_hat import RolloutHat
-from rlserve.weights.patch import WeightPatch, pack
+from rlserve.weights.snapshot import WeightSnapshot, pack
 
 
 class FakeEngine:
@@ -60,8 +60,8 @@ class FakeEngine:
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self.tensors.items())
 
-    def release_memory(self) -> None:
-        self.events.append("release")
+    def release_memory(self, *, weights: bool) -> None:
+        self.events.append(f"release, weights too: {weights}")
 
     def check_integrity(self) -> None:
         pass
@@ -79,7 +79,7 @@ def _requests(*ids: str) -> list[Request]:
     return [Request(id=name, prompt_token_ids=(1,), sampling=SamplingParams()) for name in ids]
 
 
-def _patch(version: int) -> WeightPatch:
+def _snapshot(version: int) -> WeightSnapshot:
     return pack(version, {"weight": torch.full((4,), float(version))}, torch.float32)
 
 
@@ -119,12 +119,12 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, hat: Rollout
     hat.submit(_requests("a", "b"))
     assert engine.in_step.wait(5)
     with ThreadPoolExecutor() as threads:
-        loading = threads.submit(hat.load_weights, _patch(1))
+        loading = threads.submit(hat.load_weights, _snapshot(1))
         engine.gate.set()
         receipt = loading.result(timeout=10)
     hat.stop()
     assert receipt.version == 1
-    assert receipt.fingerprint == _patch(1).fingerprint
+    assert receipt.fingerprint == _snapshot(1).fingerprint
     place = engine.events.index("load 1")
     before = engine.events[:place]
     assert before.count("step begins") == before.count("step ends")
@@ -141,13 +141,13 @@ def test_stop_returns_what_is_unfinished_and_frees_the_memory(engine: FakeEngine
     finished = _collect_all(hat)
     assert sorted(finished + partials) == ["a", "b", "c"]
     assert finished[0] == "a"
-    assert engine.events[-1] == "release"
+    assert engine.events[-1] == "release, weights too: True"
 
 
 def test_nothing_runs_after_stop(engine: FakeEngine, hat: RolloutHat) -> None:
     hat.stop()
     with pytest.raises(WorkerFailedError, match="taken off"):
-        hat.load_weights(_patch(1))
+        hat.load_weights(_snapshot(1))
     assert "load 1" not in engine.events
 
 
@@ -170,3 +170,25 @@ def test_an_engine_that_fails_is_reported_by_every_call(engine: FakeEngine, hat:
 def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, hat: RolloutHat) -> None:
     assert hat.collect(0.0).stats.engine_metrics == vllm_metrics(engine.stats())
     hat.stop()
+
+
+def test_requests_are_queued_while_a_step_is_under_way(engine: FakeEngine, hat: RolloutHat) -> None:
+    """A first step may compile for minutes: whoever hands requests over must not wait for it."""
+    engine.gate.clear()
+    hat.submit(_requests("a"))
+    assert engine.in_step.wait(5)
+    for name in "bcdefghijk":  # more than a worker has threads
+        hat.submit(_requests(name))
+    assert engine.events == ["add a", "step begins"]
+    engine.gate.set()
+    found: list[str] = []
+    while len(found) < 11:
+        found += [output.request_id for output in hat.collect(5.0).outputs]
+    assert found == list("abcdefghijk")
+    hat.stop()
+
+
+def test_nothing_is_submitted_to_a_hat_that_is_being_taken_off(hat: RolloutHat) -> None:
+    hat.stop()
+    with pytest.raises(WorkerFailedError, match="being taken off"):
+        hat.submit(_requests("late"))

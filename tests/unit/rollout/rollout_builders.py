@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlserve.engine.request import FinishReason, RequestOutput, SampleOutput
+from rlserve.engine.tokens import GeneratedTokens
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 
 
@@ -26,10 +27,12 @@ def make_sample(
     """A sample of which token t has id 100 * index + t and log-probabilities that tell the tokens apart."""
     return SampleOutput(
         index=index,
-        token_ids=tuple(100 * index + place for place in range(len(versions))),
-        log_probs=tuple(-(index + place / 16) for place in range(len(versions))),
-        behaviour_log_probs=tuple(-(index + place / 8) for place in range(len(versions))),
-        weight_versions=tuple(versions),
+        tokens=GeneratedTokens.of(
+            token_ids=[100 * index + place for place in range(len(versions))],
+            log_probs=[-(index + place / 16) for place in range(len(versions))],
+            behaviour_log_probs=[-(index + place / 8) for place in range(len(versions))],
+            weight_versions=versions,
+        ),
         finish_reason=finish,
     )
 

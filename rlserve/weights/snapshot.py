@@ -29,8 +29,8 @@ class TensorEntry:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WeightPatch:
-    """All tensors of one version, packed end to end."""
+class WeightSnapshot:
+    """The whole model at one version: all tensors, packed end to end."""
 
     version: int
     entries: tuple[TensorEntry, ...]
@@ -47,7 +47,7 @@ class WeightPatch:
         return int(self.payload.nbytes)
 
 
-def pack(version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> WeightPatch:
+def pack(version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> WeightSnapshot:
     """Cast ``tensors`` to the engines' type and pack them."""
     cast = {name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in tensors.items()}
     entries, offset = [], 0
@@ -67,7 +67,7 @@ def pack(version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) 
     for entry, tensor in zip(entries, cast.values(), strict=True):
         raw = tensor.flatten().view(torch.uint8).numpy()
         payload[entry.offset_bytes : entry.offset_bytes + entry.num_bytes] = raw
-    return WeightPatch(
+    return WeightSnapshot(
         version=version,
         entries=tuple(entries),
         payload=payload,
@@ -76,18 +76,19 @@ def pack(version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) 
     )
 
 
-def unpack(patch: WeightPatch) -> dict[str, torch.Tensor]:
-    """Views of the payload as named tensors; read-only memory, so copy before writing.
+def unpack(snapshot: WeightSnapshot) -> dict[str, torch.Tensor]:
+    """The tensors by name: views of the payload, or of a copy of it where its memory is read-only, as it is when it
+    comes out of the object store (PyTorch has no read-only tensors).
 
     Raises:
         WeightsRefusedError: the payload is not what was packed.
     """
-    if hashlib.sha256(patch.payload.data).hexdigest() != patch.checksum:
-        raise WeightsRefusedError(f"version {patch.version} of the weights arrived damaged: wrong checksum")
-    buffer = torch.from_numpy(patch.payload if patch.payload.flags.writeable else patch.payload.copy())
+    if hashlib.sha256(snapshot.payload.data).hexdigest() != snapshot.checksum:
+        raise WeightsRefusedError(f"version {snapshot.version} of the weights arrived damaged: wrong checksum")
+    buffer = torch.from_numpy(snapshot.payload if snapshot.payload.flags.writeable else snapshot.payload.copy())
     return {
         entry.name: buffer[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
         .view(getattr(torch, entry.dtype))
         .reshape(entry.shape)
-        for entry in patch.entries
+        for entry in snapshot.entries
     }

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rlserve.engine.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.errors import WeightsRefusedError
-from rlserve.weights.patch import WeightPatch, pack, unpack
+from rlserve.weights.snapshot import WeightSnapshot, pack, unpack
 
 TENSORS = {
     "embed.weight": torch.arange(12, dtype=torch.float32).reshape(4, 3),
@@ -21,12 +21,12 @@ TENSORS = {
 
 
 def test_round_trip_keeps_every_bit_and_name() -> None:
-    patch = pack(3, TENSORS, torch.float32)
-    restored = unpack(patch)
+    snapshot = pack(3, TENSORS, torch.float32)
+    restored = unpack(snapshot)
     assert list(restored) == list(TENSORS)
     assert all(torch.equal(restored[name], TENSORS[name]) for name in TENSORS)
-    assert patch.version == 3
-    assert patch.fingerprint == fingerprint(restored.items()) == fingerprint(TENSORS.items())
+    assert snapshot.version == 3
+    assert snapshot.fingerprint == fingerprint(restored.items()) == fingerprint(TENSORS.items())
 
 
 def test_pack_casts_to_the_engines_type() -> None:
@@ -36,21 +36,21 @@ def test_pack_casts_to_the_engines_type() -> None:
 
 
 def test_read_only_payload_is_unpacked() -> None:
-    patch = pack(0, TENSORS, torch.float32)
-    patch.payload.flags.writeable = False  # as memory mapped from an object store is
-    assert torch.equal(unpack(patch)["embed.weight"], TENSORS["embed.weight"])
+    snapshot = pack(0, TENSORS, torch.float32)
+    snapshot.payload.flags.writeable = False  # as memory mapped from an object store is
+    assert torch.equal(unpack(snapshot)["embed.weight"], TENSORS["embed.weight"])
 
 
 def test_damaged_payload_is_refused() -> None:
-    patch = pack(7, TENSORS, torch.float32)
-    damaged = patch.payload.copy()
+    snapshot = pack(7, TENSORS, torch.float32)
+    damaged = snapshot.payload.copy()
     damaged[5] ^= 1
     with pytest.raises(WeightsRefusedError, match=r"version 7 .* wrong checksum"):
-        unpack(_with_payload(patch, damaged))
+        unpack(_with_payload(snapshot, damaged))
 
 
-def _with_payload(patch: WeightPatch, payload: object) -> WeightPatch:
-    return replace(patch, payload=payload)  # type: ignore[arg-type]
+def _with_payload(snapshot: WeightSnapshot, payload: object) -> WeightSnapshot:
+    return replace(snapshot, payload=payload)  # type: ignore[arg-type]
 
 
 @given(

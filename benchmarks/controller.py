@@ -1,0 +1,348 @@
+"""Measure what the controller itself costs: processor time for each million generated tokens, with no worker behind it.
+
+python benchmarks/controller.py [--steps N] [--prompts N] [--samples N] [--tokens N] [--json FILE]
+
+Real are the ledger, router, replicas, both loops, buffer, batches and a tokenizer; workers, trainers and the scorer
+answer at once. What would cross a process border is pickled and unpickled on the controller's side as it would be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import pickle
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from machine import circumstances
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
+
+from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.replicas import Replicas
+from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.signal import Signal
+from rlserve.controller.training_loop import TrainingLoop
+from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+from rlserve.engine.tokens import GeneratedTokens
+from rlserve.pool.base import Collected, RolloutStats
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.failure_share import FailureShare
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.rewards.base import Score
+from rlserve.rollout.router import Router
+from rlserve.weights.base import Receipt
+
+VOCABULARY = 32_000
+PROMPT_LENGTH = 64
+NUM_REPLICAS = 4
+BARS = {"event_loop_s_per_million_tokens": 0.3}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """How much is generated."""
+
+    num_steps: int
+    prompts_per_step: int
+    samples_per_prompt: int
+    num_tokens: int
+    """Of each answer."""
+
+    @property
+    def num_generated(self) -> int:
+        """Tokens of all answers."""
+        return self.num_steps * self.prompts_per_step * self.samples_per_prompt * self.num_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One number against its bar."""
+
+    name: str
+    value: float
+    bar: float
+    met: bool
+
+
+class Source:
+    """Prompts of random tokens."""
+
+    def __init__(self) -> None:
+        self._random = np.random.default_rng(0)
+        self._position = 0
+
+    def next(self) -> PromptGroup:
+        """The next one."""
+        position, self._position = self._position, self._position + 1
+        return PromptGroup(
+            id=f"0:{position}",
+            position=position,
+            row=position,
+            prompt_text="",
+            prompt_token_ids=tuple(self._random.integers(0, VOCABULARY, PROMPT_LENGTH).tolist()),
+            answer="",
+        )
+
+
+def pickled_samples(shape: Shape, random: np.random.Generator) -> bytes:
+    """The samples of one request, as they come out of a worker."""
+    length = shape.num_tokens
+    samples = tuple(
+        SampleOutput(
+            index=index,
+            tokens=GeneratedTokens(
+                token_ids=random.integers(0, VOCABULARY, length, dtype=np.int32),
+                log_probs=random.standard_normal(length, dtype=np.float32),
+                behaviour_log_probs=random.standard_normal(length, dtype=np.float32),
+                weight_versions=np.zeros(length, dtype=np.int64),
+            ),
+            finish_reason=FinishReason.STOP,
+        )
+        for index in range(shape.samples_per_prompt)
+    )
+    return pickle.dumps(samples, protocol=5)
+
+
+class Worker:
+    """A replica that answers as soon as it is asked, with answers made before."""
+
+    def __init__(self, answers: Sequence[bytes]) -> None:
+        self._answers = answers
+        self._requests: list[str] = []
+        self._changed = asyncio.Event()
+        self._num_steps = 0
+
+    def __getattr__(self, name: str) -> Method:
+        return Method(getattr(self, f"do_{name}"))
+
+    async def do_start_rollout(self) -> None:
+        """Nothing to start."""
+
+    async def do_submit(self, requests: Sequence[Request]) -> None:
+        """Take requests, as pickled as they would travel."""
+        self._requests += [request.id for request in pickle.loads(pickle.dumps(requests, protocol=5))]
+        self._changed.set()
+
+    async def do_collect(self, timeout_s: float) -> Collected:
+        """Answer what was taken."""
+        while not self._requests and timeout_s:
+            self._changed.clear()
+            await self._changed.wait()
+        taken, self._requests = self._requests, []
+        self._num_steps += 1
+        return Collected(outputs=tuple(map(self._output, taken)), stats=self._stats(), closed=False)
+
+    def _output(self, request_id: str) -> RequestOutput:
+        position = int(request_id.rpartition("#")[0].rpartition(":")[2])
+        return RequestOutput(request_id=request_id, samples=pickle.loads(self._answers[position % len(self._answers)]))
+
+    def _stats(self) -> RolloutStats:
+        return RolloutStats(
+            weight_version=0,
+            num_running=0,
+            num_waiting=0,
+            kv_cache_usage=0.0,
+            num_generated_tokens=0,
+            num_preemptions=0,
+            prefix_cache_hit_rate=0.0,
+            num_steps=self._num_steps,
+        )
+
+
+class Method:
+    """A method of a worker, called as Ray's are."""
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+
+    def remote(self, *arguments: Any) -> Any:
+        """Call it."""
+        return self._function(*arguments)
+
+
+class Outside:
+    """Fleet, transport, trainers, scorer and tracker: they do nothing and take no time."""
+
+    num_workers = 1
+
+    def __init__(self, workers: Mapping[str, Worker]) -> None:
+        self._workers = workers
+        self.version = self.num_publications = 0
+
+    def __getitem__(self, slot_id: str) -> Worker:
+        return self._workers[slot_id]
+
+    async def deliver(self, *_: Any) -> Receipt:
+        """A replica takes the newest version."""
+        return Receipt(version=self.version, fingerprint=0, load_s=0.0)
+
+    async def publish_again(self, _: int) -> None:
+        """Nothing is ever gone."""
+
+    async def publish(self, _: Any, version: int) -> None:
+        """The trainers have published."""
+        self.version = version
+
+    async def step(self, batch: Any) -> dict[str, float]:
+        """One training step: the batch is pickled as it would travel."""
+        pickle.dumps(batch, protocol=5)
+        return {"training/log_prob_diff_mean": 0.0}
+
+    async def score(self, samples: Sequence[Any]) -> list[Score]:
+        """The reward: samples are pickled as they would travel."""
+        pickle.dumps(samples, protocol=5)
+        return [Score(value=1.0)] * len(samples)
+
+    def record(self, record: Any) -> None:
+        """The tracker is told."""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """One word for each token."""
+    tokenizer = Tokenizer(models.WordLevel({f"w{index}": index for index in range(VOCABULARY)}, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Generate and train until the steps are done."""
+    outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)})
+    ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=1)
+    router = Router(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0)
+    buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
+    counters, clock, changed = Counters(), RunClock(started=time.monotonic()), Signal(60.0)
+    source: Any = Source()
+    async with asyncio.TaskGroup() as tasks:
+        rollouts = RolloutLoop(
+            source=source,
+            ledger=ledger,
+            router=router,
+            buffer=buffer,
+            scorer=outside,
+            clock=clock,
+            changed=changed,
+            reward_failures=FailureShare(0.0),
+            refusals=FailureShare(0.0),
+            decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)),
+            current_version=lambda: counters.num_steps,
+        )
+        replicas = Replicas(
+            outside,
+            router,
+            outside,
+            capacity=4 * shape.samples_per_prompt,
+            switch_timeout_s=60.0,
+            request_timeout_s=60.0,
+            clock=clock,
+            publish_again=outside.publish_again,
+            on_output=rollouts.on_output,
+            on_started=rollouts.on_started,
+            on_returned=rollouts.on_returned,
+            on_delivered=lambda *_: None,
+            on_lost=_lost,
+            spawn=tasks.create_task,
+        )
+        training = TrainingLoop(
+            num_steps=shape.num_steps,
+            trainers=_Trainers(outside),
+            transport=outside,
+            replicas=replicas,
+            buffer=buffer,
+            counters=counters,
+            clock=clock,
+            tracker=outside,
+            changed=changed,
+            folder=folder,
+            rollout_metrics=dict,
+            on_trained=lambda *_: None,
+            after_step=_after_step,
+            spawn=tasks.create_task,
+        )
+        for index in range(NUM_REPLICAS):
+            await replicas.join(f"r{index}")
+        loops = [
+            tasks.create_task(rollouts.admit(replicas, lambda: shape.num_steps * shape.prompts_per_step)),
+            tasks.create_task(rollouts.score()),
+        ]
+        await training.run(asyncio.Event())
+        for loop in loops:
+            loop.cancel()
+        await replicas.close()
+
+
+class _Trainers:
+    """The trainer group's face of what is outside."""
+
+    def __init__(self, outside: Any) -> None:
+        self.step = outside.step
+        self._outside = outside
+
+    async def publish(self, transport: Any, version: int) -> None:
+        await transport.publish(None, version)
+
+
+async def _after_step(_: Any) -> None:
+    """Nothing is logged."""
+
+
+def _lost(slot_id: str, error: BaseException) -> None:
+    raise error
+
+
+def measure(shape: Shape) -> dict[str, float]:
+    """Seconds of processor time for each million generated tokens: of the event loop's thread, and of all threads."""
+    random = np.random.default_rng(1)
+    answers = [pickled_samples(shape, random) for _ in range(64)]
+    tokenizer = make_tokenizer()
+    with TemporaryDirectory() as folder:
+        loop_start, all_start = time.thread_time(), time.process_time()
+        asyncio.run(run(shape, answers, tokenizer, Path(folder)))
+        loop_s, all_s = time.thread_time() - loop_start, time.process_time() - all_start
+    millions = shape.num_generated / 1e6
+    return {
+        "event_loop_s_per_million_tokens": loop_s / millions,
+        "all_threads_s_per_million_tokens": all_s / millions,
+    }
+
+
+def checks_of(results: Mapping[str, float]) -> Iterable[Check]:
+    """The numbers that have a bar."""
+    for name, bar in BARS.items():
+        yield Check(name=name, value=results[name], bar=bar, met=results[name] <= bar)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a line, and write the JSON."""
+    parser = argparse.ArgumentParser(prog="benchmarks/controller.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--prompts", type=int, default=16, help="prompt groups of a step")
+    parser.add_argument("--samples", type=int, default=8, help="samples of a prompt")
+    parser.add_argument("--tokens", type=int, default=256, help="tokens of an answer")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args(arguments)
+    shape = Shape(
+        num_steps=options.steps,
+        prompts_per_step=options.prompts,
+        samples_per_prompt=options.samples,
+        num_tokens=options.tokens,
+    )
+    results = measure(shape)
+    for name, value in results.items():
+        sys.stdout.write(f"{name.replace('_', ' ')}: {value:.3f}\n")
+    if options.json:
+        checks = [asdict(check) for check in checks_of(results)]
+        content = {**circumstances(), "shape": asdict(shape), "results": results, "checks": checks}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Calls to workers: who is to blame for a call that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from ray.exceptions import ObjectLostError, ObjectReconstructionFailedError, RayActorError, RayTaskError
+
+from rlserve.errors import ArgumentLostError, RewardError, RlserveError, WorkerFailedError, WorkerLostError
+from rlserve.remote import answer
+
+GONE = ObjectLostError("ab" * 28, None, "")
+
+
+def in_worker(cause: Exception) -> RayTaskError:
+    return RayTaskError("load_weights", "traceback", cause)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (GONE, ArgumentLostError),
+        (in_worker(GONE), ArgumentLostError),
+        (in_worker(ObjectReconstructionFailedError("ab" * 28, None, "")), ArgumentLostError),
+        (RayActorError(), WorkerLostError),
+        (in_worker(ValueError("odd")), WorkerFailedError),
+        (in_worker(RewardError("a reward")), RewardError),
+    ],
+    ids=lambda value: getattr(value, "__name__", repr(value)[:40]),
+)
+def test_each_failure_has_its_culprit(raised: Exception, expected: type[RlserveError]) -> None:
+    async def call() -> Any:
+        raise raised
+
+    with pytest.raises(RlserveError) as caught:
+        asyncio.run(answer(call(), timeout_s=1.0, what="the replica on a"))
+    assert type(caught.value) is expected
+
+
+def test_no_answer_in_time_is_the_workers_loss() -> None:
+    with pytest.raises(WorkerLostError, match=r"the replica on a: no answer for 0\.01 s"):
+        asyncio.run(answer(asyncio.sleep(60), timeout_s=0.01, what="the replica on a"))
