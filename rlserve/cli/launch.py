@@ -97,8 +97,11 @@ def _show(loaded: LoadedConfig) -> None:
     from rlserve.config import to_yaml
     from rlserve.config.split import render_split
     from rlserve.controller.preview import preview_prompts
+    from rlserve.controller.reward_trial import reward_trial
 
+    with reward_trial(loaded.config, None) as try_reward:
+        prompts = preview_prompts(loaded.config, try_reward)
     sys.stdout.write(to_yaml(loaded.config) + "\n")
     about = [*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)]
-    for line in (*about, *preview_prompts(loaded.config).splitlines()):
+    for line in (*about, *prompts.splitlines()):
         sys.stdout.write(f"# {line}".rstrip() + "\n")

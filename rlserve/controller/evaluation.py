@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
-from rlserve.errors import RewardError
+from rlserve.errors import DeadlineExceededError, RewardError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
@@ -84,7 +84,11 @@ class Evaluation:
             )
             for prompt in self._prompts
         ]
-        outputs = await self._replicas.generate(requests)
+        try:
+            outputs = await self._replicas.generate(requests)
+        except DeadlineExceededError as error:
+            logger.warning("the held-out prompts were not answered: %s", error)
+            return HeldOutScore(share_right=None, num_failed=len(requests))
         errors = [
             f"held-out prompt {prompt.id}: {output.error}"
             for prompt, output in zip(self._prompts, outputs, strict=True)

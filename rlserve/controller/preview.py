@@ -8,13 +8,15 @@ from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.prompts import PreparedPrompts, prepare_prompts
+from rlserve.controller.reward_trial import TryReward, describe_score
 from rlserve.rollout.dataset.factory import looks_local
 from rlserve.rollout.end_tokens import describe
 from rlserve.tasks import find_made_model, is_builtin
 
 
-def preview_prompts(config: RunConfig) -> str:
-    """Lines about prompts, lengths and end tokens, and one prompt as the model reads it. Nothing is made or fetched.
+def preview_prompts(config: RunConfig, try_reward: TryReward) -> str:
+    """Lines about prompts, lengths and end tokens, one prompt as the model reads it, and what the reward gives. Nothing
+    is made or fetched.
 
     Raises:
         UserError: what a run would end with before it starts.
@@ -27,7 +29,10 @@ def preview_prompts(config: RunConfig) -> str:
     remote = next((path for path in data if path and not is_builtin(path) and not looks_local(path)), None)
     if remote is not None:
         return f"prompts: looked at when the run starts, which fetches {remote}"
-    return "\n".join(_lines(config, prepare_prompts(config, str(folder))))
+    found = prepare_prompts(config, str(folder))
+    trial = try_reward(found.prompts.held_out, found.tokenizer)
+    reward = [] if trial is None else [f"the reward of a reference answer: {describe_score(trial)}"]
+    return "\n".join([*_lines(config, found), *reward])
 
 
 def _lines(config: RunConfig, found: PreparedPrompts) -> Iterator[str]:

@@ -11,7 +11,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.engine.request import FinishReason, SampleOutput
 from rlserve.engine.tokens import GeneratedTokens
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rewards.base import RewardSample
+from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.probe import RewardProbe
 from rlserve.rollout.rewards.samples import reward_sample
 
@@ -25,8 +25,9 @@ MAX_PROMPTS = 4
 class TryReward(Protocol):
     """Tries the reward that was imported before."""
 
-    def __call__(self, held_out: Sequence[PromptGroup], tokenizer: PreTrainedTokenizerBase) -> None:
-        """
+    def __call__(self, held_out: Sequence[PromptGroup], tokenizer: PreTrainedTokenizerBase) -> Score | None:
+        """What it gave for a reference answer; None where it was not tried.
+
         Raises:
             RewardError: it fails on all prompts that it is tried on, hangs or crashes.
         """
@@ -49,6 +50,12 @@ def reward_trial(config: RunConfig, log_path: Path | None) -> Iterator[TryReward
         yield lambda held_out, tokenizer: probe.try_on(
             trial_samples(held_out, tokenizer), samples_per_prompt=config.rollout.samples_per_prompt
         )
+
+
+def describe_score(score: Score) -> str:
+    """``1, with acc 1``, or ``None`` where the reward leaves the answer out."""
+    value = "None" if score.value is None else f"{score.value:g}"
+    return value + "".join(f", with {name} {part:g}" for name, part in score.parts.items())
 
 
 def trial_samples(held_out: Sequence[PromptGroup], tokenizer: PreTrainedTokenizerBase) -> list[RewardSample]:

@@ -136,7 +136,7 @@ def test_a_launch_needs_a_configuration(
 
 
 def test_a_configuration_may_have_an_equals_sign_in_its_name(launch: FakeLaunch, tmp_path: Path) -> None:
-    (tmp_path / "lr=1.yaml").write_text('model: {path: a/b}\ndata: {path: a/b}\nreward: {function: "m:f"}\n')
+    (tmp_path / "lr=1.yaml").write_text('model: {path: a/b}\ndata: {path: a/b}\nreward: {function: "json:loads"}\n')
     assert main(["launch", "lr=1.yaml", "--dry-run"]) == 0
 
 

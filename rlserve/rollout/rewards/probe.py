@@ -93,8 +93,8 @@ class RewardProbe:
         if error is not None:
             raise error
 
-    def try_on(self, samples: Sequence[RewardSample], *, samples_per_prompt: int) -> None:
-        """Score the samples one by one until one of them can be scored.
+    def try_on(self, samples: Sequence[RewardSample], *, samples_per_prompt: int) -> Score | None:
+        """Score the samples one by one until one of them can be scored; returns its score, or None if there is no sample.
 
         A function that fails on some is only reported: rows differ, and a run stands a share of failures.
 
@@ -108,11 +108,12 @@ class RewardProbe:
                 if errors:
                     logger.warning("%s (%s; on prompt %s it did not fail)", errors[0], _HOW, sample.id)
                 self._compare_with_deadline(trial, sample, samples_per_prompt)
-                return
+                return trial.score
             errors.append(trial.score.error)
         if errors:
             others = f", and on {len(errors) - 1} other held-out prompts" if len(errors) > 1 else ""
             raise RewardError(f"{errors[0]} ({_HOW}{others})")
+        return None
 
     def _try(self, sample: RewardSample) -> Trial:
         deadline_s = self._config.timeout_s

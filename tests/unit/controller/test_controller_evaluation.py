@@ -12,7 +12,7 @@ from controller_fakes import output, settled
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
-from rlserve.errors import RewardError
+from rlserve.errors import DeadlineExceededError, RewardError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 
@@ -84,6 +84,15 @@ def test_a_reward_that_always_fails_gives_no_score(caplog: pytest.LogCaptureFixt
     assert found.metrics() == {"val-core/held_out/num_failed": 10}
     assert str(found) == "none (10 answers not scored)"
     assert len(caplog.messages) == 1
+
+
+def test_prompts_that_nobody_answers_give_no_score() -> None:
+    class Silent(FakeReplicas):
+        async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
+            raise DeadlineExceededError("no replica made a step")
+
+    found = asyncio.run(evaluation(Silent(), FakeScorer(by_row({}))).score(0))
+    assert found == HeldOutScore(share_right=None, num_failed=10)
 
 
 def test_it_can_be_broken_off() -> None:

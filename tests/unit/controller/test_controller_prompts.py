@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from rlserve.engine.models.factory import read_model_spec
 from rlserve.errors import ConfigurationError
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.rewards.base import Score
 from rlserve.tasks.tokenizer import character_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}</turn>{% endfor %}<assistant>"
@@ -123,8 +126,17 @@ def test_on_a_gpu_the_memory_decides(model: Path) -> None:
     assert num_cache_tokens(EngineConfig(), spec, on_cpu=True) == 256 * 2**20 // token_bytes(EngineConfig(), spec)
 
 
+def tried(held_out: Sequence[PromptGroup], tokenizer: object) -> Score:
+    assert len(held_out) == 3
+    return Score(value=0.5)
+
+
+def untried(held_out: Sequence[PromptGroup], tokenizer: object) -> None:
+    raise AssertionError("there is nothing to try it on")
+
+
 def test_a_dry_run_shows_what_the_model_reads(model: Path) -> None:
-    shown = preview_prompts(run_config(model, apply_chat_template=True, system_prompt="add\nup")).splitlines()
+    shown = preview_prompts(run_config(model, apply_chat_template=True, system_prompt="add\nup"), tried).splitlines()
     assert shown[0] == "prompts: 27 to train on, 3 held out"
     assert shown[1].startswith("longest: ")
     assert shown[1].endswith("tokens; the model takes 128, the KV cache holds 1,048,576")
@@ -133,6 +145,7 @@ def test_a_dry_run_shows_what_the_model_reads(model: Path) -> None:
     assert shown[3].startswith("one prompt as the model reads it (")
     assert shown[4:6] == ["  <system>add", f"  up</turn><user>{shown[5].partition('<user>')[2]}"]
     assert shown[6].startswith('its reference answer: "')
+    assert shown[7] == "the reward of a reference answer: 0.5"
 
 
 def test_a_dry_run_makes_and_fetches_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,6 +153,6 @@ def test_a_dry_run_makes_and_fetches_nothing(model: Path, monkeypatch: pytest.Mo
     config = run_config(model)
     for path, what in (("builtin:addition", "makes builtin:addition"), ("org/model", "fetches org/model")):
         hub = RunConfig(model=ModelConfig(path=path), data=config.data, reward=config.reward)
-        assert preview_prompts(hub) == f"prompts: looked at when the run starts, which {what}"
+        assert preview_prompts(hub, untried) == f"prompts: looked at when the run starts, which {what}"
     hub = RunConfig(model=config.model, data=DataConfig(path="org/data"), reward=config.reward)
-    assert preview_prompts(hub) == "prompts: looked at when the run starts, which fetches org/data"
+    assert preview_prompts(hub, untried) == "prompts: looked at when the run starts, which fetches org/data"
