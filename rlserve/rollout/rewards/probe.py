@@ -94,7 +94,7 @@ class RewardProbe:
             raise error
 
     def try_on(self, samples: Sequence[RewardSample], *, samples_per_prompt: int) -> Score | None:
-        """Score the samples one by one until one of them can be scored; returns its score, or None if there is no sample.
+        """Score the samples one by one until one of them can be scored; returns its score, None without samples.
 
         A function that fails on some is only reported: rows differ, and a run stands a share of failures.
 
