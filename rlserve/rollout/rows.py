@@ -7,6 +7,7 @@ thing, and what to do.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ Prompt = str | tuple[Message, ...]
 DEFAULT_NUM_HELD_OUT = 512
 HELD_OUT_SHARE = 10
 """One row in so many is set aside where that is less."""
+_WHOLE_WITH_POINT = re.compile(r"-?\d+\.0")
 HELD_OUT_SEED = 20240229
 """Which rows are set aside does not depend on the run's seed, so that runs are scored on the same prompts."""
 
@@ -93,6 +95,7 @@ class Rows:
         return self._table.place(index)
 
     def _check(self) -> None:
+        num_answers = num_pointed = 0
         for index in range(len(self._table)):
             with self._errors_at(index):
                 prompt, answer = self._read(self._table.row(index))
@@ -100,6 +103,14 @@ class Rows:
             self.prompt_digests[index] = digest(prompt)
             self.prompt_sizes[index] = _size(prompt)
             self.first_with_roles.setdefault(_roles(prompt), index)
+            num_answers += answer is not None
+            num_pointed += isinstance(answer, str) and _WHOLE_WITH_POINT.fullmatch(answer) is not None
+        if 0 < num_answers == num_pointed:
+            logger.warning(
+                "%s: every answer is a whole number with a point, like '72.0', which many programs make of whole "
+                "numbers where a value is missing: a reward that compares text must expect that",
+                self.path,
+            )
 
     def _read(self, values: Mapping[str, Any]) -> tuple[Prompt, Answer]:
         config, answer = self._config, None

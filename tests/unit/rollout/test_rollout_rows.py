@@ -158,6 +158,16 @@ def test_held_out_prompts_that_are_trained_on_too_are_counted(tmp_path: Path, ca
     )
 
 
+@pytest.mark.parametrize(("answers", "is_said"), [([72.0, None], True), ([72.0, 1.5], False), ([None, None], False)])
+def test_whole_numbers_in_a_column_of_doubles_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, answers: list[float | None], is_said: bool
+) -> None:
+    column = pa.array(answers, pa.float64())
+    pq.write_table(pa.table({"prompt": ["a", "b"], "answer": column}), tmp_path / "a.parquet")
+    all_rows(tmp_path / "a.parquet")
+    assert ("every answer is a whole number with a point" in caplog.text) == is_said
+
+
 @given(
     digests=st.lists(st.integers(0, 2**64 - 1), min_size=1, max_size=3 * NUM_PARTS, unique=True),
     data=st.data(),
