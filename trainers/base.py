@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,8 @@ class Membership:
     """A fresh one for every generation: a late rank of the old group must not find the new store."""
     generation: int
     """Counts the groups of a run, so that a late member of an old group cannot join a new one."""
+    secret: str = field(repr=False)
+    """The same on all ranks, and unguessable: nobody without it can take part in the rendezvous."""
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.world_size

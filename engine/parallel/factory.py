@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -40,9 +41,9 @@ def create_runner(spec: ModelSpec, config: EngineConfig, model_path: Path, ranks
     with ExitStack() as undo:
         listening = undo.enter_context(listen())
         host, port = listening.getsockname()
-        processes = RankProcesses(model_path, config, host, port)
+        place = RankPlace(rank=0, num_ranks=num_ranks, host=host, port=port, secret=secrets.token_hex(32))
+        processes = RankProcesses(model_path, config, place)
         undo.callback(processes.kill)
-        place = RankPlace(rank=0, num_ranks=num_ranks, host=host, port=port)
         group = join_ranks(place, config, listening=listening, check=processes.check)
         undo.callback(group.close)
         runner = LeadingRunner(shard, config, group, processes.wait)

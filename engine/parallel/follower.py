@@ -42,11 +42,12 @@ def follow(model_path: str | Path, config: EngineConfig, group: RankGroup) -> No
 
 
 def main(task: str) -> int:
-    """Follow as ``task`` says, in JSON; the status to exit with. The standard input stays open as long as rank 0's
-    process lives: it may die while nobody is connected to it yet, or while a GPU waits for it."""
-    threading.Thread(target=_end_with_input, daemon=True).start()
+    """Follow as ``task`` says, in JSON; the status to exit with. The first line of the standard input is the secret of
+    the rendezvous. The input stays open as long as rank 0's process lives: it may die while nobody is connected to it
+    yet, or while a GPU waits for it."""
     told = json.loads(task)
-    config, place = EngineConfig(**told["config"]), RankPlace(**told["place"])
+    config, place = EngineConfig(**told["config"]), RankPlace(**told["place"], secret=_first_line_of_input())
+    threading.Thread(target=_end_with_input, daemon=True).start()
     logging.basicConfig(format=f"%(asctime)s %(levelname)s rank {place.rank}: %(message)s")
     torch.set_num_threads(told["num_threads"])
     if told["gpu"] is not None:
@@ -57,6 +58,16 @@ def main(task: str) -> int:
         logger.error("%s", error)
         return error.exit_code
     return 0
+
+
+def _first_line_of_input() -> str:
+    line = b""
+    while not line.endswith(b"\n"):
+        read = os.read(sys.stdin.fileno(), 1)
+        if not read:
+            os._exit(1)
+        line += read
+    return line.decode().strip()
 
 
 def _end_with_input() -> None:

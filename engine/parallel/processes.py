@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -24,22 +25,27 @@ _END_S = 20.0
 class RankProcesses:
     """Ranks 1 and on. They end when rank 0 does, in whatever way."""
 
-    def __init__(self, model_path: Path, config: EngineConfig, host: str, port: int) -> None:
-        num_ranks = config.tensor_parallel_size
+    def __init__(self, model_path: Path, config: EngineConfig, leader: RankPlace) -> None:
+        num_ranks = leader.num_ranks
         gpus = other_gpus(config, num_ranks - 1)
         self._processes = []
         for rank in range(1, num_ranks):
-            place = RankPlace(rank=rank, num_ranks=num_ranks, host=host, port=port)
+            place = {"rank": rank, "num_ranks": num_ranks, "host": leader.host, "port": leader.port}
             task = {
                 "model_path": str(model_path),
                 "config": asdict(config),
-                "place": asdict(place),
+                "place": place,
                 "num_threads": torch.get_num_threads(),
                 "gpu": gpus[rank - 1],
             }
             command = [sys.executable, "-m", "rlserve.engine.parallel.follower", json.dumps(task)]
             # A session of its own: Ctrl-C is for rank 0, which ends the others. The pipe closes when rank 0 dies.
-            self._processes.append(subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE))
+            process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, bufsize=0)
+            self._processes.append(process)
+            assert process.stdin is not None
+            # Not in the command, which everybody on the machine can read.
+            with contextlib.suppress(BrokenPipeError):  # it has ended already, which ``check`` tells
+                process.stdin.write(f"{leader.secret}\n".encode())
 
     def check(self) -> None:
         """Raise :class:`WorkerFailedError` if one has ended."""

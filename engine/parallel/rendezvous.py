@@ -1,16 +1,14 @@
-"""Where the ranks of one model meet: a TCP store that rank 0 serves."""
+"""Where the ranks of one model meet: a store that rank 0 serves to those who know the secret."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
-
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
+from dataclasses import dataclass, field
 
 from rlserve.errors import DeadlineExceededError
+from rlserve.meeting import MeetingStore, connect
 
 _POLL_INTERVAL_S = 0.02
 
@@ -24,6 +22,8 @@ class RankPlace:
     host: str
     """Address of rank 0's machine; its store listens on this address alone."""
     port: int
+    secret: str = field(repr=False)
+    """The same on all ranks, and unguessable, such as ``secrets.token_hex(32)``: nobody without it can take part."""
 
 
 def listen(host: str = "127.0.0.1") -> socket.socket:
@@ -33,7 +33,7 @@ def listen(host: str = "127.0.0.1") -> socket.socket:
 
 def meet(
     place: RankPlace, timeout_s: float, listening: socket.socket | None = None, check: Callable[[], None] = lambda: None
-) -> TCPStore:
+) -> MeetingStore:
     """Connect, and wait until all ranks have come.
 
     Args:
@@ -44,6 +44,7 @@ def meet(
 
     Raises:
         DeadlineExceededError: not all ranks came within ``timeout_s``.
+        WorkerFailedError: the address is served by somebody without the secret, or rank 0 is lost.
     """
     deadline = time.monotonic() + timeout_s
     store = _connect(place, timeout_s, listening)
@@ -63,21 +64,12 @@ def meet(
         time.sleep(_POLL_INTERVAL_S)
 
 
-def _connect(place: RankPlace, timeout_s: float, listening: socket.socket | None) -> TCPStore:
+def _connect(place: RankPlace, timeout_s: float, listening: socket.socket | None) -> MeetingStore:
     try:
-        if place.rank == 0 and listening is None:
-            listening = socket.create_server((place.host, place.port))
-        return TCPStore(
-            place.host,
-            place.port,
-            world_size=place.num_ranks,
-            is_master=place.rank == 0,
-            timeout=timedelta(seconds=timeout_s),
-            wait_for_workers=False,
-            # By itself the store would listen on every interface.
-            master_listen_fd=listening.detach() if listening is not None else None,
+        return connect(
+            place.host, place.port, place.secret, timeout_s=timeout_s, serve=place.rank == 0, listening=listening
         )
-    except (OSError, RuntimeError) as error:
+    except OSError as error:
         who = "cannot serve its store" if place.rank == 0 else "did not serve its store"
         raise DeadlineExceededError(
             f"tensor parallelism: rank 0 {who} at {place.host}:{place.port} within {timeout_s:g} s ({error})"

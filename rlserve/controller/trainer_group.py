@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -223,8 +224,16 @@ class TrainerGroup:
             host, port = await self._call(members[0], "choose_port")
         except WorkerLostError as error:
             return {members[0]: error}
+        secret = secrets.token_hex(32)
         places = {
-            member: Membership(rank=rank, world_size=len(members), host=host, port=port, generation=self._generation)
+            member: Membership(
+                rank=rank,
+                world_size=len(members),
+                host=host,
+                port=port,
+                generation=self._generation,
+                secret=secret,
+            )
             for rank, member in enumerate(members)
         }
         calls = {member: (place, holds_state and place.rank == 0) for member, place in places.items()}

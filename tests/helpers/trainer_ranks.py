@@ -108,7 +108,9 @@ class _Served:
     def resize(self, rank: int, world_size: int, port: int, generation: int) -> None:
         from rlserve.trainers import Membership
 
-        place = Membership(rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=generation)
+        place = Membership(
+            rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=generation, secret="s"
+        )
         self.trainer.resize(place)
 
     def step(self, batch: Any) -> dict[str, float]:

@@ -21,6 +21,7 @@ EXAMPLES = ROOT / "examples"
 def run(*command: str | Path) -> str:
     """Run a command in the repository and return what it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "WANDB_MODE": "offline"}
+    environment["RANKS_SECRET"] = "of these two"
     words = [str(word) for word in command]
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr

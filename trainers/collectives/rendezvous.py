@@ -1,4 +1,4 @@
-"""Where the ranks of a group meet: a TCP store that rank 0 serves.
+"""Where the ranks of a group meet: a store that rank 0 serves to those who know the group's secret.
 
 The store also tells who is missing: every member writes its name when it joins and, should a collective
 operation fail, once more; whoever did not write in time is named in the error.
@@ -7,13 +7,10 @@ operation fail, once more; whoever did not write in time is named in the error.
 from __future__ import annotations
 
 import logging
-import socket
 import time
-from datetime import timedelta
 
-from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-from rlserve.errors import DeadlineExceededError
+from rlserve.errors import DeadlineExceededError, WorkerFailedError
+from rlserve.meeting import MeetingStore, connect
 from rlserve.trainers.base import Membership
 
 logger = logging.getLogger(__name__)
@@ -31,6 +28,7 @@ class Rendezvous:
 
         Raises:
             DeadlineExceededError: not all members came within ``timeout_s``; the message names who is missing.
+            WorkerFailedError: rank 0's address is served by somebody without the secret.
         """
         self.membership = membership
         deadline = time.monotonic() + timeout_s
@@ -46,22 +44,12 @@ class Rendezvous:
         """After a failed operation: the ranks that do not report the failure as well, so are dead or stuck."""
         return self._report_and_wait("failed", time.monotonic() + _FAILURE_REPORT_S)
 
-    def _connect(self, timeout_s: float) -> TCPStore:
+    def _connect(self, timeout_s: float) -> MeetingStore:
         """Serve the store on rank 0, on the membership's address alone; connect to it elsewhere."""
         place = self.membership
         try:
-            # A listening socket of our own: by itself the store would listen on every interface.
-            listening = socket.create_server((place.host, place.port)).detach() if place.rank == 0 else None
-            return TCPStore(
-                place.host,
-                place.port,
-                world_size=place.world_size,
-                is_master=place.rank == 0,
-                timeout=timedelta(seconds=timeout_s),
-                wait_for_workers=False,
-                master_listen_fd=listening,
-            )
-        except (OSError, RuntimeError) as error:
+            return connect(place.host, place.port, place.secret, timeout_s=timeout_s, serve=place.rank == 0)
+        except OSError as error:
             who = "cannot serve its store" if place.rank == 0 else "did not serve its store"
             raise DeadlineExceededError(
                 f"trainer group {place.generation}: rank 0 {who} at {place.host}:{place.port} "
@@ -79,7 +67,7 @@ class Rendezvous:
                 if not missing or time.monotonic() >= deadline:
                     return missing
                 time.sleep(_POLL_INTERVAL_S)
-        except RuntimeError as error:
+        except WorkerFailedError as error:
             # The store is gone with rank 0: either rank 0 died, or it has finished its own report and left.
             logger.warning("trainer group %d: the store of rank 0 is gone (%s)", place.generation, error)
             return [0] if 0 in missing else missing

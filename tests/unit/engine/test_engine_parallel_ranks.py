@@ -228,7 +228,7 @@ _FOLLOWER = """
 import sys
 from rlserve.engine import EngineConfig, RankPlace, follow, join_ranks
 config = EngineConfig(**{config!r})
-group = join_ranks(RankPlace(rank=1, num_ranks=2, host="127.0.0.1", port={port}), config)
+group = join_ranks(RankPlace(rank=1, num_ranks=2, host="127.0.0.1", port={port}, secret="s"), config)
 print("joined", flush=True)
 follow({folder!r}, config, group)
 print("told to end", flush=True)
@@ -244,7 +244,7 @@ def _own_ranks(folder: Path) -> Iterator[tuple[RankGroup, subprocess.Popen[str]]
     program = _FOLLOWER.format(config=vars(CONFIG), port=port, folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
-        yield join_ranks(RankPlace(rank=0, num_ranks=2, host="127.0.0.1", port=port), CONFIG), process
+        yield join_ranks(RankPlace(rank=0, num_ranks=2, host="127.0.0.1", port=port, secret="s"), CONFIG), process
     finally:
         process.kill()
         process.communicate()
@@ -281,9 +281,9 @@ def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with pytest.raises(DeadlineExceededError, match="rank 1 of 2 did not come to"):
-        join_ranks(RankPlace(rank=0, num_ranks=2, host="127.0.0.1", port=port), CONFIG, timeout_s=0.1)
+        join_ranks(RankPlace(rank=0, num_ranks=2, host="127.0.0.1", port=port, secret="s"), CONFIG, timeout_s=0.1)
     with pytest.raises(DeadlineExceededError, match="rank 0 did not serve its store"):
-        join_ranks(RankPlace(rank=1, num_ranks=2, host="127.0.0.1", port=port), CONFIG, timeout_s=0.1)
+        join_ranks(RankPlace(rank=1, num_ranks=2, host="127.0.0.1", port=port, secret="s"), CONFIG, timeout_s=0.1)
 
 
 def test_a_follower_that_fails_at_its_start_is_an_error_at_once(
@@ -296,7 +296,9 @@ def test_a_follower_that_fails_at_its_start_is_an_error_at_once(
 
 def test_a_follower_ends_with_a_leader_that_it_never_met(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        processes = RankProcesses(save_model(tmp_path, "qwen3"), CONFIG, *deaf.getsockname())
+        host, port = deaf.getsockname()
+        leader = RankPlace(rank=0, num_ranks=2, host=host, port=port, secret="s")
+        processes = RankProcesses(save_model(tmp_path, "qwen3"), CONFIG, leader)
         (follower,) = processes._processes
         processes.check()
         assert follower.stdin is not None

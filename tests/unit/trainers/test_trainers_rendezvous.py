@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from rlserve.errors import DeadlineExceededError
+from rlserve.errors import DeadlineExceededError, WorkerFailedError
 from rlserve.trainers import Membership
 from rlserve.trainers.collectives.rendezvous import Rendezvous
 
@@ -18,8 +18,8 @@ def free_port() -> int:
     return port
 
 
-def place(port: int, *, rank: int = 0, world_size: int = 1) -> Membership:
-    return Membership(rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=1)
+def place(port: int, *, rank: int = 0, world_size: int = 1, secret: str = "s") -> Membership:
+    return Membership(rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=1, secret=secret)
 
 
 def test_the_store_listens_on_the_address_of_the_group_alone() -> None:
@@ -49,3 +49,15 @@ def test_the_port_is_free_again_once_the_rendezvous_is_gone() -> None:
 def test_missing_ranks_are_all_named() -> None:
     with pytest.raises(DeadlineExceededError, match=r"ranks 1, 2 of 3 did not join at .* within 0\.1 s"):
         Rendezvous(place(free_port(), world_size=3), timeout_s=0.1)
+
+
+def test_a_rank_without_the_secret_is_kept_out() -> None:
+    port = free_port()
+    rendezvous = Rendezvous(place(port), timeout_s=10)
+    with pytest.raises(WorkerFailedError, match="does not know the group's secret"):
+        Rendezvous(place(port, rank=1, world_size=2, secret="another"), timeout_s=10)
+    assert rendezvous.silent_ranks() == []
+
+
+def test_the_secret_is_not_shown_with_a_place() -> None:
+    assert "hidden" not in repr(place(1, secret="hidden"))
