@@ -56,6 +56,7 @@ class Shape:
     samples_per_prompt: int
     num_tokens: int
     """Of each answer."""
+    max_staleness: int = 1
 
     @property
     def num_generated(self) -> int:
@@ -213,10 +214,10 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Generate and train until the steps are done."""
+async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> Ledger:
+    """Generate and train until the steps are done; returns the ledger of the prompt groups."""
     outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)})
-    ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=1)
+    ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
     router = Router(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0)
     buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
     counters, clock, changed = Counters(), RunClock(started=time.monotonic()), Signal(60.0)
@@ -277,6 +278,9 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         for loop in loops:
             loop.cancel()
         await replicas.close()
+    for owner in (ledger, router, buffer):
+        owner.check_integrity()
+    return ledger
 
 
 class _Trainers:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
+import psutil
 import ray
 
 from rlserve.errors import WorkerLostError
@@ -80,6 +82,17 @@ class Fleet:
         self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
         self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id])
         await self._await_ready(slot_id)
+
+    def processor_s(self, slot_id: str) -> float | None:
+        """Seconds of processor time that the worker of a slot has used; None where it is gone, or on another host."""
+        info = self._infos[slot_id]
+        if info.host != socket.gethostname():
+            return None
+        try:
+            times = psutil.Process(info.process_id).cpu_times()
+        except psutil.NoSuchProcess:
+            return None
+        return float(times.user + times.system)
 
     def reason(self, slot_id: str) -> str | None:
         """Why the last worker of a slot was ended, where ``kill`` was told."""

@@ -1,11 +1,14 @@
-"""The benchmarks of weight swaps and of contention, on a tiny model."""
+"""The benchmarks of weight swaps and of contention, on a tiny model, and that of the controller, with few tokens."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import contention
+import controller
+import numpy as np
 import pytest
 import trainer_memory
 import weight_swap
@@ -42,3 +45,27 @@ def test_the_loading_processes_end_with_the_block() -> None:
     with contention.loaded_cores(2) as processes:
         assert [process.poll() for process in processes] == [None, None]
     assert all(process.returncode for process in processes)
+
+
+def test_the_controller_is_measured_against_its_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    controller.main(["--steps", "2", "--prompts", "2", "--samples", "2", "--tokens", "3", "--json", str(out)])
+    found = json.loads(out.read_text())
+    (check,) = found["checks"]
+    assert check["met"] == (check["value"] <= check["bar"])
+    assert found["results"]["all_threads_s_per_million_tokens"] >= check["value"] > 0
+    assert "event loop s per million tokens" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("max_staleness", [0, 4])
+def test_a_run_of_fewer_steps_than_its_staleness_allows_ends_with_whole_counts(
+    tmp_path: Path, max_staleness: int
+) -> None:
+    """All loops, with nothing behind them: no more is admitted than the steps need, and nobody waits for more."""
+    shape = controller.Shape(
+        num_steps=1, prompts_per_step=3, samples_per_prompt=2, num_tokens=4, max_staleness=max_staleness
+    )
+    answers = [controller.pickled_samples(shape, np.random.default_rng(0))]
+    ledger = asyncio.run(controller.run(shape, answers, controller.make_tokenizer(), tmp_path))
+    assert ledger.num_admitted == ledger.num_trained == 3
+    assert (ledger.num_live, ledger.num_dropped) == (0, {})

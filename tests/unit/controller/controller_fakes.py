@@ -111,6 +111,8 @@ class FakeFleet:
         self.workers = {slot_id: kind(slot_id, self.log) for slot_id in slot_ids}
         self.ended: set[str] = set()
         self.reasons: dict[str, str] = {}
+        self.used_s: dict[str, float] = {}
+        """Processor time of the workers that can be seen."""
         self.restart_failures: list[Exception] = []
 
     def __getitem__(self, slot_id: str) -> FakeWorker:
@@ -122,6 +124,9 @@ class FakeFleet:
     @property
     def ready(self) -> tuple[str, ...]:
         return tuple(slot_id for slot_id in self.workers if slot_id not in self.ended)
+
+    def processor_s(self, slot_id: str) -> float | None:
+        return self.used_s.get(slot_id)
 
     def reason(self, slot_id: str) -> str | None:
         return self.reasons.get(slot_id)

@@ -73,6 +73,40 @@ def test_a_late_answer_is_an_answer() -> None:
     run(scenario)
 
 
+def test_a_silent_worker_that_uses_the_processor_is_given_more_time_and_a_stopped_one_is_not() -> None:
+    """On an overloaded machine a ping may wait for long; a stopped process uses no time at all."""
+
+    async def scenario(heartbeat: Heartbeat, fleet: FakeFleet) -> None:
+        fleet.used_s = {"a": 1.0, "b": 1.0}
+        with unfinished(fleet["a"], "ping"), unfinished(fleet["b"], "ping"):
+            for _ in range(ROUNDS + 1):
+                fleet.used_s["b"] += 0.01
+                await beat(heartbeat, 1)
+            assert kills(fleet) == ["a"]
+            for _ in range(5 * ROUNDS - 1):
+                fleet.used_s["b"] += 0.01
+                await beat(heartbeat, 1)
+            assert kills(fleet) == ["a"]
+            await beat(heartbeat, 1)
+            assert kills(fleet) == ["a", "b"], "but not for ever"
+
+    run(scenario)
+
+
+def test_a_worker_that_is_stopped_after_it_was_busy_is_found_as_soon() -> None:
+    async def scenario(heartbeat: Heartbeat, fleet: FakeFleet) -> None:
+        fleet.used_s = {"b": 1.0}
+        with unfinished(fleet["b"], "ping"):
+            await beat(heartbeat, 3)
+            fleet.used_s["b"] = 2.0
+            await beat(heartbeat, ROUNDS)
+            assert kills(fleet) == []
+            await beat(heartbeat, 1)
+            assert kills(fleet) == ["b"]
+
+    run(scenario)
+
+
 def test_a_new_worker_does_not_answer_for_the_silence_of_the_one_before() -> None:
     async def scenario(heartbeat: Heartbeat, fleet: FakeFleet) -> None:
         with unfinished(fleet["b"], "ping"):

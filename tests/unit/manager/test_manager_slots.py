@@ -123,3 +123,14 @@ class SlotMachine(RuleBasedStateMachine):
 
 SlotMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
 test_slot_machine = SlotMachine.TestCase
+
+
+def test_the_replay_of_the_history_goes_on_where_it_stopped_and_finds_what_came_since() -> None:
+    table = SlotTable()
+    table.add("a", time_s=0.0)
+    table.check_integrity()
+    table.move("a", SlotState.IDLE, time_s=1.0, reason="up")
+    table.check_integrity()
+    table._states["a"] = SlotState.TRAIN
+    with pytest.raises(AssertionError, match="history leads to"):
+        table.check_integrity()
