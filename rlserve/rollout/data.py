@@ -32,8 +32,12 @@ class PromptSource:
     The order of an epoch is a function of (seed, epoch), so the position, one number, is all there is to save.
     """
 
-    def __init__(self, rows: PromptRows, encoder: PromptEncoder, *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self, rows: PromptRows, encoder: PromptEncoder, *, held_out: PromptRows, seed: int, shuffle: bool
+    ) -> None:
+        """``held_out`` is not handed out; a run is not resumed on others."""
         self._rows = rows
+        self._held_out = held_out
         self._encoder = encoder
         self._seed = seed
         self._shuffle = shuffle
@@ -75,12 +79,12 @@ class PromptSource:
         return self._encoder.group(row, group_id=f"{epoch}:{row.row}", position=position)
 
     def snapshot(self) -> dict[str, Any]:
-        """The position as plain data for a checkpoint (JSON)."""
+        """The position as plain data for a checkpoint (JSON), and what the prompts come down to."""
         return {
             "position": self._position,
-            "num_prompts": len(self._rows),
             "seed": self._seed,
-            "fingerprint": list(self._rows.fingerprint),
+            "train": _content(self._rows),
+            "held_out": _content(self._held_out),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -88,22 +92,12 @@ class PromptSource:
 
         Raises:
             DataError: the data has other prompts or answers than then, or another order, or the seed is another:
-                positions would name other prompts.
+                positions would name other prompts, and scores of held-out prompts could not be compared.
         """
-        for key, now in (("num_prompts", len(self._rows)), ("seed", self._seed)):
-            if snapshot[key] != now:
-                raise DataError(
-                    f"the run cannot be resumed on these prompts: {key} was {snapshot[key]} and is now {now} "
-                    f"({self._rows.path})"
-                )
-        changed = first_difference(snapshot["fingerprint"], self._rows.digests)
-        if changed is not None:
-            first, last = (self._rows.place(index) for index in changed)
-            where = f"at {first}" if first == last else f"between {first} and {last}"
-            raise DataError(
-                f"the run cannot be resumed on these prompts: prompt or answer {where} is not what it was when the "
-                f"run began; restore {self._rows.path}, or start a new run on the new data"
-            )
+        if snapshot["seed"] != self._seed:
+            raise DataError(f"the run cannot be resumed: seed was {snapshot['seed']} and is now {self._seed}")
+        _check_same(snapshot["train"], self._rows)
+        _check_same(snapshot["held_out"], self._held_out)
         self._position = snapshot["position"]
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
@@ -117,6 +111,27 @@ class PromptSource:
             )
             self._order = (epoch, order)
         return self._order[1]
+
+
+def _content(rows: PromptRows) -> dict[str, Any]:
+    return {"num_prompts": len(rows), "fingerprint": list(rows.fingerprint)}
+
+
+def _check_same(saved: Mapping[str, Any], rows: PromptRows) -> None:
+    remedy = f"restore {rows.path}, or start a new run on the new data"
+    if saved["num_prompts"] != len(rows):
+        raise DataError(
+            f"the run cannot be resumed on these prompts: {saved['num_prompts']} of {rows.path} were used, "
+            f"and now there are {len(rows)}; {remedy}"
+        )
+    changed = first_difference(saved["fingerprint"], rows.digests)
+    if changed is not None:
+        first, last = (rows.place(index) for index in changed)
+        where = f"at {first}" if first == last else f"between {first} and {last}"
+        raise DataError(
+            f"the run cannot be resumed on these prompts: prompt or answer {where} is not what it was when the run "
+            f"began; {remedy}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,7 +171,7 @@ def load_prompts(
         )
     usable_held_out = _usable_held_out(held_out, encoder, config.num_held_out or DEFAULT_NUM_HELD_OUT)
     return Prompts(
-        source=PromptSource(train, encoder, seed=seed, shuffle=config.shuffle),
+        source=PromptSource(train, encoder, held_out=held_out, seed=seed, shuffle=config.shuffle),
         held_out=usable_held_out,
         longest=max((_longest(train, encoder), *usable_held_out), key=lambda group: len(group.prompt_token_ids)),
     )

@@ -73,7 +73,7 @@ def test_a_run_is_not_resumed_on_another_number_of_prompts(tmp_path: Path) -> No
     source = load(write_jsonl(tmp_path / "sums.jsonl", sums(11))).source
     first = source.next()
     other = load(write_jsonl(tmp_path / "other.jsonl", sums(12))).source
-    with pytest.raises(DataError, match=r"num_prompts was 10 and is now 11 .*other\.jsonl"):
+    with pytest.raises(DataError, match=r"10 of .*other\.jsonl were used, and now there are 11"):
         other.restore(source.snapshot())
     with pytest.raises(DataError, match=f"where prompt {first.id}x was"):
         source.get(f"{first.id}x", position=0)
@@ -92,6 +92,19 @@ def test_a_run_is_not_resumed_on_data_that_were_edited_to_the_same_length(tmp_pa
     line = 1 if change == "reversed" else 8
     with pytest.raises(DataError, match=rf"prompt or answer at {path}:{line} is not what it was .*restore {path}"):
         source.restore(saved)
+
+
+def test_a_run_is_not_resumed_on_other_held_out_prompts(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "sums.jsonl", sums(5))
+    held_out = write_jsonl(tmp_path / "held_out.jsonl", sums(3))
+    saved = load(path, held_out_path=str(held_out)).source.snapshot()
+    for records, message in (
+        (sums(4), "3 of .* now there are 4"),
+        (list(reversed(sums(3))), rf"at {held_out}:1 is not"),
+    ):
+        source = load(path, held_out_path=str(write_jsonl(held_out, records))).source
+        with pytest.raises(DataError, match=message):
+            source.restore(saved)
 
 
 def test_a_run_is_resumed_on_the_same_data_written_in_another_way(tmp_path: Path) -> None:
