@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlserve.launch.run import launch
+    from rlserve.launch.begin import launch
 
 __all__ = ["launch"]
 
@@ -15,4 +15,4 @@ def __getattr__(name: str) -> Any:
     # Resolved on first use, so that a launcher's configuration can be imported without Ray.
     if name != "launch":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return import_module("rlserve.launch.run").launch
+    return import_module("rlserve.launch.begin").launch

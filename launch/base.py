@@ -10,6 +10,13 @@ from rlserve.pool.config import PoolConfig, SlotGroupConfig
 class Launcher(ABC):
     """Connects this process to Ray, and lets go of it."""
 
+    def begin(self, config: PoolConfig) -> None:  # noqa: B027
+        """Begin what :meth:`connect` will need, beside whatever else goes on; may be left out.
+
+        Raises:
+            PoolError: as for ``connect``.
+        """
+
     @abstractmethod
     def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
         """Make sure that Ray runs, and return the slot groups of the run: as configured, or what there is.

@@ -10,6 +10,7 @@ import ray
 
 from rlserve.errors import PoolError
 from rlserve.launch.base import Launcher
+from rlserve.launch.ray_logs import route_ray_logs
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.slots import slot_groups
@@ -29,6 +30,7 @@ class ClusterLauncher(Launcher):
 
     def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
         _check_answers(self._address or os.environ.get("RAY_ADDRESS", ""))
+        route_ray_logs()
         try:
             ray.init(
                 address=self._address or "auto",

@@ -5,8 +5,8 @@
     run folder ─► preparation (model, prompts, reward: all that can be wrong is found here) ─► Ray and slots
         ─► controller.run ─► summary.json, report.png, report.html ─► exit code
 
-Exit codes: 0 finished, 130 stopped by Ctrl-C and 143 by SIGTERM (after a checkpoint), 2 something the user can
-mend, 1 the run failed.
+Exit codes: 0 finished, 128 + number stopped by a signal (130: Ctrl-C, 143: SIGTERM, …), after a checkpoint if there
+was anything to save, 2 something the user can mend, 1 the run failed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ import asyncio
 import logging
 import os
 import shlex
-import signal
-import time
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -25,7 +24,6 @@ from rich.console import Console
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.remarks import remarks_on_split
 from rlserve.config.split import slot_view
-from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
 from rlserve.controller.controller import Controller
 from rlserve.controller.counters import RunClock
@@ -33,12 +31,15 @@ from rlserve.controller.preparation import prepare
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
+from rlserve.launch.signals import StopSignals
+from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.manager.split import initial_split
 from rlserve.pool.slots import expand
+from rlserve.tasks import is_builtin
 from rlserve.tracking.events import RunEvent, recorded_time_s
 from rlserve.tracking.logs import log_to
 from rlserve.tracking.owner import owned
-from rlserve.tracking.progress import Progress, ProgressState, create_progress
+from rlserve.tracking.progress import Progress, ProgressState
 from rlserve.tracking.report import build_report
 from rlserve.tracking.run_folder import RunFolder, default_run_name
 from rlserve.tracking.summary import print_summary, read_summary, write_summary
@@ -49,31 +50,46 @@ logger = logging.getLogger(__name__)
 EXIT_FAILED = 1
 
 
-def launch(loaded: LoadedConfig, resume: Path | None) -> int:
-    """Run a configuration, or go on with the run in ``resume``; returns the exit code.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RunStart:
+    """What the first second of a run has decided and begun."""
+
+    loaded: LoadedConfig
+    resume: Path | None
+    """Folder of the run to go on with; None begins a new one."""
+    started_s: float
+    """``time.monotonic()`` when the command began."""
+    console: Console
+    progress: Progress
+    signals: StopSignals
+    worker_python: str | None
+    """What Ray starts workers with, in place of Python."""
+
+
+def run(start: RunStart) -> int:
+    """Run a configuration; returns the exit code.
 
     Raises:
         RlserveError: why the run could not start or go on.
+        StopRequested: a signal came before training began.
     """
-    started = time.monotonic()
-    folder = _open_folder(loaded, resume)
-    console = Console()
-    with log_to(folder.log_file, console), owned(folder.path):
-        checkpoint = None if resume is None else newest_checkpoint(folder.checkpoints)
+    folder = _open_folder(start.loaded, start.resume)
+    with log_to(folder.log_file, start.console), owned(folder.path):
+        checkpoint = None if start.resume is None else newest_checkpoint(folder.checkpoints)
         folder.make_latest()
-        folder.write_config(to_yaml(loaded.config))
-        for remark in loaded.remarks:
+        folder.write_config(to_yaml(start.loaded.config))
+        for remark in start.loaded.remarks:
             logger.warning("%s", remark)
-        return _run_in(folder, loaded.config, checkpoint, started, console)
+        return _run_in(folder, start, checkpoint)
 
 
-def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, started: float, console: Console) -> int:
+def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
     """Run in a folder that is ours, and sum up."""
     saved = None if checkpoint is None else read_run(checkpoint)
     # What was done after the last checkpoint is lost, but its time has passed: records never go back in time.
     already_s = max(saved["elapsed_s"], recorded_time_s(folder)) if saved else 0.0
-    clock = RunClock(started=started, already_s=already_s)
-    progress = create_progress(config.tracking.progress, console)
+    config, console, progress = start.loaded.config, start.console, start.progress
+    clock = RunClock(started=start.started_s, already_s=already_s)
     exit_code = EXIT_FAILED
     try:
         tracker = create_tracker(
@@ -86,7 +102,7 @@ def _run_in(folder: RunFolder, config: RunConfig, checkpoint: Path | None, start
         num_steps = saved["counters"]["num_steps"] if saved else 0
         tracker.record(RunEvent(time_s=clock.now(), resumed=saved is not None, step=num_steps))
         try:
-            exit_code = _run(config, folder, tracker, progress, clock, checkpoint)
+            exit_code = _train(start, folder, tracker, clock, checkpoint)
         except RlserveError as error:
             exit_code = error.exit_code
             raise
@@ -118,24 +134,21 @@ def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
     return RunFolder.create_numbered(output_dir, default_run_name(loaded.source.stem, datetime.now()))
 
 
-def _run(
-    config: RunConfig,
-    folder: RunFolder,
-    tracker: Tracker,
-    progress: Progress,
-    clock: RunClock,
-    checkpoint: Path | None,
-) -> int:
+def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock, checkpoint: Path | None) -> int:
+    config, progress = start.loaded.config, start.progress
+
     def show(status: str) -> None:
         progress.update(
             ProgressState(name=folder.name, status=status, step=0, num_steps=config.num_steps, elapsed_s=clock.now())
         )
 
-    preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
-    show("starting Ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     launcher = create_launcher(config.launch)
     try:
+        if is_builtin(config.model.path) and is_builtin(config.data.path):
+            launcher.begin(config.pool)  # at once: there is nothing of the user's that could be wrong
+        preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
+        show("starting Ray")
         groups = launcher.connect(config.pool)
         if config.launch.kind == "cluster" and config.pool.slots == "auto":  # only now is it known what there is
             for remark in remarks_on_split(config, groups):
@@ -152,32 +165,24 @@ def _run(
             progress=progress,
             clock=clock,
             checkpoint=checkpoint,
+            worker_python=start.worker_python,
         )
-        return asyncio.run(_control(setup))
+        return asyncio.run(_control(setup, start.signals))
     finally:
         launcher.close()
 
 
-async def _control(setup: RunSetup) -> int:
-    """Run the controller with signals turned into a stop; a second signal ends the process at once.
+async def _control(setup: RunSetup, signals: StopSignals) -> int:
+    """Run the controller with signals turned into a stop.
 
     The summary is written however the run ends: what was done before an error counts too.
     """
     controller = Controller(setup)
-    received: list[signal.Signals] = []
     loop = asyncio.get_running_loop()
-
-    def stop(signal_number: signal.Signals) -> None:
-        logger.info("%s: finishing the step under way, then saving (again to end at once)", signal_number.name)
-        received.append(signal_number)
-        controller.request_stop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop, number)
-    try:
-        await controller.run()
-    finally:
-        write_summary(setup.folder, controller.summary())
-    return 128 + received[0] if received and controller.stopped_early else 0
+    with signals.handed_to(lambda: loop.call_soon_threadsafe(controller.request_stop)):
+        try:
+            await controller.run()
+        finally:
+            write_summary(setup.folder, controller.summary())
+    received = signals.received
+    return signal_exit_code(received) if received is not None and controller.stopped_early else 0

@@ -89,7 +89,7 @@ class Controller:
         self._loop_start_s: float | None = None
         self.held_out_after: float | None = None
         self.counters = Counters()
-        self.fleet = Fleet(config.pool.worker_start_timeout_s)
+        self.fleet = Fleet(config.pool.worker_start_timeout_s, worker_python=setup.worker_python)
         self.scorer = create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log")
         self.heartbeat = Heartbeat(
             self.fleet, interval_s=config.pool.health_interval_s, timeout_s=config.pool.health_timeout_s

@@ -33,6 +33,8 @@ class RunSetup:
     clock: RunClock
     checkpoint: Path | None
     """To go on from; None begins anew."""
+    worker_python: str | None = None
+    """What Ray starts workers with, in place of Python; None for Python itself."""
 
 
 def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:

@@ -1,7 +1,7 @@
 """Compiles the C++ kernels with the system's compiler and loads them.
 
 The library is kept under ``~/.cache/rlserve/native``, named by a hash of sources, compiler, flags and CPU, so a
-change of any of them compiles anew. Concurrent builds are safe: each compiles to a file of its own and renames.
+change of any of them compiles anew. Of several processes at once one compiles and the others wait.
 
 They use what the processor has. ``RLSERVE_MAX_CPU_ISA`` leaves out the newest instructions, so that the path of older
 processors can be tested and measured on any: ``avx2``, ``avx512`` (without products of bfloat16), ``avx512_bf16``
@@ -11,6 +11,7 @@ processors can be tested and measured on any: ``avx2``, ``avx512`` (without prod
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
@@ -87,7 +88,10 @@ def _build() -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         target = folder / f"kernels-{_key(version)}.so"
         if not target.exists():
-            _compile(compiler, sources, target)
+            with (folder / f"{target.name}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait
+                if not target.exists():
+                    _compile(compiler, sources, target)
     except subprocess.CalledProcessError as error:
         raise NativeBuildError(f"{compiler} failed: {error.stderr.strip()[-2000:]}") from error
     except (OSError, RuntimeError) as error:

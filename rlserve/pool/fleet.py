@@ -27,8 +27,10 @@ _MAX_CONCURRENT_CALLS = 8
 class Fleet:
     """Starts, replaces and ends one worker process for each slot."""
 
-    def __init__(self, start_timeout_s: float) -> None:
+    def __init__(self, start_timeout_s: float, *, worker_python: str | None = None) -> None:
+        """``worker_python`` is what Ray starts workers with, in place of Python (a fork server's client)."""
         self._start_timeout_s = start_timeout_s
+        self._worker_python = worker_python
         self._actors: dict[str, Any] = {}
         self._slots: dict[str, Slot] = {}
         self._specs: dict[str, WorkerSpec] = {}
@@ -67,7 +69,7 @@ class Fleet:
         """
         for slot, spec in slots:
             self._slots[slot.id], self._specs[slot.id] = slot, spec
-            self._actors[slot.id] = _create_actor(slot, spec)
+            self._actors[slot.id] = _create_actor(slot, spec, self._worker_python)
         await asyncio.gather(*(self._await_ready(slot_id) for slot_id in self._actors))
 
     async def restart(self, slot_id: str) -> None:
@@ -80,7 +82,7 @@ class Fleet:
         self._reasons.pop(slot_id, None)
         spec = self._specs[slot_id]
         self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
-        self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id])
+        self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id], self._worker_python)
         await self._await_ready(slot_id)
 
     def processor_s(self, slot_id: str) -> float | None:
@@ -120,7 +122,7 @@ class Fleet:
         logger.info("worker of %s is process %d", slot_id, info.process_id)
 
 
-def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:
+def _create_actor(slot: Slot, spec: WorkerSpec, worker_python: str | None) -> Any:
     resources: dict[str, float]
     if slot.type.device == "cuda":
         num_gpus, resources = 1, {f"accelerator_type:{slot.type.name}": _ACCELERATOR_SHARE}
@@ -134,6 +136,9 @@ def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:
         "MKL_NUM_THREADS": threads,
         "TOKENIZERS_PARALLELISM": "false",
     }
+    runtime_env: dict[str, Any] = {"env_vars": environment}
+    if worker_python is not None:
+        runtime_env["py_executable"] = worker_python
     actor_class: Any = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(Worker)
     return actor_class.options(
         name=None,
@@ -142,5 +147,5 @@ def _create_actor(slot: Slot, spec: WorkerSpec) -> Any:
         resources=resources,
         max_concurrency=_MAX_CONCURRENT_CALLS,
         max_restarts=0,
-        runtime_env={"env_vars": environment},
+        runtime_env=runtime_env,
     ).remote(spec)

@@ -22,6 +22,7 @@ from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from rlserve.processes import end_with_parent
 from rlserve.tasks.base import Demonstration, Task, WarmStartRecipe
 from rlserve.tasks.registry import TASKS
 from rlserve.tasks.tokenizer import EOS, character_tokenizer
@@ -146,6 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--output", type=Path, required=True, help="folder that receives the model")
     options = parser.parse_args(arguments)
+    end_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     disable_progress_bar()
     torch.set_num_threads(min(MAX_NUM_THREADS, len(os.sched_getaffinity(0))))

@@ -26,6 +26,7 @@ def log_to(log_file: Path, console: Console) -> Iterator[None]:
     root = logging.getLogger()
     old_level = root.level
     root.setLevel(logging.INFO)
+    handlers[1].addFilter(_is_not_of_ray)
     for handler in handlers:
         handler.addFilter(_is_ours_or_warns)
         root.addHandler(handler)
@@ -44,6 +45,11 @@ def _console_handler(console: Console) -> logging.Handler:
     handler = logging.StreamHandler(console.file)
     handler.setFormatter(logging.Formatter(CONSOLE_FORMAT))
     return handler
+
+
+def _is_not_of_ray(record: logging.LogRecord) -> bool:
+    """Ray's warnings are long, coloured and about Ray: what they mean for a run is said by us."""
+    return record.name.split(".")[0] != "ray"
 
 
 def _is_ours_or_warns(record: logging.LogRecord) -> bool:

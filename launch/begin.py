@@ -1,0 +1,69 @@
+"""The first second of a run: say something, listen to signals, and begin what takes long beside the imports.
+
+Imports nothing heavy itself: what it calls does.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from rlserve import STARTED_S
+from rlserve.config import LoadedConfig
+from rlserve.launch.signals import StopRequested, StopSignals, exit_code
+from rlserve.pool.catalogue import is_cpu
+from rlserve.pool.config import PoolConfig
+from rlserve.pool.fork_server import ForkServer
+from rlserve.tracking.progress import ProgressState, create_progress
+
+
+def launch(loaded: LoadedConfig, resume: Path | None) -> int:
+    """Run a configuration, or go on with the run in ``resume``; returns the exit code.
+
+    Raises:
+        RlserveError: why the run could not start or go on.
+    """
+    with StopSignals() as signals:
+        try:
+            return _launch(loaded, resume, signals)
+        except StopRequested as stop:
+            sys.stderr.write(f"stopped by {stop.number.name} before training: there is nothing new to save\n")
+            return exit_code(stop.number)
+
+
+def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> int:
+    console, config = Console(), loaded.config
+    progress = create_progress(config.tracking.progress, console)
+    fork_server: ForkServer | None = None
+    try:
+        name = resume.name if resume is not None else config.name or loaded.source.stem
+        progress.update(
+            ProgressState(
+                name=name, status="loading", step=0, num_steps=config.num_steps, elapsed_s=time.monotonic() - STARTED_S
+            )
+        )
+        fork_server = ForkServer() if config.launch.kind == "local" and _is_cpu_only(config.pool, loaded) else None
+        from rlserve.launch.run import RunStart, run
+
+        start = RunStart(
+            loaded=loaded,
+            resume=resume,
+            started_s=STARTED_S,
+            console=console,
+            progress=progress,
+            signals=signals,
+            worker_python=None if fork_server is None else fork_server.worker_python,
+        )
+        return run(start)
+    finally:
+        progress.close()
+        if fork_server is not None:
+            fork_server.close()
+
+
+def _is_cpu_only(pool: PoolConfig, loaded: LoadedConfig) -> bool:
+    types = loaded.discovered if pool.slots == "auto" else [group.type for group in pool.slots]
+    return all(is_cpu(name) for name in types)

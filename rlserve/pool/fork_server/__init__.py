@@ -1,0 +1,70 @@
+"""Worker processes by fork, from one that has imported everything heavy once.
+
+::
+
+    driver ──starts──► server.py: imports torch, transformers, engine and trainer, then waits at a socket
+    Ray ──starts──► client.py in place of Python ──arguments, environment, standard streams──► server.py
+                                                                                                 │ forks
+                                                                               Ray's worker ◄────┘
+
+A worker costs about an eighth of the processor time that its imports take, which is most of a start where workers
+share a few cores. Only for CPU slots: a process may not be forked once it has touched a GPU. The server never
+imports Ray, whose threads do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+WORKER_MODULES = (
+    "torch",
+    "transformers.models.qwen3.modeling_qwen3",  # what it imports is most of what every family imports
+    "rlserve.engine.engine",
+    "rlserve.trainers.factory",
+    "rlserve.weights.patch",
+)
+"""All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
+
+
+class ForkServer:
+    """The server, as the driver sees it. It ends with the driver, and its workers end with it."""
+
+    def __init__(self, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="rlserve-fork-", dir="/tmp"))  # short: a socket's path is limited
+        self._socket = self._folder / "socket"
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(self._socket))
+            server.listen()  # here, so that clients can wait before the server is up
+            self._process = self._start(server, modules, compile_kernels)
+
+    @staticmethod
+    def _start(server: socket.socket, modules: Sequence[str], compile_kernels: bool) -> subprocess.Popen[bytes]:
+        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+        command = [sys.executable, "-m", "rlserve.pool.fork_server.server", str(server.fileno()), *modules]
+        return subprocess.Popen(
+            [*command, "--compile-kernels"] if compile_kernels else command,
+            env=environment,
+            pass_fds=[server.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+
+    @property
+    def worker_python(self) -> str:
+        """What Ray runs in place of Python to start a worker: a command, for the shell."""
+        client = Path(__file__).with_name("client.py")
+        return shlex.join([sys.executable, "-S", "-E", str(client), str(self._socket)])
+
+    def close(self) -> None:
+        """End the server, and with it every worker that is left."""
+        self._process.kill()
+        self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,78 @@
+"""Workers by fork: they are the process that was asked for, and end with the server."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rlserve.pool.fork_server import ForkServer
+
+SCRIPT = """
+import json, os, sys
+print(json.dumps([sys.argv, os.environ["COLOUR"], os.getcwd(), os.getppid(), "decimal" in sys.modules, __name__]))
+sys.stderr.write("warned")
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def server() -> Iterator[ForkServer]:
+    server = ForkServer(["decimal"], compile_kernels=False)
+    yield server
+    server.close()
+
+
+def start(server: ForkServer, script: Path, *arguments: str) -> subprocess.Popen[str]:
+    """As Ray does: through a shell that becomes the client."""
+    return subprocess.Popen(
+        ["bash", "-c", f"exec {server.worker_python} {script} {' '.join(arguments)}"],
+        cwd=script.parent,
+        env={"COLOUR": "blue", "PATH": "/bin:/usr/bin"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_worker_has_arguments_environment_folder_streams_and_imports(server: ForkServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    with start(server, script, "--a", "1") as client:
+        output, errors = client.communicate(timeout=60)
+    (process,) = [each for each in psutil.Process().children() if "rlserve.pool.fork_server.server" in each.cmdline()]
+    expected = [[str(script), "--a", "1"], "blue", str(tmp_path), process.pid, True, "__main__"]
+    assert output == str(expected).replace("'", '"').replace("True", "true") + "\n"
+    assert errors == "warned"
+    assert client.returncode == 0
+
+
+def test_workers_end_with_the_server(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)\n")
+    server = ForkServer(["decimal"], compile_kernels=False)
+    with start(server, script) as client:
+        assert client.stdout is not None
+        worker = psutil.Process(int(client.stdout.readline()))
+        server.close()
+        psutil.wait_procs([worker], timeout=60)
+        assert not worker.is_running()
+
+
+def test_without_a_server_the_client_becomes_the_process(server: ForkServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nsys.exit(7)\n")
+    server.close()
+    with start(server, script) as client:
+        assert client.wait(60) == 7
+
+
+def test_a_script_that_raises_says_so(server: ForkServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("raise KeyError('colour')\n")
+    with start(server, script) as client:
+        assert "KeyError: 'colour'" in client.communicate(timeout=60)[1]
