@@ -13,11 +13,14 @@ from rich.console import Console
 
 from rlserve import STARTED_S
 from rlserve.config import LoadedConfig
+from rlserve.errors import RlserveError
 from rlserve.launch.signals import StopRequested, StopSignals, exit_code
 from rlserve.pool.catalogue import is_cpu
-from rlserve.pool.config import PoolConfig
 from rlserve.pool.fork_server import ForkServer
+from rlserve.pool.slots import slot_groups
 from rlserve.tracking.progress import ProgressState, create_progress
+
+EXIT_FAILED = 1
 
 
 def launch(loaded: LoadedConfig, resume: Path | None) -> int:
@@ -32,6 +35,11 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
         except StopRequested as stop:
             sys.stderr.write(f"stopped by {stop.number.name} before training: there is nothing new to save\n")
             return exit_code(stop.number)
+        except RlserveError:
+            raise
+        except (OSError, MemoryError) as error:  # the machine's: the log file has the traceback
+            sys.stderr.write(f"the run failed: {type(error).__name__}: {error}\n")
+            return EXIT_FAILED
 
 
 def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> int:
@@ -45,7 +53,7 @@ def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> 
                 name=name, status="loading", step=0, num_steps=config.num_steps, elapsed_s=time.monotonic() - STARTED_S
             )
         )
-        fork_server = ForkServer() if config.launch.kind == "local" and _is_cpu_only(config.pool, loaded) else None
+        fork_server = _start_fork_server(loaded)
         from rlserve.launch.run import RunStart, run
 
         start = RunStart(
@@ -64,6 +72,11 @@ def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> 
             fork_server.close()
 
 
-def _is_cpu_only(pool: PoolConfig, loaded: LoadedConfig) -> bool:
-    types = loaded.discovered if pool.slots == "auto" else [group.type for group in pool.slots]
-    return all(is_cpu(name) for name in types)
+def _start_fork_server(loaded: LoadedConfig) -> ForkServer | None:
+    """Where all workers are processes of this machine's CPU, with one number of threads."""
+    config = loaded.config
+    groups = slot_groups(config.pool, loaded.discovered) if config.launch.kind == "local" else ()
+    num_threads = {group.num_threads for group in groups}
+    if len(num_threads) != 1 or not all(is_cpu(group.type) for group in groups):
+        return None
+    return ForkServer(num_threads.pop())

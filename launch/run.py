@@ -106,12 +106,14 @@ def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
         except RlserveError as error:
             exit_code = error.exit_code
             raise
+        except (OSError, MemoryError) as error:  # the machine's: a line here, the traceback in the log file
+            logger.error("the run failed: %s: %s", type(error).__name__, error, exc_info=error)
         finally:
             progress.show_status("writing the records")
             tracker.close(exit_code)
             if folder.summary_file.exists():
                 progress.show_status("making the report")
-                build_report(folder)
+                _report(folder)
     finally:
         progress.close()
     summary = read_summary(folder)
@@ -122,6 +124,14 @@ def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
                 f"stopped; go on with: rlserve launch --resume {shlex.quote(str(folder.path))}", soft_wrap=True
             )
     return exit_code
+
+
+def _report(folder: RunFolder) -> None:
+    """Build the report; a disk that is full cannot take it, and is said so."""
+    try:
+        build_report(folder)
+    except OSError as error:
+        logger.warning("the report cannot be written: %s", error, exc_info=error)
 
 
 def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
@@ -172,6 +182,13 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         launcher.close()
 
 
+def _summarise(folder: RunFolder, controller: Controller) -> None:
+    try:
+        write_summary(folder, controller.summary())
+    except OSError as error:
+        logger.warning("the summary cannot be written: %s", error, exc_info=error)
+
+
 async def _control(setup: RunSetup, signals: StopSignals) -> int:
     """Run the controller with signals turned into a stop.
 
@@ -183,6 +200,6 @@ async def _control(setup: RunSetup, signals: StopSignals) -> int:
         try:
             await controller.run()
         finally:
-            write_summary(setup.folder, controller.summary())
+            _summarise(setup.folder, controller)
     received = signals.received
     return signal_exit_code(received) if received is not None and controller.stopped_early else 0

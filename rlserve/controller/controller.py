@@ -238,8 +238,8 @@ class Controller:
             stopping=lambda: self.stopped_early,
         )
 
-    async def _unless_stopped(self, start: asyncio.Task[None]) -> bool:
-        """Wait for ``start``; give it up, and return False, when a stop is asked for first: nothing is new to save."""
+    async def _unless_stopped(self, start: asyncio.Task[Any]) -> bool:
+        """Wait for ``start``; give it up, and return False, when a stop is asked for first."""
         stop = asyncio.create_task(self._stop.wait())
         await asyncio.wait((start, stop), return_when=asyncio.FIRST_COMPLETED)
         stop.cancel()
@@ -296,7 +296,9 @@ class Controller:
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
             await self.replicas.broadcast()
-            metrics |= (await self.evaluation.score(report.step)).metrics()
+            score = asyncio.create_task(self.evaluation.score(report.step))
+            if await self._unless_stopped(score):  # a stop breaks it off
+                metrics |= score.result().metrics()
         self._setup.tracker.log(report.step, metrics)
         every = config.checkpoint.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
@@ -308,12 +310,27 @@ class Controller:
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
         self.display.status = "saving"
-        await self._save()
-        if self.stopped_early:
+        failure: CheckpointError | None = None
+        try:
+            await self._save()
+        except CheckpointError as error:
+            failure = error
+        if not self.stopped_early:
+            if failure is not None:
+                logger.warning("%s; the run is scored and summed up all the same", failure)
+            self.display.status = "scoring held-out prompts"
+            await self.replicas.broadcast()
+            await self._score_after_training()
+            self.display.status = "summing up"
+        if failure is not None:
+            raise failure
+
+    async def _score_after_training(self) -> None:
+        score = asyncio.create_task(self.evaluation.score(self.counters.num_steps))
+        if not await self._unless_stopped(score):
+            logger.info("stopped: the held-out score after training is not taken")
             return
-        self.display.status = "scoring held-out prompts"
-        await self.replicas.broadcast()
-        found = await self.evaluation.score(self.counters.num_steps)
+        found = score.result()
         self.held_out_after = found.share_right
         self._setup.tracker.log(self.counters.num_steps, found.metrics())
         logger.info("held-out score after training: %s", found)

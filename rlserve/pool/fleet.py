@@ -15,6 +15,7 @@ import ray
 from rlserve.errors import WorkerLostError
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.slots import Slot
+from rlserve.pool.threads import thread_environment
 from rlserve.pool.worker import CONCURRENCY_GROUPS, Worker
 from rlserve.remote import answer
 
@@ -128,15 +129,7 @@ def _create_actor(slot: Slot, spec: WorkerSpec, worker_python: str | None) -> An
         num_gpus, resources = 1, {f"accelerator_type:{slot.type.name}": _ACCELERATOR_SHARE}
     else:
         num_gpus, resources = 0, {slot.type.name: 1}
-    threads = str(slot.num_threads)
-    environment = {
-        # Spinning threads ruin everything when trainer and engines share cores: wait passively.
-        "OMP_WAIT_POLICY": "passive",
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    runtime_env: dict[str, Any] = {"env_vars": environment}
+    runtime_env: dict[str, Any] = {"env_vars": thread_environment(slot.num_threads)}
     if worker_python is not None:
         runtime_env["py_executable"] = worker_python
     actor_class: Any = ray.remote(concurrency_groups=CONCURRENCY_GROUPS)(Worker)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
 from rich.logging import RichHandler
+
+logger = logging.getLogger(__name__)
 
 FILE_FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 CONSOLE_FORMAT = "%(levelname)s %(message)s"
@@ -20,7 +23,7 @@ def log_to(log_file: Path, console: Console) -> Iterator[None]:
 
     The console must be the one of the progress display, which then draws itself below the records.
     """
-    file_handler = logging.FileHandler(log_file, encoding="utf-8")
+    file_handler = _LogFile(log_file, encoding="utf-8")
     file_handler.setFormatter(logging.Formatter(FILE_FORMAT))
     handlers = (file_handler, _console_handler(console))
     root = logging.getLogger()
@@ -41,10 +44,32 @@ def log_to(log_file: Path, console: Console) -> Iterator[None]:
 
 def _console_handler(console: Console) -> logging.Handler:
     if console.is_terminal and not console.is_dumb_terminal:
-        return RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", markup=False)
+        rich_handler = RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S", markup=False)
+        rich_handler.setFormatter(_WithoutTraceback("%(message)s"))
+        return rich_handler
     handler = logging.StreamHandler(console.file)
-    handler.setFormatter(logging.Formatter(CONSOLE_FORMAT))
+    handler.setFormatter(_WithoutTraceback(CONSOLE_FORMAT))
     return handler
+
+
+class _WithoutTraceback(logging.Formatter):
+    """Tracebacks are for the log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        plain = logging.makeLogRecord({**vars(record), "exc_info": None, "exc_text": None, "stack_info": None})
+        return super().format(plain)
+
+
+class _LogFile(logging.FileHandler):
+    """A log file on a disk that may become full: said once, on the console, without a traceback."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s cannot be written and is left as it is: %s", self.baseFilename, error.strerror)
 
 
 def _is_not_of_ray(record: logging.LogRecord) -> bool:

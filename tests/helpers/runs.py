@@ -138,6 +138,10 @@ class Run:
                 continue
         return found
 
+    def words(self) -> set[str]:
+        """All words of the commands of the run's processes."""
+        return {word for process in self.processes() for word in process.cmdline()}
+
     def wait_for_no_processes(self) -> None:
         """Wait until nothing of the run is left."""
         deadline = time.monotonic() + DEADLINE_S / 5

@@ -70,11 +70,16 @@ def test_ctrl_c_and_resume(workplace: Workplace) -> None:
     assert int(after["counters"][0]) == 10
 
 
-def test_terminated(workplace: Workplace) -> None:
-    run = workplace.start("terminated", {"num_steps": 1000})
+def test_terminated_with_a_long_temporary_folder(workplace: Workplace) -> None:
+    """TMPDIR is too long for the sockets of Ray, which goes elsewhere and leaves nothing there."""
+    long = workplace.place / ("a" * 90)
+    long.mkdir()
+    run = workplace.start("terminated", {"num_steps": 1000}, environment={"TMPDIR": str(long)})
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
-    run.process.send_signal(signal.SIGTERM)
-    assert run.wait() == 143, run.output
+    (ray_folder,) = {word.split("=")[1].split("/session_")[0] for word in run.words() if "=/tmp/rlserve-ray-" in word}
+    run.process.send_signal(signal.SIGUSR2)
+    assert run.wait() == 128 + signal.SIGUSR2, run.output
+    assert not Path(ray_folder).exists()
     assert is_whole(checkpoints(run)[-1])
     run.wait_for_no_processes()
 
@@ -88,6 +93,37 @@ def test_stopped_while_workers_start(workplace: Workplace) -> None:
     assert "Traceback" not in run.output
     assert checkpoints(run) == []
     run.wait_for_no_processes()
+
+
+def test_a_last_checkpoint_that_cannot_be_written(workplace: Workplace) -> None:
+    """All steps are trained: the run is scored, summed up and reported all the same, and says what failed."""
+    run = workplace.start("unsaved")
+    workplace.hold()
+    run.wait_until(lambda: (run.folder / "checkpoints").is_dir(), "the run folder")
+    (run.folder / "checkpoints").rmdir()
+    (run.folder / "checkpoints").touch()
+    workplace.release()
+    assert run.wait() == 1, run.output
+    assert "cannot be written: Not a directory" in run.output
+    assert "Traceback" not in run.output
+    summary = json.loads((run.folder / "summary.json").read_text())
+    assert summary["num_steps"] == 3
+    assert summary["held_out_after"] is not None
+    assert (run.folder / "report.html").exists()
+    run.wait_for_no_processes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_a_signal_in_the_first_seconds(workplace: Workplace, number: signal.Signals) -> None:
+    """Before anything is loaded: one line, nothing left behind."""
+    run = workplace.start("first", environment={"TMPDIR": str(workplace.place)})
+    run.wait_until(lambda: "loading" in run.output, "the first line")
+    run.process.send_signal(number)
+    assert run.wait() == 128 + number, run.output
+    assert f"stopped by {number.name} before training" in run.output
+    assert "Traceback" not in run.output
+    run.wait_for_no_processes()
+    assert not list(workplace.place.glob("rlserve-*"))
 
 
 def test_driver_killed_and_newest_checkpoint_damaged(workplace: Workplace) -> None:

@@ -21,8 +21,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+from rlserve.pool.threads import thread_environment
 
 WORKER_MODULES = (
     "torch",
@@ -37,21 +39,25 @@ WORKER_MODULES = (
 class ForkServer:
     """The server, as the driver sees it. It ends with the driver, and its workers end with it."""
 
-    def __init__(self, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True) -> None:
+    def __init__(
+        self, num_threads: int, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True
+    ) -> None:
+        """``num_threads`` is that of every worker: OpenMP reads it once, when it is loaded."""
         self._folder = Path(tempfile.mkdtemp(prefix="rlserve-fork-", dir="/tmp"))  # short: a socket's path is limited
         self._socket = self._folder / "socket"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self._socket))
             server.listen()  # here, so that clients can wait before the server is up
-            self._process = self._start(server, modules, compile_kernels)
+            self._process = self._start(server, thread_environment(num_threads), modules, compile_kernels)
 
     @staticmethod
-    def _start(server: socket.socket, modules: Sequence[str], compile_kernels: bool) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "OMP_WAIT_POLICY": "passive", "TOKENIZERS_PARALLELISM": "false"}
+    def _start(
+        server: socket.socket, environment: Mapping[str, str], modules: Sequence[str], compile_kernels: bool
+    ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "rlserve.pool.fork_server.server", str(server.fileno()), *modules]
         return subprocess.Popen(
             [*command, "--compile-kernels"] if compile_kernels else command,
-            env=environment,
+            env={**os.environ, **environment},
             pass_fds=[server.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

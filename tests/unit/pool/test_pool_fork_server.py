@@ -21,7 +21,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def server() -> Iterator[ForkServer]:
-    server = ForkServer(["decimal"], compile_kernels=False)
+    server = ForkServer(1, ["decimal"], compile_kernels=False)
     yield server
     server.close()
 
@@ -54,7 +54,7 @@ def test_a_worker_has_arguments_environment_folder_streams_and_imports(server: F
 def test_workers_end_with_the_server(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(1000)\n")
-    server = ForkServer(["decimal"], compile_kernels=False)
+    server = ForkServer(1, ["decimal"], compile_kernels=False)
     with start(server, script) as client:
         assert client.stdout is not None
         worker = psutil.Process(int(client.stdout.readline()))
