@@ -25,6 +25,10 @@ from rlserve.processes import end_all, processes_naming
 logger = logging.getLogger(__name__)
 
 _END_GRACE_S = 1.0
+_SYSTEM_CONFIG = {
+    "prestart_worker_first_driver": False,  # our workers are none of Ray's idle ones
+    "worker_niceness": 0,  # at Ray's 15, any other load starves workers until they are taken for lost
+}
 
 
 class LocalLauncher(Launcher):
@@ -81,7 +85,7 @@ def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:
                 logging_level=logging.WARNING,
                 configure_logging=False,
                 _temp_dir=str(folder),
-                _system_config={"prestart_worker_first_driver": False},  # our workers are none of its idle ones
+                _system_config=_SYSTEM_CONFIG,
             )
     except (OSError, RuntimeError, ValueError, TimeoutError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
