@@ -8,8 +8,8 @@ from typing import Any
 def score(sample: Any) -> float:
     """1 for the right sum, at most 0.5 for a wrong one: half the share of its digits that are right.
 
-    ``sample`` has ``prompt``, ``response``, ``answer`` (the column of the data), ``finished`` (False where the
-    answer was cut off), ``id``, ``prompt_token_ids`` and ``response_token_ids``.
+    ``sample`` has ``prompt``, ``response``, ``answer`` and ``row`` (the columns of the data), ``finished`` (False where
+    the answer was cut off), and more: see the README. A dict with ``score`` may be returned too, or None.
     """
     final = sample.response.rsplit(";", maxsplit=1)[-1]
     if not sample.finished:
