@@ -37,6 +37,7 @@ class MarkedLines(io.RawIOBase):
         self.name = name
         self._file_descriptor = file_descriptor
         self._unfinished = b""
+        self._num_lost = 0
         self._lock = threading.Lock()
 
     def writable(self) -> bool:
@@ -58,9 +59,17 @@ class MarkedLines(io.RawIOBase):
             self._put(lines)
 
     def _put(self, lines: list[bytes]) -> None:
+        if not lines:
+            return
+        if self._num_lost:
+            lines = [b"(%d lines are missing: they could not be written)" % self._num_lost, *lines]
         mark = f"{time.strftime('%H:%M:%S')} {self.name} ".encode()
-        if lines:
+        try:
             os.write(self._file_descriptor, b"".join(mark + line + b"\n" for line in lines))
+        except OSError:  # a full disk: what a reward prints must not decide whether it can score
+            self._num_lost += len(lines) - bool(self._num_lost)
+        else:
+            self._num_lost = 0
 
 
 def _text(stream: MarkedLines) -> io.TextIOWrapper:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -228,3 +230,23 @@ def test_whole_lines_go_to_the_log_with_their_origin(tmp_path: Path) -> None:
         lines.flush()
     marked = re.sub(rb"^[0-9:]{8} ", b"", path.read_bytes(), flags=re.MULTILINE)
     assert marked == b"scorer-1 half a line\nscorer-1 another\nscorer-1 unfinished\n"
+
+
+def test_a_full_disk_loses_lines_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, written, full = tmp_path / "reward.log", os.write, True
+
+    def write(file_descriptor: int, data: bytes) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(file_descriptor, data)
+
+    monkeypatch.setattr(os, "write", write)
+    with path.open("wb") as file:
+        lines = MarkedLines(file.fileno(), "probe")
+        for data in (b"one\ntwo\n", b"three\n"):
+            lines.write(data)
+        full = False
+        for data in (b"four\n", b"five\n"):
+            lines.write(data)
+    marked = re.sub(rb"^[0-9:]{8} probe ", b"", path.read_bytes(), flags=re.MULTILINE)
+    assert marked == b"(3 lines are missing: they could not be written)\nfour\nfive\n"
