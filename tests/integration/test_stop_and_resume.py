@@ -63,6 +63,11 @@ def test_ctrl_c_and_resume(workplace: Workplace) -> None:
 
     again = workplace.resume("interrupted", "num_steps=10", run="latest")
     assert_whole(again, 10)
+    assert [(event["resumed"], event["step"]) for event in again.events("run")] == [(False, 0), (True, num_steps)]
+    times_s = [event["time_s"] for event in again.lines("events.jsonl")]
+    assert times_s == sorted(times_s), "records do not go back in time"
+    answered = [answer["step"] for answer in again.lines("answers.jsonl") if answer["kind"] == "training"]
+    assert answered == [step for step in range(1, 11) for _ in range(4 * 2)]
     first = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
     assert first.count(num_steps) == 2, "the weights of the checkpoint are delivered once more after the resume"
     after = load_file(checkpoints(again)[-1] / "trainer.safetensors")

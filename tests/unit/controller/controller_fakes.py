@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from ray.exceptions import RayActorError
@@ -69,6 +70,7 @@ class FakeReplica(FakeWorker):
         self.held: dict[str, Any] = {}
         self.outbox: list[RequestOutput] = []
         self.closed = False
+        self.busy_s = 0.0
         self.changed = asyncio.Event()
         self.answers |= {"submit": self._submit, "stop_rollout": self._stop}
 
@@ -81,7 +83,7 @@ class FakeReplica(FakeWorker):
         if self.dead:
             raise RayActorError()
         outputs, self.outbox = tuple(self.outbox), []
-        return Collected(outputs=outputs, stats=stats(), closed=self.closed)
+        return Collected(outputs=outputs, stats=replace(stats(), busy_s=self.busy_s), closed=self.closed)
 
     def finish(self, request_id: str) -> None:
         """Answer a request with one token for each sample."""

@@ -125,6 +125,21 @@ def test_a_broadcast_brings_each_replica_to_the_newest_version_once() -> None:
     run(scenario, "a", "b")
 
 
+def test_time_that_engines_computed_counts_also_of_replicas_that_left() -> None:
+    async def scenario(setting: Setting) -> None:
+        for slot_id, busy_s in (("a", 2.0), ("b", 5.0)):
+            setting.worker(slot_id).busy_s = busy_s
+            await setting.replicas.join(slot_id)
+            await settled()
+            setting.worker(slot_id).changed.set()  # ends its poll
+            await settled()
+        assert setting.replicas.busy_s == 7.0
+        await setting.replicas.leave("a")
+        assert setting.replicas.busy_s == 7.0
+
+    run(scenario, "a", "b")
+
+
 def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")

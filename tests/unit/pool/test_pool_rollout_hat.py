@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -112,6 +113,15 @@ def test_every_output_is_handed_out_exactly_once(engine: FakeEngine, hat: Rollou
         partials = [output.request_id for output in hat.stop()]
         finished = collected.result(timeout=20)
     assert sorted(finished + partials) == sorted(names)
+
+
+def test_only_time_within_steps_counts_as_busy(hat: RolloutHat, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = itertools.count()  # each look at the clock takes one
+    monkeypatch.setattr("rlserve.pool.rollout_hat.time.perf_counter", lambda: float(next(seconds)))
+    hat.submit(_requests("a", "b", "c"))
+    stats = hat.collect(10.0).stats
+    hat.stop()
+    assert stats.busy_s == stats.num_steps >= 1
 
 
 def test_weights_are_swapped_only_between_steps(engine: FakeEngine, hat: RolloutHat) -> None:

@@ -16,7 +16,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
 from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers.ppo.experience import Scores
 from rlserve.trainers.ppo.head import OutputHead
+from rlserve.trainers.ppo.metrics import reference_metrics
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +152,7 @@ def test_metrics_are_finite_numbers_under_known_names(model_path: str) -> None:
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
     assert found["critic/score/mean"] == pytest.approx(float(batch.rewards.mean()))
     assert found["response_length/max"] == batch.response_lengths.max()
-    assert found["critic/kl"] == 0.0, "before the first update the policy is the reference"
+    assert found["critic/kl"] == found["critic/kl_k3"] == 0.0, "before the first update the policy is the reference"
     assert found["actor/lr"] == 1e-3
     assert found["training/staleness/max"] == 0.0
     names = {"actor/pg_loss", "actor/ppo_kl", "actor/pg_clipfrac", "actor/entropy", "actor/grad_norm"}
@@ -158,6 +160,21 @@ def test_metrics_are_finite_numbers_under_known_names(model_path: str) -> None:
     names |= {f"critic/{what}/{how}" for what in ("advantages", "returns", "values") for how in ("mean", "max", "min")}
     names |= {"training/rollout_probs_diff_mean", "training/importance_weight_mean", "prompt_length/mean"}
     assert names <= found.keys()
+
+
+def test_kl_of_draws_that_were_restricted_is_negative_and_k3_is_not() -> None:
+    """Draws from tokens that the reference likes better than the policy does, by ratios of 2 and 4."""
+    found = reference_metrics(
+        Scores(
+            log_probs=np.log(np.array([0.4, 0.2], np.float32)),
+            reference_log_probs=np.log(np.array([0.8, 0.8], np.float32)),
+            raw_log_probs=None,
+            values=np.zeros(2, np.float32),
+        )
+    )
+    ratios = np.array([2.0, 4.0])
+    assert found["critic/kl"] == pytest.approx(-np.log(ratios).mean())
+    assert found["critic/kl_k3"] == pytest.approx((ratios - 1 - np.log(ratios)).mean())
 
 
 def with_log_probs(batch: Batch, log_probs: np.ndarray, versions: np.ndarray | None = None) -> Batch:
