@@ -28,16 +28,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.checkpoint import read_run, save_checkpoint
 from rlserve.controller.counters import Counters
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
-from rlserve.controller.group_metrics import trained_answers
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.observation import RolloutRates, rollout_metrics
 from rlserve.controller.reallocation import Reallocation
@@ -55,7 +55,6 @@ from rlserve.pool.fleet import Fleet
 from rlserve.pool.worker import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import FailureShare
-from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import create_scorer
@@ -88,6 +87,7 @@ class Controller:
         self._rates = RolloutRates(setup.clock)
         self._loop_start_s: float | None = None
         self.held_out_after: float | None = None
+        self.answers = AnswerLog(setup.tracker, config.tracking.samples, setup.preparation.decode)
         self.counters = Counters()
         self.fleet = Fleet(config.pool.worker_start_timeout_s, worker_python=setup.worker_python)
         self.scorer = create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log")
@@ -191,6 +191,7 @@ class Controller:
             scorer=self.scorer,
             decode=setup.preparation.decode,
             sampling=self._sampling,
+            on_answers=self.answers.note_held_out,
         )
 
     def _build_training_side(self, spawn: Spawn) -> None:
@@ -207,7 +208,7 @@ class Controller:
             changed=self._changed,
             folder=setup.folder.path,
             rollout_metrics=self._rollout_metrics,
-            on_trained=self._keep_answers,
+            on_trained=self.answers.note_trained,
             after_step=self._after_step,
             spawn=spawn,
         )
@@ -408,10 +409,6 @@ class Controller:
         self._setup.tracker.record(
             WeightEvent(time_s=self._clock.now(), version=receipt.version, slot_id=slot_id, duration_s=duration_s)
         )
-
-    def _keep_answers(self, step: int, groups: Sequence[ScoredGroup]) -> None:
-        keep, decode = self._config.tracking.samples, self._setup.preparation.decode
-        self._setup.tracker.log_answers(step, "training", lambda: list(trained_answers(step, groups, keep, decode)))
 
     def _rollout_metrics(self) -> dict[str, float]:
         return dict(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.config.tree import EvaluationConfig
+from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, RewardError
@@ -54,14 +55,17 @@ class Evaluation:
         scorer: Scorer,
         decode: Callable[[NDArray[np.int32]], str],
         sampling: SamplingParams,
+        on_answers: Callable[[int, Sequence[ScoredAnswer]], None],
     ) -> None:
         """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
-        ``reward.timeout_s`` means the same here; the temperature is the evaluation's own."""
+        ``reward.timeout_s`` means the same here; the temperature is the evaluation's own. ``on_answers`` is told the
+        step and all answers of each evaluation."""
         self._config = config
         self._prompts = prompts
         self._replicas = replicas
         self._scorer = scorer
         self._decode = decode
+        self._on_answers = on_answers
         self._num_scored_together = sampling.n
         self._sampling = SamplingParams(
             n=1,
@@ -96,6 +100,16 @@ class Evaluation:
         ]
         samples = await asyncio.to_thread(self._samples, outputs)
         scores = await self._score_all(samples)
+        answered = [
+            (prompt, output) for prompt, output in zip(self._prompts, outputs, strict=True) if output.error is None
+        ]
+        self._on_answers(
+            step,
+            [
+                ScoredAnswer(prompt=prompt, sample=output.samples[0], reward=score.value, reward_parts=score.parts)
+                for (prompt, output), score in zip(answered, scores, strict=True)
+            ],
+        )
         errors += [score.error for score in scores if score.error is not None]
         rewards = [score.value for score in scores if score.value is not None]
         if errors:

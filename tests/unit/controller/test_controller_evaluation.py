@@ -10,6 +10,7 @@ import pytest
 from controller_fakes import output, settled
 
 from rlserve.config.tree import EvaluationConfig
+from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, RewardError
@@ -20,6 +21,7 @@ from rlserve.rollout.rewards.base import RewardSample, Score
 class FakeReplicas:
     def __init__(self, refused: Sequence[int] = ()) -> None:
         self.refused = refused
+        self.told: list[tuple[int, Sequence[ScoredAnswer]]] = []
 
     async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
         assert all(request.sampling.n == 1 for request in requests)
@@ -49,7 +51,13 @@ def evaluation(replicas: FakeReplicas, scorer: Any, *, num_prompts: int = 10) ->
     ]
     fakes: Any = replicas
     return Evaluation(
-        EvaluationConfig(), prompts, replicas=fakes, scorer=scorer, decode=str, sampling=SamplingParams(n=4)
+        EvaluationConfig(),
+        prompts,
+        replicas=fakes,
+        scorer=scorer,
+        decode=str,
+        sampling=SamplingParams(n=4),
+        on_answers=lambda step, answers: replicas.told.append((step, answers)),
     )
 
 
@@ -67,8 +75,12 @@ def test_answers_are_scored_in_groups_of_the_size_that_the_deadline_is_meant_for
 
 def test_what_cannot_be_scored_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     scorer = FakeScorer(by_row({0: Score(value=0.0), 5: Score(error="KeyError"), 6: Score(value=None)}))
-    found = asyncio.run(evaluation(FakeReplicas(refused=[9]), scorer).score(0))
+    replicas = FakeReplicas(refused=[9])
+    found = asyncio.run(evaluation(replicas, scorer).score(0))
     assert found == HeldOutScore(share_right=6 / 7, num_failed=2)
+    ((step, answers),) = replicas.told
+    assert (step, [answer.prompt.row for answer in answers]) == (0, list(range(9))), "the tenth was refused"
+    assert [answer.reward for answer in answers] == [0.0, *[1.0] * 4, None, None, *[1.0] * 2]
     assert caplog.messages == [
         "2 of 10 held-out answers could not be scored and are left out; the first: held-out prompt held_out:9: too long"
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from controller_fakes import FakeClock, output
 
-from rlserve.controller.group_metrics import group_metrics, trained_answers
+from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.observation import RolloutRates
 from rlserve.engine.request import FinishReason
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
@@ -35,24 +35,6 @@ def test_shares_of_cut_answers_and_of_groups_with_equal_rewards() -> None:
 
 def test_one_answer_a_prompt_cannot_be_compared() -> None:
     assert group_metrics([scored(0, FinishReason.LENGTH, (1.0,))]) == {"response_length/clip_ratio": 1.0}
-
-
-def test_answers_in_full_are_those_of_the_chosen_groups() -> None:
-    groups = [scored(position, FinishReason.STOP, (0.0, 1.0)) for position in range(4)]
-    answers = list(trained_answers(1, groups, 2, decode=lambda token_ids: f"{len(token_ids)} tokens"))
-    assert [(answer.group_id, answer.index, answer.reward) for answer in answers] == [
-        ("0:0", 0, 0.0),
-        ("0:0", 1, 1.0),
-        ("0:2", 0, 0.0),
-        ("0:2", 1, 1.0),
-    ]
-    answer = answers[0]
-    assert (answer.step, answer.kind, answer.prompt, answer.reference) == (1, "training", "1+1=", "2")
-    assert answer.response == f"{answer.num_response_tokens} tokens"
-    assert (answer.finish_reason, answer.num_prompt_tokens, answer.staleness) == ("stop", 2, 0)
-    assert answer.weight_spans == ((0, 0, answer.num_response_tokens),)
-    (stale,) = trained_answers(4, [scored(0, FinishReason.STOP, (0.0,))], "all", decode=str)
-    assert stale.staleness == 3
 
 
 def test_busy_share_is_of_all_replicas_and_never_above_one() -> None:
