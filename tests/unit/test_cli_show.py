@@ -35,6 +35,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "100")
     folder = RunFolder.create(tmp_path / "runs", "r1")
+    folder.make_latest()
     file = AnswersFile(folder.answers_file)
     file.log_answers(
         0, "held_out", lambda: [replace(ANSWER, step=0, kind="held_out", response="held out", reward=None)]
