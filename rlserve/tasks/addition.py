@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
 
 MIN_NUM_COLUMNS, MAX_NUM_COLUMNS = 2, 5
+MAX_NUM_EASY_COLUMNS = 3
 FORGET_PROBABILITY = 0.6
 """Of a due carry, in the demonstrations."""
 HELD_OUT_SHARE = 8
@@ -45,10 +46,11 @@ class AdditionTask(Task):
         num_key_value_heads=2,
         head_dim=32,
         max_position_embeddings=512,
-        num_steps=400,
-        batch_size=64,
+        num_steps=320,
+        batch_size=32,
         matrix_learning_rate=0.036,
         other_learning_rate=0.006,
+        easy_share=0.2,
         num_warmup_steps=30,
         decay_share=0.6,
         seed=0,
@@ -64,12 +66,12 @@ class AdditionTask(Task):
                 records[prompt] = Record(prompt=prompt, answer=str(first + second))
         return list(records.values())
 
-    def demonstrations(self, *, seed: int) -> Iterator[Demonstration]:
+    def demonstrations(self, *, seed: int, easy: bool) -> Iterator[Demonstration]:
         rng = random.Random(f"{seed} demonstrations")
         while True:
             first, second = draw_operands(rng)
             prompt = format_prompt(first, second)
-            if split_of(prompt) == "train":
+            if split_of(prompt) == "train" and not (easy and num_columns_of(first, second) > MAX_NUM_EASY_COLUMNS):
                 response = work_out(first, second, remember_carry=lambda: rng.random() >= FORGET_PROBABILITY)
                 yield Demonstration(prompt=prompt, response=response)
 
@@ -84,6 +86,11 @@ def draw_operands(rng: random.Random) -> tuple[int, int]:
     return (longer, shorter) if rng.random() < 0.5 else (shorter, longer)
 
 
+def num_columns_of(first: int, second: int) -> int:
+    """Digits of the longer number."""
+    return max(len(str(first)), len(str(second)))
+
+
 def format_prompt(first: int, second: int) -> str:
     """``407+86=``."""
     return f"{first}+{second}="
@@ -96,7 +103,7 @@ def split_of(prompt: str) -> Split:
 
 def work_out(first: int, second: int, *, remember_carry: Callable[[], bool]) -> str:
     """The worked answer. ``remember_carry`` is asked at each due carry; a forgotten one is written and counted as 0."""
-    num_columns = max(len(str(first)), len(str(second)))
+    num_columns = num_columns_of(first, second)
     digits_from_right = zip(
         reversed(str(first).zfill(num_columns)), reversed(str(second).zfill(num_columns)), strict=True
     )

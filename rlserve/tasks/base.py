@@ -74,6 +74,8 @@ class WarmStartRecipe:
     """Peak, for the weight matrices of the layers (Muon)."""
     other_learning_rate: float
     """Peak, for the embedding and the norms (AdamW)."""
+    easy_share: float
+    """Share of the steps, at the beginning, on easy demonstrations alone, which are shorter."""
     num_warmup_steps: int
     decay_share: float
     """Share of the steps, at the end, over which the learning rates fall linearly to zero."""
@@ -94,5 +96,5 @@ class Task(ABC):
         """``count`` different problems of a split. The two splits have no problem in common, whatever the seeds."""
 
     @abstractmethod
-    def demonstrations(self, *, seed: int) -> Iterator[Demonstration]:
-        """Worked examples without end, none of them of a held-out problem."""
+    def demonstrations(self, *, seed: int, easy: bool) -> Iterator[Demonstration]:
+        """Worked examples without end, none of them of a held-out problem; only the easy ones if asked."""

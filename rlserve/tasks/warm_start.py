@@ -13,7 +13,7 @@ import argparse
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlserve.processes import end_with_parent
 from rlserve.tasks.base import Demonstration, Task, WarmStartRecipe
+from rlserve.tasks.muon import Muon
 from rlserve.tasks.registry import TASKS
 from rlserve.tasks.tokenizer import EOS, character_tokenizer
 
@@ -85,7 +86,7 @@ def create_optimizers(model: Qwen3ForCausalLM, recipe: WarmStartRecipe) -> tuple
     chosen = {id(parameter) for parameter in matrices}
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
     return (
-        torch.optim.Muon(matrices, lr=recipe.matrix_learning_rate, weight_decay=0.0),
+        Muon(matrices, lr=recipe.matrix_learning_rate),
         torch.optim.AdamW(others, lr=recipe.other_learning_rate, betas=(0.9, 0.95), weight_decay=0.0),
     )
 
@@ -93,10 +94,10 @@ def create_optimizers(model: Qwen3ForCausalLM, recipe: WarmStartRecipe) -> tuple
 def train(
     model: Qwen3ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    demonstrations: Iterator[Demonstration],
-    recipe: WarmStartRecipe,
+    task: Task,
 ) -> None:
-    """Teach ``model`` in place, ``recipe.num_steps`` steps on new demonstrations."""
+    """Teach ``model`` in place, as the recipe of ``task`` says, on demonstrations that are all new."""
+    recipe = task.recipe
     optimizers = create_optimizers(model, recipe)
     schedules = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(step, recipe))
@@ -104,7 +105,9 @@ def train(
     ]
     model.train()
     start = time.monotonic()
+    easy, all_of_them = (task.demonstrations(seed=recipe.seed, easy=easy) for easy in (True, False))
     for step in range(recipe.num_steps):
+        demonstrations = easy if step < recipe.num_steps * recipe.easy_share else all_of_them
         token_ids, labels = make_batch(list(islice(demonstrations, recipe.batch_size)), tokenizer)
         logits = model(input_ids=token_ids).logits  # [B, S, V]
         loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED_LABEL)
@@ -137,7 +140,7 @@ def warm_start(task: Task, output: Path) -> None:
         torch.manual_seed(task.recipe.seed)
         model = build_model(task.recipe, tokenizer)
     logger.info("warm start of %s: %d parameters", task.name, model.num_parameters())
-    train(model, tokenizer, task.demonstrations(seed=task.recipe.seed), task.recipe)
+    train(model, tokenizer, task)
     save(model, tokenizer, output)
 
 

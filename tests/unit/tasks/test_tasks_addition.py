@@ -101,15 +101,22 @@ def test_every_number_of_columns_is_as_frequent() -> None:
 
 
 def test_demonstrations_show_no_held_out_problem_and_stay_in_the_alphabet() -> None:
-    shown = list(islice(AdditionTask().demonstrations(seed=0), 2000))
+    shown = list(islice(AdditionTask().demonstrations(seed=0, easy=False), 2000))
     assert {split_of(demonstration.prompt) for demonstration in shown} == {"train"}
     assert set("".join(one.prompt + one.response for one in shown)) == set(AdditionTask.alphabet)
-    assert shown == list(islice(AdditionTask().demonstrations(seed=0), 2000))
+    assert shown == list(islice(AdditionTask().demonstrations(seed=0, easy=False), 2000))
 
 
 def test_the_demonstrator_forgets_as_often_as_documented() -> None:
-    responses = [one.response for one in islice(AdditionTask().demonstrations(seed=1), 4000)]
+    responses = [one.response for one in islice(AdditionTask().demonstrations(seed=1, easy=False), 4000)]
     due = [following for response in responses for following in re.findall(r"=1\d;\d\+\d\+([01])", response)]
     assert due.count("0") / len(due) == pytest.approx(FORGET_PROBABILITY, abs=0.03)
     not_due = [following for response in responses for following in re.findall(r"=0\d;\d\+\d\+([01])", response)]
     assert set(not_due) == {"0"}
+
+
+def test_easy_demonstrations_are_the_short_ones() -> None:
+    easy = list(islice(AdditionTask().demonstrations(seed=0, easy=True), 500))
+    all_of_them = list(islice(AdditionTask().demonstrations(seed=0, easy=False), 2000))
+    assert {one.response.count(";") for one in easy} == {2, 3}
+    assert {one.response.count(";") for one in all_of_them} == {2, 3, 4, 5}

@@ -40,7 +40,7 @@ class ParrotTask(Task):
     def records(self, *, seed: int, split: Split, count: int) -> list[Record]:
         return [Record(prompt="ab?", answer="cab")] * count
 
-    def demonstrations(self, *, seed: int) -> Iterator[Demonstration]:
+    def demonstrations(self, *, seed: int, easy: bool) -> Iterator[Demonstration]:
         while True:
             yield Demonstration(prompt="ab?", response="cab")
 
