@@ -63,12 +63,18 @@ class _WithoutTraceback(logging.Formatter):
 class _LogFile(logging.FileHandler):
     """A log file on a disk that may become full: said once, on the console, without a traceback."""
 
+    _failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self._failed:
+            super().emit(record)
+
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
         if not isinstance(error, OSError):
             super().handleError(record)
             return
-        logging.getLogger().removeHandler(self)
+        self._failed = True
         logger.warning("%s cannot be written and is left as it is: %s", self.baseFilename, error.strerror)
 
 

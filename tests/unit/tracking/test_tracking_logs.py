@@ -1,0 +1,54 @@
+"""The log: everything in the file, one line of it on the console, and a full disk said once."""
+
+from __future__ import annotations
+
+import errno
+import io
+import logging
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from rlserve.tracking.logs import log_to
+
+logger = logging.getLogger("rlserve.test")
+
+
+def text_console() -> tuple[Console, io.StringIO]:
+    text = io.StringIO()
+    return Console(file=text), text
+
+
+def test_tracebacks_are_for_the_file(tmp_path: Path) -> None:
+    console, text = text_console()
+    with log_to(tmp_path / "log", console):
+        try:
+            raise KeyError("colour")
+        except KeyError as error:
+            logger.warning("it failed", exc_info=error)
+    assert text.getvalue() == "WARNING it failed\n"
+    assert "Traceback" in (tmp_path / "log").read_text()
+    assert "KeyError: 'colour'" in (tmp_path / "log").read_text()
+
+
+def test_a_full_disk_is_said_once_and_the_console_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console, text = text_console()
+    with log_to(tmp_path / "log", console):
+        monkeypatch.setattr(logging.FileHandler, "emit", full_disk)
+        logger.info("one")
+        logger.info("two")
+    assert text.getvalue() == (
+        f"WARNING {tmp_path / 'log'} cannot be written and is left as it is: No space left on device\n"
+        "INFO one\nINFO two\n"
+    )
+    assert capsys.readouterr().err == ""
+
+
+def full_disk(self: logging.FileHandler, record: logging.LogRecord) -> None:
+    try:
+        raise OSError(errno.ENOSPC, "No space left on device")
+    except OSError:
+        self.handleError(record)
