@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,7 +27,10 @@ class JsonLines(Table):
             OSError: the file cannot be read.
         """
         self._path = path
-        self._file = path.open("rb")
+        self._file: BinaryIO = path.open("rb")  # stays open: a file of the same name that takes its place is not read
+        if os.fstat(self._file.fileno()).st_size <= MAX_BYTES_IN_MEMORY:
+            with self._file as file:
+                self._file = BytesIO(file.read())
         spans, start = [], 0
         for number, line in enumerate(self._file, start=1):
             skipped = len(_BYTE_ORDER_MARK) if number == 1 and line.startswith(_BYTE_ORDER_MARK) else 0
@@ -34,7 +38,6 @@ class JsonLines(Table):
                 spans.append((start + skipped, start + len(line), number))
             start += len(line)
         self._spans = np.array(spans, dtype=np.int64).reshape(-1, 3)  # first byte, byte after the last, line
-        self._content: bytes | None = path.read_bytes() if start <= MAX_BYTES_IN_MEMORY else None
 
     def __len__(self) -> int:
         return len(self._spans)
@@ -44,8 +47,5 @@ class JsonLines(Table):
 
     def row(self, index: int) -> Mapping[str, Any]:
         start, end, _ = self._spans[index].tolist()
-        if self._content is not None:
-            line = self._content[start:end]
-        else:
-            line = os.pread(self._file.fileno(), end - start, start)
-        return parse_object(decode_utf8(line.rstrip(b"\r\n")))
+        self._file.seek(start)
+        return parse_object(decode_utf8(self._file.read(end - start).rstrip(b"\r\n")))
