@@ -15,6 +15,8 @@ _ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
+_ONEDNN_ISA = {"avx2": "AVX2", "avx512": "AVX512_CORE_VNNI", "avx512_bf16": "AVX512_CORE_BF16"}
+"""What oneDNN calls the instruction sets that ``RLSERVE_MAX_CPU_ISA`` names."""
 BLOCK_SIZE = 128
 """Tokens of a KV block: the default of the CPU build."""
 
@@ -25,6 +27,7 @@ class VllmPeer(Peer):
     def __init__(self, options: PeerOptions) -> None:
         super().__init__(options)
         os.environ.update(_ENVIRONMENT)
+        _leave_out_instructions(os.environ.get("RLSERVE_MAX_CPU_ISA"))
         import vllm  # reads the environment when it is imported
 
         self._vllm = vllm
@@ -66,3 +69,21 @@ class VllmPeer(Peer):
             ignore_eos=True,
             detokenize=False,
         )
+
+
+def _leave_out_instructions(max_isa: str | None) -> None:
+    """What our kernels leave out vLLM leaves out too: it picks its own kernels by what torch says of the processor,
+    and oneDNN's by an environment variable."""
+    if not max_isa:
+        return
+    os.environ["ONEDNN_MAX_CPU_ISA"] = _ONEDNN_ISA[max_isa]
+    import torch
+
+    missing = {
+        "_is_avx512_bf16_supported": max_isa != "avx512_bf16",
+        "_is_avx512_supported": max_isa == "avx2",
+        "_is_amx_tile_supported": True,
+    }
+    for name, is_missing in missing.items():
+        if is_missing:
+            setattr(torch.cpu, name, lambda: False)

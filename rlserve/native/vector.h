@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <cstring>
 
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -106,6 +106,26 @@ inline void store(bfloat16* to, Vector vector) {
     bits += 0x7fff + ((bits >> 16) & 1);
     HalfVector half = __builtin_convertvector(bits >> 16, HalfVector);
     std::memcpy(to, &half, sizeof half);
+#endif
+}
+
+// Writes the numbers where the mask is set one behind the other, and returns how many. What is behind them, up to a
+// whole vector, may be overwritten.
+inline int compress(float* to, Vector vector, IntVector mask) {
+#ifdef __AVX512F__
+    const __mmask16 bits = _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
+    store(to, (Vector)_mm512_maskz_compress_ps(bits, (__m512)vector));
+    return __builtin_popcount(bits);
+#else
+#ifdef __AVX2__
+    if (_mm256_testz_si256((__m256i)mask, (__m256i)mask)) return 0;
+#endif
+    int count = 0;
+    for (int i = 0; i < LANES; ++i) {
+        to[count] = vector[i];
+        count -= mask[i];
+    }
+    return count;
 #endif
 }
 

@@ -1,4 +1,4 @@
-"""The benchmarks of weight swaps and of contention, on a tiny model, and that of the controller, with few tokens."""
+"""The benchmarks of weight swaps, of contention and of the controller, on tiny sizes, and that of draws."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import contention
 import controller
 import numpy as np
 import pytest
+import sampling
 import trainer_memory
 import weight_swap
 
@@ -69,3 +70,12 @@ def test_a_run_of_fewer_steps_than_its_staleness_allows_ends_with_whole_counts(
     ledger = asyncio.run(controller.run(shape, answers, controller.make_tokenizer(), tmp_path))
     assert ledger.num_admitted == ledger.num_trained == 3
     assert (ledger.num_live, ledger.num_dropped) == (0, {})
+
+
+def test_draws_are_measured_beside_the_plain_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    sampling.main(["--vocab-size", "300", "--rounds", "1", "--json", str(out)])
+    results = json.loads(out.read_text())["results"]
+    assert {result["rule"] for result in results} == set(sampling.RULES)
+    assert all(result["plain_draws"] == 1 for result in results if result["rule"] == "plain")
+    assert "plain draws" in capsys.readouterr().out

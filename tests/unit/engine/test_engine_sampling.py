@@ -168,3 +168,33 @@ def test_a_top_k_of_minus_one_keeps_all(tmp_path: Path) -> None:
     requests = [make_request(str(k), [1, 2, 3], max_tokens=12, seed=1, top_k=k) for k in (-1, 0, 3)]
     outputs = run(engine, requests)
     assert outputs["-1"].samples == outputs["0"].samples != outputs["3"].samples
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 3.0, 12.0])
+@pytest.mark.parametrize("rounded", [False, True])
+@pytest.mark.parametrize(
+    ("top_k", "top_p"), [(1, 1.0), (30, 1.0), (9000, 1.0), (39_999, 1.0), (0, 0.5), (0, 0.999), (40, 0.9), (9000, 0.7)]
+)
+def test_the_kept_tokens_of_a_large_vocabulary_are_those_of_the_definition(
+    top_k: int, top_p: float, rounded: bool, spread: float
+) -> None:
+    """``rounded``: to halves, so that many tokens tie with the last that is kept."""
+    logits = torch.randn(40_000, generator=torch.Generator().manual_seed(7)) * spread
+    logits = (2 * logits).round() / 2 if rounded else logits
+    logits[5] = -torch.inf
+    expected = _definition(logits.double().numpy(), 1.0, top_k, top_p) > 0
+    batch = SamplingBatch(
+        logits_row=np.zeros(1, dtype=np.int32),
+        temperature=np.ones(1, dtype=np.float32),
+        top_k=np.full(1, top_k, dtype=np.int32),
+        top_p=np.full(1, top_p, dtype=np.float32),
+        min_p=np.zeros(1, dtype=np.float32),
+        uniform=np.array([0.5]),
+        wants_kept=True,
+    )
+    sampled = create_kernels("cpu").sample(logits[None], batch)
+    assert sampled.kept is not None
+    # Where sums are as good as equal, rounding decides on the last token; and weights below e^-87 are 0.
+    visible = (logits > logits.max() - 80).numpy()
+    num_allowed = 0 if top_p == 1 or rounded else 2
+    assert ((sampled.kept[0] != expected) & visible).sum() <= num_allowed
