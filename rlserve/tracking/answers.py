@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -101,6 +102,22 @@ def by_reward(answers: Sequence[Answer], *, best_first: bool = False) -> list[An
 
 
 def worst_and_best(answers: Sequence[Answer], num_each: int) -> list[Answer]:
-    """The ``num_each`` worst and then the best, the worst first, none twice."""
-    ordered = by_reward(answers)
-    return ordered if len(ordered) <= 2 * num_each else ordered[:num_each] + ordered[len(ordered) - num_each :]
+    """The ``num_each`` worst and then the best, the worst first, none twice; of different prompts as far as there are
+    enough."""
+    if len(answers) <= 2 * num_each:
+        return by_reward(answers)
+    worst = _of_different_prompts(by_reward(answers))[:num_each]
+    taken = {id(answer) for answer in worst}
+    rest = [answer for answer in answers if id(answer) not in taken]
+    best = _of_different_prompts(by_reward(rest, best_first=True))[:num_each]
+    return by_reward([*worst, *best])
+
+
+def _of_different_prompts(answers: Sequence[Answer]) -> list[Answer]:
+    """The first answer to each prompt, then the second to each, and so on."""
+    num_seen: Counter[str] = Counter()
+    places = []
+    for answer in answers:
+        places.append(num_seen[answer.group_id])
+        num_seen[answer.group_id] += 1
+    return [answers[index] for index in sorted(range(len(answers)), key=places.__getitem__)]

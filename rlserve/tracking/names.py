@@ -20,6 +20,7 @@ QUEUE_LENGTH = "manager/queue_length"
 STALENESS_MAX = "training/staleness/max"
 LOG_PROB_DIFFERENCE = "training/log_prob_diff_mean"
 KL_K3 = "critic/kl_k3"
+STEP_KL = "actor/ppo_kl"
 ENTROPY = "actor/entropy"
 POLICY_GRAD_NORM = "actor/grad_norm"
 RESPONSE_LENGTH = "response_length/mean"
@@ -34,7 +35,7 @@ METRICS: Mapping[str, str] = {
     "training/global_step": "number of the training step; 0 is before the first",
     TIME: "seconds that the run has been going when the step ended, stops between resumes left out",
     "actor/pg_loss": "clipped policy loss [TRL loss/policy_avg]",
-    "actor/ppo_kl": "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
+    STEP_KL: "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
     "actor/pg_clipfrac": "share of tokens whose ratio was clipped [TRL policy/clipfrac_avg]",
     ENTROPY: "mean entropy of the policy, nats per token [TRL policy/entropy_avg]; with entropy_coefficient=0 "
     "its estimate from the sampled tokens, minus their mean log-probability",

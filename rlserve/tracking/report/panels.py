@@ -33,15 +33,8 @@ class CurvePanel:
 
 def step_panels(data: ReportData) -> tuple[CurvePanel, ...]:
     """What the policy did, over training steps: six panels."""
-    kl, k3 = data.by_step(names.KL), data.by_step(names.KL_K3)
     return (
-        CurvePanel(
-            title="KL to the reference, nats/token",
-            curves=(
-                Curve(points=kl, colour=colours.MUTED, label="one sample"),
-                Curve(points=k3, colour=colours.KL, label="k3"),
-            ),
-        ),
+        _kl_panel(data),
         CurvePanel(
             title="entropy, nats/token",
             curves=(Curve(points=data.by_step(names.ENTROPY), colour=colours.ENTROPY),),
@@ -73,6 +66,21 @@ def step_panels(data: ReportData) -> tuple[CurvePanel, ...]:
             curves=(Curve(points=data.by_step(names.STALENESS_MAX), colour=colours.STALENESS),),
             from_zero=True,
             is_whole=True,
+        ),
+    )
+
+
+def _kl_panel(data: ReportData) -> CurvePanel:
+    """KL to the frozen reference; where none is kept, that of the policy before a step to the one after it."""
+    kl, k3 = data.by_step(names.KL), data.by_step(names.KL_K3)
+    if not kl.x:
+        step_kl = Curve(points=data.by_step(names.STEP_KL), colour=colours.KL)
+        return CurvePanel(title="KL of a step, nats/token", curves=(step_kl,))
+    return CurvePanel(
+        title="KL to the reference, nats/token",
+        curves=(
+            Curve(points=kl, colour=colours.MUTED, label="one sample"),
+            Curve(points=k3, colour=colours.KL, label="k3"),
         ),
     )
 

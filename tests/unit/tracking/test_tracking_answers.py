@@ -92,6 +92,20 @@ def test_order_by_reward() -> None:
     assert worst_and_best([], 2) == []
 
 
+def test_the_worst_and_the_best_are_of_different_prompts_where_there_are_enough() -> None:
+    answers = [
+        replace(ANSWER, group_id=group, index=index, reward=reward)
+        for group, rewards in (("a", (0.0, 0.0, 0.0)), ("b", (1.0, 1.0, 1.0)), ("c", (0.5, 0.5)))
+        for index, reward in enumerate(rewards)
+    ]
+    assert [(answer.group_id, answer.reward) for answer in worst_and_best(answers, 2)] == [
+        ("a", 0.0),
+        ("c", 0.5),
+        ("c", 0.5),
+        ("b", 1.0),
+    ]
+
+
 @pytest.mark.parametrize("samples", [-1, -0.5, 1.5])
 def test_a_share_that_is_none_is_refused(samples: float) -> None:
     with pytest.raises(ConfigurationError, match=r"samples.*share from 0\.0 to 1\.0"):

@@ -251,6 +251,16 @@ def test_panels_over_steps_have_their_metrics(make_run: MakeRun) -> None:
     assert all(len(points.x) == 10 for points in drawn)
 
 
+def test_without_a_reference_the_kl_of_a_step_is_drawn(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "r")
+    tracker = create_tracker(FILES_ONLY, folder, {})
+    tracker.log(1, {names.STEP_KL: 0.25})
+    tracker.close(0)
+    panel = step_panels(read_report_data(folder))[0]
+    assert panel.title == "KL of a step, nats/token"
+    assert [curve.points for curve in panel.curves] == [Series((1,), (0.25,))]
+
+
 def test_held_out_scores_are_labelled_at_the_ends_and_never_rounded_to_one() -> None:
     assert labelled_scores(Series((0, 5, 10), (0.004, 0.5, 0.996))) == ("0.004", "", "0.996")
     assert labelled_scores(Series((0,), (1.0,))) == ("1.00",)
