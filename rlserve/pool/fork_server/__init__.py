@@ -31,7 +31,7 @@ WORKER_MODULES = (
     "transformers.models.qwen3.modeling_qwen3",  # what it imports is most of what every family imports
     "rlserve.engine.engine",
     "rlserve.trainers.factory",
-    "rlserve.weights.patch",
+    "rlserve.weights.snapshot",
 )
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
 
