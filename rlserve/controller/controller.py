@@ -105,6 +105,7 @@ class Controller:
             self.fleet,
             switch_timeout_s=config.pool.switch_timeout_s,
             step_timeout_s=config.trainer.step_timeout_s,
+            on_one_machine=config.launch.kind == "local",
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.TRAIN, error),
         )
         if setup.checkpoint is not None:

@@ -51,12 +51,14 @@ class TrainerGroup:
         *,
         switch_timeout_s: float,
         step_timeout_s: float,
+        on_one_machine: bool,
         on_lost: Callable[[str, BaseException], None],
     ) -> None:
-        """``on_lost`` is told each member, or newcomer, that was lost, when the group has already given it up."""
+        """``on_one_machine`` keeps the group's connections on the loopback interface. ``on_lost`` is told each member, or newcomer, that was lost, when the group has already given it up."""
         self._fleet = fleet
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
+        self._on_one_machine = on_one_machine
         self._on_lost = on_lost
         self._members: tuple[str, ...] = ()
         self._generation = 0
@@ -221,7 +223,7 @@ class TrainerGroup:
         that still waits for a lost one could not join the next group."""
         self._generation += 1
         try:
-            host, port = await self._call(members[0], "choose_port")
+            host, port = await self._call(members[0], "choose_port", self._on_one_machine)
         except WorkerLostError as error:
             return {members[0]: error}
         secret = secrets.token_hex(32)

@@ -102,9 +102,9 @@ class Worker:
 
     # -- train hat -------------------------------------------------------------------------------------------
 
-    def choose_port(self) -> tuple[str, int]:
+    def choose_port(self, on_one_machine: bool) -> tuple[str, int]:
         """Address and free port for the rendezvous store of a new group, served by this worker as rank 0."""
-        host = ray.util.get_node_ip_address()
+        host = "127.0.0.1" if on_one_machine else ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind((host, 0))
             return host, int(probe.getsockname()[1])

@@ -25,6 +25,7 @@ class Setting:
             fleet,
             switch_timeout_s=5.0,
             step_timeout_s=5.0,
+            on_one_machine=True,
             on_lost=lambda slot_id, error: self.lost.append(slot_id),
         )
         self.slot_ids = slot_ids
@@ -47,6 +48,18 @@ def test_only_the_first_of_a_new_group_loads_the_model() -> None:
         assert [holds for _, holds in setting.fleet["b"].arguments["join_training"]] == [False]
         assert setting.generations("a") == [(1, 0, 1), (2, 0, 2)]
         assert setting.generations("b") == [(2, 1, 2)]
+
+    asyncio.run(scenario())
+
+
+def test_each_group_has_a_secret_of_its_own_and_stays_on_its_machine() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        first, second = (place.secret for place, _ in setting.fleet["a"].arguments["join_training"])
+        ((place, _),) = setting.fleet["b"].arguments["join_training"]
+        assert place.secret == second != first
+        assert len(second) == 64
+        assert setting.fleet["a"].arguments["choose_port"] == [(True,), (True,)]
 
     asyncio.run(scenario())
 
