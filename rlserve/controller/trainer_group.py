@@ -54,7 +54,8 @@ class TrainerGroup:
         on_one_machine: bool,
         on_lost: Callable[[str, BaseException], None],
     ) -> None:
-        """``on_one_machine`` keeps the group's connections on the loopback interface. ``on_lost`` is told each member, or newcomer, that was lost, when the group has already given it up."""
+        """``on_one_machine`` keeps the group's connections on the loopback interface. ``on_lost`` is told each member,
+        or newcomer, that was lost, when the group has already given it up."""
         self._fleet = fleet
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
