@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from rlserve.pool.fork_server import ForkServer
+from rlserve.pool.fork_server import WORKER_MODULES, ForkServer
 
 SCRIPT = """
 import json, os, sys
@@ -76,3 +77,8 @@ def test_a_script_that_raises_says_so(server: ForkServer, tmp_path: Path) -> Non
     script.write_text("raise KeyError('colour')\n")
     with start(server, script) as client:
         assert "KeyError: 'colour'" in client.communicate(timeout=60)[1]
+
+
+def test_every_module_of_a_worker_is_there() -> None:
+    """A server that cannot import one of them makes no worker at all."""
+    assert [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None] == []
