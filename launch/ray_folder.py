@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
 from rlserve.errors import PoolError
+from rlserve.processes import make_folder
 
 _MAX_SOCKET_PATH = 103
 """Bytes that the path of a Unix socket may have (107 on Linux)."""
@@ -30,14 +30,9 @@ def make_ray_folder() -> Path:
             wrong.append(f"{parent} is too long: sockets below it have {num_bytes} bytes, at most {_MAX_SOCKET_PATH}")
             continue
         try:
-            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
+            return make_folder(_PREFIX, parent)
         except OSError as error:
             wrong.append(f"{parent}: {error.strerror}")
     raise PoolError(
         f"no folder for Ray's sockets ({'; '.join(wrong)}): set TMPDIR to a short folder that can be written"
     )
-
-
-def remove_ray_folder(folder: Path) -> None:
-    """Take the folder away; what Ray still writes into it is lost."""
-    shutil.rmtree(folder, ignore_errors=True)
