@@ -12,7 +12,7 @@ import ray
 
 from rlserve.errors import PoolError
 from rlserve.launch.base import Launcher
-from rlserve.launch.ray_folder import make_ray_folder
+from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
 from rlserve.launch.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
 from rlserve.pool.catalogue import is_cpu
@@ -20,7 +20,7 @@ from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.discovery import ACCELERATOR_PREFIX, discover_machine
 from rlserve.pool.nvidia import VISIBLE_DEVICES, has_slices, visible_gpus
 from rlserve.pool.slots import slot_groups
-from rlserve.processes import end_all, processes_naming, remove_folder
+from rlserve.processes import end_all, processes_naming
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class LocalLauncher(Launcher):
         ray.shutdown()
         self._thread.shutdown()
         end_all(processes, grace_s=_END_GRACE_S)  # Ray's helpers would take some seconds to notice
-        remove_folder(self._folder)
+        remove_ray_folder(self._folder)
 
 
 def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:

@@ -15,18 +15,16 @@ import ctypes
 import logging
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from rlserve.processes import descendants, end_all, remove_folders
+from rlserve.processes import descendants, end_all
 
 logger = logging.getLogger(__name__)
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-_SHOW_CURSOR = "\x1b[?25h"
 _SIGACTION_BYTES = 512
 """More than the structure has on any platform."""
 
@@ -96,8 +94,4 @@ def terminate_signal_kept() -> Iterator[None]:
 def _end_at_once(number: signal.Signals) -> None:
     logger.warning("%s: ending at once", number.name)
     end_all(descendants())
-    remove_folders()
-    if sys.stdout.isatty():
-        sys.stdout.write(_SHOW_CURSOR)  # which a live display hides
-        sys.stdout.flush()
     os._exit(exit_code(number))

@@ -7,7 +7,15 @@ from importlib import import_module
 
 COMMANDS: Mapping[str, str] = {
     "launch": "start a run, or take one up again",
+    "list": "the runs of a folder and how they stand",
+    "status": "how one run stands, and how to go on with it",
     "show": "print what a run's policy was asked and what it answered",
+    "report": "make the picture of a run anew",
+    "compare": "several runs in one picture, and what differs between them",
+    "eval": "score a checkpoint on held-out data",
+    "init": "write a task of your own that runs at once: data, reward, test, run file",
+    "doctor": "what this machine has, and what is missing for what",
+    "clean": "remove caches and what ended runs left in the temporary folder",
 }
 """Name, which is also the module's, and what ``--help`` says. A module has ``run(arguments) -> exit code``."""
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from rlserve.errors import UserError
+from rlserve.native.folder import kernels_folder
 
 logger = logging.getLogger(__name__)
 
@@ -79,14 +80,36 @@ def load_library() -> ctypes.CDLL:
     return library
 
 
+def find_kernels() -> Path | None:
+    """The compiled kernels, if they are there for this machine already. Compiles nothing.
+
+    Raises:
+        NativeBuildError: there is no compiler.
+    """
+    try:
+        target = _target(_compiler())
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise NativeBuildError(f"{_compiler()}: {error}") from error
+    return target if target.exists() else None
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
+def _target(compiler: str) -> Path:
+    """Where the kernels that ``compiler`` makes are kept."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    return kernels_folder() / f"kernels-{_key(version)}.so"
+
+
 def _build() -> Path:
-    compiler = os.environ.get("CXX", "c++")
+    compiler = _compiler()
     sources = sorted(_SOURCE_FOLDER.glob("*.cpp"))
     try:
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout
-        folder = Path.home() / ".cache" / "rlserve" / "native"
+        target = _target(compiler)
+        folder = target.parent
         folder.mkdir(parents=True, exist_ok=True)
-        target = folder / f"kernels-{_key(version)}.so"
         if not target.exists():
             with (folder / f"{target.name}.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # one process compiles, the others wait

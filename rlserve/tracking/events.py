@@ -49,6 +49,16 @@ class RunEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EndEvent:
+    """The process that ran the run ended on its own terms; a run without it was killed, or goes on."""
+
+    kind: ClassVar[str] = "end"
+    time_s: float
+    """Of the record before it."""
+    exit_code: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class SlotEvent:
     """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting."""
 
@@ -106,7 +116,7 @@ class TrainedBatch:
     """Of each group's samples."""
 
 
-Event = RunEvent | SlotEvent | WorkerEvent | FailureEvent | WeightEvent
+Event = RunEvent | EndEvent | SlotEvent | WorkerEvent | FailureEvent | WeightEvent
 
 
 class EventLog:
@@ -122,8 +132,11 @@ class EventLog:
         self._decisions = JsonLinesWriter(folder.decisions_file)
         self._events = JsonLinesWriter(folder.events_file)
         self._samples = JsonLinesWriter(folder.samples_file)
+        self._last_s = 0.0
 
     def write(self, record: Decision | Event | TrainedBatch) -> None:
+        if not isinstance(record, TrainedBatch):
+            self._last_s = record.time_s
         if isinstance(record, Decision):
             self._decisions.write(asdict(record))
         elif isinstance(record, TrainedBatch):
@@ -131,7 +144,9 @@ class EventLog:
         else:
             self._events.write({"event": record.kind, **asdict(record)})
 
-    def close(self) -> None:
+    def close(self, exit_code: int) -> None:
+        """Note that the run ended, with its exit code."""
+        self.write(EndEvent(time_s=self._last_s, exit_code=exit_code))
         self._decisions.close()
         self._events.close()
         self._samples.close()

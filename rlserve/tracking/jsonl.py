@@ -16,6 +16,9 @@ from typing import Any
 from rlserve.errors import DataError
 from rlserve.tracking.base import Sink
 
+END_BYTES = 1 << 18
+"""Read of a file of which only the beginning or the end is wanted."""
+
 
 def to_json_line(record: Mapping[str, object]) -> str:
     """One line with its line break; strict JSON, non-finite numbers become null."""
@@ -40,8 +43,40 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     """
     if not path.exists():
         return []
+    return _parse(path, path.read_bytes())
+
+
+def read_first_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines at the beginning of a file, of at most :data:`END_BYTES`; none if there is no file.
+
+    Raises:
+        DataError: as for :func:`read_json_lines`.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        return _parse(path, file.read(END_BYTES))
+
+
+def read_last_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines at the end of a file, of at most :data:`END_BYTES`; none if there is no file.
+
+    Raises:
+        DataError: as for :func:`read_json_lines`; lines are counted from where reading began.
+    """
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        start = max(file.seek(0, os.SEEK_END) - END_BYTES, 0)
+        file.seek(max(start - 1, 0))
+        if start > 0:
+            file.readline()  # the rest of a line, unless one ends right here
+        return _parse(path, file.read())
+
+
+def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    whole_lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
+    whole_lines = content.decode("utf-8", errors="replace").split("\n")[:-1]
     for number, line in enumerate(whole_lines, start=1):
         try:
             record = json.loads(line)

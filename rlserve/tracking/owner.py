@@ -124,6 +124,17 @@ def claim(folder: Path, owner: Owner, *, now: Callable[[], float] = time.time) -
         raise UserError(f"{folder} cannot be written to: {error.strerror}") from error
 
 
+def find_owner(folder: Path, *, now: Callable[[], float] = time.time) -> tuple[Owner, bool] | None:
+    """Whoever wrote to a folder last and has not let go of it, and whether it lives; None where there is none."""
+    path = folder / OWNER_FILE
+    try:
+        with path.open(encoding="utf-8") as file:
+            owner, age_s = _read(file), max(now() - os.fstat(file.fileno()).st_mtime, 0.0)
+    except FileNotFoundError:
+        return None
+    return None if owner is None else (owner, lives(owner, age_s=age_s, here=this_process()))
+
+
 def keep_alive(folder: Path, owner: Owner, wait: Callable[[], bool]) -> None:
     """Give a sign of life each time that ``wait`` returns False, until it returns True or the folder is another's."""
     path = folder / OWNER_FILE

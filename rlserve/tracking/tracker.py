@@ -65,7 +65,7 @@ class Tracker:
         """Write everything out; ``exit_code`` is the run's."""
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.close(exit_code))  # type: ignore[misc]
-        self._attempt("the event log", self._events.close)
+        self._attempt("the event log", lambda: self._events.close(exit_code))
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
         if name in self._disabled:

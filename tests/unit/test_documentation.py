@@ -98,7 +98,7 @@ def test_there_are_commands_to_check() -> None:
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
     """A folder that has what the commands in the documentation name."""
-    for name in ("model", "reward-model", "tiny"):
+    for name in ("model", "reward-model", "tiny", "sorter"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(QWEN3_CONFIG)
         character_tokenizer("0123456789+=ab").save_pretrained(tmp_path / name)

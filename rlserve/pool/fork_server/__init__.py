@@ -16,14 +16,15 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlserve.pool.threads import thread_environment
-from rlserve.processes import make_folder, remove_folder
 
 WORKER_MODULES = (
     "torch",
@@ -42,7 +43,7 @@ class ForkServer:
         self, num_threads: int, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True
     ) -> None:
         """``num_threads`` is that of every worker: OpenMP reads it once, when it is loaded."""
-        self._folder = make_folder("rlserve-fork-", Path("/tmp"))  # short: a socket's path is limited
+        self._folder = Path(tempfile.mkdtemp(prefix="rlserve-fork-", dir="/tmp"))  # short: a socket's path is limited
         self._socket = self._folder / "socket"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self._socket))
@@ -72,4 +73,4 @@ class ForkServer:
         """End the server, and with it every worker that is left."""
         self._process.kill()
         self._process.wait()
-        remove_folder(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)

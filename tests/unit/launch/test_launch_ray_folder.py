@@ -9,8 +9,7 @@ import pytest
 
 from rlserve.errors import PoolError
 from rlserve.launch import ray_folder
-from rlserve.launch.ray_folder import make_ray_folder
-from rlserve.processes import remove_folder
+from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
 
 
 def fake_temporary(monkeypatch: pytest.MonkeyPatch, folder: Path, fallback: Path) -> None:
@@ -25,7 +24,7 @@ def test_a_short_folder_is_used_and_removed(monkeypatch: pytest.MonkeyPatch) -> 
         assert {one.parent, two.parent} == {Path(place)}
         assert one != two
         (one / "session").mkdir()
-        remove_folder(one)
+        remove_ray_folder(one)
         assert list(Path(place).iterdir()) == [two]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -14,11 +13,8 @@ from rlserve.launch.signals import STOP_SIGNALS
 
 PROGRAM = """
 import signal, subprocess, sys, threading
-from pathlib import Path
-from rlserve.processes import make_folder
 from rlserve.launch.signals import StopRequested, StopSignals, exit_code
 
-folder = make_folder("rlserve-test-", Path(sys.argv[2]))
 child = subprocess.Popen(["sleep", "1000"])
 asked = threading.Event()
 with StopSignals() as signals:
@@ -37,10 +33,10 @@ with StopSignals() as signals:
 """
 
 
-def start(stage: str, place: Path) -> tuple[subprocess.Popen[str], psutil.Process]:
+def start(stage: str) -> tuple[subprocess.Popen[str], psutil.Process]:
     """The program, once it is ready, and its child."""
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, stage, str(place)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", PROGRAM, stage], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert program.stdout is not None
     ready, child = program.stdout.readline().split()
@@ -49,24 +45,22 @@ def start(stage: str, place: Path) -> tuple[subprocess.Popen[str], psutil.Proces
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)
-def test_before_training_any_of_them_unwinds_the_run(number: signal.Signals, tmp_path: Path) -> None:
-    program, _ = start("preparation", tmp_path)
+def test_before_training_any_of_them_unwinds_the_run(number: signal.Signals) -> None:
+    program, _ = start("preparation")
     program.send_signal(number)
     output, errors = program.communicate(timeout=60)
     assert (output, errors, program.returncode) == ("unwound\n", "", 128 + number)
 
 
-def test_in_training_the_first_asks_and_the_second_ends_everything(tmp_path: Path) -> None:
-    program, child = start("training", tmp_path)
+def test_in_training_the_first_asks_and_the_second_ends_everything() -> None:
+    program, child = start("training")
     program.send_signal(signal.SIGUSR1)
     assert program.stdout is not None
     assert program.stdout.readline() == "asked\n"
     assert child.is_running()
-    assert list(tmp_path.iterdir())
     program.send_signal(signal.SIGHUP)
     output, _ = program.communicate(timeout=60)
     assert (output, program.returncode) == ("", 128 + signal.SIGHUP)
-    assert not list(tmp_path.iterdir())
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 

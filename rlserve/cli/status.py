@@ -1,0 +1,103 @@
+"""``rlserve status``: how one run stands, and how to go on with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rlserve.cli.list import STATE_STYLES, age, score_change, step_of
+from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
+from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints
+from rlserve.tracking.progress import format_duration
+from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.run_state import RunState, read_run_state
+
+_EXAMPLES = """\
+examples:
+  rlserve status                 the newest run
+  rlserve status my-run
+  rlserve status my-run --json | jq .step
+  watch -n 5 rlserve status
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Print how a run stands."""
+    parsed = _parser().parse_args(arguments)
+    folder = open_run(parsed.run, parsed.output_dir)
+    state, checkpoint = read_run_state(folder), newest_sealed(folder)
+    command = None if checkpoint is None or state.state in ("running", "finished") else resume_command(folder)
+    if parsed.json:
+        more = {"checkpoint": None if checkpoint is None else str(checkpoint), "resume_command": command}
+        sys.stdout.write(json.dumps({**asdict(state), **more}, indent=2) + "\n")
+        return 0
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in (*_rows(state, time.time()), ("checkpoint", "none yet" if checkpoint is None else checkpoint)):
+        style = STATE_STYLES[state.state] if label == "state" else "red" if label == "last error" else ""
+        table.add_row(label, Text(str(text), style))
+    console = Console()
+    console.print(Text(state.name, "bold"))
+    console.print(table)
+    if command is not None:
+        console.print(Text(f"go on with: {command}"), soft_wrap=True)
+    return 0
+
+
+def newest_sealed(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that was written to its end. Its bytes are compared only when it is resumed."""
+    sealed = [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
+    return sealed[-1] if sealed else None
+
+
+def resume_command(folder: RunFolder) -> str:
+    """What takes the run up again, from any folder."""
+    return shlex.join(["rlserve", "launch", "--resume", str(folder.path)])
+
+
+def _rows(state: RunState, now_s: float) -> Iterator[tuple[str, str]]:
+    by = f" ({state.owner})" if state.owner is not None else ""
+    yield "state", {"dead": f"dead{by}: its process is gone"}.get(state.state, f"{state.state}{by}")
+    left = "" if state.time_left_s is None else f", about {format_duration(state.time_left_s)} left"
+    yield "step", f"{step_of(state)}{left}"
+    yield "held-out", score_change(state)
+    yield "reward", _number(state.reward, ".3f")
+    yield "KL", _number(state.kl, ".4f")
+    yield "queue", "-" if state.queue_length is None else f"{state.queue_length} prompt groups wait"
+    yield "slots", ", ".join(f"{number} {owner}" for owner, number in state.slots.items() if number) or "-"
+    yield "last decision", state.last_decision or "-"
+    if state.last_error is not None:
+        yield "last error", state.last_error
+    yield "written", f"{age(now_s - state.written_s)} ago, begun {age(now_s - state.begun_s)} ago"
+    yield "folder", state.path
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rlserve status",
+        description="Print how a run stands: its state, step, time left, reward, queue, slots, last decision and "
+        "error, and the checkpoint to go on from.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run", nargs="?", default="latest", metavar="RUN", help="its folder, its name, or latest")
+    parser.add_argument(
+        "--output-dir", default=DEFAULT_OUTPUT_DIR, metavar="DIR", help=f"where runs lie ({DEFAULT_OUTPUT_DIR})"
+    )
+    parser.add_argument("--json", action="store_true", help="print a JSON object of all that is known of it")
+    return parser
