@@ -20,7 +20,7 @@ QUEUE_LENGTH = "manager/queue_length"
 STALENESS_MAX = "training/staleness/max"
 LOG_PROB_DIFFERENCE = "training/log_prob_diff_mean"
 KL_K3 = "critic/kl_k3"
-STEP_KL = "actor/ppo_kl"
+BEHAVIOUR_KL = "training/behaviour_kl"
 ENTROPY = "actor/entropy"
 POLICY_GRAD_NORM = "actor/grad_norm"
 RESPONSE_LENGTH = "response_length/mean"
@@ -35,7 +35,7 @@ METRICS: Mapping[str, str] = {
     "training/global_step": "number of the training step; 0 is before the first",
     TIME: "seconds that the run has been going when the step ended, stops between resumes left out",
     "actor/pg_loss": "clipped policy loss [TRL loss/policy_avg]",
-    STEP_KL: "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
+    "actor/ppo_kl": "mean log-probability difference between the old policy and the new [TRL policy/approxkl_avg]",
     "actor/pg_clipfrac": "share of tokens whose ratio was clipped [TRL policy/clipfrac_avg]",
     ENTROPY: "mean entropy of the policy, nats per token [TRL policy/entropy_avg]; with entropy_coefficient=0 "
     "its estimate from the sampled tokens, minus their mean log-probability",
@@ -65,7 +65,7 @@ METRICS: Mapping[str, str] = {
     "training/rollout_probs_diff_mean": "the same difference of probabilities",
     "training/importance_weight_mean": "mean truncated importance weight",
     "training/num_nonfinite_samples": "samples left out of the step: a reward or a log-probability was not finite",
-    "training/behaviour_kl": "KL of the distribution that was sampled from to the policy at the start of the step",
+    BEHAVIOUR_KL: "KL of the distribution that was sampled from to the policy at the start of the step",
     STEP_S: "seconds of the training step, waiting included",
     WAIT_S: "seconds that the trainer waited for samples",
     "timing_s/update_actor": "seconds of forward, backward and optimizer",

@@ -11,11 +11,12 @@ import yaml
 from rlserve.tracking import names
 from rlserve.tracking.answers import Answer, read_answers, worst_and_best
 from rlserve.tracking.jsonl import read_json_lines
-from rlserve.tracking.report.series import Record, Series, broken_at, merge_steps, series
+from rlserve.tracking.report.series import Record, Series, broken_at, merge_steps, series, step_marks
 from rlserve.tracking.report.slots import SlotRow, slot_rows, work_start_s
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
 
+MAX_NUM_STEP_MARKS = 14
 NUM_ANSWERS = 3
 """Of the worst, and again of the best, of the last step that has any."""
 
@@ -77,6 +78,12 @@ class ReportData:
     def steps(self) -> Series:
         """x: seconds at which a step ended, y: its number."""
         return series([record for record in self.metrics if record["step"] > 0], names.TIME, "step")
+
+    @property
+    def step_marks(self) -> list[tuple[float, int]]:
+        """Seconds and number of the steps that are marked on the time axis; their numbers have room beside each
+        other."""
+        return step_marks(self.steps, MAX_NUM_STEP_MARKS, (self.end_s - self.start_s) / MAX_NUM_STEP_MARKS / 2)
 
 
 def read_report_data(folder: RunFolder) -> ReportData:

@@ -24,7 +24,7 @@ from plotly.subplots import make_subplots
 from rlserve.tracking import colours, names
 from rlserve.tracking.report.data import ReportData, labelled_scores
 from rlserve.tracking.report.panels import CurvePanel, computing_panel, step_panels, throughput_panel, time_label
-from rlserve.tracking.report.series import Series, running_mean, step_marks, thinned
+from rlserve.tracking.report.series import Series, running_mean, thinned
 
 Place = tuple[int, int]
 """Row and column of a panel, from 1."""
@@ -41,7 +41,6 @@ GAP = 74
 """Pixels between two panels."""
 MAX_NUM_POINTS = 1000
 """Of a curve; of more, the lowest and highest of each stretch are kept, so that the page stays small."""
-MAX_NUM_STEP_MARKS = 14
 WHITE_EDGE = {"color": "white", "width": 1}
 
 
@@ -110,7 +109,7 @@ def _legend(place: Place) -> str:
 
 def _mark_times(figure: go.Figure, data: ReportData) -> None:
     """Faint lines at some steps, and a stronger one where the run went on after a stop."""
-    for time_s, step in step_marks(data.steps, MAX_NUM_STEP_MARKS):
+    for time_s, step in data.step_marks:
         for row, col in (QUEUE, SLOTS):
             figure.add_vline(x=time_s, line={"dash": "dot", "width": 1, "color": colours.MUTED}, row=row, col=col)
         _note_below_queue(figure, time_s, f"step {step}")
@@ -152,7 +151,7 @@ def _draw_curves(figure: go.Figure, place: Place, panel: CurvePanel, *, smooth: 
             _add(figure, place, _faint_and_smoothed(curve.points, curve.label, curve.colour))
         else:
             _add(figure, place, [_curve(curve.points, curve.label, curve.colour)])
-    style: dict[str, object] = {"nticks": 5, "exponentformat": "e"}
+    style: dict[str, object] = {"nticks": 5, "exponentformat": "none" if panel.from_zero else "e"}
     if panel.is_share:
         style["range"] = [-0.04, 1.04]
     elif panel.from_zero:

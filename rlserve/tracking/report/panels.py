@@ -71,11 +71,11 @@ def step_panels(data: ReportData) -> tuple[CurvePanel, ...]:
 
 
 def _kl_panel(data: ReportData) -> CurvePanel:
-    """KL to the frozen reference; where none is kept, that of the policy before a step to the one after it."""
+    """KL to the frozen reference; where none is kept, that of what was sampled from to what is trained."""
     kl, k3 = data.by_step(names.KL), data.by_step(names.KL_K3)
     if not kl.x:
-        step_kl = Curve(points=data.by_step(names.STEP_KL), colour=colours.KL)
-        return CurvePanel(title="KL of a step, nats/token", curves=(step_kl,))
+        behaviour = Curve(points=data.by_step(names.BEHAVIOUR_KL), colour=colours.KL)
+        return CurvePanel(title="KL, rollout to trainer, nats/token", curves=(behaviour,))
     return CurvePanel(
         title="KL to the reference, nats/token",
         curves=(

@@ -13,9 +13,8 @@ from matplotlib.ticker import MaxNLocator
 from rlserve.tracking import colours, names
 from rlserve.tracking.report.data import ReportData, labelled_scores
 from rlserve.tracking.report.panels import CurvePanel
-from rlserve.tracking.report.series import Series, running_mean, step_marks
+from rlserve.tracking.report.series import Series, running_mean
 
-MAX_NUM_STEP_MARKS = 14
 MAX_NUM_DOTS = 30
 """Points of a curve that are drawn one by one; of more, the running mean is drawn over them."""
 
@@ -138,7 +137,7 @@ def draw_slots(axes: Axes, data: ReportData) -> None:
 
 def mark_times(axes: Axes, data: ReportData) -> None:
     """Faint lines at some steps, and a stronger one where the run went on after a stop."""
-    for time_s, _ in step_marks(data.steps, MAX_NUM_STEP_MARKS):
+    for time_s, _ in data.step_marks:
         axes.axvline(time_s, color=colours.TEXT, linewidth=0.6, linestyle=(0, (1, 3)), alpha=0.6)
     for time_s in data.resumes_s:
         axes.axvline(time_s, color=colours.TEXT, linewidth=1.2)
@@ -146,7 +145,7 @@ def mark_times(axes: Axes, data: ReportData) -> None:
 
 def label_steps(axes: Axes, data: ReportData) -> None:
     """Numbers of the marked steps above the panel."""
-    marks = step_marks(data.steps, MAX_NUM_STEP_MARKS)
+    marks = data.step_marks
     for index, (time_s, step) in enumerate(marks):
         axes.annotate(
             f"step {step}" if index == 0 else str(step),

@@ -68,12 +68,16 @@ def thinned(points: Series, max_num_points: int) -> Series:
     return Series(tuple(points.x[index] for index in order), tuple(points.y[index] for index in order))
 
 
-def step_marks(steps: Series, max_num_marks: int) -> list[tuple[float, int]]:
-    """Seconds and number of some round steps (every 1, 2, 5, 10 …) to be marked on a time axis."""
+def step_marks(steps: Series, max_num_marks: int, min_gap_s: float) -> list[tuple[float, int]]:
+    """Seconds and number of some round steps (every 1, 2, 5, 10 …) to be marked on a time axis, ``min_gap_s`` apart."""
     if not steps.y:
         return []
     stride, factors = 1, [2, 2.5, 2]
     while len(steps.y) / stride > max_num_marks:
         stride = int(stride * factors[0])
         factors = factors[1:] + factors[:1]
-    return [(time_s, int(step)) for time_s, step in zip(steps.x, steps.y, strict=True) if step % stride == 0]
+    marks: list[tuple[float, int]] = []
+    for time_s, step in zip(steps.x, steps.y, strict=True):
+        if step % stride == 0 and (not marks or time_s - marks[-1][0] >= min_gap_s):
+            marks.append((time_s, int(step)))
+    return marks

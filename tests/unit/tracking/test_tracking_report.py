@@ -195,11 +195,16 @@ def test_a_type_that_is_not_in_the_slots_name_is_added() -> None:
 @given(num_steps=st.integers(0, 3000), max_num_marks=st.integers(1, 20))
 def test_marked_steps_are_few_and_round(num_steps: int, max_num_marks: int) -> None:
     steps = Series(tuple(2.0 * step for step in range(1, num_steps + 1)), tuple(range(1, num_steps + 1)))
-    marks = step_marks(steps, max_num_marks)
+    marks = step_marks(steps, max_num_marks, 0.0)
     assert len(marks) <= max_num_marks
     assert all(time_s == 2.0 * step for time_s, step in marks)
     for (_, one), (_, other) in pairwise(marks):
         assert str(other - one).rstrip("0") in ("1", "2", "5")
+
+
+def test_marks_that_would_stand_on_each_other_are_left_out() -> None:
+    steps = Series((0.0, 10.0, 11.0, 12.0, 20.0), (1, 2, 3, 4, 5))
+    assert step_marks(steps, 10, 2.0) == [(0.0, 1), (10.0, 2), (12.0, 4), (20.0, 5)]
 
 
 def test_time_begins_where_work_begins(make_run: MakeRun) -> None:
@@ -251,13 +256,13 @@ def test_panels_over_steps_have_their_metrics(make_run: MakeRun) -> None:
     assert all(len(points.x) == 10 for points in drawn)
 
 
-def test_without_a_reference_the_kl_of_a_step_is_drawn(tmp_path: Path) -> None:
+def test_without_a_reference_the_kl_of_rollout_to_trainer_is_drawn(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "r")
     tracker = create_tracker(FILES_ONLY, folder, {})
-    tracker.log(1, {names.STEP_KL: 0.25})
+    tracker.log(1, {names.BEHAVIOUR_KL: 0.25})
     tracker.close(0)
     panel = step_panels(read_report_data(folder))[0]
-    assert panel.title == "KL of a step, nats/token"
+    assert panel.title == "KL, rollout to trainer, nats/token"
     assert [curve.points for curve in panel.curves] == [Series((1,), (0.25,))]
 
 
