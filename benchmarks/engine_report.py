@@ -93,6 +93,7 @@ def report(results: Sequence[CaseResult], *, num_threads: int) -> dict[str, Any]
     return {
         **circumstances(),
         "num_threads": num_threads,
+        "max_cpu_isa": os.environ.get("RLSERVE_MAX_CPU_ISA"),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "passive"),
         "cases": [_case_report(result) for result in results],
     }
