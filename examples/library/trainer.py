@@ -34,6 +34,7 @@ def make_batch(vocab_size: int) -> Batch:
         behaviour_log_probs=unknown_A,
         weight_versions=np.zeros(NUM_SAMPLES * RESPONSE_LENGTH, dtype=np.int32),
         rewards=np.arange(NUM_SAMPLES, dtype=np.float32) % 2,
+        is_truncated=np.zeros(NUM_SAMPLES, dtype=np.bool_),
     )
 
 

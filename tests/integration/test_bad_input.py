@@ -25,7 +25,7 @@ def refuse(workplace: Workplace, changes: dict[str, Any], *expected: str, words:
 
 
 def test_an_unknown_key(workplace: Workplace) -> None:
-    refuse(workplace, {}, "rollout.max_token", "did you mean max_tokens?", words=("rollout.max_token=5",))
+    refuse(workplace, {}, "rollout.max_token", "did you mean rollout.max_tokens?", words=("rollout.max_token=5",))
 
 
 def test_a_value_out_of_range(workplace: Workplace) -> None:
