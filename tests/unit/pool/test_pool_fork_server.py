@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,6 +63,17 @@ def test_workers_end_with_the_server(tmp_path: Path) -> None:
         server.close()
         psutil.wait_procs([worker], timeout=60)
         assert not worker.is_running()
+
+
+def test_ctrl_c_in_a_terminal_does_not_reach_workers(server: ForkServer, tmp_path: Path) -> None:
+    """It goes to the whole process group of the driver; a worker that it ended would cost the last checkpoint."""
+    script = tmp_path / "script.py"
+    script.write_text("import os\nprint(os.getpgrp(), os.getsid(0))\n")
+    with start(server, script) as client:
+        output, _ = client.communicate(timeout=60)
+    group, session = map(int, output.split())
+    assert group != os.getpgrp()
+    assert session != os.getsid(0)
 
 
 def test_without_a_server_the_client_becomes_the_process(server: ForkServer, tmp_path: Path) -> None:
