@@ -31,7 +31,7 @@ from rlserve.controller.preparation import prepare
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
-from rlserve.launch.signals import StopSignals
+from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.manager.split import initial_split
 from rlserve.pool.slots import expand
@@ -90,7 +90,7 @@ def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
     already_s = max(saved["elapsed_s"], recorded_time_s(folder)) if saved else 0.0
     config, console, progress = start.loaded.config, start.console, start.progress
     clock = RunClock(started=start.started_s, already_s=already_s)
-    exit_code = EXIT_FAILED
+    exit_code, reason = EXIT_FAILED, None
     try:
         tracker = create_tracker(
             config.tracking,
@@ -104,13 +104,17 @@ def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
         try:
             exit_code = _train(start, folder, tracker, clock, checkpoint)
         except RlserveError as error:
-            exit_code = error.exit_code
+            exit_code, reason = error.exit_code, str(error)
+            raise
+        except StopRequested as stop:
+            exit_code = signal_exit_code(stop.number)
             raise
         except (OSError, MemoryError) as error:  # the machine's: a line here, the traceback in the log file
+            reason = f"{type(error).__name__}: {error}"
             logger.error("the run failed: %s: %s", type(error).__name__, error, exc_info=error)
         finally:
             progress.show_status("writing the records")
-            tracker.close(exit_code)
+            tracker.close(exit_code, reason)
             if folder.summary_file.exists():
                 progress.show_status("making the report")
                 _report(folder)

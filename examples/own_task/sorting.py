@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     rng = random.Random(arguments.seed)
-    prompts = [draw_prompt(rng) for _ in range(arguments.num_prompts)]
+    prompts: dict[str, None] = {}  # each once, so that none that is held out is trained on
+    while len(prompts) < arguments.num_prompts:
+        prompts[draw_prompt(rng)] = None
     lines = [json.dumps({"prompt": prompt, "answer": "".join(sorted(prompt[:-1]))}) + "\n" for prompt in prompts]
     arguments.output.write_text("".join(lines), encoding="utf-8")
     print(f"{len(lines)} prompts in {arguments.output}")

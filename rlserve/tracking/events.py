@@ -56,6 +56,8 @@ class EndEvent:
     time_s: float
     """Of the record before it."""
     exit_code: int
+    error: str | None
+    """What it failed with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +146,9 @@ class EventLog:
         else:
             self._events.write({"event": record.kind, **asdict(record)})
 
-    def close(self, exit_code: int) -> None:
-        """Note that the run ended, with its exit code."""
-        self.write(EndEvent(time_s=self._last_s, exit_code=exit_code))
+    def close(self, exit_code: int, error: str | None) -> None:
+        """Note that the run ended, with its exit code and what it failed with."""
+        self.write(EndEvent(time_s=self._last_s, exit_code=exit_code, error=error))
         self._decisions.close()
         self._events.close()
         self._samples.close()

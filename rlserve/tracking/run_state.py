@@ -57,7 +57,7 @@ class RunState:
     last_decision: str | None
     """The last that moved a slot, or else the last."""
     last_error: str | None
-    """From the log."""
+    """What it failed with, or the last error in its log."""
     time_left_s: float | None
     begun_s: float
     """In seconds since 1970, as is ``written_s``."""
@@ -94,7 +94,7 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
         queue_length=queue,
         slots={owner: int(newest[metric]) for owner, metric in _SLOTS.items() if metric in newest},
         last_decision=last_decision(decisions),
-        last_error=last_error(folder.log_file),
+        last_error=end_error(events) or last_error(folder.log_file),
         time_left_s=_time_left_s(last, num_steps, step) if state == "running" else None,
         begun_s=folder.versions_file.stat().st_mtime,
         written_s=max(
@@ -126,6 +126,11 @@ def last_decision(decisions: Sequence[Mapping[str, Any]]) -> str | None:
     action = {"to_rollout": "to rollout", "to_train": "to train"}.get(moves[-1]["action"], "hold")
     slot = f"{moves[-1]['slot_id']} " if moves[-1]["slot_id"] else ""
     return f"{slot}{action} after step {moves[-1]['step']} ({moves[-1]['reason']})"
+
+
+def end_error(events: Sequence[Mapping[str, Any]]) -> str | None:
+    """What a run that has ended failed with."""
+    return events[-1]["error"] if events and events[-1]["event"] == "end" else None
 
 
 def last_error(log_file: Path) -> str | None:

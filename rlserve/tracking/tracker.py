@@ -61,11 +61,11 @@ class Tracker:
             if isinstance(sink, LiveSink):
                 sink.watch_engines(read)
 
-    def close(self, exit_code: int) -> None:
-        """Write everything out; ``exit_code`` is the run's."""
+    def close(self, exit_code: int, error: str | None = None) -> None:
+        """Write everything out; ``exit_code`` is the run's, ``error`` what it failed with."""
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.close(exit_code))  # type: ignore[misc]
-        self._attempt("the event log", lambda: self._events.close(exit_code))
+        self._attempt("the event log", lambda: self._events.close(exit_code, error))
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
         if name in self._disabled:

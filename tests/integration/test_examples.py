@@ -72,6 +72,18 @@ def test_the_data_are_what_the_program_makes(tmp_path: Path) -> None:
     assert made.read_text() == (EXAMPLES / "reward_function/prompts.jsonl").read_text()
 
 
+def test_the_warm_started_model_of_an_own_task_can_be_launched(tmp_path: Path) -> None:
+    made = tmp_path / "prompts.jsonl"
+    run(sys.executable, EXAMPLES / "own_task/sorting.py", "--output", made)
+    assert made.read_text() == (EXAMPLES / "own_task/prompts.jsonl").read_text()
+    model = tmp_path / "sorter"
+    run(sys.executable, EXAMPLES / "own_task/warm_start.py", model, "--num-steps", "2")
+    command = [Path(sys.executable).with_name("rlserve"), "launch", EXAMPLES / "own_task/run.yaml", "--dry-run"]
+    about = run(*command, f"model.path={model}")
+    assert "answers end at: '<end>' (1)" in about
+    assert "the reward of a reference answer: 1\n" in about
+
+
 def test_the_snippets_of_the_readme(example_model: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     program = "".join(block for block in blocks if "from rlserve." in block)

@@ -150,6 +150,14 @@ def test_the_status_of_a_run_that_failed_says_why_and_how_to_go_on(
     assert f"go on with: rlserve launch --resume '{folder.path}'" in text
 
 
+def test_what_ended_a_run_counts_more_than_its_log(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, tracker = begin_run(place / "runs", "r")
+    folder.log_file.write_text("2026-01-01 00:00:00,000 ERROR   7 rlserve.x: something before\n")
+    assert status(capsys, "r")["last_error"] == "something before"
+    tracker.close(2, "the reward raised: KeyError")
+    assert status(capsys, "r")["last_error"] == "the reward raised: KeyError"
+
+
 def test_a_finished_run_has_no_command_to_go_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, tracker = begin_run(place / "runs", "done")
     do_steps(tracker, 1, 4)

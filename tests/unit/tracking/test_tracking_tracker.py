@@ -91,7 +91,7 @@ def test_a_sink_that_raises_on_close_does_not_keep_others_open(folder: RunFolder
 
 def test_an_event_log_that_cannot_write_stops_nothing(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     events = EventLog(folder)
-    events.close(0)
+    events.close(0, None)
     tracker = Tracker([], events)
     tracker.record(DECISION)
     tracker.record(DECISION)
@@ -131,7 +131,7 @@ def test_decisions_and_events_go_to_their_files(folder: RunFolder) -> None:
         {"event": "slot", "time_s": 4.0, "slot_id": "cpu-a/1", "slot_type": "cpu-a", "owner": "moving"},
         {"event": "failure", "time_s": 5.0, "slot_id": "cpu-a/1", "reason": "killed"},
         {"event": "weights", "time_s": 6.0, "version": 3, "slot_id": None, "duration_s": 0.25},
-        {"event": "end", "time_s": 6.0, "exit_code": 0},
+        {"event": "end", "time_s": 6.0, "exit_code": 0, "error": None},
     ]
     assert recorded_time_s(folder) == 6.0
 
