@@ -57,7 +57,11 @@ def run(arguments: Sequence[str]) -> int:
     unknown = [kind for kind in parsed.kinds if kind not in KINDS]
     if unknown:
         raise UserError(f"nothing is called {unknown[0]!r}; there is {', '.join(KINDS)}")
-    items = list(find_items(parsed.kinds or tuple(KINDS)))
+    kinds, commands = parsed.kinds or list(KINDS), running_commands()
+    if any(_LAUNCH.search(command) for command in commands):
+        sys.stderr.write("a run is going on: what it may still need (models, kernels) is left alone\n")
+        kinds = [kind for kind in kinds if kind == "temporary"]
+    items = list(find_items(kinds, commands))
     if parsed.json:
         rows = [{"kind": item.kind, "path": str(item.path), "size_bytes": item.size_bytes} for item in items]
         sys.stdout.write(json.dumps(rows, indent=2) + "\n")
@@ -77,12 +81,8 @@ def run(arguments: Sequence[str]) -> int:
     return UserError.exit_code if failed else 0
 
 
-def find_items(kinds: Sequence[str]) -> Iterator[Item]:
-    """What there is of these kinds and is not in use."""
-    commands = running_commands()
-    if any(_LAUNCH.search(command) for command in commands):
-        sys.stderr.write("a run is going on: what it may still need (models, kernels) is left alone\n")
-        kinds = [kind for kind in kinds if kind == "temporary"]
+def find_items(kinds: Sequence[str], commands: Sequence[str]) -> Iterator[Item]:
+    """What there is of these kinds and is not in use; ``commands`` are those of all processes."""
     if "models" in kinds:
         for path in sorted(default_cache_dir().glob("*-*-*")):
             if _ENTRY.fullmatch(path.name) and not is_being_made(path):
@@ -93,8 +93,11 @@ def find_items(kinds: Sequence[str]) -> Iterator[Item]:
     if "temporary" in kinds:
         for folder in temporary_folders():
             for path in sorted(path for prefix in TEMPORARY_PREFIXES for path in folder.glob(f"{prefix}*")):
-                if is_left_behind(path, commands):
-                    yield _item("temporary", path)
+                try:
+                    if is_left_behind(path, commands):
+                        yield _item("temporary", path)
+                except FileNotFoundError:  # a run that ended just now has removed it itself
+                    continue
 
 
 def temporary_folders() -> list[Path]:

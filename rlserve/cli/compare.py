@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +113,6 @@ def numbers_by_name(numbers: Mapping[str, Mapping[str, str]]) -> dict[str, list[
 
 def _draw(folders: Sequence[RunFolder], labels: Sequence[str], path: Path) -> Path:
     # Imported where used: drawing needs half a second of imports.
-    from dataclasses import replace
-
     from rlserve.tracking.report.comparison import MAX_NUM_RUNS, write_comparison
     from rlserve.tracking.report.data import read_report_data
 
