@@ -28,7 +28,7 @@ from rlserve.engine.stats import EngineStats
 from rlserve.engine.tokenizer import FolderTokenizer
 from rlserve.engine.validation import Limits, find_problem, shown
 from rlserve.engine.weights.versions import WeightVersions
-from rlserve.errors import IllegalTransitionError, UserError
+from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
 
 PauseMode = Literal["keep", "abort", "wait"]
 
@@ -126,7 +126,17 @@ class Engine:
 
     def step(self) -> list[RequestOutput]:
         """Compute one step, and return the outputs of the requests that ended with it. With overlapped scheduling
-        the step is only launched, and the outputs are those of the step before."""
+        the step is only launched, and the outputs are those of the step before.
+
+        Raises:
+            WeightsRefusedError: requests are in flight, and an update of the weights failed in the middle. They are
+                kept, and go on when a whole version is loaded.
+        """
+        if self._generation.requests and not self._weights.is_loaded:
+            raise WeightsRefusedError(
+                "cannot compute: an update of the weights failed in the middle; load a whole version, or abort the "
+                f"{len(self._generation.requests)} requests in flight"
+            )
         if self._pause_mode in (None, "wait"):
             self._generation.step(self._weights.version)
         return self._generation.take_ready()
@@ -178,11 +188,16 @@ class Engine:
 
         Args:
             version: at least the current version.
-            tensors: the whole model by Hugging Face names, in any floating type; they are copied.
+            tensors: the whole model by Hugging Face names, as dense torch tensors of 16, 32 or 64 floating bits, on
+                any device and in any order of memory; they are copied.
 
         Raises:
-            WeightsRefusedError: a version that goes back, missing or unknown names, wrong shapes, the memory is
-                released, or another version is arriving in buckets. Nothing is changed.
+            WeightsRefusedError: a version that goes back or is no whole number of 31 bits, missing or unknown names,
+                wrong shapes, tensors that cannot be weights, the memory is released, or another version is arriving
+                in buckets. Nothing is changed.
+
+        Whatever else is raised comes from the middle of writing. The weights then count as not loaded, and the engine
+        serves nothing until a whole version is there.
         """
         self._weights.load(version, tensors)
 
@@ -200,8 +215,8 @@ class Engine:
         """Stage some tensors, by Hugging Face names; they are copied.
 
         Raises:
-            WeightsRefusedError: no update was begun, or this bucket has unknown names, wrong shapes or tensors
-                that came before. The bucket is left out, and the update goes on.
+            WeightsRefusedError: no update was begun, or this bucket has unknown names, wrong shapes, tensors that
+                cannot be weights or that came before. The bucket is left out, and the update goes on.
         """
         self._weights.add(tensors)
 
@@ -334,7 +349,7 @@ class Engine:
         if self._kv_cache_released or self._weights.is_released:
             return "the engine's memory is released: restore it first"
         if not self._weights.is_loaded:
-            return "the engine has no weights: load them first"
+            return "the engine has no weights: load a whole version first"
         problem, sampling = find_problem(request, self._limits), request.sampling
         if problem is None and (sampling.stop or sampling.bad_words):
             problem = self._tokenizer.problem

@@ -148,14 +148,12 @@ class ModelRunner:
             return self._decoder.logits_of(first, end)
 
     def load_folder(self, folder: Path) -> None:
-        """Read the weights of a Hugging Face folder."""
+        """Read the weights of a Hugging Face folder; ends with :meth:`weights_changed`."""
         self._parameters.load(Checkpoint(folder))
-        self._decoder.weights_changed()
 
-    def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy new weights into place, or raise :class:`WeightsRefusedError` and change nothing."""
-        self.put_weights(self._parameters.checked(tensors))
-        self.weights_changed()
+    def checked_weights(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """A whole set of weights as :meth:`put_weights` takes it, or raise :class:`WeightsRefusedError`."""
+        return self._parameters.checked(tensors)
 
     def put_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy some checked weights into place; ends with :meth:`weights_changed`."""
@@ -171,9 +169,9 @@ class ModelRunner:
         """The loaded weights by Hugging Face name."""
         return self._parameters.named()
 
-    def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep copies of some weights for :meth:`swap_staged_weights`, or raise :class:`WeightsRefusedError`."""
-        self.keep_weights(self._parameters.checked_bucket(tensors))
+    def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Some weights as :meth:`keep_weights` takes them, or raise :class:`WeightsRefusedError`."""
+        return self._parameters.checked_bucket(tensors)
 
     def keep_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Keep copies of some checked weights for :meth:`swap_staged_weights`."""
@@ -197,14 +195,12 @@ class ModelRunner:
         """Forget what is staged."""
         self._parameters.drop_staged()
 
-    def change_weights(self, changes: WeightChanges) -> None:
-        """Write some elements, or raise :class:`WeightsRefusedError` and change nothing. Ends with
-        :meth:`keep_changes` or :meth:`take_back_changes`."""
+    def check_changes(self, changes: WeightChanges) -> None:
+        """Raise :class:`WeightsRefusedError` unless these elements can be changed."""
         self._parameters.check_changes(changes)
-        self.put_changes(changes)
 
     def put_changes(self, changes: WeightChanges) -> None:
-        """Write some elements that were checked."""
+        """Write some elements that were checked. Ends with :meth:`keep_changes` or :meth:`take_back_changes`."""
         with torch.inference_mode():
             for name, (indices, values) in changes.items():
                 self._parameters.change(name, indices, values)

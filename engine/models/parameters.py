@@ -14,6 +14,7 @@ from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.layer_parameters import expert_stacks, new_layer
 from rlserve.engine.models.named_weight import NamedWeight, PanelWeight, PlainWeight, put_weights
 from rlserve.engine.parallel.shard import Shard
+from rlserve.engine.weights.check import check_tensors, find_problem, find_type_problem
 from rlserve.engine.weights.fingerprint import tensor_fingerprint
 from rlserve.errors import ModelError, WeightsRefusedError
 from rlserve.native.huge_pages import advise_huge_pages
@@ -75,27 +76,32 @@ class Parameters:
         """A whole new set of weights, by the names of :meth:`named`.
 
         Raises:
-            WeightsRefusedError: names missing or unknown, or shapes that do not fit.
+            WeightsRefusedError: names missing or unknown, shapes that do not fit, or what is no tensor of floating
+                numbers.
         """
+        check_tensors(tensors)
         tensors = self._by_part(tensors)
         problems = self._problems({name: tuple(tensor.shape) for name, tensor in tensors.items()})
-        brings_tied_head = HEAD_NAME in tensors and self._ties_head and not problems
-        if brings_tied_head and not torch.equal(tensors[HEAD_NAME], tensors[EMBEDDING_NAME]):
-            problems.append(_DIFFERS)
+        if HEAD_NAME in tensors and self._ties_head and not problems:
+            tied = {self._fingerprint_of(tensors[name]) for name in (HEAD_NAME, EMBEDDING_NAME)}
+            problems += [_DIFFERS] if len(tied) > 1 else []
         if problems:
             raise WeightsRefusedError(_summary("weights refused", problems))
         return {name: tensors[name] for name in self._weights}
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy checked weights into place."""
+        self._undo.clear()  # of changes that raised in the middle
         put_weights((self._weights[name], self._shard.cut(name, tensor)) for name, tensor in tensors.items())
 
     def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Some weights to be staged, by the names of :meth:`named`, and a tied head if it is among them.
 
         Raises:
-            WeightsRefusedError: unknown names, shapes that do not fit, or weights that are staged already.
+            WeightsRefusedError: unknown names, shapes that do not fit, what is no tensor of floating numbers, or
+                weights that are staged already.
         """
+        check_tensors(tensors)
         tensors = self._by_part(tensors)
         problems = self._misfits({name: tuple(tensor.shape) for name, tensor in tensors.items()})
         staged = self._staged.keys() | self._staged_tie.keys()
@@ -107,7 +113,7 @@ class Parameters:
     def stage(self, name: str, tensor: torch.Tensor) -> None:
         """Keep a copy of a checked weight, in the engine's type and on its device, for :meth:`swap_staged`."""
         if self._ties_head and name in (HEAD_NAME, EMBEDDING_NAME):
-            self._staged_tie[name] = tensor_fingerprint(tensor.detach().to(self._dtype))
+            self._staged_tie[name] = self._fingerprint_of(tensor)
         if name in self._weights:
             part = self._shard.cut(name, tensor.detach())
             self._staged[name] = part.to(
@@ -128,6 +134,7 @@ class Parameters:
 
     def swap_staged(self) -> None:
         """Copy what is staged into place; it stays until :meth:`drop_staged`."""
+        self._undo.clear()
         put_weights((self._weights[name], part) for name, part in self._staged.items())
 
     def drop_staged(self) -> None:
@@ -139,9 +146,10 @@ class Parameters:
         """Check that elements can be changed.
 
         Raises:
-            WeightsRefusedError: a name is unknown, or the indices and values fit neither it nor each other.
+            WeightsRefusedError: a name is unknown, the indices and values fit neither it nor each other, or are no
+                tensors of whole and of floating numbers.
         """
-        problems = [problem for name, change in changes.items() if (problem := self._change_problem(name, *change))]
+        problems = [problem for name, change in changes.items() if (problem := self._change_problem(name, change))]
         if problems:
             raise WeightsRefusedError(f"weights refused: {problems[0]}")
 
@@ -220,10 +228,20 @@ class Parameters:
         ]
         return problems
 
-    def _change_problem(self, name: str, indices: torch.Tensor, values: torch.Tensor) -> str | None:
+    def _fingerprint_of(self, tensor: torch.Tensor) -> int:
+        """Of a weight as the engine would hold it."""
+        return tensor_fingerprint(tensor.detach().to(self._dtype))
+
+    def _change_problem(self, name: str, change: tuple[torch.Tensor, torch.Tensor]) -> str | None:
         """Why a change cannot be made, or None."""
         if name not in self._weights:
             return f"{name} is unknown"
+        if not isinstance(change, tuple) or len(change) != 2:
+            return f"{name} must have a pair of tensors, its indices and values"
+        indices, values = change
+        problem = find_problem(indices) or find_problem(values) or find_type_problem(values)
+        if problem is not None:
+            return f"{name} {problem}"
         if indices.dtype not in (torch.int64, torch.int32) or indices.dim() != 1 or indices.shape != values.shape:
             return f"{name} must have as many values as indices, whole numbers in one dimension"
         num_elements = torch.Size(self._shard.whole_shape(name, self._weights[name].shape)).numel()

@@ -5,19 +5,22 @@
                            └──► abandon             nothing has changed
     delta     only the elements that differ from a base version
 
-All are checked before anything changes, and leave the model at the old version if they are refused. A version
-never goes back.
+All are checked before anything changes, and leave the model at the old version if they are refused. What raises
+later, in the middle of writing, leaves a model of which nobody knows what it is: it counts as not loaded until a
+whole version is there. A version never goes back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from rlserve.engine.models.parameters import WeightChanges
 from rlserve.engine.runner import ModelRunner
+from rlserve.engine.weights.check import check_checksum, check_version
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 
@@ -32,6 +35,7 @@ class WeightVersions:
         self.version = NO_VERSION
         """Of the weights loaded last; kept while they are released, so that it does not go back."""
         self.is_loaded = False
+        """Whether all weights are those of ``version``; False from the first write on until the last one."""
         self.is_released = False
         self._runner = runner
         self._on_change = on_change
@@ -51,7 +55,9 @@ class WeightVersions:
     def load(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy a whole model into place."""
         self._check(version)
-        self._runner.update_weights(tensors)
+        checked = self._runner.checked_weights(tensors)
+        self.is_loaded = False
+        self._runner.put_weights(checked)
         self._changed(version)
 
     def begin(self, version: int) -> None:
@@ -60,12 +66,20 @@ class WeightVersions:
         self._arriving = version
 
     def add(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Stage copies of some tensors. A bucket that is refused is left out whole."""
-        self._opened()
-        self._runner.stage_weights(tensors)
+        """Stage copies of some tensors. A bucket that is refused is left out whole; one whose copying raises ends the
+        update."""
+        version = self._opened()
+        bucket = self._runner.checked_bucket(tensors)
+        self._arriving = None
+        with ExitStack() as undo:
+            undo.callback(self._runner.drop_staged_weights)
+            self._runner.keep_weights(bucket)
+            undo.pop_all()
+        self._arriving = version
 
     def finish(self, checksum: int) -> None:
         """Swap in what was staged, and close the update; if that is refused, it is as if abandoned."""
+        check_checksum(checksum)
         version = self._opened()
         self._arriving = None
         try:
@@ -75,8 +89,8 @@ class WeightVersions:
                 raise WeightsRefusedError(
                     f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}"
                 )
+            self.is_loaded = False
             self._runner.swap_staged_weights()
-            self._runner.weights_changed()
         finally:
             self._runner.drop_staged_weights()
         self._changed(version)
@@ -89,20 +103,24 @@ class WeightVersions:
 
     def apply_delta(self, version: int, base_version: int, changes: WeightChanges, checksum: int) -> None:
         """Write the changed elements, and take them back if the result is not what it must be."""
+        check_checksum(checksum)
+        check_version(base_version, "base version")
         self._check(version)
         if not self.is_loaded or base_version != self.version:
             has = f"has version {self.version}" if self.is_loaded else "has no weights"
             raise WeightsRefusedError(f"weights refused: changes to version {base_version}, but the engine {has}")
-        self._runner.change_weights(changes)
+        self._runner.check_changes(changes)
+        self.is_loaded = False
+        self._runner.put_changes(changes)
         found = fingerprint(self._runner.named_weights())
         if found != checksum:
             self._runner.take_back_changes()
+            self.is_loaded = True
             raise WeightsRefusedError(
                 f"weights refused: version {version} has checksum {found:016x}, must be {checksum:016x}; "
                 f"the engine keeps version {self.version}"
             )
         self._runner.keep_changes()
-        self._runner.weights_changed()
         self._changed(version)
 
     def named(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -122,6 +140,7 @@ class WeightVersions:
         self.is_released = False
 
     def _check(self, version: int) -> None:
+        check_version(version)
         if version < max(self.version, 0):
             raise WeightsRefusedError(f"weights refused: version {version}, but the engine has {self.version}")
         if self.is_released:
@@ -137,5 +156,7 @@ class WeightVersions:
         return self._arriving
 
     def _changed(self, version: int) -> None:
+        """Note that all has been written."""
+        self._runner.weights_changed()
         self.version, self.is_loaded = version, True
         self._on_change(version)
