@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional as F
 
 from rlserve.engine.device import to_device
 
@@ -131,6 +132,11 @@ class Kernels(ABC):
     @abstractmethod
     def gelu_tanh_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
         """The same with GELU, approximated by the hyperbolic tangent (arXiv 1606.08415), in place of SiLU."""
+
+    def gelu_mul(self, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+        """The same with GELU as it is defined, by the error function."""
+        gate_TI, up_TI = gate_up_T2I.chunk(2, dim=-1)
+        torch.mul(F.gelu(gate_TI), up_TI, out=out_TI)
 
     @abstractmethod
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:

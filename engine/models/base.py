@@ -41,7 +41,33 @@ class YarnScaling:
     """Whether the bounds between fast and slow dimensions are rounded to whole dimensions."""
 
 
-RopeScaling = LinearScaling | Llama3Scaling | YarnScaling
+@dataclass(frozen=True, kw_only=True)
+class LongRopeScaling:
+    """Rope type ``longrope`` (arXiv 2402.13753): each dimension has a factor of its own, one for sequences up to the
+    original length and one for longer ones, and cosines and sines are multiplied by ``attention_factor``."""
+
+    short_factors: tuple[float, ...]
+    """Of each frequency."""
+    long_factors: tuple[float, ...]
+    attention_factor: float
+    original_max_position: int
+
+
+RopeScaling = LinearScaling | Llama3Scaling | YarnScaling | LongRopeScaling
+
+Activation = Literal["silu", "gelu", "gelu_tanh"]
+_ACTIVATIONS: Mapping[str, Activation] = {
+    "silu": "silu",
+    "swish": "silu",
+    "gelu": "gelu",
+    "gelu_python": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
+}
+"""By the names in transformers, of which many are the same function."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +120,8 @@ class ModelSpec:
     """Scores become ``cap * tanh(score / cap)``; 0 leaves them (Gemma 2)."""
     logits_softcap: float = 0.0
     """The same for logits."""
-    activation: Literal["silu", "gelu_tanh"] = "silu"
+    activation: Activation = "silu"
+    """Of gates: ``gelu`` by the error function, or approximated by the hyperbolic tangent."""
     norm_offset: float = 0.0
     """Added to the weights of all norms: 1 in Gemma."""
     update_norms: bool = False
@@ -158,6 +185,13 @@ class ConfigFile:
         if value is not None and value not in allowed:
             only = f", only {' or '.join(map(repr, allowed))}" if allowed else ""
             raise self.error(f"{key}={value!r} is not supported{only}")
+
+    def activation(self, key: str, default: str) -> Activation:
+        """The activation under ``key``, by its name in transformers."""
+        name = default if self.is_null(key) else self._content[key]
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
+            raise self.error(f"{key}={name!r} is not supported, only {', '.join(map(repr, _ACTIVATIONS))}")
+        return _ACTIVATIONS[name]
 
     def token_ids(self, key: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
         """One token id, a list of them, or none; ``default`` where the file does not say."""

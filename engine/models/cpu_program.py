@@ -16,14 +16,16 @@ from rlserve.native.program import Projection, has_fast_products
 
 
 def is_chosen(shard: Shard, config: EngineConfig, dtype: torch.dtype, attention: type[AttentionBackend]) -> bool:
-    """Whether the model is run as a program: the attention is compiled, the model is whole, without experts, and
-    without odd sizes where numbers go in pairs, and nothing here makes faster products of this type."""
+    """Whether the model is run as a program: the attention is compiled, the model is whole, without experts and
+    without GELU by the error function, without odd sizes where numbers go in pairs, and nothing here makes faster
+    products of this type."""
     spec = shard.own
     inputs = (spec.hidden_size, spec.query_size, spec.intermediate_size)
     return (
         issubclass(attention, CpuKernelAttention)
         and shard.num_ranks == 1
         and spec.experts is None
+        and spec.activation != "gelu"
         and (dtype is torch.float32 or all(size % 2 == 0 for size in inputs))
         and (config.deterministic or config.weight_dtype == "int8" or has_fast_products(dtype))
     )

@@ -70,7 +70,8 @@ class Decoder:
         self._attention = attention
         self._kernels = kernels
         self._deterministic = deterministic
-        activation, linear = activation_of(spec, kernels), RowBlockLinear if deterministic else Linear
+        activation = activation_of(spec, kernels, deterministic=deterministic)
+        linear = RowBlockLinear if deterministic else Linear
         self._layers = [_Layer(spec, weights, activation, linear) for weights in parameters.layers]
         self._head = linear(parameters.head, None)
         dtype, device = parameters.embedding.dtype, parameters.embedding.device

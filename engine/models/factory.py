@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.engine.models import gemma2, gemma3, llama, mistral, qwen2, qwen3, qwen3_moe
-from rlserve.engine.models.base import ConfigFile, ModelSpec
+from rlserve.engine.models.base import ConfigFile, LongRopeScaling, ModelSpec
 from rlserve.errors import ModelError
 
 _FAMILIES = (llama, qwen2, qwen3, mistral, gemma2, gemma3, qwen3_moe)
@@ -54,6 +54,13 @@ def read_model_spec(model_path: str | Path) -> ModelSpec:
             f"{config_path}: {spec.num_heads} heads do not divide by {spec.num_kv_heads} key-value heads, "
             f"or head_dim {spec.head_dim} is odd"
         )
+    scaling = spec.rope_scaling
+    if isinstance(scaling, LongRopeScaling):
+        for key, factors in (("short_factor", scaling.short_factors), ("long_factor", scaling.long_factors)):
+            if len(factors) != spec.head_dim // 2:
+                raise config.error(
+                    f"{key} must have a number for each of the {spec.head_dim // 2} frequencies, got {len(factors)}"
+                )
     generation_path = folder / "generation_config.json"
     if generation_path.is_file():
         generation_eos = ConfigFile(generation_path, _read_json(generation_path)).token_ids("eos_token_id")

@@ -19,7 +19,6 @@ def read_spec(config: ConfigFile) -> ModelSpec:
 
 def require_supported(config: ConfigFile) -> None:
     """Refuse what no Gemma is computed with."""
-    config.require("hidden_activation", "gelu_pytorch_tanh")
     config.require("use_bidirectional_attention", False)
 
 
@@ -52,7 +51,7 @@ def decoder_spec(config: ConfigFile, max_position: int, theta: float, scaling: R
         attention_scale=config.number("query_pre_attn_scalar", 256) ** -0.5,
         attention_softcap=_cap(config, "attn_logit_softcapping", 50.0),
         logits_softcap=_cap(config, "final_logit_softcapping", 30.0),
-        activation="gelu_tanh",
+        activation=config.activation("hidden_activation", "gelu_pytorch_tanh"),
         norm_offset=1.0,
         update_norms=True,
         embedding_scale=hidden_size**0.5,

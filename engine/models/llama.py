@@ -11,7 +11,6 @@ MODEL_TYPE = "llama"
 
 def read_spec(config: ConfigFile, default_max_position: int = 2048) -> ModelSpec:
     """The spec of a Llama: biases are off unless the file says otherwise."""
-    config.require("hidden_act", "silu")
     num_heads, hidden_size = config.integer("num_attention_heads"), config.integer("hidden_size")
     max_position = config.integer("max_position_embeddings", default_max_position)
     theta, scaling = read_rope(config, max_position)
@@ -34,4 +33,5 @@ def read_spec(config: ConfigFile, default_max_position: int = 2048) -> ModelSpec
         qkv_bias=bias,
         output_bias=bias,
         mlp_bias=config.flag("mlp_bias", False),
+        activation=config.activation("hidden_act", "silu"),
     )

@@ -6,6 +6,7 @@ Legend: T tokens, H hidden size, I intermediate size, E experts, M experts of on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 
@@ -18,9 +19,17 @@ Activation = Callable[[torch.Tensor, torch.Tensor], None]
 """From gate and up [T, 2 I] to [T, I]."""
 
 
-def activation_of(spec: ModelSpec, kernels: Kernels) -> Activation:
+def activation_of(spec: ModelSpec, kernels: Kernels, *, deterministic: bool) -> Activation:
     """The kernel that the model's MLPs use."""
+    if spec.activation == "gelu":
+        return partial(_row_by_row, kernels.gelu_mul) if deterministic else kernels.gelu_mul
     return kernels.gelu_tanh_mul if spec.activation == "gelu_tanh" else kernels.silu_mul
+
+
+def _row_by_row(activation: Activation, gate_up_T2I: torch.Tensor, out_TI: torch.Tensor) -> None:
+    """Where bits count: the last few numbers of a tensor take another path through the error function."""
+    for gate_up_12I, out_1I in zip(gate_up_T2I.split(1), out_TI.split(1), strict=True):
+        activation(gate_up_12I, out_1I)
 
 
 class GatedMlp:

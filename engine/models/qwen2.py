@@ -12,7 +12,6 @@ MODEL_TYPE = "qwen2"
 
 def read_spec(config: ConfigFile) -> ModelSpec:
     """The spec of a Qwen2."""
-    config.require("hidden_act", "silu")
     num_layers = config.integer("num_hidden_layers")
     num_heads, hidden_size = config.integer("num_attention_heads"), config.integer("hidden_size")
     max_position = config.integer("max_position_embeddings", 32768)
@@ -34,4 +33,5 @@ def read_spec(config: ConfigFile) -> ModelSpec:
         eos_token_ids=config.token_ids("eos_token_id"),
         layer_windows=qwen_windows(config, num_layers),
         qkv_bias=True,
+        activation=config.activation("hidden_act", "silu"),
     )

@@ -12,7 +12,6 @@ MODEL_TYPE = "qwen3"
 
 def read_spec(config: ConfigFile) -> ModelSpec:
     """The spec of a Qwen3; its head size is its own and not hidden size / heads."""
-    config.require("hidden_act", "silu")
     num_layers = config.integer("num_hidden_layers")
     num_heads = config.integer("num_attention_heads")
     max_position = config.integer("max_position_embeddings", 32768)
@@ -37,4 +36,5 @@ def read_spec(config: ConfigFile) -> ModelSpec:
         qkv_bias=bias,
         output_bias=bias,
         query_key_norm=True,
+        activation=config.activation("hidden_act", "silu"),
     )

@@ -9,21 +9,33 @@ import math
 
 import torch
 
-from rlserve.engine.models.base import LinearScaling, Llama3Scaling, ModelSpec, RopeScaling, YarnScaling
+from rlserve.engine.models.base import (
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    ModelSpec,
+    RopeScaling,
+    YarnScaling,
+)
 from rlserve.native.rotation import table_of_frequencies
 
 
-def inverse_frequencies(spec: ModelSpec) -> torch.Tensor:
+def inverse_frequencies(spec: ModelSpec, num_positions: int) -> torch.Tensor:
     """[F] float32, radians per position: ``theta ** (-2 i / head_dim)`` (Su et al. 2021, arXiv 2104.09864), and
-    then scaled, of the layers that see everything. The same bits as in transformers, which the trainer uses."""
-    return _scale(_frequencies(spec.rope_theta, spec.head_dim), spec.rope_scaling, spec)
+    then scaled, of the layers that see everything. The same bits as in transformers, which the trainer uses.
+
+    ``num_positions`` is the length of the longest sequence. It alone decides between short and long factors
+    (``longrope``): keys in the cache are rotated and stay so, while transformers changes all of a sequence at once when
+    it outgrows the original length.
+    """
+    return _scale(_frequencies(spec.rope_theta, spec.head_dim), spec.rope_scaling, spec, num_positions)
 
 
 def rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor:
     """[P, 2, F] float32: cosines, then sines, of every position."""
     scaling = spec.rope_scaling
-    factor = scaling.attention_factor if isinstance(scaling, YarnScaling) else 1.0
-    return table_of_frequencies(inverse_frequencies(spec), num_positions, factor)
+    factor = scaling.attention_factor if isinstance(scaling, YarnScaling | LongRopeScaling) else 1.0
+    return table_of_frequencies(inverse_frequencies(spec, num_positions), num_positions, factor)
 
 
 def local_rotation_table(spec: ModelSpec, num_positions: int) -> torch.Tensor | None:
@@ -42,13 +54,19 @@ def _periods(theta: float, head_dim: int) -> torch.Tensor:
     return theta**exponents
 
 
-def _scale(frequencies_F: torch.Tensor, scaling: RopeScaling | None, spec: ModelSpec) -> torch.Tensor:
+def _scale(
+    frequencies_F: torch.Tensor, scaling: RopeScaling | None, spec: ModelSpec, num_positions: int
+) -> torch.Tensor:
     if isinstance(scaling, LinearScaling):
         return frequencies_F / scaling.factor
     if isinstance(scaling, Llama3Scaling):
         return _stretch_long_waves(frequencies_F, scaling)
     if isinstance(scaling, YarnScaling):
         return _stretch_slow_dimensions(frequencies_F, scaling, spec)
+    if isinstance(scaling, LongRopeScaling):
+        is_long = num_positions > scaling.original_max_position
+        factors_F = torch.tensor(scaling.long_factors if is_long else scaling.short_factors, dtype=torch.float32)
+        return 1.0 / (factors_F * _periods(spec.rope_theta, spec.head_dim))
     return frequencies_F
 
 

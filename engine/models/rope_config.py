@@ -9,10 +9,17 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.engine.models.base import ConfigFile, LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+from rlserve.engine.models.base import (
+    ConfigFile,
+    LinearScaling,
+    Llama3Scaling,
+    LongRopeScaling,
+    RopeScaling,
+    YarnScaling,
+)
 from rlserve.engine.models.windows import FULL, SLIDING
 
-SUPPORTED_TYPES = ("default", "dynamic", "linear", "llama3", "yarn")
+SUPPORTED_TYPES = ("default", "dynamic", "linear", "llama3", "longrope", "yarn")
 _ORIGINAL = "original_max_position_embeddings"
 
 
@@ -74,11 +81,25 @@ def _kind(config: ConfigFile, parameters: Mapping[str, Any]) -> str:
 def _read(
     config: ConfigFile, parameters: Mapping[str, Any], default_theta: float, max_position: int
 ) -> tuple[float, RopeScaling | None]:
-    partial = parameters.get("partial_rotary_factor", config.number("partial_rotary_factor", 1.0))
-    if partial is not None and partial != 1.0:
-        raise config.error(f"partial_rotary_factor={partial!r} is not supported, only 1")
+    _check_partial(config, parameters)
     theta = config.positive("rope_theta", parameters.get("rope_theta"), default_theta)
     return theta, _scaling(config, parameters, max_position)
+
+
+def _check_partial(config: ConfigFile, parameters: Mapping[str, Any]) -> None:
+    """In transformers these architectures rotate whole heads: plain positions pass ``partial_rotary_factor`` over, and
+    with scaled ones such a model does not run."""
+    partial = config.positive(
+        "partial_rotary_factor",
+        parameters.get("partial_rotary_factor"),
+        config.number("partial_rotary_factor", 1.0),
+    )
+    kind = _kind(config, parameters)
+    if kind != "default" and partial != 1.0:
+        raise config.error(
+            f"partial_rotary_factor={partial} is not supported with rope type {kind!r}: this architecture rotates "
+            "whole heads, in transformers too"
+        )
 
 
 def _scaling(config: ConfigFile, parameters: Mapping[str, Any], max_position: int) -> RopeScaling | None:
@@ -99,6 +120,8 @@ def _scaling(config: ConfigFile, parameters: Mapping[str, Any], max_position: in
             high_freq_factor=number("high_freq_factor"),
             original_max_position=original,
         )
+    if kind == "longrope":
+        return _long_rope(config, parameters, max_position, original)
     # A factor that is null, and not left out, is the ratio of the two lengths.
     factor = number("factor", max_position / original if "factor" in parameters else None)
     return YarnScaling(
@@ -109,6 +132,25 @@ def _scaling(config: ConfigFile, parameters: Mapping[str, Any], max_position: in
         original_max_position=original,
         truncate=bool(parameters.get("truncate", True)),
     )
+
+
+def _long_rope(config: ConfigFile, parameters: Mapping[str, Any], max_position: int, original: int) -> LongRopeScaling:
+    factor = config.positive("factor", parameters.get("factor"), max_position / original)
+    # As the paper advises for a context that is so many times as long.
+    advised = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return LongRopeScaling(
+        short_factors=_factors(config, parameters, "short_factor"),
+        long_factors=_factors(config, parameters, "long_factor"),
+        attention_factor=config.positive("attention_factor", parameters.get("attention_factor"), advised),
+        original_max_position=original,
+    )
+
+
+def _factors(config: ConfigFile, parameters: Mapping[str, Any], key: str) -> tuple[float, ...]:
+    values = parameters.get(key)
+    if not isinstance(values, list):
+        raise config.error(f"{key} must be a list of numbers, got {values!r}")
+    return tuple(config.positive(key, value, None) for value in values)
 
 
 def _attention_factor(config: ConfigFile, parameters: Mapping[str, Any], factor: float) -> float:

@@ -72,6 +72,11 @@ def check_supported(policy: Any, device_type: str) -> None:
             f"trainer.deterministic=true needs an activation of {' or '.join(_ACTIVATIONS)}, and this model has "
             f"{activation!r}; set it to false"
         )
+    if "longrope" in str(policy.base_model.rotary_emb.rope_type):
+        raise UserError(
+            "trainer.deterministic=true is not for models with rope type 'longrope', whose rotation hangs on the "
+            "length; set it to false"
+        )
     head_dim = policy.base_model.layers[0].self_attn.head_dim
     if any(
         2 * len(frequencies_F) != head_dim for frequencies_F, _ in _rotations(policy.base_model.rotary_emb).values()

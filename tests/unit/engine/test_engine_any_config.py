@@ -14,6 +14,9 @@ import torch
 from engine_builders import make_engine, make_request, run
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from rlserve.engine.models.base import LongRopeScaling
+from rlserve.engine.models.factory import read_model_spec
+
 FAMILIES = {
     "llama": ("LlamaForCausalLM", "llama"),
     "mistral": ("MistralForCausalLM", "mistral"),
@@ -47,6 +50,8 @@ class FileWriter:
         self._shape()
         self._ropes()
         self._windows()
+        names = ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu_python", "silu", "swish"]
+        self.maybe(self.content, "hidden_activation" if self.family in GEMMA else "hidden_act", names)
         if self.family in GEMMA:
             self._gemma()
         if self.family == "qwen3_moe":
@@ -77,7 +82,7 @@ class FileWriter:
             self.maybe(self.content, key, [True, False])
 
     def _rope(self) -> dict[str, Any]:
-        kind = self.rng.choice(["default", "linear", "dynamic", "llama3", "yarn", "yarn"])
+        kind = self.rng.choice(["default", "linear", "dynamic", "llama3", "yarn", "yarn", "longrope"])
         rope: dict[str, Any] = {} if kind == "default" else {"factor": self.rng.choice([1, 2.5, 4.0, 8])}
         if kind == "llama3":
             rope |= {"low_freq_factor": 1.0, "high_freq_factor": self.rng.choice([2, 4.0])}
@@ -91,8 +96,21 @@ class FileWriter:
             self.maybe(rope, "mscale", [1.0, 0], 0.4)
             self.maybe(rope, "mscale_all_dim", [0.5, 0], 0.4)
             self.maybe(rope, "truncate", [True, False, None], 0.4)
+        if kind == "longrope":
+            self._long_rope(rope)
+        if kind == "default":  # without a meaning for these architectures, in transformers too
+            self.maybe(rope, "partial_rotary_factor", [0.5, 1.0], 0.3)
         rope["rope_type"] = kind
         return rope
+
+    def _long_rope(self, rope: dict[str, Any]) -> None:
+        content = self.content
+        head_dim = content.get("head_dim", content["hidden_size"] // content["num_attention_heads"])
+        for key, longest in (("short_factor", 2.0), ("long_factor", 8.0)):
+            rope[key] = [round(self.rng.uniform(1.0, longest), 3) for _ in range(head_dim // 2)]
+        self.maybe(rope, "original_max_position_embeddings", [32, 64, LENGTH], 0.8)
+        self.maybe(rope, "factor", [None], 0.3)
+        self.maybe(rope, "attention_factor", [1.3, None], 0.3)
 
     def _ropes(self) -> None:
         style = self.rng.choice(["none", "old", "new", "both"])
@@ -184,7 +202,11 @@ def test_greedy_equals_transformers_for_any_file(family: str, tmp_path: Path) ->
     for content, rng in _files(family):
         (tmp_path / "config.json").write_text(json.dumps(content))
         model = _model_of(tmp_path, rng)
-        prompts = [rng.choices(range(content["vocab_size"]), k=length) for length in (1, 13, 70)]
+        prompts = [
+            rng.choices(range(content["vocab_size"]), k=length)
+            for length in (1, 13, 70)
+            if length >= _shortest(tmp_path)
+        ]
         requests = [
             make_request(str(index), prompt, temperature=0.0, max_tokens=6) for index, prompt in enumerate(prompts)
         ]
@@ -196,6 +218,47 @@ def test_greedy_equals_transformers_for_any_file(family: str, tmp_path: Path) ->
                 chosen = expected[:-1].gather(1, torch.tensor(sample.token_ids)[:, None]).squeeze(1)
                 assert sample.log_probs == pytest.approx(chosen.tolist(), abs=1e-4), (backend, content)
                 assert chosen.tolist() == pytest.approx(expected[:-1].amax(1).tolist(), abs=1e-4), (backend, content)
+
+
+def _shortest(folder: Path) -> int:
+    """Of the prompts that transformers rotates as the engine does. With ``longrope`` it changes the rotation of a whole
+    sequence when that outgrows the original length; the engine goes by the longest sequence that it takes."""
+    scaling = read_model_spec(folder).rope_scaling
+    if isinstance(scaling, LongRopeScaling) and scaling.original_max_position < LENGTH:
+        return scaling.original_max_position
+    return 1
+
+
+@pytest.mark.parametrize(("max_model_len", "prompt_length"), [(40, 20), (41, 38)])
+def test_the_longest_sequence_decides_between_short_and_long_factors(
+    tmp_path: Path, max_model_len: int, prompt_length: int
+) -> None:
+    rope = {
+        "rope_type": "longrope",
+        "original_max_position_embeddings": 40,
+        "short_factor": [1.0 + 0.1 * place for place in range(8)],
+        "long_factor": [2.0 + 0.7 * place for place in range(8)],
+    }
+    content = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": 97,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "head_dim": 16,
+        "max_position_embeddings": LENGTH,
+        "rope_parameters": rope | {"rope_theta": 100.0},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    model = _model_of(tmp_path, random.Random(1))
+    request = make_request("0", range(prompt_length), temperature=0.0, max_tokens=3, ignore_eos=True)
+    engine = make_engine(tmp_path, max_model_len=max_model_len)
+    (sample,) = run(engine, [request])["0"].samples
+    expected = _log_probs(model, request.prompt_token_ids + sample.token_ids)[prompt_length - 1 : -1]
+    chosen = expected.gather(1, torch.tensor(sample.token_ids)[:, None]).squeeze(1)
+    assert sample.log_probs == pytest.approx(chosen.tolist(), abs=1e-4)
 
 
 def _log_probs(model: Any, token_ids: tuple[int, ...]) -> torch.Tensor:

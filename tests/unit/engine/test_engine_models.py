@@ -60,7 +60,8 @@ def test_a_folder_that_is_none_or_no_model(tmp_path: Path) -> None:
             "MistralForCausalLM, Gemma2ForCausalLM, Gemma3ForCausalLM, Qwen3MoeForCausalLM",
         ),
         ({"architectures": None}, "architecture none is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act='gelu' is not supported, only 'silu'"),
+        ({"hidden_act": "relu2"}, "hidden_act='relu2' is not supported, only 'silu', 'swish', 'gelu'"),
+        ({"hidden_act": ["silu"]}, "hidden_act=['silu'] is not supported"),
         (
             {"architectures": ["Qwen2ForCausalLM"], "use_sliding_window": True, "layer_types": ["full_attention"]},
             "layer_types has 1 entries for 2 layers",
@@ -80,9 +81,21 @@ def test_a_folder_that_is_none_or_no_model(tmp_path: Path) -> None:
             "num_experts_per_tok=5 is more than 4 experts",
         ),
         ({"architectures": ["Qwen3MoeForCausalLM"], "mlp_only_layers": [-1]}, "must be a list of whole numbers"),
-        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "rope type 'longrope' is not supported"),
+        ({"rope_parameters": {"rope_type": "proportional"}}, "rope type 'proportional' is not supported"),
+        ({"rope_parameters": {"rope_type": "longrope"}}, "short_factor must be a list of numbers, got None"),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}},
+            "short_factor must have a number for each of the 6 frequencies, got 1",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1.0], "long_factor": [0.0]}},
+            "long_factor must be a number greater than 0, got 0.0",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "factor must be a number greater than 0"),
-        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5 is not supported"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor=0.5 is not supported with rope type 'linear'",
+        ),
         ({"rope_parameters": 3}, "rope_parameters must be a table"),
         (
             {"rope_parameters": {"full_attention": {"rope_type": "default"}}},
@@ -135,6 +148,17 @@ ROPES: dict[str, dict[str, Any]] = {
     "yarn with ramp unrounded": {"factor": 4.0, "original_max_position_embeddings": 48, "truncate": False},
     "yarn with own bounds": {"factor": 2.0, "beta_fast": 16.0, "beta_slow": 2.0, "attention_factor": 1.5},
     "yarn with scales": {"factor": 4.0, "mscale": 1.0, "mscale_all_dim": 0.7},
+    "default in part, which is passed over": {"partial_rotary_factor": 0.5},
+    "longrope": {
+        "short_factor": [1.0 + 0.1 * place for place in range(16)],
+        "long_factor": [2.0 + 0.7 * place for place in range(16)],
+        "original_max_position_embeddings": 64,
+    },
+    "longrope within its length": {
+        "short_factor": [1.0 + 0.1 * place for place in range(16)],
+        "long_factor": [9.0] * 16,
+        "factor": 3.0,
+    },
 }
 
 
@@ -145,7 +169,7 @@ def test_rotary_tables_equal_those_of_transformers(name: str, tmp_path: Path) ->
     spec = read_model_spec(save_model(tmp_path, "llama", rope_parameters=rope, head_dim=32))
     cosines, sines = model.model.rotary_emb(torch.zeros(1), torch.arange(256)[None])
     expected = torch.stack([cosines[0, :, :16], sines[0, :, :16]], dim=1)
-    assert torch.equal(inverse_frequencies(spec), model.model.rotary_emb.inv_freq)
+    assert torch.equal(inverse_frequencies(spec, 256), model.model.rotary_emb.inv_freq)
     assert torch.allclose(rotation_table(spec, 256), expected, atol=2e-5)
 
 
