@@ -88,8 +88,9 @@ def test_killed_in_mid_move(workplace: Workplace, direction: str) -> None:
     """The slot on the way dies: it gets a new worker, and the run goes on. Its process is stopped before the move, so
     that the move cannot be over before it is seen."""
     mover = "cpu-a/0"
-    workplace.hold()  # the held-out score waits for its rewards, so nothing is decided yet
     run = workplace.start("killed", merged(ELASTIC, {"manager": {"cooldown_s": 2.0}}))
+    run.wait_until(lambda: "starting Ray" in run.output, "the reward was tried")
+    workplace.hold()  # the held-out score waits for its rewards, so nothing is decided yet
     run.wait_until(lambda: sorted(run.owners().values()) == ["rollout", "train", "train"], "all slots at their work")
     if direction == "to_train":
         workplace.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -81,7 +82,7 @@ def test_terminated_with_a_long_temporary_folder(workplace: Workplace) -> None:
     long.mkdir()
     run = workplace.start("terminated", {"num_steps": 1000}, environment={"TMPDIR": str(long)})
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
-    (ray_folder,) = {word.split("=")[1].split("/session_")[0] for word in run.words() if "=/tmp/rlserve-ray-" in word}
+    (ray_folder,) = {found[0] for word in run.words() if (found := re.search(r"/tmp/rlserve-ray-[^/]+", word))}
     run.process.send_signal(signal.SIGUSR2)
     assert run.wait() == 128 + signal.SIGUSR2, run.output
     assert not Path(ray_folder).exists()
@@ -158,8 +159,9 @@ def test_a_resumed_trainer_holds_what_was_saved(workplace: Workplace) -> None:
     (checkpoint,) = checkpoints(run)
     kept = workplace.place / "kept"
     shutil.copytree(checkpoint, kept)
-    workplace.hold()
     again = workplace.resume("bits", "num_steps=3")
+    again.wait_until(lambda: "starting Ray" in again.output, "the reward was tried")
+    workplace.hold()
     again.wait_until(lambda: again.output.rstrip().endswith("training"), "the loops")
     shutil.rmtree(checkpoint)
     again.interrupt()

@@ -61,7 +61,6 @@ class ForkServer:
             pass_fds=[server.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C in a terminal goes to the driver, not to workers in mid-step
         )
 
     @property

@@ -90,6 +90,9 @@ def _become(request: _Request) -> None:
     """Turn the fork into the process that was asked for; does not return."""
     try:
         end_with_parent()
+        # As Ray does with workers of its own: Ctrl-C in a terminal is for the driver alone, and when a worker dies, Ray
+        # kills what is left in its process group, which must not hold the other workers.
+        os.setsid()
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         for target, stream in enumerate(request.streams):
