@@ -14,13 +14,18 @@ from rlserve.engine.request import TopLogProbs
 
 class PromptScores:
     """What is known of each prompt token so far. Positions are scored in order, each once: a prompt that is
-    computed again after a preemption goes on where it was."""
+    computed again after a preemption goes on where it was, and after a change of weights begins anew."""
 
     def __init__(self, prompt_P: NDArray[np.int32], num_top: int) -> None:
         self._prompt_P = prompt_P
         self._num_top = num_top
-        self._log_probs: list[float | None] = [None]
-        self._top_log_probs: list[TopLogProbs] = [()]
+        self._log_probs: list[float | None]
+        self._top_log_probs: list[TopLogProbs]
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget all scores."""
+        self._log_probs, self._top_log_probs = [None], [()]
 
     @property
     def num_scored(self) -> int:

@@ -208,11 +208,17 @@ class Scheduler:
         self._move(sequence, SequenceState.ENDED)
 
     def set_weight_version(self, version: int) -> None:
-        """Everything cached so far is of the past: no prefix is found any more, and what running sequences
-        have computed is never shared by name. They keep it and go on."""
+        """Everything cached so far is of the past: no prefix is found any more, and what decoding sequences
+        have computed is never shared by name. They keep it and go on. Prompts under way begin anew, so that the keys
+        and values of a prompt, and its scores, are of one version."""
         self._weight_version = version
         self._root = root_hash(version)
         self._pool.forget_all()
+        for sequence in list(self._prefilling):
+            self._send_back(sequence)
+        for sequence in self._waiting + (self._held or []):
+            if sequence.owner.must_score_prompt and sequence.owner.prompt_scores is not None:
+                sequence.owner.prompt_scores.restart()
         for sequence in self._rows.running():
             sequence.names_version = None
 
@@ -377,10 +383,14 @@ class Scheduler:
             self._started.append(sequence.owner)
 
     def _preempt(self, victim: Sequence) -> None:
-        self._take_back(victim)
-        victim.was_preempted = True
-        self._wait(victim)
+        self._send_back(victim)
         self.counts.num_preemptions += 1
+
+    def _send_back(self, sequence: Sequence) -> None:
+        """Have a running sequence wait, and be computed from its first token on."""
+        self._take_back(sequence)
+        sequence.was_preempted = True
+        self._wait(sequence)
 
     def _take_back(self, sequence: Sequence) -> None:
         if not self._rows.decoding[sequence.row]:

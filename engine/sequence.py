@@ -99,7 +99,7 @@ class Sequence:
     num_published_tokens: int = 0
     """Tokens up to which its full blocks have been named in the pool."""
     was_preempted: bool = False
-    """It has lost its row and its blocks once."""
+    """It has lost its row and its blocks once, for another sample or for new weights."""
     followers: list[Sequence] = field(default_factory=list)
     stop_checker: StopStringChecker | None = None
     top_log_probs: list[TopLogProbs] = field(default_factory=list)

@@ -77,6 +77,15 @@ def test_alone_equals_together_with_sharing_chunks_and_preemption(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_gelu_by_the_error_function_is_deterministic_too(backend: str, tmp_path: Path) -> None:
+    """Rows of 97 numbers begin anywhere in a vector, and the last of a tensor are computed one by one."""
+    save_model(tmp_path, "llama", hidden_act="gelu", intermediate_size=97)
+    engine = make_engine(tmp_path, attention_backend=backend, deterministic=True)
+    requests = _requests(7)
+    _assert_equal(run(engine, requests), _each_alone(engine, requests))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_cache_of_int8_is_deterministic_too(backend: str, folder: Path) -> None:
     common: dict[str, Any] = {"attention_backend": backend, "deterministic": True, "kv_cache_dtype": "int8"}
     requests = _requests(10)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rlserve.engine import Engine, FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.engine import PauseMode
+from rlserve.engine.models import parameters
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 
@@ -138,6 +140,17 @@ class EngineMachine(RuleBasedStateMachine):
     def swap_weights(self, by: int) -> None:
         version = self.engine.weight_version + by
         self.engine.load_weights(version, _weights(version))
+
+    @precondition(lambda self: self.arriving is None)
+    @rule(takes_another=st.booleans())
+    def fail_to_swap_weights(self, takes_another: bool) -> None:
+        version = self.engine.weight_version
+        with patch.object(parameters, "put_weights", side_effect=MemoryError), pytest.raises(MemoryError):
+            self.engine.load_weights(version + 1, _weights(version + 1))
+        if self.engine._generation.requests:
+            with pytest.raises(WeightsRefusedError, match="failed in the middle"):
+                self.engine.step()
+        self.engine.load_weights(version + takes_another, _weights(version + takes_another))
 
     @precondition(lambda self: self.arriving is None)
     @rule(by=st.integers(1, 2), is_damaged=st.booleans())
