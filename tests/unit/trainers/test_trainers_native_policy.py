@@ -133,6 +133,13 @@ def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
         create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
 
 
+def test_a_rotation_that_hangs_on_the_length_is_refused(tmp_path: Path) -> None:
+    factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}
+    path = save_tiny_model(tmp_path, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
+    with pytest.raises(UserError, match=r"trainer\.deterministic=true is not for models with rope type 'longrope'"):
+        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
+
+
 def test_another_type_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="deterministic: needs dtype=float32"):
         TrainerConfig(deterministic=True, dtype="bfloat16")
