@@ -255,5 +255,5 @@ def test_what_does_not_fit_is_refused_before_a_process_is_started(tmp_path: Path
 def test_a_folder_without_weights_is_an_error_of_the_folder(tmp_path: Path) -> None:
     folder = save_model(tmp_path, "llama")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ModelError, match=r"no model\.safetensors"):
+    with pytest.raises(ModelError, match=r"neither model\.safetensors"):
         make_engine(folder, tensor_parallel_size=2)
