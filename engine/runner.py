@@ -64,8 +64,8 @@ class ModelRunner:
         self._is_program = cpu_program.is_chosen(shard, config, dtype, attention)
         if config.weight_dtype == "int8" and not self._is_program:
             raise UserError(
-                "weight_dtype=int8 is only for a CPU, with a C++ compiler, one process and a model without experts; "
-                "use weight_dtype=auto"
+                "weight_dtype=int8 is only for a CPU, with a C++ compiler, one process and a model without experts "
+                "and without exact GELU; use weight_dtype=auto"
             )
         self._parameters = Parameters(shard, dtype, self._device, in_panels=self._is_program)
         kernels = create_kernels(backend)
