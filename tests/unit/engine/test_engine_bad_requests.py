@@ -103,7 +103,9 @@ def test_bad_sampling_parameters(engine: Engine, sampling: dict[str, Any], messa
         ({"resumed": (_partial(token_ids=(1,)),)}, "must be a one-dimensional array of int32"),
         ({"resumed": (_partial(tokens=(1,)),)}, "tokens of resumed sample 0 must be GeneratedTokens, got tuple"),
         ({"resumed": (_partial(finish_reason="done"),)}, "has the finish_reason 'done', which is none"),
-        ({"resumed": (sample for sample in ())}, "resumed must be a tuple or a list, got generator"),
+        pytest.param(
+            {"resumed": (sample for sample in ())}, "resumed must be a tuple or a list, got generator", id="generator"
+        ),
         ({"resumed": 5}, "malformed request"),
         ({"id": 10**5000}, "id must be a string, got a huge int"),
     ],
