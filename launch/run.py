@@ -162,6 +162,8 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         if is_builtin(config.model.path) and is_builtin(config.data.path):
             launcher.begin(config.pool)  # at once: there is nothing of the user's that could be wrong
         preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
+        if checkpoint is not None:  # other data are refused before anything is started
+            preparation.source.restore(read_run(checkpoint)["source"])
         show("starting Ray")
         groups = launcher.connect(config.pool)
         if config.launch.kind == "cluster" and config.pool.slots == "auto":  # only now is it known what there is

@@ -17,10 +17,11 @@ from typing import Literal
 
 import psutil
 
+from rlserve.cache_folder import cache_folder
 from rlserve.errors import UserError
 from rlserve.launch.ray_folder import PREFIX as RAY_PREFIX
 from rlserve.native.folder import kernels_folder
-from rlserve.tasks.cache import default_cache_dir, try_lock
+from rlserve.tasks.cache import try_lock
 
 Kind = Literal["models", "kernels", "temporary"]
 KINDS: dict[Kind, str] = {
@@ -84,7 +85,7 @@ def run(arguments: Sequence[str]) -> int:
 def find_items(kinds: Sequence[str], commands: Sequence[str]) -> Iterator[Item]:
     """What there is of these kinds and is not in use; ``commands`` are those of all processes."""
     if "models" in kinds:
-        for path in sorted(default_cache_dir().glob("*-*-*")):
+        for path in sorted(cache_folder().glob("*-*-*")):
             if _ENTRY.fullmatch(path.name) and not is_being_made(path):
                 yield _item("models", path)
     if "kernels" in kinds:

@@ -46,6 +46,7 @@ from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import progress, situation, stall_timeout_s
+from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.errors import CheckpointError
@@ -67,7 +68,6 @@ from rlserve.weights.factory import create_transport
 logger = logging.getLogger(__name__)
 
 Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
-_DISPLAY_INTERVAL_S = 0.5
 
 
 class Controller:
@@ -360,8 +360,8 @@ class Controller:
         )
 
     def _restore(self, run: dict[str, Any]) -> None:
+        """All but the place in the data, which is gone back to before anything is started."""
         self.counters = Counters.from_dict(run["counters"])
-        self._setup.preparation.source.restore(run["source"])
         self.ledger.restore(run["ledger"], current_version=self.counters.num_steps, time_s=self._clock.now())
 
     def _check_integrity(self) -> None:
@@ -380,28 +380,12 @@ class Controller:
 
     def summary(self) -> RunSummary:
         """The numbers that the run comes down to."""
-        counters = self._current_counters()
-        loop_s = max(counters.loop_s, 1e-9)
-        return RunSummary(
-            held_out_before=counters.held_out_before,
+        return sum_up(
+            self._current_counters(),
+            self.ledger,
             held_out_after=self.held_out_after,
-            num_steps=counters.num_steps,
-            groups_admitted=self.ledger.num_admitted,
-            groups_trained=self.ledger.num_trained,
-            groups_dropped=self.ledger.num_dropped,
-            moves_to_rollout=counters.moves_to_rollout,
-            moves_to_train=counters.moves_to_train,
-            engine_restarts=counters.engine_restarts,
-            worker_failures=counters.worker_failures,
-            final_weight_version=self.transport.version,
-            seconds_to_first_step=counters.seconds_to_first_step,
+            weight_version=self.transport.version,
             seconds_total=self._clock.now(),
-            rollout_tokens_per_s=counters.num_generated_tokens / loop_s,
-            trained_tokens_per_s=counters.num_trained_tokens / loop_s,
-            max_staleness=counters.max_staleness,
-            mean_abs_log_prob_difference=(
-                counters.sum_abs_log_prob_difference / counters.num_steps if counters.num_steps else None
-            ),
         )
 
     # -- callbacks -------------------------------------------------------------------------------------------

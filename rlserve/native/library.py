@@ -1,6 +1,6 @@
 """Compiles the C++ kernels with the system's compiler and loads them.
 
-The library is kept under ``~/.cache/rlserve/native``, named by a hash of sources, compiler, flags and CPU, so a
+The library is kept under ``native`` of the cache folder, named by a hash of sources, compiler, flags and CPU, so a
 change of any of them compiles anew. Of several processes at once one compiles and the others wait.
 
 They use what the processor has. ``RLSERVE_MAX_CPU_ISA`` leaves out the newest instructions, so that the path of older

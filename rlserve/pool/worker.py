@@ -9,9 +9,11 @@ serialised by a lock.
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import replace
@@ -206,4 +208,8 @@ def _configure_logging(spec: WorkerSpec) -> None:
     root: Any = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
+    # The last words of a crash go to standard error, which is a file of Ray's that does not outlive the run.
+    assert handler.stream is not None
+    os.dup2(handler.stream.fileno(), sys.stderr.fileno())
+    faulthandler.enable(sys.stderr)
     logger.info("worker of %s, process %d, incarnation %d", spec.slot_id, os.getpid(), spec.incarnation)

@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from rlserve.cache_folder import cache_folder
 from rlserve.errors import DeadlineExceededError, ModelError, UserError
 from rlserve.tasks.base import Split, Task
 from rlserve.tasks.registry import TASKS
@@ -29,7 +30,6 @@ from rlserve.tasks.registry import TASKS
 logger = logging.getLogger(__name__)
 
 PREFIX = "builtin:"
-CACHE_VARIABLE = "RLSERVE_CACHE"
 DEADLINE_S = 1800.0
 """Of making an entry, and of waiting while another process makes it."""
 POLL_S = 0.2
@@ -57,7 +57,7 @@ def resolve_model(path: str, *, cache_dir: Path | None = None, log: Callable[[st
     """
     task = find_task(path)
     return cached_folder(
-        cache_dir or default_cache_dir(),
+        cache_dir or cache_folder(),
         f"{task.name}-model-{content_hash(task)}",
         lambda folder: run_warm_start(task, folder, log),
     )
@@ -70,7 +70,7 @@ def find_made_model(path: str) -> Path | None:
         UserError: there is no such task.
     """
     task = find_task(path)
-    folder = default_cache_dir() / f"{task.name}-model-{content_hash(task)}"
+    folder = cache_folder() / f"{task.name}-model-{content_hash(task)}"
     return folder if folder.is_dir() else None
 
 
@@ -83,7 +83,7 @@ def resolve_data(path: str, *, cache_dir: Path | None = None) -> tuple[Path, Pat
     """
     task = find_task(path)
     folder = cached_folder(
-        cache_dir or default_cache_dir(),
+        cache_dir or cache_folder(),
         f"{task.name}-data-{content_hash(task)}",
         lambda folder: write_records(task, folder),
     )
@@ -98,12 +98,6 @@ def find_task(path: str) -> Task:
         known = ", ".join(PREFIX + known_name for known_name in sorted(TASKS))
         raise UserError(f"there is no built-in task {path!r}; there is {known}")
     return TASKS[name]
-
-
-def default_cache_dir() -> Path:
-    """``$RLSERVE_CACHE``, or ``~/.cache/rlserve``."""
-    named = os.environ.get(CACHE_VARIABLE)
-    return Path(named) if named else Path.home() / ".cache" / "rlserve"
 
 
 def content_hash(task: Task) -> str:

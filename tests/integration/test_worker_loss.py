@@ -56,8 +56,9 @@ def test_rollout_workers_killed_and_stopped(workplace: Workplace) -> None:
 def test_the_only_rollout_worker_killed(workplace: Workplace) -> None:
     run = workplace.start("only", LONG)
     run.wait_until(lambda: run.num_steps() >= 1, "the first step")
-    hit(run, "cpu-b/0")
+    hit(run, "cpu-b/0", signal.SIGSEGV)
     assert_whole(run, num_failures=1, num_restarts=1)
+    assert "Fatal Python error: Segmentation fault" in (run.folder / "logs" / "cpu-b-0.log").read_text()
     assert len([event for event in run.events("worker") if event["slot_id"] == "cpu-b/0"]) == 2
 
 

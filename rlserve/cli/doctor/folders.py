@@ -8,10 +8,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlserve.cache_folder import cache_folder
 from rlserve.cli.doctor.base import Finding, bad, good, warning
 from rlserve.errors import PoolError
 from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
-from rlserve.tasks.cache import default_cache_dir
 
 LITTLE_SPACE_BYTES = 2 << 30
 NO_SPACE_BYTES = 200 << 20
@@ -23,7 +23,7 @@ def examine_folders() -> Iterator[Finding]:
     for what, folder in (
         ("working folder", Path.cwd()),
         ("temporary folder", Path(tempfile.gettempdir())),
-        ("cache (RLSERVE_CACHE)", default_cache_dir()),
+        ("cache (RLSERVE_CACHE)", cache_folder()),
         ("hub cache (HF_HOME)", hub),
     ):
         yield examine_folder(what, folder)

@@ -201,7 +201,7 @@ def no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho out of order >&2\nexit 1\n')
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("CXX", str(compiler))
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RLSERVE_CACHE", str(tmp_path))
     load_library.cache_clear()
     yield compiler
     load_library.cache_clear()
@@ -229,7 +229,7 @@ def test_without_a_compiler_the_backend_asked_for_by_name_is_refused(no_compiler
 
 
 def test_a_library_is_compiled_once_and_then_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RLSERVE_CACHE", str(tmp_path))
     monkeypatch.setattr("rlserve.native.library._FLAGS", ("-O0", "-march=native", "-std=c++20", "-fPIC", "-Wno-psabi"))
     load_library.cache_clear()
     load_library()

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from rlserve.cache_folder import cache_folder
 from rlserve.errors import ModelError, UserError
 from rlserve.tasks import TASKS, is_builtin, resolve_data, resolve_model
 from rlserve.tasks.addition import AdditionTask
-from rlserve.tasks.cache import cached_folder, content_hash, default_cache_dir, run_warm_start
+from rlserve.tasks.cache import cached_folder, content_hash, run_warm_start
 
 
 class RecordingMaker:
@@ -102,10 +103,10 @@ def test_another_recipe_is_another_entry() -> None:
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RLSERVE_CACHE", str(tmp_path))
-    assert default_cache_dir() == tmp_path
+    assert cache_folder() == tmp_path
     monkeypatch.delenv("RLSERVE_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_cache_dir() == tmp_path / ".cache" / "rlserve"
+    assert cache_folder() == tmp_path / ".cache" / "rlserve"
 
 
 def test_a_warm_start_that_fails_shows_its_last_words(tmp_path: Path) -> None:

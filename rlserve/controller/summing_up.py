@@ -1,0 +1,38 @@
+"""What a run comes down to, from its counters and its ledger."""
+
+from __future__ import annotations
+
+from rlserve.controller.counters import Counters
+from rlserve.rollout.ledger import Ledger
+from rlserve.tracking.summary import RunSummary
+
+_SHORTEST_S = 1e-9
+"""In the place of no time at all, which nothing was done in either."""
+
+
+def sum_up(
+    counters: Counters, ledger: Ledger, *, held_out_after: float | None, weight_version: int, seconds_total: float
+) -> RunSummary:
+    """The summary of a run, however it ended; ``counters`` with what this process has added."""
+    loop_s = max(counters.loop_s, _SHORTEST_S)
+    return RunSummary(
+        held_out_before=counters.held_out_before,
+        held_out_after=held_out_after,
+        num_steps=counters.num_steps,
+        groups_admitted=ledger.num_admitted,
+        groups_trained=ledger.num_trained,
+        groups_dropped=ledger.num_dropped,
+        moves_to_rollout=counters.moves_to_rollout,
+        moves_to_train=counters.moves_to_train,
+        engine_restarts=counters.engine_restarts,
+        worker_failures=counters.worker_failures,
+        final_weight_version=weight_version,
+        seconds_to_first_step=counters.seconds_to_first_step,
+        seconds_total=seconds_total,
+        rollout_tokens_per_s=counters.num_generated_tokens / loop_s,
+        trained_tokens_per_s=counters.num_trained_tokens / loop_s,
+        max_staleness=counters.max_staleness,
+        mean_abs_log_prob_difference=(
+            counters.sum_abs_log_prob_difference / counters.num_steps if counters.num_steps else None
+        ),
+    )
