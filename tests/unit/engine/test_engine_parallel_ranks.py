@@ -78,7 +78,7 @@ def _said(group: RecordingGroup) -> list[str]:
 
 def test_a_step_is_one_message_two_sums_a_layer_and_one_gather(tmp_path: Path, group: RecordingGroup) -> None:
     engine = Engine(save_model(tmp_path, "qwen3", num_hidden_layers=3), CONFIG, ranks=group)
-    assert _said(group) == ["LOAD_FOLDER"]
+    assert _said(group) == ["LOAD_FOLDER", "WEIGHTS_CHANGED"]
     engine.add(REQUEST)
     sums = ["all_reduce"] * (1 + 2 * 3)
     engine.step()
@@ -112,7 +112,7 @@ def test_each_way_to_new_weights_is_told(tmp_path: Path, group: RecordingGroup) 
     engine.finish_weight_update(checksum)
     assert _said(group) == [
         *("GATHER_STAGED_WEIGHTS", "gather"),
-        *("SWAP_STAGED_WEIGHTS", "WEIGHTS_CHANGED", "DROP_STAGED_WEIGHTS"),
+        *("SWAP_STAGED_WEIGHTS", "DROP_STAGED_WEIGHTS", "WEIGHTS_CHANGED"),
     ]
     engine.begin_weight_update(3)
     engine.abandon_weight_update()
@@ -161,9 +161,11 @@ def test_a_lost_follower_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
     follower.wait(END_S)
     with pytest.raises(WorkerFailedError, match=r"rank 0 of 2: .* failed, a rank is lost or does not answer"):
         run(engine)
-    for call in (lambda: engine.load_weights(1, weights_of("qwen3", 1)), engine.step, engine.release_memory):
+    for call in (engine.step, lambda: engine.load_weights(1, weights_of("qwen3", 1)), engine.release_memory):
         with pytest.raises((WorkerFailedError, RuntimeError)):
             call()
+    with pytest.raises(WeightsRefusedError, match="an update of the weights failed in the middle"):
+        engine.step()
     engine.close()
 
 
