@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from model_folders import write_model
 from omegaconf import OmegaConf
 
 from rlserve.config import as_plain, load
@@ -19,8 +20,9 @@ EVERY_TYPE = {"H100": 8, "H200": 8}
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
 def test_every_run_file_loads(path: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
-    made_first = [f"model.path={tmp_path}"] if path.parent.name == "own_task" else []  # by the user's own command
+    made_first = (
+        [f"model.path={write_model(tmp_path)}"] if path.parent.name == "own_task" else []
+    )  # by the user's own command
     assert load(str(path), made_first, discovered=EVERY_TYPE).source == path
 
 
