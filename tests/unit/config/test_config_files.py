@@ -20,9 +20,7 @@ EVERY_TYPE = {"H100": 8, "H200": 8}
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
 def test_every_run_file_loads(path: Path, tmp_path: Path) -> None:
-    made_first = (
-        [f"model.path={write_model(tmp_path)}"] if path.parent.name == "own_task" else []
-    )  # by the user's own command
+    made_first = [f"model.path={write_model(tmp_path)}"] if path.parent.name == "own_task" else []
     assert load(str(path), made_first, discovered=EVERY_TYPE).source == path
 
 
