@@ -24,7 +24,8 @@ def discover_cluster() -> dict[str, int]:
     """Slots of the joined Ray cluster by type.
 
     GPUs count under their accelerator type. Nodes without GPUs declare CPU slots as custom resources whose
-    name begins with ``cpu-``: ``ray start --resources='{"cpu-a": 2}'``.
+    name begins with ``cpu-``: ``ray start --resources='{"cpu-a": 2}'``. By name, because Ray has its nodes in no order
+    that lasts, and the order of the types decides which slots begin in which role.
     """
     import ray  # only here: the command line looks at this machine without starting Ray
 
@@ -39,4 +40,4 @@ def discover_cluster() -> dict[str, int]:
         for name, count in resources.items():
             if is_cpu(name) and name != "CPU":
                 found[name] += int(count)
-    return dict(found)
+    return dict(sorted(found.items()))
