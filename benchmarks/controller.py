@@ -37,8 +37,8 @@ from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import FailureShare
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.requests.router import Router
 from rlserve.rollout.rewards.base import Score
-from rlserve.rollout.router import Router
 from rlserve.weights.base import Receipt
 
 VOCABULARY = 32_000

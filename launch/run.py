@@ -27,7 +27,7 @@ from rlserve.config.split import slot_view
 from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
 from rlserve.controller.controller import Controller
 from rlserve.controller.counters import RunClock
-from rlserve.controller.preparation import prepare
+from rlserve.controller.preparation.prepare import prepare
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher

@@ -96,8 +96,8 @@ def _show(loaded: LoadedConfig) -> None:
     launched."""
     from rlserve.config import to_yaml
     from rlserve.config.split import render_split
-    from rlserve.controller.preview import preview_prompts
-    from rlserve.controller.reward_trial import reward_trial
+    from rlserve.controller.preparation.preview import preview_prompts
+    from rlserve.controller.preparation.reward_trial import reward_trial
 
     with reward_trial(loaded.config, None) as try_reward:
         prompts = preview_prompts(loaded.config, try_reward)

@@ -20,7 +20,7 @@ from statistics import fmean
 import torch
 
 from rlserve.config.tree import RunConfig
-from rlserve.controller.prompts import PreparedPrompts, prepare_prompts
+from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
 from rlserve.engine import Engine, Request, RequestOutput, SamplingParams
 from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.request import FinishReason, SampleOutput

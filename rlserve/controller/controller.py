@@ -57,7 +57,7 @@ from rlserve.pool.worker import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import FailureShare
 from rlserve.rollout.ledger import Ledger
-from rlserve.rollout.router import Router
+from rlserve.rollout.requests.router import Router
 from rlserve.rollout.scoring import create_scorer
 from rlserve.tracking import names
 from rlserve.tracking.events import WeightEvent

@@ -10,7 +10,7 @@ from rlserve.controller.replicas import Replicas
 from rlserve.manager.slots import SlotState
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.router import Router
+from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
 
 _SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)

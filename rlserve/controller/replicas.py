@@ -34,7 +34,7 @@ from rlserve.errors import (
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.pool.fleet import Fleet
 from rlserve.remote import answer
-from rlserve.rollout.router import Router
+from rlserve.rollout.requests.router import Router
 from rlserve.weights.base import Receipt, Transport
 
 logger = logging.getLogger(__name__)

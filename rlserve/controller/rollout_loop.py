@@ -31,9 +31,9 @@ from rlserve.rollout.data import PromptSource
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger
+from rlserve.rollout.requests.router import Router
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.router import Router
 from rlserve.rollout.scoring import Scorer
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.counters import RunClock
-from rlserve.controller.preparation import Preparation
+from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.request import SamplingParams
 from rlserve.manager.base import Role
 from rlserve.pool.base import WorkerSpec

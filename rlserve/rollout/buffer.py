@@ -3,7 +3,7 @@
 Legend: B prompt groups of a batch, s ``max_staleness``, v the version of the policy that the batch will train.
 
 Every live group has a deadline: the last version that may train it, its oldest token's version + s. For a group still
-in flight the admitted version stands in for its oldest token, which is not older (``rlserve.rollout.router``).
+in flight the admitted version stands in for its oldest token, which is not older (``rlserve.rollout.requests.router``).
 
 A batch takes the finished groups with the earliest deadlines. It must wait if it would leave more behind than later
 batches can take in time, that is unless, for every k in 0..s,

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from rlserve.config.tree import ModelConfig, RunConfig
-from rlserve.controller.preview import preview_prompts
-from rlserve.controller.prompts import PreparedPrompts, prepare_prompts
+from rlserve.controller.preparation.preview import preview_prompts
+from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
 from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.kv_cache.capacity import num_cache_tokens, token_bytes

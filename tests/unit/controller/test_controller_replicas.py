@@ -13,7 +13,7 @@ from rlserve.controller.replicas import Replicas
 from rlserve.engine.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.router import Router
+from rlserve.rollout.requests.router import Router
 
 
 class Setting:

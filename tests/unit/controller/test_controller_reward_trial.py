@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlserve.config.tree import ModelConfig, RunConfig
-from rlserve.controller.reward_trial import MAX_PROMPTS, describe_score, reward_trial, trial_samples
+from rlserve.controller.preparation.reward_trial import MAX_PROMPTS, describe_score, reward_trial, trial_samples
 from rlserve.errors import RewardError
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.groups import PromptGroup

@@ -20,8 +20,8 @@ from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, mean_reward_parts
 from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.requests.router import Router
 from rlserve.rollout.rewards.base import RewardSample, Score
-from rlserve.rollout.router import Router
 
 
 class FakeSource:

@@ -17,7 +17,7 @@ from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleO
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.router import Router
+from rlserve.rollout.requests.router import Router
 
 NUM_SAMPLES = 2
 

@@ -6,7 +6,7 @@ import pytest
 from rollout_builders import make_group, make_sample
 
 from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
-from rlserve.rollout.router import MAX_REMEMBERED_PROMPTS, Router, sampling_seed
+from rlserve.rollout.requests.router import MAX_REMEMBERED_PROMPTS, Router, sampling_seed
 
 
 def make_router(*, num_samples: int = 2, **capacities: int) -> Router:

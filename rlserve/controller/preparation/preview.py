@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlserve.config.tree import RunConfig
-from rlserve.controller.prompts import PreparedPrompts, prepare_prompts
-from rlserve.controller.reward_trial import TryReward, describe_score
+from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
+from rlserve.controller.preparation.reward_trial import TryReward, describe_score
 from rlserve.rollout.dataset.factory import looks_local
 from rlserve.rollout.end_tokens import describe
 from rlserve.tasks import find_made_model, is_builtin

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from rlserve.config.tree import RunConfig
-from rlserve.controller.prompts import prepare_prompts
-from rlserve.controller.reward_trial import reward_trial
+from rlserve.controller.preparation.prompts import prepare_prompts
+from rlserve.controller.preparation.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
 from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec

@@ -1,0 +1,1 @@
+"""What is found, made and checked before any worker process is started."""
