@@ -9,7 +9,7 @@ import torch
 from rlserve.errors import UserError
 from rlserve.trainers.base import Membership, Trainer
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
-from rlserve.trainers.ppo.trainer import PPOTrainer
+from rlserve.trainers.trainer import PPOTrainer
 
 _TRAINERS = {("torch", "ppo"): PPOTrainer}
 """By (backend, algorithm)."""

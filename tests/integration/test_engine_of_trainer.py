@@ -12,7 +12,7 @@ from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 from rlserve.engine.models.factory import FAMILIES as ENGINE_FAMILIES
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig, create_trainer
-from rlserve.trainers.ppo.models import SUPPORTED_ARCHITECTURES
+from rlserve.trainers.backends.pytorch.models import SUPPORTED_ARCHITECTURES
 
 
 def test_the_trainer_trains_what_the_engine_runs() -> None:

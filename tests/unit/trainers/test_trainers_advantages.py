@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.trainers.ppo.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
+from rlserve.trainers.algorithms.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 
 
 def naive_advantages(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:

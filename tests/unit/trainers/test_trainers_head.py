@@ -14,9 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 
 from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
-from rlserve.trainers.ppo import head
-from rlserve.trainers.ppo.head import HeadOutputs, OutputHead
-from rlserve.trainers.ppo.models import load_policy
+from rlserve.trainers.backends.pytorch import head
+from rlserve.trainers.backends.pytorch.head import HeadOutputs, OutputHead
+from rlserve.trainers.backends.pytorch.models import load_policy
 
 NUM_ROWS = 23
 

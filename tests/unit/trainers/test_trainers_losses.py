@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from rlserve.trainers.ppo.losses import importance_weights, policy_loss, value_loss
+from rlserve.trainers.algorithms.losses import importance_weights, policy_loss, value_loss
 
 
 def log_of(*ratios: float) -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlserve.trainers.ppo.experience import Scores
-from rlserve.trainers.ppo.metrics import reference_metrics
+from rlserve.trainers.experience import Scores
+from rlserve.trainers.metrics import reference_metrics
 
 
 def scores(log_probs: np.ndarray, reference: np.ndarray | None) -> Scores:

@@ -15,11 +15,11 @@ from trainer_samples import FAMILIES, VOCABULARY, random_batch, save_tiny_model
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.native.library import NativeBuildError
 from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
-from rlserve.trainers.ppo import native_policy, native_shape
-from rlserve.trainers.ppo.head import HeadOutputs
-from rlserve.trainers.ppo.models import load_policy, policy_backward, policy_log_probs
-from rlserve.trainers.ppo.native_policy import NativePolicy
-from rlserve.trainers.ppo.shards import ShardInputs, cut_into_shards, shard_inputs
+from rlserve.trainers.backends.pytorch import native_policy, native_shape
+from rlserve.trainers.backends.pytorch.head import HeadOutputs
+from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward, policy_log_probs
+from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.shards import ShardInputs, cut_into_shards, shard_inputs
 
 DENSE = tuple(family for family in FAMILIES if not family.endswith("moe"))
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from rlserve.trainers import TrainerConfig
-from rlserve.trainers.ppo.optimizer import FlatAdamW
-from rlserve.trainers.ppo.parameters import FlatParameters
+from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
+from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 
 CPU = torch.device("cpu")
 

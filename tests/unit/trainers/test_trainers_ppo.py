@@ -16,9 +16,9 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
 from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
-from rlserve.trainers.ppo.experience import Scores
-from rlserve.trainers.ppo.head import OutputHead
-from rlserve.trainers.ppo.metrics import reference_metrics
+from rlserve.trainers.backends.pytorch.head import OutputHead
+from rlserve.trainers.experience import Scores
+from rlserve.trainers.metrics import reference_metrics
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 
 from rlserve.errors import DeadlineExceededError, WorkerFailedError
 from rlserve.trainers import Membership
-from rlserve.trainers.collectives.rendezvous import Rendezvous
+from rlserve.trainers.elastic.rendezvous import Rendezvous
 
 
 def free_port() -> int:

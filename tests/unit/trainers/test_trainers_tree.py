@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlserve.trainers.collectives.base import Group, LocalGroup
-from rlserve.trainers.collectives.reduction import gather_rows, sum_over_leaves
-from rlserve.trainers.collectives.tree import covering_nodes, leaves_of_rank, tree_sum
+from rlserve.trainers.elastic.base import Group, LocalGroup
+from rlserve.trainers.elastic.reduction import gather_rows, sum_over_leaves
+from rlserve.trainers.elastic.tree import covering_nodes, leaves_of_rank, tree_sum
 
 CPU = torch.device("cpu")
 

@@ -27,8 +27,8 @@ from rlserve.native.panels import empty_panels, panels_of, put_rows
 from rlserve.native.program import Projection
 from rlserve.native.rotation import table_of_frequencies
 from rlserve.native.sampler import target_log_probs
-from rlserve.trainers.ppo.native_shape import NativeShape, read_shape
-from rlserve.trainers.ppo.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.native_shape import NativeShape, read_shape
+from rlserve.trainers.backends.pytorch.shards import ShardInputs
 
 _BLOCK_SIZE = 16
 """Of the KV cache; one of ``SAME_BITS_BLOCK_SIZES``."""

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from rlserve.errors import WeightsRefusedError
-from rlserve.trainers.collectives.base import Group
+from rlserve.trainers.backends.pytorch.models import load_policy, make_critic
+from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
+from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.config import TrainerConfig
-from rlserve.trainers.ppo.models import load_policy, make_critic
-from rlserve.trainers.ppo.optimizer import FlatAdamW
-from rlserve.trainers.ppo.parameters import FlatParameters
+from rlserve.trainers.elastic.base import Group
 
 COUNTERS = "counters"
 """Name of the tensor [steps, optimizer updates] in a saved state."""

@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.algorithms.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.config import AlgorithmConfig
-from rlserve.trainers.ppo.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 
 FloatArray = NDArray[np.float32]
 

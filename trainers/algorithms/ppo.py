@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from rlserve.trainers.algorithms.losses import LossTerm, importance_weights, policy_loss, value_loss
 from rlserve.trainers.config import AlgorithmConfig
-from rlserve.trainers.ppo.experience import Experience
-from rlserve.trainers.ppo.losses import LossTerm, importance_weights, policy_loss, value_loss
+from rlserve.trainers.experience import Experience
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

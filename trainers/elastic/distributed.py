@@ -21,8 +21,8 @@ from torch.distributed import PrefixStore, ProcessGroupGloo  # type: ignore[attr
 
 from rlserve.errors import WorkerFailedError
 from rlserve.trainers.base import Membership
-from rlserve.trainers.collectives.base import Group, LocalGroup
-from rlserve.trainers.collectives.rendezvous import Rendezvous
+from rlserve.trainers.elastic.base import Group, LocalGroup
+from rlserve.trainers.elastic.rendezvous import Rendezvous
 
 logger = logging.getLogger(__name__)
 

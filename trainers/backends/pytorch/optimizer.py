@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.config import TrainerConfig
-from rlserve.trainers.ppo.parameters import FlatParameters
 
 
 class FlatAdamW:

@@ -15,9 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
-from rlserve.trainers.ppo.head import Autocast, ExactLogProbs, HeadOutputs, Loss, OutputHead
-from rlserve.trainers.ppo.native_policy import NativePolicy
-from rlserve.trainers.ppo.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.head import Autocast, ExactLogProbs, HeadOutputs, Loss, OutputHead
+from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.shards import ShardInputs
 
 SUPPORTED_ARCHITECTURES = (
     "LlamaForCausalLM",

@@ -13,13 +13,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.shards import (
+    LogicalShard,
+    ShardInputs,
+    cut_into_passes,
+    cut_into_shards,
+    shard_inputs,
+)
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.collectives.base import Group
-from rlserve.trainers.collectives.reduction import gather_rows
-from rlserve.trainers.collectives.tree import leaves_of_rank
 from rlserve.trainers.config import TrainerConfig
-from rlserve.trainers.ppo.native_policy import NativePolicy
-from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, cut_into_passes, cut_into_shards, shard_inputs
+from rlserve.trainers.elastic.base import Group
+from rlserve.trainers.elastic.reduction import gather_rows
+from rlserve.trainers.elastic.tree import leaves_of_rank
 
 
 class ShardRunner:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from rlserve.trainers.collectives.base import Group
-from rlserve.trainers.collectives.tree import Node, covering_nodes, leaves_of_rank, tree_sum
+from rlserve.trainers.elastic.base import Group
+from rlserve.trainers.elastic.tree import Node, covering_nodes, leaves_of_rank, tree_sum
 
 
 def sum_over_leaves(

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.errors import NonFiniteLossError, UserError, WorkerFailedError
+from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_log_probs, response_values
+from rlserve.trainers.backends.pytorch.native_shape import check_supported
+from rlserve.trainers.backends.pytorch.runner import ShardRunner
+from rlserve.trainers.backends.pytorch.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.base import Membership, Trainer
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.collectives.base import Group, LocalGroup
-from rlserve.trainers.collectives.distributed import join_group
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
-from rlserve.trainers.ppo.models import checkpoint_weights, policy_log_probs, response_values
-from rlserve.trainers.ppo.native_shape import check_supported
-from rlserve.trainers.ppo.runner import ShardRunner
-from rlserve.trainers.ppo.shards import ShardInputs
-from rlserve.trainers.ppo.state import TrainingState
-from rlserve.trainers.ppo.step import PPOStep
+from rlserve.trainers.elastic.base import Group, LocalGroup
+from rlserve.trainers.elastic.distributed import join_group
+from rlserve.trainers.step import PPOStep
 
 logger = logging.getLogger(__name__)
 

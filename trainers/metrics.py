@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.algorithms.losses import LossTerm
+from rlserve.trainers.algorithms.ppo import PolicyTerms
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.ppo.experience import Experience, Scores
-from rlserve.trainers.ppo.losses import LossTerm
-from rlserve.trainers.ppo.objective import PolicyTerms
+from rlserve.trainers.experience import Experience, Scores
 
 _MAX_EXPONENT = 20.0
 """Beyond it the estimate of one token would drown all others."""

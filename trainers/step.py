@@ -31,18 +31,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.errors import NonFiniteLossError
+from rlserve.trainers import metrics
+from rlserve.trainers.algorithms.ppo import policy_terms, value_term
+from rlserve.trainers.backends.pytorch.head import HeadOutputs
+from rlserve.trainers.backends.pytorch.models import policy_backward, policy_log_probs, response_values
+from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs, mini_batches
+from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.collectives.reduction import sum_over_leaves
 from rlserve.trainers.config import AlgorithmConfig
-from rlserve.trainers.ppo import metrics
-from rlserve.trainers.ppo.experience import Experience, Scores, make_experience
-from rlserve.trainers.ppo.head import HeadOutputs
-from rlserve.trainers.ppo.models import policy_backward, policy_log_probs, response_values
-from rlserve.trainers.ppo.native_policy import NativePolicy
-from rlserve.trainers.ppo.objective import policy_terms, value_term
-from rlserve.trainers.ppo.runner import ShardRunner, tokens_of
-from rlserve.trainers.ppo.shards import LogicalShard, ShardInputs, mini_batches
-from rlserve.trainers.ppo.state import TrainingState
+from rlserve.trainers.elastic.reduction import sum_over_leaves
+from rlserve.trainers.experience import Experience, Scores, make_experience
 
 
 class _TokenRows(NamedTuple):

@@ -1,0 +1,1 @@
+"""What computes: one folder a backend. Knows no algorithm."""

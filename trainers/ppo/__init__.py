@@ -1,1 +1,0 @@
-"""PPO with a critic: data-parallel, elastic at step boundaries, bit-identical on any number of ranks."""
