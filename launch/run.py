@@ -33,7 +33,7 @@ from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
-from rlserve.manager.split import initial_split
+from rlserve.manager.initial_split import initial_split
 from rlserve.pool.slots import expand
 from rlserve.tasks import is_builtin
 from rlserve.tracking.events import RunEvent, recorded_time_s

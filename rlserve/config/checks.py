@@ -8,7 +8,7 @@ from math import ceil, floor
 from rlserve.config.split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
-from rlserve.manager.bounds import rollout_bounds
+from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.catalogue import is_cpu
 from rlserve.trainers.config import SAME_BITS_BLOCK_SIZES
 

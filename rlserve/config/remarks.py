@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from rlserve.config.split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
-from rlserve.manager.bounds import rollout_bounds
+from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.config import SlotGroupConfig
 
 

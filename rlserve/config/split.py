@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
-from rlserve.manager.base import Role, SlotFigures, SlotView
-from rlserve.manager.bounds import rollout_bounds
-from rlserve.manager.split import initial_split
+from rlserve.manager.initial_split import initial_split
+from rlserve.manager.policies.base import Role, SlotFigures, SlotView
+from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.slots import Slot, expand, slot_groups
 

@@ -50,10 +50,10 @@ from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.errors import CheckpointError
-from rlserve.manager.base import Role
-from rlserve.manager.factory import create_policy
+from rlserve.manager.policies.base import Role
+from rlserve.manager.policies.factory import create_policy
 from rlserve.pool.fleet import Fleet
-from rlserve.pool.worker import POLICY_FOLDER
+from rlserve.pool.roles.train import POLICY_FOLDER
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import FailureShare
 from rlserve.rollout.ledger import Ledger

@@ -10,7 +10,7 @@ from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
-from rlserve.manager.slots import SlotState
+from rlserve.manager.slot_table import SlotState
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
 from rlserve.tracking.progress import ProgressState, estimate_time_left_s

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
-from rlserve.manager.slots import SlotState
+from rlserve.manager.slot_table import SlotState
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.rollout.requests.router import Router
@@ -48,7 +48,7 @@ class RolloutRates:
 
 
 def num_moving(reallocation: Reallocation) -> int:
-    """Slots that start, idle or change hats."""
+    """Slots that start, idle or change roles."""
     return sum(reallocation.table.count(state) for state in SlotState if state not in _SETTLED)
 
 

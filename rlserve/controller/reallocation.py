@@ -8,7 +8,7 @@
     rollout → train   the slot serves no more, its requests move on ─► its engine's memory is freed ─► it joins the
                       trainers (step boundary)
 
-A slot has exactly one owner at every moment (``rlserve.manager.slots``). A worker that fails in the middle of a
+A slot has exactly one owner at every moment (``rlserve.manager.slot_table``). A worker that fails in the middle of a
 move is ended and its slot is dead; a dead slot gets a new worker, which takes up the role the slot had or was
 going to have. There is one move, or one joining of a new worker, at a time.
 """
@@ -27,8 +27,8 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError
-from rlserve.manager.base import Observation, Plan, Policy, Role
-from rlserve.manager.slots import SlotState, SlotTable
+from rlserve.manager.policies.base import Observation, Plan, Policy, Role
+from rlserve.manager.slot_table import SlotState, SlotTable
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, Owner, SlotEvent, WorkerEvent

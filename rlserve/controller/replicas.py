@@ -1,4 +1,4 @@
-"""The workers that wear the rollout hat: what they are given, what they return, which weights they serve.
+"""The workers that have the rollout role: what they are sent, what they return, which weights they serve.
 
 ::
 
@@ -143,13 +143,13 @@ class Replicas:
         return max((replica.load_s for replica in self._replicas.values()), default=0.0)
 
     async def join(self, slot_id: str) -> None:
-        """Put the rollout hat on an idle worker, bring it to the newest weights, and only then let it serve.
+        """Give an idle worker the rollout role, bring it to the newest weights, and only then let it serve.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way. If it served already, ``on_lost`` was told.
         """
         worker = self._fleet[slot_id]
-        await self._within(worker.start_rollout.remote(), f"{slot_id} putting the rollout hat on")
+        await self._within(worker.start_rollout.remote(), f"{slot_id} taking the rollout role")
         receipt = await self._deliver(slot_id, worker)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
         replica = _Replica(
@@ -170,7 +170,9 @@ class Replicas:
             raise WorkerLostError(f"the replica on {slot_id} was lost as soon as it served")
 
     async def leave(self, slot_id: str) -> None:
-        """Take the rollout hat off: no new work, unfinished requests move on with their tokens, memory is freed.
+        """Take a worker out of the rollout role: no new work, unfinished requests move on with their tokens.
+
+        Its memory is freed.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way.
@@ -180,7 +182,7 @@ class Replicas:
         self._router.close(slot_id)
         replica.leaving = True
         await asyncio.gather(*replica.submits, return_exceptions=True)
-        partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} taking the rollout hat off")
+        partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
             await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
         await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")

@@ -9,7 +9,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.request import SamplingParams
-from rlserve.manager.base import Role
+from rlserve.manager.policies.base import Role
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.slots import Slot
 from rlserve.rollout.end_tokens import EndTokens

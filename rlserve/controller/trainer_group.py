@@ -1,4 +1,4 @@
-"""The workers that wear the train hat, as one data-parallel group that changes at step boundaries.
+"""The workers that have the train role, as one data-parallel group that changes at step boundaries.
 
 ::
 

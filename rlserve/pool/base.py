@@ -15,7 +15,7 @@ from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:
-    """Everything that a worker process needs to wear either hat."""
+    """Everything that a worker process needs for either role."""
 
     slot_id: str
     device: Literal["cpu", "cuda"]
@@ -56,7 +56,7 @@ class RolloutStats:
     num_steps: int
     """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
     busy_s: float = 0.0
-    """Seconds that the engine has computed since the hat was put on; the rest it waited for work."""
+    """Seconds that the engine has computed since it took the role; the rest it waited for work."""
     engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
 
@@ -68,4 +68,4 @@ class Collected:
     outputs: tuple[RequestOutput, ...]
     stats: RolloutStats
     closed: bool
-    """The rollout hat was taken off: no more outputs will come."""
+    """The worker has given the rollout role up: no more outputs will come."""

@@ -87,7 +87,7 @@ METRICS: Mapping[str, str] = {
     ROLLOUT_BUSY: "share of their time that the replicas computed since the step before; the rest they waited",
     "rollout/num_{pending,running,buffered}": "prompt groups in that state",
     "rollout/num_dropped": "prompt groups dropped since the run began",
-    "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change hats, are lost",
+    "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
     QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
     "manager/num_moves_to_{train,rollout}": "moves since the run began",

@@ -15,8 +15,8 @@ import yaml
 
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
-from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
 from rlserve.manager.config import ManagerConfig
+from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
 from rlserve.tasks.tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 

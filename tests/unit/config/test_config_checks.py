@@ -16,10 +16,10 @@ from rlserve.config.checks import check_parts
 from rlserve.config.references import check_references
 from rlserve.config.split import render_split
 from rlserve.config.tree import RunConfig
-from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
-from rlserve.manager.bounds import rollout_bounds
 from rlserve.manager.config import ManagerConfig
-from rlserve.manager.queue_threshold import QueueThresholdPolicy
+from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.policies.bounds import rollout_bounds
+from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
 
 TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b", "count": 2, "prefer": "rollout"}]
 

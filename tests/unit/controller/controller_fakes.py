@@ -63,7 +63,7 @@ class FakeMethod:
 
 
 class FakeReplica(FakeWorker):
-    """A worker with a rollout hat: holds requests until the test finishes them."""
+    """A worker in the rollout role: holds requests until the test finishes them."""
 
     def __init__(self, slot_id: str, log: list[tuple[str, str]]) -> None:
         super().__init__(slot_id, log)

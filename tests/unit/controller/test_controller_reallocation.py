@@ -14,8 +14,8 @@ from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.signal import Signal
 from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.manager.base import Move, Observation, Plan, Policy, Role
-from rlserve.manager.slots import SlotState
+from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role
+from rlserve.manager.slot_table import SlotState
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, SlotEvent, WorkerEvent

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlserve.manager.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
 
 H100 = SlotFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
 H200 = SlotFigures(memory_bandwidth_gb_s=4800, flops_tflops=989)

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manager_builders import H20, H100, H200, make_observation, make_pool, make_slot
 
-from rlserve.manager.base import Move, Observation, Plan, Role
 from rlserve.manager.config import ManagerConfig
-from rlserve.manager.factory import create_policy
+from rlserve.manager.policies.base import Move, Observation, Plan, Role
+from rlserve.manager.policies.factory import create_policy
 
 
 def decide(observation: Observation, **changes: float) -> Plan:

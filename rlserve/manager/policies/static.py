@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlserve.manager.base import Observation, Plan, Policy
+from rlserve.manager.policies.base import Observation, Plan, Policy
 
 
 class StaticPolicy(Policy[None]):

@@ -1,4 +1,4 @@
-"""The rollout hat on a fake engine: every output exactly once, weights only between steps, stop gives back the rest."""
+"""The rollout role on a fake engine: every output once, weights only between steps, stop gives back the rest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlserve.engine import Request, RequestOutput, SamplingParams
 from rlserve.engine.metrics import vllm_metrics
 from rlserve.engine.stats import EngineStats
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.rollout_hat import RolloutHat
+from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.weights.snapshot import WeightSnapshot, pack
 
 
@@ -84,11 +84,11 @@ def _snapshot(version: int) -> WeightSnapshot:
     return pack(version, {"weight": torch.full((4,), float(version))}, torch.float32)
 
 
-def _collect_all(hat: RolloutHat) -> list[str]:
-    """Poll until the hat says that nothing more comes."""
+def _collect_all(role: RolloutRole) -> list[str]:
+    """Poll until the role says that nothing more comes."""
     found: list[str] = []
     while True:
-        collected = hat.collect(5.0)
+        collected = role.collect(5.0)
         found += [output.request_id for output in collected.outputs]
         if collected.closed:
             return found
@@ -100,39 +100,39 @@ def engine() -> FakeEngine:
 
 
 @pytest.fixture
-def hat(engine: Any) -> RolloutHat:
-    return RolloutHat(engine)
+def role(engine: Any) -> RolloutRole:
+    return RolloutRole(engine)
 
 
-def test_every_output_is_handed_out_exactly_once(engine: FakeEngine, hat: RolloutHat) -> None:
+def test_every_output_is_handed_out_exactly_once(engine: FakeEngine, role: RolloutRole) -> None:
     names = [f"request {number}" for number in range(200)]
     with ThreadPoolExecutor() as threads:
-        collected = threads.submit(_collect_all, hat)
+        collected = threads.submit(_collect_all, role)
         for start in range(0, 200, 7):
-            hat.submit(_requests(*names[start : start + 7]))
-        partials = [output.request_id for output in hat.stop()]
+            role.submit(_requests(*names[start : start + 7]))
+        partials = [output.request_id for output in role.stop()]
         finished = collected.result(timeout=20)
     assert sorted(finished + partials) == sorted(names)
 
 
-def test_only_time_within_steps_counts_as_busy(hat: RolloutHat, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_time_within_steps_counts_as_busy(role: RolloutRole, monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = itertools.count()  # each look at the clock takes one
-    monkeypatch.setattr("rlserve.pool.rollout_hat.time.perf_counter", lambda: float(next(seconds)))
-    hat.submit(_requests("a", "b", "c"))
-    stats = hat.collect(10.0).stats
-    hat.stop()
+    monkeypatch.setattr("rlserve.pool.roles.rollout.time.perf_counter", lambda: float(next(seconds)))
+    role.submit(_requests("a", "b", "c"))
+    stats = role.collect(10.0).stats
+    role.stop()
     assert stats.busy_s == stats.num_steps >= 1
 
 
-def test_weights_are_swapped_only_between_steps(engine: FakeEngine, hat: RolloutHat) -> None:
+def test_weights_are_swapped_only_between_steps(engine: FakeEngine, role: RolloutRole) -> None:
     engine.gate.clear()
-    hat.submit(_requests("a", "b"))
+    role.submit(_requests("a", "b"))
     assert engine.in_step.wait(5)
     with ThreadPoolExecutor() as threads:
-        loading = threads.submit(hat.load_weights, _snapshot(1))
+        loading = threads.submit(role.load_weights, _snapshot(1))
         engine.gate.set()
         receipt = loading.result(timeout=10)
-    hat.stop()
+    role.stop()
     assert receipt.version == 1
     assert receipt.fingerprint == _snapshot(1).fingerprint
     place = engine.events.index("load 1")
@@ -140,65 +140,65 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, hat: Rollout
     assert before.count("step begins") == before.count("step ends")
 
 
-def test_stop_returns_what_is_unfinished_and_frees_the_memory(engine: FakeEngine, hat: RolloutHat) -> None:
+def test_stop_returns_what_is_unfinished_and_frees_the_memory(engine: FakeEngine, role: RolloutRole) -> None:
     engine.gate.clear()
-    hat.submit(_requests("a", "b", "c"))
+    role.submit(_requests("a", "b", "c"))
     assert engine.in_step.wait(5)
     with ThreadPoolExecutor() as threads:
-        stopping = threads.submit(hat.stop)
+        stopping = threads.submit(role.stop)
         engine.gate.set()
         partials = [output.request_id for output in stopping.result(timeout=10)]
-    finished = _collect_all(hat)
+    finished = _collect_all(role)
     assert sorted(finished + partials) == ["a", "b", "c"]
     assert finished[0] == "a"
     assert engine.events[-1] == "release, weights too: True"
 
 
-def test_nothing_runs_after_stop(engine: FakeEngine, hat: RolloutHat) -> None:
-    hat.stop()
-    with pytest.raises(WorkerFailedError, match="taken off"):
-        hat.load_weights(_snapshot(1))
+def test_nothing_runs_after_stop(engine: FakeEngine, role: RolloutRole) -> None:
+    role.stop()
+    with pytest.raises(WorkerFailedError, match="given up"):
+        role.load_weights(_snapshot(1))
     assert "load 1" not in engine.events
 
 
-def test_a_poll_without_outputs_ends_by_itself(hat: RolloutHat) -> None:
-    collected = hat.collect(0.0)
+def test_a_poll_without_outputs_ends_by_itself(role: RolloutRole) -> None:
+    collected = role.collect(0.0)
     assert collected.outputs == ()
     assert not collected.closed
-    hat.stop()
+    role.stop()
 
 
-def test_an_engine_that_fails_is_reported_by_every_call(engine: FakeEngine, hat: RolloutHat) -> None:
+def test_an_engine_that_fails_is_reported_by_every_call(engine: FakeEngine, role: RolloutRole) -> None:
     engine.failure = RuntimeError("out of memory")
-    hat.submit(_requests("a"))
+    role.submit(_requests("a"))
     with pytest.raises(WorkerFailedError, match="out of memory"):
-        _collect_all(hat)
+        _collect_all(role)
     with pytest.raises(WorkerFailedError, match="out of memory"):
-        hat.submit(_requests("b"))
+        role.submit(_requests("b"))
 
 
-def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, hat: RolloutHat) -> None:
-    assert hat.collect(0.0).stats.engine_metrics == vllm_metrics(engine.stats())
-    hat.stop()
+def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, role: RolloutRole) -> None:
+    assert role.collect(0.0).stats.engine_metrics == vllm_metrics(engine.stats())
+    role.stop()
 
 
-def test_requests_are_queued_while_a_step_is_under_way(engine: FakeEngine, hat: RolloutHat) -> None:
+def test_requests_are_queued_while_a_step_is_under_way(engine: FakeEngine, role: RolloutRole) -> None:
     """A first step may compile for minutes: whoever hands requests over must not wait for it."""
     engine.gate.clear()
-    hat.submit(_requests("a"))
+    role.submit(_requests("a"))
     assert engine.in_step.wait(5)
     for name in "bcdefghijk":  # more than a worker has threads
-        hat.submit(_requests(name))
+        role.submit(_requests(name))
     assert engine.events == ["add a", "step begins"]
     engine.gate.set()
     found: list[str] = []
     while len(found) < 11:
-        found += [output.request_id for output in hat.collect(5.0).outputs]
+        found += [output.request_id for output in role.collect(5.0).outputs]
     assert found == list("abcdefghijk")
-    hat.stop()
+    role.stop()
 
 
-def test_nothing_is_submitted_to_a_hat_that_is_being_taken_off(hat: RolloutHat) -> None:
-    hat.stop()
-    with pytest.raises(WorkerFailedError, match="being taken off"):
-        hat.submit(_requests("late"))
+def test_nothing_is_submitted_to_a_role_that_is_being_given_up(role: RolloutRole) -> None:
+    role.stop()
+    with pytest.raises(WorkerFailedError, match="being given up"):
+        role.submit(_requests("late"))

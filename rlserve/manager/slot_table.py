@@ -23,7 +23,7 @@ class SlotState(StrEnum):
     STARTING = "starting"
     """Its worker process comes up."""
     IDLE = "idle"
-    """Its worker is up and wears no hat."""
+    """Its worker is up and has no role."""
     JOINING_TRAIN = "joining_train"
     TRAIN = "train"
     LEAVING_TRAIN = "leaving_train"

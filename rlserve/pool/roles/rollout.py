@@ -1,4 +1,4 @@
-"""The rollout hat of a worker: an engine that runs in a thread of its own.
+"""The rollout role of a worker: an engine that runs in a thread of its own.
 
 ::
 
@@ -36,10 +36,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
-class RolloutHat:
-    """Serves requests with one engine from when it is put on until it is taken off.
+class RolloutRole:
+    """Serves requests with one engine until it is stopped.
 
-    The engine outlives the hat: a worker that returns to rollout puts a new hat on the same, warm engine.
+    The engine outlives the role: a worker that returns to rollout makes a new one on the same, warm engine.
     The first version of the weights must be loaded before the first request.
     """
 
@@ -75,7 +75,7 @@ class RolloutHat:
         under way may be a long one, or compile.
 
         Raises:
-            WorkerFailedError: the engine stopped, or the hat is being taken off.
+            WorkerFailedError: the engine stopped, or the role is being given up.
         """
 
         def add() -> None:
@@ -86,7 +86,7 @@ class RolloutHat:
         with self._changed:
             self._raise_failure()
             if self._stopping:
-                raise WorkerFailedError("the rollout hat is being taken off: it takes no more requests")
+                raise WorkerFailedError("the rollout role is being given up: it takes no more requests")
             self._commands.append(add)
             self._changed.notify_all()
 
@@ -99,13 +99,13 @@ class RolloutHat:
             return Collected(outputs=outputs, stats=self._stats, closed=not self._running)
 
     def stop(self) -> tuple[RequestOutput, ...]:
-        """Take the hat off: unfinished requests come back with their tokens, and the engine's memory is freed, that of
-        the weights too: whoever puts the hat on again gets the newest ones anyhow.
+        """Give the role up: unfinished requests come back with their tokens, and the engine's memory is freed, that of
+        the weights too: whoever takes the role again gets the newest ones anyhow.
 
         Outputs that finished before are still handed out by ``collect``, each exactly once.
         """
 
-        def take_off() -> tuple[RequestOutput, ...]:
+        def finish() -> tuple[RequestOutput, ...]:
             partials = tuple(self._engine.abort(sorted(self._unfinished)))
             last_outputs: list[RequestOutput] = []
             while self._engine.has_work:  # outputs that the next step would have handed out
@@ -118,8 +118,8 @@ class RolloutHat:
             return partials
 
         with self._changed:
-            self._stopping = True  # what was submitted before is in the queue before ``take_off``
-        partials = self._call(take_off)
+            self._stopping = True  # what was submitted before is in the queue before ``finish``
+        partials = self._call(finish)
         self._thread.join()
         return partials
 
@@ -178,7 +178,7 @@ class RolloutHat:
             except TimeoutError:
                 if not self._thread.is_alive() and not future.done():
                     self._raise_failure()
-                    raise WorkerFailedError("the rollout hat was taken off before the call ran") from None
+                    raise WorkerFailedError("the rollout role was given up before the call ran") from None
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlserve.manager.base import Move, Observation, Plan, Policy, Role, SlotView
-from rlserve.manager.bounds import rollout_bounds
 from rlserve.manager.config import ManagerConfig
-from rlserve.manager.ordering import order_for_rollout, order_for_training
+from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role, SlotView
+from rlserve.manager.policies.bounds import rollout_bounds
+from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlserve.errors import PoolError
-from rlserve.manager.base import Role, SlotView
-from rlserve.manager.ordering import order_for_rollout
+from rlserve.manager.policies.base import Role, SlotView
+from rlserve.manager.policies.ordering import order_for_rollout
 
 
 def initial_split(slots: Sequence[SlotView], num_initial_rollout: int | None) -> dict[str, Role]:

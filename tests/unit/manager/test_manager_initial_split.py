@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from manager_builders import H20, H100, H200, make_slot
 
 from rlserve.errors import PoolError
-from rlserve.manager.base import Role, SlotFigures
-from rlserve.manager.ordering import order_for_rollout, order_for_training
-from rlserve.manager.split import initial_split
+from rlserve.manager.initial_split import initial_split
+from rlserve.manager.policies.base import Role, SlotFigures
+from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
 
 
 def rollout_of(split: dict[str, Role]) -> list[str]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rlserve.errors import IllegalTransitionError
-from rlserve.manager.slots import LEGAL_MOVES, OWNER, SlotOwner, SlotState, SlotTable, SlotTransition
+from rlserve.manager.slot_table import LEGAL_MOVES, OWNER, SlotOwner, SlotState, SlotTable, SlotTransition
 
 TO_ROLLOUT = (SlotState.LEAVING_TRAIN, SlotState.IDLE, SlotState.JOINING_ROLLOUT, SlotState.ROLLOUT)
 TO_TRAIN = (SlotState.LEAVING_ROLLOUT, SlotState.IDLE, SlotState.JOINING_TRAIN, SlotState.TRAIN)

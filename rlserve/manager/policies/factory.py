@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rlserve.manager.base import Policy
 from rlserve.manager.config import ManagerConfig
-from rlserve.manager.queue_threshold import QueueThresholdPolicy
-from rlserve.manager.static import StaticPolicy
+from rlserve.manager.policies.base import Policy
+from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
+from rlserve.manager.policies.static import StaticPolicy
 
 
 def create_policy(config: ManagerConfig) -> Policy[Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlserve.manager.base import Role, SlotView
+from rlserve.manager.policies.base import Role, SlotView
 
 
 def order_for_rollout(slots: Iterable[SlotView]) -> list[SlotView]:

@@ -1,0 +1,1 @@
+"""Policies: which slots move, decided by pure functions. One file a policy."""

@@ -1,0 +1,102 @@
+"""The train role of a worker: one rank of the trainers' group."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rlserve.errors import CheckpointError, WorkerFailedError
+from rlserve.pool.base import WorkerSpec
+from rlserve.trainers import Batch, Membership, Trainer, create_trainer
+from rlserve.weights.snapshot import WeightSnapshot, pack
+
+logger = logging.getLogger(__name__)
+
+POLICY_FOLDER = "policy"
+TRAINER_FILE = "trainer.safetensors"
+
+
+class TrainRole:
+    """Steps one rank's trainer; calls are serialised by a lock.
+
+    The trainer object outlives a spell of training: a worker that returns to it joins with the same, warm object.
+    """
+
+    def __init__(self, spec: WorkerSpec) -> None:
+        self._spec = spec
+        self._trainer: Trainer | None = None
+        self._lock = threading.Lock()
+        self.active = False
+        """Whether the worker has the role now."""
+
+    def join(self, membership: Membership, holds_state: bool) -> None:
+        """Take the role, or change the group. All members call this together.
+
+        ``holds_state`` is for the rank 0 of a run's first group, which loads the model from its folder; every
+        other newcomer receives everything from rank 0.
+        """
+        with self._lock:
+            if self._trainer is None:
+                self._trainer = create_trainer(
+                    self._spec.trainer,
+                    self._spec.algorithm,
+                    model_path=self._spec.model_path,
+                    seed=self._spec.seed,
+                    temperature=self._spec.temperature,
+                    device=self._spec.device,
+                    load_weights=holds_state,
+                )
+            self._trainer.resize(membership)
+            self.active = True
+        logger.info("train role: rank %d of %d", membership.rank, membership.world_size)
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        """One training step on this rank's share of the batch."""
+        with self._lock:
+            return self._active_trainer().step(batch)
+
+    def rollback(self) -> None:
+        """Take back a step that a lost rank broke off."""
+        with self._lock:
+            self._active_trainer().rollback()
+
+    def pack_weights(self, version: int) -> WeightSnapshot:
+        """The policy's weights in the engines' type. Rank 0 only."""
+        with self._lock:
+            return pack(version, self._active_trainer().weights(), getattr(torch, self._spec.engine.dtype))
+
+    def leave(self) -> None:
+        """Give the role up and free its memory."""
+        with self._lock:
+            self._active_trainer().leave()
+            self.active = False
+        logger.info("left the trainers")
+
+    def save(self, folder: Path) -> None:
+        """Write the policy as a Hugging Face folder and everything else as one safetensors file.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+        """
+        with self._lock:
+            trainer = self._active_trainer()
+            try:
+                trainer.save_pretrained(folder / POLICY_FOLDER)
+                save_file(trainer.state(), folder / TRAINER_FILE)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"checkpoint {folder} cannot be written: {error}") from error
+
+    def load(self, folder: Path) -> None:
+        """Restore what ``save`` wrote, bit for bit."""
+        with self._lock:
+            self._active_trainer().load_state(load_file(folder / TRAINER_FILE))
+
+    def _active_trainer(self) -> Trainer:
+        if self._trainer is None or not self.active:
+            raise WorkerFailedError(f"{self._spec.slot_id} does not have the train role")
+        return self._trainer
