@@ -30,8 +30,8 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.signal import Signal
 from rlserve.controller.training_loop import TrainingLoop
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
-from rlserve.engine.tokens import GeneratedTokens
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import FailureShare

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlserve.engine.config import EngineConfig
-    from rlserve.engine.engine import Engine
+    from rlserve.engine.core.engine import Engine
     from rlserve.engine.parallel.distributed import join_ranks
     from rlserve.engine.parallel.follower import follow
     from rlserve.engine.parallel.rendezvous import RankPlace
-    from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
-    from rlserve.engine.stats import EngineStats
-    from rlserve.engine.tokens import GeneratedTokens
+    from rlserve.engine.requests.generated_tokens import GeneratedTokens
+    from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+    from rlserve.engine.stats.engine_stats import EngineStats
 
 __all__ = [
     "Engine",
@@ -34,16 +34,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Engine": "engine",
+    "Engine": "core.engine",
     "EngineConfig": "config",
-    "EngineStats": "stats",
-    "FinishReason": "request",
-    "GeneratedTokens": "tokens",
+    "EngineStats": "stats.engine_stats",
+    "FinishReason": "requests.request",
+    "GeneratedTokens": "requests.generated_tokens",
     "RankPlace": "parallel.rendezvous",
-    "Request": "request",
-    "RequestOutput": "request",
-    "SampleOutput": "request",
-    "SamplingParams": "request",
+    "Request": "requests.request",
+    "RequestOutput": "requests.request",
+    "SampleOutput": "requests.request",
+    "SamplingParams": "requests.request",
     "follow": "parallel.follower",
     "join_ranks": "parallel.distributed",
 }

@@ -64,8 +64,9 @@ class EngineConfig:
     which ``kv_cache_bytes`` sizes in each. The engine starts the others on this machine; on GPUs each takes one."""
     overlap_scheduling: bool | None = None
     """Plan and launch the next step while the device computes one, before its tokens are read: see
-    ``engine/pipeline.py``. A sample that ends by a stop is computed one token too far, which is dropped. Steps with
-    penalties, biases or details of draws are not overlapped. None does so on a GPU; on the CPU it gains nothing."""
+    ``engine/core/pipeline.py``. A sample that ends by a stop is computed one token too far, which is dropped. Steps
+    with penalties, biases or details of draws are not overlapped. None does so on a GPU; on the CPU it gains
+    nothing."""
 
     def __post_init__(self) -> None:
         check_fields(

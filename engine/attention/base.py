@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.device import upload
+from rlserve.engine.device.transfer import upload
 from rlserve.engine.models.base import ModelSpec
 from rlserve.errors import UserError
 

@@ -15,8 +15,8 @@ import triton
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
-from rlserve.engine.attention.triton_kernels import rotate_and_store
-from rlserve.engine.device import upload
+from rlserve.engine.attention.paged_programs import rotate_and_store
+from rlserve.engine.device.transfer import upload
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
 from rlserve.errors import UserError

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from importlib import import_module
 
 from rlserve.engine.attention.base import AttentionBackend
-from rlserve.engine.backend import Backend
 from rlserve.engine.config import KvCacheDtype
+from rlserve.engine.device.backend import Backend
 from rlserve.errors import UserError
 
 _CLASSES: Mapping[Backend, Mapping[KvCacheDtype, str]] = {

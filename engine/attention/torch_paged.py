@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from rlserve.engine.attention.base import LEAST_TOP, AttentionBackend, StepLayout
-from rlserve.engine.device import to_device
+from rlserve.engine.device.transfer import to_device
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.rope import local_rotation_table
 

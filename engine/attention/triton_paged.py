@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.device_paged import DevicePagedAttention, LayerCache
+from rlserve.engine.attention.paged_programs import attend_pages, join_splits
 from rlserve.engine.attention.query_tiles import count_single, count_splits, query_tiles
-from rlserve.engine.attention.triton_kernels import attend_pages, join_splits
 from rlserve.engine.models.base import ModelSpec
 from rlserve.errors import UserError
 

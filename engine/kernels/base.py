@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
-from rlserve.engine.device import to_device
+from rlserve.engine.device.transfer import to_device
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

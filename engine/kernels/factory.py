@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlserve.engine.backend import Backend
+from rlserve.engine.device.backend import Backend
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.kernels.cpu_kernels import CpuKernels
 from rlserve.engine.kernels.torch_kernels import TorchKernels

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch.nn import functional as F
 
-from rlserve.engine.device import to_device
+from rlserve.engine.device.transfer import to_device
 from rlserve.engine.kernels.base import Draw, Kernels, SampledTokens, SamplingBatch
 from rlserve.engine.kernels.device_draw import DeviceDraw, pack
 

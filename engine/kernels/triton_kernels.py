@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import triton
 
-from rlserve.engine.device import upload
+from rlserve.engine.device.transfer import upload
 from rlserve.engine.kernels.base import Draw, SampledTokens, SamplingBatch
 from rlserve.engine.kernels.device_draw import DeviceDraw
 from rlserve.engine.kernels.torch_kernels import TorchKernels

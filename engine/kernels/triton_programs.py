@@ -8,7 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from rlserve.engine.attention.triton_kernels import norm_weighted
+from rlserve.engine.attention.paged_programs import norm_weighted
 
 
 @triton.jit

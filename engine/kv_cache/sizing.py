@@ -4,7 +4,7 @@
                                                                                         │
     KV blocks ◄── gpu_memory_fraction of it ◄───────────────────────────────────────────┘
 
-Pure: ``engine/device.py`` measures.
+Pure: ``engine/device/transfer.py`` measures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
-from rlserve.engine.device import MemoryLeft
+from rlserve.engine.device.memory import MemoryLeft
 from rlserve.engine.kernels.base import SamplingBatch
 from rlserve.engine.kv_cache.capacity import DEFAULT_BYTES
 from rlserve.errors import UserError

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from rlserve.engine.models.shard import check_shard
+from rlserve.engine.models.safetensors_file import check_shard
 from rlserve.errors import ModelError
 
 _NOT_WEIGHTS = ".rotary_emb.inv_freq"

@@ -24,8 +24,8 @@ from torch.distributed import (  # type: ignore[attr-defined]
     ProcessGroupGloo,
 )
 
-from rlserve.engine.backend import resolve_device
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.device.backend import resolve_device
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.rendezvous import RankPlace, meet
 from rlserve.errors import WorkerFailedError

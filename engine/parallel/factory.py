@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
-from rlserve.engine.parallel.shard import Shard
-from rlserve.engine.runner import ModelRunner
+from rlserve.engine.runner.model_runner import ModelRunner
 from rlserve.errors import UserError
 
 
@@ -32,7 +32,7 @@ def create_runner(spec: ModelSpec, config: EngineConfig, model_path: Path, ranks
     if num_ranks == 1:
         return ModelRunner(shard, config)
     from rlserve.engine.parallel.distributed import join_ranks
-    from rlserve.engine.parallel.processes import RankProcesses
+    from rlserve.engine.parallel.rank_processes import RankProcesses
     from rlserve.engine.parallel.rendezvous import RankPlace, listen
     from rlserve.engine.parallel.sharded_runner import LeadingRunner
 

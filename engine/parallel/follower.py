@@ -1,6 +1,6 @@
 """A rank other than 0: it computes its part of the model until rank 0 ends.
 
-``python -m rlserve.engine.parallel.follower`` is what an engine starts for each of them (``processes.py``).
+``python -m rlserve.engine.parallel.follower`` is what an engine starts for each of them (``rank_processes.py``).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import torch
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.models.factory import read_model_spec
+from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.distributed import join_ranks
 from rlserve.engine.parallel.rendezvous import RankPlace
-from rlserve.engine.parallel.shard import Shard
 from rlserve.engine.parallel.sharded_runner import FollowingRunner
 from rlserve.errors import RlserveError
 

@@ -23,14 +23,14 @@ from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.decoder.decoder import Decoder
+from rlserve.engine.decoder.parameters import WeightChanges
 from rlserve.engine.kernels.base import Kernels
-from rlserve.engine.models.decoder import Decoder
-from rlserve.engine.models.parameters import WeightChanges
+from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
-from rlserve.engine.parallel.decoder import ShardedDecoder
-from rlserve.engine.parallel.plan import BlockTable, Order, StepPlan
-from rlserve.engine.parallel.shard import Shard
-from rlserve.engine.runner import ModelRunner
+from rlserve.engine.parallel.orders import BlockTable, Order, StepPlan
+from rlserve.engine.parallel.sharded_decoder import ShardedDecoder
+from rlserve.engine.runner.model_runner import ModelRunner
 from rlserve.errors import WorkerFailedError
 
 _BUCKET_BYTES = 64 * 2**20

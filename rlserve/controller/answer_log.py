@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rlserve.engine.request import SampleOutput
+from rlserve.engine.requests.request import SampleOutput
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.tracking.answers import Answer, Keep, Kind, chosen
 from rlserve.tracking.tracker import Tracker

@@ -23,7 +23,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
 from rlserve.engine import Engine, Request, RequestOutput, SamplingParams
 from rlserve.engine.models.checkpoint import check_weights
-from rlserve.engine.request import FinishReason, SampleOutput
+from rlserve.engine.requests.request import FinishReason, SampleOutput
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.end_tokens import EndTokens

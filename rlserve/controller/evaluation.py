@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.request import Request, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, RewardError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score

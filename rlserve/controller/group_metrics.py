@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlserve.engine.request import FinishReason
+from rlserve.engine.requests.request import FinishReason
 from rlserve.rollout.groups import ScoredGroup, mean_reward_parts
 from rlserve.tracking import names
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlserve.controller.counters import RunClock
-from rlserve.engine.request import Request, RequestOutput
+from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.errors import (
     ArgumentLostError,
     DeadlineExceededError,

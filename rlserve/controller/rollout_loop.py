@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from rlserve.controller.counters import RunClock
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.signal import Signal
-from rlserve.engine.request import RequestOutput
+from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.data import PromptSource

@@ -8,7 +8,7 @@ from pathlib import Path
 from rlserve.config.tree import RunConfig
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation.prepare import Preparation
-from rlserve.engine.request import SamplingParams
+from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.policies.base import Role
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.slots import Slot

@@ -2,7 +2,7 @@
 //
 //     embed ─► norm ─► linear ─► attend ─► linear ─► add and norm ─► linear ─► gate ─► linear ─► … ─► head ─► cap
 //
-// The list is made once, by decoder.py; only the sizes of the step and the layout change from step to step.
+// The list is made once, by decoder_program.py; only the sizes of the step and the layout change from step to step.
 
 #include <time.h>
 

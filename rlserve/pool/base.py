@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from rlserve.engine.config import EngineConfig
-from rlserve.engine.metrics import Histogram
-from rlserve.engine.request import RequestOutput
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.engine.stats.metrics import Histogram
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
 
 

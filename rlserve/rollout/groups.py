@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from rlserve.engine.request import RequestOutput
+from rlserve.engine.requests.request import RequestOutput
 from rlserve.rollout.columns import Columns
 
 Answer = str | list[Any] | dict[str, Any] | None

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rlserve.engine.metrics import Histogram
+from rlserve.engine.stats.metrics import Histogram
 
 if TYPE_CHECKING:
     from rlserve.tracking.answers import Kind, MakeAnswers

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from rlserve.engine.metrics import VLLM_GAUGES, Histogram
+from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram
 from rlserve.errors import UserError
 from rlserve.tracking.base import EngineMetrics, LiveSink
 

@@ -16,7 +16,7 @@ from rlserve.controller.preparation.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
 from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec
-from rlserve.engine.parallel.shard import check_divides
+from rlserve.engine.models.shard import check_divides
 from rlserve.errors import ModelError
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.config import RewardConfig

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from rlserve.config.tree import RunConfig
-from rlserve.engine.request import FinishReason, SampleOutput
-from rlserve.engine.tokens import GeneratedTokens
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.requests.request import FinishReason, SampleOutput
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.probe import RewardProbe

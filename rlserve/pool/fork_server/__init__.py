@@ -29,7 +29,7 @@ from rlserve.pool.threads import thread_environment
 WORKER_MODULES = (
     "torch",
     "transformers.models.qwen3.modeling_qwen3",  # what it imports is most of what every family imports
-    "rlserve.engine.engine",
+    "rlserve.engine.core.engine",
     "rlserve.trainers.factory",
     "rlserve.weights.snapshot",
 )

@@ -25,7 +25,7 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 from rlserve.engine import Engine, Request, RequestOutput
-from rlserve.engine.metrics import vllm_metrics
+from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats

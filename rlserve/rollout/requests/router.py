@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.rollout.groups import PromptGroup
 
 MAX_REMEMBERED_PROMPTS = 4096

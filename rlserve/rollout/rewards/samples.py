@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 
-from rlserve.engine.request import FinishReason, SampleOutput
+from rlserve.engine.requests.request import FinishReason, SampleOutput
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample
 

@@ -11,8 +11,8 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from rlserve.controller.counters import RunClock
-from rlserve.engine.request import FinishReason, RequestOutput, SampleOutput
-from rlserve.engine.tokens import GeneratedTokens
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.errors import ArgumentLostError
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo
 from rlserve.remote import answer

@@ -8,7 +8,7 @@ from typing import Any
 from controller_fakes import output
 
 from rlserve.controller.answer_log import AnswerLog, ScoredAnswer
-from rlserve.engine.request import FinishReason
+from rlserve.engine.requests.request import FinishReason
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.tracking.answers import Answer, Keep, MakeAnswers
 

@@ -12,7 +12,7 @@ from controller_fakes import output, settled
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, RewardError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score

@@ -10,7 +10,7 @@ import pytest
 from controller_fakes import FakeClock, FakeFleet, FakeReplica, FakeTransport, settled, unfinished
 
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.request import Request, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.router import Router

@@ -14,7 +14,7 @@ from rlserve.controller.controller import first_error
 from rlserve.controller.counters import RunClock
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.signal import Signal
-from rlserve.engine.request import FinishReason, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import WINDOW, FailureShare

@@ -14,7 +14,7 @@ from controller_fakes import FakeTracker, FakeTransport, output, settled
 from rlserve.controller.counters import Counters, RunClock
 from rlserve.controller.signal import Signal
 from rlserve.controller.training_loop import StepReport, TrainingLoop
-from rlserve.engine.request import FinishReason
+from rlserve.engine.requests.request import FinishReason
 from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup, ScoredGroup

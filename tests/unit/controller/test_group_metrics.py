@@ -6,7 +6,7 @@ from controller_fakes import FakeClock, output
 
 from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.observation import RolloutRates
-from rlserve.engine.request import FinishReason
+from rlserve.engine.requests.request import FinishReason
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 
 

@@ -10,7 +10,7 @@ import torch
 from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make_request, run
 
 from rlserve.engine import Engine, Request, RequestOutput
-from rlserve.engine.models import cpu_program
+from rlserve.engine.decoder import cpu_program
 
 NUM_PROMPTS = 200
 

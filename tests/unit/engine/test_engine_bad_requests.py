@@ -14,7 +14,7 @@ from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, ru
 from transformers import AutoTokenizer
 
 from rlserve.engine import Engine, FinishReason, GeneratedTokens, Request, SampleOutput, SamplingParams
-from rlserve.engine.validation import shown
+from rlserve.engine.requests.validation import shown
 
 pytestmark = BOTH_WAYS
 

@@ -13,9 +13,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from rlserve.engine import Engine, RequestOutput
-from rlserve.engine.bad_words import bad_word_sequences
-from rlserve.engine.support import unpack_support
-from rlserve.engine.tokenizer import FolderTokenizer
+from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
+from rlserve.engine.sampling.support import unpack_support
+from rlserve.engine.sequences.bad_words import bad_word_sequences
 
 PIECES = [" ", "a", "b", "c", "ab", " c", " cab", *(chr(0x4E00 + index) for index in range(VOCAB_SIZE - 7))]
 MERGES = [("a", "b"), (" ", "c"), (" c", "ab")]

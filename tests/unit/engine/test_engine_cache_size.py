@@ -12,9 +12,10 @@ import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model
 
-from rlserve.engine import EngineConfig, runner
-from rlserve.engine.device import MemoryLeft
+from rlserve.engine import EngineConfig
+from rlserve.engine.device.memory import MemoryLeft
 from rlserve.engine.kv_cache.sizing import count_blocks, is_measured, largest_draw, largest_step
+from rlserve.engine.runner import model_runner
 from rlserve.errors import ConfigurationError, UserError
 
 LEFT = MemoryLeft(free_bytes=10_000, step_bytes=2_000)
@@ -106,8 +107,8 @@ def test_an_engine_is_measured_and_then_serves_with_the_blocks_that_fit(
         steps.append(device.type)
         return MemoryLeft(free_bytes=300_000, step_bytes=100_000)
 
-    monkeypatch.setattr(runner, "measure_memory", measured)
-    monkeypatch.setattr(runner, "is_measured", lambda *arguments: True)
+    monkeypatch.setattr(model_runner, "measure_memory", measured)
+    monkeypatch.setattr(model_runner, "is_measured", lambda *arguments: True)
     save_model(tmp_path, family)
     engine = make_engine(
         tmp_path, num_blocks=None, attention_backend=backend, max_num_batched_tokens=8, max_num_sequences=4

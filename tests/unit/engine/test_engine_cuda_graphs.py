@@ -14,8 +14,8 @@ from triton_device import DEVICE
 from rlserve.engine import Engine
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.attention.triton_paged import TritonPagedAttention
-from rlserve.engine.cuda_graphs import Computed, DecodeGraphs, batch_buckets, pad_layout
-from rlserve.engine.last_tokens import LastTokens
+from rlserve.engine.runner.cuda_graphs import Computed, DecodeGraphs, batch_buckets, pad_layout
+from rlserve.engine.runner.last_tokens import LastTokens
 
 
 class RunningRecorder:

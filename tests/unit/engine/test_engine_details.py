@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
 from rlserve.engine import RequestOutput, SampleOutput
-from rlserve.engine.support import pack_support, unpack_support
+from rlserve.engine.sampling.support import pack_support, unpack_support
 
 pytestmark = BOTH_WAYS
 

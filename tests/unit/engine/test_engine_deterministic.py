@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from rlserve.engine import Engine, Request, RequestOutput
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.config import EngineConfig
-from rlserve.engine.models.linear import Linear, RowBlockLinear
+from rlserve.engine.decoder.linear import Linear, RowBlockLinear
 from rlserve.errors import UserError
 
 pytestmark = BOTH_WAYS

@@ -11,8 +11,8 @@ import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model, weights_of
 
-from rlserve.engine import backend
-from rlserve.engine.device import upload
+from rlserve.engine.device import backend
+from rlserve.engine.device.transfer import upload
 from rlserve.errors import UserError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")

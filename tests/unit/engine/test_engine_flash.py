@@ -16,7 +16,7 @@ from triton_device import DEVICE
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.attention.flash import FlashAttention
 from rlserve.engine.attention.torch_paged import TorchPagedAttention
-from rlserve.engine.backend import resolve_backend
+from rlserve.engine.device.backend import resolve_backend
 from rlserve.engine.models.rope import rotation_table
 from rlserve.errors import UserError
 
@@ -116,6 +116,8 @@ def test_what_flash_attention_does_not_take_is_refused(
 
 
 def test_where_it_is_not_installed_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rlserve.engine.backend.find_spec", lambda name: None if name == "flash_attn" else object())
+    monkeypatch.setattr(
+        "rlserve.engine.device.backend.find_spec", lambda name: None if name == "flash_attn" else object()
+    )
     with pytest.raises(UserError, match=r"attention_backend=flash needs flash-attn: pip install 'rlserve\[flash\]'"):
         resolve_backend("flash", torch.device("cuda"))

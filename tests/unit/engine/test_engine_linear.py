@@ -8,8 +8,8 @@ import pytest
 import torch
 from engine_builders import make_engine, make_request, run, save_model, weights_of
 
-from rlserve.engine.models import cpu_program, linear
-from rlserve.engine.models.linear import PACK_FROM, Linear, can_pack
+from rlserve.engine.decoder import cpu_program, linear
+from rlserve.engine.decoder.linear import PACK_FROM, Linear, can_pack
 
 SMALL, LARGE = (40, 24), (PACK_FROM // 256, 256)
 

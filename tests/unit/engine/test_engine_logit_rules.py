@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from transformers import AutoModelForCausalLM
 
 from rlserve.engine import Engine, FinishReason, Request, SampleOutput, SamplingParams
-from rlserve.engine.sampling import stream_key, uniforms
-from rlserve.engine.support import unpack_support
+from rlserve.engine.sampling.support import unpack_support
+from rlserve.engine.sequences.random_streams import stream_key, uniforms
 
 pytestmark = BOTH_WAYS
 

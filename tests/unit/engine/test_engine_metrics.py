@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.engine import Engine, EngineConfig, EngineStats
-from rlserve.engine.metrics import (
+from rlserve.engine.stats.metrics import (
     FIRST_TOKEN_BOUNDS_S,
     INTER_TOKEN_BOUNDS_S,
     NO_TIME,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rlserve.engine.attention.base import StepLayout
-from rlserve.engine.parallel.plan import BlockTable, StepPlan
+from rlserve.engine.parallel.orders import BlockTable, StepPlan
 
 BLOCK_SIZE, NUM_ROWS, WIDTH = 4, 6, 5
 

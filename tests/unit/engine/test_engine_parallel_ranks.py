@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from rlserve.engine import Engine, EngineConfig, RankPlace, follow, join_ranks
 from rlserve.engine.parallel.base import RankGroup
-from rlserve.engine.parallel.plan import Order
-from rlserve.engine.parallel.processes import RankProcesses
+from rlserve.engine.parallel.orders import Order
+from rlserve.engine.parallel.rank_processes import RankProcesses
 from rlserve.engine.parallel.sharded_runner import buckets
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import DeadlineExceededError, UserError, WeightsRefusedError, WorkerFailedError

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from rlserve.engine import Engine, EngineConfig, FinishReason, Request
 from rlserve.engine.kernels.base import Draw, SampledTokens
-from rlserve.engine.rows import RowTable
-from rlserve.engine.sampler import DrawDetails
+from rlserve.engine.sampling.sampler import DrawDetails
+from rlserve.engine.sequences.table import SequenceTable
 
 
 @cache
@@ -51,7 +51,7 @@ def watch(engine: Engine) -> list[str]:
     draw = engine._runner.draw
 
     def watched(
-        logits_RV: torch.Tensor, rows: RowTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
+        logits_RV: torch.Tensor, rows: SequenceTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
     ) -> tuple[Draw, list[DrawDetails]]:
         name = str(sum(event.startswith("launch") for event in events) + 1)
         events.append(f"launch {name}")

@@ -12,8 +12,8 @@ from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_mod
 
 from rlserve.engine import Engine, SampleOutput
 from rlserve.engine.attention.factory import attention_class
-from rlserve.engine.backend import Backend
 from rlserve.engine.config import KvCacheDtype
+from rlserve.engine.device.backend import Backend
 from rlserve.engine.models import read_model_spec
 from rlserve.errors import UserError
 

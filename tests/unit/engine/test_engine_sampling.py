@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
 from rlserve.engine.kernels.factory import create_kernels
-from rlserve.engine.sampling import stream_key, uniforms
+from rlserve.engine.sequences.random_streams import stream_key, uniforms
 
 BACKENDS = ["cpu", "torch"]
 

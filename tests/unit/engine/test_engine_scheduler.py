@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rlserve.engine.kv_cache.block_pool import BlockPool
-from rlserve.engine.prompt_scores import PromptScores
-from rlserve.engine.request import Request, SamplingParams
-from rlserve.engine.rows import RowTable
-from rlserve.engine.scheduler import ScheduledStep, Scheduler
-from rlserve.engine.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState
-from rlserve.engine.tokens import NO_TOKENS
+from rlserve.engine.requests.generated_tokens import NO_TOKENS
+from rlserve.engine.requests.request import Request, SamplingParams
+from rlserve.engine.scheduling.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.sequences.prompt_scores import PromptScores
+from rlserve.engine.sequences.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState
+from rlserve.engine.sequences.table import SequenceTable
 from rlserve.errors import IllegalTransitionError
 
 BLOCK_SIZE = 4
@@ -21,7 +21,7 @@ class Bench:
     """A scheduler whose model writes the token 1 for everybody."""
 
     def __init__(self, *, num_blocks: int = 16, num_rows: int = 8, max_num_batched_tokens: int = 32) -> None:
-        self.rows = RowTable(num_rows=num_rows, max_model_len=num_blocks * BLOCK_SIZE, block_size=BLOCK_SIZE)
+        self.rows = SequenceTable(num_rows=num_rows, max_model_len=num_blocks * BLOCK_SIZE, block_size=BLOCK_SIZE)
         self.pool = BlockPool(num_blocks)
         self.scheduler = Scheduler(
             rows=self.rows,

@@ -11,11 +11,11 @@ from engine_builders import FAMILIES, save_model, weights_of
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.models.base import ExpertsSpec, ModelSpec
 from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.factory import read_model_spec
-from rlserve.engine.models.parameters import Parameters
-from rlserve.engine.parallel.shard import Shard
+from rlserve.engine.models.shard import Shard
 from rlserve.errors import UserError
 
 SPEC = ModelSpec(

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rlserve.engine import Engine, FinishReason, Request, RequestOutput, SampleOutput
-from rlserve.engine.engine import PauseMode
-from rlserve.engine.models import parameters
+from rlserve.engine.core.engine import PauseMode
+from rlserve.engine.decoder import parameters
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from rlserve.engine import FinishReason, SampleOutput
-from rlserve.engine.stop import StopStringChecker
+from rlserve.engine.sequences.stop_strings import StopStringChecker
 
 pytestmark = BOTH_WAYS
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlserve.engine import GeneratedTokens, SampleOutput
-from rlserve.engine.tokens import NO_TOKENS
+from rlserve.engine.requests.generated_tokens import NO_TOKENS
 
 TOKENS = GeneratedTokens.of([3, 2**31 - 1], [-0.1, -1e-30], [-2.5, 0.0], [7, 2**40])
 

@@ -15,7 +15,7 @@ import sys
 from triton import compile
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from rlserve.engine.attention import triton_kernels
+from rlserve.engine.attention import paged_programs
 from rlserve.engine.kernels import triton_programs
 
 T = sys.argv[1]
@@ -48,25 +48,25 @@ def check(module, name, stored=None, **constants):
 
 no_scales = {"key_scales_ptr": None, "value_scales_ptr": None}
 store = HEADS | {"HALF_BLOCK": 64, "LARGEST": 0.0} | no_scales
-check(triton_kernels, "rotate_and_store", **store, HAS_NORM=True, NORM_OFFSET=0.0)
-check(triton_kernels, "rotate_and_store", **store, HAS_NORM=False, NORM_OFFSET=1.0, query_norm_ptr=None,
+check(paged_programs, "rotate_and_store", **store, HAS_NORM=True, NORM_OFFSET=0.0)
+check(paged_programs, "rotate_and_store", **store, HAS_NORM=False, NORM_OFFSET=1.0, query_norm_ptr=None,
       key_norm_ptr=None)
 attend = HEADS | {"BLOCK_D": 128, "PAGE_SIZE": 16, "IS_QUANTISED": False} | no_scales
 no_splits = {"partial_ptr": None, "peak_ptr": None, "total_ptr": None}
-check(triton_kernels, "attend_pages", **attend, **no_splits, BLOCK_M=16, TILE=32, WINDOW=0, HAS_SOFTCAP=False,
+check(paged_programs, "attend_pages", **attend, **no_splits, BLOCK_M=16, TILE=32, WINDOW=0, HAS_SOFTCAP=False,
       SINGLE=True, NUM_SPLITS=1)
-check(triton_kernels, "attend_pages", **attend, BLOCK_M=16, TILE=32, WINDOW=64, HAS_SOFTCAP=True, SINGLE=True,
+check(paged_programs, "attend_pages", **attend, BLOCK_M=16, TILE=32, WINDOW=64, HAS_SOFTCAP=True, SINGLE=True,
       NUM_SPLITS=4)
-check(triton_kernels, "attend_pages", **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32, WINDOW=0,
+check(paged_programs, "attend_pages", **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32, WINDOW=0,
       HAS_SOFTCAP=False, SINGLE=False, NUM_SPLITS=1)
 for stored, largest in (("*i8", 127.0), ("*fp8e4nv", 448.0)):
-    check(triton_kernels, "rotate_and_store", stored, **HEADS, HALF_BLOCK=64, HAS_NORM=True, NORM_OFFSET=0.0,
+    check(paged_programs, "rotate_and_store", stored, **HEADS, HALF_BLOCK=64, HAS_NORM=True, NORM_OFFSET=0.0,
           LARGEST=largest)
     attend = HEADS | {"BLOCK_D": 128, "PAGE_SIZE": 16, "IS_QUANTISED": True, "WINDOW": 0, "HAS_SOFTCAP": False}
-    check(triton_kernels, "attend_pages", stored, **attend, BLOCK_M=16, TILE=32, SINGLE=True, NUM_SPLITS=4)
-    check(triton_kernels, "attend_pages", stored, **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32,
+    check(paged_programs, "attend_pages", stored, **attend, BLOCK_M=16, TILE=32, SINGLE=True, NUM_SPLITS=4)
+    check(paged_programs, "attend_pages", stored, **attend, **no_splits, BLOCK_M=64, TILE=64 if T != "fp32" else 32,
           SINGLE=False, NUM_SPLITS=1)
-check(triton_kernels, "join_splits", NUM_HEADS=16, HEAD_DIM=128, BLOCK_D=128, NUM_SPLITS=4)
+check(paged_programs, "join_splits", NUM_HEADS=16, HEAD_DIM=128, BLOCK_D=128, NUM_SPLITS=4)
 check(triton_programs, "add_rms_norm", SIZE=1000, BLOCK=1024, HAS_UPDATE=True, OFFSET=0.0)
 check(triton_programs, "add_rms_norm", SIZE=1000, BLOCK=1024, HAS_UPDATE=False, OFFSET=1.0, update_ptr=None)
 check(triton_programs, "gated_activation", SIZE=3072, BLOCK=1024, IS_GELU=False)

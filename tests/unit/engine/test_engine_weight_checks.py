@@ -14,7 +14,7 @@ import torch
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import Engine
-from rlserve.engine.models import parameters
+from rlserve.engine.decoder import parameters
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 

@@ -10,8 +10,8 @@ import torch
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 
 from rlserve.engine import Engine
+from rlserve.engine.core.weight_versions import WeightChanges
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.engine.weights.versions import WeightChanges
 from rlserve.errors import IllegalTransitionError, WeightsRefusedError
 
 pytestmark = BOTH_WAYS

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from rlserve.engine import Request, RequestOutput, SamplingParams
-from rlserve.engine.metrics import vllm_metrics
-from rlserve.engine.stats import EngineStats
+from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.weights.snapshot import WeightSnapshot, pack

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlserve.engine.request import FinishReason, RequestOutput, SampleOutput
-from rlserve.engine.tokens import GeneratedTokens
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 
 

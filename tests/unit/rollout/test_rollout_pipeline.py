@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from rollout_builders import make_group, make_sample
 
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupState, Ledger

@@ -7,7 +7,7 @@ import pickle
 
 from rollout_builders import make_group, make_sample
 
-from rlserve.engine.request import FinishReason
+from rlserve.engine.requests.request import FinishReason
 from rlserve.rollout.columns import Columns
 from rlserve.rollout.rewards.samples import reward_sample
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rollout_builders import make_group, make_sample
 
-from rlserve.engine.request import FinishReason, Request, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SamplingParams
 from rlserve.rollout.requests.router import MAX_REMEMBERED_PROMPTS, Router, sampling_seed
 
 

@@ -13,8 +13,8 @@ import pytest
 from conftest import FILES_ONLY
 from prometheus_client.parser import text_string_to_metric_families
 
-from rlserve.engine.metrics import VLLM_GAUGES, HistogramCounter, vllm_metrics
-from rlserve.engine.stats import EngineStats
+from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.metrics import VLLM_GAUGES, HistogramCounter, vllm_metrics
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.tracking.config import TrackingConfig
 from rlserve.tracking.prometheus import PrometheusEndpoint

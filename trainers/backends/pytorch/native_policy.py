@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.native.attention import LayerCache, StepArguments, cache_elements
-from rlserve.native.decoder import DecoderLayer, DecoderProgram
+from rlserve.native.decoder_program import DecoderLayer, DecoderProgram
 from rlserve.native.panels import empty_panels, panels_of, put_rows
 from rlserve.native.program import Projection
 from rlserve.native.rotation import table_of_frequencies

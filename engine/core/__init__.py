@@ -1,0 +1,1 @@
+"""The engine itself: requests in, one step at a time, outputs out."""

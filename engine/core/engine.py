@@ -1,0 +1,358 @@
+"""The engine: requests in, samples out, one step at a time.
+
+The caller turns the loop: ``while engine.has_work: outputs += engine.step()``. Everything else (weights, pause,
+abort, memory) is called between two steps, so it always happens at a step boundary. Not thread-safe.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from rlserve.engine.config import EngineConfig
+from rlserve.engine.core.generation import Generation
+from rlserve.engine.core.weight_versions import WeightVersions
+from rlserve.engine.decoder.parameters import WeightChanges
+from rlserve.engine.kv_cache.block_pool import BlockPool
+from rlserve.engine.models.factory import read_model_spec
+from rlserve.engine.parallel.base import RankGroup
+from rlserve.engine.parallel.factory import create_runner
+from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
+from rlserve.engine.requests.request import Request, RequestOutput
+from rlserve.engine.requests.validation import Limits, find_problem, shown
+from rlserve.engine.scheduling.scheduler import Scheduler
+from rlserve.engine.sequences.bad_words import find_bad_word_problem
+from rlserve.engine.sequences.table import SequenceTable
+from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
+
+PauseMode = Literal["keep", "abort", "wait"]
+
+
+class Engine:
+    """Serves one model from a Hugging Face folder.
+
+    Args:
+        model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings or bad words are used.
+        config: how to compute, and how much to hold.
+        load_weights: False leaves the engine without weights; it refuses requests until :meth:`load_weights`.
+        ranks: this process and those that compute the model with it, as rank 0 of ``join_ranks``. None starts the
+            others, if the configuration wants any.
+        clock: seconds, for latencies only.
+
+    Raises:
+        ModelError: the folder is no model, or one that the engine does not run.
+        UserError: a cache too small for one block, a backend that cannot be had, or a model that does not divide
+            by ``tensor_parallel_size``.
+        WorkerFailedError: another rank could not be started. All methods that compute, or touch memory, raise it when
+            one is lost.
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        config: EngineConfig,
+        *,
+        load_weights: bool = True,
+        ranks: RankGroup | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        folder = Path(model_path)
+        self.spec = read_model_spec(folder)
+        self.config = config
+        self._runner = create_runner(self.spec, config, folder, ranks)
+        self._limits = Limits(
+            vocab_size=self.spec.vocab_size,
+            max_model_len=self._runner.max_model_len,
+            # Some folders name tokens that their model has no logits for.
+            eos_token_ids=tuple(token for token in self.spec.eos_token_ids if token < self.spec.vocab_size),
+        )
+        self._rows = SequenceTable(
+            num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
+            max_model_len=self._runner.max_model_len,
+            block_size=config.block_size,
+        )
+        self._pool = BlockPool(self._runner.num_blocks)
+        self._scheduler = Scheduler(
+            rows=self._rows,
+            pool=self._pool,
+            block_size=config.block_size,
+            max_num_batched_tokens=config.max_num_batched_tokens,
+            enable_prefix_caching=config.enable_prefix_caching,
+            eos_token_ids=self._limits.eos_token_ids,
+        )
+        self._tokenizer = FolderTokenizer(folder)
+        self._generation = Generation(
+            runner=self._runner,
+            rows=self._rows,
+            scheduler=self._scheduler,
+            tokenizer=self._tokenizer,
+            max_model_len=self._limits.max_model_len,
+            overlaps=self._runner.overlaps,
+            clock=clock,
+        )
+        self._weights = WeightVersions(self._runner, on_change=self._scheduler.set_weight_version)
+        self._pause_mode: PauseMode | None = None
+        self._kv_cache_released = False
+        if load_weights:
+            self._weights.load_folder(folder)
+
+    @property
+    def weight_version(self) -> int:
+        """Version of the weights loaded last: 0 as in the folder, -1 before any."""
+        return self._weights.version
+
+    @property
+    def max_model_len(self) -> int:
+        """Longest prompt plus answer in tokens: the model's limit, the configured one, or what the cache holds."""
+        return self._limits.max_model_len
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step has something to compute or to hand out. Stays true for requests while paused."""
+        return self._generation.has_work
+
+    def add(self, request: Request) -> None:
+        """Take a request. One that cannot be served gets an output with ``error`` from the next step."""
+        problem = self._find_problem(request)
+        if problem is not None:
+            self._generation.refuse(request.id if isinstance(request.id, str) else shown(request.id), problem)
+        else:
+            self._generation.add(request)
+
+    def step(self) -> list[RequestOutput]:
+        """Compute one step, and return the outputs of the requests that ended with it. With overlapped scheduling
+        the step is only launched, and the outputs are those of the step before.
+
+        Raises:
+            WeightsRefusedError: requests are in flight, and an update of the weights failed in the middle. They are
+                kept, and go on when a whole version is loaded.
+        """
+        if self._generation.requests and not self._weights.is_loaded:
+            raise WeightsRefusedError(
+                "cannot compute: an update of the weights failed in the middle; load a whole version, or abort the "
+                f"{len(self._generation.requests)} requests in flight"
+            )
+        if self._pause_mode in (None, "wait"):
+            self._generation.step(self._weights.version)
+        return self._generation.take_ready()
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
+        """End requests now and return what they have: finished samples as they are, the others with the tokens
+        so far and ``ABORT``; a token that is still being drawn is dropped. Ids that are not in the engine are passed
+        over: they ended by themselves.
+
+        Raises:
+            UserError: one id in place of several.
+        """
+        if isinstance(request_ids, str):
+            raise UserError(f"abort takes several request ids, got {request_ids!r}: put it into a list")
+        return self._generation.abort(request_ids)
+
+    def pause(self, mode: PauseMode = "keep") -> list[RequestOutput]:
+        """Stop until :meth:`resume`. Requests added meanwhile wait for it.
+
+        Args:
+            mode: ``keep`` computes nothing; requests keep their tokens and KV. ``abort`` ends all requests, and
+                their partial outputs are returned. ``wait`` lets the requests that have started finish in further
+                steps, and starts no other; :attr:`is_drained` tells when they have.
+
+        Raises:
+            UserError: another mode.
+        """
+        if mode not in get_args(PauseMode):
+            raise UserError(f"pause mode must be one of {', '.join(get_args(PauseMode))}, got {mode!r}")
+        self._pause_mode = mode
+        if mode == "wait":
+            self._scheduler.hold_unstarted()
+        return self.abort(list(self._generation.requests)) if mode == "abort" else []
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        self._pause_mode = None
+        self._scheduler.release_held()
+
+    @property
+    def is_drained(self) -> bool:
+        """Whether the engine is paused and no request is in the middle: nothing in it has tokens or KV."""
+        started = any(owner.has_started for owner in self._generation.requests.values())
+        return self._pause_mode is not None and not started
+
+    def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Copy new weights into place. Requests in flight keep tokens and KV and go on under the new version;
+        cached prefixes of the old one are not found any more.
+
+        Args:
+            version: at least the current version.
+            tensors: the whole model by Hugging Face names, as dense torch tensors of 16, 32 or 64 floating bits, on
+                any device and in any order of memory; they are copied.
+
+        Raises:
+            WeightsRefusedError: a version that goes back or is no whole number of 31 bits, missing or unknown names,
+                wrong shapes, tensors that cannot be weights, the memory is released, or another version is arriving
+                in buckets. Nothing is changed.
+
+        Whatever else is raised comes from the middle of writing. The weights then count as not loaded, and the engine
+        serves nothing until a whole version is there.
+        """
+        self._weights.load(version, tensors)
+
+    def begin_weight_update(self, version: int) -> None:
+        """Begin to take a version in buckets, by :meth:`update_weights`. They are staged beside the running model,
+        which costs one copy of the weights, and steps go on under the old version until
+        :meth:`finish_weight_update`.
+
+        Raises:
+            WeightsRefusedError: as for :meth:`load_weights`.
+        """
+        self._weights.begin(version)
+
+    def update_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Stage some tensors, by Hugging Face names; they are copied.
+
+        Raises:
+            WeightsRefusedError: no update was begun, or this bucket has unknown names, wrong shapes, tensors that
+                cannot be weights or that came before. The bucket is left out, and the update goes on.
+        """
+        self._weights.add(tensors)
+
+    def finish_weight_update(self, checksum: int) -> None:
+        """Swap in the staged version at once, with the effects of :meth:`load_weights`.
+
+        Args:
+            checksum: ``fingerprint`` of all weights in the engine's type (``engine/weights/fingerprint.py``).
+
+        Raises:
+            WeightsRefusedError: tensors are missing, or the checksum differs. The update is abandoned.
+        """
+        self._weights.finish(checksum)
+
+    def abandon_weight_update(self) -> None:
+        """Drop the staged version.
+
+        Raises:
+            WeightsRefusedError: no update was begun.
+        """
+        self._weights.abandon()
+
+    def apply_weight_delta(self, version: int, base_version: int, changes: WeightChanges, checksum: int) -> None:
+        """Change only some elements of the weights, with the effects of :meth:`load_weights`.
+
+        Args:
+            version: at least the current version.
+            base_version: the version that the changes are to be made to; must be the current one.
+            changes: by Hugging Face name, the changed elements of the flattened weight and their new values.
+            checksum: ``fingerprint`` of all weights afterwards, in the engine's type.
+
+        Raises:
+            WeightsRefusedError: a wrong base, a change that does not fit, or a wrong checksum afterwards. The
+                weights are as before.
+        """
+        self._weights.apply_delta(version, base_version, changes, checksum)
+
+    def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What is really loaded, by Hugging Face name and in the engine's dtype, to be read and not written to. The
+        head of a model that ties it to the embedding is not listed.
+
+        Raises:
+            WeightsRefusedError: the memory of the weights is released.
+        """
+        return self._weights.named()
+
+    def release_memory(self, *, weights: bool = False, kv_cache: bool = True) -> None:
+        """Free the KV cache, the weights, or both. Returns when the memory is free. Until :meth:`restore_memory`,
+        requests are refused.
+
+        Raises:
+            IllegalTransitionError: requests are in flight, a version is arriving in buckets, or what is to be
+                released is released already.
+        """
+        if (weights and self._weights.is_released) or (kv_cache and self._kv_cache_released):
+            raise IllegalTransitionError("cannot release memory: it is released already")
+        if self._generation.requests:
+            raise IllegalTransitionError(
+                f"cannot release memory: {len(self._generation.requests)} requests are in flight, abort them first"
+            )
+        if weights and self._weights.is_updating:
+            raise IllegalTransitionError("cannot release memory: a weight update is open, finish or abandon it first")
+        if kv_cache:
+            self._scheduler.set_weight_version(self._weights.version)
+            self._runner.release_kv_cache()
+            self._kv_cache_released = True
+        if weights:
+            self._weights.release()
+
+    def restore_memory(self, *, weights: bool = True, kv_cache: bool = True) -> None:
+        """Take the released memory again, of the two or of one. Weights come back empty: the engine refuses
+        requests until new ones are loaded; their version must not go back.
+
+        Raises:
+            IllegalTransitionError: nothing of it is released.
+        """
+        weights, kv_cache = weights and self._weights.is_released, kv_cache and self._kv_cache_released
+        if not weights and not kv_cache:
+            raise IllegalTransitionError("cannot restore memory: nothing is released")
+        if weights:
+            self._weights.restore()
+        if kv_cache:
+            self._runner.restore_kv_cache()
+            self._kv_cache_released = False
+
+    def stats(self) -> EngineStats:
+        """The numbers of now."""
+        counts, totals = self._scheduler.counts, self._generation.counts
+        latencies = self._generation.latencies
+        return EngineStats(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            num_blocks=self._pool.num_blocks,
+            num_used_blocks=self._pool.num_blocks - self._pool.num_free,
+            weight_version=self._weights.version,
+            num_steps=totals.num_steps,
+            num_prompt_tokens=totals.num_prompt_tokens,
+            num_generated_tokens=totals.num_generated_tokens,
+            num_computed_tokens=totals.num_computed_tokens,
+            num_dropped_tokens=totals.num_dropped_tokens,
+            num_finished_requests=totals.num_finished_requests,
+            num_preemptions=counts.num_preemptions,
+            num_forks=counts.num_forks,
+            num_block_copies=counts.num_block_copies,
+            num_prefill_chunks=counts.num_prefill_chunks,
+            num_partial_chunks=counts.num_partial_chunks,
+            prefix_queries=counts.prefix_queries,
+            prefix_hits=counts.prefix_hits,
+            num_recovered_tokens=counts.num_recovered_tokens,
+            time_to_first_token=latencies.time_to_first_token.snapshot(),
+            inter_token_latency=latencies.inter_token_latency.snapshot(),
+            queue_time=latencies.queue_time.snapshot(),
+            e2e_latency=latencies.e2e_latency.snapshot(),
+        )
+
+    def close(self) -> None:
+        """End the other ranks, if there are any; nothing can be computed afterwards. It happens by itself when the
+        engine is forgotten or the process ends."""
+        self._runner.close()
+
+    def check_integrity(self) -> None:
+        """Assert that no block, row or sample is lost: free + held = total, counts exact."""
+        self._generation.check_integrity()
+
+    def _find_problem(self, request: Request) -> str | None:
+        if not isinstance(request.id, str):
+            return f"id must be a string, got {shown(request.id)}"
+        if request.id in self._generation.requests:
+            return f"a request with id {request.id!r} is in the engine already"
+        if self._kv_cache_released or self._weights.is_released:
+            return "the engine's memory is released: restore it first"
+        if not self._weights.is_loaded:
+            return "the engine has no weights: load a whole version first"
+        problem, sampling = find_problem(request, self._limits), request.sampling
+        if problem is None and (sampling.stop or sampling.bad_words):
+            problem = self._tokenizer.problem
+        if problem is None and sampling.bad_words:
+            problem = find_bad_word_problem(sampling, self._limits, self._tokenizer.encode)
+        return problem

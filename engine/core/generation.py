@@ -1,0 +1,272 @@
+"""The requests in the engine, from arrival to output: one step of all of them at a time.
+
+add ──► requests ──► scheduler.schedule ──► pipeline.launch ──► in flight ──► pipeline.collect
+           ▲                 ▲                                                        │
+           │ abort           └───────────────── rows and blocks of ended samples ◄────┤
+           └──────────────────────────────── outputs of ended requests ◄──────────────┘
+
+A step is collected as soon as it is launched; with overlapped scheduling, when the next one is (``pipeline.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.engine.core.pipeline import InFlightStep, Pipeline
+from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
+from rlserve.engine.requests.generated_tokens import NO_TOKENS
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.engine.runner.model_runner import ModelRunner
+from rlserve.engine.scheduling.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.sequences.bad_words import BadWords
+from rlserve.engine.sequences.prompt_scores import PromptScores
+from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceState
+from rlserve.engine.sequences.stop_strings import StopStringChecker
+from rlserve.engine.sequences.table import SequenceTable
+from rlserve.engine.stats.metrics import NO_TIME, Latencies
+
+
+@dataclass(kw_only=True)
+class GenerationCounts:
+    """Running totals."""
+
+    num_arrivals: int = 0
+    num_steps: int = 0
+    num_finished_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_computed_tokens: int = 0
+    num_dropped_tokens: int = 0
+
+
+class Generation:
+    """Owner of the live requests. Takes only requests that were found to be in order."""
+
+    def __init__(
+        self,
+        *,
+        runner: ModelRunner,
+        rows: SequenceTable,
+        scheduler: Scheduler,
+        tokenizer: FolderTokenizer,
+        max_model_len: int,
+        overlaps: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.counts = GenerationCounts()
+        self.latencies = Latencies()
+        self.requests: dict[str, RequestState] = {}
+        """By id; read-only for others."""
+        self._pipeline = Pipeline(runner=runner, rows=rows, scheduler=scheduler)
+        self._rows = rows
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._max_model_len = max_model_len
+        self._overlaps = overlaps
+        self._clock = clock
+        self._in_flight: InFlightStep | None = None
+        """The step to collect next. There is none while there are no requests."""
+        self._ready: list[RequestOutput] = []
+        """Outputs that the next step hands out."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is something to compute or to hand out."""
+        return bool(self.requests or self._ready)
+
+    def refuse(self, request_id: str, problem: str) -> None:
+        """Answer a request with an error output."""
+        self._ready.append(RequestOutput(request_id=request_id, samples=(), error=problem))
+
+    def add(self, request: Request) -> None:
+        """Take a request."""
+        owner = RequestState(
+            request=request,
+            arrival=self.counts.num_arrivals,
+            arrival_s=self._clock(),
+            prompt=np.array(request.prompt_token_ids, dtype=np.int32),
+        )
+        if request.sampling.bad_words:
+            owner.bad_words = BadWords(request.sampling.bad_words, self._tokenizer.encode)
+        if request.sampling.prompt_log_probs is not None:
+            owner.prompt_scores = PromptScores(owner.prompt, request.sampling.prompt_log_probs)
+        self.counts.num_arrivals += 1
+        self.counts.num_prompt_tokens += len(owner.prompt)
+        resumed = {sample.index: sample for sample in request.resumed}
+        for index in range(request.sampling.n):
+            self._add_sample(owner, index, resumed.get(index))
+        if owner.sequences:
+            self.requests[request.id] = owner
+            self._scheduler.add(owner.sequences)
+        else:
+            self._ready.append(_output(owner))
+
+    def step(self, weight_version: int) -> None:
+        """Have one step of what the scheduler chooses computed, and collect it, or the one before it."""
+        if not self.requests:
+            return
+        plan = self._plan()
+        previous, self._in_flight = self._in_flight, None if plan.is_empty else self._launch(plan, weight_version)
+        if previous is not None:
+            self._collect(previous)
+        if not self._overlaps or not self.requests:
+            self._drain()
+
+    def take_ready(self) -> list[RequestOutput]:
+        """Hand out the outputs of the requests that ended or were refused since the last call."""
+        finished, self._ready = self._ready, []
+        self.counts.num_finished_requests += len(finished)
+        return finished
+
+    def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
+        """End requests now, without a token that is still being drawn; ids that are not here are passed over."""
+        outputs = []
+        for request_id in request_ids:
+            owner = self.requests.get(request_id)
+            if owner is not None:
+                self._end_request(owner, FinishReason.ABORT)
+                outputs.append(_output(owner))
+        self.counts.num_finished_requests += len(outputs)
+        if not self.requests:
+            self._drain()
+        return outputs
+
+    def check_integrity(self) -> None:
+        """Assert that no sample is lost, and nothing that the scheduler holds."""
+        self._scheduler.check_integrity()
+        live = [sequence for owner in self.requests.values() for sequence in owner.sequences]
+        unfinished = [sequence for sequence in live if sequence.state is not SequenceState.ENDED]
+        assert len(unfinished) == self._scheduler.num_running + self._scheduler.num_waiting
+        for owner in self.requests.values():
+            assert len(owner.outputs) < owner.request.sampling.n, f"request {owner.request.id!r} ended but is kept"
+        assert self.requests or self._in_flight is None
+
+    def _plan(self) -> ScheduledStep:
+        """What to compute next. The step in flight is collected first where its tokens must be known for that."""
+        if self._in_flight is not None and (self._rows.needs_tokens() or self._scheduler.may_preempt()):
+            self._drain()
+        plan = self._scheduler.schedule()
+        if plan.started:
+            now_s = self._clock()
+            for owner in plan.started:
+                self.latencies.queue_time.observe(now_s - owner.arrival_s)
+        return plan
+
+    def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
+        self.counts.num_steps += 1
+        self.counts.num_computed_tokens += len(plan.decode_rows) + sum(chunk.end - chunk.start for chunk in plan.chunks)
+        return self._pipeline.launch(plan, weight_version)
+
+    def _drain(self) -> None:
+        """Leave no step in flight."""
+        step, self._in_flight = self._in_flight, None
+        if step is not None:
+            self._collect(step)
+
+    def _collect(self, step: InFlightStep) -> None:
+        collected = self._pipeline.collect(step)
+        rows_B = collected.rows_B
+        self.counts.num_dropped_tokens += collected.num_dropped
+        self.counts.num_generated_tokens += len(rows_B)
+        if len(rows_B):
+            self._measure(rows_B)
+            self._end_samples(rows_B, collected.sampled)
+        if not self.requests:
+            self._scheduler.check_integrity()
+
+    def _measure(self, rows_B: NDArray[np.intp]) -> None:
+        """Note when the rows got their token."""
+        now_s, last_token_s_B = self._clock(), self._rows.last_token_s[rows_B]
+        self.latencies.observe_tokens(now_s, last_token_s_B)
+        for row in rows_B[last_token_s_B == NO_TIME].tolist():
+            self.latencies.time_to_first_token.observe(now_s - self._rows.sequence(row).owner.arrival_s)
+        self._rows.last_token_s[rows_B] = now_s
+
+    def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
+        """Find the samples that end with the token just drawn. A stop token comes before a stop string, and
+        that before the length."""
+        table = self._rows
+        stopped_B = (table.stop_token_ids[rows_B] == sampled.token_ids[:, None]).any(axis=1)
+        too_long_B = table.num_known[rows_B] >= table.max_num_tokens[rows_B]
+        broken_B = ~np.isfinite(sampled.log_probs)
+        places = np.flatnonzero(stopped_B | too_long_B | broken_B | table.searches_text[rows_B]).tolist()
+        ending = [(place, table.sequence(int(rows_B[place])), int(sampled.token_ids[place])) for place in places]
+        for place, sequence, token_id in ending:
+            if sequence.state is SequenceState.ENDED:  # with its whole request, for a broken sample before it
+                continue
+            if broken_B[place]:
+                sequence.owner.error = "the model's logits are not finite: its weights are broken"
+                self._end_request(sequence.owner, FinishReason.ERROR)
+                self._ready.append(_output(sequence.owner))
+            elif stopped_B[place]:
+                self._end_sample(sequence, FinishReason.STOP, token_id)
+            elif (string := self._completed_stop_string(sequence, token_id)) is not None:
+                self._end_sample(sequence, FinishReason.STOP, string)
+            elif too_long_B[place]:
+                self._end_sample(sequence, FinishReason.LENGTH, None)
+
+    def _completed_stop_string(self, sequence: Sequence, token_id: int) -> str | None:
+        """The stop string that the token just drawn completes, unless the sample is to have more tokens."""
+        if sequence.stop_checker is None:
+            return None
+        string = sequence.stop_checker.push(token_id)
+        num_generated = int(self._rows.num_known[sequence.row]) - len(sequence.owner.prompt)
+        return string if num_generated > sequence.owner.request.sampling.min_tokens else None
+
+    def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:
+        owner = sequence.owner
+        self._scheduler.end(sequence)
+        owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
+        if len(owner.outputs) == owner.request.sampling.n:
+            self._forget(owner)
+            self._ready.append(_output(owner))
+
+    def _end_request(self, owner: RequestState, reason: FinishReason) -> None:
+        """End all samples of a request that have not ended, and forget it."""
+        for sequence in owner.sequences:
+            if sequence.state is not SequenceState.ENDED:
+                self._scheduler.end(sequence)
+                owner.outputs[sequence.index] = sequence.output(reason, None)
+        self._forget(owner)
+
+    def _forget(self, owner: RequestState) -> None:
+        del self.requests[owner.request.id]
+        self.latencies.e2e_latency.observe(self._clock() - owner.arrival_s)
+
+    def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:
+        """Add one sample to its request: as it is if it is complete, else as a sequence to be computed."""
+        sampling = owner.request.sampling
+        if resumed is not None and resumed.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+            owner.outputs[index] = resumed
+            return
+        sequence = Sequence(owner=owner, index=index, history=resumed.tokens if resumed else NO_TOKENS)
+        if resumed is not None and sampling.num_top_log_probs:
+            sequence.top_log_probs = list(resumed.top_log_probs)
+        if resumed is not None and sampling.kept_support:
+            sequence.kept_support = list(resumed.kept_support)
+        token_ids = sequence.history.token_ids.tolist()
+        if len(token_ids) >= sampling.max_tokens or len(owner.prompt) + len(token_ids) >= self._max_model_len:
+            owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
+            return
+        if sampling.stop:
+            sequence.stop_checker = StopStringChecker(self._tokenizer, owner.prompt.tolist(), sampling.stop)
+            for token_id in token_ids:
+                sequence.stop_checker.push(token_id)
+        owner.sequences.append(sequence)
+
+
+def _output(owner: RequestState) -> RequestOutput:
+    prompt_log_probs, prompt_top_log_probs = owner.prompt_scores.result() if owner.prompt_scores else ((), ())
+    return RequestOutput(
+        request_id=owner.request.id,
+        samples=tuple(owner.outputs[index] for index in sorted(owner.outputs)),
+        error=owner.error,
+        num_cached_tokens=owner.num_cached_tokens,
+        prompt_log_probs=prompt_log_probs,
+        prompt_top_log_probs=prompt_top_log_probs,
+    )

@@ -1,0 +1,1 @@
+"""Where an engine computes: backends, transfers, memory."""

@@ -1,0 +1,1 @@
+"""Runs scheduled steps through the model."""

@@ -1,0 +1,1 @@
+"""The samples on their way through the engine, and what is kept of each."""

@@ -1,0 +1,173 @@
+"""The running samples as a table: one row each, so that a step works on arrays and not on objects.
+
+Legend: S rows, L longest sequence in tokens, K most stop tokens of one sample.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.sequences.random_streams import seed_of, stream_key
+from rlserve.engine.sequences.sequence import Sequence
+from rlserve.engine.stats.metrics import NO_TIME
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy: logits divided by less overflow."""
+SMALLEST_TOP_P = float(np.finfo(np.float32).tiny)
+"""Less would be 0 to the kernels, and no token would be kept."""
+
+
+class SequenceTable:
+    """Owner of the rows. Columns are read by the runner and written here and by the engine."""
+
+    def __init__(self, *, num_rows: int, max_model_len: int, block_size: int) -> None:
+        shape = (num_rows, max_model_len)
+        self.token_ids = np.zeros(shape, dtype=np.int32)
+        """[S, L] prompt, then generated tokens."""
+        self.log_probs = np.zeros(shape, dtype=np.float32)
+        """[S, L] of generated tokens, at their position in the sequence; so are the next two."""
+        self.behaviour_log_probs = np.zeros(shape, dtype=np.float32)
+        self.weight_versions = np.zeros(shape, dtype=np.int64)
+        self.block_tables = np.zeros((num_rows, -(-max_model_len // block_size)), dtype=np.int32)
+        self.num_tokens = np.zeros(num_rows, dtype=np.int32)
+        """[S] those that the device is still drawing included."""
+        self.num_known = np.zeros(num_rows, dtype=np.int32)
+        """[S] tokens that stand in the table; less than ``num_tokens`` between ``reserve`` and ``fill``."""
+        self.num_departures = 0
+        """How often a sequence has left its row."""
+        self.last_departure = np.zeros(num_rows, dtype=np.int64)
+        """[S] which of these was the last from the row: what is drawn for one sequence must not reach another."""
+        self.num_prompt_tokens = np.zeros(num_rows, dtype=np.int32)
+        self.max_num_tokens = np.zeros(num_rows, dtype=np.int32)
+        """[S] where the sample ends by length, prompt included."""
+        self.decoding = np.zeros(num_rows, dtype=np.bool_)
+        """[S] the KV of all tokens but the last is computed: one token a step."""
+        self.temperature = np.zeros(num_rows, dtype=np.float32)
+        self.top_k = np.zeros(num_rows, dtype=np.int32)
+        self.top_p = np.zeros(num_rows, dtype=np.float32)
+        self.min_p = np.zeros(num_rows, dtype=np.float32)
+        self.is_special = np.zeros(num_rows, dtype=np.bool_)
+        """[S] asks the sampler for more than the columns above."""
+        self.stream_keys = np.zeros(num_rows, dtype=np.uint64)
+        self.stop_token_ids = np.full((num_rows, 1), -1, dtype=np.int32)
+        """[S, K] filled up with -1, which is no token."""
+        self.searches_text = np.zeros(num_rows, dtype=np.bool_)
+        """[S] has stop strings."""
+        self.last_token_s = np.full(num_rows, NO_TIME, dtype=np.float64)
+        """[S] when the engine drew the last token."""
+        self._sequences: list[Sequence | None] = [None] * num_rows
+        self._free = list(range(num_rows - 1, -1, -1))
+
+    @property
+    def num_free(self) -> int:
+        """Rows without a sequence."""
+        return len(self._free)
+
+    def sequence(self, row: int) -> Sequence:
+        """Who has the row."""
+        sequence = self._sequences[row]
+        assert sequence is not None, f"row {row} is free"
+        return sequence
+
+    def decode_rows(self) -> NDArray[np.intp]:
+        """The rows that compute one token in the next step: a sample as long as it may be only waits to be read."""
+        return np.flatnonzero(self.decoding & (self.num_tokens < self.max_num_tokens))
+
+    def needs_tokens(self) -> bool:
+        """Whether a row decodes whose next draw may depend on the values of all tokens before it."""
+        return bool(self.is_special[self.decode_rows()].any())
+
+    def running(self) -> list[Sequence]:
+        """All sequences that have a row."""
+        return [sequence for sequence in self._sequences if sequence is not None]
+
+    def take(self, sequence: Sequence, eos_token_ids: tuple[int, ...]) -> None:
+        """Give the sequence a row, filled with its tokens. There must be a free one."""
+        row = self._free.pop()
+        sequence.row = row
+        self._sequences[row] = sequence
+        prompt, history, sampling = sequence.owner.prompt, sequence.history, sequence.owner.request.sampling
+        num_prompt, num_tokens = len(prompt), sequence.num_tokens
+        self.token_ids[row, :num_prompt] = prompt
+        generated = slice(num_prompt, num_tokens)
+        self.token_ids[row, generated] = history.token_ids
+        self.log_probs[row, generated] = history.log_probs
+        self.behaviour_log_probs[row, generated] = history.behaviour_log_probs
+        self.weight_versions[row, generated] = history.weight_versions
+        self.num_tokens[row] = self.num_known[row] = num_tokens
+        self.num_prompt_tokens[row] = num_prompt
+        self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens, self.token_ids.shape[1])
+        self.last_token_s[row] = sequence.last_token_s
+        self.decoding[row] = False
+        self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
+        self.top_k[row] = max(sampling.top_k, 0)
+        self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
+        self.min_p[row] = sampling.min_p
+        self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
+        seed = seed_of(sequence.owner.request.id) if sampling.seed is None else sampling.seed
+        self.stream_keys[row] = stream_key(seed, sequence.index)
+        self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
+        self.searches_text[row] = sequence.stop_checker is not None
+
+    def give_back(self, sequence: Sequence) -> None:
+        """Free the row; the generated tokens move to the sequence's history, without those still being drawn."""
+        row = sequence.row
+        self.num_departures += 1
+        self.last_departure[row] = self.num_departures
+        sequence.history = self.history(row)
+        sequence.last_token_s = float(self.last_token_s[row])
+        sequence.row = -1
+        self.decoding[row] = False
+        self._sequences[row] = None
+        self._free.append(row)
+
+    def set_blocks(self, sequence: Sequence) -> None:
+        """Write the blocks of a sequence into its row."""
+        self.block_tables[sequence.row, : len(sequence.blocks)] = sequence.blocks
+
+    def generated(self, row: int) -> NDArray[np.int32]:
+        """A view of the generated tokens of a row."""
+        return self.token_ids[row, self.num_prompt_tokens[row] : self.num_tokens[row]]
+
+    def history(self, row: int) -> GeneratedTokens:
+        """A copy of the generated tokens of a row."""
+        generated = slice(int(self.num_prompt_tokens[row]), int(self.num_known[row]))
+        return GeneratedTokens(
+            token_ids=self.token_ids[row, generated].copy(),
+            log_probs=self.log_probs[row, generated].copy(),
+            behaviour_log_probs=self.behaviour_log_probs[row, generated].copy(),
+            weight_versions=self.weight_versions[row, generated].copy(),
+        )
+
+    def reserve(self, rows_B: NDArray[np.intp], weight_version: int) -> NDArray[np.int32]:
+        """Add one generated token to each of the given rows, which ``fill`` will tell; returns their positions."""
+        positions_B = self.num_tokens[rows_B]
+        self.weight_versions[rows_B, positions_B] = weight_version
+        self.num_tokens[rows_B] = positions_B + 1
+        return positions_B
+
+    def fill(
+        self,
+        rows_B: NDArray[np.intp],
+        positions_B: NDArray[np.int32],
+        token_ids_B: NDArray[np.int32],
+        log_probs_B: NDArray[np.float32],
+        behaviour_log_probs_B: NDArray[np.float32],
+    ) -> None:
+        """Write the tokens reserved at the given positions, in the order in which they were reserved."""
+        self.token_ids[rows_B, positions_B] = token_ids_B
+        self.log_probs[rows_B, positions_B] = log_probs_B
+        self.behaviour_log_probs[rows_B, positions_B] = behaviour_log_probs_B
+        self.num_known[rows_B] = positions_B + 1
+
+    def _set_stop_tokens(self, row: int, token_ids: tuple[int, ...]) -> None:
+        num_rows = len(self._sequences)
+        if self.num_free == num_rows - 1:  # the only one: all steps compare as many as the widest row has had
+            self.stop_token_ids = np.full((num_rows, 1), -1, dtype=np.int32)
+        missing = len(token_ids) - self.stop_token_ids.shape[1]
+        if missing > 0:
+            self.stop_token_ids = np.pad(self.stop_token_ids, ((0, 0), (0, missing)), constant_values=-1)
+        self.stop_token_ids[row] = -1
+        self.stop_token_ids[row, : len(token_ids)] = token_ids

@@ -1,0 +1,1 @@
+"""Numbers about an engine: gauges, totals, histograms of latencies."""
