@@ -9,11 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlserve.distributed.base import RankPlace
     from rlserve.engine.config import EngineConfig
     from rlserve.engine.core.engine import Engine
     from rlserve.engine.parallel.distributed import join_ranks
     from rlserve.engine.parallel.follower import follow
-    from rlserve.engine.parallel.rendezvous import RankPlace
     from rlserve.engine.requests.generated_tokens import GeneratedTokens
     from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.stats.engine_stats import EngineStats
@@ -39,7 +39,7 @@ _HOMES = {
     "EngineStats": "stats.engine_stats",
     "FinishReason": "requests.request",
     "GeneratedTokens": "requests.generated_tokens",
-    "RankPlace": "parallel.rendezvous",
+    "RankPlace": "parallel.distributed",
     "Request": "requests.request",
     "RequestOutput": "requests.request",
     "SampleOutput": "requests.request",

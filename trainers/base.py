@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.distributed.base import RankPlace
 from rlserve.trainers.batch import Batch
 
 if TYPE_CHECKING:
@@ -18,22 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Membership:
-    """A place in a group of ranks, which is formed anew, with the next generation, whenever a rank joins or leaves."""
+class Membership(RankPlace):
+    """A place in a group of ranks, which is formed anew, with the next generation, whenever a rank joins or leaves.
 
-    rank: int
-    world_size: int
-    host: str
-    """Address of the rendezvous store, which rank 0 serves."""
-    port: int
-    """A fresh one for every generation: a late rank of the old group must not find the new store."""
+    The port is a fresh one for every generation: a late rank of the old group must not find the new store.
+    """
+
     generation: int
     """Counts the groups of a run, so that a late member of an old group cannot join a new one."""
-    secret: str = field(repr=False)
-    """The same on all ranks, and unguessable: nobody without it can take part in the rendezvous."""
-
-    def __post_init__(self) -> None:
-        assert 0 <= self.rank < self.world_size
 
 
 class Trainer(ABC):

@@ -1,33 +1,28 @@
-"""Ranks as processes on torch.distributed: gloo between CPUs; between GPUs NCCL, and gloo for messages.
-
-The process groups are made directly, not through ``init_process_group``, so that nothing global is touched.
-"""
+"""Ranks as processes on torch.distributed: gloo between CPUs; between GPUs NCCL, and gloo for messages."""
 
 from __future__ import annotations
 
-import os
 import socket
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from textwrap import shorten
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.distributed import (  # type: ignore[attr-defined]
+from torch.distributed import (
     BarrierOptions,
     BroadcastOptions,
     GatherOptions,
-    PrefixStore,
-    ProcessGroupGloo,
 )
 
+from rlserve.distributed.base import RankPlace
+from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
+from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.device.backend import resolve_device
 from rlserve.engine.parallel.base import RankGroup
-from rlserve.engine.parallel.rendezvous import RankPlace, meet
 from rlserve.errors import WorkerFailedError
 
 _MESSAGE_WORDS = 4096
@@ -49,23 +44,23 @@ def join_ranks(
         place: this rank's place.
         config: says on what the ranks compute. On a GPU it is the current one: set another before.
         timeout_s: how long to wait for the others to come, and later for each of them in a collective operation.
-        listening: see ``rendezvous.meet``; so is ``check``.
+        listening: see ``Rendezvous``; so is ``check``.
 
     Raises:
         DeadlineExceededError: not all ranks came in time.
         WorkerFailedError: a rank came and was lost again.
     """
-    store = meet(place, timeout_s, listening, check)
-    return DistributedGroup(place, store, resolve_device(config.device), timeout_s)
+    rendezvous = Rendezvous(place, group="tensor parallelism", timeout_s=timeout_s, listening=listening, check=check)
+    return DistributedGroup(rendezvous, resolve_device(config.device), timeout_s)
 
 
 class DistributedGroup(RankGroup):
     """See ``RankGroup``. A rank that dies closes its connections, so the others fail at once; one that hangs makes
     them fail at the deadline."""
 
-    def __init__(self, place: RankPlace, store: Any, device: torch.device, timeout_s: float) -> None:
-        self.rank, self.num_ranks = place.rank, place.num_ranks
-        self._store = store  # rank 0's serves the others
+    def __init__(self, rendezvous: Rendezvous, device: torch.device, timeout_s: float) -> None:
+        self.rank, self.num_ranks = rendezvous.place.rank, rendezvous.place.num_ranks
+        self._rendezvous = rendezvous  # rank 0's serves the others
         self._timeout = timedelta(seconds=timeout_s)
         self._messages: Any = None
         self._tensors: Any = None
@@ -75,8 +70,8 @@ class DistributedGroup(RankGroup):
         self._gather_options.rootRank = self._idle_options.rootRank = 0
         self._idle_options.timeout = _NO_DEADLINE
         with self._failures_named("forming the group"):
-            self._messages = self._new_gloo_group(place)
-            self._tensors = self._new_nccl_group() if self._is_on_gpu else self._messages
+            self._messages = new_gloo_group(rendezvous, self._timeout)
+            self._tensors = new_nccl_group(rendezvous, self._timeout) if self._is_on_gpu else self._messages
 
     def tell(self, words: NDArray[np.int32]) -> None:
         first = torch.zeros(_MESSAGE_WORDS, dtype=torch.int32)
@@ -131,21 +126,6 @@ class DistributedGroup(RankGroup):
         for group in groups.values():
             group.abort()
 
-    def _new_gloo_group(self, place: RankPlace) -> Any:
-        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(place))]
-        options._timeout = self._timeout
-        return ProcessGroupGloo(PrefixStore("gloo", self._store), self.rank, self.num_ranks, options)
-
-    def _new_nccl_group(self) -> Any:
-        from torch.distributed import ProcessGroupNCCL  # absent from CPU builds of torch
-
-        # Break the group where a rank is lost, and do not end the processes that wait for it (the default).
-        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
-        options = ProcessGroupNCCL.Options()
-        options._timeout = self._timeout
-        return ProcessGroupNCCL(PrefixStore("nccl", self._store), self.rank, self.num_ranks, options)
-
     def _check_open(self) -> None:
         if self._messages is None:
             raise WorkerFailedError(
@@ -153,26 +133,7 @@ class DistributedGroup(RankGroup):
                 "make a new engine"
             )
 
-    @contextmanager
-    def _failures_named(self, operation: str) -> Iterator[None]:
-        """Turn a failure of the transport into an error, and close the group: the others fail then, too."""
-        try:
-            yield
-        except RuntimeError as error:
-            self.close()
-            raise WorkerFailedError(
-                f"tensor parallelism, rank {self.rank} of {self.num_ranks}: {operation} failed, a rank is lost or does "
-                f"not answer ({shorten(str(error), 160)})"
-            ) from error
-        except BaseException:  # Ctrl-C: the ranks are not at the same place any more
-            self.close()
-            raise
-
-
-def _own_address(place: RankPlace) -> str:
-    """The address of this machine that faces rank 0, so that a group on loopback stays on loopback."""
-    family, kind, protocol, _, peer = socket.getaddrinfo(place.host, place.port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(peer)
-        address: str = probe.getsockname()[0]
-    return address
+    def _failures_named(self, operation: str) -> AbstractContextManager[None]:
+        return failures_named(
+            self._rendezvous, operation, close=self.close, culprits=lambda: "a rank is lost or does not answer"
+        )

@@ -31,9 +31,10 @@ def create_runner(spec: ModelSpec, config: EngineConfig, model_path: Path, ranks
     shard = Shard.of(spec, 0, num_ranks)
     if num_ranks == 1:
         return ModelRunner(shard, config)
+    from rlserve.distributed.addresses import listen
+    from rlserve.distributed.base import RankPlace
     from rlserve.engine.parallel.distributed import join_ranks
     from rlserve.engine.parallel.rank_processes import RankProcesses
-    from rlserve.engine.parallel.rendezvous import RankPlace, listen
     from rlserve.engine.parallel.sharded_runner import LeadingRunner
 
     if ranks is not None:

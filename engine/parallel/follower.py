@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 
+from rlserve.distributed.base import RankPlace
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.distributed import join_ranks
-from rlserve.engine.parallel.rendezvous import RankPlace
 from rlserve.engine.parallel.sharded_runner import FollowingRunner
 from rlserve.errors import RlserveError
 

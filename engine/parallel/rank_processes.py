@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from rlserve.distributed.base import RankPlace
 from rlserve.engine.config import EngineConfig
-from rlserve.engine.parallel.rendezvous import RankPlace
 from rlserve.errors import UserError, WorkerFailedError
 
 _POLL_INTERVAL_S = 0.01

@@ -231,7 +231,7 @@ class TrainerGroup:
         places = {
             member: Membership(
                 rank=rank,
-                world_size=len(members),
+                num_ranks=len(members),
                 host=host,
                 port=port,
                 generation=self._generation,

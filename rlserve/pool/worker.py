@@ -22,6 +22,7 @@ from typing import Any
 import ray
 import torch
 
+from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
 from rlserve.errors import UserError, WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
@@ -100,10 +101,8 @@ class Worker:
 
     def choose_port(self, on_one_machine: bool) -> tuple[str, int]:
         """Address and free port for the rendezvous store of a new group, served by this worker as rank 0."""
-        host = "127.0.0.1" if on_one_machine else ray.util.get_node_ip_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return host, int(probe.getsockname()[1])
+        host = LOOPBACK if on_one_machine else ray.util.get_node_ip_address()
+        return host, free_port(host)
 
     def join_training(self, membership: Membership, holds_state: bool) -> None:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""

@@ -6,11 +6,12 @@ import hashlib
 import multiprocessing
 import os
 import signal
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from typing import Any
+
+from rlserve.distributed.addresses import free_port
 
 ANSWER_TIMEOUT_S = 120.0
 
@@ -84,14 +85,12 @@ class Meetings:
         for rank in ranks:
             rank.result()
 
-    def start(self, ranks: Sequence[Rank], world_size: int) -> None:
-        """Begin a resize to ``world_size`` on some of the ranks."""
+    def start(self, ranks: Sequence[Rank], num_ranks: int) -> None:
+        """Begin a resize to ``num_ranks`` on some of the ranks."""
         self.generation += 1
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         for rank, process in enumerate(ranks):
-            process.start("resize", rank, world_size, port, self.generation)
+            process.start("resize", rank, num_ranks, port, self.generation)
 
 
 class _Served:
@@ -105,11 +104,11 @@ class _Served:
 
         self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
 
-    def resize(self, rank: int, world_size: int, port: int, generation: int) -> None:
+    def resize(self, rank: int, num_ranks: int, port: int, generation: int) -> None:
         from rlserve.trainers import Membership
 
         place = Membership(
-            rank=rank, world_size=world_size, host="127.0.0.1", port=port, generation=generation, secret="s"
+            rank=rank, num_ranks=num_ranks, host="127.0.0.1", port=port, generation=generation, secret="s"
         )
         self.trainer.resize(place)
 

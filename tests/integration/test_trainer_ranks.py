@@ -60,15 +60,15 @@ def test_a_step_has_the_same_bits_on_1_to_4_ranks(
     expected = digest_alone(alone, model_path, BATCHES[:2], algorithm)
     expected_scores = alone.call("scores", BATCHES[2])
     expected_metrics = alone.call("step", BATCHES[2])
-    for world_size in (2, 3, 4):
-        ranks = four_ranks[:world_size]
+    for num_ranks in (2, 3, 4):
+        ranks = four_ranks[:num_ranks]
         create(ranks, model_path, algorithm)
         meetings.regroup(ranks)
         for batch in BATCHES[:2]:
             call_all(ranks, "step", batch)
-        assert call_all(ranks, "digest") == [expected] * world_size
-        assert call_all(ranks, "scores", BATCHES[2]) == [expected_scores] * world_size
-        assert call_all(ranks, "step", BATCHES[2]) == [expected_metrics] * world_size
+        assert call_all(ranks, "digest") == [expected] * num_ranks
+        assert call_all(ranks, "scores", BATCHES[2]) == [expected_scores] * num_ranks
+        assert call_all(ranks, "step", BATCHES[2]) == [expected_metrics] * num_ranks
 
 
 def test_more_ranks_than_logical_shards(four_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
@@ -187,7 +187,7 @@ def test_a_member_that_does_not_come_is_named(four_ranks: list[Rank], meetings: 
     for rank in ranks:
         rank.call("create", TrainerConfig(timeout_s=3.0), ALGORITHM, model_path)
     before = call_all(ranks, "digest")
-    meetings.start(ranks, world_size=3)
+    meetings.start(ranks, num_ranks=3)
     for rank in ranks:
         with pytest.raises(DeadlineExceededError, match=r"rank 2 of 3 did not join at 127\.0\.0\.1:\d+ within 3 s"):
             rank.result()
@@ -201,7 +201,7 @@ def test_a_store_that_rank_0_does_not_serve_is_named(
     ranks = four_ranks[:2]
     for rank in ranks:
         rank.call("create", TrainerConfig(timeout_s=2.0), ALGORITHM, model_path)
-    meetings.start(ranks, world_size=2)
+    meetings.start(ranks, num_ranks=2)
     for rank in ranks:
         rank.result()
     ranks[0].call("leave")

@@ -16,7 +16,7 @@ class Group(ABC):
     """
 
     rank: int
-    world_size: int
+    num_ranks: int
 
     @abstractmethod
     def broadcast(self, tensor: Tensor) -> None:
@@ -40,7 +40,7 @@ class LocalGroup(Group):
     """A rank on its own: no process group, no store, no copies."""
 
     rank = 0
-    world_size = 1
+    num_ranks = 1
 
     def broadcast(self, tensor: Tensor) -> None:
         pass

@@ -1,30 +1,19 @@
-"""A group of processes on torch.distributed: gloo between CPUs, NCCL between GPUs.
-
-The process groups are made directly, not through ``init_process_group``, so that a group belongs to its owner,
-several can follow one another in a process, and nothing global is touched.
-"""
+"""A group of processes on torch.distributed: gloo between CPUs, NCCL between GPUs."""
 
 from __future__ import annotations
 
-import logging
-import os
-import socket
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from datetime import timedelta
-from textwrap import shorten
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributed import PrefixStore, ProcessGroupGloo  # type: ignore[attr-defined]
 
-from rlserve.errors import WorkerFailedError
+from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
+from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.trainers.base import Membership
 from rlserve.trainers.elastic.base import Group, LocalGroup
-from rlserve.trainers.elastic.rendezvous import Rendezvous
-
-logger = logging.getLogger(__name__)
 
 _BUCKET_BYTES = 512 * 2**20
 
@@ -36,23 +25,24 @@ def join_group(membership: Membership, *, timeout_s: float, device: torch.device
         DeadlineExceededError: not all members came within ``timeout_s``.
         WorkerFailedError: a member came and was lost again while the group formed.
     """
-    if membership.world_size == 1:
+    if membership.num_ranks == 1:
         return LocalGroup()
-    return DistributedGroup(Rendezvous(membership, timeout_s), timeout_s=timeout_s, device=device)
+    rendezvous = Rendezvous(membership, group=f"trainer group {membership.generation}", timeout_s=timeout_s)
+    return DistributedGroup(rendezvous, timeout_s=timeout_s, device=device)
 
 
 class DistributedGroup(Group):
     """See ``Group``. A rank that fails, or waits past the deadline, breaks the group for all."""
 
     def __init__(self, rendezvous: Rendezvous, *, timeout_s: float, device: torch.device) -> None:
-        membership = rendezvous.membership
-        self.rank = membership.rank
-        self.world_size = membership.world_size
+        self.rank = rendezvous.place.rank
+        self.num_ranks = rendezvous.place.num_ranks
         self._rendezvous = rendezvous
         self._timeout = timedelta(seconds=timeout_s)
         self._process_group: Any = None
         with self._failures_named("forming the group"):
-            self._process_group = self._new_process_group(membership, device)
+            new_group = new_nccl_group if device.type == "cuda" else new_gloo_group
+            self._process_group = new_group(rendezvous, self._timeout)
 
     def broadcast(self, tensor: Tensor) -> None:
         flat = tensor.view(-1)
@@ -62,7 +52,7 @@ class DistributedGroup(Group):
                 self._open_process_group().broadcast(bucket, 0).wait(self._timeout)
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        gathered = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
         with self._failures_named("all-gather"):
             self._open_process_group().allgather([gathered], [tensor.contiguous()]).wait(self._timeout)
         return gathered
@@ -79,45 +69,13 @@ class DistributedGroup(Group):
             self._process_group.abort()
             self._process_group = None
 
-    def _new_process_group(self, membership: Membership, device: torch.device) -> Any:
-        store = PrefixStore(f"{membership.generation}/transport", self._rendezvous.store)
-        if device.type == "cuda":
-            from torch.distributed import ProcessGroupNCCL  # absent from CPU builds of torch
-
-            # Break the group where a rank is lost, and do not end the processes that wait for it (the default).
-            os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")
-            nccl_options = ProcessGroupNCCL.Options()
-            nccl_options._timeout = self._timeout
-            return ProcessGroupNCCL(store, self.rank, self.world_size, nccl_options)
-        options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [ProcessGroupGloo.create_device(hostname=_own_address(membership))]
-        options._timeout = self._timeout
-        return ProcessGroupGloo(store, self.rank, self.world_size, options)
-
     def _open_process_group(self) -> Any:
         assert self._process_group is not None, "this group is closed: resize into a new one"
         return self._process_group
 
-    @contextmanager
-    def _failures_named(self, operation: str) -> Iterator[None]:
-        """Turn a failure of the transport into an error that names the ranks that do not answer."""
-        try:
-            yield
-        except RuntimeError as error:
-            # Closing first makes the peers that still wait for this rank fail, and report, at once.
-            self.close()
-            silent = self._rendezvous.silent_ranks()
-            culprits = f"no answer from rank {', '.join(map(str, silent))}" if silent else "every rank still answers"
-            raise WorkerFailedError(
-                f"trainer group {self._rendezvous.membership.generation}, rank {self.rank} of {self.world_size}: "
-                f"{operation} failed, {culprits} ({shorten(str(error), 160)})"
-            ) from error
+    def _failures_named(self, operation: str) -> AbstractContextManager[None]:
+        return failures_named(self._rendezvous, operation, close=self.close, culprits=self._culprits)
 
-
-def _own_address(membership: Membership) -> str:
-    """The address of this machine that faces rank 0, so that a group on loopback stays on loopback."""
-    family, kind, protocol, _, peer = socket.getaddrinfo(membership.host, membership.port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(peer)
-        address: str = probe.getsockname()[0]
-    return address
+    def _culprits(self) -> str:
+        silent = self._rendezvous.silent_ranks()
+        return f"no answer from rank {', '.join(map(str, silent))}" if silent else "every rank still answers"

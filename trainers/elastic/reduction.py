@@ -34,21 +34,21 @@ def sum_over_leaves(
         return leaf(node[0]) if node[1] - node[0] == 1 else None
 
     nodes_of_rank = [
-        covering_nodes(root, leaves_of_rank(num_leaves, rank, group.world_size)) for rank in range(group.world_size)
+        covering_nodes(root, leaves_of_rank(num_leaves, rank, group.num_ranks)) for rank in range(group.num_ranks)
     ]
     sums = [tree_sum(node, known_leaf) for node in nodes_of_rank[group.rank]]
-    if group.world_size == 1:
+    if group.num_ranks == 1:
         return sums[0]
 
-    slice_length = -(-num_elements // group.world_size)
-    to_send = torch.empty(group.world_size, len(sums), slice_length, device=device)
+    slice_length = -(-num_elements // group.num_ranks)
+    to_send = torch.empty(group.num_ranks, len(sums), slice_length, device=device)
     for position, vector in enumerate(sums):
-        padding = slice_length * group.world_size - num_elements
-        to_send[:, position] = torch.nn.functional.pad(vector, (0, padding)).view(group.world_size, slice_length)
+        padding = slice_length * group.num_ranks - num_elements
+        to_send[:, position] = torch.nn.functional.pad(vector, (0, padding)).view(group.num_ranks, slice_length)
     sums.clear()
     received = group.all_to_all(
         to_send.flatten(),
-        send_sizes=[to_send[0].numel()] * group.world_size,
+        send_sizes=[to_send[0].numel()] * group.num_ranks,
         receive_sizes=[len(nodes) * slice_length for nodes in nodes_of_rank],
     )
     nodes = [node for nodes in nodes_of_rank for node in nodes]
@@ -65,7 +65,7 @@ def gather_rows(
     device: torch.device,
 ) -> Tensor:
     """Join the float32 rows that every rank has for its own leaves: [rows of all leaves, C], leaf by leaf."""
-    leaves_by_rank = [leaves_of_rank(len(num_rows_of_leaf), rank, group.world_size) for rank in range(group.world_size)]
+    leaves_by_rank = [leaves_of_rank(len(num_rows_of_leaf), rank, group.num_ranks) for rank in range(group.num_ranks)]
     num_rows_of_rank = [sum(num_rows_of_leaf[leaf] for leaf in leaves) for leaves in leaves_by_rank]
     padded = torch.zeros(max(num_rows_of_rank), num_columns, device=device)
     if leaves_by_rank[group.rank]:

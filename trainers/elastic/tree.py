@@ -27,9 +27,9 @@ def halves(node: Node) -> tuple[Node, Node]:
     return (first, middle), (middle, end)
 
 
-def leaves_of_rank(num_leaves: int, rank: int, world_size: int) -> range:
+def leaves_of_rank(num_leaves: int, rank: int, num_ranks: int) -> range:
     """The leaves that a rank computes: a contiguous part, even to within one; empty where ranks outnumber leaves."""
-    return range(rank * num_leaves // world_size, (rank + 1) * num_leaves // world_size)
+    return range(rank * num_leaves // num_ranks, (rank + 1) * num_leaves // num_ranks)
 
 
 def covering_nodes(node: Node, leaves: range) -> tuple[Node, ...]:

@@ -53,7 +53,7 @@ class TrainRole:
                 )
             self._trainer.resize(membership)
             self.active = True
-        logger.info("train role: rank %d of %d", membership.rank, membership.world_size)
+        logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""

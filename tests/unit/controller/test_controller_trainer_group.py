@@ -38,7 +38,7 @@ class Setting:
     def generations(self, slot_id: str) -> list[tuple[int, int, int]]:
         """(generation, rank, world size) of each group that a worker was asked to join."""
         calls = self.fleet[slot_id].arguments.get("join_training", [])
-        return [(place.generation, place.rank, place.world_size) for place, _ in calls]
+        return [(place.generation, place.rank, place.num_ranks) for place, _ in calls]
 
 
 def test_only_the_first_of_a_new_group_loads_the_model() -> None:

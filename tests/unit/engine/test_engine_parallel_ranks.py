@@ -21,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from rlserve.distributed.addresses import free_port
 from rlserve.engine import Engine, EngineConfig, RankPlace, follow, join_ranks
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.orders import Order
@@ -171,6 +172,7 @@ def test_a_lost_follower_is_an_error_and_not_a_hang(tmp_path: Path) -> None:
 
 _LEADER = """
 import sys
+from rlserve.distributed.addresses import free_port
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 engine = Engine({folder!r}, EngineConfig(**{config!r}))
 engine.add(Request(id="0", prompt_token_ids=(1, 2, 3), sampling=SamplingParams(max_tokens=30)))
@@ -240,9 +242,7 @@ print("told to end", flush=True)
 @contextmanager
 def _own_ranks(folder: Path) -> Iterator[tuple[RankGroup, subprocess.Popen[str]]]:
     """Rank 0 here and rank 1 in a process of the user's own making."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     program = _FOLLOWER.format(config=vars(CONFIG), port=port, folder=str(folder))
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
@@ -279,10 +279,8 @@ def test_a_follower_that_hangs_is_an_error_at_the_deadline(tmp_path: Path) -> No
 
 
 def test_a_rank_that_does_not_come_is_named(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with pytest.raises(DeadlineExceededError, match="rank 1 of 2 did not come to"):
+    port = free_port()
+    with pytest.raises(DeadlineExceededError, match="rank 1 of 2 did not join at"):
         join_ranks(RankPlace(rank=0, num_ranks=2, host="127.0.0.1", port=port, secret="s"), CONFIG, timeout_s=0.1)
     with pytest.raises(DeadlineExceededError, match="rank 0 did not serve its store"):
         join_ranks(RankPlace(rank=1, num_ranks=2, host="127.0.0.1", port=port, secret="s"), CONFIG, timeout_s=0.1)

@@ -24,7 +24,7 @@ class ThreadGroup(Group):
 
     def __init__(self, rank: int, board: list[list[Tensor]], barrier: threading.Barrier) -> None:
         self.rank = rank
-        self.world_size = len(board)
+        self.num_ranks = len(board)
         self._board = board
         self._barrier = barrier
 
@@ -32,7 +32,7 @@ class ThreadGroup(Group):
         raise AssertionError("not used here")
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        return [pieces[0] for pieces in self._swap([tensor] * self.world_size)]
+        return [pieces[0] for pieces in self._swap([tensor] * self.num_ranks)]
 
     def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
         pieces = self._swap(list(tensor.split(list(send_sizes))))
@@ -51,16 +51,16 @@ class ThreadGroup(Group):
         return seen
 
 
-def on_ranks(world_size: int, work) -> list[Tensor]:
-    board: list[list[Tensor]] = [[] for _ in range(world_size)]
-    barrier = threading.Barrier(world_size, timeout=30)
-    with ThreadPoolExecutor(world_size) as threads:
-        return list(threads.map(lambda rank: work(ThreadGroup(rank, board, barrier)), range(world_size)))
+def on_ranks(num_ranks: int, work) -> list[Tensor]:
+    board: list[list[Tensor]] = [[] for _ in range(num_ranks)]
+    barrier = threading.Barrier(num_ranks, timeout=30)
+    with ThreadPoolExecutor(num_ranks) as threads:
+        return list(threads.map(lambda rank: work(ThreadGroup(rank, board, barrier)), range(num_ranks)))
 
 
-@given(num_leaves=st.integers(1, 40), world_size=st.integers(1, 9))
-def test_ranks_share_all_leaves_and_their_covering_nodes_tile_them(num_leaves: int, world_size: int) -> None:
-    parts = [leaves_of_rank(num_leaves, rank, world_size) for rank in range(world_size)]
+@given(num_leaves=st.integers(1, 40), num_ranks=st.integers(1, 9))
+def test_ranks_share_all_leaves_and_their_covering_nodes_tile_them(num_leaves: int, num_ranks: int) -> None:
+    parts = [leaves_of_rank(num_leaves, rank, num_ranks) for rank in range(num_ranks)]
     assert [leaf for part in parts for leaf in part] == list(range(num_leaves))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
     for part in parts:
@@ -80,11 +80,11 @@ def test_tree_sum_adds_halves_and_not_from_left_to_right() -> None:
 @given(
     num_leaves=st.integers(1, 16),
     num_elements=st.integers(1, 40),
-    world_size=st.integers(2, 5),
+    num_ranks=st.integers(2, 5),
     seed=st.integers(0, 2**16),
 )
 def test_sum_over_leaves_has_the_same_bits_on_any_number_of_ranks(
-    num_leaves: int, num_elements: int, world_size: int, seed: int
+    num_leaves: int, num_elements: int, num_ranks: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     scales = 10.0 ** torch.randint(-6, 7, (num_leaves, 1), generator=generator)
@@ -97,19 +97,19 @@ def test_sum_over_leaves_has_the_same_bits_on_any_number_of_ranks(
 
     alone = total(LocalGroup())
     torch.testing.assert_close(alone.double(), vectors.double().sum(0), rtol=0, atol=float(scales.max()) * 1e-5)
-    for result in on_ranks(world_size, total):
+    for result in on_ranks(num_ranks, total):
         assert torch.equal(result, alone)
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=10), world_size=st.integers(2, 5))
-def test_gather_rows_joins_ragged_leaves_in_order(sizes: list[int], world_size: int) -> None:
+@given(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=10), num_ranks=st.integers(2, 5))
+def test_gather_rows_joins_ragged_leaves_in_order(sizes: list[int], num_ranks: int) -> None:
     rows = torch.arange(2.0 * sum(sizes)).view(-1, 2)
     of_leaf = dict(enumerate(rows.split(sizes)))
 
     def gathered(group: Group) -> Tensor:
-        own = {leaf: of_leaf[leaf] for leaf in leaves_of_rank(len(sizes), group.rank, group.world_size)}
+        own = {leaf: of_leaf[leaf] for leaf in leaves_of_rank(len(sizes), group.rank, group.num_ranks)}
         return gather_rows(group, sizes, own, num_columns=2, device=CPU)
 
-    for result in on_ranks(world_size, gathered):
+    for result in on_ranks(num_ranks, gathered):
         assert torch.equal(result, rows)

@@ -90,7 +90,7 @@ class ShardRunner:
                         for part in self.passes(batch, shards[leaf])
                     ]
                 )
-                for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.world_size)
+                for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.num_ranks)
             }
         gathered = self.gather(shards, rows, num_columns)
         in_batch_order = np.empty(gathered.shape, dtype=np.float32)

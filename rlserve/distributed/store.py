@@ -1,4 +1,4 @@
-"""A key-value store for processes that know a common secret: where the ranks of a group meet.
+"""A key-value store for processes that know a common secret.
 
 torch's own TCPStore serves whoever connects: all keys can be listed, changed and deleted. Here both sides prove first
 that they know the secret, without sending it, and only then is anything answered:
@@ -44,7 +44,7 @@ _FOUND, _ABSENT = b"1", b"0"
 
 def connect(
     host: str, port: int, secret: str, *, timeout_s: float, serve: bool = False, listening: socket.socket | None = None
-) -> MeetingStore:
+) -> RendezvousStore:
     """A store at an address, tried until it is there.
 
     Args:
@@ -68,13 +68,17 @@ def connect(
             if time.monotonic() >= deadline:
                 raise DeadlineExceededError(str(error)) from error
             time.sleep(_POLL_INTERVAL_S)
-    return MeetingStore(connection, secret, timeout_s=timeout_s, server=server)
+    return RendezvousStore(connection, secret, timeout_s=timeout_s, server=server)
 
 
-class MeetingStore(Store):
+class StoreLostError(WorkerFailedError):
+    """The process that serves the store is gone."""
+
+
+class RendezvousStore(Store):
     """One process's end: torch's ``Store``, of which this has what process groups use. Whatever waits, polls.
 
-    Every method raises ``WorkerFailedError`` once the server is gone.
+    Every method raises ``StoreLostError`` once the server is gone.
     """
 
     def __init__(
@@ -144,7 +148,7 @@ class MeetingStore(Store):
                 _send(self._connection, request)
                 return _receive(self._connection)
         except (OSError, ValueError) as error:
-            raise WorkerFailedError(f"the store of rank 0 is gone ({error})") from error
+            raise StoreLostError(f"the store of rank 0 is gone ({error})") from error
 
 
 class _Server:
@@ -156,7 +160,7 @@ class _Server:
         self._values: dict[bytes, bytes] = {}
         self._lock = threading.Lock()
         self._connections: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-        threading.Thread(target=self._accept, name="meeting store", daemon=True).start()
+        threading.Thread(target=self._accept, name="rendezvous store", daemon=True).start()
 
     def close(self) -> None:
         """Free the port and end all connections."""
