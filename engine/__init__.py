@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rlserve.engine.core.engine import Engine
     from rlserve.engine.parallel.distributed import join_ranks
     from rlserve.engine.parallel.follower import follow
+    from rlserve.engine.parallel.follower_thread import FollowerThread
     from rlserve.engine.requests.generated_tokens import GeneratedTokens
     from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.stats.engine_stats import EngineStats
@@ -23,6 +24,7 @@ __all__ = [
     "EngineConfig",
     "EngineStats",
     "FinishReason",
+    "FollowerThread",
     "GeneratedTokens",
     "RankPlace",
     "Request",
@@ -38,6 +40,7 @@ _HOMES = {
     "EngineConfig": "config",
     "EngineStats": "stats.engine_stats",
     "FinishReason": "requests.request",
+    "FollowerThread": "parallel.follower_thread",
     "GeneratedTokens": "requests.generated_tokens",
     "RankPlace": "parallel.distributed",
     "Request": "requests.request",

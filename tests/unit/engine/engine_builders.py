@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,17 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from rlserve.engine import Engine, EngineConfig, Request, RequestOutput, SamplingParams
+from rlserve.distributed.addresses import listen
+from rlserve.engine import (
+    Engine,
+    EngineConfig,
+    FollowerThread,
+    RankPlace,
+    Request,
+    RequestOutput,
+    SamplingParams,
+    join_ranks,
+)
 
 BOTH_WAYS = pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"], indirect=True)
 """As ``pytestmark`` of a module: all of its tests, with one step at a time and with overlapped scheduling."""
@@ -119,6 +130,22 @@ def save_model(folder: Path, family: str = "qwen3", seed: int = 0, **changes: An
 def make_engine(folder: Path, *, load_weights: bool = True, **changes: Any) -> Engine:
     """An engine on the CPU, in float32, with few small blocks."""
     return Engine(folder, EngineConfig(**(SETTINGS | changes)), load_weights=load_weights)
+
+
+@contextmanager
+def engine_over_two_ranks(folder: Path, *, load_weights: bool = True, **changes: Any) -> Iterator[Engine]:
+    """An engine over two ranks, as of :func:`make_engine`; the other rank is a thread, which starts quicker than a
+    process."""
+    config = EngineConfig(**(SETTINGS | {"tensor_parallel_size": 2} | changes))
+    with listen() as listening:
+        host, port = listening.getsockname()
+        places = [RankPlace(rank=rank, num_ranks=2, host=host, port=port, secret="s") for rank in range(2)]
+        follower = FollowerThread(folder, config, places[1])
+        group = join_ranks(places[0], config, listening=listening)
+        engine = Engine(folder, config, load_weights=load_weights, ranks=group)
+        yield engine
+        engine.close()
+        follower.wait(60.0)
 
 
 def make_request(request_id: str, prompt: Iterable[int], **sampling: Any) -> Request:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rlserve.distributed.addresses import free_port
-from rlserve.engine import Engine, EngineConfig, RankPlace, follow, join_ranks
+from rlserve.distributed.addresses import free_port, listen
+from rlserve.engine import Engine, EngineConfig, FollowerThread, RankPlace, follow, join_ranks
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.orders import Order
 from rlserve.engine.parallel.rank_processes import RankProcesses
@@ -262,6 +263,25 @@ def test_ranks_can_be_started_by_the_user(tmp_path: Path) -> None:
         assert (said, process.returncode) == ("joined\ntold to end\n", 0)
     expected = run(make_engine(folder), [REQUEST])["0"].samples[0]
     assert found.token_ids == expected.token_ids
+
+
+def test_a_thread_that_follows_says_what_it_ended_of(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "qwen3")
+    with listen() as listening:
+        host, port = listening.getsockname()
+        places = [RankPlace(rank=rank, num_ranks=2, host=host, port=port, secret="s") for rank in range(2)]
+        follower = FollowerThread(folder, CONFIG, places[1])
+        group = join_ranks(places[0], CONFIG, listening=listening)
+    with pytest.raises(WorkerFailedError, match=r"rank 1 still follows rank 0 after 0\.01 s"):
+        follower.wait(0.01)
+    assert (follower.has_ended, follower.failure) == (False, None)
+    group.close()
+    with pytest.raises(WorkerFailedError, match=r"rank 1 of 2: .* failed, a rank is lost"):
+        follower.wait(END_S)
+    assert follower.has_ended
+    alone = FollowerThread(folder, CONFIG, replace(places[1], port=free_port()), timeout_s=0.1)
+    with pytest.raises(DeadlineExceededError, match="rank 0 did not serve its store"):
+        alone.wait(END_S)
 
 
 def test_a_follower_that_hangs_is_an_error_at_the_deadline(tmp_path: Path) -> None:

@@ -1,15 +1,26 @@
-"""One model over two real processes: the same tokens, the same weights as in one."""
+"""One model over two ranks: the same tokens, the same weights as in one. They are threads here, and processes in
+``test_engine_parallel_ranks.py``: what they say to each other is the same."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weight_bytes, weights_of
+from engine_builders import (
+    VOCAB_SIZE,
+    engine_over_two_ranks,
+    make_engine,
+    make_request,
+    run,
+    save_model,
+    weight_bytes,
+    weights_of,
+)
 
 from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
 from rlserve.engine.weights.fingerprint import fingerprint
@@ -20,16 +31,9 @@ MakeEngine = Callable[..., Engine]
 
 @pytest.fixture
 def make_parallel() -> Iterator[MakeEngine]:
-    """Makes engines over two processes, and ends them."""
-    engines: list[Engine] = []
-
-    def make(folder: Path, **changes: Any) -> Engine:
-        engines.append(make_engine(folder, **({"tensor_parallel_size": 2} | changes)))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
+    """Makes engines over two ranks, and ends them."""
+    with ExitStack() as engines:
+        yield lambda folder, **changes: engines.enter_context(engine_over_two_ranks(folder, **changes))
 
 
 def _requests(number: int = 50) -> list[Request]:
@@ -71,7 +75,7 @@ def _assert_same(found: dict[str, RequestOutput], expected: dict[str, RequestOut
         ("qwen3_moe", {}),
     ],
 )
-def test_tokens_of_two_processes_are_those_of_one(
+def test_tokens_of_two_ranks_are_those_of_one(
     family: str, changes: dict[str, Any], tmp_path: Path, make_parallel: MakeEngine
 ) -> None:
     folder = save_model(tmp_path, family, **changes)
@@ -181,7 +185,7 @@ def test_weights_change_in_the_middle_in_every_way(
     _assert_same(found, expected)
 
 
-def test_refused_weights_leave_both_processes_as_they_were(tmp_path: Path, make_parallel: MakeEngine) -> None:
+def test_refused_weights_leave_both_ranks_as_they_were(tmp_path: Path, make_parallel: MakeEngine) -> None:
     folder = save_model(tmp_path, "qwen2")
     engine = make_parallel(folder)
     tied, before = weights_of("qwen2", 1), fingerprint(engine.named_weights())
@@ -206,7 +210,7 @@ def test_refused_weights_leave_both_processes_as_they_were(tmp_path: Path, make_
     _assert_same(run(engine, _requests(6)), run(make_engine(folder), _requests(6)))
 
 
-def test_memory_is_released_and_restored_in_both_processes(tmp_path: Path, make_parallel: MakeEngine) -> None:
+def test_memory_is_released_and_restored_in_both_ranks(tmp_path: Path, make_parallel: MakeEngine) -> None:
     folder = save_model(tmp_path, "qwen3")
     engine = make_parallel(folder)
     run(engine, _requests(3))
