@@ -156,6 +156,8 @@ def describe(score: CheckpointScore) -> Iterator[str]:
         yield f"cut by rollout.max_tokens: {format_score(score.share_cut, num_digits=3)} of the answers"
     if score.num_failed:
         yield f"{score.num_failed:,} answers could not be scored and are left out: see their error in the file"
+    if score.num_left_out:
+        yield f"{score.num_left_out:,} answers were left out by the reward, which returned None"
 
 
 def _of_step(step: Path) -> Checkpoint:

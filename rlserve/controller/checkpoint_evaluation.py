@@ -5,13 +5,13 @@
     checkpoint ─► Engine ─┐
     prompts ──────────────┴─► answers ─► reward ─► EvaluatedAnswer … ─► CheckpointScore
 
-The reward is called here, without the deadline that a run gives it: whoever waits can end the command.
+The reward has processes of its own, and the deadline that a run gives it: answers that it hangs on are left out.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +28,10 @@ from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rewards.base import Reward, RewardSample, Score
-from rlserve.rollout.rewards.factory import check_reward_model, create_reward
+from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.rollout.rewards.samples import reward_sample
+from rlserve.rollout.scoring import Scorer, create_local_scorer, score_in_groups
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of prompts that are answered, and of all."""
@@ -74,6 +75,8 @@ class CheckpointScore:
     num_scored: int
     num_failed: int
     """Answers that the engine refused, or the reward failed on."""
+    num_left_out: int
+    """Answers that the reward left out, by None."""
 
 
 def evaluate_checkpoint(
@@ -88,15 +91,16 @@ def evaluate_checkpoint(
     """
     check_weights(model_path)
     reward_config = check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
-    reward = create_reward(reward_config)
-    found = prepare_prompts(replace(config, pool=_pool_here()), str(model_path))
-    outputs = generate(
-        Engine(model_path, config.rollout.engine),
-        found.prompts.held_out,
-        sampling_of(config, found.end_tokens, num_answers),
-        on_progress,
-    )
-    answers = score_all(config, found, reward, outputs)
+    with asyncio.Runner() as runner, contextlib.closing(create_local_scorer(reward_config)) as scorer:
+        runner.run(scorer.start())
+        found = prepare_prompts(replace(config, pool=_pool_here()), str(model_path))
+        outputs = generate(
+            Engine(model_path, config.rollout.engine),
+            found.prompts.held_out,
+            sampling_of(config, found.end_tokens, num_answers),
+            on_progress,
+        )
+        answers = runner.run(score_all(config, found, scorer, outputs))
     return summarise(answers), answers
 
 
@@ -127,27 +131,22 @@ def generate(
     return outputs
 
 
-def score_all(
-    config: RunConfig, found: PreparedPrompts, reward: Reward, outputs: Mapping[str, RequestOutput]
+async def score_all(
+    config: RunConfig, found: PreparedPrompts, scorer: Scorer, outputs: Mapping[str, RequestOutput]
 ) -> list[EvaluatedAnswer]:
-    """Score the answers, those to one prompt together; what the reward prints goes to standard error."""
+    """Score the answers, as many together as a run does: the deadline means the same."""
     decode = AnswerText(
         found.tokenizer, end_token_ids=found.end_tokens.all, skip_special_tokens=config.reward.skip_special_tokens
     )
-    answers: list[EvaluatedAnswer] = []
-    for prompt in found.prompts.held_out:
-        output = outputs[prompt.id]
-        if output.error is not None:
-            answers.append(_refused(prompt, output.error))
-            continue
-        samples = [_sample(prompt, answer, decode) for answer in output.samples]
-        with contextlib.redirect_stdout(sys.stderr):
-            scores = reward.score(samples)
-        answers += [
-            _evaluated(prompt, answer, sample, score, config.evaluation.success_threshold)
-            for answer, sample, score in zip(output.samples, samples, scores, strict=True)
-        ]
-    return answers
+    held_out = found.prompts.held_out
+    refused = [_refused(prompt, error) for prompt in held_out if (error := outputs[prompt.id].error) is not None]
+    answers = [(prompt, answer) for prompt in held_out for answer in outputs[prompt.id].samples]
+    samples = [_sample(prompt, answer, decode) for prompt, answer in answers]
+    scores = await score_in_groups(scorer, samples, config.rollout.samples_per_prompt)
+    return refused + [
+        _evaluated(prompt, answer, sample, score, config.evaluation.success_threshold)
+        for (prompt, answer), sample, score in zip(answers, samples, scores, strict=True)
+    ]
 
 
 def summarise(answers: Sequence[EvaluatedAnswer]) -> CheckpointScore:
@@ -165,6 +164,7 @@ def summarise(answers: Sequence[EvaluatedAnswer]) -> CheckpointScore:
         num_answers=len(answers),
         num_scored=len(scored),
         num_failed=sum(answer.error is not None for answer in answers),
+        num_left_out=sum(answer.reward is None and answer.error is None for answer in answers),
     )
 
 

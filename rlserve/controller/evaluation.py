@@ -14,11 +14,11 @@ from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
-from rlserve.errors import DeadlineExceededError, RewardError
+from rlserve.errors import DeadlineExceededError
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.rewards.base import RewardSample
 from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import Scorer
+from rlserve.rollout.scoring import Scorer, score_in_groups
 from rlserve.tracking import names
 
 logger = logging.getLogger(__name__)
@@ -32,15 +32,19 @@ class HeldOutScore:
     """Share of the scored answers whose reward reaches ``success_threshold``; None where none could be scored."""
     num_failed: int
     """Answers that could not be scored: the engine refused the prompt, or the reward failed."""
+    num_left_out: int = 0
+    """Answers that the reward left out, by None."""
 
     def __str__(self) -> str:
         share = "none" if self.share_right is None else f"{self.share_right:.3f}"
-        return f"{share} ({self.num_failed} answers not scored)" if self.num_failed else share
+        counts = {"not scored": self.num_failed, "left out by the reward": self.num_left_out}
+        others = ", ".join(f"{number} answers {what}" for what, number in counts.items() if number)
+        return f"{share} ({others})" if others else share
 
     def metrics(self) -> Mapping[str, float]:
         """Under the names of ``rlserve.tracking.names``."""
         share = {} if self.share_right is None else {names.HELD_OUT: self.share_right}
-        return {**share, names.HELD_OUT_FAILED: self.num_failed}
+        return {**share, names.HELD_OUT_FAILED: self.num_failed, names.HELD_OUT_LEFT_OUT: self.num_left_out}
 
 
 class Evaluation:
@@ -79,8 +83,8 @@ class Evaluation:
     async def score(self, step: int) -> HeldOutScore:
         """The policy's score with the weights in force.
 
-        What cannot be scored is left out and counted, with one warning; what the reward leaves out (None) is only left
-        out. May be cancelled at any time.
+        What cannot be scored is left out and counted, with one warning; what the reward leaves out (None) is counted
+        apart. May be cancelled at any time.
         """
         requests = [
             Request(
@@ -99,7 +103,7 @@ class Evaluation:
             if output.error is not None
         ]
         samples = await asyncio.to_thread(self._samples, outputs)
-        scores = await self._score_all(samples)
+        scores = await score_in_groups(self._scorer, samples, self._num_scored_together)
         answered = [
             (prompt, output) for prompt, output in zip(self._prompts, outputs, strict=True) if output.error is None
         ]
@@ -120,20 +124,11 @@ class Evaluation:
                 errors[0],
             )
         num_right = sum(reward >= self._config.success_threshold for reward in rewards)
-        return HeldOutScore(share_right=num_right / len(rewards) if rewards else None, num_failed=len(errors))
-
-    async def _score_all(self, samples: Sequence[RewardSample]) -> list[Score]:
-        size = self._num_scored_together
-        chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
-        async with asyncio.TaskGroup() as tasks:
-            scored = [tasks.create_task(self._score_chunk(chunk)) for chunk in chunks]
-        return [score for task in scored for score in task.result()]
-
-    async def _score_chunk(self, chunk: Sequence[RewardSample]) -> list[Score]:
-        try:
-            return await self._scorer.score(chunk)
-        except RewardError as error:
-            return [Score(error=str(error)) for _ in chunk]
+        return HeldOutScore(
+            share_right=num_right / len(rewards) if rewards else None,
+            num_failed=len(errors),
+            num_left_out=sum(score.value is None and score.error is None for score in scores),
+        )
 
     def _samples(self, outputs: Sequence[RequestOutput]) -> list[RewardSample]:
         """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""

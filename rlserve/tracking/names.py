@@ -14,6 +14,7 @@ KL = "critic/kl"
 TIME = "training/time_s"
 HELD_OUT = "val-core/held_out/mean@1"
 HELD_OUT_FAILED = "val-core/held_out/num_failed"
+HELD_OUT_LEFT_OUT = "val-core/held_out/num_left_out"
 ROLLOUT_TOKENS_PER_S = "rollout/tokens_per_s"
 TRAINED_TOKENS_PER_S = "perf/throughput"
 QUEUE_LENGTH = "manager/queue_length"
@@ -73,6 +74,7 @@ METRICS: Mapping[str, str] = {
     "perf/total_num_tokens": "prompt and response tokens of the step",
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
+    HELD_OUT_LEFT_OUT: "held-out answers that the reward left out by returning None",
     "reward/NAME/mean": "mean of each further number that the reward returns; NAME is truncated for a reward model: "
     "share of texts that were too long for it",
     # Engine (vLLM), summed or averaged over the replicas.

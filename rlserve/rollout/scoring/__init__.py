@@ -8,7 +8,7 @@
 """
 
 from rlserve.rollout.scoring.base import ScorerWorker
-from rlserve.rollout.scoring.factory import create_scorer
-from rlserve.rollout.scoring.scorer import Scorer
+from rlserve.rollout.scoring.factory import create_local_scorer, create_scorer
+from rlserve.rollout.scoring.scorer import Scorer, score_in_groups
 
-__all__ = ["Scorer", "ScorerWorker", "create_scorer"]
+__all__ = ["Scorer", "ScorerWorker", "create_local_scorer", "create_scorer", "score_in_groups"]

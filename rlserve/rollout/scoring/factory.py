@@ -1,10 +1,11 @@
-"""Makes the scorer of a run."""
+"""Makes the scorer of a run, and that of a command without one."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rlserve.rollout.config import RewardConfig
+from rlserve.rollout.scoring.local_worker import LocalScorerWorker
 from rlserve.rollout.scoring.ray_worker import RayScorerWorker
 from rlserve.rollout.scoring.scorer import Scorer
 
@@ -12,3 +13,8 @@ from rlserve.rollout.scoring.scorer import Scorer
 def create_scorer(config: RewardConfig, log_path: Path) -> Scorer:
     """As many workers as the configuration asks for, not started yet. What the reward prints goes to ``log_path``."""
     return Scorer([RayScorerWorker(config, index, log_path) for index in range(config.num_processes)])
+
+
+def create_local_scorer(config: RewardConfig) -> Scorer:
+    """As many workers, on this machine without Ray. What the reward prints goes to standard error."""
+    return Scorer([LocalScorerWorker(config) for _ in range(config.num_processes)])

@@ -14,6 +14,25 @@ from rlserve.rollout.scoring.base import ScorerWorker
 logger = logging.getLogger(__name__)
 
 
+async def score_in_groups(scorer: Scorer, samples: Sequence[RewardSample], size: int) -> list[Score]:
+    """One score for each of any number of samples, in groups of ``size`` side by side.
+
+    ``size`` is that of the groups in training, so that ``reward.timeout_s`` means the same. Where no worker could score
+    a group, each of its scores is an error.
+    """
+
+    async def score_group(group: Sequence[RewardSample]) -> list[Score]:
+        try:
+            return await scorer.score(group)
+        except RewardError as error:
+            return [Score(error=str(error)) for _ in group]
+
+    groups = [samples[start : start + size] for start in range(0, len(samples), size)]
+    async with asyncio.TaskGroup() as tasks:
+        scored = [tasks.create_task(score_group(group)) for group in groups]
+    return [score for task in scored for score in task.result()]
+
+
 class Scorer:
     """Scores prompt groups side by side, one for each worker. A worker that is lost holds up only its own group."""
 

@@ -85,11 +85,11 @@ def test_a_model_is_scored_by_the_configuration_that_is_named(run: RunFolder, pl
     assert (config.model.path, config.rollout.max_tokens) == (str(model), 4)
 
 
-def test_a_checkpoint_is_scored(run: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_is_scored(run: RunFolder, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["data.path=other.jsonl", "data.num_held_out=null", "--json", "--output", "out/e.json"]
     words += ["evaluation.temperature=1", "rollout.samples_per_prompt=2"]
     assert main(["eval", "r1", *words]) == 0
-    captured = capsys.readouterr()
+    captured = capfd.readouterr()
     printed = json.loads(captured.out)
     assert "scored" in captured.err
     assert (printed["num_prompts"], printed["num_answers"], printed["num_failed"]) == (3, 6, 0)
@@ -100,13 +100,36 @@ def test_a_checkpoint_is_scored(run: RunFolder, place: Path, capsys: pytest.Capt
     assert all(answer["reward_parts"] == {"length": 3.0} for answer in answers)
 
 
+def test_a_reward_that_hangs_costs_its_own_answers_only(
+    run: RunFolder, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place / "r.py").write_text(
+        "import os, threading\n"
+        "def score(sample):\n"
+        "    level = sample.row['level']\n"
+        "    if level == 0: threading.Event().wait()\n"
+        "    if level == 1: os._exit(3)\n"
+        "    return None\n"
+    )
+    words = ["data.path=other.jsonl", "data.num_held_out=null", "reward.timeout_s=1", "reward.num_workers=3"]
+    assert main(["eval", "r1", *words, "evaluation.temperature=1", "rollout.samples_per_prompt=1", "--json"]) == 0
+    printed = json.loads(capfd.readouterr().out)
+    assert (printed["num_scored"], printed["num_failed"], printed["num_left_out"]) == (0, 2, 1)
+    answers = {
+        answer["prompt"]: answer["error"] for answer in json.loads(Path(printed["result"]).read_text())["answers"]
+    }
+    assert "no answer within reward.timeout_s=1" in answers["0+1="]
+    assert "its process ended with exit code 3" in answers["1+1="]
+    assert answers["2+1="] is None
+
+
 def test_several_greedy_answers_are_refused(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "r1", "rollout.samples_per_prompt=4"]) == 2
     assert "would all be alike" in capsys.readouterr().err
 
 
 def answer(
-    prompt_id: str, reward: float | None, *, is_right: bool = False, finish_reason: str = "stop"
+    prompt_id: str, reward: float | None, *, is_right: bool = False, finish_reason: str = "stop", fails: bool = True
 ) -> EvaluatedAnswer:
     return EvaluatedAnswer(
         prompt_id=prompt_id,
@@ -116,7 +139,7 @@ def answer(
         response="",
         reward=reward,
         reward_parts={},
-        error="failed" if reward is None else None,
+        error="failed" if reward is None and fails else None,
         is_right=is_right,
         finish_reason=finish_reason,
         num_response_tokens=1,
@@ -130,24 +153,27 @@ def test_what_could_not_be_scored_is_left_out_of_shares_and_counted() -> None:
             answer("a", 0.0, finish_reason="length"),
             answer("b", 0.5),
             answer("c", None, finish_reason="error"),
+            answer("d", None, fails=False),
         ]
     )
     assert score == CheckpointScore(
         share_right=1 / 3,
         share_of_prompts_right=1 / 2,
         mean_reward=0.5,
-        share_cut=1 / 3,
-        num_prompts=3,
-        num_answers=4,
+        share_cut=1 / 4,
+        num_prompts=4,
+        num_answers=5,
         num_scored=3,
         num_failed=1,
+        num_left_out=1,
     )
     assert list(describe(score)) == [
-        "held-out score 0.333: 1 of 3 answers to 3 prompts are right",
+        "held-out score 0.333: 1 of 3 answers to 4 prompts are right",
         "prompts with a right answer 0.500",
         "mean reward 0.5",
-        "cut by rollout.max_tokens: 0.333 of the answers",
+        "cut by rollout.max_tokens: 0.250 of the answers",
         "1 answers could not be scored and are left out: see their error in the file",
+        "1 answers were left out by the reward, which returned None",
     ]
 
 

@@ -70,14 +70,20 @@ def test_answers_are_scored_in_groups_of_the_size_that_the_deadline_is_meant_for
     found = asyncio.run(evaluation(FakeReplicas(), scorer).score(0))
     assert scorer.sizes == [4, 4, 2]
     assert found == HeldOutScore(share_right=0.9, num_failed=0)
-    assert found.metrics() == {"val-core/held_out/mean@1": 0.9, "val-core/held_out/num_failed": 0}
+    assert found.metrics() == {
+        "val-core/held_out/mean@1": 0.9,
+        "val-core/held_out/num_failed": 0,
+        "val-core/held_out/num_left_out": 0,
+    }
 
 
 def test_what_cannot_be_scored_is_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     scorer = FakeScorer(by_row({0: Score(value=0.0), 5: Score(error="KeyError"), 6: Score(value=None)}))
     replicas = FakeReplicas(refused=[9])
     found = asyncio.run(evaluation(replicas, scorer).score(0))
-    assert found == HeldOutScore(share_right=6 / 7, num_failed=2)
+    assert found == HeldOutScore(share_right=6 / 7, num_failed=2, num_left_out=1)
+    assert found.metrics()["val-core/held_out/num_left_out"] == 1
+    assert str(found) == "0.857 (2 answers not scored, 1 answers left out by the reward)"
     ((step, answers),) = replicas.told
     assert (step, [answer.prompt.row for answer in answers]) == (0, list(range(9))), "the tenth was refused"
     assert [answer.reward for answer in answers] == [0.0, *[1.0] * 4, None, None, *[1.0] * 2]
@@ -93,7 +99,7 @@ def test_a_reward_that_always_fails_gives_no_score(caplog: pytest.LogCaptureFixt
 
     found = asyncio.run(evaluation(FakeReplicas(), Failing()).score(0))
     assert found == HeldOutScore(share_right=None, num_failed=10)
-    assert found.metrics() == {"val-core/held_out/num_failed": 10}
+    assert found.metrics() == {"val-core/held_out/num_failed": 10, "val-core/held_out/num_left_out": 0}
     assert str(found) == "none (10 answers not scored)"
     assert len(caplog.messages) == 1
 
