@@ -22,7 +22,6 @@ import torch
 from rlserve.config.tree import RunConfig
 from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
 from rlserve.engine import Engine, Request, RequestOutput, SamplingParams
-from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.requests.request import FinishReason, SampleOutput
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.answer_text import AnswerText
@@ -89,7 +88,6 @@ def evaluate_checkpoint(
     Raises:
         UserError: model, data or reward cannot be used.
     """
-    check_weights(model_path)
     reward_config = check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
     with asyncio.Runner() as runner, contextlib.closing(create_local_scorer(reward_config)) as scorer:
         runner.run(scorer.start())

@@ -14,9 +14,6 @@ from rlserve.config.tree import RunConfig
 from rlserve.controller.preparation.prompts import prepare_prompts
 from rlserve.controller.preparation.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
-from rlserve.engine.models.checkpoint import check_weights
-from rlserve.engine.models.factory import read_model_spec
-from rlserve.engine.models.shard import check_divides
 from rlserve.errors import ModelError
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.config import RewardConfig
@@ -76,8 +73,6 @@ def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str],
     else:
         on_status(f"fetching {model_path} from the hub")
         model_path = _fetch(model_path)
-    check_weights(Path(model_path))
-    check_divides(read_model_spec(model_path), config.rollout.engine.tensor_parallel_size)
     on_status("loading prompts")
     found = prepare_prompts(config, model_path)
     return Preparation(

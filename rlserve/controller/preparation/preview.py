@@ -11,6 +11,7 @@ from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prom
 from rlserve.controller.preparation.reward_trial import TryReward, describe_score
 from rlserve.rollout.dataset.factory import looks_local
 from rlserve.rollout.end_tokens import describe
+from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.tasks import find_made_model, is_builtin
 
 
@@ -21,6 +22,9 @@ def preview_prompts(config: RunConfig, try_reward: TryReward) -> str:
     Raises:
         UserError: what a run would end with before it starts.
     """
+    reward_model = config.reward.model_path
+    if reward_model is not None and Path(reward_model).expanduser().is_dir():
+        check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
     model = config.model.path
     folder = find_made_model(model) if is_builtin(model) else Path(model).expanduser()
     if folder is None or not folder.is_dir():

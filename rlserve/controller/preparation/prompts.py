@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlserve.config.tree import RunConfig
 from rlserve.engine.kv_cache.capacity import num_cache_tokens, token_bytes
 from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.factory import read_model_spec
+from rlserve.engine.models.shard import check_divides
 from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
@@ -38,12 +41,14 @@ class PreparedPrompts:
 
 
 def prepare_prompts(config: RunConfig, model_path: str) -> PreparedPrompts:
-    """Load and check the data of a run on the model in the folder ``model_path``.
+    """Look at the model in the folder ``model_path``, its weights included, and load and check the data of a run on it.
 
     Raises:
-        UserError: tokenizer or data cannot be used, or a prompt with its answer does not fit.
+        UserError: model, tokenizer or data cannot be used, or a prompt with its answer does not fit.
     """
+    check_weights(Path(model_path))
     spec = read_model_spec(model_path)
+    check_divides(spec, config.rollout.engine.tensor_parallel_size)
     engine = config.rollout.engine
     max_model_len = min(engine.max_model_len or spec.max_position, spec.max_position)
     room = max_model_len - config.rollout.max_tokens

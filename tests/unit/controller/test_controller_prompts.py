@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlserve.config.tree import ModelConfig, RunConfig
 from rlserve.controller.preparation.preview import preview_prompts
@@ -17,7 +18,7 @@ from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.kv_cache.capacity import num_cache_tokens, token_bytes
 from rlserve.engine.models.factory import read_model_spec
-from rlserve.errors import ConfigurationError
+from rlserve.errors import ConfigurationError, ModelError, RewardError
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.rollout.groups import PromptGroup
@@ -30,26 +31,24 @@ MAX_LENGTH = 128
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """A folder with what is read of a model before a run: its configuration and tokenizer."""
+    """A small model with a chat template."""
     folder = tmp_path / "model"
     tokenizer = character_tokenizer("0123456789+= abcdefghijklmnopqrstuvwxyz<>")
     tokenizer.add_special_tokens({"additional_special_tokens": ["</turn>"]})
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-    config = {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": MAX_LENGTH,
-        "eos_token_id": tokenizer.eos_token_id,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=MAX_LENGTH,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
 
 
@@ -146,6 +145,22 @@ def test_a_dry_run_shows_what_the_model_reads(model: Path) -> None:
     assert shown[4:6] == ["  <system>add", f"  up</turn><user>{shown[5].partition('<user>')[2]}"]
     assert shown[6].startswith('its reference answer: "')
     assert shown[7] == "the reward of a reference answer: 0.5"
+
+
+def test_a_dry_run_looks_into_the_weights(model: Path) -> None:
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        preview_prompts(run_config(model), untried)
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ModelError, match="is a Git LFS pointer"):
+        preview_prompts(run_config(model), untried)
+
+
+def test_a_dry_run_looks_at_a_reward_model(model: Path) -> None:
+    config = replace(run_config(model), reward=RewardConfig(model_path=str(model)))
+    with pytest.raises(RewardError, match="must have one label, but has 2"):
+        preview_prompts(config, untried)
 
 
 def test_a_dry_run_makes_and_fetches_nothing(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
