@@ -24,7 +24,7 @@ from rich.console import Console
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.remarks import remarks_on_split
 from rlserve.config.split import slot_view
-from rlserve.controller.checkpoint import checkpoints, newest_checkpoint, read_run
+from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
 from rlserve.controller.controller import Controller
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation.prepare import prepare
@@ -75,19 +75,18 @@ def run(start: RunStart) -> int:
     """
     folder = _open_folder(start.loaded, start.resume)
     with log_to(folder.log_file, start.console), owned(folder.path):
-        checkpoint = None if start.resume is None else newest_checkpoint(folder.checkpoints)
+        saved = None if start.resume is None else read_run(newest_checkpoint(folder.checkpoints))
         folder.make_latest()
         folder.write_config(to_yaml(start.loaded.config))
         for remark in start.loaded.remarks:
             logger.warning("%s", remark)
-        return _run_in(folder, start, checkpoint)
+        return _run_in(folder, start, saved)
 
 
-def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
+def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
     """Run in a folder that is ours, and sum up."""
-    saved = None if checkpoint is None else read_run(checkpoint)
     # What was done after the last checkpoint is lost, but its time has passed: records never go back in time.
-    already_s = max(saved["elapsed_s"], recorded_time_s(folder)) if saved else 0.0
+    already_s = max(saved.content["elapsed_s"], recorded_time_s(folder)) if saved else 0.0
     config, console, progress = start.loaded.config, start.console, start.progress
     clock = RunClock(started=start.started_s, already_s=already_s)
     exit_code, reason = EXIT_FAILED, None
@@ -96,13 +95,13 @@ def _run_in(folder: RunFolder, start: RunStart, checkpoint: Path | None) -> int:
             config.tracking,
             folder,
             as_plain(config),
-            resumed_step=saved["counters"]["num_steps"] + 1 if saved else None,
+            resumed_step=saved.num_steps + 1 if saved else None,
             model_name=config.model.path,
         )
-        num_steps = saved["counters"]["num_steps"] if saved else 0
+        num_steps = saved.num_steps if saved else 0
         tracker.record(RunEvent(time_s=clock.now(), resumed=saved is not None, step=num_steps))
         try:
-            exit_code = _train(start, folder, tracker, clock, checkpoint)
+            exit_code = _train(start, folder, tracker, clock, saved)
         except RlserveError as error:
             exit_code, reason = error.exit_code, str(error)
             raise
@@ -148,7 +147,7 @@ def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
     return RunFolder.create_numbered(output_dir, default_run_name(loaded.source.stem, datetime.now()))
 
 
-def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock, checkpoint: Path | None) -> int:
+def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock, saved: SavedRun | None) -> int:
     config, progress = start.loaded.config, start.progress
 
     def show(status: str) -> None:
@@ -162,8 +161,8 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         if is_builtin(config.model.path) and is_builtin(config.data.path):
             launcher.begin(config.pool)  # at once: there is nothing of the user's that could be wrong
         preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
-        if checkpoint is not None:  # other data are refused before anything is started
-            preparation.source.restore(read_run(checkpoint)["source"])
+        if saved is not None:  # other data are refused before anything is started
+            preparation.source.restore(saved.content["source"])
         show("starting Ray")
         groups = launcher.connect(config.pool)
         if config.launch.kind == "cluster" and config.pool.slots == "auto":  # only now is it known what there is
@@ -180,7 +179,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             tracker=tracker,
             progress=progress,
             clock=clock,
-            checkpoint=checkpoint,
+            saved=saved,
             worker_python=start.worker_python,
         )
         return asyncio.run(_control(setup, start.signals))

@@ -23,6 +23,7 @@ import os
 import re
 import shutil
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,21 @@ MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"step_(\d{6,})")
 _TEMPORARY_PREFIX = ".writing_"
 _CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRun:
+    """What a run goes on from."""
+
+    checkpoint: Path
+    content: dict[str, Any]
+    """Of ``run.json``, as the controller wrote it."""
+
+    @property
+    def num_steps(self) -> int:
+        """Training steps done."""
+        number: int = self.content["counters"]["num_steps"]
+        return number
 
 
 def checkpoint_name(step: int) -> str:
@@ -154,10 +170,9 @@ def newest_checkpoint(parent: Path) -> Path:
     raise UserError(f"{parent} holds no whole checkpoint ({len(found)} damaged): there is nothing to resume from")
 
 
-def read_run(checkpoint: Path) -> dict[str, Any]:
+def read_run(checkpoint: Path) -> SavedRun:
     """The run's own part of a checkpoint."""
-    run: dict[str, Any] = json.loads((checkpoint / RUN_FILE).read_text())
-    return run
+    return SavedRun(checkpoint=checkpoint, content=json.loads((checkpoint / RUN_FILE).read_text()))
 
 
 def _sha256(path: Path) -> str:

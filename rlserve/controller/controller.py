@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.controller.answer_log import AnswerLog
-from rlserve.controller.checkpoint import read_run, save_checkpoint
+from rlserve.controller.checkpoint import save_checkpoint
 from rlserve.controller.counters import Counters
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
@@ -108,8 +108,8 @@ class Controller:
             on_one_machine=config.launch.kind == "local",
             on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.TRAIN, error),
         )
-        if setup.checkpoint is not None:
-            self._restore(read_run(setup.checkpoint))
+        if setup.saved is not None:
+            self._restore(setup.saved.content)
 
     def request_stop(self) -> None:
         """Finish the step under way, save, and return from ``run``."""
@@ -258,7 +258,7 @@ class Controller:
             self.fleet.start([(slot, worker_spec(setup, slot)) for slot in setup.slots]), self.scorer.start()
         )
         trainers = [slot.id for slot in setup.slots if roles[slot.id] is Role.TRAIN]
-        await self.trainers.form(trainers, setup.checkpoint)
+        await self.trainers.form(trainers, None if setup.saved is None else setup.saved.checkpoint)
         await self.training.publish_first(self.counters.num_steps)
         await asyncio.gather(*(self.reallocation.begin(slot.id, roles[slot.id]) for slot in setup.slots))
         if self.counters.held_out_before is None and self.counters.num_steps == 0:

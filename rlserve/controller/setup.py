@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.checkpoint import SavedRun
 from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.requests.request import SamplingParams
@@ -31,7 +31,7 @@ class RunSetup:
     tracker: Tracker
     progress: Progress
     clock: RunClock
-    checkpoint: Path | None
+    saved: SavedRun | None
     """To go on from; None begins anew."""
     worker_python: str | None = None
     """What Ray starts workers with, in place of Python; None for Python itself."""

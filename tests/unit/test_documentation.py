@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Mapping
 from dataclasses import fields
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,6 +13,8 @@ from typing import Any
 
 import pytest
 import yaml
+from model_folders import write_model
+from transformers import Qwen3Config
 
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
@@ -95,13 +98,23 @@ def test_there_are_commands_to_check() -> None:
     assert {page.name for page, _ in COMMANDS} >= {"README.md"}
 
 
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    """The models that the commands name. Of the reward model what is looked at before a run."""
+    folder = tmp_path_factory.mktemp("models")
+    policy, judge = write_model(folder / "policy"), folder / "reward-model"
+    Qwen3Config(num_labels=1).save_pretrained(judge)
+    character_tokenizer("0123456789+=ab").save_pretrained(judge)
+    return {"model": policy, "tiny": policy, "sorter": policy, "reward-model": judge}
+
+
 @pytest.fixture
-def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Path:
+def workplace(
+    models: Mapping[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Path:
     """A folder that has what the commands in the documentation name."""
-    for name in ("model", "reward-model", "tiny", "sorter"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(QWEN3_CONFIG)
-        character_tokenizer("0123456789+=ab").save_pretrained(tmp_path / name)
+    for name, folder in models.items():
+        (tmp_path / name).symlink_to(folder)
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 2)
     (tmp_path / "my_reward.py").write_text(next(block for block in blocks(ROOT / "README.md", "python")))
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -111,11 +124,6 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     (tmp_path / "runs/my-run/config.yaml").write_text(capsys.readouterr().out)
     (tmp_path / "runs/latest").symlink_to("my-run")
     return tmp_path
-
-
-QWEN3_CONFIG = """{"architectures": ["Qwen3ForCausalLM"], "vocab_size": 8, "hidden_size": 8, "intermediate_size": 8,
-"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 8,
-"max_position_embeddings": 512}"""
 
 
 @pytest.mark.parametrize("command", [arguments for _, arguments in COMMANDS], ids=" ".join)

@@ -88,7 +88,7 @@ class ModelText:
     """
 
     def __init__(self, config: RewardConfig) -> None:
-        """``config.apply_chat_template`` must be decided: see ``decide_chat_template``."""
+        """``config.apply_chat_template`` must be decided: see ``check_reward_model``."""
         self.tokenizer: Any = load_tokenizer(model_path(config))
         self._apply_chat_template = bool(config.apply_chat_template)
 

@@ -36,7 +36,7 @@ def test_saved_checkpoint_is_whole_and_reads_back(tmp_path: Path) -> None:
     assert saved.name == "step_000020"
     assert is_whole(saved)
     assert newest_checkpoint(tmp_path) == saved
-    assert read_run(saved) == {"step": 20}
+    assert read_run(saved).content == {"step": 20}
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
