@@ -25,7 +25,10 @@ from machine import circumstances
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
-from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.clock import RunClock
+from rlserve.controller.context import Books, RunContext
+from rlserve.controller.counters import Counters
+from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.signal import Signal
@@ -34,7 +37,6 @@ from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.failure_share import FailureShare
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -171,7 +173,7 @@ class Method:
 
 
 class Outside:
-    """Fleet, transport, trainers, scorer and tracker: they do nothing and take no time."""
+    """Fleet, transport, trainers and scorer: they do nothing and take no time."""
 
     num_workers = 1
 
@@ -186,7 +188,7 @@ class Outside:
         """A replica takes the newest version."""
         return Receipt(version=self.version, fingerprint=0, load_s=0.0)
 
-    async def publish_again(self, _: int) -> None:
+    async def publish_again(self, *_: Any) -> None:
         """Nothing is ever gone."""
 
     async def publish(self, _: Any, version: int) -> None:
@@ -203,9 +205,6 @@ class Outside:
         pickle.dumps(samples, protocol=5)
         return [Score(value=1.0)] * len(samples)
 
-    def record(self, record: Any) -> None:
-        """The tracker is told."""
-
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
     """One word for each token."""
@@ -220,61 +219,55 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
     ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
     router = Router(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0)
     buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
-    counters, clock, changed = Counters(), RunClock(started=time.monotonic()), Signal(60.0)
     source: Any = Source()
     async with asyncio.TaskGroup() as tasks:
-        rollouts = RolloutLoop(
-            source=source,
-            ledger=ledger,
-            router=router,
-            buffer=buffer,
-            scorer=outside,
-            clock=clock,
-            changed=changed,
-            reward_failures=FailureShare(0.0),
-            refusals=FailureShare(0.0),
-            decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)),
-            current_version=lambda: counters.num_steps,
+        context = RunContext(
+            clock=RunClock(started=time.monotonic()),
+            counters=Counters(),
+            events=EventBus(),
+            changed=Signal(),
+            tasks=tasks,
         )
+        context.events.subscribe(WorkerLost, _lost)
         replicas = Replicas(
-            outside,
-            router,
-            outside,
+            context,
+            fleet=outside,
+            router=router,
+            transport=outside,
+            trainers=outside,
             capacity=4 * shape.samples_per_prompt,
             switch_timeout_s=60.0,
             request_timeout_s=60.0,
-            clock=clock,
-            publish_again=outside.publish_again,
-            on_output=rollouts.on_output,
-            on_started=rollouts.on_started,
-            on_returned=rollouts.on_returned,
-            on_delivered=lambda *_: None,
-            on_lost=_lost,
-            spawn=tasks.create_task,
+        )
+        rollouts = RolloutLoop(
+            context,
+            Books(ledger=ledger, buffer=buffer, router=router),
+            source=source,
+            replicas=replicas,
+            scorer=outside,
+            decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)),
+            max_refusal_share=0.0,
+            max_reward_failure_share=0.0,
         )
         training = TrainingLoop(
+            context,
             num_steps=shape.num_steps,
             trainers=_Trainers(outside),
             transport=outside,
             replicas=replicas,
             buffer=buffer,
-            counters=counters,
-            clock=clock,
-            tracker=outside,
-            changed=changed,
             folder=folder,
-            rollout_metrics=dict,
-            on_trained=lambda *_: None,
-            after_step=_after_step,
-            spawn=tasks.create_task,
         )
         for index in range(NUM_REPLICAS):
             await replicas.join(f"r{index}")
         loops = [
-            tasks.create_task(rollouts.admit(replicas, lambda: shape.num_steps * shape.prompts_per_step)),
+            tasks.create_task(rollouts.admit(lambda: shape.num_steps * shape.prompts_per_step)),
             tasks.create_task(rollouts.score()),
         ]
-        await training.run(asyncio.Event())
+        stop = asyncio.Event()
+        while await training.step(stop) is not None:
+            pass
+        await training.settle()
         for loop in loops:
             loop.cancel()
         await replicas.close()
@@ -294,12 +287,8 @@ class _Trainers:
         await transport.publish(None, version)
 
 
-async def _after_step(_: Any) -> None:
-    """Nothing is logged."""
-
-
-def _lost(slot_id: str, error: BaseException) -> None:
-    raise error
+def _lost(event: WorkerLost) -> None:
+    raise event.error
 
 
 def measure(shape: Shape) -> dict[str, float]:

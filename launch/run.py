@@ -24,10 +24,12 @@ from rich.console import Console
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.remarks import remarks_on_split
 from rlserve.config.split import slot_view
+from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
+from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
-from rlserve.controller.counters import RunClock
 from rlserve.controller.preparation.prepare import prepare
+from rlserve.controller.ray_ports import ray_ports
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
 from rlserve.launch.factory import create_launcher
@@ -199,7 +201,7 @@ async def _control(setup: RunSetup, signals: StopSignals) -> int:
 
     The summary is written however the run ends: what was done before an error counts too.
     """
-    controller = Controller(setup)
+    controller = build_controller(setup, ray_ports(setup))
     loop = asyncio.get_running_loop()
     with signals.handed_to(lambda: loop.call_soon_threadsafe(controller.request_stop)):
         try:

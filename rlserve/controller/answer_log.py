@@ -5,29 +5,17 @@ Only the choice of what may be kept is made here and now; texts are decoded late
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlserve.engine.requests.request import SampleOutput
-from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.controller.events import GroupsTrained, HeldOutAnswered
+from rlserve.rollout.groups import ScoredAnswer, ScoredGroup
 from rlserve.tracking.answers import Answer, Keep, Kind, chosen
 from rlserve.tracking.tracker import Tracker
 
 Decode = Callable[[NDArray[np.int32]], str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoredAnswer:
-    """An answer with what the reward made of it."""
-
-    prompt: PromptGroup
-    sample: SampleOutput
-    reward: float | None
-    """None: it could not be scored, or was left out."""
-    reward_parts: Mapping[str, float]
 
 
 class AnswerLog:
@@ -38,15 +26,15 @@ class AnswerLog:
         self._keep = keep
         self._decode = decode
 
-    def note_trained(self, step: int, groups: Sequence[ScoredGroup]) -> None:
-        """A training step was done on ``groups``."""
-        kept = [groups[index] for index in chosen(len(groups), self._keep)]
-        self._tracker.log_answers(step, "training", lambda: list(_trained(step, kept, self._decode)))
+    def note_trained(self, event: GroupsTrained) -> None:
+        """A training step was done."""
+        kept = [event.groups[index] for index in chosen(len(event.groups), self._keep)]
+        self._tracker.log_answers(event.step, "training", lambda: list(_trained(event.step, kept, self._decode)))
 
-    def note_held_out(self, step: int, answers: Sequence[ScoredAnswer]) -> None:
-        """The policy was asked after ``step`` steps."""
-        kept = [answers[index] for index in chosen(len(answers), self._keep)]
-        self._tracker.log_answers(step, "held_out", lambda: list(_held_out(step, kept, self._decode)))
+    def note_held_out(self, event: HeldOutAnswered) -> None:
+        """The policy was asked."""
+        kept = [event.answers[index] for index in chosen(len(event.answers), self._keep)]
+        self._tracker.log_answers(event.step, "held_out", lambda: list(_held_out(event.step, kept, self._decode)))
 
 
 def _trained(step: int, groups: Sequence[ScoredGroup], decode: Decode) -> Iterator[Answer]:

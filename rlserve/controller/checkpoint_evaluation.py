@@ -30,7 +30,8 @@ from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import Scorer, create_local_scorer, score_in_groups
+from rlserve.rollout.scoring import Scorer, score_in_groups
+from rlserve.rollout.scoring.factory import create_local_scorer
 
 OnProgress = Callable[[int, int], None]
 """Called with the number of prompts that are answered, and of all."""

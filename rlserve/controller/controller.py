@@ -28,98 +28,75 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from rlserve.controller.answer_log import AnswerLog
-from rlserve.controller.checkpoint import save_checkpoint
-from rlserve.controller.counters import Counters
+from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.heartbeat import Heartbeat
-from rlserve.controller.observation import RolloutRates, rollout_metrics
+from rlserve.controller.observation import RolloutMetrics
+from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
-from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
-from rlserve.controller.signal import Signal
-from rlserve.controller.stall import progress, situation, stall_timeout_s
-from rlserve.controller.summing_up import sum_up
+from rlserve.controller.saving import RunSaver
+from rlserve.controller.setup import RunSetup, worker_spec
+from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.errors import CheckpointError
 from rlserve.manager.policies.base import Role
-from rlserve.manager.policies.factory import create_policy
-from rlserve.pool.fleet import Fleet
-from rlserve.pool.roles.train import POLICY_FOLDER
-from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.failure_share import FailureShare
-from rlserve.rollout.ledger import Ledger
-from rlserve.rollout.requests.router import Router
-from rlserve.rollout.scoring import create_scorer
 from rlserve.tracking import names
-from rlserve.tracking.events import WeightEvent
 from rlserve.tracking.summary import RunSummary
-from rlserve.weights.base import Receipt
-from rlserve.weights.factory import create_transport
 
 logger = logging.getLogger(__name__)
 
-Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Parts:
+    """What a controller runs, made by ``rlserve.controller.build``."""
+
+    books: Books
+    trainers: TrainerGroup
+    replicas: Replicas
+    rollouts: RolloutLoop
+    training: TrainingLoop
+    reallocation: Reallocation
+    evaluation: Evaluation
+    heartbeat: Heartbeat
+    stall_guard: StallGuard
+    display: RunDisplay
+    metrics: RolloutMetrics
+    saver: RunSaver
 
 
 class Controller:
     """Runs everything from the first worker's start to the last checkpoint."""
 
-    def __init__(self, setup: RunSetup) -> None:
-        config = setup.config
+    def __init__(self, run: RunContext, setup: RunSetup, ports: Ports, parts: Parts) -> None:
+        self._run = run
         self._setup = setup
-        self._config = config
-        self._clock = setup.clock
-        self._changed = Signal(
-            stall_timeout_s(config),
-            moved=lambda: progress(self.training, self.ledger, self.replicas, self.reallocation),
-            situation=lambda: situation(self.ledger, self.reallocation),
-        )
+        self._config = setup.config
+        self._ports = ports
+        self._parts = parts
         self._stop = asyncio.Event()
-        self._rates = RolloutRates(setup.clock)
-        self._loop_start_s: float | None = None
-        self.held_out_after: float | None = None
-        self.answers = AnswerLog(setup.tracker, config.tracking.samples, setup.preparation.decode)
-        self.counters = Counters()
-        self.fleet = Fleet(config.pool.worker_start_timeout_s, worker_python=setup.worker_python)
-        self.scorer = create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log")
-        self.heartbeat = Heartbeat(
-            self.fleet, interval_s=config.pool.health_interval_s, timeout_s=config.pool.health_timeout_s
-        )
-        self.transport = create_transport(config.weights)
-        self.ledger = Ledger(
-            prompts_per_step=config.rollout.prompts_per_step, max_staleness=config.rollout.max_staleness
-        )
-        self.buffer = SampleBuffer(self.ledger, prompts_per_step=config.rollout.prompts_per_step)
-        self._sampling = sampling_params(config, setup.preparation.end_tokens)
-        self.router = Router(sampling=self._sampling, run_seed=config.seed)
-        self.trainers = TrainerGroup(
-            self.fleet,
-            switch_timeout_s=config.pool.switch_timeout_s,
-            step_timeout_s=config.trainer.step_timeout_s,
-            on_one_machine=config.launch.kind == "local",
-            on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.TRAIN, error),
-        )
-        if setup.saved is not None:
-            self._restore(setup.saved.content)
+        self._held_out_after: float | None = None
 
     def request_stop(self) -> None:
         """Finish the step under way, save, and return from ``run``."""
         self._stop.set()
-        self._changed.notify()
+        self._parts.display.stopping = True
+        self._run.changed.notify()
 
     @property
     def stopped_early(self) -> bool:
         """Whether the run was asked to stop and has steps left."""
-        return self._stop.is_set() and self.counters.num_steps < self._config.num_steps
+        return self._stop.is_set() and self._run.counters.num_steps < self._config.num_steps
+
+    def summary(self) -> RunSummary:
+        """The numbers that the run comes down to."""
+        return self._parts.saver.summary(held_out_after=self._held_out_after)
 
     async def run(self) -> None:
         """The whole run.
@@ -127,118 +104,22 @@ class Controller:
         Raises:
             RlserveError: what went wrong, as itself; worker processes are ended in any case.
         """
+        parts = self._parts
         try:
-            async with asyncio.TaskGroup() as tasks:
-                self._build(tasks.create_task)
-                display = tasks.create_task(self.display.run())
-                heartbeat = tasks.create_task(self.heartbeat.run())
+            async with self._run.tasks as tasks:
+                beside = [tasks.create_task(parts.display.run()), tasks.create_task(parts.heartbeat.run())]
                 if await self._unless_stopped(tasks.create_task(self._start())):
-                    await self._loops(tasks)
+                    await self._loops()
                     await self._finish()
-                display.cancel()
-                heartbeat.cancel()
-                await self.reallocation.close()
-                await self.replicas.close()
+                for task in beside:
+                    task.cancel()
+                await parts.reallocation.close()
+                await parts.replicas.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
-            self.scorer.close()
-            self.fleet.close()
-
-    # -- building and starting -------------------------------------------------------------------------------
-
-    def _build(self, spawn: Spawn) -> None:
-        self._build_rollout_side(spawn)
-        self._build_training_side(spawn)
-
-    def _build_rollout_side(self, spawn: Spawn) -> None:
-        config, setup = self._config, self._setup
-        self.rollouts = RolloutLoop(
-            source=setup.preparation.source,
-            ledger=self.ledger,
-            router=self.router,
-            buffer=self.buffer,
-            scorer=self.scorer,
-            clock=self._clock,
-            changed=self._changed,
-            reward_failures=FailureShare(config.reward.max_failure_share),
-            refusals=FailureShare(config.rollout.max_refusal_share),
-            decode=setup.preparation.decode,
-            current_version=lambda: self.counters.num_steps,
-        )
-        self.replicas = Replicas(
-            self.fleet,
-            self.router,
-            self.transport,
-            capacity=config.rollout.engine.max_num_sequences,
-            switch_timeout_s=config.pool.switch_timeout_s,
-            request_timeout_s=config.rollout.request_timeout_s,
-            clock=self._clock,
-            publish_again=lambda number: self.trainers.publish_again(self.transport, number),
-            on_output=self.rollouts.on_output,
-            on_started=self.rollouts.on_started,
-            on_returned=self.rollouts.on_returned,
-            on_delivered=self._on_delivered,
-            on_lost=lambda slot_id, error: self.reallocation.lost(slot_id, Role.ROLLOUT, error),
-            spawn=spawn,
-        )
-        setup.tracker.watch_engines(
-            lambda: {slot_id: stats.engine_metrics for slot_id, stats in self.replicas.stats.items()}
-        )
-        self.evaluation = Evaluation(
-            config.evaluation,
-            setup.preparation.held_out,
-            replicas=self.replicas,
-            scorer=self.scorer,
-            decode=setup.preparation.decode,
-            sampling=self._sampling,
-            on_answers=self.answers.note_held_out,
-        )
-
-    def _build_training_side(self, spawn: Spawn) -> None:
-        config, setup = self._config, self._setup
-        self.training = TrainingLoop(
-            num_steps=config.num_steps,
-            trainers=self.trainers,
-            transport=self.transport,
-            replicas=self.replicas,
-            buffer=self.buffer,
-            counters=self.counters,
-            clock=self._clock,
-            tracker=setup.tracker,
-            changed=self._changed,
-            folder=setup.folder.path,
-            rollout_metrics=self._rollout_metrics,
-            on_trained=self.answers.note_trained,
-            after_step=self._after_step,
-            spawn=spawn,
-        )
-        self.reallocation = Reallocation(
-            slots=setup.slots,
-            fleet=self.fleet,
-            trainers=self.trainers,
-            replicas=self.replicas,
-            policy=create_policy(config.manager),
-            interval_s=config.manager.interval_s,
-            max_worker_failures=config.pool.max_worker_failures,
-            counters=self.counters,
-            clock=self._clock,
-            tracker=setup.tracker,
-            changed=self._changed,
-            queue=lambda: (self.router.num_waiting, len(self.buffer), self.ledger.num_live - len(self.buffer)),
-            trainer_waiting=lambda: self.training.waiting,
-            on_decision=lambda reason: self.display.note_decision(reason),
-            spawn=spawn,
-        )
-        self.display = RunDisplay(
-            setup,
-            counters=self.counters,
-            router=self.router,
-            transport=self.transport,
-            replicas=self.replicas,
-            reallocation=self.reallocation,
-            stopping=lambda: self.stopped_early,
-        )
+            self._ports.scorer.close()
+            self._ports.fleet.close()
 
     async def _unless_stopped(self, start: asyncio.Task[Any]) -> bool:
         """Wait for ``start``; give it up, and return False, when a stop is asked for first."""
@@ -253,160 +134,97 @@ class Controller:
 
     async def _start(self) -> None:
         """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
-        setup, roles = self._setup, self._setup.roles
+        setup, parts, counters = self._setup, self._parts, self._run.counters
+        slots, roles = setup.slots, setup.roles
         await asyncio.gather(
-            self.fleet.start([(slot, worker_spec(setup, slot)) for slot in setup.slots]), self.scorer.start()
+            self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
         )
-        trainers = [slot.id for slot in setup.slots if roles[slot.id] is Role.TRAIN]
-        await self.trainers.form(trainers, None if setup.saved is None else setup.saved.checkpoint)
-        await self.training.publish_first(self.counters.num_steps)
-        await asyncio.gather(*(self.reallocation.begin(slot.id, roles[slot.id]) for slot in setup.slots))
-        if self.counters.held_out_before is None and self.counters.num_steps == 0:
-            self.display.status = "scoring held-out prompts"
-            found = await self.evaluation.score(0)
-            self.counters.held_out_before = found.share_right
-            setup.tracker.log(0, {**found.metrics(), names.TIME: self._clock.now()})
+        checkpoint = None if setup.saved is None else setup.saved.checkpoint
+        await parts.trainers.form([slot.id for slot in slots if roles[slot.id] is Role.TRAIN], checkpoint)
+        await parts.training.publish_first(counters.num_steps)
+        await asyncio.gather(*(parts.reallocation.begin(slot.id, roles[slot.id]) for slot in slots))
+        if counters.held_out_before is None and counters.num_steps == 0:
+            parts.display.status = "scoring held-out prompts"
+            found = await parts.evaluation.score(0)
+            counters.held_out_before = found.share_right
+            setup.tracker.log(0, {**found.metrics(), names.TIME: self._run.clock.now()})
             logger.info("held-out score before training: %s", found)
 
-    # -- the loops -------------------------------------------------------------------------------------------
-
-    async def _loops(self, tasks: asyncio.TaskGroup) -> None:
-        self.display.status = "training"
-        self._loop_start_s = self._clock.now()
-        self.rollouts.readmit(self.replicas)
+    async def _loops(self) -> None:
+        parts = self._parts
+        parts.display.status = "training"
+        parts.saver.loops_begin()
+        parts.rollouts.readmit()
         loops = [
-            tasks.create_task(self.rollouts.admit(self.replicas, self._num_groups_wanted)),
-            tasks.create_task(self.rollouts.score()),
-            tasks.create_task(self.reallocation.run()),
+            self._run.tasks.create_task(loop)
+            for loop in (
+                parts.rollouts.admit(self._num_groups_wanted),
+                parts.rollouts.score(),
+                parts.reallocation.run(),
+                parts.stall_guard.watch(),
+            )
         ]
-        await self.training.run(self._stop)
-        await self.reallocation.settle()
+        while (report := await parts.training.step(self._stop)) is not None:
+            await self._after_step(report)
+        await parts.training.settle()
+        await parts.reallocation.settle()
         for loop in loops:
             loop.cancel()
-        self.counters.loop_s += self._clock.now() - self._loop_start_s
-        self._loop_start_s = None
+        parts.saver.loops_end()
 
     def _num_groups_wanted(self) -> int:
         """Groups to admit in the whole run: every step's, and one more for each that was dropped."""
-        dropped = sum(self.ledger.num_dropped.values())
+        dropped = sum(self._parts.books.ledger.num_dropped.values())
         return self._config.num_steps * self._config.rollout.prompts_per_step + dropped
 
     async def _after_step(self, report: StepReport) -> None:
-        metrics, config = dict(report.metrics), self._config
-        self._check_integrity()
-        self.display.note_step(metrics)
+        parts, config = self._parts, self._config
+        metrics = {**report.metrics, **parts.metrics.read()}
+        parts.saver.check_integrity()
+        parts.display.note_step(metrics)
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
-            await self.replicas.broadcast()
-            score = asyncio.create_task(self.evaluation.score(report.step))
+            await parts.replicas.broadcast()
+            score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
         self._setup.tracker.log(report.step, metrics)
         every = config.checkpoint.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
             try:
-                await self._save()
+                await parts.saver.save()
             except CheckpointError as error:  # a full disk may have room again by the next one
                 logger.warning("%s; the run goes on", error)
 
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
-        self.display.status = "saving"
+        display = self._parts.display
+        display.status = "saving"
         failure: CheckpointError | None = None
         try:
-            await self._save()
+            await self._parts.saver.save()
         except CheckpointError as error:
             failure = error
         if not self.stopped_early:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
-            self.display.status = "scoring held-out prompts"
-            await self.replicas.broadcast()
+            display.status = "scoring held-out prompts"
+            await self._parts.replicas.broadcast()
             await self._score_after_training()
-            self.display.status = "summing up"
+            display.status = "summing up"
         if failure is not None:
             raise failure
 
     async def _score_after_training(self) -> None:
-        score = asyncio.create_task(self.evaluation.score(self.counters.num_steps))
+        num_steps = self._run.counters.num_steps
+        score = asyncio.create_task(self._parts.evaluation.score(num_steps))
         if not await self._unless_stopped(score):
             logger.info("stopped: the held-out score after training is not taken")
             return
         found = score.result()
-        self.held_out_after = found.share_right
-        self._setup.tracker.log(self.counters.num_steps, found.metrics())
+        self._held_out_after = found.share_right
+        self._setup.tracker.log(num_steps, found.metrics())
         logger.info("held-out score after training: %s", found)
-
-    # -- state -----------------------------------------------------------------------------------------------
-
-    async def _save(self) -> None:
-        async def write_model(folder: Path) -> None:
-            await self.trainers.save(folder)
-            await asyncio.to_thread(self._setup.preparation.tokenizer.save_pretrained, folder / POLICY_FOLDER)
-
-        self._check_integrity()
-        run = {
-            "counters": self._current_counters().to_dict(),
-            "ledger": self.ledger.snapshot(),
-            "source": self._setup.preparation.source.snapshot(),
-            "elapsed_s": self._clock.now(),
-        }
-        await save_checkpoint(
-            self._setup.folder.checkpoints,
-            self.counters.num_steps,
-            write_model,
-            run,
-            keep=self._config.checkpoint.keep,
-        )
-
-    def _restore(self, run: dict[str, Any]) -> None:
-        """All but the place in the data, which is gone back to before anything is started."""
-        self.counters = Counters.from_dict(run["counters"])
-        self.ledger.restore(run["ledger"], current_version=self.counters.num_steps, time_s=self._clock.now())
-
-    def _check_integrity(self) -> None:
-        """Assert what always holds of the owners of state: cheap beside a step, and a bug is found where it is made."""
-        for owner in (self.ledger, self.router, self.buffer, self.reallocation.table):
-            owner.check_integrity()
-
-    def _current_counters(self) -> Counters:
-        """The counters with what this process has added so far."""
-        running_s = 0.0 if self._loop_start_s is None else self._clock.now() - self._loop_start_s
-        return replace(
-            self.counters,
-            num_generated_tokens=self.counters.num_generated_tokens + self.replicas.num_generated_tokens,
-            loop_s=self.counters.loop_s + running_s,
-        )
-
-    def summary(self) -> RunSummary:
-        """The numbers that the run comes down to."""
-        return sum_up(
-            self._current_counters(),
-            self.ledger,
-            held_out_after=self.held_out_after,
-            weight_version=self.transport.version,
-            seconds_total=self._clock.now(),
-        )
-
-    # -- callbacks -------------------------------------------------------------------------------------------
-
-    def _on_delivered(self, slot_id: str, receipt: Receipt, duration_s: float) -> None:
-        self._setup.tracker.record(
-            WeightEvent(time_s=self._clock.now(), version=receipt.version, slot_id=slot_id, duration_s=duration_s)
-        )
-
-    def _rollout_metrics(self) -> dict[str, float]:
-        return dict(
-            rollout_metrics(
-                ledger=self.ledger,
-                buffer=self.buffer,
-                router=self.router,
-                replicas=self.replicas,
-                reallocation=self.reallocation,
-                counters=self.counters,
-                rates=self._rates,
-            )
-        )
 
 
 def first_error(group: BaseExceptionGroup[BaseException]) -> BaseException:

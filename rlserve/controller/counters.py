@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,15 +37,3 @@ class Counters:
     def from_dict(cls, saved: dict[str, Any]) -> Counters:
         """From the checkpoint."""
         return cls(**saved)
-
-
-class RunClock:
-    """Seconds that the run has been going; a resumed run goes on from where it stopped."""
-
-    def __init__(self, *, started: float, already_s: float = 0.0) -> None:
-        """``started`` is ``time.monotonic()`` when this process began the run."""
-        self._zero = started - already_s
-
-    def now(self) -> float:
-        """Seconds since the run began."""
-        return time.monotonic() - self._zero

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from rlserve.controller.counters import Counters
+from rlserve.controller.context import RunContext
 from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
@@ -13,6 +13,7 @@ from rlserve.controller.setup import RunSetup
 from rlserve.manager.slot_table import SlotState
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
+from rlserve.tracking.events import Decision
 from rlserve.tracking.progress import ProgressState, estimate_time_left_s
 from rlserve.weights.base import Transport
 
@@ -24,29 +25,29 @@ class RunDisplay:
 
     def __init__(
         self,
+        run: RunContext,
         setup: RunSetup,
-        *,
-        counters: Counters,
         router: Router,
         transport: Transport,
         replicas: Replicas,
         reallocation: Reallocation,
-        stopping: Callable[[], bool],
     ) -> None:
+        self._run = run
         self._setup = setup
-        self._counters = counters
         self._router = router
         self._transport = transport
         self._replicas = replicas
         self._reallocation = reallocation
-        self._stopping = stopping
-        self._rate = Rate(setup.clock)
+        self._rate = Rate(run.clock)
         self._rollout_tokens_per_s: float | None = None
         self._reward: float | None = None
         self._kl: float | None = None
         self._step_durations_s: list[float] = []
         self._decision = ""
         self.status = "starting workers"
+        self.stopping = False
+        """A stop was asked for, and the step under way is finished first."""
+        run.events.subscribe(Decision, self._note_decision)
 
     async def run(self) -> None:
         """Update the display until cancelled."""
@@ -60,9 +61,8 @@ class RunDisplay:
         self._step_durations_s.append(metrics["timing_s/step"])
         self._update()
 
-    def note_decision(self, reason: str) -> None:
-        """The manager has decided."""
-        self._decision = reason
+    def _note_decision(self, decision: Decision) -> None:
+        self._decision = decision.reason
 
     def _update(self) -> None:
         rate = self._rate.update(self._replicas.num_generated_tokens)
@@ -71,14 +71,14 @@ class RunDisplay:
 
     def _state(self) -> ProgressState:
         table, num_steps = self._reallocation.table, self._setup.config.num_steps
-        stopping = self._stopping() and self.status == "training"
+        stopping = self.stopping and self.status == "training"
         return ProgressState(
             name=self._setup.folder.name,
             status="stopping after this step" if stopping else self.status,
-            step=self._counters.num_steps,
+            step=self._run.counters.num_steps,
             num_steps=num_steps,
-            elapsed_s=self._setup.clock.now(),
-            time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self._counters.num_steps),
+            elapsed_s=self._run.clock.now(),
+            time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self._run.counters.num_steps),
             reward=self._reward,
             kl=self._kl,
             queue_length=self._router.num_waiting,

@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.config.tree import EvaluationConfig
-from rlserve.controller.answer_log import ScoredAnswer
+from rlserve.controller.events import EventBus, HeldOutAnswered
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError
-from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.groups import PromptGroup, ScoredAnswer
 from rlserve.rollout.rewards.base import RewardSample
 from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import Scorer, score_in_groups
+from rlserve.rollout.scoring import AnswerScorer, score_in_groups
 from rlserve.tracking import names
 
 logger = logging.getLogger(__name__)
@@ -56,20 +56,19 @@ class Evaluation:
         prompts: Sequence[PromptGroup],
         *,
         replicas: Replicas,
-        scorer: Scorer,
+        scorer: AnswerScorer,
         decode: Callable[[NDArray[np.int32]], str],
         sampling: SamplingParams,
-        on_answers: Callable[[int, Sequence[ScoredAnswer]], None],
+        events: EventBus,
     ) -> None:
         """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
-        ``reward.timeout_s`` means the same here; the temperature is the evaluation's own. ``on_answers`` is told the
-        step and all answers of each evaluation."""
+        ``reward.timeout_s`` means the same here; the temperature is the evaluation's own."""
         self._config = config
         self._prompts = prompts
         self._replicas = replicas
         self._scorer = scorer
         self._decode = decode
-        self._on_answers = on_answers
+        self._events = events
         self._num_scored_together = sampling.n
         self._sampling = SamplingParams(
             n=1,
@@ -107,13 +106,11 @@ class Evaluation:
         answered = [
             (prompt, output) for prompt, output in zip(self._prompts, outputs, strict=True) if output.error is None
         ]
-        self._on_answers(
-            step,
-            [
-                ScoredAnswer(prompt=prompt, sample=output.samples[0], reward=score.value, reward_parts=score.parts)
-                for (prompt, output), score in zip(answered, scores, strict=True)
-            ],
-        )
+        answers = [
+            ScoredAnswer(prompt=prompt, sample=output.samples[0], reward=score.value, reward_parts=score.parts)
+            for (prompt, output), score in zip(answered, scores, strict=True)
+        ]
+        self._events.emit(HeldOutAnswered(step=step, answers=answers))
         errors += [score.error for score in scores if score.error is not None]
         rewards = [score.value for score in scores if score.value is not None]
         if errors:

@@ -21,8 +21,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rlserve.controller.ports import Fleet
 from rlserve.errors import RlserveError
-from rlserve.pool.fleet import Fleet
 from rlserve.remote import answer
 
 logger = logging.getLogger(__name__)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.clock import RunClock
+from rlserve.controller.context import Books, RunContext
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.manager.slot_table import SlotState
-from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.requests.router import Router
+from rlserve.rollout.ledger import GroupState
 from rlserve.tracking import names
 
 _SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
@@ -52,41 +51,45 @@ def num_moving(reallocation: Reallocation) -> int:
     return sum(reallocation.table.count(state) for state in SlotState if state not in _SETTLED)
 
 
-def rollout_metrics(
-    *,
-    ledger: Ledger,
-    buffer: SampleBuffer,
-    router: Router,
-    replicas: Replicas,
-    reallocation: Reallocation,
-    counters: Counters,
-    rates: RolloutRates,
-) -> Mapping[str, float]:
-    """Metrics of the rollout side, the pool and the manager; names are documented in ``rlserve.tracking.names``."""
-    stats = list(replicas.stats.values())
-    num_generated = counters.num_generated_tokens + replicas.num_generated_tokens
-    metrics: dict[str, float] = {
-        "vllm:num_requests_running": sum(stat.num_running for stat in stats),
-        "vllm:num_requests_waiting": sum(stat.num_waiting for stat in stats),
-        "vllm:num_preemptions": sum(stat.num_preemptions for stat in stats),
-        "vllm:generation_tokens": num_generated,
-        "rollout/num_pending": ledger.count(GroupState.PENDING),
-        "rollout/num_running": ledger.count(GroupState.RUNNING),
-        "rollout/num_buffered": len(buffer),
-        "rollout/num_dropped": ledger.count(GroupState.DROPPED),
-        "pool/num_train": reallocation.table.count(SlotState.TRAIN),
-        "pool/num_rollout": reallocation.table.count(SlotState.ROLLOUT),
-        "pool/num_moving": num_moving(reallocation),
-        "pool/num_dead": reallocation.table.count(SlotState.DEAD),
-        "pool/num_worker_failures": counters.worker_failures,
-        "manager/queue_length": router.num_waiting,
-        "manager/num_moves_to_train": counters.moves_to_train,
-        "manager/num_moves_to_rollout": counters.moves_to_rollout,
-        "manager/move_s": reallocation.move_s,
-        "weights/load_s": replicas.load_s,
-    }
-    if stats:
-        metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)
-        metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
-    metrics |= rates.update(num_tokens=num_generated, busy_s=replicas.busy_s, num_replicas=len(stats))
-    return metrics
+class RolloutMetrics:
+    """Reads the metrics of the rollout side, the pool and the manager; names are documented in
+    ``rlserve.tracking.names``."""
+
+    def __init__(self, run: RunContext, books: Books, replicas: Replicas, reallocation: Reallocation) -> None:
+        self._run = run
+        self._books = books
+        self._replicas = replicas
+        self._reallocation = reallocation
+        self._rates = RolloutRates(run.clock)
+
+    def read(self) -> dict[str, float]:
+        """The metrics now; rates since they were last read."""
+        ledger, router, replicas = self._books.ledger, self._books.router, self._replicas
+        table, counters = self._reallocation.table, self._run.counters
+        stats = list(replicas.stats.values())
+        num_generated = counters.num_generated_tokens + replicas.num_generated_tokens
+        metrics: dict[str, float] = {
+            "vllm:num_requests_running": sum(stat.num_running for stat in stats),
+            "vllm:num_requests_waiting": sum(stat.num_waiting for stat in stats),
+            "vllm:num_preemptions": sum(stat.num_preemptions for stat in stats),
+            "vllm:generation_tokens": num_generated,
+            "rollout/num_pending": ledger.count(GroupState.PENDING),
+            "rollout/num_running": ledger.count(GroupState.RUNNING),
+            "rollout/num_buffered": len(self._books.buffer),
+            "rollout/num_dropped": ledger.count(GroupState.DROPPED),
+            "pool/num_train": table.count(SlotState.TRAIN),
+            "pool/num_rollout": table.count(SlotState.ROLLOUT),
+            "pool/num_moving": num_moving(self._reallocation),
+            "pool/num_dead": table.count(SlotState.DEAD),
+            "pool/num_worker_failures": counters.worker_failures,
+            "manager/queue_length": router.num_waiting,
+            "manager/num_moves_to_train": counters.moves_to_train,
+            "manager/num_moves_to_rollout": counters.moves_to_rollout,
+            "manager/move_s": self._reallocation.move_s,
+            "weights/load_s": replicas.load_s,
+        }
+        if stats:
+            metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)
+            metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
+        rates = self._rates.update(num_tokens=num_generated, busy_s=replicas.busy_s, num_replicas=len(stats))
+        return {**metrics, **rates}

@@ -18,25 +18,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlserve.config.split import slot_view
-from rlserve.controller.counters import Counters, RunClock
+from rlserve.controller.context import RunContext
+from rlserve.controller.events import WorkerLost
+from rlserve.controller.load import LoadReader
+from rlserve.controller.ports import Fleet
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.signal import Signal
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError
 from rlserve.manager.policies.base import Observation, Plan, Policy, Role
 from rlserve.manager.slot_table import SlotState, SlotTable
-from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, Owner, SlotEvent, WorkerEvent
-from rlserve.tracking.tracker import Tracker
 
 logger = logging.getLogger(__name__)
 
 _OWNERS: dict[SlotState, Owner] = {SlotState.TRAIN: "train", SlotState.ROLLOUT: "rollout", SlotState.DEAD: "dead"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReallocationLimits:
+    """How often slots may move, and how many workers may be lost."""
+
+    interval_s: float
+    max_worker_failures: int
 
 
 class Reallocation:
@@ -44,40 +53,25 @@ class Reallocation:
 
     def __init__(
         self,
-        *,
+        run: RunContext,
         slots: Sequence[Slot],
+        *,
         fleet: Fleet,
         trainers: TrainerGroup,
         replicas: Replicas,
         policy: Policy[Any],
-        interval_s: float,
-        max_worker_failures: int,
-        counters: Counters,
-        clock: RunClock,
-        tracker: Tracker,
-        changed: Signal,
-        queue: Callable[[], tuple[int, int, int]],
-        trainer_waiting: Callable[[], bool],
-        on_decision: Callable[[str], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
+        load: LoadReader,
+        limits: ReallocationLimits,
     ) -> None:
-        """``queue`` gives the numbers of waiting, buffered and in-flight prompt groups."""
+        self._run = run
         self._slots = {slot.id: slot for slot in slots}
         self._fleet = fleet
         self._trainers = trainers
         self._replicas = replicas
         self._policy = policy
         self._policy_state = policy.initial_state()
-        self._interval_s = interval_s
-        self._max_worker_failures = max_worker_failures
-        self._counters = counters
-        self._clock = clock
-        self._tracker = tracker
-        self._changed = changed
-        self._queue = queue
-        self._trainer_waiting = trainer_waiting
-        self._on_decision = on_decision
-        self._spawn = spawn
+        self._load = load
+        self._limits = limits
         self._moving = asyncio.Lock()
         self._last_move_end_s: float | None = None
         self._settled = False
@@ -86,13 +80,14 @@ class Reallocation:
         self.move_s = 0.0
         self.table = SlotTable()
         for slot in slots:
-            self.table.add(slot.id, time_s=clock.now())
+            self.table.add(slot.id, time_s=run.clock.now())
             self._record(slot.id)
+        run.events.subscribe(WorkerLost, self._note_lost)
 
     async def run(self) -> None:
         """Decide and act until cancelled."""
         while not self._settled:
-            await asyncio.sleep(self._interval_s)
+            await asyncio.sleep(self._limits.interval_s)
             self.table.check_integrity()
             observation = self.observe()
             plan, self._policy_state = self._policy.decide(observation, self._policy_state)
@@ -102,14 +97,14 @@ class Reallocation:
 
     def observe(self) -> Observation:
         """Read everything that the policy looks at, once."""
-        num_waiting, num_buffered, num_in_flight = self._queue()
+        load = self._load.read()
         roles = {SlotState.TRAIN: Role.TRAIN, SlotState.ROLLOUT: Role.ROLLOUT}
         return Observation(
-            time_s=self._clock.now(),
-            queue_length=num_waiting,
-            num_buffered=num_buffered,
-            num_in_flight=num_in_flight,
-            trainer_waiting=self._trainer_waiting(),
+            time_s=self._run.clock.now(),
+            queue_length=load.num_waiting,
+            num_buffered=load.num_buffered,
+            num_in_flight=load.num_in_flight,
+            trainer_waiting=load.trainer_waiting,
             slots=tuple(
                 slot_view(
                     slot,
@@ -132,7 +127,10 @@ class Reallocation:
         else:
             await self._guarded(slot_id, role, self._join(slot_id, role, "initial split"))
 
-    def lost(self, slot_id: str, role: Role, error: BaseException) -> None:
+    def _note_lost(self, event: WorkerLost) -> None:
+        self._lost(event.slot_id, event.role, event.error)
+
+    def _lost(self, slot_id: str, role: Role, error: BaseException) -> None:
         """A worker died or is taken for dead: end it, note it, and start a new one for the same role.
 
         Raises:
@@ -142,16 +140,16 @@ class Reallocation:
         reason = self._fleet.reason(slot_id) or str(error)
         self._to(slot_id, SlotState.DEAD, reason)
         self._num_losses[slot_id] += 1
-        self._counters.worker_failures += 1
+        self._run.counters.worker_failures += 1
         if role is Role.ROLLOUT:
-            self._counters.engine_restarts += 1
-        self._tracker.record(FailureEvent(time_s=self._clock.now(), slot_id=slot_id, reason=reason))
-        if self._counters.worker_failures > self._max_worker_failures:
+            self._run.counters.engine_restarts += 1
+        self._run.events.emit(FailureEvent(time_s=self._run.clock.now(), slot_id=slot_id, reason=reason))
+        if self._run.counters.worker_failures > self._limits.max_worker_failures:
             raise WorkerFailedError(
-                f"{self._counters.worker_failures} workers were lost, more than "
-                f"pool.max_worker_failures={self._max_worker_failures}; the last on {slot_id}: {reason}"
+                f"{self._run.counters.worker_failures} workers were lost, more than "
+                f"pool.max_worker_failures={self._limits.max_worker_failures}; the last on {slot_id}: {reason}"
             )
-        revival = self._spawn(self._revive(slot_id, role))
+        revival = self._run.tasks.create_task(self._revive(slot_id, role))
         self._revivals.add(revival)
         revival.add_done_callback(self._revivals.discard)
 
@@ -180,14 +178,14 @@ class Reallocation:
 
     async def _move(self, slot_id: str, role: Role) -> None:
         async with self._moving:
-            start = self._clock.now()
+            start = self._run.clock.now()
             before = SlotState.ROLLOUT if role is Role.TRAIN else SlotState.TRAIN
             if self._settled or self.table.state(slot_id) is not before:
                 return  # the run is about to end, or the slot was lost since the decision
             await self._guarded(slot_id, role, self._change_role(slot_id, role))
-            self.move_s = self._clock.now() - start
+            self.move_s = self._run.clock.now() - start
             logger.info("%s is %s after %.2f s", slot_id, self.table.state(slot_id), self.move_s)
-            self._last_move_end_s = self._clock.now()
+            self._last_move_end_s = self._run.clock.now()
 
     async def _change_role(self, slot_id: str, role: Role) -> None:
         if role is Role.ROLLOUT:
@@ -203,9 +201,9 @@ class Reallocation:
             self._to(slot_id, SlotState.IDLE, "serves no more")
         await self._join(slot_id, role, "queue")
         if role is Role.ROLLOUT:
-            self._counters.moves_to_rollout += 1
+            self._run.counters.moves_to_rollout += 1
         else:
-            self._counters.moves_to_train += 1
+            self._run.counters.moves_to_train += 1
 
     async def _join(self, slot_id: str, role: Role, reason: str) -> None:
         if role is Role.ROLLOUT:
@@ -223,40 +221,41 @@ class Reallocation:
         try:
             await action
         except WorkerFailedError as error:
-            if self._counters.worker_failures > self._max_worker_failures:
+            if self._run.counters.worker_failures > self._limits.max_worker_failures:
                 raise
             logger.warning("bringing %s to %s failed: %s", slot_id, role, error)
             if self._num_losses[slot_id] == num_losses:  # else it is known, and a new worker is on its way
                 self._replicas.forget(slot_id)
-                self.lost(slot_id, role, error)
+                self._lost(slot_id, role, error)
 
     def _came_up(self, slot_id: str) -> None:
         info = self._fleet.info(slot_id)
-        self._tracker.record(
-            WorkerEvent(time_s=self._clock.now(), slot_id=slot_id, process_id=info.process_id, host=info.host)
+        self._run.events.emit(
+            WorkerEvent(time_s=self._run.clock.now(), slot_id=slot_id, process_id=info.process_id, host=info.host)
         )
         self._to(slot_id, SlotState.IDLE, "worker is up")
 
     def _to(self, slot_id: str, state: SlotState, reason: str) -> None:
-        self.table.move(slot_id, state, time_s=self._clock.now(), reason=reason)
+        self.table.move(slot_id, state, time_s=self._run.clock.now(), reason=reason)
         self._record(slot_id)
-        self._changed.notify()
+        self._run.changed.notify()
 
     def _record(self, slot_id: str) -> None:
         owner = _OWNERS.get(self.table.state(slot_id), "moving")
-        self._tracker.record(
-            SlotEvent(time_s=self._clock.now(), slot_id=slot_id, slot_type=self._slots[slot_id].type.name, owner=owner)
+        self._run.events.emit(
+            SlotEvent(
+                time_s=self._run.clock.now(), slot_id=slot_id, slot_type=self._slots[slot_id].type.name, owner=owner
+            )
         )
 
     def _record_decision(self, observation: Observation, plan: Plan) -> None:
         move = plan.moves[0] if plan.moves else None
         if move is not None:
             logger.info("manager: %s to %s (%s)", move.slot_id, move.to, plan.reason)
-        self._on_decision(plan.reason)
-        self._tracker.record(
+        self._run.events.emit(
             Decision(
                 time_s=observation.time_s,
-                step=self._counters.num_steps,
+                step=self._run.counters.num_steps,
                 action="hold" if move is None else "to_rollout" if move.to is Role.ROLLOUT else "to_train",
                 slot_id=None if move is None else move.slot_id,
                 queue_length=observation.queue_length,

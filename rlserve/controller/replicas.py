@@ -2,12 +2,12 @@
 
 ::
 
-    router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► on_output
+    router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► OutputReceived
                                      ▲
     transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
 
-A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: ``on_lost``
-is told, its requests wait again in the router, and nothing it might still say is listened to. Requests
+A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: its
+requests wait again in the router, nothing it might still say is listened to, and ``WorkerLost`` is emitted. Requests
 outside the ledger (held-out scoring) go with the replicas in the same way: whoever has them leaves or is lost, they
 move on.
 """
@@ -17,11 +17,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from rlserve.controller.counters import RunClock
+from rlserve.controller.context import RunContext
+from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived, WorkerLost
+from rlserve.controller.ports import Fleet
+from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.errors import (
     ArgumentLostError,
@@ -31,10 +34,11 @@ from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
+from rlserve.manager.policies.base import Role
 from rlserve.pool.base import Collected, RolloutStats
-from rlserve.pool.fleet import Fleet
 from rlserve.remote import answer
 from rlserve.rollout.requests.router import Router
+from rlserve.tracking.events import WeightEvent
 from rlserve.weights.base import Receipt, Transport
 
 logger = logging.getLogger(__name__)
@@ -75,39 +79,26 @@ class Replicas:
 
     def __init__(
         self,
+        run: RunContext,
+        *,
         fleet: Fleet,
         router: Router,
         transport: Transport,
-        *,
+        trainers: TrainerGroup,
         capacity: int,
         switch_timeout_s: float,
         request_timeout_s: float,
-        clock: RunClock,
-        publish_again: Callable[[int], Awaitable[None]],
-        on_output: Callable[[str, RequestOutput], None],
-        on_started: Callable[[Iterable[str]], None],
-        on_returned: Callable[[Iterable[str]], None],
-        on_delivered: Callable[[str, Receipt, float], None],
-        on_lost: Callable[[str, BaseException], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]],
     ) -> None:
-        """``publish_again`` replaces the publication of a number, which is gone. ``on_started`` and ``on_returned``
-        are told the ids of groups that a replica got or gave back, and ``on_delivered`` the slot, the receipt and the
-        seconds of each version that a replica took. ``spawn`` runs a task whose failure stops the run."""
+        """``trainers`` publish again what is gone of the newest version. ``capacity`` is how many samples a replica
+        may hold."""
+        self._run = run
         self._fleet = fleet
         self._router = router
         self._transport = transport
+        self._trainers = trainers
         self._capacity = capacity
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
-        self._clock = clock
-        self._publish_again = publish_again
-        self._on_output = on_output
-        self._on_started = on_started
-        self._on_returned = on_returned
-        self._on_delivered = on_delivered
-        self._on_lost = on_lost
-        self._spawn = spawn
         self._replicas: dict[str, _Replica] = {}
         self._direct: dict[str, _DirectRequest] = {}
         self._retired_tokens = 0
@@ -146,7 +137,7 @@ class Replicas:
         """Give an idle worker the rollout role, bring it to the newest weights, and only then let it serve.
 
         Raises:
-            WorkerFailedError: it was lost, or failed, on the way. If it served already, ``on_lost`` was told.
+            WorkerFailedError: it was lost, or failed, on the way. If it served already, that was reported.
         """
         worker = self._fleet[slot_id]
         await self._within(worker.start_rollout.remote(), f"{slot_id} taking the rollout role")
@@ -156,12 +147,12 @@ class Replicas:
             worker=worker,
             version=receipt.version,
             load_s=receipt.load_s,
-            last_progress_s=self._clock.now(),
+            last_progress_s=self._run.clock.now(),
             num_tokens_before=first.stats.num_generated_tokens,
         )
         self._replicas[slot_id] = replica
         self._router.join(slot_id, version=receipt.version, capacity=self._capacity)
-        replica.collecting = self._spawn(self._collect(slot_id))
+        replica.collecting = self._run.tasks.create_task(self._collect(slot_id))
         self.dispatch()
         self._spread([entry for entry in self._direct.values() if entry.slot_id is None])
         if receipt.version < self._transport.version:  # one was published while this one was on its way
@@ -192,9 +183,9 @@ class Replicas:
 
     async def broadcast(self) -> float:
         """Bring every replica to the newest weights, each at its next step boundary; returns the seconds it took."""
-        start = self._clock.now()
+        start = self._run.clock.now()
         await asyncio.gather(*(self._update(slot_id) for slot_id in self.slot_ids))
-        return self._clock.now() - start
+        return self._run.clock.now() - start
 
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""
@@ -207,7 +198,8 @@ class Replicas:
     def dispatch(self) -> None:
         """Send waiting prompt groups to replicas with room, one message a replica."""
         for slot_id, requests in self._router.assign().items():
-            self._on_started(request.id.rpartition("#")[0] for request in requests)
+            group_ids = tuple(request.id.rpartition("#")[0] for request in requests)
+            self._run.events.emit(GroupsStarted(group_ids=group_ids))
             self._submit(slot_id, requests)
 
     async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
@@ -257,7 +249,7 @@ class Replicas:
             self._lose(slot_id, replica, error)
 
     def _note_progress(self, slot_id: str, replica: _Replica, stats: RolloutStats) -> None:
-        now = self._clock.now()
+        now = self._run.clock.now()
         has_work = stats.num_running + stats.num_waiting > 0
         if stats.num_steps != replica.num_engine_steps or not has_work:
             replica.last_progress_s, replica.num_engine_steps = now, stats.num_steps
@@ -271,13 +263,13 @@ class Replicas:
     def _deliver_output(self, slot_id: str, output: RequestOutput) -> None:
         direct = self._direct.pop(output.request_id, None)
         if direct is None:
-            self._on_output(slot_id, output)
+            self._run.events.emit(OutputReceived(slot_id=slot_id, output=output))
         elif not direct.answer.done():
             direct.answer.set_result(output)
 
     def _submit(self, slot_id: str, requests: list[Request]) -> None:
         replica = self._replicas[slot_id]
-        task = self._spawn(self._send(slot_id, replica, requests))
+        task = self._run.tasks.create_task(self._send(slot_id, replica, requests))
         replica.submits.add(task)
         task.add_done_callback(replica.submits.discard)
 
@@ -288,9 +280,10 @@ class Replicas:
             self._lose(slot_id, replica, error)
 
     async def _deliver(self, slot_id: str, worker: Any) -> Receipt:
-        start = self._clock.now()
+        start = self._run.clock.now()
         receipt = await self._taken(slot_id, worker)
-        self._on_delivered(slot_id, receipt, self._clock.now() - start)
+        now = self._run.clock.now()
+        self._run.events.emit(WeightEvent(time_s=now, version=receipt.version, slot_id=slot_id, duration_s=now - start))
         return receipt
 
     async def _taken(self, slot_id: str, worker: Any) -> Receipt:
@@ -302,7 +295,7 @@ class Replicas:
                 return await self._transport.deliver(worker, slot_id)
             except ArgumentLostError as error:
                 logger.warning("%s", error)
-                await self._publish_again(num_publications)
+                await self._trainers.publish_again(self._transport, num_publications)
 
     async def _update(self, slot_id: str) -> None:
         replica = self._replicas.get(slot_id)
@@ -325,10 +318,10 @@ class Replicas:
             self.dispatch()
 
     async def _answered(self, entries: Sequence[_DirectRequest]) -> None:
-        before, since_s = self._progress_of(entries), self._clock.now()
+        before, since_s = self._progress_of(entries), self._run.clock.now()
         while pending := [entry for entry in entries if not entry.answer.done()]:
             await asyncio.wait([entry.answer for entry in pending], timeout=min(POLL_S, self._request_timeout_s))
-            now, progress = self._clock.now(), self._progress_of(entries)
+            now, progress = self._run.clock.now(), self._progress_of(entries)
             if progress != before:
                 before, since_s = progress, now
             elif now - since_s > self._request_timeout_s:
@@ -365,7 +358,7 @@ class Replicas:
         self._forget(slot_id, None)
         if collecting is not None and collecting is not asyncio.current_task():
             collecting.cancel()
-        self._on_lost(slot_id, error)
+        self._run.events.emit(WorkerLost(slot_id=slot_id, role=Role.ROLLOUT, error=error))
 
     def _forget(self, slot_id: str, partials: Sequence[RequestOutput] | None) -> None:
         replica = self._replicas.pop(slot_id)
@@ -373,7 +366,8 @@ class Replicas:
             self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
         direct_partials = {output.request_id: output for output in partials or () if output.request_id in self._direct}
-        self._on_returned(self._router.replica_left(slot_id, partials))
+        returned = self._router.replica_left(slot_id, partials)
+        self._run.events.emit(GroupsReturned(group_ids=tuple(returned)))
         orphans = [entry for entry in self._direct.values() if entry.slot_id == slot_id]
         for entry in orphans:
             if partial := direct_partials.get(entry.request.id):

@@ -3,7 +3,7 @@
 ::
 
     PromptSource ──admit (while the ledger has room)──► router ──► replicas
-                                                                      │ on_output
+                                                                      │ OutputReceived
     buffer ◄── reward ◄── scoring queue ◄─────────────────────────────┘
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
@@ -16,25 +16,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlserve.controller.counters import RunClock
+from rlserve.controller.context import Books, RunContext
+from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.signal import Signal
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
-from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.data import PromptSource
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
-from rlserve.rollout.ledger import GroupState, Ledger
-from rlserve.rollout.requests.router import Router
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import Scorer
+from rlserve.rollout.scoring import AnswerScorer
 
 logger = logging.getLogger(__name__)
 
@@ -48,75 +45,72 @@ class RolloutLoop:
 
     def __init__(
         self,
+        run: RunContext,
+        books: Books,
         *,
         source: PromptSource,
-        ledger: Ledger,
-        router: Router,
-        buffer: SampleBuffer,
-        scorer: Scorer,
-        clock: RunClock,
-        changed: Signal,
-        reward_failures: FailureShare,
-        refusals: FailureShare,
+        replicas: Replicas,
+        scorer: AnswerScorer,
         decode: Callable[[NDArray[np.int32]], str],
-        current_version: Callable[[], int],
+        max_refusal_share: float,
+        max_reward_failure_share: float,
     ) -> None:
+        self._run = run
+        self._ledger = books.ledger
+        self._router = books.router
+        self._buffer = books.buffer
         self._source = source
-        self._ledger = ledger
-        self._router = router
-        self._buffer = buffer
+        self._replicas = replicas
         self._scorer = scorer
-        self._clock = clock
-        self._changed = changed
-        self._reward_failures = reward_failures
-        self._refusals = refusals
-        self._num_left_out_in_a_row = 0
         self._decode = decode
-        self._current_version = current_version
+        self._refusals = FailureShare(max_refusal_share)
+        self._reward_failures = FailureShare(max_reward_failure_share)
+        self._num_left_out_in_a_row = 0
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
+        run.events.subscribe(GroupsStarted, self._note_started)
+        run.events.subscribe(GroupsReturned, self._note_returned)
+        run.events.subscribe(OutputReceived, self._note_output)
 
-    def readmit(self, replicas: Replicas) -> None:
+    def readmit(self) -> None:
         """After a resume: give the groups that the ledger restored as pending to the replicas again."""
         for record in self._ledger.live():
             group = self._source.get(record.id, position=record.position)
             self._router.submit(group, admitted_version=record.admitted_version, attempt=record.attempt)
-        replicas.dispatch()
+        self._replicas.dispatch()
 
-    async def admit(self, replicas: Replicas, wanted: Callable[[], int]) -> None:
+    async def admit(self, wanted: Callable[[], int]) -> None:
         """Admit groups while there is room and fewer than ``wanted()`` were admitted."""
         while True:
-            await self._changed.wait_for(
+            await self._run.changed.wait_for(
                 lambda: self._ledger.room > 0 and self._ledger.num_admitted < wanted(), "room for another prompt group"
             )
             while self._ledger.room > 0 and self._ledger.num_admitted < wanted():
                 self._admit_next()
-            replicas.dispatch()
+            self._replicas.dispatch()
 
     def _admit_next(self) -> None:
-        group, now = self._source.next(), self._clock.now()
+        group, now = self._source.next(), self._run.clock.now()
         record = self._ledger.admit(
-            group.id, position=group.position, current_version=self._current_version(), time_s=now
+            group.id, position=group.position, current_version=self._run.counters.num_steps, time_s=now
         )
         if group.drop_reason is not None:
             self._ledger.drop(group.id, reason=group.drop_reason, time_s=now)
         else:
             self._router.submit(group, admitted_version=record.admitted_version)
 
-    def on_started(self, group_ids: Iterable[str]) -> None:
-        """Replicas were given these groups."""
-        for group_id in group_ids:
-            self._ledger.start(group_id, time_s=self._clock.now())
+    def _note_started(self, event: GroupsStarted) -> None:
+        for group_id in event.group_ids:
+            self._ledger.start(group_id, time_s=self._run.clock.now())
 
-    def on_returned(self, group_ids: Iterable[str]) -> None:
-        """A replica left, and these groups wait again."""
-        for group_id in group_ids:
-            self._ledger.requeue(group_id, time_s=self._clock.now())
+    def _note_returned(self, event: GroupsReturned) -> None:
+        for group_id in event.group_ids:
+            self._ledger.requeue(group_id, time_s=self._run.clock.now())
 
-    def on_output(self, slot_id: str, output: RequestOutput) -> None:
-        """A replica finished, or refused, a group; answers that come too late are passed over."""
-        group = self._router.finished(slot_id, output)
+    def _note_output(self, event: OutputReceived) -> None:
+        """Answers that come too late are passed over."""
+        group = self._router.finished(event.slot_id, event.output)
         if group is not None:
-            self._finished.put_nowait((group, output))
+            self._finished.put_nowait((group, event.output))
 
     async def score(self) -> None:
         """Score finished groups, as many at once as there are workers, and put them into the buffer."""
@@ -150,7 +144,7 @@ class RolloutLoop:
             self._note_left_out()
             return
         self._num_left_out_in_a_row = 0
-        record, now = self._ledger.get(group.id), self._clock.now()
+        record, now = self._ledger.get(group.id), self._run.clock.now()
         self._ledger.score(group.id, time_s=now)
         self._buffer.put(
             ScoredGroup(
@@ -163,12 +157,7 @@ class RolloutLoop:
             ),
             time_s=now,
         )
-        self._changed.notify()
-
-    @property
-    def num_scoring(self) -> int:
-        """Groups that were generated and wait for their reward."""
-        return self._ledger.count(GroupState.RUNNING) - self._router.num_running
+        self._run.changed.notify()
 
     def _reward_samples(self, group: PromptGroup, output: RequestOutput) -> list[RewardSample]:
         """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
@@ -180,8 +169,8 @@ class RolloutLoop:
         ]
 
     def _drop(self, group: PromptGroup, reason: str) -> None:
-        self._ledger.drop(group.id, reason=reason, time_s=self._clock.now())
-        self._changed.notify()
+        self._ledger.drop(group.id, reason=reason, time_s=self._run.clock.now())
+        self._run.changed.notify()
 
     def _drop_refused(self, group: PromptGroup, error: str) -> None:
         self._drop(group, ENGINE_ERROR)

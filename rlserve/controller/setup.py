@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import SavedRun
-from rlserve.controller.counters import RunClock
+from rlserve.controller.clock import RunClock
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.policies.base import Role

@@ -3,47 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
-
-from rlserve.errors import DeadlineExceededError
 
 
 class Signal:
-    """Wakes everyone who waits whenever something changed; each looks again whether it may go on."""
+    """Wakes everyone who waits whenever something changed; each looks again whether it may go on.
 
-    def __init__(
-        self,
-        timeout_s: float,
-        *,
-        moved: Callable[[], object] = lambda: None,
-        situation: Callable[[], str] = lambda: "nothing changed",
-    ) -> None:
-        """A wait may last as long as something moves: either somebody notifies, or ``moved`` returns something new
-        after ``timeout_s``. ``situation`` says who owes what, for the message of a wait that may not."""
-        self._timeout_s = timeout_s
-        self._moved = moved
-        self._situation = situation
+    A wait has no deadline of its own: :class:`rlserve.controller.stall.StallGuard` watches over all of them together.
+    """
+
+    def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._waiting: Counter[str] = Counter()
+        self._num_changes = 0
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """What is waited for now."""
+        return tuple(self._waiting)
+
+    @property
+    def num_changes(self) -> int:
+        """How often something changed."""
+        return self._num_changes
 
     def notify(self) -> None:
         """Something changed."""
+        self._num_changes += 1
         self._event.set()
         self._event = asyncio.Event()
 
     async def wait_for(self, condition: Callable[[], bool], what: str) -> None:
-        """Return as soon as ``condition`` holds, which ``what`` names.
-
-        Raises:
-            DeadlineExceededError: nothing moved for the timeout.
-        """
-        before = self._moved()
-        while not condition():
-            try:
-                async with asyncio.timeout(self._timeout_s):
-                    await self._event.wait()
-            except TimeoutError:
-                before, last = self._moved(), before
-                if before == last:
-                    raise DeadlineExceededError(
-                        f"waiting for {what}, and nothing moved for {self._timeout_s:g} s: {self._situation()}"
-                    ) from None
+        """Return as soon as ``condition`` holds, which ``what`` names."""
+        if condition():
+            return
+        self._waiting[what] += 1
+        try:
+            while True:
+                await self._event.wait()
+                if condition():
+                    return
+        finally:
+            self._waiting -= Counter((what,))

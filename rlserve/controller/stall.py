@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from rlserve.config.tree import RunConfig
+from rlserve.controller.context import Books, RunContext
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.training_loop import TrainingLoop
-from rlserve.rollout.ledger import LIVE_STATES, Ledger
+from rlserve.errors import DeadlineExceededError
+from rlserve.rollout.ledger import LIVE_STATES
 
 
 def stall_timeout_s(config: RunConfig) -> float:
@@ -15,17 +19,54 @@ def stall_timeout_s(config: RunConfig) -> float:
     return rollout.request_timeout_s + config.reward.timeout_s + pool.worker_start_timeout_s + pool.switch_timeout_s
 
 
-def progress(training: TrainingLoop, ledger: Ledger, replicas: Replicas, reallocation: Reallocation) -> object:
-    """Something else whenever the run got on. What the training loop does besides waiting for a batch has deadlines of
-    its own, and counts as getting on."""
-    if not training.waiting:
-        return object()
-    changes = tuple(record.changed_s for record in ledger.live())
-    return changes, replicas.num_generated_tokens, len(reallocation.table.history)
+class StallGuard:
+    """Ends a run in which somebody waits and nothing moves."""
 
+    def __init__(
+        self,
+        run: RunContext,
+        books: Books,
+        training: TrainingLoop,
+        replicas: Replicas,
+        reallocation: Reallocation,
+        *,
+        timeout_s: float,
+    ) -> None:
+        self._run = run
+        self._books = books
+        self._training = training
+        self._replicas = replicas
+        self._reallocation = reallocation
+        self._timeout_s = timeout_s
 
-def situation(ledger: Ledger, reallocation: Reallocation) -> str:
-    """Who owes what."""
-    groups = ", ".join(f"{ledger.count(state)} {state}" for state in LIVE_STATES)
-    slots = ", ".join(f"{slot_id} {reallocation.table.state(slot_id)}" for slot_id in reallocation.table.slot_ids)
-    return f"prompt groups: {groups}; slots: {slots}"
+    async def watch(self) -> None:
+        """Look every ``timeout_s``, until cancelled.
+
+        Raises:
+            DeadlineExceededError: somebody waits, and nothing moved since the last look.
+        """
+        before = self._progress()
+        while True:
+            await asyncio.sleep(self._timeout_s)
+            before, last = self._progress(), before
+            if before == last and self._run.changed.waiting:
+                raise DeadlineExceededError(
+                    f"waiting for {' and '.join(self._run.changed.waiting)}, and nothing moved for "
+                    f"{self._timeout_s:g} s: {self._situation()}"
+                )
+
+    def _progress(self) -> object:
+        """Something else whenever the run got on. What the training loop does besides waiting for a batch has deadlines
+        of its own, and counts as getting on."""
+        if not self._training.waiting:
+            return object()
+        changes = tuple(record.changed_s for record in self._books.ledger.live())
+        num_changes, num_moves = self._run.changed.num_changes, len(self._reallocation.table.history)
+        return changes, num_changes, self._replicas.num_generated_tokens, num_moves
+
+    def _situation(self) -> str:
+        """Who owes what."""
+        ledger, table = self._books.ledger, self._reallocation.table
+        groups = ", ".join(f"{ledger.count(state)} {state}" for state in LIVE_STATES)
+        slots = ", ".join(f"{slot_id} {table.state(slot_id)}" for slot_id in table.slot_ids)
+        return f"prompt groups: {groups}; slots: {slots}"

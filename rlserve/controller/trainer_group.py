@@ -10,7 +10,7 @@
 
 Every method holds ``_boundary``, so nothing changes the group in mid-step. Rank 0 always holds the current state;
 the state is replicated, so any survivor can become rank 0. Whoever is lost, in whatever the group does, is reported
-once to ``on_lost``, and the group goes on while one member is left.
+once (``WorkerLost``), and the group goes on while one member is left.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rlserve.controller.events import EventBus, WorkerLost
+from rlserve.controller.ports import Fleet
 from rlserve.controller.signal import Signal
 from rlserve.errors import (
     DeadlineExceededError,
@@ -29,7 +31,7 @@ from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
-from rlserve.pool.fleet import Fleet
+from rlserve.manager.policies.base import Role
 from rlserve.remote import answer
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
@@ -48,25 +50,24 @@ class TrainerGroup:
     def __init__(
         self,
         fleet: Fleet,
+        events: EventBus,
         *,
         switch_timeout_s: float,
         step_timeout_s: float,
         on_one_machine: bool,
-        on_lost: Callable[[str, BaseException], None],
     ) -> None:
-        """``on_one_machine`` keeps the group's connections on the loopback interface. ``on_lost`` is told each member,
-        or newcomer, that was lost, when the group has already given it up."""
+        """``on_one_machine`` keeps the group's connections on the loopback interface."""
         self._fleet = fleet
+        self._events = events
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
         self._on_one_machine = on_one_machine
-        self._on_lost = on_lost
         self._members: tuple[str, ...] = ()
         self._generation = 0
         self._boundary = asyncio.Lock()
         self._has_stepped = True
         """Since the last version was published, so that the members hold newer weights."""
-        self._published = Signal(switch_timeout_s, situation=lambda: "the trainers have stepped and published nothing")
+        self._published = Signal()
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -93,7 +94,7 @@ class TrainerGroup:
         """Let an idle worker join as the last rank.
 
         Raises:
-            WorkerLostError: it was lost on the way, which ``on_lost`` was told; the group goes on without it.
+            WorkerLostError: it was lost on the way, which was reported; the group goes on without it.
         """
         async with self._boundary:
             await self._regroup((*self._members, slot_id))
@@ -156,9 +157,14 @@ class TrainerGroup:
             if transport.num_publications == num_publications and not self._has_stepped:
                 logger.warning("version %d of the weights is gone and is published again", transport.version)
                 await self._by_leader(lambda leader: transport.publish(self._fleet[leader], transport.version))
-        await self._published.wait_for(
-            lambda: transport.num_publications > num_publications, f"the version after {transport.version}"
-        )
+        what = f"the version after {transport.version}"
+        try:
+            async with asyncio.timeout(self._switch_timeout_s):
+                await self._published.wait_for(lambda: transport.num_publications > num_publications, what)
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"waiting for {what}: the trainers have stepped and published nothing for {self._switch_timeout_s:g} s"
+            ) from None
 
     async def save(self, folder: Path) -> None:
         """Write the policy and the trainer's state into a folder that all nodes see.
@@ -217,7 +223,7 @@ class TrainerGroup:
         self._members = members
         for slot_id, error in all_lost.items():
             logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
-            self._on_lost(slot_id, error)
+            self._events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
     async def _join(self, members: tuple[str, ...], *, holds_state: bool = False) -> dict[str, RlserveError]:
         """Let all members join one group; returns the failures. Ends when every member has answered, because one

@@ -12,6 +12,9 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
 
+POLICY_FOLDER = "policy"
+"""Of a checkpoint: the policy as a Hugging Face folder."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerSpec:

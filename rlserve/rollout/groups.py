@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
-from rlserve.engine.requests.request import RequestOutput
+from rlserve.engine.requests.request import RequestOutput, SampleOutput
 from rlserve.rollout.columns import Columns
 
 Answer = str | list[Any] | dict[str, Any] | None
@@ -64,6 +64,17 @@ class ScoredGroup:
     def oldest_version(self) -> int:
         """Version of the weights that made the oldest token."""
         return min(int(sample.tokens.weight_versions.min()) for sample in self.output.samples if len(sample.tokens))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoredAnswer:
+    """A single answer with what the reward made of it."""
+
+    prompt: PromptGroup
+    sample: SampleOutput
+    reward: float | None
+    """None: it could not be scored, or was left out."""
+    reward_parts: Mapping[str, float]
 
 
 def mean_reward_parts(groups: Sequence[ScoredGroup]) -> dict[str, float]:

@@ -18,8 +18,20 @@ Action = Literal["hold", "to_rollout", "to_train"]
 Owner = Literal["train", "rollout", "moving", "dead"]
 
 
+class Record:
+    """Base of all that is written down of a run besides its metrics: one JSON line of its fields."""
+
+
 @dataclass(frozen=True, kw_only=True)
-class Decision:
+class Event(Record):
+    """Base of what ``events.jsonl`` is made of."""
+
+    kind: ClassVar[str]
+    time_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Record):
     """One decision of the manager, also one to leave everything as it is."""
 
     time_s: float
@@ -38,18 +50,17 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunEvent:
+class RunEvent(Event):
     """The run began, or went on after a stop."""
 
     kind: ClassVar[str] = "run"
-    time_s: float
     resumed: bool
     step: int
     """Training steps done."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class EndEvent:
+class EndEvent(Event):
     """The process that ran the run ended on its own terms; a run without it was killed, or goes on."""
 
     kind: ClassVar[str] = "end"
@@ -61,43 +72,39 @@ class EndEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotEvent:
+class SlotEvent(Event):
     """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting."""
 
     kind: ClassVar[str] = "slot"
-    time_s: float
     slot_id: str
     slot_type: str
     owner: Owner
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkerEvent:
+class WorkerEvent(Event):
     """The worker process of a slot has come up."""
 
     kind: ClassVar[str] = "worker"
-    time_s: float
     slot_id: str
     process_id: int
     host: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class FailureEvent:
+class FailureEvent(Event):
     """A worker was lost."""
 
     kind: ClassVar[str] = "failure"
-    time_s: float
     slot_id: str
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightEvent:
+class WeightEvent(Event):
     """A version of the weights was published by the trainer, or taken by the replica on ``slot_id``."""
 
     kind: ClassVar[str] = "weights"
-    time_s: float
     version: int
     slot_id: str | None
     """None: published."""
@@ -105,7 +112,7 @@ class WeightEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedBatch:
+class TrainedBatch(Record):
     """The prompt groups that a training step was done on, in order; one entry for each in every field but ``step``."""
 
     step: int
@@ -116,9 +123,6 @@ class TrainedBatch:
     """Version of the weights that made the oldest token."""
     rewards: tuple[tuple[float, ...], ...]
     """Of each group's samples."""
-
-
-Event = RunEvent | EndEvent | SlotEvent | WorkerEvent | FailureEvent | WeightEvent
 
 
 class EventLog:
@@ -136,15 +140,19 @@ class EventLog:
         self._samples = JsonLinesWriter(folder.samples_file)
         self._last_s = 0.0
 
-    def write(self, record: Decision | Event | TrainedBatch) -> None:
-        if not isinstance(record, TrainedBatch):
-            self._last_s = record.time_s
-        if isinstance(record, Decision):
-            self._decisions.write(asdict(record))
-        elif isinstance(record, TrainedBatch):
-            self._samples.write(asdict(record))
-        else:
-            self._events.write({"event": record.kind, **asdict(record)})
+    def write(self, record: Record) -> None:
+        """Append a line to the file that the record belongs in."""
+        match record:
+            case Decision():
+                self._last_s = record.time_s
+                self._decisions.write(asdict(record))
+            case Event():
+                self._last_s = record.time_s
+                self._events.write({"event": record.kind, **asdict(record)})
+            case TrainedBatch():
+                self._samples.write(asdict(record))
+            case _:
+                raise TypeError(f"no file is kept for {type(record).__name__}")
 
     def close(self, exit_code: int, error: str | None) -> None:
         """Note that the run ended, with its exit code and what it failed with."""

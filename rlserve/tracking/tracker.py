@@ -22,7 +22,7 @@ from rlserve.tracking.answers import AnswersFile, Kind, MakeAnswers
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import EngineMetrics, LiveSink, Sink
 from rlserve.tracking.config import TrackingConfig
-from rlserve.tracking.events import Decision, Event, EventLog, TrainedBatch
+from rlserve.tracking.events import EventLog, Record
 from rlserve.tracking.jsonl import JsonlSink
 from rlserve.tracking.run_folder import RunFolder
 
@@ -51,7 +51,7 @@ class Tracker:
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.log_answers(step, kind, make))  # type: ignore[misc]
 
-    def record(self, record: Decision | Event | TrainedBatch) -> None:
+    def record(self, record: Record) -> None:
         """A decision of the manager, something that happened, or what a step was done on."""
         self._attempt("the event log", lambda: self._events.write(record))
 

@@ -11,13 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rlserve.errors import CheckpointError, WorkerFailedError
-from rlserve.pool.base import WorkerSpec
+from rlserve.pool.base import POLICY_FOLDER, WorkerSpec
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
 from rlserve.weights.snapshot import WeightSnapshot, pack
 
 logger = logging.getLogger(__name__)
 
-POLICY_FOLDER = "policy"
 TRAINER_FILE = "trainer.safetensors"
 
 

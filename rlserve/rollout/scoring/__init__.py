@@ -7,8 +7,7 @@
                           └──► killed and started anew while the others go on; the group is reported as failed
 """
 
-from rlserve.rollout.scoring.base import ScorerWorker
-from rlserve.rollout.scoring.factory import create_local_scorer, create_scorer
+from rlserve.rollout.scoring.base import AnswerScorer, ScorerWorker
 from rlserve.rollout.scoring.scorer import Scorer, score_in_groups
 
-__all__ = ["Scorer", "ScorerWorker", "create_local_scorer", "create_scorer", "score_in_groups"]
+__all__ = ["AnswerScorer", "Scorer", "ScorerWorker", "score_in_groups"]

@@ -1,11 +1,37 @@
-"""The contract of one process that scores, seen from the controller."""
+"""The contracts of scoring: of all that scores a run's answers, and of one process of it."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
 from rlserve.rollout.rewards.base import RewardSample, Score
+
+
+class AnswerScorer(Protocol):
+    """Scores answers, in this process or in others: what a run and an evaluation need."""
+
+    @property
+    def num_workers(self) -> int:
+        """Groups that can be scored at once."""
+
+    async def start(self) -> None:
+        """Get ready.
+
+        Raises:
+            RewardError: the reward cannot be found or loaded.
+        """
+
+    async def score(self, samples: Sequence[RewardSample]) -> list[Score]:
+        """One score for each sample.
+
+        Raises:
+            RewardError: they could not be scored.
+        """
+
+    def close(self) -> None:
+        """End all processes."""
 
 
 class ScorerWorker(ABC):

@@ -9,12 +9,12 @@ from typing import Any
 
 from rlserve.errors import RewardError, RlserveError, WorkerFailedError, WorkerLostError
 from rlserve.rollout.rewards.base import TRUNCATED, RewardSample, Score
-from rlserve.rollout.scoring.base import ScorerWorker
+from rlserve.rollout.scoring.base import AnswerScorer, ScorerWorker
 
 logger = logging.getLogger(__name__)
 
 
-async def score_in_groups(scorer: Scorer, samples: Sequence[RewardSample], size: int) -> list[Score]:
+async def score_in_groups(scorer: AnswerScorer, samples: Sequence[RewardSample], size: int) -> list[Score]:
     """One score for each of any number of samples, in groups of ``size`` side by side.
 
     ``size`` is that of the groups in training, so that ``reward.timeout_s`` means the same. Where no worker could score

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
 
-from rlserve.controller.counters import RunClock
+from rlserve.controller.clock import RunClock
+from rlserve.controller.context import RunContext
+from rlserve.controller.counters import Counters
+from rlserve.controller.events import ControllerEvent, EventBus
+from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.errors import ArgumentLostError
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo
 from rlserve.remote import answer
+from rlserve.tracking.events import Record
 from rlserve.weights.base import Receipt, Transport
 
 
@@ -212,6 +218,27 @@ class FakeTracker:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         self.logged.append((step, metrics))
+
+
+def run_context(tasks: asyncio.TaskGroup | None = None, clock: RunClock | None = None) -> RunContext:
+    """What the parts of a run share; without ``tasks``, nothing can run in the background."""
+    return RunContext(
+        clock=clock or RunClock(started=time.monotonic()),
+        counters=Counters(),
+        events=EventBus(),
+        changed=Signal(),
+        tasks=tasks or asyncio.TaskGroup(),
+    )
+
+
+EventT = TypeVar("EventT", bound=ControllerEvent | Record)
+
+
+def recorded(events: EventBus, kind: type[EventT]) -> list[EventT]:
+    """A list that every event of ``kind`` is appended to."""
+    found: list[EventT] = []
+    events.subscribe(kind, found.append)
+    return found
 
 
 def stats() -> RolloutStats:

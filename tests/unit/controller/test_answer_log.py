@@ -7,9 +7,10 @@ from typing import Any
 
 from controller_fakes import output
 
-from rlserve.controller.answer_log import AnswerLog, ScoredAnswer
+from rlserve.controller.answer_log import AnswerLog
+from rlserve.controller.events import GroupsTrained, HeldOutAnswered
 from rlserve.engine.requests.request import FinishReason
-from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.rollout.groups import PromptGroup, ScoredAnswer, ScoredGroup
 from rlserve.tracking.answers import Answer, Keep, MakeAnswers
 
 
@@ -49,7 +50,7 @@ def scored(position: int, rewards: tuple[float, ...] = (0.0, 1.0)) -> ScoredGrou
 
 def test_all_answers_of_the_chosen_groups_are_kept() -> None:
     log, tracker = make_log(2)
-    log.note_trained(4, [scored(position) for position in range(4)])
+    log.note_trained(GroupsTrained(step=4, groups=[scored(position) for position in range(4)]))
     assert tracker.calls == [(4, "training")]
     assert [(answer.group_id, answer.index, answer.reward, answer.reward_parts) for answer in tracker.made] == [
         ("0:0", 0, 0.0, {"format": 0.0}),
@@ -61,7 +62,7 @@ def test_all_answers_of_the_chosen_groups_are_kept() -> None:
 
 def test_what_is_written_of_an_answer() -> None:
     log, tracker = make_log("all")
-    log.note_trained(4, [scored(0, (0.5,))])
+    log.note_trained(GroupsTrained(step=4, groups=[scored(0, (0.5,))]))
     assert tracker.made == [
         Answer(
             step=4,
@@ -85,7 +86,7 @@ def test_what_is_written_of_an_answer() -> None:
 def test_the_prompt_is_what_the_model_read() -> None:
     log, tracker = make_log("all")
     rendered = replace(scored(0), group=replace(prompt(0), prompt_rendered="<user>1+1=<end>"))
-    log.note_trained(1, [rendered])
+    log.note_trained(GroupsTrained(step=1, groups=[rendered]))
     assert {answer.prompt for answer in tracker.made} == {"<user>1+1=<end>"}
 
 
@@ -97,7 +98,7 @@ def test_of_held_out_answers_the_same_prompts_are_kept_each_time() -> None:
         for row in range(4)
     ]
     for step in (0, 10):
-        log.note_held_out(step, answers)
+        log.note_held_out(HeldOutAnswered(step=step, answers=answers))
     found = [(answer.step, answer.kind, answer.group_id, answer.reward, answer.staleness) for answer in tracker.made]
     assert found == [
         (0, "held_out", "0:0", 1.0, 0),

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from controller_fakes import output, settled
+from controller_fakes import output, recorded, settled
 
 from rlserve.config.tree import EvaluationConfig
-from rlserve.controller.answer_log import ScoredAnswer
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
+from rlserve.controller.events import EventBus, HeldOutAnswered
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SamplingParams
 from rlserve.errors import DeadlineExceededError, RewardError
 from rlserve.rollout.groups import PromptGroup
@@ -21,7 +21,8 @@ from rlserve.rollout.rewards.base import RewardSample, Score
 class FakeReplicas:
     def __init__(self, refused: Sequence[int] = ()) -> None:
         self.refused = refused
-        self.told: list[tuple[int, Sequence[ScoredAnswer]]] = []
+        self.events = EventBus()
+        self.answered = recorded(self.events, HeldOutAnswered)
 
     async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
         assert all(request.sampling.n == 1 for request in requests)
@@ -57,7 +58,7 @@ def evaluation(replicas: FakeReplicas, scorer: Any, *, num_prompts: int = 10) ->
         scorer=scorer,
         decode=str,
         sampling=SamplingParams(n=4),
-        on_answers=lambda step, answers: replicas.told.append((step, answers)),
+        events=replicas.events,
     )
 
 
@@ -84,8 +85,9 @@ def test_what_cannot_be_scored_is_left_out_and_counted(caplog: pytest.LogCapture
     assert found == HeldOutScore(share_right=6 / 7, num_failed=2, num_left_out=1)
     assert found.metrics()["val-core/held_out/num_left_out"] == 1
     assert str(found) == "0.857 (2 answers not scored, 1 answers left out by the reward)"
-    ((step, answers),) = replicas.told
-    assert (step, [answer.prompt.row for answer in answers]) == (0, list(range(9))), "the tenth was refused"
+    (event,) = replicas.answered
+    answers = event.answers
+    assert (event.step, [answer.prompt.row for answer in answers]) == (0, list(range(9))), "the tenth was refused"
     assert [answer.reward for answer in answers] == [0.0, *[1.0] * 4, None, None, *[1.0] * 2]
     assert caplog.messages == [
         "2 of 10 held-out answers could not be scored and are left out; the first: held-out prompt held_out:9: too long"

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, FakeTracker, settled, until
+from controller_fakes import FakeFleet, recorded, run_context, settled, until
 
-from rlserve.controller.counters import Counters, RunClock
-from rlserve.controller.reallocation import Reallocation
-from rlserve.controller.signal import Signal
+from rlserve.controller.events import WorkerLost
+from rlserve.controller.load import Load
+from rlserve.controller.reallocation import Reallocation, ReallocationLimits
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role
 from rlserve.manager.slot_table import SlotState
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.slots import Slot
-from rlserve.tracking.events import Decision, FailureEvent, SlotEvent, WorkerEvent
+from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent
 
 
 class ScriptedPolicy(Policy[int]):
@@ -78,31 +77,32 @@ class FakeReplicas:
 class Setting:
     """Two trainers t0 and t1, and one replica r0."""
 
-    def __init__(self, spawn: Callable[..., Any], *moves: Move, max_worker_failures: int = 8) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, *moves: Move, max_worker_failures: int = 8) -> None:
         self.log: list[str] = []
         self.fleet = FakeFleet(("t0", "t1", "r0"))
         self.trainers = FakeTrainers(self.log, ["t0", "t1"])
         self.replicas = FakeReplicas(self.log)
-        self.tracker = FakeTracker()
-        self.counters = Counters()
+        self.context = run_context(tasks)
+        self.recorded = recorded(self.context.events, Record)
+        self.counters = self.context.counters
         fakes: Any = self
         self.reallocation = Reallocation(
-            slots=[Slot(id=name, type=slot_type("cpu"), prefer=None, num_threads=1) for name in ("t0", "t1", "r0")],
+            self.context,
+            [Slot(id=name, type=slot_type("cpu"), prefer=None, num_threads=1) for name in ("t0", "t1", "r0")],
             fleet=fakes.fleet,
             trainers=fakes.trainers,
             replicas=fakes.replicas,
             policy=ScriptedPolicy(*moves),
-            interval_s=0.001,
-            max_worker_failures=max_worker_failures,
-            counters=self.counters,
-            clock=RunClock(started=time.monotonic()),
-            tracker=fakes.tracker,
-            changed=Signal(5.0),
-            queue=lambda: (5, 0, 0),
-            trainer_waiting=lambda: False,
-            on_decision=lambda reason: None,
-            spawn=spawn,
+            load=fakes,
+            limits=ReallocationLimits(interval_s=0.001, max_worker_failures=max_worker_failures),
         )
+
+    def read(self) -> Load:
+        return Load(num_waiting=5, num_buffered=0, num_in_flight=0, trainer_waiting=False)
+
+    def lose(self, slot_id: str, role: Role) -> None:
+        """Whoever worked with it says that it died."""
+        self.context.events.emit(WorkerLost(slot_id=slot_id, role=role, error=WorkerLostError("died")))
 
     async def begun(self) -> Setting:
         for slot_id, role in (("t0", Role.TRAIN), ("t1", Role.TRAIN), ("r0", Role.ROLLOUT)):
@@ -114,7 +114,7 @@ class Setting:
         return self.reallocation.table.state(slot_id)
 
     def records(self, kind: type) -> list[Any]:
-        return [record for record in self.tracker.records if isinstance(record, kind)]
+        return [record for record in self.recorded if isinstance(record, kind)]
 
 
 def run(scenario: Callable[[Setting], Awaitable[None]], *moves: Move, max_worker_failures: int = 8) -> None:
@@ -122,7 +122,7 @@ def run(scenario: Callable[[Setting], Awaitable[None]], *moves: Move, max_worker
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = await Setting(tasks.create_task, *moves, max_worker_failures=max_worker_failures).begun()
+            setting = await Setting(tasks, *moves, max_worker_failures=max_worker_failures).begun()
             loop = tasks.create_task(setting.reallocation.run())
             await asyncio.wait_for(scenario(setting), 10)
             loop.cancel()
@@ -189,7 +189,7 @@ def test_a_loss_that_was_reported_in_the_middle_of_a_move_counts_once() -> None:
     async def scenario(setting: Setting) -> None:
         async def add(slot_id: str) -> None:
             if setting.counters.worker_failures == 0:
-                setting.reallocation.lost(slot_id, Role.TRAIN, WorkerLostError("died"))
+                setting.lose(slot_id, Role.TRAIN)
                 await settled()
                 raise WorkerLostError("lost while it joined")
 
@@ -209,7 +209,7 @@ def test_the_last_trainer_stays() -> None:
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = await Setting(tasks.create_task, TO_ROLLOUT).begun()
+            setting = await Setting(tasks, TO_ROLLOUT).begun()
             setting.trainers.members.remove("t0")
             loop = tasks.create_task(setting.reallocation.run())
             await scenario(setting)
@@ -221,7 +221,7 @@ def test_the_last_trainer_stays() -> None:
 def test_a_new_worker_that_does_not_come_up_is_tried_again() -> None:
     async def scenario(setting: Setting) -> None:
         setting.fleet.restart_failures = [WorkerLostError("died while starting")]
-        setting.reallocation.lost("r0", Role.ROLLOUT, WorkerLostError("died"))
+        setting.lose("r0", Role.ROLLOUT)
         await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
         assert setting.fleet.log.count(("r0", "RESTART")) == 2
         assert setting.counters.worker_failures == 2
@@ -231,10 +231,10 @@ def test_a_new_worker_that_does_not_come_up_is_tried_again() -> None:
 
 def test_one_loss_too_many_names_the_slot() -> None:
     async def scenario(setting: Setting) -> None:
-        setting.reallocation.lost("r0", Role.ROLLOUT, WorkerLostError("died"))
+        setting.lose("r0", Role.ROLLOUT)
         await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
         with pytest.raises(WorkerFailedError, match=r"2 workers were lost, more than .*=1; the last on t1: died"):
-            setting.reallocation.lost("t1", Role.TRAIN, WorkerLostError("died"))
+            setting.lose("t1", Role.TRAIN)
 
     run(scenario, max_worker_failures=1)
 
@@ -242,7 +242,7 @@ def test_one_loss_too_many_names_the_slot() -> None:
 def test_after_settling_nothing_moves_but_the_lost_are_still_replaced() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.reallocation.settle()
-        setting.reallocation.lost("r0", Role.ROLLOUT, WorkerLostError("died"))
+        setting.lose("r0", Role.ROLLOUT)
         await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
         assert setting.state("t1") is SlotState.TRAIN
 
@@ -257,7 +257,7 @@ def test_closing_gives_up_replacements() -> None:
             await never
 
         setting.replicas.join = join  # type: ignore[method-assign]
-        setting.reallocation.lost("r0", Role.ROLLOUT, WorkerLostError("died"))
+        setting.lose("r0", Role.ROLLOUT)
         await settled()
         await setting.reallocation.close()
         assert never.cancelled()

@@ -7,56 +7,69 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from controller_fakes import FakeClock, FakeFleet, FakeReplica, FakeTransport, settled, unfinished
+from controller_fakes import (
+    FakeClock,
+    FakeFleet,
+    FakeReplica,
+    FakeTransport,
+    recorded,
+    run_context,
+    settled,
+    unfinished,
+)
 
+from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived, WorkerLost
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
+from rlserve.engine.requests.request import Request, SamplingParams
 from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
+from rlserve.manager.policies.base import Role
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.router import Router
+from rlserve.tracking.events import WeightEvent
 
 
 class Setting:
     """Replicas over fake workers, with a real router."""
 
-    def __init__(self, spawn: Callable[..., Any], *slot_ids: str, request_timeout_s: float = 5.0) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, *slot_ids: str, request_timeout_s: float = 5.0) -> None:
         self.fleet = FakeFleet(slot_ids, FakeReplica)
         self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
         self.transport = FakeTransport()
-        self.outputs: list[str] = []
-        self.started: list[str] = []
-        self.returned: list[str] = []
-        self.lost: list[str] = []
-        self.errors: list[BaseException] = []
-        self.published_again: list[int] = []
         self.clock = FakeClock(0.0)
-        self.delivered: list[tuple[str, int]] = []
-        fleet: Any = self.fleet
+        self.context = run_context(tasks, self.clock)
+        events = self.context.events
+        self.outputs: list[str] = []
+        events.subscribe(OutputReceived, self._note_output)
+        self.started = recorded(events, GroupsStarted)
+        self.returned = recorded(events, GroupsReturned)
+        self.losses = recorded(events, WorkerLost)
+        self.deliveries = recorded(events, WeightEvent)
+        self.published_again: list[int] = []
+        fakes: Any = self
         self.replicas = Replicas(
-            fleet,
-            self.router,
-            self.transport,
+            self.context,
+            fleet=fakes.fleet,
+            router=self.router,
+            transport=self.transport,
+            trainers=fakes,
             capacity=4,
             switch_timeout_s=5.0,
             request_timeout_s=request_timeout_s,
-            clock=self.clock,
-            publish_again=self._publish_again,
-            on_output=self._on_output,
-            on_started=self.started.extend,
-            on_returned=self.returned.extend,
-            on_delivered=lambda slot_id, receipt, _: self.delivered.append((slot_id, receipt.version)),
-            on_lost=self._on_lost,
-            spawn=spawn,
         )
 
-    def _on_lost(self, slot_id: str, error: BaseException) -> None:
-        self.lost.append(slot_id)
-        self.errors.append(error)
+    @property
+    def lost(self) -> list[str]:
+        assert all(loss.role is Role.ROLLOUT for loss in self.losses)
+        return [loss.slot_id for loss in self.losses]
 
-    async def _publish_again(self, num_publications: int) -> None:
+    @property
+    def delivered(self) -> list[tuple[str | None, int]]:
+        return [(event.slot_id, event.version) for event in self.deliveries]
+
+    async def publish_again(self, transport: FakeTransport, num_publications: int) -> None:
         self.published_again.append(num_publications)
-        self.transport.is_gone = False
-        self.transport.num_publications += 1
+        transport.is_gone = False
+        transport.num_publications += 1
 
     def worker(self, slot_id: str) -> FakeReplica:
         worker = self.fleet[slot_id]
@@ -71,8 +84,8 @@ class Setting:
             self.router.submit(group, admitted_version=0)
         self.replicas.dispatch()
 
-    def _on_output(self, slot_id: str, output: RequestOutput) -> None:
-        group = self.router.finished(slot_id, output)
+    def _note_output(self, event: OutputReceived) -> None:
+        group = self.router.finished(event.slot_id, event.output)
         if group is not None:
             self.outputs.append(group.id)
 
@@ -82,7 +95,7 @@ def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, request_
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = Setting(tasks.create_task, *slot_ids, request_timeout_s=request_timeout_s)
+            setting = Setting(tasks, *slot_ids, request_timeout_s=request_timeout_s)
             await asyncio.wait_for(scenario(setting), 10)
             await setting.replicas.close()
 
@@ -100,7 +113,7 @@ def test_a_replica_serves_only_with_the_newest_weights() -> None:
         await settled()
         methods = [method for _, method in setting.fleet.log]
         assert methods == ["start_rollout", "load_weights", "submit"]
-        assert setting.started == ["0:0"]
+        assert [event.group_ids for event in setting.started] == [("0:0",)]
 
     run(scenario, "a")
 
@@ -152,7 +165,7 @@ def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
         taken = setting.worker("b").held
         assert sorted(taken) == ["0:0#1", "0:1#1", "evaluation"]
         assert all(request.resumed[0].token_ids == (7,) for request in taken.values())
-        assert setting.returned == ["0:0", "0:1"]
+        assert [event.group_ids for event in setting.returned] == [("0:0", "0:1")]
         for request_id in list(taken):
             setting.worker("b").finish(request_id)
         await answer
@@ -321,7 +334,7 @@ def test_a_replica_that_stands_still_at_the_last_version_is_lost_by_name_and_the
         with unfinished(setting.worker("b"), "load_weights"):
             await setting.replicas.broadcast()
         assert setting.lost == ["b"]
-        assert "the replica on b" in str(setting.errors[0])
+        assert "the replica on b" in str(setting.losses[0].error)
         answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
         await settled()
         setting.worker("a").finish("evaluation")

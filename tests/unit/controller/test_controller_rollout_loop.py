@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from controller_fakes import output, settled, until
+from controller_fakes import output, run_context, settled, until
 
+from rlserve.controller.context import Books
 from rlserve.controller.controller import first_error
-from rlserve.controller.counters import RunClock
+from rlserve.controller.events import EventBus, GroupsStarted, OutputReceived
 from rlserve.controller.rollout_loop import RolloutLoop
-from rlserve.controller.signal import Signal
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.failure_share import WINDOW, FailureShare
+from rlserve.rollout.failure_share import WINDOW
 from rlserve.rollout.groups import PromptGroup, mean_reward_parts
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -64,15 +63,15 @@ class FakeScorer:
 class FakeReplicas:
     """One replica that takes everything at once."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, events: EventBus) -> None:
         self.router = router
-        self.loop: RolloutLoop
+        self.events = events
         self.held: list[str] = []
         router.join("r0", version=0, capacity=100)
 
     def dispatch(self) -> None:
         for requests in self.router.assign().values():
-            self.loop.on_started(request.id.rpartition("#")[0] for request in requests)
+            self.events.emit(GroupsStarted(group_ids=tuple(request.id.rpartition("#")[0] for request in requests)))
             self.held += [request.id for request in requests]
 
 
@@ -84,28 +83,27 @@ class Setting:
         self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=2)
         self.scorer = FakeScorer()
-        self.replicas = FakeReplicas(self.router)
+        self.context = run_context()
+        self.replicas = FakeReplicas(self.router, self.context.events)
         fakes: Any = self
         source: Any = FakeSource()
-        self.loop = self.replicas.loop = RolloutLoop(
+        self.loop = RolloutLoop(
+            self.context,
+            Books(ledger=self.ledger, buffer=self.buffer, router=self.router),
             source=source,
-            ledger=self.ledger,
-            router=self.router,
-            buffer=self.buffer,
+            replicas=fakes.replicas,
             scorer=fakes.scorer,
-            clock=RunClock(started=time.monotonic()),
-            changed=Signal(5.0),
-            reward_failures=FailureShare(2 / WINDOW),
-            refusals=FailureShare(2 / WINDOW),
             decode=str,
-            current_version=lambda: 0,
+            max_refusal_share=2 / WINDOW,
+            max_reward_failure_share=2 / WINDOW,
         )
 
     def finish_all(self, error: str | None = None) -> None:
         held, self.replicas.held = self.replicas.held, []
         for request_id in held:
-            found = output(request_id, FinishReason.STOP)
-            self.loop.on_output("r0", RequestOutput(request_id=request_id, samples=(), error=error) if error else found)
+            found = RequestOutput(request_id=request_id, samples=(), error=error)
+            answer = output(request_id, FinishReason.STOP) if error is None else found
+            self.context.events.emit(OutputReceived(slot_id="r0", output=answer))
 
     async def keep_failing(self, error: str | None) -> None:
         while True:
@@ -114,9 +112,8 @@ class Setting:
 
 
 def start(setting: Setting, tasks: asyncio.TaskGroup, wanted: int) -> list[asyncio.Task[None]]:
-    replicas: Any = setting.replicas
     return [
-        tasks.create_task(setting.loop.admit(replicas, lambda: wanted)),
+        tasks.create_task(setting.loop.admit(lambda: wanted)),
         tasks.create_task(setting.loop.score()),
     ]
 
@@ -249,6 +246,5 @@ def test_what_a_checkpoint_left_live_is_given_to_the_replicas_again() -> None:
     before.ledger.admit("0:0", position=0, current_version=0, time_s=0.0)
     setting.ledger.restore(before.ledger.snapshot(), current_version=5, time_s=0.0)
     setting.router.set_version("r0", 5)
-    replicas: Any = setting.replicas
-    setting.loop.readmit(replicas)
+    setting.loop.readmit()
     assert setting.replicas.held == ["0:0#1"]

@@ -6,10 +6,12 @@ import asyncio
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, FakeTransport, settled, unfinished
+from controller_fakes import FakeFleet, FakeTransport, recorded, settled, unfinished
 
+from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import NonFiniteLossError, WorkerFailedError, WorkerLostError
+from rlserve.manager.policies.base import Role
 
 BATCH: Any = object()
 
@@ -19,16 +21,22 @@ class Setting:
 
     def __init__(self, *slot_ids: str, others: tuple[str, ...] = ()) -> None:
         self.fleet = FakeFleet((*slot_ids, *others))
-        self.lost: list[str] = []
+        events = EventBus()
+        self.losses = recorded(events, WorkerLost)
         fleet: Any = self.fleet
         self.group = TrainerGroup(
             fleet,
+            events,
             switch_timeout_s=5.0,
             step_timeout_s=5.0,
             on_one_machine=True,
-            on_lost=lambda slot_id, error: self.lost.append(slot_id),
         )
         self.slot_ids = slot_ids
+
+    @property
+    def lost(self) -> list[str]:
+        assert all(loss.role is Role.TRAIN for loss in self.losses)
+        return [loss.slot_id for loss in self.losses]
 
     async def formed(self) -> Setting:
         await self.group.form(self.slot_ids, None)

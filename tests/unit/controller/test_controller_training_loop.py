@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from controller_fakes import FakeTracker, FakeTransport, output, settled
+from controller_fakes import FakeTransport, output, recorded, run_context, settled
 
-from rlserve.controller.counters import Counters, RunClock
-from rlserve.controller.signal import Signal
+from rlserve.controller.events import GroupsTrained
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.engine.requests.request import FinishReason
 from rlserve.errors import NonFiniteLossError
@@ -27,30 +25,23 @@ class Setting:
 
     def __init__(self, tasks: asyncio.TaskGroup, folder: Path, num_steps: int) -> None:
         self.log: list[str] = []
-        self.trained: list[tuple[int, list[str]]] = []
         self.reports: list[StepReport] = []
         self.ledger = Ledger(prompts_per_step=1, max_staleness=3)
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=1)
-        self.counters = Counters()
-        self.tracker = FakeTracker()
-        self.changed = Signal(5.0)
+        self.context = run_context(tasks)
+        self.counters, self.changed = self.context.counters, self.context.changed
+        self.trained = recorded(self.context.events, GroupsTrained)
+        self.batches = recorded(self.context.events, TrainedBatch)
         self.failure: Exception | None = None
         fakes: Any = self
         self.loop = TrainingLoop(
+            self.context,
             num_steps=num_steps,
             trainers=fakes,
             transport=FakeTransport(),
             replicas=fakes,
             buffer=self.buffer,
-            counters=self.counters,
-            clock=RunClock(started=time.monotonic()),
-            tracker=fakes.tracker,
-            changed=self.changed,
             folder=folder,
-            rollout_metrics=dict,
-            on_trained=lambda step, groups: self.trained.append((step, [scored.group.id for scored in groups])),
-            after_step=self.after_step,
-            spawn=tasks.create_task,
         )
         for position in range(4):
             self._buffer_group(position)
@@ -68,10 +59,13 @@ class Setting:
         self.log.append(f"broadcast, {self.ledger.num_trained} trained")
         return 0.0
 
-    async def after_step(self, report: StepReport) -> None:
-        await settled()
-        self.reports.append(report)
-        self.log.append(f"after step {report.step}")
+    async def run(self, stop: asyncio.Event) -> None:
+        """Step until there is nothing more to do."""
+        while (report := await self.loop.step(stop)) is not None:
+            await settled()
+            self.reports.append(report)
+            self.log.append(f"after step {report.step}")
+        await self.loop.settle()
 
     def _buffer_group(self, position: int) -> None:
         name = f"0:{position}"
@@ -91,17 +85,19 @@ def test_a_step_is_published_before_its_groups_count_as_trained(tmp_path: Path) 
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             setting = Setting(tasks, tmp_path, num_steps=1)
-            await setting.loop.run(asyncio.Event())
+            await setting.run(asyncio.Event())
         assert setting.log == [
             "step ('0:0/0#0',)",
             "publish 1, 0 trained",
             "broadcast, 1 trained",
             "after step 1",
         ]
-        (batch,) = [record for record in setting.tracker.records if isinstance(record, TrainedBatch)]
+        (batch,) = setting.batches
         assert (batch.step, batch.group_ids, batch.rewards) == (1, ("0:0",), ((1.0,),))
         assert setting.counters.sum_abs_log_prob_difference == 0.5
-        assert setting.trained == [(1, ["0:0"])]
+        assert [(event.step, [scored.group.id for scored in event.groups]) for event in setting.trained] == [
+            (1, ["0:0"])
+        ]
         assert setting.reports[0].metrics["response_length/clip_ratio"] == 0.0
 
     asyncio.run(scenario())
@@ -112,7 +108,7 @@ def test_the_loop_ends_with_its_steps_or_a_stop(tmp_path: Path) -> None:
         async with asyncio.TaskGroup() as tasks:
             setting = Setting(tasks, tmp_path, num_steps=10)
             stop = asyncio.Event()
-            running = asyncio.create_task(setting.loop.run(stop))
+            running = asyncio.create_task(setting.run(stop))
             while not setting.loop.waiting:
                 await settled()
             assert setting.counters.num_steps == 4, "all that the buffer holds"
@@ -131,7 +127,7 @@ def test_a_loss_that_is_not_finite_keeps_the_batch_and_trains_nothing(tmp_path: 
             setting = Setting(tasks, tmp_path, num_steps=1)
             setting.failure = NonFiniteLossError("step 1 is not finite and was not applied")
             with pytest.raises(NonFiniteLossError, match=r"step 1 is not finite.*failed_batch_step_1\.npz"):
-                await setting.loop.run(asyncio.Event())
+                await setting.run(asyncio.Event())
         assert setting.ledger.num_trained == 0
         with np.load(tmp_path / "failed_batch_step_1.npz") as batch:
             assert batch["token_ids"].tolist() == [1, 2, 7]

@@ -1,0 +1,172 @@
+"""The composition root: makes the parts of a run in the order in which they need each other, and joins them.
+
+::
+
+    ports (fleet, scorer, transport)      context (clock, counters, events, tasks)      books (ledger, buffer, router)
+       └──────────────┬───────────────────────────┴──────────────────┬───────────────────────┘
+                      ▼                                              │
+    trainers ─► replicas ─► evaluation, rollouts, training ─► reallocation ─► display, saver, stall guard ─► Controller
+
+Every part is given what it needs when it is made. What has to flow against this order are events
+(``rlserve.controller.events``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from rlserve.controller.answer_log import AnswerLog
+from rlserve.controller.context import Books, RunContext
+from rlserve.controller.controller import Controller, Parts
+from rlserve.controller.counters import Counters
+from rlserve.controller.display import RunDisplay
+from rlserve.controller.evaluation import Evaluation
+from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
+from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.load import LoadReader
+from rlserve.controller.observation import RolloutMetrics
+from rlserve.controller.ports import Ports
+from rlserve.controller.reallocation import Reallocation, ReallocationLimits
+from rlserve.controller.replicas import Replicas
+from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.saving import RunSaver, restore
+from rlserve.controller.setup import RunSetup, sampling_params
+from rlserve.controller.signal import Signal
+from rlserve.controller.stall import StallGuard, stall_timeout_s
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.training_loop import TrainingLoop
+from rlserve.engine.requests.request import SamplingParams
+from rlserve.manager.policies.factory import create_policy
+from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.requests.router import Router
+from rlserve.tracking.events import Record
+
+
+def build_controller(setup: RunSetup, ports: Ports) -> Controller:
+    """A controller that is ready to run; nothing is started."""
+    config = setup.config
+    sampling = sampling_params(config, setup.preparation.end_tokens)
+    books = _books(setup, sampling)
+    counters = Counters()
+    if setup.saved is not None:
+        counters = restore(setup.saved, books.ledger, time_s=setup.clock.now())
+    run = RunContext(
+        clock=setup.clock, counters=counters, events=EventBus(), changed=Signal(), tasks=asyncio.TaskGroup()
+    )
+    run.events.subscribe(Record, setup.tracker.record)
+    _log_answers(run, setup)
+    trainers = TrainerGroup(
+        ports.fleet,
+        run.events,
+        switch_timeout_s=config.pool.switch_timeout_s,
+        step_timeout_s=config.trainer.step_timeout_s,
+        on_one_machine=config.launch.kind == "local",
+    )
+    replicas = Replicas(
+        run,
+        fleet=ports.fleet,
+        router=books.router,
+        transport=ports.transport,
+        trainers=trainers,
+        capacity=config.rollout.engine.max_num_sequences,
+        switch_timeout_s=config.pool.switch_timeout_s,
+        request_timeout_s=config.rollout.request_timeout_s,
+    )
+    setup.tracker.watch_engines(lambda: {slot_id: stats.engine_metrics for slot_id, stats in replicas.stats.items()})
+    return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, replicas))
+
+
+def _books(setup: RunSetup, sampling: SamplingParams) -> Books:
+    rollout = setup.config.rollout
+    ledger = Ledger(prompts_per_step=rollout.prompts_per_step, max_staleness=rollout.max_staleness)
+    return Books(
+        ledger=ledger,
+        buffer=SampleBuffer(ledger, prompts_per_step=rollout.prompts_per_step),
+        router=Router(sampling=sampling, run_seed=setup.config.seed),
+    )
+
+
+def _log_answers(run: RunContext, setup: RunSetup) -> None:
+    answers = AnswerLog(setup.tracker, setup.config.tracking.samples, setup.preparation.decode)
+    run.events.subscribe(GroupsTrained, answers.note_trained)
+    run.events.subscribe(HeldOutAnswered, answers.note_held_out)
+
+
+def _parts(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    books: Books,
+    sampling: SamplingParams,
+    trainers: TrainerGroup,
+    replicas: Replicas,
+) -> Parts:
+    """All that is built on trainers and replicas."""
+    config, preparation, transport = setup.config, setup.preparation, ports.transport
+    training = TrainingLoop(
+        run,
+        num_steps=config.num_steps,
+        trainers=trainers,
+        transport=transport,
+        replicas=replicas,
+        buffer=books.buffer,
+        folder=setup.folder.path,
+    )
+    reallocation = _reallocation(run, setup, ports, books, trainers, replicas, training)
+    rollouts = RolloutLoop(
+        run,
+        books,
+        source=preparation.source,
+        replicas=replicas,
+        scorer=ports.scorer,
+        decode=preparation.decode,
+        max_refusal_share=config.rollout.max_refusal_share,
+        max_reward_failure_share=config.reward.max_failure_share,
+    )
+    evaluation = Evaluation(
+        config.evaluation,
+        preparation.held_out,
+        replicas=replicas,
+        scorer=ports.scorer,
+        decode=preparation.decode,
+        sampling=sampling,
+        events=run.events,
+    )
+    pool = config.pool
+    return Parts(
+        books=books,
+        trainers=trainers,
+        replicas=replicas,
+        rollouts=rollouts,
+        training=training,
+        reallocation=reallocation,
+        evaluation=evaluation,
+        heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
+        stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
+        display=RunDisplay(run, setup, books.router, transport, replicas, reallocation),
+        metrics=RolloutMetrics(run, books, replicas, reallocation),
+        saver=RunSaver(run, books, setup, trainers, transport, replicas, reallocation),
+    )
+
+
+def _reallocation(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    books: Books,
+    trainers: TrainerGroup,
+    replicas: Replicas,
+    training: TrainingLoop,
+) -> Reallocation:
+    manager, pool = setup.config.manager, setup.config.pool
+    return Reallocation(
+        run,
+        setup.slots,
+        fleet=ports.fleet,
+        trainers=trainers,
+        replicas=replicas,
+        policy=create_policy(manager),
+        load=LoadReader(books, training),
+        limits=ReallocationLimits(interval_s=manager.interval_s, max_worker_failures=pool.max_worker_failures),
+    )

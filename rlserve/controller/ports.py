@@ -1,0 +1,113 @@
+"""What a run needs of the world outside the controller's process, and nothing more: workers, a scorer, a transport.
+
+A run hands in Ray's (``rlserve.controller.ray_ports``); tests and simulations hand in their own, and import no Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from rlserve.pool.base import WorkerInfo, WorkerSpec
+from rlserve.pool.slots import Slot
+from rlserve.rollout.scoring.base import AnswerScorer
+from rlserve.weights.base import Transport
+
+
+class RemoteMethod(Protocol):
+    """A method of a worker, called as Ray's are; ``rlserve.remote.answer`` gives the call its deadline."""
+
+    def remote(self, *arguments: Any) -> Awaitable[Any]:
+        """Call it; what is returned can be awaited once."""
+
+
+class WorkerHandle(Protocol):
+    """What the controller calls on a worker: the methods of ``rlserve.pool.worker.Worker``."""
+
+    @property
+    def ping(self) -> RemoteMethod: ...
+
+    # Rollout.
+    @property
+    def start_rollout(self) -> RemoteMethod: ...
+    @property
+    def submit(self) -> RemoteMethod: ...
+    @property
+    def collect(self) -> RemoteMethod: ...
+    @property
+    def stop_rollout(self) -> RemoteMethod: ...
+    @property
+    def rollout_ended(self) -> RemoteMethod: ...
+
+    # Training.
+    @property
+    def choose_port(self) -> RemoteMethod: ...
+    @property
+    def join_training(self) -> RemoteMethod: ...
+    @property
+    def step(self) -> RemoteMethod: ...
+    @property
+    def rollback(self) -> RemoteMethod: ...
+    @property
+    def leave_training(self) -> RemoteMethod: ...
+    @property
+    def save_trainer(self) -> RemoteMethod: ...
+    @property
+    def load_trainer(self) -> RemoteMethod: ...
+
+
+class Fleet(Protocol):
+    """One worker process for each slot: :class:`rlserve.pool.fleet.Fleet`."""
+
+    @property
+    def ready(self) -> tuple[str, ...]:
+        """Slots whose worker has come up and was not ended."""
+
+    def __getitem__(self, slot_id: str) -> WorkerHandle:
+        """The worker on a slot.
+
+        Raises:
+            WorkerLostError: it was ended.
+        """
+
+    def share(self, value: Any) -> Any:
+        """Something to hand to several workers in place of ``value``."""
+
+    def info(self, slot_id: str) -> WorkerInfo:
+        """Process and host of the worker on a slot."""
+
+    async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
+        """Start all workers side by side.
+
+        Raises:
+            WorkerLostError: one died while starting, or did not come up in time.
+        """
+
+    async def restart(self, slot_id: str) -> None:
+        """Start a new worker in place of one that was lost.
+
+        Raises:
+            WorkerLostError: as ``start``.
+        """
+
+    def processor_s(self, slot_id: str) -> float | None:
+        """Seconds of processor time that a worker has used; None where that cannot be seen."""
+
+    def reason(self, slot_id: str) -> str | None:
+        """Why the last worker of a slot was ended, where ``kill`` was given one."""
+
+    def kill(self, slot_id: str, reason: str | None = None) -> None:
+        """End a worker at once; calls that wait for it fail."""
+
+    def close(self) -> None:
+        """End all workers."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Ports:
+    """The outside of one run."""
+
+    fleet: Fleet
+    scorer: AnswerScorer
+    transport: Transport

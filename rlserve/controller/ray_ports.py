@@ -1,0 +1,18 @@
+"""The outside of a real run: workers and scorers as Ray actors, weights by the configured transport."""
+
+from __future__ import annotations
+
+from rlserve.controller.ports import Ports
+from rlserve.controller.setup import RunSetup
+from rlserve.pool.fleet import Fleet
+from rlserve.rollout.scoring.factory import create_scorer
+from rlserve.weights.factory import create_transport
+
+
+def ray_ports(setup: RunSetup) -> Ports:
+    """Nothing is started yet."""
+    return Ports(
+        fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
+        scorer=create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log"),
+        transport=create_transport(setup.config.weights),
+    )
