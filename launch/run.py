@@ -22,8 +22,8 @@ from pathlib import Path
 from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
+from rlserve.config.pool_split import slot_view
 from rlserve.config.remarks import remarks_on_split
-from rlserve.config.split import slot_view
 from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
 from rlserve.controller.clock import RunClock
@@ -32,7 +32,7 @@ from rlserve.controller.preparation.prepare import prepare
 from rlserve.controller.ray_ports import ray_ports
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RlserveError
-from rlserve.launch.factory import create_launcher
+from rlserve.launch.connect.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.manager.initial_split import initial_split

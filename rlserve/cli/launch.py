@@ -95,7 +95,7 @@ def _show(loaded: LoadedConfig) -> None:
     """Print the configuration, then the split, remarks and prompts as YAML comments: the whole can be saved and
     launched."""
     from rlserve.config import to_yaml
-    from rlserve.config.split import render_split
+    from rlserve.config.pool_split import render_split
     from rlserve.controller.preparation.preview import preview_prompts
     from rlserve.controller.preparation.reward_trial import reward_trial
 

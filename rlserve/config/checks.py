@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import ceil, floor
 
-from rlserve.config.split import find_groups, split_groups
+from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.policies.bounds import rollout_bounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from rlserve.config.split import find_groups, split_groups
+from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.manager.policies.bounds import rollout_bounds

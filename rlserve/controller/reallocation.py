@@ -22,7 +22,7 @@ from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlserve.config.split import slot_view
+from rlserve.config.pool_split import slot_view
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.load import LoadReader

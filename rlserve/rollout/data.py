@@ -15,7 +15,7 @@ from rlserve.rollout.config import DataConfig
 from rlserve.rollout.dataset.fingerprint import first_difference
 from rlserve.rollout.encoder import PROMPT_TOO_LONG, PromptEncoder
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows
+from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

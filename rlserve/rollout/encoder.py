@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.groups import Message, PromptGroup
-from rlserve.rollout.rows import Prompt, PromptRow
+from rlserve.rollout.prompt_rows import Prompt, PromptRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -24,9 +24,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from rlserve.processes import end_with_parent
 from rlserve.tasks.base import Demonstration, Task, WarmStartRecipe
+from rlserve.tasks.character_tokenizer import EOS, character_tokenizer
 from rlserve.tasks.muon import Muon
 from rlserve.tasks.registry import TASKS
-from rlserve.tasks.tokenizer import EOS, character_tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from rlserve.tasks.tokenizer import character_tokenizer
+from rlserve.tasks.character_tokenizer import character_tokenizer
 
 ALPHABET = "0123456789+= abcdefghijklmnopqrstuvwxyz"
 _CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}

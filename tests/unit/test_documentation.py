@@ -20,7 +20,7 @@ from rlserve.cli import main
 from rlserve.config.tree import RunConfig
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
-from rlserve.tasks.tokenizer import character_tokenizer
+from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 
 ROOT = Path(__file__).parents[2]

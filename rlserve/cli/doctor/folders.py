@@ -11,7 +11,7 @@ from pathlib import Path
 from rlserve.cache_folder import cache_folder
 from rlserve.cli.doctor.base import Finding, bad, good, warning
 from rlserve.errors import PoolError
-from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
+from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
 
 LITTLE_SPACE_BYTES = 2 << 30
 NO_SPACE_BYTES = 200 << 20

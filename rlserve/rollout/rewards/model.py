@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rlserve.errors import ModelError, RewardError
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import TRUNCATED, Reward, RewardSample, Score
-from rlserve.rollout.tokenizer import load_tokenizer
+from rlserve.rollout.tokenizer_loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

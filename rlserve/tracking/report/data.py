@@ -12,7 +12,7 @@ from rlserve.tracking import names
 from rlserve.tracking.answers import Answer, read_answers, worst_and_best
 from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.report.series import Record, Series, broken_at, merge_steps, series, step_marks
-from rlserve.tracking.report.slots import SlotRow, slot_rows, work_start_s
+from rlserve.tracking.report.slot_timeline import SlotTimeline, slot_timelines, work_start_s
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
 
@@ -56,7 +56,7 @@ class ReportData:
     queue_bounds: tuple[float, float] | None
     """Low and high threshold; None where the policy has none."""
     moves: tuple[Move, ...]
-    slots: tuple[SlotRow, ...]
+    slots: tuple[SlotTimeline, ...]
     failures: tuple[Failure, ...]
     answers: tuple[Answer, ...]
     """A few, the worst first."""
@@ -100,7 +100,7 @@ def read_report_data(folder: RunFolder) -> ReportData:
     times_s = [record["time_s"] for record in (*decisions, *events)]
     times_s += [record[names.TIME] for record in metrics if record.get(names.TIME) is not None]
     end_s = max(times_s, default=0.0)
-    slots = slot_rows(events, end_s)
+    slots = slot_timelines(events, end_s)
     resumes_s = tuple(event["time_s"] for event in events if event["event"] == "run" and event["resumed"])
     return ReportData(
         name=folder.name,

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from rlserve.config.build import build
 from rlserve.config.checks import check_parts
+from rlserve.config.pool_split import render_split
 from rlserve.config.references import check_references
-from rlserve.config.split import render_split
 from rlserve.config.tree import RunConfig
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView

@@ -23,7 +23,7 @@ from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import Score
-from rlserve.tasks.tokenizer import character_tokenizer
+from rlserve.tasks.character_tokenizer import character_tokenizer
 
 TEMPLATE = "{% for message in messages %}<{{ message.role }}>{{ message.content }}</turn>{% endfor %}<assistant>"
 MAX_LENGTH = 128

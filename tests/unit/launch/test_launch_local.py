@@ -12,7 +12,7 @@ import ray
 
 from rlserve.errors import PoolError
 from rlserve.launch import local
-from rlserve.launch.local import LocalLauncher
+from rlserve.launch.connect.local import LocalLauncher
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.nvidia import Gpu
 

@@ -9,7 +9,7 @@ import pytest
 
 from rlserve.errors import PoolError
 from rlserve.launch import ray_folder
-from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
+from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
 
 
 def fake_temporary(monkeypatch: pytest.MonkeyPatch, folder: Path, fallback: Path) -> None:

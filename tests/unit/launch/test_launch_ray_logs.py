@@ -8,7 +8,7 @@ import pytest
 from ray._private import worker as ray_worker
 from rich.console import Console
 
-from rlserve.launch.ray_logs import route_ray_logs
+from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.tracking.logs import log_to
 
 

@@ -11,7 +11,7 @@ from rollout_tokenizers import character_tokenizer
 
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.data import Prompts, load_prompts
-from rlserve.rollout.rows import PromptRow, load_rows
+from rlserve.rollout.prompt_rows import PromptRow, load_rows
 
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

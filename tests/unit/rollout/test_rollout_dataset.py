@@ -18,7 +18,7 @@ from rollout_data_files import all_rows, config, sums, write_jsonl
 from rlserve.errors import DataError
 from rlserve.rollout.dataset import json_lines
 from rlserve.rollout.dataset.factory import open_table
-from rlserve.rollout.rows import load_rows
+from rlserve.rollout.prompt_rows import load_rows
 
 JSON_NUMBERS = st.integers().map(str) | st.from_regex(r"\A-?(0|[1-9][0-9]{0,30})\.[0-9]{1,30}([eE][+-]?[0-9]{1,2})?\Z")
 JSON_VALUES = st.none() | st.booleans() | st.integers() | st.text("ab1.\u00e9\n", max_size=5)

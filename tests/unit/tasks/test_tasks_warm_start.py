@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from rlserve.tasks.addition import AdditionTask
 from rlserve.tasks.base import Demonstration, Record, Split, Task
 from rlserve.tasks.cache import resolve_model
-from rlserve.tasks.tokenizer import character_tokenizer
+from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tasks.warm_start import IGNORED_LABEL, learning_rate_factor, make_batch, warm_start
 
 SMALL_RECIPE = replace(

@@ -38,7 +38,7 @@ from rlserve.tracking.report.series import (
     step_marks,
     thinned,
 )
-from rlserve.tracking.report.slots import Interval, slot_rows
+from rlserve.tracking.report.slot_timeline import Interval, slot_timelines
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import create_tracker
 
@@ -176,7 +176,7 @@ def test_a_slot_has_one_owner_from_its_first_event_to_the_end(changes: list[tupl
         event = {"event": "slot", "time_s": time_s, "slot_id": f"cpu/{slot}", "slot_type": "cpu", "owner": owner}
         events.append(event)
     end_s = time_s + 1
-    rows = slot_rows(events, end_s)
+    rows = slot_timelines(events, end_s)
     assert {row.slot_id for row in rows} == {event["slot_id"] for event in events}
     for row in rows:
         own = [event for event in events if event["slot_id"] == row.slot_id]
@@ -189,7 +189,7 @@ def test_a_slot_has_one_owner_from_its_first_event_to_the_end(changes: list[tupl
 
 def test_a_type_that_is_not_in_the_slots_name_is_added() -> None:
     event = {"event": "slot", "time_s": 0.0, "slot_id": "node1:0", "slot_type": "H100", "owner": "train"}
-    assert slot_rows([event], 1.0)[0].label == "node1:0 (H100)"
+    assert slot_timelines([event], 1.0)[0].label == "node1:0 (H100)"
 
 
 @given(num_steps=st.integers(0, 3000), max_num_marks=st.integers(1, 20))

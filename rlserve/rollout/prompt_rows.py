@@ -50,7 +50,7 @@ class PromptRow:
     columns: Columns
 
 
-class Rows:
+class DatasetRows:
     """All rows of a data set, checked; they are read on demand."""
 
     def __init__(self, path: str, table: Table, config: DataConfig) -> None:
@@ -131,7 +131,7 @@ class Rows:
 class PromptRows:
     """Some rows of a data set, in an order."""
 
-    def __init__(self, rows: Rows, chosen: NDArray[np.int64]) -> None:
+    def __init__(self, rows: DatasetRows, chosen: NDArray[np.int64]) -> None:
         """``chosen`` are numbers of rows."""
         self._rows = rows
         self._chosen = chosen
@@ -196,8 +196,8 @@ def load_rows(config: DataConfig) -> tuple[PromptRows, PromptRows]:
     return train, held_out
 
 
-def _load(path: str, split: str, config: DataConfig) -> Rows:
-    rows = Rows(path, open_table(path, split), config)
+def _load(path: str, split: str, config: DataConfig) -> DatasetRows:
+    rows = DatasetRows(path, open_table(path, split), config)
     if len(rows) == 0:
         raise DataError(f"{path}: holds no rows (split {split!r})")
     logger.info("%s: %d prompts", path, len(rows))

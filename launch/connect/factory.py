@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rlserve.launch.base import Launcher
-from rlserve.launch.cluster import ClusterLauncher
 from rlserve.launch.config import LaunchConfig
-from rlserve.launch.local import LocalLauncher
+from rlserve.launch.connect.base import Launcher
+from rlserve.launch.connect.cluster import ClusterLauncher
+from rlserve.launch.connect.local import LocalLauncher
 
 
 def create_launcher(config: LaunchConfig) -> Launcher:

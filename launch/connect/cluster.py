@@ -9,8 +9,8 @@ import socket
 import ray
 
 from rlserve.errors import PoolError
-from rlserve.launch.base import Launcher
-from rlserve.launch.ray_logs import route_ray_logs
+from rlserve.launch.connect.base import Launcher
+from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.slots import slot_groups

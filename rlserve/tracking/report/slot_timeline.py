@@ -20,7 +20,7 @@ class Interval:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotRow:
+class SlotTimeline:
     """The life of one slot; between a stop and the workers' next start it belongs to nobody."""
 
     slot_id: str
@@ -33,7 +33,7 @@ class SlotRow:
         return self.slot_id if self.slot_id.startswith(self.slot_type) else f"{self.slot_id} ({self.slot_type})"
 
 
-def slot_rows(events: Iterable[Record], end_s: float) -> tuple[SlotRow, ...]:
+def slot_timelines(events: Iterable[Record], end_s: float) -> tuple[SlotTimeline, ...]:
     """One row a slot, in the order in which they first appear.
 
     The last owner keeps the slot until ``end_s``, or until the run was stopped.
@@ -54,7 +54,7 @@ def slot_rows(events: Iterable[Record], end_s: float) -> tuple[SlotRow, ...]:
                 own.append([])
             own[-1].append(event)
     return tuple(
-        SlotRow(
+        SlotTimeline(
             slot_id=slot_id,
             slot_type=types[slot_id],
             intervals=tuple(
@@ -67,7 +67,7 @@ def slot_rows(events: Iterable[Record], end_s: float) -> tuple[SlotRow, ...]:
     )
 
 
-def work_start_s(rows: Iterable[SlotRow]) -> float:
+def work_start_s(rows: Iterable[SlotTimeline]) -> float:
     """When the first slot was given its work; 0 while none was."""
     starts_s = [part.start_s for row in rows for part in row.intervals if part.owner in WORKING]
     return min(starts_s, default=0.0)

@@ -11,9 +11,9 @@ from pathlib import Path
 import ray
 
 from rlserve.errors import PoolError
-from rlserve.launch.base import Launcher
-from rlserve.launch.ray_folder import make_ray_folder, remove_ray_folder
-from rlserve.launch.ray_logs import route_ray_logs
+from rlserve.launch.connect.base import Launcher
+from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
+from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.config import PoolConfig, SlotGroupConfig

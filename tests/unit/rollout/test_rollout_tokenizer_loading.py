@@ -10,7 +10,7 @@ import pytest
 from rollout_tokenizers import CHARACTERS, character_tokenizer
 
 from rlserve.errors import ModelError
-from rlserve.rollout.tokenizer import load_tokenizer
+from rlserve.rollout.tokenizer_loading import load_tokenizer
 
 
 def test_a_saved_tokenizer_comes_back(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ import rlserve.rollout.requests.router, rlserve.rollout.buffer, rlserve.rollout.
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.data import load_prompts
 from rlserve.rollout.rewards.factory import create_reward
-from rlserve.rollout.tokenizer import load_tokenizer
+from rlserve.rollout.tokenizer_loading import load_tokenizer
 config = DataConfig(path={str(tmp_path / "sums.jsonl")!r}, num_held_out=1)
 tokenizer = load_tokenizer({str(tmp_path)!r})
 prompts = load_prompts(config, tokenizer, seed=0, max_prompt_tokens=9, prompts_per_step=1)
