@@ -89,10 +89,10 @@ def write_model(folder: Path, vocab_size: int) -> None:
 
 def measure_here(case: MemoryCase, folder: Path, small_folder: Path) -> MemoryResult:
     """Take two steps in this process, after one on a small model, which loads all code that is needed."""
-    from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
+    from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
 
-    config = TrainerConfig(num_logical_shards=case.num_logical_shards)
-    algorithm = AlgorithmConfig(kl_coefficient=case.kl_coefficient)
+    config = TorchTrainerConfig(num_logical_shards=case.num_logical_shards)
+    algorithm = PPOConfig(kl_coefficient=case.kl_coefficient)
     small = create_trainer(config, algorithm, model_path=str(small_folder), seed=0, device="cpu")
     small.step(make_batch(case, _vocab_size(small_folder), step=0))
     del small

@@ -16,6 +16,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
+from rlserve.config.keys import annotation_of, choices_of
 from rlserve.config.tree import RunConfig
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -44,12 +45,22 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
         child = f"{key}.{name}" if key else name
         if is_dataclass(annotation):
             yield from sections(annotation, child)  # type: ignore[arg-type]
+        if choices := choices_of(annotation):
+            for member in choices.members.values():
+                yield from sections(member, child)
         for element in _element_types(annotation):
             yield from sections(element, f"{child}.N")
 
 
 def field_docstrings(config_type: type[Any]) -> dict[str, str]:
-    """The string that follows each field in the source, on one line."""
+    """The string that follows each field in the source, on one line; inherited fields included."""
+    found: dict[str, str] = {}
+    for base in (base for base in reversed(config_type.__mro__) if is_dataclass(base)):
+        found |= _own_docstrings(base)
+    return found
+
+
+def _own_docstrings(config_type: type[Any]) -> dict[str, str]:
     (definition,) = ast.parse(textwrap.dedent(inspect.getsource(config_type))).body
     assert isinstance(definition, ast.ClassDef)
     found: dict[str, str] = {}
@@ -68,8 +79,8 @@ def render() -> str:
 
 def _render_section(section: Section) -> Iterator[str]:
     hints, meanings = get_type_hints(section.config_type), field_docstrings(section.config_type)
-    rows = [field for field in fields(section.config_type) if not is_dataclass(hints[field.name])]
-    yield f"## {f'`{section.key}`' if section.key else 'The run'}\n"
+    rows = [field for field in fields(section.config_type) if not _has_a_section(hints[field.name])]
+    yield f"## {_title(section)}\n"
     yield f"{_one_line(inspect.getdoc(section.config_type) or '')}\n"
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
@@ -78,6 +89,18 @@ def _render_section(section: Section) -> Iterator[str]:
         cells = (f"`{key}`", _type_name(hints[field.name]), _default(field), meanings.get(field.name, ""))
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
     yield ""
+
+
+def _has_a_section(annotation: Any) -> bool:
+    return is_dataclass(annotation) or choices_of(annotation) is not None
+
+
+def _title(section: Section) -> str:
+    if not section.key:
+        return "The run"
+    choices = choices_of(annotation_of(RunConfig, section.key))
+    chosen = [name for name, member in choices.members.items() if member is section.config_type] if choices else []
+    return f"`{section.key}`" + (f" with `{choices.key}={chosen[0]}`" if choices and chosen else "")
 
 
 def _element_types(annotation: Any) -> Iterator[type[Any]]:

@@ -1,4 +1,4 @@
-"""Training: PPO with a critic, data-parallel, elastic at step boundaries. Usable alone as a library.
+"""Training: algorithms on backends, data-parallel, elastic at step boundaries. Usable alone as a library.
 
 Names are resolved on first use, so that importing a configuration does not import torch.
 """
@@ -9,19 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlserve.trainers.algorithms.config import AlgorithmConfig, GRPOConfig, PPOConfig
+    from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
     from rlserve.trainers.base import Membership, Trainer
     from rlserve.trainers.batch import Batch
-    from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
     from rlserve.trainers.factory import create_trainer
 
-__all__ = ["AlgorithmConfig", "Batch", "Membership", "Trainer", "TrainerConfig", "create_trainer"]
+__all__ = [
+    "AlgorithmConfig",
+    "Batch",
+    "GRPOConfig",
+    "Membership",
+    "PPOConfig",
+    "TorchTrainerConfig",
+    "Trainer",
+    "TrainerConfig",
+    "create_trainer",
+]
 
 _HOMES = {
-    "AlgorithmConfig": "config",
+    "AlgorithmConfig": "algorithms.config",
     "Batch": "batch",
+    "GRPOConfig": "algorithms.config",
     "Membership": "base",
+    "PPOConfig": "algorithms.config",
+    "TorchTrainerConfig": "backends.config",
     "Trainer": "base",
-    "TrainerConfig": "config",
+    "TrainerConfig": "backends.config",
     "create_trainer": "factory",
 }
 

@@ -64,6 +64,12 @@ class Batch:
         starts = np.cumsum(self.response_lengths) - self.response_lengths
         return np.logical_and.reduceat(per_token, starts) & np.isfinite(self.rewards)
 
+    def tokens_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[a] where the response tokens of these samples [S] stand in the per-token arrays, sample by sample."""
+        lengths = self.response_lengths[samples].astype(np.int64)
+        starts = (np.cumsum(self.response_lengths, dtype=np.int64) - self.response_lengths)[samples]
+        return np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
+
     def select(self, samples: NDArray[np.int64]) -> Batch:
         """The batch of these samples alone, given by their indices [S], at least one."""
         chosen = np.zeros(self.num_samples, dtype=bool)

@@ -1,4 +1,4 @@
-"""Which trainer a configuration names."""
+"""A trainer from its configuration: an algorithm and a backend."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 
 from rlserve.errors import UserError
+from rlserve.trainers.algorithms.config import AlgorithmConfig
+from rlserve.trainers.algorithms.factory import create_algorithm
+from rlserve.trainers.backends.base import Networks
+from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.trainers.backends.factory import create_backend
 from rlserve.trainers.base import Membership, Trainer
-from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
-from rlserve.trainers.trainer import PPOTrainer
-
-_TRAINERS = {("torch", "ppo"): PPOTrainer}
-"""By (backend, algorithm)."""
+from rlserve.trainers.trainer import ElasticTrainer
 
 
 def create_trainer(
@@ -43,15 +44,18 @@ def create_trainer(
         ModelError: ``model_path`` is no model, or one that is not supported.
         DeadlineExceededError: not all members of the group came in time.
     """
-    trainer = _TRAINERS[config.backend, algorithm.name](
+    algorithm_of_run = create_algorithm(algorithm)
+    needs = algorithm_of_run.needs
+    backend = create_backend(
         config,
-        algorithm,
+        Networks(critic=needs.critic, reference=needs.reference),
         model_path=model_path,
         seed=seed,
         temperature=temperature,
         device=_resolve_device(device),
         load_weights=load_weights,
     )
+    trainer = ElasticTrainer(algorithm_of_run, backend, seed=seed)
     if membership is not None:
         trainer.resize(membership)
     return trainer

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.trainers.algorithms.losses import LossTerm
-from rlserve.trainers.algorithms.ppo import PolicyTerms
+from rlserve.trainers.algorithms.base import Credit, PolicyLoss, PolicyTokens, ValueLoss
+from rlserve.trainers.backends.base import Scores
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.experience import Experience, Scores
 
 _MAX_EXPONENT = 20.0
 """Beyond it the estimate of one token would drown all others."""
@@ -36,15 +35,20 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     }
 
 
-def experience_metrics(batch: Batch, experience: Experience) -> dict[str, float]:
-    """Rewards of whole samples with the KL penalty; advantages, returns and old values of tokens."""
+def credit_metrics(batch: Batch, credit: Credit, scores: Scores) -> dict[str, float]:
+    """Rewards of whole samples less any penalty, and advantages of tokens; with a critic, returns and old values."""
     sample_ends = np.cumsum(batch.response_lengths)[:-1]
-    sample_rewards = [float(part.sum()) for part in np.split(_float64(experience.rewards), sample_ends)]
-    returns, old_values = _float64(experience.returns), _float64(experience.old_values)
+    sample_rewards = [float(part.sum()) for part in np.split(_rounded(credit.rewards), sample_ends)]
+    found = {
+        **_spread("critic/rewards", sample_rewards),
+        **_spread("critic/advantages", _rounded(credit.advantages)),
+    }
+    if credit.returns is None or scores.values is None:
+        return found
+    returns, old_values = _rounded(credit.returns), _rounded(scores.values)
     unexplained = (returns - old_values).var() / (returns.var() + 1e-5)
     return {
-        **_spread("critic/rewards", sample_rewards),
-        **_spread("critic/advantages", _float64(experience.advantages)),
+        **found,
         **_spread("critic/returns", returns),
         **_spread("critic/values", old_values),
         "critic/vf_explained_var": float(1 - unexplained),
@@ -83,10 +87,8 @@ def reference_metrics(scores: Scores) -> dict[str, float]:
     return {"critic/kl": float(difference.mean()), "critic/kl_k3": float((np.expm1(exponent) + difference).mean())}
 
 
-def update_metrics(
-    policy: PolicyTerms, value: LossTerm, *, log_probs: Tensor, entropies: Tensor | None, behaviour_log_probs: Tensor
-) -> dict[str, float]:
-    """Losses of one update over all tokens of its mini-batch; the tensors are [a].
+def policy_metrics(tokens: PolicyTokens) -> dict[str, float]:
+    """The policy at all tokens of a mini-batch, whatever the algorithm.
 
     Without ``entropies``, ``actor/entropy`` is their one-sample estimate, minus the log-probability of what was
     sampled: it costs nothing, where the entropies of all tokens need the whole distribution of each.
@@ -95,15 +97,19 @@ def update_metrics(
     policy at the start of the step; ``actor/ppo_kl`` that of the latter from the policy being updated.
     """
     return {
-        "actor/pg_loss": _mean(policy.loss.per_token),
-        "actor/pg_clipfrac": _mean(policy.loss.is_clipped),
-        "actor/ppo_kl": _mean(policy.old_log_probs - log_probs),
-        "actor/entropy": _mean(-log_probs if entropies is None else entropies),
-        "critic/vf_loss": _mean(value.per_token),
-        "critic/vf_clipfrac": _mean(value.is_clipped),
-        "training/importance_weight_mean": _mean(policy.weights),
-        "training/behaviour_kl": _mean(behaviour_log_probs - policy.old_log_probs),
+        "actor/ppo_kl": _mean(tokens.old_log_probs - tokens.log_probs),
+        "actor/entropy": _mean(-tokens.log_probs if tokens.entropies is None else tokens.entropies),
+        "training/behaviour_kl": _mean(tokens.behaviour_log_probs - tokens.old_log_probs),
     }
+
+
+def loss_metrics(loss: PolicyLoss | ValueLoss, weights: Tensor, normaliser: float) -> dict[str, float]:
+    """What an algorithm reports of its loss over all tokens of a mini-batch, whose ``weights`` are [a]."""
+    added_up = {
+        name: float((_double(per_token) * _double(weights)).sum()) / normaliser
+        for name, per_token in loss.losses.items()
+    }
+    return added_up | {name: _mean(per_token) for name, per_token in loss.means.items()}
 
 
 def average(metrics: Sequence[dict[str, float]]) -> dict[str, float]:
@@ -120,9 +126,13 @@ def _spread(name: str, values: NDArray[np.floating] | NDArray[np.integer] | Sequ
 
 
 def _mean(values: Tensor) -> float:
-    return float(values.detach().to(torch.float64).mean())
+    return float(_double(values).mean())
 
 
-def _float64(values: Tensor) -> NDArray[np.float64]:
-    array: NDArray[np.float64] = values.detach().cpu().numpy().astype(np.float64)
-    return array
+def _double(values: Tensor) -> Tensor:
+    return values.detach().to(torch.float64)
+
+
+def _rounded(values: NDArray[np.floating]) -> NDArray[np.float64]:
+    """As the losses see them: float32."""
+    return values.astype(np.float32).astype(np.float64)

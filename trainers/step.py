@@ -1,29 +1,23 @@
-"""One PPO step on one batch, as one rank sees it. Changes the state, which remembers how it was before.
+"""One training step: what joins an algorithm and a backend.
 
-The same on every rank; only the parts between bars differ by rank:
-
-    batch ──► cut into logical shards ──► | values, old and reference   | ──► all-gather
-                                          | log-probs of own shards     |         │
-                                                                                  ▼
-      ┌── for each epoch, mini-batch ◄── advantages, returns of all tokens ◄── rewards - KL
+    batch ──► scores ──► experience ──► credit ──► columns per token
+             (backend)                 (algorithm)       │
+      ┌── for each epoch, mini-batch ◄───────────────────┘
       │
-      └─► | gradient of own shards | ──► sum in the fixed tree ──► norms ──► finite? ──► clip ──► AdamW
-                                                                               │ no
-                                                                               ▼
-                                                                      NonFiniteLossError
+      └─► gradient ──► metrics ──► finite? ──► update          losses of the algorithm,
+         (backend)                   │ no     (backend)        gradients of the backend
+                                     ▼
+                            NonFiniteLossError
 
-What a logical shard computes depends on the shard alone, and what is added up is added in an order that depends
-on the shards alone. So the result does not depend, to the bit, on which rank computed what, as long as all ranks
-compute a shard alike: the same kind of processor, and on CPU the same number of threads.
+The same on every rank, since everything that a backend returns is.
 
-Legend: A response tokens of the batch, a of a pass, a shard or a mini-batch, N elements of the flat parameter vector.
+Legend: A response tokens of the batch, S samples of a mini-batch, a some tokens of a mini-batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -32,223 +26,206 @@ from torch import Tensor
 
 from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import metrics
-from rlserve.trainers.algorithms.ppo import policy_terms, value_term
-from rlserve.trainers.backends.pytorch.head import HeadOutputs
-from rlserve.trainers.backends.pytorch.models import policy_backward, policy_log_probs, response_values
-from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
-from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs, mini_batches
-from rlserve.trainers.backends.pytorch.state import TrainingState
+from rlserve.trainers.algorithms.base import (
+    Algorithm,
+    Credit,
+    Experience,
+    PolicyLoss,
+    PolicyTokens,
+    ValueLoss,
+    ValueTokens,
+)
+from rlserve.trainers.backends.base import CRITIC, POLICY, Backend, Gradient, Losses, PolicyOutputs, Scores, Wanted
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.config import AlgorithmConfig
-from rlserve.trainers.elastic.reduction import sum_over_leaves
-from rlserve.trainers.experience import Experience, Scores, make_experience
+from rlserve.trainers.mini_batches import mini_batches
+
+_PREFIXES = {POLICY: "actor", CRITIC: "critic"}
+"""Of the metrics of each network."""
 
 
-class _TokenRows(NamedTuple):
-    """What the forward passes of an update gave; each [a]."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenColumns:
+    """What the losses look at and no update changes: [A] float32 tensors on the backend's device."""
 
-    log_probs: Tensor
-    raw_log_probs: Tensor
-    values: Tensor
-    entropies: Tensor | None = None
-    """None where the loss does not need them."""
+    behaviour_log_probs: Tensor
+    advantages: Tensor
+    old_log_probs: Tensor | None
+    """None where the step makes a single update: then the current policy *is* the old one, and the forward pass
+    of the update gives its log-probabilities."""
+    reference_log_probs: Tensor | None
+    old_values: Tensor | None
+    returns: Tensor | None
 
 
-class PPOStep:
-    """The step's algorithm; one object serves one batch."""
+class TrainingStep:
+    """One object serves one batch. Changes the backend's state, which remembers how it was before the first update."""
 
-    def __init__(
-        self,
-        algorithm: AlgorithmConfig,
-        state: TrainingState,
-        runner: ShardRunner,
-        *,
-        batch: Batch,
-        seed: int,
-        temperature: float,
-    ) -> None:
+    def __init__(self, algorithm: Algorithm, backend: Backend, *, batch: Batch, seed: int) -> None:
         self._algorithm = algorithm
-        self._state = state
-        self._runner = runner
+        self._backend = backend
         self._batch = batch
         self._seed = seed
-        self._temperature = temperature
 
     def run(self) -> dict[str, float]:
-        """Update the state; return the metrics. The state remembers how it was before the first update, and no sooner:
-        until then gradients take the memory.
+        """Update the policy (and the critic); return the metrics. The state is remembered right before the first
+        update and no sooner: until then gradients take the memory.
 
         Raises:
             NonFiniteLossError: on every rank alike. Earlier updates of the step may have been applied.
         """
-        scores = self._score()
-        experience = make_experience(self._batch, scores, self._algorithm, self._runner.device)
+        batch, num_steps = self._batch, self._backend.num_steps
+        scores = self._backend.score(batch, self._wanted())
+        credit = self._algorithm.credit(_experience(batch, scores))
+        columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
         raw_log_probs = scores.raw_log_probs
         for samples in self._mini_batches():
-            shards = self._runner.cut(self._batch, samples)
-            rows, update = self._update(experience, shards, is_first=not updates)
+            gradient, update = self._gradient(columns, samples)
+            self._check_finite(update)
+            if not updates:
+                self._backend.remember()
+            self._backend.update()
             updates.append(update)
             if raw_log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
-                raw_log_probs = np.empty(self._batch.num_response_tokens, dtype=np.float32)
-                raw_log_probs[tokens_of(shards)] = rows.raw_log_probs.cpu().numpy()
+                raw_log_probs = np.empty(batch.num_response_tokens, dtype=np.float32)
+                raw_log_probs[gradient.tokens] = gradient.policy.raw_log_probs.cpu().numpy()
         assert raw_log_probs is not None
         return {
-            **metrics.batch_metrics(self._batch, self._state.num_steps),
-            **metrics.experience_metrics(self._batch, experience),
-            **metrics.mismatch_metrics(self._batch, raw_log_probs, self._state.num_steps),
+            **metrics.batch_metrics(batch, num_steps),
+            **metrics.credit_metrics(batch, credit, scores),
+            **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
             **metrics.reference_metrics(scores),
             **metrics.average(updates),
         }
 
     def _mini_batches(self) -> list[NDArray[np.int64]]:
-        algorithm = self._algorithm
         return [
             samples
-            for epoch in range(algorithm.num_epochs)
+            for epoch in range(self._algorithm.num_epochs)
             for samples in mini_batches(
                 self._batch.num_samples,
-                algorithm.num_mini_batches,
+                self._algorithm.num_mini_batches,
                 seed=self._seed,
-                step=self._state.num_steps,
+                step=self._backend.num_steps,
                 epoch=epoch,
             )
         ]
 
-    def _score(self) -> Scores:
-        """Forward passes before the first update: no more than the step needs."""
-        state, temperature = self._state, self._temperature
-        needs_log_probs = (
-            state.reference is not None or self._algorithm.num_epochs > 1 or self._algorithm.num_mini_batches > 1
+    def _wanted(self) -> Wanted:
+        needs = self._algorithm.needs
+        makes_several_updates = self._algorithm.num_epochs > 1 or self._algorithm.num_mini_batches > 1
+        return Wanted(
+            policy=needs.log_probs or makes_several_updates,
+            reference=needs.reference,
+            values=needs.critic,
+            final_values=needs.final_values,
         )
 
-        native = self._runner.native_policy(state.policy, self._batch) if needs_log_probs else None
-        has_reference = state.reference is not None
-        native_reference = self._runner.native_policy(state.reference, self._batch) if has_reference else None
+    def _columns(self, scores: Scores, credit: Credit) -> TokenColumns:
+        device = self._backend.device
 
-        def columns(inputs: ShardInputs) -> list[Tensor]:
-            found = [response_values(state.critic, inputs)]
-            if needs_log_probs:
-                found += policy_log_probs(state.policy, inputs, temperature=temperature, native=native)
-            if has_reference:
-                log_probs, _ = policy_log_probs(
-                    state.reference, inputs, temperature=temperature, native=native_reference
-                )
-                found.append(log_probs)
-            return found
+        def column(array: NDArray[np.float32] | NDArray[np.float64]) -> Tensor:
+            return torch.from_numpy(array.astype(np.float32)).to(device)
 
-        num_columns = 1 + 2 * needs_log_probs + has_reference
-        scored = self._runner.score(self._batch, columns, num_columns)
-        return Scores(
-            values=scored[0],
-            log_probs=scored[1] if needs_log_probs else None,
-            raw_log_probs=scored[2] if needs_log_probs else None,
-            reference_log_probs=scored[3] if has_reference else None,
-            final_values=self._final_values() if self._algorithm.bootstrap_truncated else None,
+        def column_if_any(array: NDArray[np.float32] | NDArray[np.float64] | None) -> Tensor | None:
+            return None if array is None else column(array)
+
+        return TokenColumns(
+            behaviour_log_probs=column(self._batch.behaviour_log_probs),
+            advantages=column(credit.policy_advantages),
+            old_log_probs=column_if_any(scores.log_probs),
+            reference_log_probs=column_if_any(scores.reference_log_probs),
+            old_values=column_if_any(scores.values),
+            returns=column_if_any(credit.returns),
         )
 
-    def _final_values(self) -> NDArray[np.float32]:
-        """[B] the critic's value of the state after a sample that was cut; 0 for all others."""
-        final_values = np.zeros(self._batch.num_samples, dtype=np.float32)
-        cut = np.flatnonzero(self._batch.is_truncated)
-        if len(cut):
-            critic, samples = self._state.critic, self._batch.select(cut)
-            (values,) = self._runner.score(
-                samples, lambda inputs: [response_values(critic, inputs)], num_columns=1, states_after=True
-            )
-            final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
-        return final_values
-
-    def _update(
-        self, experience: Experience, shards: Sequence[LogicalShard], *, is_first: bool
-    ) -> tuple[_TokenRows, dict[str, float]]:
-        """One optimizer update on a mini-batch, given as its logical shards."""
-        flat, optimizer, runner = self._state.flat, self._state.optimizer, self._runner
-        num_tokens = sum(len(shard.tokens) for shard in shards)
-        rows_of_shard: dict[int, Tensor] = {}
-        native = runner.native_policy(self._state.policy, self._batch)
-
-        def shard_gradient(leaf: int) -> Tensor:
-            gradient = torch.zeros_like(flat.vector)
-            flat.collect_gradients_in(gradient)
-            rows_of_shard[leaf] = torch.cat(
-                [
-                    self._backward(experience, part, num_tokens, native)
-                    for part in runner.passes(self._batch, shards[leaf])
-                ]
-            )
-            flat.drop_gradients()
-            return gradient
-
-        gradient = sum_over_leaves(
-            runner.group, len(shards), shard_gradient, num_elements=flat.vector.numel(), device=runner.device
-        )
-        num_columns = 3 + (self._algorithm.entropy_coefficient > 0)
-        rows = _TokenRows(*runner.gather(shards, rows_of_shard, num_columns).unbind(dim=1))
-        norms = optimizer.gradient_norms(gradient)
-        update = self._update_metrics(experience, self._indices(shards), rows) | {
-            "actor/grad_norm": norms["policy"],
-            "actor/lr": optimizer.learning_rates()["policy"],
-            "critic/grad_norm": norms["critic"],
-            "critic/lr": optimizer.learning_rates()["critic"],
-        }
-        self._check_finite(update)
-        if is_first:
-            self._state.remember()
-        optimizer.update(gradient, norms)
-        return rows, update
-
-    def _backward(
-        self, experience: Experience, part: LogicalShard, num_tokens: int, native: NativePolicy | None
-    ) -> Tensor:
-        """Add the gradient of one pass's part of the mini-batch's mean loss; return its ``_TokenRows`` as [a, C]."""
-        algorithm, state, runner = self._algorithm, self._state, self._runner
-        inputs, tokens = runner.inputs(self._batch, part), self._indices([part])
-
-        def policy_loss(rows: slice, outputs: HeadOutputs) -> Tensor:
-            loss = policy_terms(algorithm, experience, tokens[rows], outputs.log_probs).loss.per_token
-            if outputs.entropies is not None:
-                loss = loss - algorithm.entropy_coefficient * outputs.entropies
-            return loss.sum() / num_tokens
-
-        # One network after the other, so that the activations of only one are alive.
-        outputs = policy_backward(
-            state.policy,
-            inputs,
-            policy_loss,
-            temperature=self._temperature,
-            with_entropy=algorithm.entropy_coefficient > 0,
-            autocast=runner.autocast,
-            native=native,
-        )
-        with runner.autocast():
-            values = response_values(state.critic, inputs)
-        value_loss = algorithm.value_coefficient * value_term(algorithm, experience, tokens, values).per_token
-        (value_loss.sum() / num_tokens).backward()  # type: ignore[no-untyped-call]
-        columns = [outputs.log_probs, outputs.raw_log_probs, values.detach()]
-        if outputs.entropies is not None:
-            columns.append(outputs.entropies)
-        return torch.stack(columns, dim=1)
-
-    def _update_metrics(self, experience: Experience, tokens: Tensor, rows: _TokenRows) -> dict[str, float]:
-        """Losses over all tokens of the mini-batch, computed again from what was gathered."""
-        return metrics.update_metrics(
-            policy_terms(self._algorithm, experience, tokens, rows.log_probs),
-            value_term(self._algorithm, experience, tokens, rows.values),
-            log_probs=rows.log_probs,
-            entropies=rows.entropies,
-            behaviour_log_probs=experience.behaviour_log_probs[tokens],
-        )
+    def _gradient(self, columns: TokenColumns, samples: NDArray[np.int64]) -> tuple[Gradient, dict[str, float]]:
+        """The gradient of one mini-batch, and the update's metrics."""
+        objective = MiniBatchObjective(self._algorithm, columns, self._batch, samples)
+        gradient = self._backend.compute_gradient(self._batch, samples, objective.losses())
+        update = objective.metrics(gradient)
+        for network, prefix in _PREFIXES.items():
+            if network in gradient.norms:
+                update[f"{prefix}/grad_norm"] = gradient.norms[network]
+                update[f"{prefix}/lr"] = gradient.learning_rates[network]
+        return gradient, update
 
     def _check_finite(self, update: dict[str, float]) -> None:
-        """Every rank sees the same gathered numbers, so all stop or none."""
-        judged = ("actor/pg_loss", "critic/vf_loss", "actor/entropy", "actor/grad_norm", "critic/grad_norm")
+        """Every rank sees the same numbers, so all stop or none."""
+        judged = [name for name in update if name.endswith(("_loss", "/entropy", "/grad_norm"))]
         if all(math.isfinite(update[name]) for name in judged):
             return
         found = ", ".join(f"{name} {update[name]:g}" for name in judged)
-        raise NonFiniteLossError(f"step {self._state.num_steps + 1} is not finite and was not applied: {found}")
+        raise NonFiniteLossError(f"step {self._backend.num_steps + 1} is not finite and was not applied: {found}")
 
-    def _indices(self, shards: Sequence[LogicalShard]) -> Tensor:
-        return torch.from_numpy(tokens_of(shards)).to(self._runner.device)
+
+class MiniBatchObjective:
+    """What is minimised over one mini-batch: the algorithm's losses of its tokens, weighted."""
+
+    def __init__(self, algorithm: Algorithm, columns: TokenColumns, batch: Batch, samples: NDArray[np.int64]) -> None:
+        weights = algorithm.token_weights(batch.response_lengths[samples])
+        self._algorithm = algorithm
+        self._columns = columns
+        self._normaliser = weights.normaliser
+        weights_A = np.zeros(batch.num_response_tokens, dtype=np.float32)
+        weights_A[batch.tokens_of(samples)] = weights.per_token
+        self._weights_A = torch.from_numpy(weights_A).to(columns.advantages.device)
+
+    def losses(self) -> Losses:
+        """For the backend, which goes backward through them."""
+        needs = self._algorithm.needs
+        return Losses(
+            policy=self._policy_loss, value=self._value_loss if needs.critic else None, with_entropies=needs.entropies
+        )
+
+    def metrics(self, gradient: Gradient) -> dict[str, float]:
+        """Losses over all tokens of the mini-batch, computed again from what was gathered."""
+        tokens = torch.from_numpy(gradient.tokens).to(self._weights_A.device)
+        policy_tokens = self._policy_tokens(tokens, gradient.policy)
+        losses: list[PolicyLoss | ValueLoss] = [self._algorithm.policy_loss(policy_tokens)]
+        if gradient.values is not None:
+            losses.append(self._algorithm.value_loss(self._value_tokens(tokens, gradient.values)))
+        found = metrics.policy_metrics(policy_tokens)
+        for loss in losses:
+            found |= metrics.loss_metrics(loss, self._weights_A[tokens], self._normaliser)
+        return found
+
+    def _policy_loss(self, tokens: Tensor, outputs: PolicyOutputs) -> Tensor:
+        return self._sum(self._algorithm.policy_loss(self._policy_tokens(tokens, outputs)).per_token, tokens)
+
+    def _value_loss(self, tokens: Tensor, values: Tensor) -> Tensor:
+        return self._sum(self._algorithm.value_loss(self._value_tokens(tokens, values)).per_token, tokens)
+
+    def _sum(self, per_token: Tensor, tokens: Tensor) -> Tensor:
+        return (per_token * self._weights_A[tokens]).sum() / self._normaliser
+
+    def _policy_tokens(self, tokens: Tensor, outputs: PolicyOutputs) -> PolicyTokens:
+        columns = self._columns
+        old, reference = columns.old_log_probs, columns.reference_log_probs
+        return PolicyTokens(
+            log_probs=outputs.log_probs,
+            old_log_probs=outputs.log_probs.detach() if old is None else old[tokens],
+            behaviour_log_probs=columns.behaviour_log_probs[tokens],
+            reference_log_probs=None if reference is None else reference[tokens],
+            advantages=columns.advantages[tokens],
+            entropies=outputs.entropies,
+        )
+
+    def _value_tokens(self, tokens: Tensor, values: Tensor) -> ValueTokens:
+        old_values, returns = self._columns.old_values, self._columns.returns
+        assert old_values is not None
+        assert returns is not None
+        return ValueTokens(values=values, old_values=old_values[tokens], returns=returns[tokens])
+
+
+def _experience(batch: Batch, scores: Scores) -> Experience:
+    return Experience(
+        rewards=batch.rewards,
+        response_lengths=batch.response_lengths,
+        group_index=batch.group_index,
+        log_probs=scores.log_probs,
+        reference_log_probs=scores.reference_log_probs,
+        values=scores.values,
+        final_values=scores.final_values,
+    )

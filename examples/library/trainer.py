@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, create_trainer
 
 NUM_SAMPLES, PROMPT_LENGTH, RESPONSE_LENGTH = 8, 4, 6
 NUM_STEPS = 5
@@ -40,8 +40,8 @@ def make_batch(vocab_size: int) -> Batch:
 
 def main(model_path: str) -> None:
     trainer = create_trainer(
-        TrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-3),
-        AlgorithmConfig(),
+        TorchTrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-3),
+        PPOConfig(),
         model_path=model_path,
         seed=0,
     )

@@ -13,9 +13,10 @@ import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import SequenceMatcher, get_close_matches
+from itertools import chain
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from rlserve.config.keys import join_key
+from rlserve.config.keys import Choices, choices_of, join_key
 from rlserve.errors import ConfigurationError, Problem
 
 ConfigT = TypeVar("ConfigT")
@@ -88,6 +89,8 @@ class _Builder:
         return _BAD if bad else instance
 
     def _build_value(self, annotation: Any, value: Any, key: str) -> Any:
+        if choices := choices_of(annotation):
+            return self._build_choice(choices, value, key)
         if is_dataclass(annotation):
             return self.build_dataclass(annotation, value, key)
         if get_origin(annotation) is tuple:
@@ -107,6 +110,16 @@ class _Builder:
         if converted is _BAD:
             return self._refuse(key, f"must be {_describe(annotation)}, got {_show(value)}")
         return converted
+
+    def _build_choice(self, choices: Choices, values: Any, key: str) -> Any:
+        """One of several dataclasses, the first where nothing is said."""
+        if not isinstance(values, Mapping):
+            return self._refuse(key, f"must be a mapping of keys, got {_show(values)}")
+        chosen = values.get(choices.key, next(iter(choices.members)))
+        if chosen not in choices.members:
+            message = f"must be one of {', '.join(choices.members)}, got {_show(chosen)}"
+            return self._refuse(join_key(key, choices.key), message)
+        return self.build_dataclass(choices.members[chosen], values, key)
 
     def _build_tuple(self, annotation: Any, value: Any, key: str) -> Any:
         element, _ = get_args(annotation)
@@ -142,7 +155,10 @@ def _likeness(name: str, key: str) -> float:
 
 def _leaf_keys(cls: Any, key: str) -> Iterator[str]:
     for name, annotation in get_type_hints(cls).items():
-        if is_dataclass(annotation):
+        if choices := choices_of(annotation):
+            of_members = (_leaf_keys(member, join_key(key, name)) for member in choices.members.values())
+            yield from dict.fromkeys(chain.from_iterable(of_members))
+        elif is_dataclass(annotation):
             yield from _leaf_keys(annotation, join_key(key, name))
         else:
             yield join_key(key, name)

@@ -10,7 +10,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.catalogue import is_cpu
-from rlserve.trainers.config import SAME_BITS_BLOCK_SIZES
+from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
 
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import is_dataclass
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 
 def join_key(parent: str, child: object) -> str:
@@ -27,8 +27,29 @@ def annotation_of(root: type[Any], key: str) -> Any:
     annotation: Any = root
     for part in key.split("."):
         element = _element_of(annotation) if part.isdecimal() else None
-        annotation = element or (get_type_hints(annotation).get(part) if is_dataclass(annotation) else None)
+        choices = choices_of(annotation)
+        owners = choices.members.values() if choices else [annotation] if is_dataclass(annotation) else []
+        annotation = element or next((hints[part] for hints in map(get_type_hints, owners) if part in hints), None)
     return annotation
+
+
+class Choices(NamedTuple):
+    """Dataclasses of which one stands under a key."""
+
+    key: str
+    """The field that says which: a ``Literal`` of one text in each."""
+    members: Mapping[str, Any]
+    """The dataclasses by that text."""
+
+
+def choices_of(annotation: Any) -> Choices | None:
+    """The dataclasses of a union that are told apart by a field; None for any other type."""
+    members = _members(annotation)
+    if not members or not all(map(is_dataclass, members)):
+        return None
+    hints = [get_type_hints(member) for member in members]
+    (key,) = (name for name in hints[0] if all(get_origin(each.get(name)) is Literal for each in hints))
+    return Choices(key, {get_args(each[key])[0]: member for each, member in zip(hints, members, strict=True)})
 
 
 def is_text(annotation: Any) -> bool:

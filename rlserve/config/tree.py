@@ -10,7 +10,8 @@ from rlserve.manager.config import ManagerConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.tracking.config import TrackingConfig
-from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
+from rlserve.trainers.algorithms.config import AlgorithmConfig, PPOConfig
+from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
 from rlserve.weights.config import WeightsConfig
 
 
@@ -79,8 +80,8 @@ class RunConfig:
     """Decides the order of prompts and of mini-batches, the random numbers of sampling, and the critic's head."""
     num_steps: int = 100
     """Training steps."""
-    algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
-    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    algorithm: AlgorithmConfig = field(default_factory=PPOConfig)
+    trainer: TrainerConfig = field(default_factory=TorchTrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     manager: ManagerConfig = field(default_factory=ManagerConfig)

@@ -10,7 +10,8 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
-from rlserve.trainers.config import AlgorithmConfig, TrainerConfig
+from rlserve.trainers.algorithms.config import AlgorithmConfig
+from rlserve.trainers.backends.config import TrainerConfig
 
 POLICY_FOLDER = "policy"
 """Of a checkpoint: the policy as a Hugging Face folder."""

@@ -8,14 +8,14 @@ import pytest
 import torch
 from trainer_samples import random_batch, save_tiny_model
 
-from rlserve.trainers import AlgorithmConfig, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers import PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 
 pytestmark = pytest.mark.gpu
 
 
 def make_trainer(path: str, device: str) -> Trainer:
     return create_trainer(
-        TrainerConfig(num_logical_shards=3), AlgorithmConfig(kl_coefficient=0.1), model_path=path, seed=0, device=device
+        TorchTrainerConfig(num_logical_shards=3), PPOConfig(kl_coefficient=0.1), model_path=path, seed=0, device=device
     )
 
 

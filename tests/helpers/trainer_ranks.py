@@ -135,7 +135,7 @@ class _Served:
 
     def signal_self_in_collective(self, operation: str, signal_number: signal.Signals) -> None:
         """At the next ``operation`` of the group, this process sends itself the signal instead of taking part."""
-        setattr(self.trainer._group, operation, lambda *_args, **_sizes: os.kill(os.getpid(), signal_number))
+        setattr(self.trainer._backend._group, operation, lambda *_args, **_sizes: os.kill(os.getpid(), signal_number))
 
     def raise_in_collective(self, operation: str) -> None:
         """At the next ``operation`` of the group, this rank raises instead of taking part."""
@@ -143,7 +143,7 @@ class _Served:
         def fail(*_args: Any, **_sizes: Any) -> None:
             raise MemoryError("out of memory on this rank alone")
 
-        setattr(self.trainer._group, operation, fail)
+        setattr(self.trainer._backend._group, operation, fail)
 
 
 def _serve(pipe: Connection) -> None:

@@ -11,7 +11,7 @@ from trainer_samples import FAMILIES, random_batch, save_tiny_model
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 from rlserve.engine.models.factory import FAMILIES as ENGINE_FAMILIES
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.backends.pytorch.models import SUPPORTED_ARCHITECTURES
 
 
@@ -22,7 +22,7 @@ def test_the_trainer_trains_what_the_engine_runs() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_trained_weights_reach_the_engine_under_the_same_names(family: str, tmp_path: Path) -> None:
     path = save_tiny_model(tmp_path, family)
-    trainer = create_trainer(TrainerConfig(learning_rate=1e-2), AlgorithmConfig(), model_path=path, seed=0)
+    trainer = create_trainer(TorchTrainerConfig(learning_rate=1e-2), PPOConfig(), model_path=path, seed=0)
     engine = Engine(path, EngineConfig(dtype="float32", block_size=4, num_blocks=64))
     trainer.step(random_batch(0))
 

@@ -14,7 +14,7 @@ from runs import Workplace
 from trainer_samples import FAMILIES, random_batch, save_tiny_model
 
 from rlserve.engine import Engine, EngineConfig, Request, SampleOutput, SamplingParams
-from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 
 DENSE = tuple(family for family in FAMILIES if not family.endswith("moe"))
 CROWDED: dict[str, Any] = {"num_blocks": 11, "max_num_batched_tokens": 21, "max_num_sequences": 7}
@@ -30,8 +30,8 @@ def num_threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 def trainer_of(path: str, temperature: float = 1.0, *, deterministic: bool = True, **changes: Any) -> Trainer:
-    config = TrainerConfig(deterministic=deterministic, learning_rate=1e-2, **changes)
-    return create_trainer(config, AlgorithmConfig(), model_path=path, seed=0, temperature=temperature)
+    config = TorchTrainerConfig(deterministic=deterministic, learning_rate=1e-2, **changes)
+    return create_trainer(config, PPOConfig(), model_path=path, seed=0, temperature=temperature)
 
 
 def engine_of(path: str, **changes: Any) -> Engine:

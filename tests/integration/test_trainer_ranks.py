@@ -11,10 +11,10 @@ from trainer_ranks import Meetings, Rank, call_all, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import DeadlineExceededError, NonFiniteLossError, UserError, WorkerFailedError
-from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig
 
-CONFIG = TrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
-ALGORITHM = AlgorithmConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
+CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
+ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
 BATCHES = [random_batch(seed, num_samples=20) for seed in range(6)]
 
 
@@ -34,7 +34,7 @@ def meetings() -> Meetings:
     return Meetings()
 
 
-def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM) -> None:
+def create(ranks: list[Rank], model_path: str, algorithm: PPOConfig = ALGORITHM) -> None:
     """Rank 0 with weights, the others to receive theirs."""
     for index, rank in enumerate(ranks):
         rank.start("create", CONFIG, algorithm, model_path, load_weights=index == 0)
@@ -42,7 +42,7 @@ def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGO
         rank.result()
 
 
-def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: AlgorithmConfig = ALGORITHM) -> str:
+def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: PPOConfig = ALGORITHM) -> str:
     """The state after some steps on one rank."""
     create([rank], model_path, algorithm)
     for batch in batches:
@@ -52,9 +52,9 @@ def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", [ALGORITHM, AlgorithmConfig()], ids=["four-updates", "single-update"])
+@pytest.mark.parametrize("algorithm", [ALGORITHM, PPOConfig()], ids=["four-updates", "single-update"])
 def test_a_step_has_the_same_bits_on_1_to_4_ranks(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: AlgorithmConfig
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: PPOConfig
 ) -> None:
     alone = four_ranks[0]
     expected = digest_alone(alone, model_path, BATCHES[:2], algorithm)
@@ -170,7 +170,7 @@ def test_a_stopped_rank_is_named_when_the_deadline_passes(
 ) -> None:
     with running_ranks(1) as [victim]:
         ranks = [four_ranks[0], victim, four_ranks[1]]
-        config = TrainerConfig(timeout_s=3.0)
+        config = TorchTrainerConfig(timeout_s=3.0)
         for rank in ranks:
             rank.call("create", config, ALGORITHM, model_path)
         meetings.regroup(ranks)
@@ -185,7 +185,7 @@ def test_a_stopped_rank_is_named_when_the_deadline_passes(
 def test_a_member_that_does_not_come_is_named(four_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
     ranks = four_ranks[:2]
     for rank in ranks:
-        rank.call("create", TrainerConfig(timeout_s=3.0), ALGORITHM, model_path)
+        rank.call("create", TorchTrainerConfig(timeout_s=3.0), ALGORITHM, model_path)
     before = call_all(ranks, "digest")
     meetings.start(ranks, num_ranks=3)
     for rank in ranks:
@@ -200,7 +200,7 @@ def test_a_store_that_rank_0_does_not_serve_is_named(
 ) -> None:
     ranks = four_ranks[:2]
     for rank in ranks:
-        rank.call("create", TrainerConfig(timeout_s=2.0), ALGORITHM, model_path)
+        rank.call("create", TorchTrainerConfig(timeout_s=2.0), ALGORITHM, model_path)
     meetings.start(ranks, num_ranks=2)
     for rank in ranks:
         rank.result()

@@ -1,4 +1,5 @@
-"""Rewards per token, generalised advantage estimation and whitening: pure functions of the whole batch.
+"""Rewards per token, advantages within a group, generalised advantage estimation and whitening: pure functions of the
+whole batch.
 
 Every rank runs them on the same gathered arrays, so placement cannot change a bit.
 
@@ -70,6 +71,29 @@ def generalised_advantages(
         advantages_BR[:, position] = running_B
     advantages = advantages_BR[_response_mask(response_lengths)]
     return advantages, advantages + values
+
+
+def group_advantages(rewards: NDArray[np.float32], group_index: NDArray[np.int32], *, scale_by_std: bool) -> FloatArray:
+    """[B] how much better a sample is than its group (Shao et al. 2024, arXiv 2402.03300, section 4.1.2).
+
+        advantage_b = (r_b - mean of the group) / (standard deviation of the group + 1e-6)
+
+    A sample that is alone in its group, and all samples of a group whose rewards are alike, get 0.
+
+    Args:
+        group_index: [B] samples with the same number are one group.
+        scale_by_std: False leaves the division out. The deviation is the sample's (n - 1), as TRL and verl have it.
+    """
+    _, groups_B = np.unique(group_index, return_inverse=True)
+    sizes_G = np.bincount(groups_B)
+    means_G = np.bincount(groups_B, weights=rewards) / sizes_G
+    differences_B: FloatArray = rewards - means_G[groups_B]
+    if not scale_by_std:
+        return differences_B
+    squares_G = np.bincount(groups_B, weights=differences_B**2)
+    deviations_G = np.sqrt(squares_G / np.maximum(sizes_G - 1, 1))
+    scaled_B: FloatArray = differences_B / (deviations_G[groups_B] + 1e-6)
+    return scaled_B
 
 
 def rewards_to_go(per_token_rewards: FloatArray, response_lengths: NDArray[np.int32], *, gamma: float) -> FloatArray:

@@ -14,7 +14,7 @@ from rlserve.config.tree import CheckpointConfig, ModelConfig
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.tracking.config import TrackingConfig, WandbConfig
-from rlserve.trainers.config import TrainerConfig
+from rlserve.trainers.backends.config import TorchTrainerConfig
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12).filter(lambda text: text != "???")
 TRICKY = st.sampled_from(
@@ -67,7 +67,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
             chat_template_kwargs=draw(st.dictionaries(st.sampled_from("ab"), texts | st.booleans() | st.lists(texts))),
         ),
         checkpoint=CheckpointConfig(every_steps=draw(st.integers(0, 9))),
-        trainer=TrainerConfig(learning_rate=draw(POSITIVE), weight_decay=draw(POSITIVE)),
+        trainer=TorchTrainerConfig(learning_rate=draw(POSITIVE), weight_decay=draw(POSITIVE)),
         rollout=RolloutConfig(stop=tuple(draw(st.lists(texts, max_size=3)))),
         pool=PoolConfig(slots=slots),
         tracking=TrackingConfig(

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 
-from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
+from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
+from rlserve.trainers.backends.base import PolicyOutputs
 from rlserve.trainers.backends.pytorch import head
-from rlserve.trainers.backends.pytorch.head import HeadOutputs, OutputHead
+from rlserve.trainers.backends.pytorch.head import OutputHead
 from rlserve.trainers.backends.pytorch.models import load_policy
 
 NUM_ROWS = 23
@@ -47,18 +48,18 @@ def states_and_targets() -> tuple[Tensor, Tensor]:
     return states.requires_grad_(), torch.randint(VOCABULARY, (NUM_ROWS,), generator=generator)
 
 
-def weighted(rows: slice, outputs: HeadOutputs) -> Tensor:
+def weighted(rows: slice, outputs: PolicyOutputs) -> Tensor:
     weights = torch.linspace(-1.0, 1.0, NUM_ROWS)[rows]
     loss = (weights * outputs.log_probs).sum()
     return loss if outputs.entropies is None else loss + (weights.square() * outputs.entropies).sum()
 
 
-def plain(policy: Any, states: Tensor, targets: Tensor, temperature: float) -> HeadOutputs:
+def plain(policy: Any, states: Tensor, targets: Tensor, temperature: float) -> PolicyOutputs:
     logits = policy.lm_head(states)
     if cap := getattr(policy.config, "final_logit_softcapping", None):
         logits = torch.tanh(logits / cap) * cap
     distribution = (logits / temperature).log_softmax(-1)
-    return HeadOutputs(
+    return PolicyOutputs(
         log_probs=distribution.gather(-1, targets[:, None])[:, 0],
         raw_log_probs=logits.log_softmax(-1).gather(-1, targets[:, None])[:, 0],
         entropies=-(distribution.exp() * distribution).sum(-1),
@@ -92,8 +93,10 @@ def test_no_step_makes_the_logits_of_all_tokens(
 ) -> None:
     monkeypatch.setattr(head, "_CHUNK_ELEMENTS", 1)
     path = save_tiny_model(tmp_path, hidden_size=8)  # nothing else is as wide as the vocabulary
-    algorithm = AlgorithmConfig(kl_coefficient=kl_coefficient, entropy_coefficient=kl_coefficient)
-    trainer = create_trainer(TrainerConfig(num_logical_shards=1), algorithm, model_path=path, seed=0, temperature=0.8)
+    algorithm = PPOConfig(kl_coefficient=kl_coefficient, entropy_coefficient=kl_coefficient)
+    trainer = create_trainer(
+        TorchTrainerConfig(num_logical_shards=1), algorithm, model_path=path, seed=0, temperature=0.8
+    )
     batch = random_batch(0, num_samples=40)
     with MostLogits() as most:
         trainer.step(batch)
@@ -106,7 +109,7 @@ def test_entropies_are_computed_only_where_the_loss_has_them(tmp_path: Path, mon
     asked = []
     whole = OutputHead._outputs
 
-    def outputs(self: OutputHead, states: Tensor, targets: Tensor, *, with_entropy: bool = False) -> HeadOutputs:
+    def outputs(self: OutputHead, states: Tensor, targets: Tensor, *, with_entropy: bool = False) -> PolicyOutputs:
         asked.append(with_entropy)
         return whole(self, states, targets, with_entropy=with_entropy)
 
@@ -114,7 +117,7 @@ def test_entropies_are_computed_only_where_the_loss_has_them(tmp_path: Path, mon
     found = []
     for coefficient in (0.0, 1e-9):
         trainer = create_trainer(
-            TrainerConfig(), AlgorithmConfig(entropy_coefficient=coefficient), model_path=path, seed=0
+            TorchTrainerConfig(), PPOConfig(entropy_coefficient=coefficient), model_path=path, seed=0
         )
         log_probs = trainer.log_probs(batch)
         asked.clear()

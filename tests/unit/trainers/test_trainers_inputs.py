@@ -12,7 +12,7 @@ import torch
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import NonFiniteLossError
-from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +21,8 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_trainer(model_path: str, **algorithm: object) -> Trainer:
-    config = TrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-2, num_logical_shards=3)
-    return create_trainer(config, AlgorithmConfig(**algorithm), model_path=model_path, seed=0)
+    config = TorchTrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-2, num_logical_shards=3)
+    return create_trainer(config, PPOConfig(**algorithm), model_path=model_path, seed=0)
 
 
 def with_odd_number(batch: Batch, field: str, sample: int, number: float) -> Batch:

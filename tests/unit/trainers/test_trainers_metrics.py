@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rlserve.trainers.experience import Scores
+from rlserve.trainers.backends.base import Scores
 from rlserve.trainers.metrics import reference_metrics
 
 

@@ -13,7 +13,7 @@ from trainer_samples import FAMILIES, random_batch, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from rlserve.errors import ModelError
-from rlserve.trainers import AlgorithmConfig, Batch, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, create_trainer
 
 
 def plain_log_probs(model_path: str, batch: Batch) -> np.ndarray:
@@ -37,7 +37,7 @@ def plain_log_probs(model_path: str, batch: Batch) -> np.ndarray:
 @pytest.mark.parametrize("tied", [True, False])
 def test_log_probs_equal_plain_transformers(tmp_path: Path, family: str, tied: bool) -> None:
     path = save_tiny_model(tmp_path, family, tied=tied)
-    trainer = create_trainer(TrainerConfig(num_logical_shards=3), AlgorithmConfig(), model_path=path, seed=0)
+    trainer = create_trainer(TorchTrainerConfig(num_logical_shards=3), PPOConfig(), model_path=path, seed=0)
     batch = random_batch(0)
     np.testing.assert_allclose(trainer.log_probs(batch), plain_log_probs(path, batch), atol=2e-5)
 
@@ -45,7 +45,7 @@ def test_log_probs_equal_plain_transformers(tmp_path: Path, family: str, tied: b
 @pytest.mark.parametrize("family", FAMILIES)
 def test_weights_have_hugging_face_names_and_a_saved_folder_loads_again(tmp_path: Path, family: str) -> None:
     path = save_tiny_model(tmp_path / "model", family)
-    trainer = create_trainer(TrainerConfig(learning_rate=1e-2), AlgorithmConfig(), model_path=path, seed=0)
+    trainer = create_trainer(TorchTrainerConfig(learning_rate=1e-2), PPOConfig(), model_path=path, seed=0)
     assert set(trainer.weights()) == set(load_file(f"{path}/model.safetensors"))
     trainer.step(random_batch(0))
     trainer.save_pretrained(tmp_path / "saved")
@@ -53,7 +53,7 @@ def test_weights_have_hugging_face_names_and_a_saved_folder_loads_again(tmp_path
     for name, tensor in trainer.weights().items():
         assert torch.equal(loaded[name], tensor)
     batch = random_batch(1)
-    again = create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=str(tmp_path / "saved"), seed=0)
+    again = create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=str(tmp_path / "saved"), seed=0)
     assert np.array_equal(again.log_probs(batch), trainer.log_probs(batch))
 
 
@@ -62,7 +62,7 @@ def test_the_critic_head_hangs_on_the_seed_and_starts_small(tmp_path: Path) -> N
     batch = random_batch(0)
 
     def values(seed: int) -> np.ndarray:
-        return create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=path, seed=seed).values(batch)
+        return create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=path, seed=seed).values(batch)
 
     assert np.array_equal(values(1), values(1))
     assert not np.array_equal(values(1), values(2))
@@ -71,13 +71,13 @@ def test_the_critic_head_hangs_on_the_seed_and_starts_small(tmp_path: Path) -> N
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"is no model that can be trained"):
-        create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=str(tmp_path), seed=0)
+        create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=str(tmp_path), seed=0)
 
 
 def test_an_unsupported_architecture_is_named_with_those_supported(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(ModelError, match=r"GPT2LMHeadModel.*LlamaForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM"):
-        create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=str(tmp_path), seed=0)
+        create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=str(tmp_path), seed=0)
 
 
 def test_missing_weights_are_named_and_not_drawn_at_random(tmp_path: Path) -> None:
@@ -86,4 +86,4 @@ def test_missing_weights_are_named_and_not_drawn_at_random(tmp_path: Path) -> No
     del tensors["model.norm.weight"]
     save_file(tensors, f"{path}/model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks weights .* model\.norm\.weight"):
-        create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=path, seed=0)
+        create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=path, seed=0)

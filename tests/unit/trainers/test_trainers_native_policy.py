@@ -14,9 +14,9 @@ from trainer_samples import FAMILIES, VOCABULARY, random_batch, save_tiny_model
 
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.native.library import NativeBuildError
-from rlserve.trainers import AlgorithmConfig, TrainerConfig, create_trainer
+from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
+from rlserve.trainers.backends.base import PolicyOutputs
 from rlserve.trainers.backends.pytorch import native_policy, native_shape
-from rlserve.trainers.backends.pytorch.head import HeadOutputs
 from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward, policy_log_probs
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.shards import ShardInputs, cut_into_shards, shard_inputs
@@ -24,10 +24,10 @@ from rlserve.trainers.backends.pytorch.shards import ShardInputs, cut_into_shard
 DENSE = tuple(family for family in FAMILIES if not family.endswith("moe"))
 
 
-def outputs_after_backward(policy: Any, inputs: ShardInputs, weights: Tensor, **options: Any) -> HeadOutputs:
+def outputs_after_backward(policy: Any, inputs: ShardInputs, weights: Tensor, **options: Any) -> PolicyOutputs:
     """With the gradient of the weighted sum of log-probabilities added to the policy's parameters."""
 
-    def loss(rows: slice, outputs: HeadOutputs) -> Tensor:
+    def loss(rows: slice, outputs: PolicyOutputs) -> Tensor:
         return (outputs.log_probs * weights[rows]).sum()
 
     return policy_backward(policy, inputs, loss, with_entropy=False, autocast=nullcontext, **options)
@@ -130,19 +130,19 @@ def test_samples_in_several_parts_give_the_same_bits(tmp_path: Path) -> None:
 def test_a_model_with_experts_is_refused(tmp_path: Path) -> None:
     path = save_tiny_model(tmp_path, "qwen3_moe")
     with pytest.raises(UserError, match=r"trainer\.deterministic=true is only for models without experts"):
-        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
+        create_trainer(TorchTrainerConfig(deterministic=True), PPOConfig(), model_path=path, seed=0)
 
 
 def test_a_rotation_that_hangs_on_the_length_is_refused(tmp_path: Path) -> None:
     factors = {"short_factor": [1.0] * 4, "long_factor": [4.0] * 4, "original_max_position_embeddings": 64}
     path = save_tiny_model(tmp_path, rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, **factors})
     with pytest.raises(UserError, match=r"trainer\.deterministic=true is not for models with rope type 'longrope'"):
-        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
+        create_trainer(TorchTrainerConfig(deterministic=True), PPOConfig(), model_path=path, seed=0)
 
 
 def test_another_type_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="deterministic: needs dtype=float32"):
-        TrainerConfig(deterministic=True, dtype="bfloat16")
+        TorchTrainerConfig(deterministic=True, dtype="bfloat16")
 
 
 def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,4 +152,4 @@ def test_a_machine_without_a_compiler_is_told_so(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(native_shape, "load_library", fail)
     path = save_tiny_model(tmp_path)
     with pytest.raises(UserError, match=r"trainer\.deterministic=true needs the compiled CPU kernels: no compiler"):
-        create_trainer(TrainerConfig(deterministic=True), AlgorithmConfig(), model_path=path, seed=0)
+        create_trainer(TorchTrainerConfig(deterministic=True), PPOConfig(), model_path=path, seed=0)

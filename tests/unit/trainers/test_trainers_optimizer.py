@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlserve.trainers import TrainerConfig
+from rlserve.trainers import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 
@@ -21,7 +21,7 @@ def two_modules() -> dict[str, nn.Module]:
 
 @pytest.mark.parametrize("decay_norms_and_biases", [False, True])
 def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_biases: bool) -> None:
-    config = TrainerConfig(
+    config = TorchTrainerConfig(
         learning_rate=0.1,
         critic_learning_rate=0.01,
         weight_decay=0.1,
@@ -60,7 +60,7 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
 
 
 def test_warm_up_raises_both_learning_rates_linearly() -> None:
-    config = TrainerConfig(learning_rate=4.0, critic_learning_rate=8.0, num_warmup_steps=4)
+    config = TorchTrainerConfig(learning_rate=4.0, critic_learning_rate=8.0, num_warmup_steps=4)
     flat = FlatParameters(two_modules(), CPU)
     optimizer = FlatAdamW(config, flat)
     rates = []

@@ -15,9 +15,9 @@ from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 from transformers import AutoModel, AutoModelForCausalLM
 
 from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
-from rlserve.trainers import AlgorithmConfig, Batch, Trainer, TrainerConfig, create_trainer
+from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
+from rlserve.trainers.backends.base import Scores
 from rlserve.trainers.backends.pytorch.head import OutputHead
-from rlserve.trainers.experience import Scores
 from rlserve.trainers.metrics import reference_metrics
 
 
@@ -27,11 +27,11 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def make_trainer(
-    model_path: str, algorithm: AlgorithmConfig | None = None, temperature: float = 1.0, **config: Any
+    model_path: str, algorithm: PPOConfig | None = None, temperature: float = 1.0, **config: Any
 ) -> Trainer:
     fields = {"learning_rate": 1e-3, "critic_learning_rate": 1e-2, "num_logical_shards": 5, **config}
     return create_trainer(
-        TrainerConfig(**fields), algorithm or AlgorithmConfig(), model_path=model_path, seed=0, temperature=temperature
+        TorchTrainerConfig(**fields), algorithm or PPOConfig(), model_path=model_path, seed=0, temperature=temperature
     )
 
 
@@ -47,7 +47,7 @@ def assert_same_bits(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> 
 class PlainPPO:
     """PPO's first update written out: float64, one sample at a time, one autograd graph over the whole batch."""
 
-    def __init__(self, model_path: str, trainer: Trainer, algorithm: AlgorithmConfig, temperature: float) -> None:
+    def __init__(self, model_path: str, trainer: Trainer, algorithm: PPOConfig, temperature: float) -> None:
         self.algorithm = algorithm
         self.temperature = temperature
         self.policy = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float64).eval()
@@ -122,13 +122,13 @@ class PlainPPO:
 @pytest.mark.parametrize(
     ("algorithm", "temperature"),
     [
-        (AlgorithmConfig(), 1.0),
-        (AlgorithmConfig(kl_coefficient=0.3, entropy_coefficient=0.02, gamma=0.9, gae_lambda=0.8), 1.0),
-        (AlgorithmConfig(kl_coefficient=0.1, entropy_coefficient=0.1, value_coefficient=2.0), 0.7),
+        (PPOConfig(), 1.0),
+        (PPOConfig(kl_coefficient=0.3, entropy_coefficient=0.02, gamma=0.9, gae_lambda=0.8), 1.0),
+        (PPOConfig(kl_coefficient=0.1, entropy_coefficient=0.1, value_coefficient=2.0), 0.7),
     ],
     ids=["default", "kl-entropy", "temperature"],
 )
-def test_gradients_equal_a_plain_reference(tmp_path: Path, algorithm: AlgorithmConfig, temperature: float) -> None:
+def test_gradients_equal_a_plain_reference(tmp_path: Path, algorithm: PPOConfig, temperature: float) -> None:
     # Weights of an ordinary size: with the large ones of the other tests, float32 rounding alone comes to 1e-6.
     model_path = save_tiny_model(tmp_path, initializer_range=0.05)
     # With beta1 = 0 the first moment is the gradient itself, and nothing is clipped.
@@ -146,7 +146,7 @@ def test_gradients_equal_a_plain_reference(tmp_path: Path, algorithm: AlgorithmC
 
 
 def test_metrics_are_finite_numbers_under_known_names(model_path: str) -> None:
-    trainer = make_trainer(model_path, AlgorithmConfig(kl_coefficient=0.1))
+    trainer = make_trainer(model_path, PPOConfig(kl_coefficient=0.1))
     batch = random_batch(0)
     found = trainer.step(batch)
     assert all(isinstance(value, float) and np.isfinite(value) for value in found.values())
@@ -204,7 +204,7 @@ def test_on_policy_samples_have_importance_weight_1(model_path: str) -> None:
 
 
 def test_several_epochs_and_mini_batches_make_that_many_updates_and_clip(model_path: str) -> None:
-    trainer = make_trainer(model_path, AlgorithmConfig(num_epochs=3, num_mini_batches=2), learning_rate=0.05)
+    trainer = make_trainer(model_path, PPOConfig(num_epochs=3, num_mini_batches=2), learning_rate=0.05)
     found = trainer.step(random_batch(0))
     assert trainer.state()["counters"].tolist() == [1, 6]
     assert found["actor/pg_clipfrac"] > 0.0
@@ -223,7 +223,7 @@ def test_the_number_of_logical_shards_changes_the_order_of_sums_only(model_path:
 
 
 def test_a_limit_of_tokens_changes_the_order_of_sums_only_and_none_where_it_is_not_met(model_path: str) -> None:
-    algorithm = AlgorithmConfig(kl_coefficient=0.1, entropy_coefficient=0.1)
+    algorithm = PPOConfig(kl_coefficient=0.1, entropy_coefficient=0.1)
     limits = (16384, 300, 1)
     states = []
     for limit in limits:
@@ -250,13 +250,13 @@ def test_bfloat16_computes_near_float32_and_keeps_float32_weights(model_path: st
 
 @pytest.mark.parametrize("kl_coefficient", [0.0, 0.1])
 def test_state_restores_bit_for_bit(model_path: str, kl_coefficient: float) -> None:
-    algorithm = AlgorithmConfig(kl_coefficient=kl_coefficient, num_mini_batches=2)
+    algorithm = PPOConfig(kl_coefficient=kl_coefficient, num_mini_batches=2)
     trainer = make_trainer(model_path, algorithm)
     trainer.step(random_batch(0))
     saved = copy_of(trainer.state())
     trainer.step(random_batch(1))
     restored = create_trainer(
-        TrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-2, num_logical_shards=5),
+        TorchTrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-2, num_logical_shards=5),
         algorithm,
         model_path=model_path,
         seed=0,
@@ -297,7 +297,7 @@ def test_rollback_takes_the_last_step_back_once(model_path: str) -> None:
 
 @pytest.mark.parametrize("num_epochs", [1, 2])
 def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(model_path: str, num_epochs: int) -> None:
-    trainer = make_trainer(model_path, AlgorithmConfig(num_epochs=num_epochs))
+    trainer = make_trainer(model_path, PPOConfig(num_epochs=num_epochs))
     trainer.step(random_batch(0))
     trainer.weights()["model.norm.weight"][0] = np.inf
     before = copy_of(trainer.state())
@@ -308,7 +308,7 @@ def test_a_loss_that_is_not_finite_leaves_everything_as_it_was(model_path: str, 
 
 
 def test_a_gradient_that_overflows_in_the_second_update_takes_the_first_one_back(model_path: str) -> None:
-    trainer = make_trainer(model_path, AlgorithmConfig(num_epochs=2), learning_rate=1e38)
+    trainer = make_trainer(model_path, PPOConfig(num_epochs=2), learning_rate=1e38)
     before = copy_of(trainer.state())
     with pytest.raises(NonFiniteLossError):
         trainer.step(random_batch(0))
@@ -379,12 +379,12 @@ def test_training_raises_the_reward_for_a_token(model_path: str) -> None:
 def test_a_gpu_that_is_not_there_is_refused(model_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match="device=cuda, but torch sees no GPU here"):
-        create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=model_path, seed=0, device="cuda")
+        create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=model_path, seed=0, device="cuda")
 
 
 def test_a_trainer_told_to_stay_on_the_cpu_leaves_the_gpus_alone(
     model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    trainer = create_trainer(TrainerConfig(), AlgorithmConfig(), model_path=model_path, seed=0, device="cpu")
+    trainer = create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=model_path, seed=0, device="cpu")
     assert {tensor.device.type for tensor in trainer.weights().values()} == {"cpu"}

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer_samples import random_batch
 
-from rlserve.trainers.backends.pytorch.shards import cut_into_passes, cut_into_shards, mini_batches, shard_inputs
+from rlserve.trainers.backends.pytorch.shards import cut_into_passes, cut_into_shards, shard_inputs
+from rlserve.trainers.mini_batches import mini_batches
 
 
 @settings(max_examples=100, deadline=None)

@@ -21,6 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlserve.trainers.backends.base import PolicyOutputs
+
 _CHUNK_ELEMENTS = 2**22
 """Logits that are computed together whatever the hidden size: 16 MiB."""
 _CHUNK_ROWS = 1024
@@ -31,18 +33,6 @@ Autocast = Callable[[], AbstractContextManager[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeadOutputs:
-    """What the policy says about some response tokens; each [c] float32."""
-
-    log_probs: Tensor
-    """Log-probabilities under the trained policy, softmax(logits / temperature)."""
-    raw_log_probs: Tensor
-    """Log-probabilities under the model itself, softmax(logits), without gradient."""
-    entropies: Tensor | None
-    """Entropy of the trained policy at each token, in nats; None where it was not asked for."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ExactLogProbs:
     """Log-probabilities computed elsewhere, each [a] float32, to be taken in place of the head's own."""
 
@@ -50,7 +40,7 @@ class ExactLogProbs:
     raw_log_probs: Tensor
 
 
-Loss = Callable[[slice, HeadOutputs], Tensor]
+Loss = Callable[[slice, PolicyOutputs], Tensor]
 """What some rows, and what the policy says about them, add to the loss: a scalar."""
 
 
@@ -70,7 +60,7 @@ class OutputHead:
         return (slice(first, min(first + length, num_rows)) for first in range(0, num_rows, length))
 
     def log_probs(self, states_aH: Tensor, targets_a: Tensor) -> tuple[Tensor, Tensor]:
-        """``log_probs`` and ``raw_log_probs`` of ``HeadOutputs``, each [a]; for where no gradient is wanted."""
+        """``log_probs`` and ``raw_log_probs`` of ``PolicyOutputs``, each [a]; for where no gradient is wanted."""
         found = _empty_outputs(targets_a, with_entropy=False)
         with torch.no_grad():
             for rows in self.chunks(len(targets_a)):
@@ -86,7 +76,7 @@ class OutputHead:
         with_entropy: bool,
         autocast: Autocast,
         exact: ExactLogProbs | None = None,
-    ) -> HeadOutputs:
+    ) -> PolicyOutputs:
         """Add the gradient of ``loss`` over all rows to the head's weights, and send the states' on to the network
         below. Returns what the policy says about all rows [a], without gradient.
 
@@ -111,7 +101,7 @@ class OutputHead:
         states_aH.backward(gradient_aH)  # type: ignore[no-untyped-call]
         return found
 
-    def _outputs(self, states_cH: Tensor, targets_c: Tensor, *, with_entropy: bool = False) -> HeadOutputs:
+    def _outputs(self, states_cH: Tensor, targets_c: Tensor, *, with_entropy: bool = False) -> PolicyOutputs:
         raw_logits_cV = self._head(states_cH)
         if self._cap is not None:
             raw_logits_cV = torch.tanh(raw_logits_cV / self._cap) * self._cap
@@ -124,24 +114,26 @@ class OutputHead:
                 raw_log_probs, _ = _reduced(raw_logits_cV, targets_c)
             logits_cV = raw_logits_cV / self._temperature
             log_probs, entropies = _Reduced.apply(logits_cV, targets_c, with_entropy)  # type: ignore[no-untyped-call]
-        return HeadOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
+        return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
 
 
-def _empty_outputs(targets_a: Tensor, *, with_entropy: bool) -> HeadOutputs:
+def _empty_outputs(targets_a: Tensor, *, with_entropy: bool) -> PolicyOutputs:
     log_probs, raw_log_probs, entropies = targets_a.new_empty(3, len(targets_a), dtype=torch.float32)
-    return HeadOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies if with_entropy else None)
+    return PolicyOutputs(
+        log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies if with_entropy else None
+    )
 
 
-def _fill(found: HeadOutputs, rows: slice, outputs: HeadOutputs) -> None:
+def _fill(found: PolicyOutputs, rows: slice, outputs: PolicyOutputs) -> None:
     found.log_probs[rows] = outputs.log_probs.detach()
     found.raw_log_probs[rows] = outputs.raw_log_probs
     if found.entropies is not None and outputs.entropies is not None:
         found.entropies[rows] = outputs.entropies.detach()
 
 
-def _with_values(outputs: HeadOutputs, exact: ExactLogProbs, rows: slice) -> HeadOutputs:
+def _with_values(outputs: PolicyOutputs, exact: ExactLogProbs, rows: slice) -> PolicyOutputs:
     log_probs = _WithValues.apply(outputs.log_probs, exact.log_probs[rows])  # type: ignore[no-untyped-call]
-    return HeadOutputs(log_probs=log_probs, raw_log_probs=exact.raw_log_probs[rows], entropies=outputs.entropies)
+    return PolicyOutputs(log_probs=log_probs, raw_log_probs=exact.raw_log_probs[rows], entropies=outputs.entropies)
 
 
 def _reduced(logits_cV: Tensor, targets_c: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The networks of PPO: policy, critic and frozen reference, made from one Hugging Face model.
+"""The networks: policy, critic and frozen reference, made from one Hugging Face model.
 
 Legend: S samples of a pass, L longest input, a response tokens of the pass, H hidden size.
 """
@@ -15,7 +15,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
-from rlserve.trainers.backends.pytorch.head import Autocast, ExactLogProbs, HeadOutputs, Loss, OutputHead
+from rlserve.trainers.backends.base import PolicyOutputs
+from rlserve.trainers.backends.pytorch.head import Autocast, ExactLogProbs, Loss, OutputHead
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.shards import ShardInputs
 
@@ -101,7 +102,7 @@ def policy_backward(
     with_entropy: bool,
     autocast: Autocast,
     native: NativePolicy | None = None,
-) -> HeadOutputs:
+) -> PolicyOutputs:
     """Run the policy over a pass and back: add the gradient of ``loss`` to the parameters' own.
 
     Args:

@@ -1,4 +1,4 @@
-"""AdamW on the flat vector: one learning rate and one clipped norm for each of policy and critic."""
+"""AdamW on the flat vector: one learning rate and one clipped norm for each network."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from rlserve.trainers.backends.base import CRITIC, POLICY
+from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
-from rlserve.trainers.config import TrainerConfig
 
 
 class FlatAdamW:
@@ -17,13 +18,14 @@ class FlatAdamW:
     Every rank holds all of it and applies the same update to the same bits, so the loss of any rank loses nothing.
     """
 
-    def __init__(self, config: TrainerConfig, flat: FlatParameters) -> None:
+    def __init__(self, config: TorchTrainerConfig, flat: FlatParameters) -> None:
         self._config = config
         self._flat = flat
         self.first_moment = torch.zeros_like(flat.vector)
         self.second_moment = torch.zeros_like(flat.vector)
         self.num_updates = 0
-        self._learning_rates = {"policy": config.learning_rate, "critic": config.critic_learning_rate}
+        rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
+        self._learning_rates = {name: rates[name] for name in flat.segments}
         self._segments = {name: nn.Parameter(flat.vector[where]) for name, where in flat.segments.items()}
         self._adamw = torch.optim.AdamW(
             [{"params": [segment], "name": name} for name, segment in self._segments.items()],

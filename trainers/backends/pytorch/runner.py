@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.shards import (
     LogicalShard,
@@ -22,7 +23,6 @@ from rlserve.trainers.backends.pytorch.shards import (
     shard_inputs,
 )
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.config import TrainerConfig
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.reduction import gather_rows
 from rlserve.trainers.elastic.tree import leaves_of_rank
@@ -31,7 +31,7 @@ from rlserve.trainers.elastic.tree import leaves_of_rank
 class ShardRunner:
     """Runs functions of passes on the logical shards of this rank, and gathers what comes out on every rank."""
 
-    def __init__(self, config: TrainerConfig, group: Group, device: torch.device) -> None:
+    def __init__(self, config: TorchTrainerConfig, group: Group, device: torch.device) -> None:
         self.group = group
         self.device = device
         self._config = config

@@ -1,4 +1,4 @@
-"""Cutting a batch into mini-batches, logical shards and passes, and padding a pass for the model.
+"""Cutting a mini-batch into logical shards and passes, and padding a pass for the model.
 
 Legend: B samples of the batch, S samples of a shard or a pass, L longest input, A response tokens of the batch,
 a response tokens of a shard or a pass.
@@ -39,14 +39,6 @@ class ShardInputs:
     """[a] int64: index into [S * L] of the state that predicts each response token (or follows it)."""
     targets: Tensor
     """[a] int64: the response tokens."""
-
-
-def mini_batches(num_samples: int, num_mini_batches: int, *, seed: int, step: int, epoch: int) -> list[IndexArray]:
-    """One pass over the samples: shuffled by (seed, step, epoch) and cut as evenly as can be; never an empty part."""
-    if num_mini_batches == 1:
-        return [np.arange(num_samples)]
-    order = np.random.default_rng([seed, step, epoch]).permutation(num_samples)
-    return np.array_split(order, min(num_mini_batches, num_samples))
 
 
 def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple[LogicalShard, ...]:
@@ -105,9 +97,7 @@ def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, sta
 
 
 def _shard(batch: Batch, samples: IndexArray) -> LogicalShard:
-    starts = _starts(batch.response_lengths)
-    tokens = [np.arange(starts[sample], starts[sample] + batch.response_lengths[sample]) for sample in samples]
-    return LogicalShard(samples=samples, tokens=np.concatenate(tokens))
+    return LogicalShard(samples=samples, tokens=batch.tokens_of(samples))
 
 
 def _starts(lengths: NDArray[np.int32]) -> IndexArray:

@@ -1,4 +1,4 @@
-"""The whole state of a PPO trainer: networks, optimizer, counters; how it is saved, sent and taken back."""
+"""The whole state of a rank: networks, optimizer, counters; how it is saved, sent and taken back."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from rlserve.errors import WeightsRefusedError
+from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
+from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.models import load_policy, make_critic
 from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
-from rlserve.trainers.config import TrainerConfig
 from rlserve.trainers.elastic.base import Group
 
 COUNTERS = "counters"
@@ -21,26 +22,27 @@ COUNTERS = "counters"
 
 
 class TrainingState:
-    """Policy, critic, optimizer and, where there is a KL penalty, the frozen reference."""
+    """Policy, optimizer and, where the algorithm needs them, critic and frozen reference."""
 
     def __init__(
         self,
-        config: TrainerConfig,
+        config: TorchTrainerConfig,
+        networks: Networks,
         *,
         model_path: str,
         seed: int,
-        with_reference: bool,
         load_weights: bool,
         device: torch.device,
     ) -> None:
         self.policy: Any = load_policy(model_path, load_weights=load_weights)
-        self.critic = make_critic(self.policy, seed)
+        self.critic: Any = make_critic(self.policy, seed) if networks.critic else None
         self.reference: Any = None
         self._flat_reference: FlatParameters | None = None
-        if with_reference:
+        if networks.reference:
             self.reference = copy.deepcopy(self.policy)
             self._flat_reference = FlatParameters({"reference": self.reference}, device)
-        self.flat = FlatParameters({"policy": self.policy, "critic": self.critic}, device)
+        trained = {POLICY: self.policy} | ({CRITIC: self.critic} if networks.critic else {})
+        self.flat = FlatParameters(trained, device)
         self.optimizer = FlatAdamW(config, self.flat)
         self.num_steps = 0
         self._snapshot: tuple[list[Tensor], tuple[int, int]] | None = None

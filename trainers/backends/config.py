@@ -1,4 +1,4 @@
-"""Configuration of the trainers. Imports no torch, so that the command line stays quick."""
+"""Configuration of the backends, one dataclass each, told apart by ``backend``. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,63 +13,11 @@ attention adds up a row in one and the same order."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlgorithmConfig:
-    """PPO with a critic (Schulman et al. 2017, arXiv 1707.06347)."""
-
-    name: Literal["ppo"] = "ppo"
-    """The algorithm."""
-    num_epochs: int = 1
-    """Passes over the samples of a step."""
-    num_mini_batches: int = 1
-    """Optimizer steps in a pass."""
-    clip_ratio: float = 0.2
-    """Half-width of the interval that the probability ratio is clipped to (equation 7)."""
-    value_clip: float = 0.2
-    """Half-width of the interval around the old value that the new value is clipped to."""
-    gamma: float = 1.0
-    """Discount per token."""
-    gae_lambda: float = 0.95
-    """Lambda of generalised advantage estimation (arXiv 1506.02438, equation 16)."""
-    kl_coefficient: float = 0.0
-    """Weight of the per-token KL penalty to the frozen reference, subtracted from the reward; 0 keeps no reference."""
-    entropy_coefficient: float = 0.0
-    """Weight of the policy's entropy, subtracted from the loss."""
-    value_coefficient: float = 0.5
-    """Weight of the value loss."""
-    importance_sampling_cap: float = 2.0
-    """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
-    bound_whitening: bool = True
-    """Whitened advantages have standard deviation 1, or less where the rewards that follow the tokens spread less than
-    the advantages do: then most of the advantages is the critic's error. Where all rewards are alike the policy stays
-    as it is. False whitens to 1 always, as TRL and verl do."""
-    bootstrap_truncated: bool = False
-    """Count the critic's value of the state after the last token of an answer that was cut by a limit of length. False
-    takes every answer's end for the end of the episode, as TRL and verl do."""
-
-    def __post_init__(self) -> None:
-        check_fields(
-            self,
-            {
-                "num_epochs": self.num_epochs >= 1 or "must be at least 1",
-                "num_mini_batches": self.num_mini_batches >= 1 or "must be at least 1",
-                "clip_ratio": self.clip_ratio > 0 or "must be above 0",
-                "value_clip": self.value_clip > 0 or "must be above 0",
-                "gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1",
-                "gae_lambda": 0 <= self.gae_lambda <= 1 or "must be between 0 and 1",
-                "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
-                "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
-                "value_coefficient": self.value_coefficient > 0 or "must be above 0",
-                "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
-            },
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainerConfig:
-    """Optimizer, precision and the data-parallel backend."""
+class TorchTrainerConfig:
+    """Plain PyTorch, data-parallel: optimizer, precision and how a step is cut up."""
 
     backend: Literal["torch"] = "torch"
-    """What computes: plain PyTorch."""
+    """What computes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
     deterministic: bool = False
@@ -120,3 +68,7 @@ class TrainerConfig:
                 "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
             },
         )
+
+
+TrainerConfig = TorchTrainerConfig
+"""Any backend's."""

@@ -1,0 +1,181 @@
+"""The contract of a backend: one rank's networks and their optimizer, in a group of ranks. Knows no algorithm.
+
+What is minimised comes to it as functions of what the networks say about some tokens. All ranks call the same methods
+in the same order, and every rank returns the same bits, whatever the number of ranks.
+
+Legend: B samples and A response tokens of a batch, a tokens of a mini-batch or of a part of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.trainers.base import Membership
+from rlserve.trainers.batch import Batch
+
+FloatArray = NDArray[np.float32]
+
+POLICY, CRITIC = "policy", "critic"
+"""Networks that are trained, as keys of norms and learning rates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Networks:
+    """Which networks there are beside the policy."""
+
+    critic: bool
+    reference: bool
+    """A frozen copy of the initial policy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to say about a batch; only what is named is computed."""
+
+    policy: bool = False
+    """Log-probabilities under the policy."""
+    reference: bool = False
+    """Log-probabilities under the reference."""
+    values: bool = False
+    final_values: bool = False
+    """The critic's values of the states after samples that were cut."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scores:
+    """What the networks say about a batch; each [A] but the last, None where it was not wanted."""
+
+    log_probs: FloatArray | None = None
+    """Under softmax(logits / temperature), which is the policy that is trained."""
+    raw_log_probs: FloatArray | None = None
+    """Under the model itself, at temperature 1."""
+    reference_log_probs: FloatArray | None = None
+    """Under the reference, at the temperature."""
+    values: FloatArray | None = None
+    """Of the state before each token is made."""
+    final_values: FloatArray | None = None
+    """[B] of the state after a sample that was cut; 0 for all others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOutputs:
+    """What the policy says about some response tokens; each [a] float32."""
+
+    log_probs: Tensor
+    """Under the trained policy, softmax(logits / temperature)."""
+    raw_log_probs: Tensor
+    """Under the model itself, softmax(logits), without gradient."""
+    entropies: Tensor | None
+    """Of the trained policy at each token, in nats; None where they were not asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What some tokens add to the loss of a mini-batch, each a scalar. ``tokens`` [a] says where they stand in the
+    batch's per-token arrays; which of them come together is the backend's choice."""
+
+    policy: Callable[[Tensor, PolicyOutputs], Tensor]
+    value: Callable[[Tensor, Tensor], Tensor] | None
+    """Of the tokens and the critic's values [a]; None without a critic."""
+    with_entropies: bool
+    """Whether the policy's loss looks at the entropies, which cost a pass over the whole distribution."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Gradient:
+    """A gradient that is computed and not applied yet, and what the forward passes for it gave."""
+
+    tokens: NDArray[np.int64]
+    """[a] the tokens of the mini-batch, as places in the batch's per-token arrays, in the order of the rows below."""
+    policy: PolicyOutputs
+    """Of all tokens of the mini-batch, without gradient."""
+    values: Tensor | None
+    """[a]"""
+    norms: Mapping[str, float]
+    """Euclidean norm by network, before clipping."""
+    learning_rates: Mapping[str, float]
+    """By network, of the update that would apply it."""
+
+
+class Backend(ABC):
+    """One rank."""
+
+    device: torch.device
+    """Where the losses are computed."""
+    max_tokens_per_pass: int
+    """Tokens that go through a network at once, at most; one sample always fits."""
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """This rank's number in its group, which changes with the group."""
+
+    @property
+    @abstractmethod
+    def num_steps(self) -> int:
+        """Steps completed since the initial weights."""
+
+    @abstractmethod
+    def score(self, batch: Batch, wanted: Wanted) -> Scores:
+        """Forward passes over the whole batch, without gradients."""
+
+    @abstractmethod
+    def compute_gradient(self, batch: Batch, samples: NDArray[np.int64], losses: Losses) -> Gradient:
+        """Forward and backward over a mini-batch, given by the indices of its samples. The gradient itself stays here
+        until ``update`` or ``rollback``."""
+
+    @abstractmethod
+    def update(self) -> None:
+        """Clip the gradient that was computed last and apply it."""
+
+    @abstractmethod
+    def complete_step(self) -> None:
+        """Count a step as taken."""
+
+    @abstractmethod
+    def remember(self) -> None:
+        """Remember the present state, to come back to with ``rollback``."""
+
+    @abstractmethod
+    def forget(self) -> None:
+        """Free what was remembered: the present is what ``rollback`` comes back to, as long as nothing changes it."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Return to the last ``remember``; do nothing if there was none since the last rollback or ``forget``."""
+
+    @abstractmethod
+    def weights(self) -> dict[str, Tensor]:
+        """As ``Trainer.weights``."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """As ``Trainer.save_pretrained``."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """As ``Trainer.state``."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """As ``Trainer.load_state``."""
+
+    @abstractmethod
+    def resize(self, membership: Membership) -> None:
+        """As ``Trainer.resize``."""
+
+    @abstractmethod
+    def leave(self) -> None:
+        """As ``Trainer.leave``."""
+
+    @abstractmethod
+    def disconnect(self) -> None:
+        """Close this rank's end of the group, so that ranks that wait for it fail now and not at their deadline."""

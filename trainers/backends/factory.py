@@ -1,0 +1,33 @@
+"""Which backend a configuration names."""
+
+from __future__ import annotations
+
+import torch
+
+from rlserve.trainers.backends.base import Backend, Networks
+from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
+from rlserve.trainers.backends.pytorch.backend import TorchBackend
+
+
+def create_backend(
+    config: TrainerConfig,
+    networks: Networks,
+    *,
+    model_path: str,
+    seed: int,
+    temperature: float,
+    device: torch.device,
+    load_weights: bool,
+) -> Backend:
+    """One rank of the backend of this configuration; for the arguments see ``create_trainer``."""
+    match config:
+        case TorchTrainerConfig():
+            return TorchBackend(
+                config,
+                networks,
+                model_path=model_path,
+                seed=seed,
+                temperature=temperature,
+                device=device,
+                load_weights=load_weights,
+            )

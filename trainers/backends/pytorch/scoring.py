@@ -1,0 +1,55 @@
+"""Forward passes before the first update of a step: no more than the step needs.
+
+Legend: B samples of the batch, A response tokens of the batch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.trainers.backends.base import Scores, Wanted
+from rlserve.trainers.backends.pytorch.models import policy_log_probs, response_values
+from rlserve.trainers.backends.pytorch.runner import ShardRunner
+from rlserve.trainers.backends.pytorch.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.state import TrainingState
+from rlserve.trainers.batch import Batch
+
+
+def score_batch(
+    state: TrainingState, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float
+) -> Scores:
+    """What the networks of ``state`` say about the batch; gathered, so the same on every rank."""
+    native = runner.native_policy(state.policy, batch) if wanted.policy else None
+    native_reference = runner.native_policy(state.reference, batch) if wanted.reference else None
+    names = ["values"] * wanted.values
+    names += ["log_probs", "raw_log_probs"] * wanted.policy
+    names += ["reference_log_probs"] * wanted.reference
+
+    def columns(inputs: ShardInputs) -> list[Tensor]:
+        found: list[Tensor] = []
+        if wanted.values:
+            found.append(response_values(state.critic, inputs))
+        if wanted.policy:
+            found += policy_log_probs(state.policy, inputs, temperature=temperature, native=native)
+        if wanted.reference:
+            log_probs, _ = policy_log_probs(state.reference, inputs, temperature=temperature, native=native_reference)
+            found.append(log_probs)
+        return found
+
+    scored = dict(zip(names, runner.score(batch, columns, len(names)), strict=True)) if names else {}
+    return Scores(**scored, final_values=_final_values(state, runner, batch) if wanted.final_values else None)
+
+
+def _final_values(state: TrainingState, runner: ShardRunner, batch: Batch) -> NDArray[np.float32]:
+    """[B] the critic's value of the state after a sample that was cut; 0 for all others."""
+    final_values = np.zeros(batch.num_samples, dtype=np.float32)
+    cut = np.flatnonzero(batch.is_truncated)
+    if len(cut):
+        samples = batch.select(cut)
+        (values,) = runner.score(
+            samples, lambda inputs: [response_values(state.critic, inputs)], num_columns=1, states_after=True
+        )
+        final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
+    return final_values
