@@ -116,7 +116,7 @@ class _Builder:
         if not isinstance(values, Mapping):
             return self._refuse(key, f"must be a mapping of keys, got {_show(values)}")
         chosen = values.get(choices.key, next(iter(choices.members)))
-        if chosen not in choices.members:
+        if not isinstance(chosen, str) or chosen not in choices.members:
             message = f"must be one of {', '.join(choices.members)}, got {_show(chosen)}"
             return self._refuse(join_key(key, choices.key), message)
         return self.build_dataclass(choices.members[chosen], values, key)
@@ -139,7 +139,7 @@ class _Builder:
     def _unknown_key(self, parent: str, name: str, valid: tuple[str, ...], given: Mapping[str, Any]) -> str:
         # Of two keys that are equally near, the one that is not there yet is meant.
         near = sorted(get_close_matches(name, valid), key=lambda key: (-_likeness(name, key), key in given))
-        elsewhere = [key for key in self._all_keys if key.rpartition(".")[2] == name]
+        elsewhere = [key for key in self._all_keys if key.rpartition(".")[2] == name and key != join_key(parent, name)]
         if near or elsewhere:
             return f"unknown key, did you mean {join_key(parent, near[0]) if near else elsewhere[0]}?"
         return f"unknown key; valid keys: {', '.join(valid)}"

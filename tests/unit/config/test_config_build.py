@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rlserve.config.build import build
 from rlserve.config.tree import RunConfig
 from rlserve.pool.config import SlotGroupConfig
+from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig
 
 SMALLEST: dict[str, Any] = {
     "model": {"path": "org/model"},
@@ -209,3 +210,39 @@ def test_a_mapping_has_keys_of_the_users_own() -> None:
     assert problems_of(data={"path": "org/data", "chat_template_kwargs": [1]}) == [
         "data.chat_template_kwargs: must be a mapping of keys of your own, got a list"
     ]
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"name": "grpo", "clip_ratio": 0.1}, GRPOConfig(clip_ratio=0.1)),
+        ({"name": "ppo", "gae_lambda": 1}, PPOConfig(gae_lambda=1.0)),
+        ({"gae_lambda": 1}, PPOConfig(gae_lambda=1.0)),
+        ({}, PPOConfig()),
+    ],
+)
+def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: AlgorithmConfig) -> None:
+    config, problems = build(RunConfig, SMALLEST | {"algorithm": given})
+    assert problems == ()
+    assert config is not None
+    assert config.algorithm == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ({"name": "a2c"}, "algorithm.name: must be one of ppo, grpo, got 'a2c'"),
+        ({"name": []}, "algorithm.name: must be one of ppo, grpo, got a list"),
+        ({"name": "grpo", "clip_ratio": 0}, "algorithm.clip_ratio: must be above 0, got 0.0"),
+        ({"name": "grpo", "kl_loss_coeficient": 1}, "algorithm.kl_loss_coeficient: unknown key, did you mean "),
+        (3, "algorithm: must be a mapping of keys, got 3"),
+    ],
+)
+def test_an_unknown_algorithm_and_unfit_values_of_one_are_refused(given: object, problem: str) -> None:
+    (found,) = problems_of(algorithm=given)
+    assert found.startswith(problem)
+
+
+def test_a_key_of_another_algorithm_is_unknown() -> None:
+    (found,) = problems_of(algorithm={"name": "grpo", "gae_lambda": 0.9})
+    assert found.startswith("algorithm.gae_lambda: unknown key; valid keys: num_epochs, ")
