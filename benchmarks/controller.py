@@ -30,7 +30,7 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.signal import Signal
 from rlserve.controller.training_loop import TrainingLoop
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
@@ -39,7 +39,9 @@ from rlserve.pool.base import Collected, RolloutStats
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
+from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import Score
 from rlserve.weights.base import Receipt
 
@@ -145,7 +147,7 @@ class Worker:
         return Collected(outputs=tuple(map(self._output, taken)), stats=self._stats(), closed=False)
 
     def _output(self, request_id: str) -> RequestOutput:
-        position = int(request_id.rpartition("#")[0].rpartition(":")[2])
+        position = int(RequestId.parse(request_id).name.partition(":")[2])
         return RequestOutput(request_id=request_id, samples=pickle.loads(self._answers[position % len(self._answers)]))
 
     def _stats(self) -> RolloutStats:
@@ -217,7 +219,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
     """Generate and train until the steps are done; returns the ledger of the prompt groups."""
     outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)})
     ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
-    router = Router(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0)
+    router = Router()
     buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
     source: Any = Source()
     async with asyncio.TaskGroup() as tasks:
@@ -243,11 +245,11 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
             context,
             Books(ledger=ledger, buffer=buffer, router=router),
             source=source,
+            requests=TrainingRequests(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0),
             replicas=replicas,
             scorer=outside,
             decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)),
-            max_refusal_share=0.0,
-            max_reward_failure_share=0.0,
+            limits=FailureLimits(max_refusal_share=0.0, max_reward_failure_share=0.0),
         )
         training = TrainingLoop(
             context,

@@ -28,7 +28,8 @@ from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation, ReallocationLimits
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.request_desk import RequestDesk
+from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.saving import RunSaver, restore
 from rlserve.controller.setup import RunSetup, sampling_params
 from rlserve.controller.signal import Signal
@@ -40,6 +41,7 @@ from rlserve.manager.policies.factory import create_policy
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
+from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import Record
 
 
@@ -47,7 +49,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     """A controller that is ready to run; nothing is started."""
     config = setup.config
     sampling = sampling_params(config, setup.preparation.end_tokens)
-    books = _books(setup, sampling)
+    books = _books(setup)
     counters = Counters()
     if setup.saved is not None:
         counters = restore(setup.saved, books.ledger, time_s=setup.clock.now())
@@ -77,13 +79,13 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, replicas))
 
 
-def _books(setup: RunSetup, sampling: SamplingParams) -> Books:
+def _books(setup: RunSetup) -> Books:
     rollout = setup.config.rollout
     ledger = Ledger(prompts_per_step=rollout.prompts_per_step, max_staleness=rollout.max_staleness)
     return Books(
         ledger=ledger,
         buffer=SampleBuffer(ledger, prompts_per_step=rollout.prompts_per_step),
-        router=Router(sampling=sampling, run_seed=setup.config.seed),
+        router=Router(),
     )
 
 
@@ -118,19 +120,22 @@ def _parts(
         run,
         books,
         source=preparation.source,
+        requests=TrainingRequests(sampling=sampling, run_seed=config.seed),
         replicas=replicas,
         scorer=ports.scorer,
         decode=preparation.decode,
-        max_refusal_share=config.rollout.max_refusal_share,
-        max_reward_failure_share=config.reward.max_failure_share,
+        limits=FailureLimits(
+            max_refusal_share=config.rollout.max_refusal_share, max_reward_failure_share=config.reward.max_failure_share
+        ),
     )
     evaluation = Evaluation(
         config.evaluation,
         preparation.held_out,
-        replicas=replicas,
+        desk=RequestDesk(run, books.router, replicas),
         scorer=ports.scorer,
         decode=preparation.decode,
         sampling=sampling,
+        request_timeout_s=config.rollout.request_timeout_s,
         events=run.events,
     )
     pool = config.pool

@@ -11,6 +11,7 @@ from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
 from rlserve.manager.slot_table import SlotState
+from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
 from rlserve.tracking.events import Decision
@@ -81,7 +82,7 @@ class RunDisplay:
             time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self._run.counters.num_steps),
             reward=self._reward,
             kl=self._kl,
-            queue_length=self._router.num_waiting,
+            queue_length=self._router.num_waiting(RequestKind.TRAINING),
             num_train=table.count(SlotState.TRAIN),
             num_rollout=table.count(SlotState.ROLLOUT),
             num_moving=num_moving(self._reallocation),

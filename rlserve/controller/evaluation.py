@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.events import EventBus, HeldOutAnswered
-from rlserve.controller.replicas import Replicas
-from rlserve.engine.requests.request import Request, RequestOutput, SamplingParams
-from rlserve.errors import DeadlineExceededError
+from rlserve.controller.request_desk import RequestDesk
+from rlserve.engine.requests.request import RequestOutput, SamplingParams
 from rlserve.rollout.groups import PromptGroup, ScoredAnswer
+from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.rewards.base import RewardSample
 from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.scoring import AnswerScorer, score_in_groups
@@ -55,19 +55,21 @@ class Evaluation:
         config: EvaluationConfig,
         prompts: Sequence[PromptGroup],
         *,
-        replicas: Replicas,
+        desk: RequestDesk,
         scorer: AnswerScorer,
         decode: Callable[[NDArray[np.int32]], str],
         sampling: SamplingParams,
+        request_timeout_s: float,
         events: EventBus,
     ) -> None:
         """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
         ``reward.timeout_s`` means the same here; the temperature is the evaluation's own."""
         self._config = config
         self._prompts = prompts
-        self._replicas = replicas
+        self._desk = desk
         self._scorer = scorer
         self._decode = decode
+        self._request_timeout_s = request_timeout_s
         self._events = events
         self._num_scored_together = sampling.n
         self._sampling = SamplingParams(
@@ -80,22 +82,12 @@ class Evaluation:
         )
 
     async def score(self, step: int) -> HeldOutScore:
-        """The policy's score with the weights in force.
+        """The score of the policy after ``step`` steps; a replica with older weights is not asked.
 
         What cannot be scored is left out and counted, with one warning; what the reward leaves out (None) is counted
         apart. May be cancelled at any time.
         """
-        requests = [
-            Request(
-                id=f"evaluation/{step}/{prompt.id}", prompt_token_ids=prompt.prompt_token_ids, sampling=self._sampling
-            )
-            for prompt in self._prompts
-        ]
-        try:
-            outputs = await self._replicas.generate(requests)
-        except DeadlineExceededError as error:
-            logger.warning("the held-out prompts were not answered: %s", error)
-            return HeldOutScore(share_right=None, num_failed=len(requests))
+        outputs = await self._desk.answers([self._request(step, *item) for item in enumerate(self._prompts)])
         errors = [
             f"held-out prompt {prompt.id}: {output.error}"
             for prompt, output in zip(self._prompts, outputs, strict=True)
@@ -125,6 +117,16 @@ class Evaluation:
             share_right=num_right / len(rewards) if rewards else None,
             num_failed=len(errors),
             num_left_out=sum(score.value is None and score.error is None for score in scores),
+        )
+
+    def _request(self, step: int, position: int, prompt: PromptGroup) -> RequestSpec:
+        return RequestSpec(
+            id=RequestId(kind=RequestKind.EVALUATION, name=f"{step}/{prompt.id}"),
+            prompt_token_ids=prompt.prompt_token_ids,
+            sampling=self._sampling,
+            position=position,
+            min_version=step,
+            timeout_s=self._request_timeout_s,
         )
 
     def _samples(self, outputs: Sequence[RequestOutput]) -> list[RewardSample]:

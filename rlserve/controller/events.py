@@ -5,9 +5,9 @@
     event               said by                   heard by
     ──────────────────  ────────────────────────  ────────────────────────────────────────────────────────────
     WorkerLost          trainer group, replicas   reallocation: ends it, starts another
-    GroupsStarted       replicas                  rollout loop: ledger pending → running
-    GroupsReturned      replicas                  rollout loop: ledger running → pending
-    OutputReceived      replicas                  rollout loop: to be scored
+    RequestsStarted     replicas                  rollout loop: ledger pending → running
+    RequestsReturned    replicas                  rollout loop: ledger running → pending
+    RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
     GroupsTrained       training loop             answer log
     HeldOutAnswered     evaluation                answer log
     tracking.Record     whoever did it            tracker: the run's files; the display, of a Decision
@@ -26,6 +26,7 @@ from typing import Any, TypeVar
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.manager.policies.base import Role
 from rlserve.rollout.groups import ScoredAnswer, ScoredGroup
+from rlserve.rollout.requests.base import RequestId
 from rlserve.tracking.events import Record
 
 
@@ -44,24 +45,25 @@ class WorkerLost(ControllerEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GroupsStarted(ControllerEvent):
-    """A replica was given prompt groups."""
+class RequestsStarted(ControllerEvent):
+    """A replica was given requests."""
 
-    group_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupsReturned(ControllerEvent):
-    """A replica left or was lost, and these prompt groups wait again."""
-
-    group_ids: tuple[str, ...]
+    ids: tuple[RequestId, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputReceived(ControllerEvent):
-    """A replica finished, or refused, a prompt group."""
+class RequestsReturned(ControllerEvent):
+    """A replica left or was lost, and what it had waits again, as the next attempt of each."""
 
-    slot_id: str
+    ids: tuple[RequestId, ...]
+    """Of the attempts that it had."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestAnswered(ControllerEvent):
+    """A replica finished, or refused, a request that is still waited for; each is answered once."""
+
+    id: RequestId
     output: RequestOutput
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlserve.controller.context import Books
 from rlserve.controller.training_loop import TrainingLoop
+from rlserve.rollout.requests.base import RequestKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class LoadReader:
         """Now."""
         ledger, buffer = self._books.ledger, self._books.buffer
         return Load(
-            num_waiting=self._books.router.num_waiting,
+            num_waiting=self._books.router.num_waiting(RequestKind.TRAINING),
             num_buffered=len(buffer),
             num_in_flight=ledger.num_live - len(buffer),
             trainer_waiting=self._training.waiting,

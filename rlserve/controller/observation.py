@@ -10,6 +10,7 @@ from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.manager.slot_table import SlotState
 from rlserve.rollout.ledger import GroupState
+from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
 
 _SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
@@ -82,7 +83,7 @@ class RolloutMetrics:
             "pool/num_moving": num_moving(self._reallocation),
             "pool/num_dead": table.count(SlotState.DEAD),
             "pool/num_worker_failures": counters.worker_failures,
-            "manager/queue_length": router.num_waiting,
+            "manager/queue_length": router.num_waiting(RequestKind.TRAINING),
             "manager/num_moves_to_train": counters.moves_to_train,
             "manager/num_moves_to_rollout": counters.moves_to_rollout,
             "manager/move_s": self._reallocation.move_s,

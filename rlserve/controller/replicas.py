@@ -2,33 +2,29 @@
 
 ::
 
-    router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► OutputReceived
+    router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► RequestAnswered
                                      ▲
     transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
 
 A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: its
-requests wait again in the router, nothing it might still say is listened to, and ``WorkerLost`` is emitted. Requests
-outside the ledger (held-out scoring) go with the replicas in the same way: whoever has them leaves or is lost, they
-move on.
+requests wait again in the router, nothing it might still say is listened to, and ``WorkerLost`` is emitted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived, WorkerLost
+from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.ports import Fleet
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.errors import (
     ArgumentLostError,
-    DeadlineExceededError,
     RlserveError,
     WeightsRefusedError,
     WorkerFailedError,
@@ -37,6 +33,7 @@ from rlserve.errors import (
 from rlserve.manager.policies.base import Role
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.remote import answer
+from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking.events import WeightEvent
 from rlserve.weights.base import Receipt, Transport
@@ -65,15 +62,6 @@ class _Replica:
     """Tokens that this worker's engine had generated when it joined."""
 
 
-@dataclass(kw_only=True)
-class _DirectRequest:
-    """A request outside the ledger (held-out scoring), with who waits for it."""
-
-    request: Request
-    answer: asyncio.Future[RequestOutput]
-    slot_id: str | None = None
-
-
 class Replicas:
     """Joins, feeds, updates and dismisses replicas."""
 
@@ -100,7 +88,6 @@ class Replicas:
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
         self._replicas: dict[str, _Replica] = {}
-        self._direct: dict[str, _DirectRequest] = {}
         self._retired_tokens = 0
         self._retired_busy_s = 0.0
 
@@ -151,10 +138,10 @@ class Replicas:
             num_tokens_before=first.stats.num_generated_tokens,
         )
         self._replicas[slot_id] = replica
-        self._router.join(slot_id, version=receipt.version, capacity=self._capacity)
+        now = self._run.clock.now()
+        self._router.join(slot_id, version=receipt.version, capacity=self._capacity, time_s=now)
         replica.collecting = self._run.tasks.create_task(self._collect(slot_id))
         self.dispatch()
-        self._spread([entry for entry in self._direct.values() if entry.slot_id is None])
         if receipt.version < self._transport.version:  # one was published while this one was on its way
             await self._update(slot_id)
         if self._replicas.get(slot_id) is not replica:
@@ -196,29 +183,10 @@ class Replicas:
             self._forget(slot_id, None)
 
     def dispatch(self) -> None:
-        """Send waiting prompt groups to replicas with room, one message a replica."""
-        for slot_id, requests in self._router.assign().items():
-            group_ids = tuple(request.id.rpartition("#")[0] for request in requests)
-            self._run.events.emit(GroupsStarted(group_ids=group_ids))
+        """Send waiting requests to replicas with room, one message a replica."""
+        for slot_id, requests in self._router.assign(time_s=self._run.clock.now()).items():
+            self._run.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests)))
             self._submit(slot_id, requests)
-
-    async def generate(self, requests: Sequence[Request]) -> list[RequestOutput]:
-        """Answer requests outside the ledger with whatever replicas there are; survives the loss of any of them.
-
-        Raises:
-            DeadlineExceededError: for rollout.request_timeout_s there was no answer, no replica that had one of the
-                requests made a step, and none of them moved to another.
-        """
-        loop = asyncio.get_running_loop()
-        entries = [_DirectRequest(request=request, answer=loop.create_future()) for request in requests]
-        self._direct.update({entry.request.id: entry for entry in entries})
-        self._spread(entries)
-        try:
-            await self._answered(entries)
-        finally:
-            for entry in entries:
-                self._direct.pop(entry.request.id, None)
-        return [entry.answer.result() for entry in entries]
 
     async def close(self) -> None:
         """Stop listening to all replicas."""
@@ -240,7 +208,7 @@ class Replicas:
                 )
                 self._note_progress(slot_id, replica, collected.stats)
                 for output in collected.outputs:
-                    self._deliver_output(slot_id, output)
+                    self._take_answer(slot_id, output)
                 if collected.closed:
                     return
                 if collected.outputs:
@@ -252,6 +220,8 @@ class Replicas:
         now = self._run.clock.now()
         has_work = stats.num_running + stats.num_waiting > 0
         if stats.num_steps != replica.num_engine_steps or not has_work:
+            if stats.num_steps != replica.num_engine_steps:
+                self._router.note_step(slot_id, time_s=now)
             replica.last_progress_s, replica.num_engine_steps = now, stats.num_steps
         elif now - replica.last_progress_s > self._request_timeout_s:
             raise WorkerLostError(
@@ -260,12 +230,11 @@ class Replicas:
             )
         replica.stats = stats
 
-    def _deliver_output(self, slot_id: str, output: RequestOutput) -> None:
-        direct = self._direct.pop(output.request_id, None)
-        if direct is None:
-            self._run.events.emit(OutputReceived(slot_id=slot_id, output=output))
-        elif not direct.answer.done():
-            direct.answer.set_result(output)
+    def _take_answer(self, slot_id: str, output: RequestOutput) -> None:
+        """Answers that come too late are passed over."""
+        request_id = self._router.finished(slot_id, output)
+        if request_id is not None:
+            self._run.events.emit(RequestAnswered(id=request_id, output=output))
 
     def _submit(self, slot_id: str, requests: list[Request]) -> None:
         replica = self._replicas[slot_id]
@@ -317,39 +286,6 @@ class Replicas:
             self._router.set_version(slot_id, receipt.version)
             self.dispatch()
 
-    async def _answered(self, entries: Sequence[_DirectRequest]) -> None:
-        before, since_s = self._progress_of(entries), self._run.clock.now()
-        while pending := [entry for entry in entries if not entry.answer.done()]:
-            await asyncio.wait([entry.answer for entry in pending], timeout=min(POLL_S, self._request_timeout_s))
-            now, progress = self._run.clock.now(), self._progress_of(entries)
-            if progress != before:
-                before, since_s = progress, now
-            elif now - since_s > self._request_timeout_s:
-                holders = Counter(entry.slot_id or "no replica" for entry in pending)
-                where = ", ".join(f"{count} with {slot_id}" for slot_id, count in sorted(holders.items()))
-                raise DeadlineExceededError(
-                    f"{len(pending)} of {len(entries)} requests outside the training ({pending[0].request.id}, …) made "
-                    f"no progress for rollout.request_timeout_s={self._request_timeout_s:g} s: {where}"
-                )
-
-    def _progress_of(self, entries: Sequence[_DirectRequest]) -> object:
-        """Something else whenever requests got on: an answer, a step of a replica that has one, another replica."""
-        slots = sorted({entry.slot_id for entry in entries if entry.slot_id is not None and not entry.answer.done()})
-        steps = [(slot_id, self._replicas[slot_id].num_engine_steps) for slot_id in slots if slot_id in self._replicas]
-        return sum(entry.answer.done() for entry in entries), steps
-
-    def _spread(self, entries: Sequence[_DirectRequest]) -> None:
-        slots = [slot_id for slot_id, replica in self._replicas.items() if not replica.leaving]
-        if not slots:  # the next replica that joins takes them
-            for entry in entries:
-                entry.slot_id = None
-        for index, slot_id in enumerate(slots):
-            share = entries[index :: len(slots)]
-            for entry in share:
-                entry.slot_id = slot_id
-            if share:
-                self._submit(slot_id, [entry.request for entry in share])
-
     def _lose(self, slot_id: str, replica: _Replica, error: BaseException) -> None:
         if self._replicas.get(slot_id) is not replica:
             return
@@ -365,14 +301,8 @@ class Replicas:
         if replica.stats is not None:
             self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
-        direct_partials = {output.request_id: output for output in partials or () if output.request_id in self._direct}
-        returned = self._router.replica_left(slot_id, partials)
-        self._run.events.emit(GroupsReturned(group_ids=tuple(returned)))
-        orphans = [entry for entry in self._direct.values() if entry.slot_id == slot_id]
-        for entry in orphans:
-            if partial := direct_partials.get(entry.request.id):
-                entry.request = replace(entry.request, resumed=partial.samples)
-        self._spread(orphans)
+        returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.now())
+        self._run.events.emit(RequestsReturned(ids=tuple(returned)))
         self.dispatch()
 
     async def _within(self, call: Any, what: str) -> Any:

@@ -3,7 +3,7 @@
 ::
 
     PromptSource ──admit (while the ledger has room)──► router ──► replicas
-                                                                      │ OutputReceived
+                                                                      │ RequestAnswered
     buffer ◄── reward ◄── scoring queue ◄─────────────────────────────┘
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
@@ -17,18 +17,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.controller.context import Books, RunContext
-from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived
+from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.data import PromptSource
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.rollout.ledger import GroupRecord
+from rlserve.rollout.requests.base import RequestKind
+from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
 from rlserve.rollout.scoring import AnswerScorer
@@ -40,6 +44,15 @@ REWARD_ERROR = "reward_error"
 REWARD_LEFT_OUT = "reward_left_out"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FailureLimits:
+    """Largest shares of the last prompt groups that may fail."""
+
+    max_refusal_share: float
+    """Refused by the engine."""
+    max_reward_failure_share: float
+
+
 class RolloutLoop:
     """Admits prompt groups and scores what comes back."""
 
@@ -49,33 +62,36 @@ class RolloutLoop:
         books: Books,
         *,
         source: PromptSource,
+        requests: TrainingRequests,
         replicas: Replicas,
         scorer: AnswerScorer,
         decode: Callable[[NDArray[np.int32]], str],
-        max_refusal_share: float,
-        max_reward_failure_share: float,
+        limits: FailureLimits,
     ) -> None:
         self._run = run
         self._ledger = books.ledger
         self._router = books.router
         self._buffer = books.buffer
         self._source = source
+        self._requests = requests
         self._replicas = replicas
         self._scorer = scorer
         self._decode = decode
-        self._refusals = FailureShare(max_refusal_share)
-        self._reward_failures = FailureShare(max_reward_failure_share)
+        self._refusals = FailureShare(limits.max_refusal_share)
+        self._reward_failures = FailureShare(limits.max_reward_failure_share)
         self._num_left_out_in_a_row = 0
+        self._asked: dict[str, PromptGroup] = {}
+        """Groups whose answer is not there yet, by id."""
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
-        run.events.subscribe(GroupsStarted, self._note_started)
-        run.events.subscribe(GroupsReturned, self._note_returned)
-        run.events.subscribe(OutputReceived, self._note_output)
+        run.events.subscribe(RequestsStarted, self._note_started)
+        run.events.subscribe(RequestsReturned, self._note_returned)
+        run.events.subscribe(RequestAnswered, self._note_answer)
 
     def readmit(self) -> None:
         """After a resume: give the groups that the ledger restored as pending to the replicas again."""
         for record in self._ledger.live():
             group = self._source.get(record.id, position=record.position)
-            self._router.submit(group, admitted_version=record.admitted_version, attempt=record.attempt)
+            self._submit(group, record)
         self._replicas.dispatch()
 
     async def admit(self, wanted: Callable[[], int]) -> None:
@@ -96,21 +112,26 @@ class RolloutLoop:
         if group.drop_reason is not None:
             self._ledger.drop(group.id, reason=group.drop_reason, time_s=now)
         else:
-            self._router.submit(group, admitted_version=record.admitted_version)
+            self._submit(group, record)
 
-    def _note_started(self, event: GroupsStarted) -> None:
-        for group_id in event.group_ids:
-            self._ledger.start(group_id, time_s=self._run.clock.now())
+    def _submit(self, group: PromptGroup, record: GroupRecord) -> None:
+        self._asked[group.id] = group
+        spec = self._requests.of(group, admitted_version=record.admitted_version, attempt=record.attempt)
+        self._router.submit(spec, time_s=self._run.clock.now())
 
-    def _note_returned(self, event: GroupsReturned) -> None:
-        for group_id in event.group_ids:
-            self._ledger.requeue(group_id, time_s=self._run.clock.now())
+    def _note_started(self, event: RequestsStarted) -> None:
+        for request_id in event.ids:
+            if request_id.kind is RequestKind.TRAINING:
+                self._ledger.start(request_id.name, time_s=self._run.clock.now())
 
-    def _note_output(self, event: OutputReceived) -> None:
-        """Answers that come too late are passed over."""
-        group = self._router.finished(event.slot_id, event.output)
-        if group is not None:
-            self._finished.put_nowait((group, event.output))
+    def _note_returned(self, event: RequestsReturned) -> None:
+        for request_id in event.ids:
+            if request_id.kind is RequestKind.TRAINING:
+                self._ledger.requeue(request_id.name, time_s=self._run.clock.now())
+
+    def _note_answer(self, event: RequestAnswered) -> None:
+        if event.id.kind is RequestKind.TRAINING:
+            self._finished.put_nowait((self._asked.pop(event.id.name), event.output))
 
     async def score(self) -> None:
         """Score finished groups, as many at once as there are workers, and put them into the buffer."""

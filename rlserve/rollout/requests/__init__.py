@@ -1,1 +1,8 @@
-"""Requests to the replicas: which kinds there are, and which replica answers which."""
+"""Requests to the replicas, whoever makes them: what they are called, how urgent they are, which replica answers which.
+
+::
+
+    prompt groups (training) ──┐
+    held-out prompts ──────────┼──► RequestSpec ──► Router ──► engine Request ──► a replica
+    whoever comes later ───────┘
+"""

@@ -1,53 +1,88 @@
-"""The router: which replica generates which prompt group. Pure bookkeeping: no clock, no process, no I/O.
+"""The router: which replica answers which request. Pure bookkeeping: times are the caller's; no process, no I/O.
 
-    submit ──> waiting ──assign──> held by a replica ──finished──> gone (the caller scores it)
+    submit ──> waiting ──assign──> held by a replica ──finished──> gone (the caller has the answer)
                   ^                     │
                   └───replica_left──────┘ with the tokens it had made, where the replica could still hand them over
+    waiting | held ──withdraw | expire──> gone
 
-Replicas are given little ahead of what they compute at once, so that one that leaves loses little and the rest stays
-free for whoever has room. A group starts only on a replica whose weights are at least as new as the policy at its
-admission: with that, no token is older than ``admitted_version``, which the bound on staleness rests on. Resumed
-tokens ask in the same way for a replica that is not older than they are.
+All kinds of requests share the replicas, the more urgent first. Replicas are given little ahead of what they compute at
+once, so that one that leaves loses little and the rest stays free for whoever has room: nothing is added to a replica
+whose samples of the same kind and of more urgent ones would exceed its capacity. What is less urgent takes no room from
+what is more so; the engine lets that go first.
+
+A request starts only on a replica whose weights are as new as it asks for, and resumed tokens ask in the same way for a
+replica that is not older than they are.
+
+A request makes progress when it is submitted, gets to a replica or comes back from one, when the replica that holds it
+makes a step, and, while it waits, when a replica that could take it makes one. Where ``timeout_s`` passes without, it
+expires. One that is held is given twice that: its replica's own deadline is the same, and if the replica is lost the
+request moves on.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Iterable
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
 
-from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
-from rlserve.rollout.groups import PromptGroup
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.rollout.requests.base import URGENCY, RequestId, RequestKind, RequestSpec
 
 MAX_REMEMBERED_PROMPTS = 4096
 """Prompts whose last replica is remembered for its prefix cache; older ones have long left any cache."""
-
-
-def sampling_seed(run_seed: int, group_id: str) -> int:
-    """Seed of a group's random numbers: the same in every process and after every restart of the group. [0, 2**63)"""
-    digest = blake2b(f"{run_seed}/{group_id}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+_URGENCY_STRIDE = 1 << 30
+"""Of the engine's priorities, which are 32-bit numbers: between two urgencies lie all positions."""
+_HELD_PATIENCE = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Entry:
-    """A group in the router."""
+    """A request in the router."""
 
-    group: PromptGroup
+    spec: RequestSpec
+    id: RequestId
+    """Of the attempt under way."""
     min_version: int
-    attempt: int
+    since_s: float
+    """When it came to where it is."""
     resumed: tuple[SampleOutput, ...] = ()
 
-    def num_unfinished(self, num_samples: int) -> int:
+    @property
+    def num_samples(self) -> int:
         """Samples that a replica still has to compute."""
         complete = (FinishReason.STOP, FinishReason.LENGTH)
-        return num_samples - sum(sample.finish_reason in complete for sample in self.resumed)
+        return self.spec.sampling.n - sum(sample.finish_reason in complete for sample in self.resumed)
 
-    def with_partials(self, samples: tuple[SampleOutput, ...]) -> _Entry:
-        """The next attempt, which carries ``samples`` on."""
+    @property
+    def num_tokens(self) -> int:
+        """Prompt and resumed tokens."""
+        return len(self.spec.prompt_token_ids) + sum(len(sample.tokens) for sample in self.resumed)
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """Who goes first."""
+        return -URGENCY[self.id.kind], self.spec.position
+
+    def next_attempt(self, samples: tuple[SampleOutput, ...], *, time_s: float) -> _Entry:
+        """The attempt after this one, which carries ``samples`` on."""
         newest = max((int(sample.tokens.weight_versions.max(initial=0)) for sample in samples), default=0)
-        return replace(self, resumed=samples, min_version=max(self.min_version, newest))
+        return replace(
+            self,
+            id=replace(self.id, attempt=self.id.attempt + 1),
+            min_version=max(self.min_version, newest),
+            since_s=time_s,
+            resumed=samples,
+        )
+
+    def request(self) -> Request:
+        """What the engine is given."""
+        return Request(
+            id=str(self.id),
+            prompt_token_ids=self.spec.prompt_token_ids,
+            sampling=self.spec.sampling,
+            priority=self.spec.position - _URGENCY_STRIDE * URGENCY[self.id.kind],
+            resumed=self.resumed,
+        )
 
 
 @dataclass(kw_only=True)
@@ -55,42 +90,64 @@ class _Replica:
     version: int
     capacity: int
     """Samples that it may hold."""
-    held: dict[str, _Entry] = field(default_factory=dict)
-    """By group id."""
-    num_samples: int = 0
+    progress_s: float
+    """When it last made a step, or joined."""
+    held: dict[RequestId, _Entry] = field(default_factory=dict)
+    """By the id of the first attempt, as everywhere here."""
+    num_samples: Counter[RequestKind] = field(default_factory=Counter)
     """Unfinished samples that it holds."""
     num_tokens: int = 0
     """Prompt and resumed tokens of what it holds: breaks ties between equal numbers of samples."""
     closed: bool = False
     """It is about to leave and gets nothing more."""
 
+    def load(self, kind: RequestKind) -> int:
+        """Samples that go before or beside those of ``kind``."""
+        return sum(number for other, number in self.num_samples.items() if URGENCY[other] >= URGENCY[kind])
+
+    def suits(self, entry: _Entry) -> bool:
+        """Whether it may answer the request at all."""
+        return not self.closed and self.version >= entry.min_version
+
+    def has_room(self, entry: _Entry) -> bool:
+        """A replica with nothing to do has room for a request of any size."""
+        load = self.load(entry.id.kind)
+        return not load or load + entry.num_samples <= self.capacity
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expired:
+    """A request that made no progress for as long as it may, and is no longer in the router."""
+
+    id: RequestId
+    replica_id: str | None
+    """Who has it; None: it waited."""
+    min_version: int
+    """Of the weights that it needs."""
+    waited_s: float
+
 
 class Router:
-    """Hands waiting prompt groups to replicas, least loaded first, and takes them back from replicas that leave."""
+    """Hands waiting requests to replicas, least loaded first, and takes them back from replicas that leave."""
 
-    def __init__(self, *, sampling: SamplingParams, run_seed: int) -> None:
-        """``sampling`` holds for every request; its seed is replaced by the group's own."""
-        self._sampling = sampling
-        self._run_seed = run_seed
-        self._waiting: dict[str, _Entry] = {}
+    def __init__(self) -> None:
+        self._waiting: dict[RequestId, _Entry] = {}
         self._replicas: dict[str, _Replica] = {}
         self._last_replica: OrderedDict[tuple[int, ...], str] = OrderedDict()  # by prompt
 
-    @property
-    def num_waiting(self) -> int:
-        """Groups that no replica has."""
-        return len(self._waiting)
+    def num_waiting(self, kind: RequestKind) -> int:
+        """Requests that no replica has."""
+        return sum(request_id.kind is kind for request_id in self._waiting)
 
-    @property
-    def num_running(self) -> int:
-        """Groups that replicas have."""
-        return sum(len(replica.held) for replica in self._replicas.values())
+    def num_running(self, kind: RequestKind) -> int:
+        """Requests that replicas have."""
+        return sum(request_id.kind is kind for replica in self._replicas.values() for request_id in replica.held)
 
-    def join(self, replica_id: str, *, version: int, capacity: int) -> None:
+    def join(self, replica_id: str, *, version: int, capacity: int, time_s: float) -> None:
         """Add a replica that serves weights of ``version`` and may hold ``capacity`` samples."""
         assert replica_id not in self._replicas, f"replica {replica_id} is already there"
         assert capacity >= 1
-        self._replicas[replica_id] = _Replica(version=version, capacity=capacity)
+        self._replicas[replica_id] = _Replica(version=version, capacity=capacity, progress_s=time_s)
 
     def close(self, replica_id: str) -> None:
         """Give nothing more to a replica that is about to leave; what it has may still finish there."""
@@ -102,125 +159,141 @@ class Router:
         assert version >= replica.version, f"replica {replica_id} went back from version {replica.version} to {version}"
         replica.version = version
 
-    def submit(self, group: PromptGroup, *, admitted_version: int, attempt: int = 0) -> None:
-        """Put a group in the waiting queue. ``attempt`` is the ledger's, above 0 after a resume of the run."""
-        assert not self._has(group.id), f"prompt group {group.id} is already in the router"
-        self._waiting[group.id] = _Entry(group=group, min_version=admitted_version, attempt=attempt)
+    def note_step(self, replica_id: str, *, time_s: float) -> None:
+        """A replica has made a step."""
+        self._replicas[replica_id].progress_s = time_s
 
-    def assign(self) -> dict[str, list[Request]]:
-        """Give waiting groups, the oldest of the data set first, to replicas with room: requests by replica id.
+    def submit(self, spec: RequestSpec, *, time_s: float) -> None:
+        """Put a request in the waiting queue."""
+        key = spec.id.first
+        is_here = key in self._waiting or self._holder(key) is not None
+        assert not is_here, f"request {spec.id} is already in the router"
+        self._waiting[key] = _Entry(spec=spec, id=spec.id, min_version=spec.min_version, since_s=time_s)
+
+    def assign(self, *, time_s: float) -> dict[str, list[Request]]:
+        """Give waiting requests, in their order, to replicas with room: requests by replica id.
 
         A prompt goes back to the replica that had it last, which may still cache it; else to the least loaded one.
         """
         assigned: dict[str, list[Request]] = {}
-        for entry in sorted(self._waiting.values(), key=lambda entry: entry.group.position):
-            if all(replica.num_samples >= replica.capacity for replica in self._replicas.values()):
-                break
+        for entry in sorted(self._waiting.values(), key=lambda entry: entry.order):
+            if all(replica.load(entry.id.kind) >= replica.capacity for replica in self._replicas.values()):
+                break  # nor is there room for anything less urgent
             replica_id = self._choose(entry)
-            if replica_id is None:
-                continue
-            self._hold(replica_id, entry)
-            assigned.setdefault(replica_id, []).append(self._request(entry))
+            if replica_id is not None:
+                self._hold(replica_id, replace(entry, since_s=time_s))
+                assigned.setdefault(replica_id, []).append(entry.request())
         return assigned
 
-    def finished(self, replica_id: str, output: RequestOutput) -> PromptGroup | None:
-        """Take note that a replica is done with a request, and return its group.
+    def finished(self, replica_id: str, output: RequestOutput) -> RequestId | None:
+        """Take note that a replica is done with a request, and return its id.
 
-        Returns None for an answer that came too late: the replica left meanwhile, or the group started over.
+        Returns None for an answer that came too late: the replica left meanwhile, the request started over, or nobody
+        waits for it any more.
         """
-        replica = self._replicas.get(replica_id)
+        replica, request_id = self._replicas.get(replica_id), RequestId.parse(output.request_id)
         if replica is None:
             return None
-        group_id, _, attempt = output.request_id.rpartition("#")
-        entry = replica.held.get(group_id)
-        if entry is None or entry.attempt != int(attempt):
+        entry = replica.held.get(request_id.first)
+        if entry is None or entry.id != request_id:
             return None
-        self._release(replica, group_id)
-        return entry.group
+        self._release(replica, entry)
+        return request_id
 
-    def replica_left(self, replica_id: str, partials: Iterable[RequestOutput] | None = None) -> list[str]:
-        """Remove a replica; all that it had waits again, as the next attempt. Returns the ids of those groups.
+    def replica_left(
+        self, replica_id: str, partials: Iterable[RequestOutput] | None = None, *, time_s: float
+    ) -> list[RequestId]:
+        """Remove a replica; all that it had waits again, as the next attempt. Returns the ids that it had.
 
         With ``partials``, what the replica's ``abort`` returned, the tokens made so far go along. Without (it died),
-        groups go on from what they had before they got there.
+        requests go on from what they had before they got there.
         """
         replica = self._replicas.pop(replica_id)
         samples_by_request = {output.request_id: output.samples for output in partials or ()}
-        for entry in replica.held.values():
-            samples = samples_by_request.get(_request_id(entry), entry.resumed)
-            again = replace(entry.with_partials(samples), attempt=entry.attempt + 1)
-            self._waiting[entry.group.id] = again
+        for key, entry in replica.held.items():
+            samples = samples_by_request.get(str(entry.id), entry.resumed)
+            self._waiting[key] = entry.next_attempt(samples, time_s=time_s)
         self._last_replica = OrderedDict(item for item in self._last_replica.items() if item[1] != replica_id)
-        return list(replica.held)
+        return [entry.id for entry in replica.held.values()]
+
+    def withdraw(self, request_id: RequestId) -> None:
+        """Nobody waits for a request any more; whatever becomes of it is passed over. Nothing if it is not here."""
+        key = request_id.first
+        if self._waiting.pop(key, None) is None and (replica := self._holder(key)) is not None:
+            self._release(replica, replica.held[key])
+
+    def expire(self, *, time_s: float) -> list[Expired]:
+        """Withdraw, and return, what made no progress for its ``timeout_s``."""
+        expired = list(self._overdue(time_s))
+        for found in expired:
+            self.withdraw(found.id)
+        return expired
 
     def check_integrity(self) -> None:
-        """Assert that each group is in one place and that every replica's load is the sum of what it holds."""
-        places = [*self._waiting, *(group_id for replica in self._replicas.values() for group_id in replica.held)]
-        assert len(places) == len(set(places)), f"a prompt group is in two places: {sorted(places)}"
+        """Assert that each request is in one place and that every replica's load is the sum of what it holds."""
+        places = [*self._waiting, *(key for replica in self._replicas.values() for key in replica.held)]
+        assert len(places) == len(set(places)), f"a request is in two places: {sorted(map(str, places))}"
         for replica_id, replica in self._replicas.items():
             held = replica.held.values()
-            num_samples = sum(entry.num_unfinished(self._sampling.n) for entry in held)
-            assert replica.num_samples == num_samples, f"replica {replica_id}: {replica.num_samples} != {num_samples}"
-            assert replica.num_tokens == sum(map(_num_tokens, held))
-            assert num_samples <= replica.capacity or len(held) == 1, f"replica {replica_id} is over its capacity"
+            num_samples: Counter[RequestKind] = Counter()
             for entry in held:
-                assert replica.version >= entry.min_version, f"{entry.group.id} is on {replica_id}, which is too old"
+                num_samples[entry.id.kind] += entry.num_samples
+                assert replica.version >= entry.min_version, f"{entry.id} is on {replica_id}, which is too old"
+            assert replica.num_samples == num_samples, f"replica {replica_id}: {replica.num_samples} != {num_samples}"
+            assert replica.num_tokens == sum(entry.num_tokens for entry in held)
+            for kind, number in num_samples.items():
+                is_alone = sum(entry.id.kind is kind for entry in held) == 1
+                assert number <= replica.capacity or is_alone, f"replica {replica_id} is over its capacity of {kind}"
 
-    def _has(self, group_id: str) -> bool:
-        return group_id in self._waiting or any(group_id in replica.held for replica in self._replicas.values())
+    def _holder(self, key: RequestId) -> _Replica | None:
+        return next((replica for replica in self._replicas.values() if key in replica.held), None)
 
     def _choose(self, entry: _Entry) -> str | None:
-        """The replica that should get ``entry`` now, or None. One that is idle has room for a group of any size."""
-        num_samples = entry.num_unfinished(self._sampling.n)
+        """The replica that should get ``entry`` now, or None."""
         fitting = {
             replica_id: replica
             for replica_id, replica in self._replicas.items()
-            if not replica.closed
-            and replica.version >= entry.min_version
-            and (replica.num_samples + num_samples <= replica.capacity or not replica.held)
+            if replica.suits(entry) and replica.has_room(entry)
         }
-        last = self._last_replica.get(entry.group.prompt_token_ids)
+        last = self._last_replica.get(entry.spec.prompt_token_ids)
         if last in fitting:
             return last
         return min(
             fitting,
             key=lambda replica_id: (
-                fitting[replica_id].num_samples / fitting[replica_id].capacity,
+                fitting[replica_id].load(entry.id.kind) / fitting[replica_id].capacity,
                 fitting[replica_id].num_tokens,
             ),
             default=None,
         )
 
     def _hold(self, replica_id: str, entry: _Entry) -> None:
-        replica = self._replicas[replica_id]
-        del self._waiting[entry.group.id]
-        replica.held[entry.group.id] = entry
-        replica.num_samples += entry.num_unfinished(self._sampling.n)
-        replica.num_tokens += _num_tokens(entry)
-        self._last_replica[entry.group.prompt_token_ids] = replica_id
-        self._last_replica.move_to_end(entry.group.prompt_token_ids)
+        replica, key, prompt = self._replicas[replica_id], entry.id.first, entry.spec.prompt_token_ids
+        del self._waiting[key]
+        replica.held[key] = entry
+        replica.num_samples[entry.id.kind] += entry.num_samples
+        replica.num_tokens += entry.num_tokens
+        self._last_replica[prompt] = replica_id
+        self._last_replica.move_to_end(prompt)
         if len(self._last_replica) > MAX_REMEMBERED_PROMPTS:
             self._last_replica.popitem(last=False)
 
-    def _release(self, replica: _Replica, group_id: str) -> None:
-        entry = replica.held.pop(group_id)
-        replica.num_samples -= entry.num_unfinished(self._sampling.n)
-        replica.num_tokens -= _num_tokens(entry)
+    def _release(self, replica: _Replica, entry: _Entry) -> None:
+        del replica.held[entry.id.first]
+        replica.num_samples[entry.id.kind] -= entry.num_samples
+        replica.num_tokens -= entry.num_tokens
 
-    def _request(self, entry: _Entry) -> Request:
-        sampling = replace(self._sampling, seed=sampling_seed(self._run_seed, entry.group.id))
-        return Request(
-            id=_request_id(entry),
-            prompt_token_ids=entry.group.prompt_token_ids,
-            sampling=sampling,
-            priority=entry.group.position,
-            resumed=entry.resumed,
-        )
+    def _overdue(self, time_s: float) -> Iterator[Expired]:
+        for entry in self._waiting.values():
+            steps_s = (replica.progress_s for replica in self._replicas.values() if replica.suits(entry))
+            yield from _expired(entry, None, max(steps_s, default=entry.since_s), time_s)
+        for replica_id, replica in self._replicas.items():
+            for entry in replica.held.values():
+                yield from _expired(entry, replica_id, replica.progress_s, time_s)
 
 
-def _request_id(entry: _Entry) -> str:
-    return f"{entry.group.id}#{entry.attempt}"
-
-
-def _num_tokens(entry: _Entry) -> int:
-    return len(entry.group.prompt_token_ids) + sum(len(sample.tokens) for sample in entry.resumed)
+def _expired(entry: _Entry, replica_id: str | None, step_s: float, time_s: float) -> Iterator[Expired]:
+    """The entry, if it is overdue; ``step_s`` is when a replica last made a step for it."""
+    waited_s, timeout_s = time_s - max(entry.since_s, step_s), entry.spec.timeout_s
+    if timeout_s is not None and waited_s > timeout_s * (1 if replica_id is None else _HELD_PATIENCE):
+        yield Expired(id=entry.id, replica_id=replica_id, min_version=entry.min_version, waited_s=waited_s)

@@ -18,13 +18,16 @@ from controller_fakes import (
     unfinished,
 )
 
-from rlserve.controller.events import GroupsReturned, GroupsStarted, OutputReceived, WorkerLost
+from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.requests.request import Request, SamplingParams
-from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
+from rlserve.controller.request_desk import RequestDesk
+from rlserve.engine.requests.request import RequestOutput, SamplingParams
+from rlserve.errors import WeightsRefusedError, WorkerFailedError
 from rlserve.manager.policies.base import Role
 from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router
+from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import WeightEvent
 
 
@@ -33,15 +36,14 @@ class Setting:
 
     def __init__(self, tasks: asyncio.TaskGroup, *slot_ids: str, request_timeout_s: float = 5.0) -> None:
         self.fleet = FakeFleet(slot_ids, FakeReplica)
-        self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
+        self.router = Router()
         self.transport = FakeTransport()
         self.clock = FakeClock(0.0)
         self.context = run_context(tasks, self.clock)
         events = self.context.events
-        self.outputs: list[str] = []
-        events.subscribe(OutputReceived, self._note_output)
-        self.started = recorded(events, GroupsStarted)
-        self.returned = recorded(events, GroupsReturned)
+        self.answers = recorded(events, RequestAnswered)
+        self.started = recorded(events, RequestsStarted)
+        self.returned = recorded(events, RequestsReturned)
         self.losses = recorded(events, WorkerLost)
         self.deliveries = recorded(events, WeightEvent)
         self.published_again: list[int] = []
@@ -56,6 +58,12 @@ class Setting:
             switch_timeout_s=5.0,
             request_timeout_s=request_timeout_s,
         )
+        self.desk = RequestDesk(self.context, self.router, self.replicas)
+        self.request_timeout_s = request_timeout_s
+
+    @property
+    def outputs(self) -> list[str]:
+        return [event.id.name for event in self.answers]
 
     @property
     def lost(self) -> list[str]:
@@ -81,13 +89,27 @@ class Setting:
             group = PromptGroup(
                 id=group_id, position=position, row=position, prompt_text="", prompt_token_ids=(position,), answer=None
             )
-            self.router.submit(group, admitted_version=0)
+            requests = TrainingRequests(sampling=SamplingParams(n=1), run_seed=0)
+            self.router.submit(requests.of(group, admitted_version=0), time_s=self.clock.now())
         self.replicas.dispatch()
 
-    def _note_output(self, event: OutputReceived) -> None:
-        group = self.router.finished(event.slot_id, event.output)
-        if group is not None:
-            self.outputs.append(group.id)
+    def ask(self, *names: str) -> asyncio.Task[list[RequestOutput]]:
+        """Requests outside the ledger."""
+        specs = [
+            RequestSpec(
+                id=RequestId(kind=RequestKind.EVALUATION, name=name),
+                prompt_token_ids=(1,),
+                sampling=SamplingParams(),
+                position=position,
+                timeout_s=self.request_timeout_s,
+            )
+            for position, name in enumerate(names)
+        ]
+        return asyncio.create_task(self.desk.answers(specs))
+
+
+def training_id(group_id: str) -> RequestId:
+    return RequestId(kind=RequestKind.TRAINING, name=group_id)
 
 
 def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, request_timeout_s: float = 5.0) -> None:
@@ -102,10 +124,6 @@ def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, request_
     asyncio.run(whole())
 
 
-def direct_requests(*ids: str) -> list[Request]:
-    return [Request(id=name, prompt_token_ids=(1,), sampling=SamplingParams()) for name in ids]
-
-
 def test_a_replica_serves_only_with_the_newest_weights() -> None:
     async def scenario(setting: Setting) -> None:
         setting.submit("0:0")
@@ -113,7 +131,7 @@ def test_a_replica_serves_only_with_the_newest_weights() -> None:
         await settled()
         methods = [method for _, method in setting.fleet.log]
         assert methods == ["start_rollout", "load_weights", "submit"]
-        assert [event.group_ids for event in setting.started] == [("0:0",)]
+        assert [event.ids for event in setting.started] == [(training_id("0:0"),)]
 
     run(scenario, "a")
 
@@ -157,20 +175,22 @@ def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
         setting.submit("0:0", "0:1")
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        answer = setting.ask("x")
         await settled()
         await setting.replicas.join("b")
         await setting.replicas.leave("a")
         await settled()
         taken = setting.worker("b").held
-        assert sorted(taken) == ["0:0#1", "0:1#1", "evaluation"]
+        assert sorted(taken) == ["evaluation/x#1", "training/0:0#1", "training/0:1#1"]
         assert all(request.resumed[0].token_ids == (7,) for request in taken.values())
-        assert [event.group_ids for event in setting.returned] == [("0:0", "0:1")]
+        assert [set(event.ids) for event in setting.returned] == [
+            {training_id("0:0"), training_id("0:1"), RequestId(kind=RequestKind.EVALUATION, name="x")}
+        ]
         for request_id in list(taken):
             setting.worker("b").finish(request_id)
         await answer
         await settled()
-        assert sorted(setting.outputs) == ["0:0", "0:1"]
+        assert sorted(setting.outputs) == ["0:0", "0:1", "x"]
         assert setting.fleet.log[-1][0] == "b"
         setting.router.check_integrity()
 
@@ -181,27 +201,27 @@ def test_what_a_lost_replica_had_starts_over_elsewhere() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
         setting.submit("0:0")
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        answer = setting.ask("x")
         await settled()
         await setting.replicas.join("b")
         setting.worker("a").kill()
         await settled()
         assert setting.lost == ["a"]
-        assert sorted(setting.worker("b").held) == ["0:0#1", "evaluation"]
-        setting.worker("b").finish("evaluation")
+        assert sorted(setting.worker("b").held) == ["evaluation/x#1", "training/0:0#1"]
+        setting.worker("b").finish("evaluation/x#1")
         (output,) = await answer
-        assert output.request_id == "evaluation"
+        assert output.request_id == "evaluation/x#1"
 
     run(scenario, "a", "b")
 
 
 def test_requests_wait_while_there_is_no_replica() -> None:
     async def scenario(setting: Setting) -> None:
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        answer = setting.ask("x")
         await settled()
         await setting.replicas.join("a")
         await settled()
-        setting.worker("a").finish("evaluation")
+        setting.worker("a").finish("evaluation/x#0")
         await answer
 
     run(scenario, "a")
@@ -212,11 +232,11 @@ def test_an_answer_that_comes_too_late_is_passed_over() -> None:
         await setting.replicas.join("a")
         setting.submit("0:0")
         await settled()
-        setting.worker("a").finish("0:0#0")
+        setting.worker("a").finish("training/0:0#0")
         await settled()
         worker = setting.worker("a")
-        worker.held["0:0#0"] = None
-        worker.finish("0:0#0")
+        worker.held["training/0:0#0"] = None
+        worker.finish("training/0:0#0")
         await settled()
         assert setting.outputs == ["0:0"]
 
@@ -251,7 +271,7 @@ def test_nothing_is_given_to_a_replica_that_leaves() -> None:
         leaving = asyncio.create_task(setting.replicas.leave("a"))
         await settled()
         setting.submit("0:0")
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        answer = setting.ask("x")
         await settled()
         assert worker.held == {}
         worker.closed = True
@@ -260,7 +280,7 @@ def test_nothing_is_given_to_a_replica_that_leaves() -> None:
         await leaving
         await setting.replicas.join("b")
         await settled()
-        setting.worker("b").finish("evaluation")
+        setting.worker("b").finish("evaluation/x#0")
         await answer
         assert setting.lost == []
 
@@ -335,26 +355,50 @@ def test_a_replica_that_stands_still_at_the_last_version_is_lost_by_name_and_the
             await setting.replicas.broadcast()
         assert setting.lost == ["b"]
         assert "the replica on b" in str(setting.losses[0].error)
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation")))
+        answer = setting.ask("x")
         await settled()
-        setting.worker("a").finish("evaluation")
+        setting.worker("a").finish("evaluation/x#0")
         assert len(await answer) == 1
 
     run(scenario, "a", "b")
 
 
-@pytest.mark.parametrize("slot_ids", [("a",), ()])
-def test_requests_outside_the_ledger_that_do_not_get_on_have_a_deadline(slot_ids: tuple[str, ...]) -> None:
+def test_requests_outside_the_ledger_that_do_not_get_on_end_with_where_they_are() -> None:
     async def scenario(setting: Setting) -> None:
-        for slot_id in slot_ids:
-            await setting.replicas.join(slot_id)
-        setting.clock.now_s = 1.0
-        answer = asyncio.create_task(setting.replicas.generate(direct_requests("evaluation/0", "evaluation/1")))
+        waiting = setting.ask("0", "1")
         await settled()
-        setting.clock.now_s = 2.0
-        where = "with a" if slot_ids else "with no replica"
-        with pytest.raises(DeadlineExceededError, match=rf"2 of 2 requests .*request_timeout_s=0.01 s: 2 {where}"):
-            await answer
-        assert not await setting.replicas.generate([])
+        setting.clock.now_s = 6.0
+        errors = [output.error for output in await waiting]
+        where = "waiting for a replica with version 0 of the weights or a newer one"
+        assert errors == [f"no progress for 6 s (rollout.request_timeout_s), {where}"] * 2
+        await setting.replicas.join("a")
+        held = setting.ask("0", "1")
+        await settled()
+        setting.worker("a").finish("evaluation/0#0")
+        await settled()
+        setting.clock.now_s = 18.0
+        answered, stuck = await held
+        assert (answered.error, stuck.error) == (None, "no progress for 12 s (rollout.request_timeout_s), with a")
+        assert await setting.desk.answers([]) == []
+        setting.router.check_integrity()
 
-    run(scenario, *slot_ids, request_timeout_s=0.01)
+    run(scenario, "a")
+
+
+def test_requests_of_whoever_is_cancelled_are_taken_back() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        asked = setting.ask(*"01234567")
+        await settled()
+        assert setting.router.num_waiting(RequestKind.EVALUATION) == 4
+        asked.cancel()
+        await settled()
+        assert setting.router.num_waiting(RequestKind.EVALUATION) == 0
+        setting.submit("0:0")
+        await settled()
+        assert "training/0:0#0" in setting.worker("a").held
+        setting.worker("a").finish("evaluation/0#0")
+        await settled()
+        assert setting.answers == []
+
+    run(scenario, "a")

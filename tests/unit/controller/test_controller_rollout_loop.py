@@ -11,15 +11,17 @@ from controller_fakes import output, run_context, settled, until
 
 from rlserve.controller.context import Books
 from rlserve.controller.controller import first_error
-from rlserve.controller.events import EventBus, GroupsStarted, OutputReceived
-from rlserve.controller.rollout_loop import RolloutLoop
+from rlserve.controller.events import EventBus, RequestAnswered, RequestsStarted
+from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import WINDOW
 from rlserve.rollout.groups import PromptGroup, mean_reward_parts
 from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
+from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
 
 
@@ -67,11 +69,11 @@ class FakeReplicas:
         self.router = router
         self.events = events
         self.held: list[str] = []
-        router.join("r0", version=0, capacity=100)
+        router.join("r0", version=0, capacity=100, time_s=0.0)
 
     def dispatch(self) -> None:
-        for requests in self.router.assign().values():
-            self.events.emit(GroupsStarted(group_ids=tuple(request.id.rpartition("#")[0] for request in requests)))
+        for requests in self.router.assign(time_s=0.0).values():
+            self.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests)))
             self.held += [request.id for request in requests]
 
 
@@ -80,7 +82,7 @@ class Setting:
 
     def __init__(self) -> None:
         self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
-        self.router = Router(sampling=SamplingParams(n=1), run_seed=0)
+        self.router = Router()
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=2)
         self.scorer = FakeScorer()
         self.context = run_context()
@@ -91,19 +93,21 @@ class Setting:
             self.context,
             Books(ledger=self.ledger, buffer=self.buffer, router=self.router),
             source=source,
+            requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0),
             replicas=fakes.replicas,
             scorer=fakes.scorer,
             decode=str,
-            max_refusal_share=2 / WINDOW,
-            max_reward_failure_share=2 / WINDOW,
+            limits=FailureLimits(max_refusal_share=2 / WINDOW, max_reward_failure_share=2 / WINDOW),
         )
 
     def finish_all(self, error: str | None = None) -> None:
         held, self.replicas.held = self.replicas.held, []
         for request_id in held:
-            found = RequestOutput(request_id=request_id, samples=(), error=error)
-            answer = output(request_id, FinishReason.STOP) if error is None else found
-            self.context.events.emit(OutputReceived(slot_id="r0", output=answer))
+            refusal = RequestOutput(request_id=request_id, samples=(), error=error)
+            answer = output(request_id, FinishReason.STOP) if error is None else refusal
+            found_id = self.router.finished("r0", answer)
+            assert found_id is not None
+            self.context.events.emit(RequestAnswered(id=found_id, output=answer))
 
     async def keep_failing(self, error: str | None) -> None:
         while True:
@@ -247,4 +251,4 @@ def test_what_a_checkpoint_left_live_is_given_to_the_replicas_again() -> None:
     setting.ledger.restore(before.ledger.snapshot(), current_version=5, time_s=0.0)
     setting.router.set_version("r0", 5)
     setting.loop.readmit()
-    assert setting.replicas.held == ["0:0#1"]
+    assert setting.replicas.held == ["training/0:0#1"]

@@ -13,7 +13,6 @@ from controller_fakes import run_context, settled
 from rlserve.controller.context import Books
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard
-from rlserve.engine.requests.request import SamplingParams
 from rlserve.errors import DeadlineExceededError
 from rlserve.manager.slot_table import SlotTable
 from rlserve.rollout.buffer import SampleBuffer
@@ -59,7 +58,7 @@ class Setting:
             Books(
                 ledger=self.ledger,
                 buffer=SampleBuffer(self.ledger, prompts_per_step=1),
-                router=Router(sampling=SamplingParams(), run_seed=0),
+                router=Router(),
             ),
             fakes.training,
             fakes.replicas,
