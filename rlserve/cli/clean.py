@@ -21,15 +21,16 @@ from rlserve.cache_folder import cache_folder
 from rlserve.errors import UserError
 from rlserve.launch.connect.ray_folder import PREFIX as RAY_PREFIX
 from rlserve.native.folder import kernels_folder
+from rlserve.pool.fork_server import PREFIX as FORK_PREFIX
 from rlserve.tasks.cache import try_lock
 
 Kind = Literal["models", "kernels", "temporary"]
 KINDS: dict[Kind, str] = {
     "models": "the built-in models and their data: made anew in about a minute",
     "kernels": "compiled kernels of the engine: compiled anew in about half a minute",
-    "temporary": "folders of Ray and of trials that runs left when they were killed",
+    "temporary": "folders of Ray, of workers and of trials that runs left when they were killed",
 }
-TEMPORARY_PREFIXES = (RAY_PREFIX, "rlserve-probe-")
+TEMPORARY_PREFIXES = (RAY_PREFIX, FORK_PREFIX, "rlserve-probe-")
 MIN_AGE_S = 600.0
 """Of a temporary folder: the processes of a younger one may still be starting."""
 _ENTRY = re.compile(r"[a-z]+-(?:model|data)-[0-9a-f]{16}(?:\.partial)?")

@@ -34,6 +34,8 @@ WORKER_MODULES = (
     "rlserve.weights.snapshot",
 )
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
+PREFIX = "rlserve-fork-"
+"""Of the name of the socket's folder."""
 
 
 class ForkServer:
@@ -43,18 +45,18 @@ class ForkServer:
         self, num_threads: int, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True
     ) -> None:
         """``num_threads`` is that of every worker: OpenMP reads it once, when it is loaded."""
-        self._folder = Path(tempfile.mkdtemp(prefix="rlserve-fork-", dir="/tmp"))  # short: a socket's path is limited
+        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # short: a socket's path is limited
         self._socket = self._folder / "socket"
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self._socket))
             server.listen()  # here, so that clients can wait before the server is up
             self._process = self._start(server, thread_environment(num_threads), modules, compile_kernels)
 
-    @staticmethod
     def _start(
-        server: socket.socket, environment: Mapping[str, str], modules: Sequence[str], compile_kernels: bool
+        self, server: socket.socket, environment: Mapping[str, str], modules: Sequence[str], compile_kernels: bool
     ) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "rlserve.pool.fork_server.server", str(server.fileno()), *modules]
+        command = [sys.executable, "-m", "rlserve.pool.fork_server.server"]
+        command += [str(server.fileno()), str(self._socket), *modules]
         return subprocess.Popen(
             [*command, "--compile-kernels"] if compile_kernels else command,
             env={**os.environ, **environment},

@@ -1,4 +1,4 @@
-"""``python -m rlserve.pool.fork_server.server SOCKET MODULE...``: import the modules, then fork on demand."""
+"""``python -m rlserve.pool.fork_server.server SOCKET PATH MODULE...``: import the modules, then fork on demand."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def main() -> None:
     """Serve until killed."""
     parser = argparse.ArgumentParser(prog="python -m rlserve.pool.fork_server.server", description=__doc__)
     parser.add_argument("socket", type=int, help="file descriptor of a socket that listens")
+    parser.add_argument("path", help="of the socket, not used here: it tells rlserve clean that the folder is in use")
     parser.add_argument("modules", nargs="*")
     parser.add_argument(
         "--compile-kernels", action="store_true", help="have the CPU kernels ready for the first worker"

@@ -15,6 +15,7 @@ from rlserve.cli import clean, main
 from rlserve.cli.clean import size
 
 MODEL = "addition-model-0123456789abcdef"
+LEFT = ("rlserve-fork-left", "rlserve-probe-left", "rlserve-ray-left")
 
 
 class Terminal(io.StringIO):
@@ -37,7 +38,7 @@ def home(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (place / "cache" / name / "file").write_bytes(b"x" * 1500)
     (place / "native").mkdir()
     (place / "native/kernels-abc.so").write_bytes(b"x" * 10)
-    for name in ("rlserve-ray-left", "rlserve-ray-inuse", "rlserve-probe-left", "ray", "rlserve-ray-young"):
+    for name in (*LEFT, "rlserve-ray-inuse", "ray", "rlserve-ray-young"):
         folder = place / "tmp" / name
         folder.mkdir(parents=True)
         if not name.endswith("young"):
@@ -56,8 +57,7 @@ def test_what_is_ours_and_not_in_use_is_listed(home: Path, capsys: pytest.Captur
         MODEL,
         "addition-model-fedcba9876543210.partial",
         "kernels-abc.so",
-        "rlserve-probe-left",
-        "rlserve-ray-left",
+        *LEFT,
     ]
     assert listed(capsys, "kernels") == ["kernels-abc.so"]
     assert (home / "cache" / MODEL).is_dir(), "listing removes nothing"
@@ -66,7 +66,7 @@ def test_what_is_ours_and_not_in_use_is_listed(home: Path, capsys: pytest.Captur
 def test_yes_removes_it_and_nothing_else(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     finished_run(home / "runs", "r")
     assert main(["clean", "--yes"]) == 0
-    assert "removed 6 of 6, 4.5 kB in all" in capsys.readouterr().out
+    assert "removed 7 of 7, 4.5 kB in all" in capsys.readouterr().out
     assert [path.name for path in (home / "cache").iterdir()] == ["my-own-model"]
     assert sorted(path.name for path in (home / "tmp").iterdir()) == ["ray", "rlserve-ray-inuse", "rlserve-ray-young"]
     assert (home / "runs/r/metrics.jsonl").is_file()
@@ -111,7 +111,7 @@ def test_a_run_that_goes_on_keeps_its_model_and_kernels(
     home: Path, command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(clean, "running_commands", lambda: [command])
-    assert listed(capsys) == ["rlserve-probe-left", "rlserve-ray-inuse", "rlserve-ray-left"]
+    assert listed(capsys) == sorted([*LEFT, "rlserve-ray-inuse"])
 
 
 def test_an_unknown_kind(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rlserve.cli.clean import is_left_behind
 from rlserve.pool.fork_server import WORKER_MODULES, ForkServer
 
 SCRIPT = """
@@ -50,6 +52,10 @@ def test_a_worker_has_arguments_environment_folder_streams_and_imports(server: F
     assert output == str(expected).replace("'", '"').replace("True", "true") + "\n"
     assert errors == "warned"
     assert client.returncode == 0
+    # The list of processes says that the socket's folder is in use.
+    folder = Path(shlex.split(server.worker_python)[-1]).parent
+    assert not is_left_behind(folder, [" ".join(process.cmdline())], now=lambda: 1e12)
+    assert is_left_behind(folder, [], now=lambda: 1e12)
 
 
 def test_workers_end_with_the_server(tmp_path: Path) -> None:
