@@ -91,6 +91,10 @@ class WorkerLostError(WorkerFailedError):
     """A worker process is gone, or is as good as gone: it did not answer before the deadline."""
 
 
+class StateLostError(WorkerFailedError):
+    """No trainer is left that holds some part of the state: a run continues from its last checkpoint."""
+
+
 class ArgumentLostError(RlserveError, LookupError):
     """What was to be handed to a worker is gone with the node that held it; the worker itself may be well."""
 

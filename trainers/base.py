@@ -27,15 +27,29 @@ class Membership(RankPlace):
 
     generation: int
     """Counts the groups of a run, so that a late member of an old group cannot join a new one."""
+    num_leaving: int = 0
+    """The last ranks that only hand over what no other rank holds, to leave afterwards."""
+    gang_size: int = 1
+    """Consecutive ranks that come, leave and are lost together: the second holder of what a rank holds is in another
+    gang, where there is one."""
 
 
 class Trainer(ABC):
-    """Steps a policy on batches, as one rank of a group that can change at step boundaries."""
+    """Steps a policy on batches, as one rank of a group that can change at step boundaries.
+
+    Every rank has all weights. The optimizer's state is cut into shards, and each shard is held by two ranks, so that
+    nothing is lost with any one rank.
+    """
 
     @property
     @abstractmethod
     def num_steps(self) -> int:
         """Steps taken since the initial weights: the version of the weights that this trainer holds."""
+
+    @property
+    @abstractmethod
+    def last_metrics(self) -> dict[str, float]:
+        """Of the last completed step; none before the first, and after ``load_state``."""
 
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:
@@ -48,14 +62,9 @@ class Trainer(ABC):
             NonFiniteLossError: on all ranks; the loss or the gradient is not finite, or no sample is; nothing of the
                 step stays applied.
             UserError: this rank ran out of memory; the message names what to lower.
-            WorkerFailedError: a rank died or did not answer in time. The group is broken: ``rollback``, then
-                ``resize`` into a new one (or ``leave``).
+            WorkerFailedError: a rank died or did not answer in time. The group is broken: ``resize`` into a new one,
+                which takes the step back or completes it, or ``leave``.
         """
-
-    @abstractmethod
-    def rollback(self) -> None:
-        """Take the last step back: weights, optimizer and step counter as they were before it (or do nothing
-        if no step was begun since the last rollback). For survivors of a step that a lost rank broke off."""
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
@@ -66,16 +75,21 @@ class Trainer(ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer."""
+        """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer. Rank 0
+        writes; on other ranks nothing happens."""
 
     @abstractmethod
     def resize(self, membership: Membership) -> None:
-        """Join the group of ``membership`` and leave any other. Rank 0 must hold the current state; every other
-        rank receives weights, optimizer state and step counter from it, in memory.
+        """Join the group of ``membership`` and leave any other. All ranks call this together; newcomers receive the
+        state in memory, from all who hold it, and everybody sends what has a new holder.
+
+        A step that a lost rank broke off is settled on all ranks alike: it is completed where a survivor has completed
+        it, and taken back otherwise, which ``num_steps`` tells.
 
         Raises:
             DeadlineExceededError: not all members came in time; the message names who is missing.
             WorkerFailedError: a member came and was lost again.
+            StateLostError: no member holds some part of the state.
         """
 
     @abstractmethod
@@ -84,14 +98,25 @@ class Trainer(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that a checkpoint needs, as named tensors: policy, critic, optimizer, counters, reference.
+        """Everything that a checkpoint needs, as named tensors: policy, critic, optimizer, counters, reference. All
+        ranks call this together, and each gets all of it.
 
-        Views: the next step changes them.
+        Views, as far as this rank holds a tensor: the next step changes them.
+        """
+
+    @abstractmethod
+    def save_state(self, path: Path) -> None:
+        """Write what ``state`` returns as one safetensors file, a tensor at a time. All ranks call this together, and
+        rank 0 writes.
+
+        Raises:
+            OSError: on rank 0; the file cannot be written. The group is whole.
         """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restore what ``state`` returned, bit for bit.
+        """Restore what ``state`` returned, bit for bit, on any number of ranks; each takes its own part. All ranks of a
+        group call this.
 
         Raises:
             WeightsRefusedError: names, shapes or types do not fit; nothing was changed.

@@ -58,46 +58,52 @@ class TokenColumns:
 
 
 class TrainingStep:
-    """One object serves one batch. Changes the backend's state, which remembers how it was before the first update."""
+    """One object serves one batch."""
 
-    def __init__(self, algorithm: Algorithm, backend: Backend, *, batch: Batch, seed: int) -> None:
+    def __init__(self, algorithm: Algorithm, backend: Backend, *, batch: Batch, num_left_out: int, seed: int) -> None:
+        """``num_left_out`` samples are not in the batch, which is a metric."""
         self._algorithm = algorithm
         self._backend = backend
         self._batch = batch
+        self._num_left_out = num_left_out
         self._seed = seed
 
     def run(self) -> dict[str, float]:
-        """Update the policy (and the critic); return the metrics. The state is remembered right before the first
-        update and no sooner: until then gradients take the memory.
+        """Update the policy (and the critic); return the metrics.
 
         Raises:
             NonFiniteLossError: on every rank alike. Earlier updates of the step may have been applied.
         """
         batch, num_steps = self._batch, self._backend.num_steps
+        self._backend.begin_step()
         scores = self._backend.score(batch, self._wanted())
         credit = self._algorithm.credit(_experience(batch, scores))
         columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
         raw_log_probs = scores.raw_log_probs
-        for samples in self._mini_batches():
-            gradient, update = self._gradient(columns, samples)
+        mini_batches = self._mini_batches()
+        for number, samples in enumerate(mini_batches, 1):
+            is_last = number == len(mini_batches)
+            gradient, update = self._gradient(columns, samples, completes_step=is_last)
             self._check_finite(update)
-            if not updates:
-                self._backend.remember()
-            self._backend.update()
             updates.append(update)
             if raw_log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
                 raw_log_probs = np.empty(batch.num_response_tokens, dtype=np.float32)
                 raw_log_probs[gradient.tokens] = gradient.policy.raw_log_probs.cpu().numpy()
+            if not is_last:
+                self._backend.update()
         assert raw_log_probs is not None
-        return {
+        found = {
             **metrics.batch_metrics(batch, num_steps),
             **metrics.credit_metrics(batch, credit, scores),
             **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
             **metrics.reference_metrics(scores),
             **metrics.average(updates),
+            "training/num_nonfinite_samples": float(self._num_left_out),
         }
+        self._backend.complete_step(found)
+        return found
 
     def _mini_batches(self) -> list[NDArray[np.int64]]:
         return [
@@ -140,10 +146,14 @@ class TrainingStep:
             returns=column_if_any(credit.returns),
         )
 
-    def _gradient(self, columns: TokenColumns, samples: NDArray[np.int64]) -> tuple[Gradient, dict[str, float]]:
+    def _gradient(
+        self, columns: TokenColumns, samples: NDArray[np.int64], *, completes_step: bool
+    ) -> tuple[Gradient, dict[str, float]]:
         """The gradient of one mini-batch, and the update's metrics."""
         objective = MiniBatchObjective(self._algorithm, columns, self._batch, samples)
-        gradient = self._backend.compute_gradient(self._batch, samples, objective.losses())
+        gradient = self._backend.compute_gradient(
+            self._batch, samples, objective.losses(), completes_step=completes_step
+        )
         update = objective.metrics(gradient)
         for network, prefix in _PREFIXES.items():
             if network in gradient.norms:

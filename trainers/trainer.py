@@ -33,13 +33,17 @@ class ElasticTrainer(Trainer):
     def num_steps(self) -> int:
         return self._backend.num_steps
 
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        return self._backend.last_metrics
+
     def step(self, batch: Batch) -> dict[str, float]:
-        self._backend.forget()
         batch, num_left_out = self._finite_part(batch)
         try:
-            metrics = TrainingStep(self._algorithm, self._backend, batch=batch, seed=self._seed).run()
+            step = TrainingStep(self._algorithm, self._backend, batch=batch, num_left_out=num_left_out, seed=self._seed)
+            return step.run()
         except NonFiniteLossError:
-            self._backend.rollback()
+            self._backend.take_back()
             raise
         except Exception as error:
             # The other ranks wait for this one: let them fail now, not at their deadline.
@@ -47,17 +51,13 @@ class ElasticTrainer(Trainer):
             if is_out_of_memory(error):
                 raise UserError(self._memory_advice(str(error).splitlines()[0])) from error
             raise
-        self._backend.complete_step()
-        return {**metrics, "training/num_nonfinite_samples": float(num_left_out)}
-
-    def rollback(self) -> None:
-        self._backend.rollback()
 
     def weights(self) -> dict[str, Tensor]:
         return self._backend.weights()
 
     def save_pretrained(self, folder: Path) -> None:
-        self._backend.save_pretrained(folder)
+        if self._backend.rank == 0:
+            self._backend.save_pretrained(folder)
 
     def resize(self, membership: Membership) -> None:
         self._backend.resize(membership)
@@ -67,6 +67,9 @@ class ElasticTrainer(Trainer):
 
     def state(self) -> dict[str, Tensor]:
         return self._backend.state()
+
+    def save_state(self, path: Path) -> None:
+        self._backend.save_state(path)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._backend.load_state(state)

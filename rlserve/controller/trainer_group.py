@@ -6,10 +6,11 @@
                │         │
                └────┬────┘ a member is lost
                     ▼
-      take the broken step back ──► form the group of the survivors ──► do it again
+      form the group of the survivors, who settle the broken step ──► do it again, unless one had completed it
 
-Every method holds ``_boundary``, so nothing changes the group in mid-step. Rank 0 always holds the current state;
-the state is replicated, so any survivor can become rank 0. Whoever is lost, in whatever the group does, is reported
+Every method holds ``_boundary``, so nothing changes the group in mid-step. All members hold the weights, and each
+shard of the optimizer's state is held by two, so any survivor can become rank 0 and no single loss loses anything.
+Whoever is lost, in whatever the group does, is reported
 once (``WorkerLost``), and the group goes on while one member is left.
 """
 
@@ -28,6 +29,7 @@ from rlserve.controller.signal import Signal
 from rlserve.errors import (
     DeadlineExceededError,
     RlserveError,
+    StateLostError,
     WorkerFailedError,
     WorkerLostError,
 )
@@ -64,6 +66,8 @@ class TrainerGroup:
         self._on_one_machine = on_one_machine
         self._members: tuple[str, ...] = ()
         self._generation = 0
+        self._num_completed = 0
+        """Steps that the members have completed."""
         self._boundary = asyncio.Lock()
         self._has_stepped = True
         """Since the last version was published, so that the members hold newer weights."""
@@ -75,7 +79,8 @@ class TrainerGroup:
         return self._members
 
     async def form(self, slot_ids: Sequence[str], restore_from: Path | None) -> None:
-        """Form the first group of a run; rank 0 loads the model, or the checkpoint, and the others receive it.
+        """Form the first group of a run; rank 0 loads the model, which the others receive, or each its part of the
+        checkpoint.
 
         Raises:
             WorkerFailedError: a worker was lost: there is nothing to go on from yet.
@@ -85,10 +90,13 @@ class TrainerGroup:
             for error in (await self._join(first, holds_state=True)).values():
                 raise error
             self._members = first
-            if restore_from is not None:
-                await self._call(first[0], "load_trainer", restore_from)
             if len(slot_ids) > 1:
                 await self._regroup(tuple(slot_ids))
+            if restore_from is not None:
+                answers = await self._call_all(self._members, "load_trainer", restore_from)
+                for failure in _failures(answers).values():
+                    raise failure
+                self._num_completed = answers[self._members[0]]
 
     async def add(self, slot_id: str) -> None:
         """Let an idle worker join as the last rank.
@@ -112,30 +120,36 @@ class TrainerGroup:
             if not remaining or slot_id not in self._members:
                 return False
             on_leaving()
-            await self._regroup(remaining)
+            await self._regroup(remaining, leaving=(slot_id,))
             await self._call(slot_id, "leave_training")
             return True
 
     async def step(self, batch: Batch) -> dict[str, float]:
         """Train on a batch with all members; returns the metrics.
 
-        When a member is lost, the survivors take the broken step back, form the group anew and do the step again:
-        the batch is trained on exactly once.
+        When a member is lost, the survivors form the group anew, which takes the broken step back, and do it again;
+        or, where one of them had completed it, completes it for all. So the batch is trained on exactly once.
 
         Raises:
             NonFiniteLossError: nothing of the step was applied.
             WorkerFailedError: no member survived, or the step fails without a loss.
         """
         async with self._boundary:
-            shared = self._fleet.share(batch)
+            metrics: dict[str, float]
+            shared, before = self._fleet.share(batch), self._num_completed
             while True:
                 answers = await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
                 failures = _failures(answers)
                 if not failures:
-                    metrics: dict[str, float] = answers[self._members[0]]
+                    metrics = answers[self._members[0]]
+                    self._num_completed = before + 1
                     self._has_stepped = True
                     return metrics
-                await self._take_back(failures)
+                await self._regroup_survivors(failures)
+                if self._num_completed > before:
+                    self._has_stepped = True
+                    metrics = await self._by_leader(lambda leader: self._call(leader, "last_metrics"))
+                    return metrics
 
     async def publish(self, transport: Transport, version: int) -> None:
         """Let the transport take version ``version`` of the weights from rank 0."""
@@ -173,13 +187,16 @@ class TrainerGroup:
             CheckpointError: the folder cannot be written.
         """
         async with self._boundary:
-            await self._by_leader(
-                lambda leader: self._call(leader, "save_trainer", folder, timeout_s=self._step_timeout_s)
-            )
+            while True:
+                timeout_s = self._step_timeout_s
+                failures = _failures(await self._call_all(self._members, "save_trainer", folder, timeout_s=timeout_s))
+                if not failures:
+                    return
+                await self._regroup_survivors(failures)
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
 
-    async def _by_leader(self, action: Callable[[str], Awaitable[None]]) -> None:
+    async def _by_leader(self, action: Callable[[str], Awaitable[Any]]) -> Any:
         """Let rank 0 do something, and if it is lost, the next."""
         while True:
             leader = self._members[0]
@@ -188,25 +205,31 @@ class TrainerGroup:
             except WorkerLostError as error:
                 await self._regroup(self._members, lost={leader: error})
 
-    async def _take_back(self, failures: Mapping[str, RlserveError]) -> None:
-        """After a broken step: bring the survivors to where they were before it, as a new group."""
+    async def _regroup_survivors(self, failures: Mapping[str, RlserveError]) -> None:
+        """After something that all members do together has failed: go on without whoever is lost."""
         lost = _lost(failures)
         if not lost:
             raise next(iter(failures.values()))
-        survivors = tuple(member for member in self._members if member not in lost)
-        lost |= _lost(_failures(await self._call_all(survivors, "rollback")))
         await self._regroup(self._members, lost=lost)
 
-    async def _regroup(self, members: tuple[str, ...], *, lost: Mapping[str, RlserveError] | None = None) -> None:
+    async def _regroup(
+        self,
+        members: tuple[str, ...],
+        *,
+        lost: Mapping[str, RlserveError] | None = None,
+        leaving: tuple[str, ...] = (),
+    ) -> None:
         """Form the next group of those of ``members`` that are not lost, and report the lost.
 
-        The old members stand first in ``members``, so rank 0 holds the state.
+        The old members stand first in ``members``, so rank 0 holds the weights. ``leaving`` are old members who take
+        part once more where they alone hold something: two who leave together may, and one when another is lost.
 
         Raises:
-            WorkerFailedError: nobody is left who holds the state.
+            WorkerFailedError: nobody is left who holds the state, or some part of it.
         """
         holders, all_lost = set(self._members), dict(lost or {})
         failures: Mapping[str, RlserveError] = {}
+        hand_over = len(leaving) > 1
         for _ in range(_MAX_FORMATIONS):
             members = tuple(member for member in members if member not in all_lost)
             if not members or members[0] not in holders:
@@ -214,10 +237,16 @@ class TrainerGroup:
                 raise WorkerFailedError(
                     f"no trainer is left that holds the state ({names} lost: {error}): continue with --resume"
                 )
-            failures = _failures(await self._join(members))
-            if not failures:
+            leaving = tuple(member for member in leaving if member not in all_lost)
+            failures = _failures(await self._join(members, leaving=leaving if hand_over else ()))
+            if not failures and not hand_over:
                 break
             all_lost |= _lost(failures)
+            state_lost = [error for error in failures.values() if isinstance(error, StateLostError)]
+            if state_lost and (hand_over or not leaving):
+                names = f" ({', '.join(all_lost)} lost)" if all_lost else ""
+                raise StateLostError(f"{state_lost[0]}{names}: continue with --resume")
+            hand_over = bool(failures and (hand_over or state_lost))
         else:
             raise next(iter(failures.values()))
         self._members = members
@@ -225,9 +254,12 @@ class TrainerGroup:
             logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
             self._events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
-    async def _join(self, members: tuple[str, ...], *, holds_state: bool = False) -> dict[str, RlserveError]:
-        """Let all members join one group; returns the failures. Ends when every member has answered, because one
-        that still waits for a lost one could not join the next group."""
+    async def _join(
+        self, staying: tuple[str, ...], *, leaving: tuple[str, ...] = (), holds_state: bool = False
+    ) -> dict[str, RlserveError]:
+        """Let workers join one group, in which those who are ``leaving`` only hand over; returns the failures. Ends
+        when every one has answered, because one that still waits for a lost one could not join the next group."""
+        members = (*staying, *leaving)
         self._generation += 1
         try:
             host, port = await self._call(members[0], "choose_port", self._on_one_machine)
@@ -242,11 +274,16 @@ class TrainerGroup:
                 port=port,
                 generation=self._generation,
                 secret=secret,
+                num_leaving=len(leaving),
             )
             for rank, member in enumerate(members)
         }
         calls = {member: (place, holds_state and place.rank == 0) for member, place in places.items()}
-        return _failures(await self._gather(calls, "join_training", self._switch_timeout_s))
+        answers = await self._gather(calls, "join_training", self._switch_timeout_s)
+        failures = _failures(answers)
+        if not failures:
+            self._num_completed = answers[members[0]]
+        return failures
 
     async def _call_all(
         self, members: Sequence[str], method: str, *arguments: Any, timeout_s: float | None = None

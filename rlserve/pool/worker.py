@@ -104,21 +104,21 @@ class Worker:
         host = LOOPBACK if on_one_machine else ray.util.get_node_ip_address()
         return host, free_port(host)
 
-    def join_training(self, membership: Membership, holds_state: bool) -> None:
+    def join_training(self, membership: Membership, holds_state: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
         assert self._rollout is None, "a worker has one role at a time"
-        self._train.join(membership, holds_state)
+        return self._train.join(membership, holds_state)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""
         return self._train.step(batch)
 
-    def rollback(self) -> None:
-        """Take back a step that a lost rank broke off."""
-        self._train.rollback()
+    def last_metrics(self) -> dict[str, float]:
+        """Of the last completed training step."""
+        return self._train.last_metrics()
 
     def pack_weights(self, version: int) -> tuple[WeightSnapshot, int]:
-        """The policy's weights in the engines' type, and their fingerprint. Rank 0 only."""
+        """The policy's weights in the engines' type, and their fingerprint. Any member has them."""
         snapshot = self._train.pack_weights(version)
         return snapshot, snapshot.fingerprint
 
@@ -130,9 +130,9 @@ class Worker:
         """Write policy and trainer state (:meth:`TrainRole.save`)."""
         self._train.save(folder)
 
-    def load_trainer(self, folder: Path) -> None:
-        """Restore what ``save_trainer`` wrote, bit for bit."""
-        self._train.load(folder)
+    def load_trainer(self, folder: Path) -> int:
+        """Restore what ``save_trainer`` wrote, bit for bit (:meth:`TrainRole.load`)."""
+        return self._train.load(folder)
 
     def _rollout_role(self) -> RolloutRole:
         if self._rollout is None:

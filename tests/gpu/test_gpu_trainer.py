@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from trainer_samples import random_batch, save_tiny_model
 
+from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 
 pytestmark = pytest.mark.gpu
 
 
-def make_trainer(path: str, device: str) -> Trainer:
+def make_trainer(path: str, device: str, algorithm: PPOConfig | None = None, **config: Any) -> Trainer:
     return create_trainer(
-        TorchTrainerConfig(num_logical_shards=3), PPOConfig(kl_coefficient=0.1), model_path=path, seed=0, device=device
+        TorchTrainerConfig(num_logical_shards=3, **config),
+        algorithm or PPOConfig(kl_coefficient=0.1),
+        model_path=path,
+        seed=0,
+        device=device,
     )
 
 
@@ -31,10 +37,11 @@ def test_a_step_gives_the_metrics_and_weights_of_the_cpu(tmp_path: Path) -> None
 
 
 def test_a_step_taken_back_leaves_no_trace(tmp_path: Path) -> None:
-    trainer = make_trainer(save_tiny_model(tmp_path), "cuda")
+    """The second update overflows."""
+    trainer = make_trainer(save_tiny_model(tmp_path), "cuda", PPOConfig(num_epochs=2), learning_rate=1e38)
     before = {name: tensor.clone() for name, tensor in trainer.state().items()}
-    trainer.step(random_batch(0))
-    trainer.rollback()
+    with pytest.raises(NonFiniteLossError):
+        trainer.step(random_batch(0))
     assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.state().items())
 
 

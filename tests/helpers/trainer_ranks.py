@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from rlserve.distributed.addresses import free_port
@@ -79,18 +80,18 @@ class Meetings:
     def __init__(self) -> None:
         self.generation = 0
 
-    def regroup(self, ranks: Sequence[Rank]) -> None:
+    def regroup(self, ranks: Sequence[Rank], *, num_leaving: int = 0) -> None:
         """Let all ranks resize into one group, in this order."""
-        self.start(ranks, len(ranks))
+        self.start(ranks, len(ranks), num_leaving=num_leaving)
         for rank in ranks:
             rank.result()
 
-    def start(self, ranks: Sequence[Rank], num_ranks: int) -> None:
+    def start(self, ranks: Sequence[Rank], num_ranks: int, *, num_leaving: int = 0) -> None:
         """Begin a resize to ``num_ranks`` on some of the ranks."""
         self.generation += 1
         port = free_port()
         for rank, process in enumerate(ranks):
-            process.start("resize", rank, num_ranks, port, self.generation)
+            process.start("resize", rank, num_ranks, port, self.generation, num_leaving)
 
 
 class _Served:
@@ -104,11 +105,17 @@ class _Served:
 
         self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
 
-    def resize(self, rank: int, num_ranks: int, port: int, generation: int) -> None:
+    def resize(self, rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> None:
         from rlserve.trainers import Membership
 
         place = Membership(
-            rank=rank, num_ranks=num_ranks, host="127.0.0.1", port=port, generation=generation, secret="s"
+            rank=rank,
+            num_ranks=num_ranks,
+            host="127.0.0.1",
+            port=port,
+            generation=generation,
+            secret="s",
+            num_leaving=num_leaving,
         )
         self.trainer.resize(place)
 
@@ -118,9 +125,6 @@ class _Served:
 
     def scores(self, batch: Any) -> tuple[bytes, bytes]:
         return self.trainer.log_probs(batch).tobytes(), self.trainer.values(batch).tobytes()
-
-    def rollback(self) -> None:
-        self.trainer.rollback()
 
     def leave(self) -> None:
         self.trainer.leave()
@@ -133,17 +137,41 @@ class _Served:
             total.update(tensor.numpy().tobytes())
         return total.hexdigest()
 
-    def signal_self_in_collective(self, operation: str, signal_number: signal.Signals) -> None:
-        """At the next ``operation`` of the group, this process sends itself the signal instead of taking part."""
-        setattr(self.trainer._backend._group, operation, lambda *_args, **_sizes: os.kill(os.getpid(), signal_number))
+    def num_steps(self) -> int:
+        steps: int = self.trainer.num_steps
+        return steps
 
-    def raise_in_collective(self, operation: str) -> None:
-        """At the next ``operation`` of the group, this rank raises instead of taking part."""
+    def last_metrics(self) -> dict[str, float]:
+        metrics: dict[str, float] = self.trainer.last_metrics
+        return metrics
 
-        def fail(*_args: Any, **_sizes: Any) -> None:
+    def save_state(self, path: Path) -> None:
+        self.trainer.save_state(path)
+
+    def load_state(self, path: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.trainer.load_state(load_file(path))
+
+    def signal_self_in(self, operation: str, signal_number: signal.Signals) -> None:
+        """At the next ``operation`` of the group or the backend, this process sends itself the signal instead."""
+        self._replace(operation, lambda *_args, **_options: os.kill(os.getpid(), signal_number))
+
+    def raise_in(self, operation: str) -> None:
+        """At the next ``operation`` of the group or the backend, this rank raises instead of taking part."""
+
+        def fail(*_args: Any, **_options: Any) -> None:
+            delattr(self._owner(operation), operation)
             raise MemoryError("out of memory on this rank alone")
 
-        setattr(self.trainer._backend._group, operation, fail)
+        self._replace(operation, fail)
+
+    def _replace(self, operation: str, replacement: Any) -> None:
+        setattr(self._owner(operation), operation, replacement)
+
+    def _owner(self, operation: str) -> Any:
+        backend = self.trainer._backend
+        return backend if hasattr(backend, operation) else backend._group
 
 
 def _serve(pipe: Connection) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from trainer_ranks import Meetings, Rank, call_all, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
-from rlserve.errors import DeadlineExceededError, NonFiniteLossError, UserError, WorkerFailedError
+from rlserve.errors import DeadlineExceededError, NonFiniteLossError, StateLostError, UserError, WorkerFailedError
 from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig
 
 CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
@@ -121,29 +122,98 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
     assert call_all(ranks, "digest") == [digest_alone(four_ranks[2], model_path, BATCHES[:1])] * 2
 
 
-@pytest.mark.parametrize("operation", ["all_gather", "all_to_all"])
-@pytest.mark.parametrize("lost", [0, 2])
-def test_survivors_of_a_killed_rank_take_the_step_back_and_do_it_again(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, operation: str, lost: int
+@pytest.mark.parametrize(
+    ("lost", "where", "num_completed"),
+    [
+        pytest.param(0, "all_gather", 1, id="scoring"),
+        pytest.param(2, "all_to_all", 1, id="summing"),
+        pytest.param(0, "update", 1, id="between-updates"),
+        pytest.param(2, "complete_step", 2, id="last-update"),
+    ],
+)
+def test_survivors_of_a_killed_rank_settle_the_step_and_go_on(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, lost: int, where: str, num_completed: int
 ) -> None:
+    """In each case the lost rank is the owner of one shard, and the second holder of another."""
     expected = digest_alone(four_ranks[0], model_path, BATCHES[:3])
     with running_ranks(1) as [victim]:
         ranks = [*four_ranks[:lost], victim, *four_ranks[lost:2]]
         create(ranks, model_path)
         meetings.regroup(ranks)
         call_all(ranks, "step", BATCHES[0])
-        victim.call("signal_self_in_collective", operation, signal.SIGKILL)
+        victim.call("signal_self_in", where, signal.SIGKILL)
         survivors = [rank for rank in ranks if rank is not victim]
         for rank in ranks:
             rank.start("step", BATCHES[1])
         for rank in survivors:
             with pytest.raises(WorkerFailedError, match=f"no answer from rank {lost} "):
                 rank.result()
-        call_all(survivors, "rollback")
         meetings.regroup(survivors)
-        for batch in BATCHES[1:3]:
+        assert call_all(survivors, "num_steps") == [num_completed] * 2
+        for batch in BATCHES[num_completed:3]:
             call_all(survivors, "step", batch)
         assert call_all(survivors, "digest") == [expected] * 2
+
+
+def test_a_step_that_one_rank_has_completed_is_completed_by_all(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    expected = digest_alone(four_ranks[3], model_path, BATCHES[:2])
+    metrics = four_ranks[3].call("last_metrics")
+    ranks = four_ranks[:3]
+    create(ranks, model_path)
+    meetings.regroup(ranks)
+    call_all(ranks, "step", BATCHES[0])
+    ranks[1].call("raise_in", "complete_step")
+    for rank in ranks:
+        rank.start("step", BATCHES[1])
+    for rank in ranks:
+        with pytest.raises((WorkerFailedError, UserError)):
+            rank.result()
+    # The one that has completed nothing, those that have, and one that is new.
+    meetings.regroup([ranks[1], ranks[2], four_ranks[3]])
+    assert call_all(ranks[1:], "num_steps") == [2, 2]
+    assert call_all(ranks[1:], "last_metrics") == [metrics] * 2
+    assert call_all([*ranks[1:], four_ranks[3]], "digest") == [expected] * 3
+
+
+def test_both_holders_of_a_shard_are_missed_and_two_who_are_not_neighbours_are_not(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    create(four_ranks, model_path)
+    meetings.regroup(four_ranks)
+    call_all(four_ranks, "step", BATCHES[0])
+    expected = call_all(four_ranks, "digest")[0]
+    meetings.start(four_ranks[2:], num_ranks=2)
+    for rank in four_ranks[2:]:
+        with pytest.raises(StateLostError, match="no trainer is left that holds 25% of the optimizer's state"):
+            rank.result()
+    others = four_ranks[1::2]
+    meetings.regroup(others)
+    assert call_all(others, "digest") == [expected] * 2
+
+
+def test_two_neighbours_that_leave_together_hand_over_first(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, tmp_path: Path
+) -> None:
+    create(four_ranks, model_path)
+    meetings.regroup(four_ranks)
+    call_all(four_ranks, "step", BATCHES[0])
+    call_all(four_ranks, "save_state", tmp_path / "before")
+    meetings.regroup(four_ranks, num_leaving=2)
+    call_all(four_ranks[2:], "leave")
+    staying = four_ranks[:2]
+    meetings.regroup(staying)
+    call_all(staying, "save_state", tmp_path / "after")
+    assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
+    # The file is a whole one, for any number of ranks.
+    alone = four_ranks[3]
+    create([alone], model_path)
+    alone.call("load_state", tmp_path / "after")
+    staying[0].call("load_state", tmp_path / "after")
+    staying[1].call("load_state", tmp_path / "after")
+    call_all([*staying, alone], "step", BATCHES[1])
+    assert call_all(staying, "digest") == [alone.call("digest")] * 2
 
 
 def test_a_rank_that_raises_alone_stops_the_others_at_once(
@@ -155,13 +225,13 @@ def test_a_rank_that_raises_alone_stops_the_others_at_once(
         rank.call("create", patient, ALGORITHM, model_path)
     before = ranks[0].call("digest")
     meetings.regroup(ranks)
-    ranks[1].call("raise_in_collective", "all_to_all")
+    ranks[1].call("raise_in", "all_to_all")
     for rank in ranks:
         rank.start("step", BATCHES[0])
     for rank, error in zip(ranks, (WorkerFailedError, UserError, WorkerFailedError), strict=True):
         with pytest.raises(error):
             rank.result()
-    call_all(ranks, "rollback")
+    meetings.regroup(ranks)
     assert call_all(ranks, "digest") == [before] * 3
 
 
@@ -174,7 +244,7 @@ def test_a_stopped_rank_is_named_when_the_deadline_passes(
         for rank in ranks:
             rank.call("create", config, ALGORITHM, model_path)
         meetings.regroup(ranks)
-        victim.call("signal_self_in_collective", "all_gather", signal.SIGSTOP)
+        victim.call("signal_self_in", "all_gather", signal.SIGSTOP)
         for rank in ranks:
             rank.start("step", BATCHES[0])
         for rank in (ranks[0], ranks[2]):

@@ -127,30 +127,33 @@ class Backend(ABC):
     def score(self, batch: Batch, wanted: Wanted) -> Scores:
         """Forward passes over the whole batch, without gradients."""
 
+    @property
     @abstractmethod
-    def compute_gradient(self, batch: Batch, samples: NDArray[np.int64], losses: Losses) -> Gradient:
+    def last_metrics(self) -> dict[str, float]:
+        """As ``Trainer.last_metrics``."""
+
+    @abstractmethod
+    def begin_step(self) -> None:
+        """Make the present state the one that ``take_back`` returns to."""
+
+    @abstractmethod
+    def compute_gradient(
+        self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
+    ) -> Gradient:
         """Forward and backward over a mini-batch, given by the indices of its samples. The gradient itself stays here
-        until ``update`` or ``rollback``."""
+        until it is applied: by ``complete_step`` where it ``completes_step``, otherwise by ``update``."""
 
     @abstractmethod
     def update(self) -> None:
         """Clip the gradient that was computed last and apply it."""
 
     @abstractmethod
-    def complete_step(self) -> None:
-        """Count a step as taken."""
+    def complete_step(self, metrics: Mapping[str, float]) -> None:
+        """As ``update``, for the last of a step: count the step as taken, and keep its metrics."""
 
     @abstractmethod
-    def remember(self) -> None:
-        """Remember the present state, to come back to with ``rollback``."""
-
-    @abstractmethod
-    def forget(self) -> None:
-        """Free what was remembered: the present is what ``rollback`` comes back to, as long as nothing changes it."""
-
-    @abstractmethod
-    def rollback(self) -> None:
-        """Return to the last ``remember``; do nothing if there was none since the last rollback or ``forget``."""
+    def take_back(self) -> None:
+        """Return to where the step began, on all ranks together."""
 
     @abstractmethod
     def weights(self) -> dict[str, Tensor]:
@@ -163,6 +166,10 @@ class Backend(ABC):
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
         """As ``Trainer.state``."""
+
+    @abstractmethod
+    def save_state(self, path: Path) -> None:
+        """As ``Trainer.save_state``."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:

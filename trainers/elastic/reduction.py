@@ -6,54 +6,65 @@ C columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from rlserve.trainers.elastic.base import Group
-from rlserve.trainers.elastic.tree import Node, covering_nodes, leaves_of_rank, tree_sum
+from rlserve.trainers.elastic.tree import Leaf, covering_nodes, leaves_of_rank, sum_of_leaves, tree_sum
+
+_BUCKET_ELEMENTS = 2**22
+"""Of a vector that are on their way at once, all ranks together: 16 MiB."""
 
 
-def sum_over_leaves(
-    group: Group, num_leaves: int, leaf: Callable[[int], Tensor], *, num_elements: int, device: torch.device
-) -> Tensor:
-    """Sum the vectors ``leaf(0) … leaf(L - 1)``, each [N] float32, in the fixed tree.
+def sum_over_leaves(group: Group, num_leaves: int, leaf: Leaf, *, num_elements: int, device: torch.device) -> Tensor:
+    """Sum the vectors of leaves 0 … L - 1, each [N] float32, in the fixed tree.
 
-    ``leaf`` is called for this rank's leaves only, and its result is overwritten. Every rank returns the same
-    bits, whatever the number of ranks:
+    ``leaf`` is asked for this rank's leaves only. Every rank returns the same bits, whatever the number of ranks:
 
-        1. each rank adds up its covering nodes (see ``tree``), holding about log2(L) vectors at a time;
+        1. each rank adds up its covering nodes (see ``tree``);
         2. all-to-all: rank r receives elements [r S, (r+1) S) of every node of every rank;
         3. rank r adds its slice up the rest of the tree;
         4. all-gather of the slices.
+
+    The last three go through the slices a bucket at a time and leave the result where the first node was, so what is
+    held beside this rank's nodes is small.
     """
     root = (0, num_leaves)
-
-    def known_leaf(node: Node) -> Tensor | None:
-        return leaf(node[0]) if node[1] - node[0] == 1 else None
-
     nodes_of_rank = [
         covering_nodes(root, leaves_of_rank(num_leaves, rank, group.num_ranks)) for rank in range(group.num_ranks)
     ]
-    sums = [tree_sum(node, known_leaf) for node in nodes_of_rank[group.rank]]
+    sums = [sum_of_leaves(node, leaf) for node in nodes_of_rank[group.rank]]
     if group.num_ranks == 1:
         return sums[0]
-
-    slice_length = -(-num_elements // group.num_ranks)
-    to_send = torch.empty(group.num_ranks, len(sums), slice_length, device=device)
-    for position, vector in enumerate(sums):
-        padding = slice_length * group.num_ranks - num_elements
-        to_send[:, position] = torch.nn.functional.pad(vector, (0, padding)).view(group.num_ranks, slice_length)
-    sums.clear()
-    received = group.all_to_all(
-        to_send.flatten(),
-        send_sizes=[to_send[0].numel()] * group.num_ranks,
-        receive_sizes=[len(nodes) * slice_length for nodes in nodes_of_rank],
-    )
+    total = sums[0] if sums else torch.empty(num_elements, device=device)
     nodes = [node for nodes in nodes_of_rank for node in nodes]
-    slices = dict(zip(nodes, received.view(-1, slice_length), strict=True))
-    return torch.cat(group.all_gather(tree_sum(root, slices.get)))[:num_elements]
+    for bucket in _buckets(num_elements, group.num_ranks):
+        lengths = [part.stop - part.start for part in bucket]
+        own_length = lengths[group.rank]
+        received = group.all_to_all(
+            torch.cat([vector[part] for part in bucket for vector in sums]) if sums else total.new_empty(0),
+            send_sizes=[length * len(sums) for length in lengths],
+            receive_sizes=[own_length * len(nodes) for nodes in nodes_of_rank],
+        )
+        slices = dict(zip(nodes, received.view(len(nodes), own_length), strict=True))
+        own = torch.nn.functional.pad(tree_sum(root, slices.get), (0, max(lengths) - own_length))
+        for part, length, summed in zip(bucket, lengths, group.all_gather(own), strict=True):
+            total[part] = summed[:length]
+    return total
+
+
+def _buckets(num_elements: int, num_ranks: int) -> Iterator[tuple[slice, ...]]:
+    """Cut each rank's slice of a vector alike: for every bucket, the elements of each rank."""
+    slice_length = -(-num_elements // num_ranks)
+    bucket_length = max(1, _BUCKET_ELEMENTS // num_ranks)
+    for first in range(0, slice_length, bucket_length):
+        end = min(first + bucket_length, slice_length)
+        yield tuple(
+            slice(min(rank * slice_length + first, num_elements), min(rank * slice_length + end, num_elements))
+            for rank in range(num_ranks)
+        )
 
 
 def gather_rows(

@@ -7,6 +7,8 @@ nodes*); the rest of the tree is added by whoever holds the other nodes. Who tha
 
     (0,12) ── (0,6) ── (0,3) …          rank 0 of 2 computes node (0,6), rank 1 node (6,12), and
            └─ (6,12) ─ (6,9) …          (0,12) = (0,6) + (6,12) on one rank as on two.
+
+Nor does the order in which the two halves of a node are computed, since a + b = b + a.
 """
 
 from __future__ import annotations
@@ -17,6 +19,10 @@ from torch import Tensor
 
 Node = tuple[int, int]
 """(first leaf, one past the last leaf)."""
+
+Leaf = Callable[[int, Tensor | None], Tensor]
+"""``leaf(index, onto)`` returns the value of a leaf, in memory of its own that may be overwritten, or adds it to
+``onto``, a part at a time, so that the whole of it is never held, and returns that."""
 
 
 def halves(node: Node) -> tuple[Node, Node]:
@@ -43,9 +49,32 @@ def covering_nodes(node: Node, leaves: range) -> tuple[Node, ...]:
     return covering_nodes(left, leaves) + covering_nodes(right, leaves)
 
 
+def num_buffers(node: Node) -> int:
+    """How many values ``sum_of_leaves`` holds at a time for a node: 1 up to 3 leaves, 2 up to 6, 3 up to 12 … (Sethi
+    and Ullman 1970, with single leaves added on the way)."""
+    if node[1] - node[0] == 1:
+        return 1
+    smaller, larger = sorted(num_buffers(half) for half in halves(node))
+    if any(end - first == 1 for first, end in halves(node)):
+        return larger
+    return max(larger, smaller + 1)
+
+
+def sum_of_leaves(node: Node, leaf: Leaf) -> Tensor:
+    """The sum of a node, computed from its leaves with as few values at a time as the tree allows."""
+    first, end = node
+    if end - first == 1:
+        return leaf(first, None)
+    lighter, heavier = sorted(halves(node), key=lambda half: (num_buffers(half), half[1] - half[0]))
+    total = sum_of_leaves(heavier, leaf)
+    if lighter[1] - lighter[0] == 1:
+        return leaf(lighter[0], total)
+    return total.add_(sum_of_leaves(lighter, leaf))
+
+
 def tree_sum(node: Node, known: Callable[[Node], Tensor | None]) -> Tensor:
     """The sum of a node. ``known(node)`` returns the value of a node that need not be split (every leaf at least),
-    which is then overwritten, or None. At most one value for each level of the tree is held at a time."""
+    which is then overwritten, or None."""
     value = known(node)
     if value is not None:
         return value

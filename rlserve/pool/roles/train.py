@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from rlserve.errors import CheckpointError, WorkerFailedError
 from rlserve.pool.base import POLICY_FOLDER, WorkerSpec
@@ -33,11 +33,12 @@ class TrainRole:
         self.active = False
         """Whether the worker has the role now."""
 
-    def join(self, membership: Membership, holds_state: bool) -> None:
-        """Take the role, or change the group. All members call this together.
+    def join(self, membership: Membership, holds_state: bool) -> int:
+        """Take the role, or change the group; returns how many steps have been completed. All members call this
+        together.
 
         ``holds_state`` is for the rank 0 of a run's first group, which loads the model from its folder; every
-        other newcomer receives everything from rank 0.
+        other newcomer receives everything from the members.
         """
         with self._lock:
             if self._trainer is None:
@@ -52,20 +53,22 @@ class TrainRole:
                 )
             self._trainer.resize(membership)
             self.active = True
+            num_steps = self._trainer.num_steps
         logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
+        return num_steps
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""
         with self._lock:
             return self._active_trainer().step(batch)
 
-    def rollback(self) -> None:
-        """Take back a step that a lost rank broke off."""
+    def last_metrics(self) -> dict[str, float]:
+        """Of the last completed step."""
         with self._lock:
-            self._active_trainer().rollback()
+            return self._active_trainer().last_metrics
 
     def pack_weights(self, version: int) -> WeightSnapshot:
-        """The policy's weights in the engines' type. Rank 0 only."""
+        """The policy's weights in the engines' type. Any member has them."""
         with self._lock:
             return pack(version, self._active_trainer().weights(), getattr(torch, self._spec.engine.dtype))
 
@@ -77,23 +80,26 @@ class TrainRole:
         logger.info("left the trainers")
 
     def save(self, folder: Path) -> None:
-        """Write the policy as a Hugging Face folder and everything else as one safetensors file.
+        """Write the policy as a Hugging Face folder and everything else as one safetensors file. All members call this
+        together, and rank 0 writes.
 
         Raises:
-            CheckpointError: the folder cannot be written.
+            CheckpointError: on rank 0; the folder cannot be written.
         """
         with self._lock:
             trainer = self._active_trainer()
             try:
                 trainer.save_pretrained(folder / POLICY_FOLDER)
-                save_file(trainer.state(), folder / TRAINER_FILE)
+                trainer.save_state(folder / TRAINER_FILE)
             except (OSError, SafetensorError) as error:
                 raise CheckpointError(f"checkpoint {folder} cannot be written: {error}") from error
 
-    def load(self, folder: Path) -> None:
-        """Restore what ``save`` wrote, bit for bit."""
+    def load(self, folder: Path) -> int:
+        """Restore what ``save`` wrote, bit for bit; returns how many steps it holds. All members call this."""
         with self._lock:
-            self._active_trainer().load_state(load_file(folder / TRAINER_FILE))
+            trainer = self._active_trainer()
+            trainer.load_state(load_file(folder / TRAINER_FILE))
+            return trainer.num_steps
 
     def _active_trainer(self) -> Trainer:
         if self._trainer is None or not self.active:

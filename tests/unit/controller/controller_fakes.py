@@ -32,7 +32,12 @@ class FakeWorker:
         self.slot_id = slot_id
         self.log = log
         self.dead = False
-        self.answers: dict[str, Any] = {"choose_port": ("127.0.0.1", 1), "step": {"loss": 1.0}}
+        self.answers: dict[str, Any] = {
+            "choose_port": ("127.0.0.1", 1),
+            "join_training": 0,
+            "load_trainer": 0,
+            "step": {"loss": 1.0},
+        }
         self.arguments: dict[str, list[tuple[Any, ...]]] = {}
         self._pending: set[asyncio.Future[Any]] = set()
 

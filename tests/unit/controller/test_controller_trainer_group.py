@@ -84,7 +84,7 @@ def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
         assert setting.lost == ["a"]
         assert setting.group.members == ("b", "c")
         calls = [call for call in setting.fleet.log if call[0] == "b" and call[1] != "info"]
-        assert [method for _, method in calls] == ["step", "rollback", "choose_port", "join_training", "step"]
+        assert [method for _, method in calls] == ["step", "choose_port", "join_training", "step"]
         assert setting.generations("b")[-1] == (3, 0, 2)
 
     asyncio.run(scenario())

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rlserve.trainers import TorchTrainerConfig
-from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
+from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined, rearranged
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.elastic.intervals import Interval
 
 CPU = torch.device("cpu")
+SEGMENTS = {"policy": slice(0, 64), "critic": slice(64, 96)}
+"""Of ``two_modules``: 35 and 7 numbers in the first, each tensor filled up to 16; 3 and 1 in the other."""
 
 
 def two_modules() -> dict[str, nn.Module]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return {"policy": nn.Linear(5, 7), "critic": nn.Linear(3, 1)}
+
+
+def holding(optimizer: ShardedAdamW, elements: Interval) -> ShardedAdamW:
+    optimizer.hold([optimizer.new_moments(elements)])
+    return optimizer
+
+
+def update(optimizers: list[ShardedAdamW], gradient: Tensor) -> None:
+    """As the ranks do that hold the state together."""
+    norms = {name: float(gradient[where].norm()) for name, where in SEGMENTS.items()}
+    for optimizer in optimizers:
+        optimizer.update({name: optimizer.own_parts(name, gradient[where]) for name, where in SEGMENTS.items()}, norms)
 
 
 @pytest.mark.parametrize("decay_norms_and_biases", [False, True])
@@ -30,7 +45,8 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
     )
     flat_modules, plain_modules = two_modules(), two_modules()
     flat = FlatParameters(flat_modules, CPU)
-    optimizer = FlatAdamW(config, flat)
+    # Two ranks' worth of moments, cut in the middle of a parameter.
+    optimizers = [holding(ShardedAdamW(config, flat), shard) for shard in (Interval(0, 16), Interval(16, 96))]
     plain = torch.optim.AdamW(
         [
             {
@@ -52,7 +68,7 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
                 flat.views(name, gradient)[parameter_name].copy_(parameter.grad)
             nn.utils.clip_grad_norm_(module.parameters(), 0.5)
         plain.step()
-        optimizer.update(gradient, optimizer.gradient_norms(gradient))
+        update(optimizers, gradient)
     for name, module in plain_modules.items():
         for parameter_name, parameter in module.named_parameters():
             ours = dict(flat_modules[name].named_parameters())[parameter_name]
@@ -62,12 +78,12 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
 def test_warm_up_raises_both_learning_rates_linearly() -> None:
     config = TorchTrainerConfig(learning_rate=4.0, critic_learning_rate=8.0, num_warmup_steps=4)
     flat = FlatParameters(two_modules(), CPU)
-    optimizer = FlatAdamW(config, flat)
+    optimizer = holding(ShardedAdamW(config, flat), Interval(0, flat.vector.numel()))
     rates = []
     for _ in range(6):
         rates.append(optimizer.learning_rates())
         gradient = torch.zeros_like(flat.vector)
-        optimizer.update(gradient, optimizer.gradient_norms(gradient))
+        update([optimizer], gradient)
     assert [rate["policy"] for rate in rates] == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
     assert [rate["critic"] for rate in rates] == pytest.approx([2.0, 4.0, 6.0, 8.0, 8.0, 8.0])
 
@@ -85,7 +101,39 @@ def test_modules_compute_with_the_flat_vector_and_tied_parameters_occur_once() -
     assert list(flat.views("tied", flat.vector)) == ["embedding.weight"]
     flat.vector.fill_(2.0)
     assert module.head(torch.ones(3)).tolist() == [6.0] * 5
-    gradient = torch.zeros_like(flat.vector)
-    flat.collect_gradients_in(gradient)
-    module.head(module.embedding(torch.tensor([1]))).sum().backward()
+    with flat.collecting_gradients("tied") as gradient:
+        module.head(module.embedding(torch.tensor([1]))).sum().backward()
     assert flat.views("tied", gradient)["embedding.weight"][:, 0].tolist() == [2.0, 12.0, 2.0, 2.0, 2.0]
+
+
+@pytest.mark.parametrize("is_reached_twice", [False, True])
+def test_gradients_are_added_to_a_sum_on_the_way(is_reached_twice: bool) -> None:
+    modules = two_modules()
+    flat = FlatParameters(modules, CPU)
+    policy, inputs = modules["policy"], torch.arange(5.0)
+    with flat.collecting_gradients("policy") as gradient:
+        policy(inputs).sum().backward()
+    total = torch.ones_like(gradient)
+    with flat.adding_gradients("policy", total, in_parts=list(policy.parameters()) if is_reached_twice else []):
+        for share in (0.25, 0.75) if is_reached_twice else (1.0,):
+            (share * policy(inputs).sum()).backward()
+    assert torch.equal(total, gradient + 1)
+    assert all(parameter.grad is None for parameter in policy.parameters())
+    policy(inputs).sum().backward()
+    assert torch.equal(total, gradient + 1), "the hooks are gone"
+
+
+def test_moments_are_rearranged_without_copies_where_nothing_else_of_them_stays() -> None:
+    flat = FlatParameters(two_modules(), CPU)
+    optimizer = holding(ShardedAdamW(TorchTrainerConfig(), flat), Interval(0, 80))
+    (old,) = optimizer.moments
+    old.first.copy_(torch.arange(80.0))
+    halves = rearranged([old], (Interval(0, 48), Interval(48, 80)), optimizer)
+    assert [each.first.data_ptr() for each in halves] == [old.first.data_ptr(), old.first[48:].data_ptr()]
+    (left,) = rearranged(halves, (Interval(16, 32),), optimizer)
+    assert left.first.tolist() == list(range(16, 32))
+    assert left.first.untyped_storage().nbytes() == 16 * 4
+    there, new = rearranged([left], (Interval(16, 48),), optimizer)
+    assert there.elements == Interval(16, 32)
+    assert new.elements == Interval(32, 48)
+    assert joined([there, new], Interval(24, 40), "first").tolist() == [*range(24, 32), *[0.0] * 8]

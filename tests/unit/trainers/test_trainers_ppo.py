@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 from transformers import AutoModel, AutoModelForCausalLM
 
-from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError
-from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
+from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError, WorkerFailedError
+from rlserve.trainers import Batch, Membership, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 from rlserve.trainers.backends.base import Scores
 from rlserve.trainers.backends.pytorch.head import OutputHead
 from rlserve.trainers.metrics import reference_metrics
@@ -281,18 +282,53 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(model_path: st
     assert_same_bits(trainer.state(), before)
 
 
-def test_rollback_takes_the_last_step_back_once(model_path: str) -> None:
-    trainer = make_trainer(model_path)
-    trainer.rollback()
-    trainer.step(random_batch(0))
+@pytest.mark.parametrize("by", ["the next group", "the next step"])
+def test_a_step_that_broke_off_between_two_updates_is_taken_back(
+    model_path: str, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    algorithm = PPOConfig(num_epochs=2, num_mini_batches=2)
+    trainer, other = make_trainer(model_path, algorithm), make_trainer(model_path, algorithm)
+    for each in (trainer, other):
+        each.step(random_batch(0))
     before = copy_of(trainer.state())
+    updates = iter(range(3))
+    backend: Any = trainer
+    apply = backend._backend.update
+
+    def update() -> None:
+        if next(updates) == 2:
+            raise WorkerFailedError("all-gather failed")
+        apply()
+
+    monkeypatch.setattr(backend._backend, "update", update)
+    with pytest.raises(WorkerFailedError):
+        trainer.step(random_batch(1))
+    assert not torch.equal(trainer.state()["policy.model.norm.weight"], before["policy.model.norm.weight"])
+    monkeypatch.setattr(backend._backend, "update", apply)
+    if by == "the next group":
+        trainer.resize(Membership(rank=0, num_ranks=1, host="", port=0, secret="", generation=2))
+        assert_same_bits(trainer.state(), before)
     trainer.step(random_batch(1))
-    after = copy_of(trainer.state())
-    trainer.rollback()
-    trainer.rollback()
-    assert_same_bits(trainer.state(), before)
-    trainer.step(random_batch(1))
-    assert_same_bits(trainer.state(), after)
+    other.step(random_batch(1))
+    assert_same_bits(trainer.state(), other.state())
+
+
+def test_a_saved_file_is_what_safetensors_reads_and_a_folder_that_is_gone_breaks_nothing(
+    model_path: str, tmp_path: Path
+) -> None:
+    trainer = make_trainer(model_path, PPOConfig(kl_coefficient=0.1))
+    trainer.step(random_batch(0))
+    trainer.save_state(tmp_path / "trainer.safetensors")
+    assert_same_bits(load_file(tmp_path / "trainer.safetensors"), trainer.state())
+    with pytest.raises(OSError, match="No such file"):
+        trainer.save_state(tmp_path / "gone" / "trainer.safetensors")
+
+
+def test_the_last_metrics_are_kept(model_path: str) -> None:
+    trainer = make_trainer(model_path)
+    assert trainer.last_metrics == {}
+    found = trainer.step(random_batch(0))
+    assert trainer.last_metrics == found
 
 
 @pytest.mark.parametrize("num_epochs", [1, 2])
@@ -334,7 +370,6 @@ def test_running_out_of_memory_names_what_to_lower(
     monkeypatch.setattr(OutputHead, "backward", fail)
     with pytest.raises(UserError, match=r"memory in step 1 .*lower trainer\.ppo_max_token_len_per_gpu.*\(now 4000\)"):
         trainer.step(random_batch(0))
-    trainer.rollback()
     assert_same_bits(trainer.state(), before)
 
 

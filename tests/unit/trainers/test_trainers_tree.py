@@ -3,59 +3,22 @@
 from __future__ import annotations
 
 import functools
-import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+import weakref
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from thread_ranks import on_ranks
 from torch import Tensor
 
+from rlserve.trainers.elastic import reduction
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.reduction import gather_rows, sum_over_leaves
-from rlserve.trainers.elastic.tree import covering_nodes, leaves_of_rank, tree_sum
+from rlserve.trainers.elastic.tree import covering_nodes, leaves_of_rank, num_buffers, sum_of_leaves, tree_sum
 
 CPU = torch.device("cpu")
-
-
-class ThreadGroup(Group):
-    """Ranks that are threads of one process and meet on a board."""
-
-    def __init__(self, rank: int, board: list[list[Tensor]], barrier: threading.Barrier) -> None:
-        self.rank = rank
-        self.num_ranks = len(board)
-        self._board = board
-        self._barrier = barrier
-
-    def broadcast(self, tensor: Tensor) -> None:
-        raise AssertionError("not used here")
-
-    def all_gather(self, tensor: Tensor) -> list[Tensor]:
-        return [pieces[0] for pieces in self._swap([tensor] * self.num_ranks)]
-
-    def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
-        pieces = self._swap(list(tensor.split(list(send_sizes))))
-        mine = [sent[self.rank] for sent in pieces]
-        assert [len(piece) for piece in mine] == list(receive_sizes)
-        return torch.cat(mine)
-
-    def close(self) -> None:
-        raise AssertionError("not used here")
-
-    def _swap(self, pieces: list[Tensor]) -> list[list[Tensor]]:
-        self._board[self.rank] = pieces
-        self._barrier.wait()
-        seen = [list(sent) for sent in self._board]
-        self._barrier.wait()
-        return seen
-
-
-def on_ranks(num_ranks: int, work) -> list[Tensor]:
-    board: list[list[Tensor]] = [[] for _ in range(num_ranks)]
-    barrier = threading.Barrier(num_ranks, timeout=30)
-    with ThreadPoolExecutor(num_ranks) as threads:
-        return list(threads.map(lambda rank: work(ThreadGroup(rank, board, barrier)), range(num_ranks)))
 
 
 @given(num_leaves=st.integers(1, 40), num_ranks=st.integers(1, 9))
@@ -76,28 +39,54 @@ def test_tree_sum_adds_halves_and_not_from_left_to_right() -> None:
     assert functools.reduce(torch.add, map(torch.tensor, leaves)).item() == 1.0
 
 
+@given(num_leaves=st.integers(1, 40))
+def test_a_node_is_summed_with_as_few_vectors_as_promised(num_leaves: int) -> None:
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
+    most, order = 0, []
+
+    def leaf(index: int, onto: Tensor | None) -> Tensor:
+        nonlocal most
+        order.append(index)
+        value = torch.zeros(1) if onto is None else onto
+        alive.add(value)
+        most = max(most, len(alive))
+        return value
+
+    sum_of_leaves((0, num_leaves), leaf)
+    assert sorted(order) == list(range(num_leaves))
+    assert most == num_buffers((0, num_leaves)) <= 1 + math.ceil(math.log2(num_leaves + 1) - 1)
+    assert [num_buffers((0, number)) for number in (3, 6, 12, 24)] == [1, 2, 3, 4]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     num_leaves=st.integers(1, 16),
     num_elements=st.integers(1, 40),
     num_ranks=st.integers(2, 5),
+    bucket=st.sampled_from([1, 20, 1000]),
     seed=st.integers(0, 2**16),
 )
 def test_sum_over_leaves_has_the_same_bits_on_any_number_of_ranks(
-    num_leaves: int, num_elements: int, num_ranks: int, seed: int
+    num_leaves: int, num_elements: int, num_ranks: int, bucket: int, seed: int
 ) -> None:
     generator = torch.Generator().manual_seed(seed)
     scales = 10.0 ** torch.randint(-6, 7, (num_leaves, 1), generator=generator)
     vectors = torch.randn(num_leaves, num_elements, generator=generator) * scales
 
+    def leaf(index: int, onto: Tensor | None) -> Tensor:
+        return vectors[index].clone() if onto is None else onto.add_(vectors[index])
+
     def total(group: Group) -> Tensor:
-        return sum_over_leaves(
-            group, num_leaves, lambda leaf: vectors[leaf].clone(), num_elements=num_elements, device=CPU
-        )
+        return sum_over_leaves(group, num_leaves, leaf, num_elements=num_elements, device=CPU)
 
     alone = total(LocalGroup())
+    by_node = tree_sum((0, num_leaves), lambda node: vectors[node[0]].clone() if node[1] - node[0] == 1 else None)
+    assert torch.equal(alone, by_node)
     torch.testing.assert_close(alone.double(), vectors.double().sum(0), rtol=0, atol=float(scales.max()) * 1e-5)
-    for result in on_ranks(num_ranks, total):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reduction, "_BUCKET_ELEMENTS", bucket)
+        results = on_ranks(num_ranks, total)
+    for result in results:
         assert torch.equal(result, alone)
 
 

@@ -1,19 +1,22 @@
 """One rank in plain PyTorch: its networks, its state and its place in a group.
 
-    compute_gradient:  | gradient of own shards | ──► sum in the fixed tree ──► norms
-    update:            clip ──► AdamW
+    compute_gradient:  | gradient of own shards | ──► sum in the fixed tree ──► norms      one network after the other
+    update:            clip ──► AdamW on the shards of the state that this rank holds ──► gather the parameters
+
+Once a gradient is computed every rank has what it needs of it, so that whoever is lost from then on, the others can
+apply it.
 
 What a logical shard computes depends on the shard alone, and what is added up is added in an order that depends
 on the shards alone. So the result does not depend, to the bit, on which rank computed what, as long as all ranks
 compute a shard alike: the same kind of processor, and on CPU the same number of threads.
 
-Legend: a response tokens of a pass, a shard or a mini-batch, C columns, N elements of the flat parameter vector.
+Legend: a response tokens of a pass, a shard or a mini-batch, C columns.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,21 +24,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.errors import WorkerFailedError
-from rlserve.trainers.backends.base import Backend, Gradient, Losses, Networks, PolicyOutputs, Scores, Wanted
+from rlserve.trainers.backends.base import (
+    CRITIC,
+    POLICY,
+    Backend,
+    Gradient,
+    Losses,
+    Networks,
+    PolicyOutputs,
+    Scores,
+    Wanted,
+)
 from rlserve.trainers.backends.config import TorchTrainerConfig
+from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.native_shape import check_supported
+from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.shards import LogicalShard
 from rlserve.trainers.backends.pytorch.state import TrainingState
+from rlserve.trainers.backends.pytorch.state_file import write_tensors
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.distributed import join_group
-from rlserve.trainers.elastic.reduction import sum_over_leaves
+from rlserve.trainers.elastic.standing import NOTHING
 
 
 class TorchBackend(Backend):
@@ -62,9 +77,6 @@ class TorchBackend(Backend):
         self._temperature = temperature
         self._group: Group = LocalGroup()
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
-        self._holds_weights = load_weights
-        self._pending: tuple[Tensor, Mapping[str, float]] | None = None
-        """The gradient that is not applied yet, [N], and its norms."""
 
     @property
     def rank(self) -> int:
@@ -72,63 +84,74 @@ class TorchBackend(Backend):
 
     @property
     def num_steps(self) -> int:
-        return self._held_state().num_steps
+        return self._held_state().progress.num_steps
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        return self._held_state().progress.metrics
 
     def score(self, batch: Batch, wanted: Wanted) -> Scores:
         return score_batch(self._held_state(), self._runner(), batch, wanted, temperature=self._temperature)
 
-    def compute_gradient(self, batch: Batch, samples: NDArray[np.int64], losses: Losses) -> Gradient:
+    def compute_gradient(
+        self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
+    ) -> Gradient:
         state, runner = self._held_state(), self._runner()
         shards = runner.cut(batch, samples)
+        passes = [runner.passes(batch, shard) for shard in shards]
         native = runner.native_policy(state.policy, batch)
-        rows_of_shard: dict[int, Tensor] = {}
-
-        def shard_gradient(leaf: int) -> Tensor:
-            gradient = torch.zeros_like(state.flat.vector)
-            state.flat.collect_gradients_in(gradient)
-            rows_of_shard[leaf] = torch.cat(
-                [self._backward(batch, part, losses, native) for part in runner.passes(batch, shards[leaf])]
+        backward: dict[str, Callable[[LogicalShard], Tensor]] = {
+            POLICY: lambda part: self._policy_backward(batch, part, losses, native),
+            CRITIC: lambda part: self._critic_backward(batch, part, losses),
+        }
+        in_parts = {POLICY: list(state.policy.get_output_embeddings().parameters()), CRITIC: []}
+        own_parts: dict[str, list[Tensor]] = {}
+        norms: dict[str, float] = {}
+        rows: dict[int, Tensor] = {}
+        for network in state.flat.segments:
+            gradient, found = sum_network_gradient(
+                runner.group, state.flat, network, passes, backward[network], in_parts=in_parts[network]
             )
-            state.flat.drop_gradients()
-            return gradient
-
-        gradient = sum_over_leaves(
-            runner.group, len(shards), shard_gradient, num_elements=state.flat.vector.numel(), device=self.device
-        )
-        num_columns = 2 + (losses.value is not None) + losses.with_entropies
-        columns = list(runner.gather(shards, rows_of_shard, num_columns).unbind(dim=1))
-        norms = state.optimizer.gradient_norms(gradient)
-        self._pending = gradient, norms
+            norms[network] = float(torch.linalg.vector_norm(gradient))
+            own_parts[network] = state.optimizer.own_parts(network, gradient)
+            del gradient
+            rows = {
+                leaf: torch.cat([rows[leaf], columns], dim=1) if rows else columns for leaf, columns in found.items()
+            }
+        state.progress.stage(own_parts, norms, completes_step=completes_step)
+        # Whoever gets past this gather knows that all ranks have staged the update.
+        num_columns = 2 + losses.with_entropies + (CRITIC in state.flat.segments)
+        columns = list(runner.gather(shards, rows, num_columns).unbind(dim=1))
         return Gradient(
             tokens=tokens_of(shards),
             policy=PolicyOutputs(
                 log_probs=columns[0],
                 raw_log_probs=columns[1],
-                entropies=columns[-1] if losses.with_entropies else None,
+                entropies=columns[2] if losses.with_entropies else None,
             ),
-            values=None if losses.value is None else columns[2],
+            values=columns[-1] if CRITIC in state.flat.segments else None,
             norms=norms,
             learning_rates=state.optimizer.learning_rates(),
         )
 
+    def begin_step(self) -> None:
+        self._held_state().progress.take_back()
+
     def update(self) -> None:
-        assert self._pending is not None, "compute a gradient first"
-        (gradient, norms), self._pending = self._pending, None
-        self._held_state().optimizer.update(gradient, norms)
+        self._apply(None)
 
-    def complete_step(self) -> None:
-        self._held_state().num_steps += 1
+    def complete_step(self, metrics: Mapping[str, float]) -> None:
+        self._apply(metrics)
 
-    def remember(self) -> None:
-        self._held_state().remember()
+    def take_back(self) -> None:
+        state = self._held_state()
+        state.progress.take_back()
+        state.gather_parameters(self._group)
 
-    def forget(self) -> None:
-        self._held_state().forget()
-
-    def rollback(self) -> None:
-        self._pending = None
-        if self._state is not None:
-            self._state.rollback()
+    def _apply(self, metrics: Mapping[str, float] | None) -> None:
+        state = self._held_state()
+        state.progress.apply(metrics)
+        state.gather_parameters(self._group)
 
     def weights(self) -> dict[str, Tensor]:
         return checkpoint_weights(self._policy_parameters())
@@ -139,35 +162,36 @@ class TorchBackend(Backend):
         self._held_state().policy.save_pretrained(folder, state_dict=weights)
 
     def state(self) -> dict[str, Tensor]:
-        return self._held_state().named_tensors()
+        state = self._held_state()
+        names = [tensor.name for tensor in state.saved_tensors()]
+        return dict(zip(names, state.gathered(self._group), strict=True))
+
+    def save_state(self, path: Path) -> None:
+        state = self._held_state()
+        tensors = state.gathered(self._group)
+        try:
+            if self._group.rank == 0:
+                write_tensors(path, state.saved_tensors(), tensors)
+        finally:
+            for _ in tensors:  # all ranks take part to the end, also where rank 0 cannot write
+                pass
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         if self._state is None:
             self._state = self._new_state(load_weights=False)
         self._state.load(state)
-        self._holds_weights = True
 
     def resize(self, membership: Membership) -> None:
-        assert membership.rank != 0 or self._holds_weights, "rank 0 must hold the state that the others receive"
         self._group.close()
         if self._state is None:
             self._state = self._new_state(load_weights=False)
         self._group = join_group(membership, timeout_s=self._config.timeout_s, device=self.device)
-        self._state.remember()
-        try:
-            self._state.broadcast(self._group)
-        except WorkerFailedError:
-            # A state of which only a part arrived is worth nothing; what this rank held before may be.
-            self._state.rollback()
-            raise
-        self._holds_weights = True
+        reshard(self._state, self._group, membership)
 
     def leave(self) -> None:
         self._group.close()
         self._group = LocalGroup()
         self._state = None
-        self._pending = None
-        self._holds_weights = False
         if self.device.type == "cuda":
             gc.collect()  # modules refer to each other in circles, and keep their parameters until then
             torch.cuda.synchronize(self.device)
@@ -176,15 +200,13 @@ class TorchBackend(Backend):
     def disconnect(self) -> None:
         self._group.close()
 
-    def _backward(self, batch: Batch, part: LogicalShard, losses: Losses, native: NativePolicy | None) -> Tensor:
-        """Add the gradient of one pass's part of the loss; return what the networks said about its tokens, [a, C]:
-        log-probabilities, raw ones, values and entropies, the last two where there are any."""
-        state, runner = self._held_state(), self._runner()
-        inputs, tokens = runner.inputs(batch, part), torch.from_numpy(part.tokens).to(self.device)
-        # One network after the other, so that the activations of only one are alive.
+    def _policy_backward(self, batch: Batch, part: LogicalShard, losses: Losses, native: NativePolicy | None) -> Tensor:
+        """Add the gradient of one pass's part of the policy's loss; return what it said about the tokens, [a, C]:
+        log-probabilities, raw ones and, where they were asked for, entropies."""
+        runner, tokens = self._runner(), self._tokens(part)
         outputs = policy_backward(
-            state.policy,
-            inputs,
+            self._held_state().policy,
+            runner.inputs(batch, part),
             lambda rows, outputs: losses.policy(tokens[rows], outputs),
             temperature=self._temperature,
             with_entropy=losses.with_entropies,
@@ -192,18 +214,25 @@ class TorchBackend(Backend):
             native=native,
         )
         columns = [outputs.log_probs, outputs.raw_log_probs]
-        if losses.value is not None:
-            with runner.autocast():
-                values = response_values(state.critic, inputs)
-            losses.value(tokens, values).backward()  # type: ignore[no-untyped-call]
-            columns.append(values.detach())
         if outputs.entropies is not None:
             columns.append(outputs.entropies)
         return torch.stack(columns, dim=1)
 
+    def _critic_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
+        """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
+        assert losses.value is not None
+        runner = self._runner()
+        with runner.autocast():
+            values = response_values(self._held_state().critic, runner.inputs(batch, part))
+        losses.value(self._tokens(part), values).backward()  # type: ignore[no-untyped-call]
+        return values.detach()[:, None]
+
+    def _tokens(self, part: LogicalShard) -> Tensor:
+        return torch.from_numpy(part.tokens).to(self.device)
+
     def _held_state(self) -> TrainingState:
         assert self._state is not None, "the trainer has left: resize or load_state brings it back"
-        assert self._holds_weights, "built without weights: join a group, or load a state, first"
+        assert self._state.progress.num_steps != NOTHING, "built without weights: join a group, or load a state, first"
         return self._state
 
     def _policy_parameters(self) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
-"""AdamW on the flat vector: one learning rate and one clipped norm for each network."""
+"""AdamW on parts of the flat vector: one learning rate and one clipped norm for each network."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,65 +11,155 @@ from torch import Tensor, nn
 from rlserve.trainers.backends.base import CRITIC, POLICY
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection
 
 
-class FlatAdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with linear warm-up and clipping by norm per segment.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Moments:
+    """AdamW's state for some elements of the flat vector, each [number of elements] float32."""
 
-    Every rank holds all of it and applies the same update to the same bits, so the loss of any rank loses nothing.
+    elements: Interval
+    first: Tensor
+    second: Tensor
+
+    def part(self, elements: Interval) -> Moments:
+        """Views of some of the elements."""
+        where = slice(elements.first - self.elements.first, elements.end - self.elements.first)
+        return Moments(elements=elements, first=self.first[where], second=self.second[where])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Piece:
+    """Elements of one network whose moments this rank holds; AdamW sees each piece as a parameter."""
+
+    network: str
+    elements: Interval
+    parameter: nn.Parameter
+    """A view of the flat vector."""
+    decayed: list[Tensor]
+    """Views of those elements that weight decay acts on."""
+    moments: Moments
+
+
+class ShardedAdamW:
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with linear warm-up and clipping by norm per network.
+
+    Updates the elements whose moments this rank holds: at first none. All that is done to an element depends on that
+    element alone, so the owner of a shard and its second holder come to the same bits.
     """
 
     def __init__(self, config: TorchTrainerConfig, flat: FlatParameters) -> None:
+        self.num_updates = 0
+        self.moments: tuple[Moments, ...] = ()
         self._config = config
         self._flat = flat
-        self.first_moment = torch.zeros_like(flat.vector)
-        self.second_moment = torch.zeros_like(flat.vector)
-        self.num_updates = 0
         rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
         self._learning_rates = {name: rates[name] for name in flat.segments}
-        self._segments = {name: nn.Parameter(flat.vector[where]) for name, where in flat.segments.items()}
-        self._adamw = torch.optim.AdamW(
-            [{"params": [segment], "name": name} for name, segment in self._segments.items()],
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=0.0,
-            fused=True,
-        )
-        # Norms and biases are the vectors among the parameters. Decay comes before the update, so it can be apart.
-        self._decayed = {
-            name: [
-                view
-                for view in flat.views(name, flat.vector).values()
-                if view.ndim > 1 or config.decay_norms_and_biases
-            ]
-            for name in flat.segments
-        }
+        self.hold(())
+
+    def new_moments(self, elements: Interval) -> Moments:
+        """Zeros."""
+        first, second = (torch.zeros_like(self._flat.vector[elements.elements]) for _ in range(2))
+        return Moments(elements=elements, first=first, second=second)
+
+    def hold(self, moments: Sequence[Moments]) -> None:
+        """Replace the moments that this rank holds."""
+        self.moments = tuple(moments)
+        segments = {name: Interval(where.start, where.stop) for name, where in self._flat.segments.items()}
+        self._pieces = [
+            self._piece(name, held.part(common))
+            for name, segment in segments.items()
+            for held in self.moments
+            if (common := intersection(segment, held.elements)).num_elements
+        ]
+        betas = (self._config.adam_beta1, self._config.adam_beta2)
+        self._adamw = [
+            torch.optim.AdamW([piece.parameter], betas=betas, weight_decay=0.0, fused=True) for piece in self._pieces
+        ]
+
+    @property
+    def held(self) -> Intervals:
+        """The elements whose moments this rank holds."""
+        return tuple(moments.elements for moments in self.moments)
 
     def learning_rates(self) -> dict[str, float]:
         """Those of the next update: rising linearly over ``num_warmup_steps`` updates."""
         share = min(1.0, (self.num_updates + 1) / max(1, self._config.num_warmup_steps))
         return {name: rate * share for name, rate in self._learning_rates.items()}
 
-    def gradient_norms(self, gradient: Tensor) -> dict[str, float]:
-        """Euclidean norm per segment, before clipping."""
-        return {name: float(torch.linalg.vector_norm(gradient[where])) for name, where in self._flat.segments.items()}
+    def own_parts(self, network: str, gradient: Tensor) -> list[Tensor]:
+        """What ``update`` needs of a network's gradient. Copies, unless that is all of it, so that the rest can go."""
+        segment = self._flat.segments[network]
+        parts = [
+            gradient[piece.elements.first - segment.start : piece.elements.end - segment.start]
+            for piece in self._pieces
+            if piece.network == network
+        ]
+        if sum(len(part) for part in parts) == len(gradient):
+            return parts
+        return [part.clone() for part in parts]
 
-    def update(self, gradient: Tensor, norms: Mapping[str, float]) -> None:
-        """Clip ``gradient`` [N] in place by its ``norms`` and apply it."""
+    def update(self, gradients: Mapping[str, Sequence[Tensor]], norms: Mapping[str, float]) -> None:
+        """Clip the gradients in place by their norms and apply them.
+
+        Args:
+            gradients: ``own_parts`` of each network.
+            norms: Euclidean, of each network's whole gradient.
+        """
         rates = self.learning_rates()
-        for group in self._adamw.param_groups:
-            name, where = group["name"], self._flat.segments[group["name"]]
-            group["lr"] = rates[name]
-            gradient[where].mul_(min(1.0, self._config.max_grad_norm / (norms[name] + 1e-6)))
-            segment = self._segments[name]
-            segment.grad = gradient[where]
-            # Our own flat moments, so that snapshots and broadcasts need not know torch's optimizer.
-            self._adamw.state[segment] = {
+        parts = {network: iter(found) for network, found in gradients.items()}
+        for piece, adamw in zip(self._pieces, self._adamw, strict=True):
+            network, gradient = piece.network, next(parts[piece.network])
+            adamw.param_groups[0]["lr"] = rates[network]
+            piece.parameter.grad = gradient.mul_(min(1.0, self._config.max_grad_norm / (norms[network] + 1e-6)))
+            # Our own moments, so that whoever copies or sends them need not know torch's optimizer.
+            adamw.state[piece.parameter] = {
                 "step": torch.tensor(float(self.num_updates), device=gradient.device),
-                "exp_avg": self.first_moment[where],
-                "exp_avg_sq": self.second_moment[where],
+                "exp_avg": piece.moments.first,
+                "exp_avg_sq": piece.moments.second,
             }
-            if self._config.weight_decay > 0:
-                torch._foreach_mul_(self._decayed[name], 1.0 - rates[name] * self._config.weight_decay)
-        self._adamw.step()
-        self._adamw.zero_grad()
+            if self._config.weight_decay > 0 and piece.decayed:
+                torch._foreach_mul_(piece.decayed, 1.0 - rates[network] * self._config.weight_decay)
+            adamw.step()
+            adamw.zero_grad()
         self.num_updates += 1
+
+    def _piece(self, network: str, moments: Moments) -> _Piece:
+        vector, elements = self._flat.vector, moments.elements
+        # Norms and biases are the vectors among the parameters. Decay comes before the update, so it can be apart.
+        decayed = [
+            vector[common.elements]
+            for place in self._flat.places(network)
+            if place.parameter.ndim > 1 or self._config.decay_norms_and_biases
+            if (common := intersection(place.elements, elements)).num_elements
+        ]
+        parameter = nn.Parameter(vector[elements.elements])
+        return _Piece(network=network, elements=elements, parameter=parameter, decayed=decayed, moments=moments)
+
+
+def rearranged(moments: Sequence[Moments], wanted: Intervals, optimizer: ShardedAdamW) -> list[Moments]:
+    """Moments of all ``wanted`` elements: those that are there, without a copy unless a part would keep the whole in
+    memory; and zeros, to be overwritten, of those that are not."""
+    found: list[Moments] = []
+    for held in moments:
+        parts = [part for each in wanted if (part := intersection(each, held.elements)).num_elements]
+        is_kept_whole = not difference([held.elements], parts)
+        for part in parts:
+            kept = held.part(part)
+            if not is_kept_whole:
+                kept = Moments(elements=part, first=kept.first.clone(), second=kept.second.clone())
+            found.append(kept)
+    lacking = difference(wanted, [moments.elements for moments in found])
+    found += [optimizer.new_moments(elements) for elements in lacking]
+    return sorted(found, key=lambda moments: moments.elements)
+
+
+def joined(held: Sequence[Moments], elements: Interval, name: str) -> Tensor:
+    """The ``first`` or ``second`` moments of some elements that are held; a view where they are held in one piece."""
+    parts = [
+        getattr(moments.part(common), name)
+        for moments in sorted(held, key=lambda moments: moments.elements)
+        if (common := intersection(moments.elements, elements)).num_elements
+    ]
+    assert sum(len(part) for part in parts) == elements.num_elements
+    return torch.cat(parts) if len(parts) > 1 else parts[0]

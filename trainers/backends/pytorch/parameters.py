@@ -7,25 +7,27 @@ would; the gaps are zero and stay zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-_ALIGNMENT = 16
-"""Elements: 64 bytes."""
+from rlserve.trainers.elastic.holdings import ALIGNMENT
+from rlserve.trainers.elastic.intervals import Interval
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
+class Place:
     """Where one parameter stands in the vector."""
 
     parameter: nn.Parameter
-    offset: int
+    elements: Interval
 
-    def view(self, vector: Tensor) -> Tensor:
-        return vector[self.offset : self.offset + self.parameter.numel()].view(self.parameter.shape)
+    def view(self, vector: Tensor, *, offset: int = 0) -> Tensor:
+        """The parameter's part of a vector, or of a part that begins at ``offset``."""
+        return vector[self.elements.first - offset : self.elements.end - offset].view(self.parameter.shape)
 
 
 class FlatParameters:
@@ -33,15 +35,17 @@ class FlatParameters:
 
     def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
         self.segments: dict[str, slice] = {}
-        self._places: dict[str, dict[str, _Place]] = {}
+        self._places: dict[str, dict[str, Place]] = {}
         offset = 0
         for module_name, module in modules.items():
             module.to(device)
             first = offset
             self._places[module_name] = {}
             for name, parameter in module.named_parameters():
-                self._places[module_name][name] = _Place(parameter=parameter, offset=offset)
-                offset += -(-parameter.numel() // _ALIGNMENT) * _ALIGNMENT
+                self._places[module_name][name] = Place(
+                    parameter=parameter, elements=Interval(offset, offset + parameter.numel())
+                )
+                offset += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
             self.segments[module_name] = slice(first, offset)
         self.vector = torch.zeros(offset, device=device)
         with torch.no_grad():
@@ -53,15 +57,60 @@ class FlatParameters:
         """Any vector of this layout (parameters, moments, gradients), taken apart by the names of one module."""
         return {name: place.view(vector) for name, place in self._places[module_name].items()}
 
-    def collect_gradients_in(self, vector: Tensor) -> None:
-        """Let ``backward`` add to ``vector`` from now on."""
-        for place in self._all_places():
-            place.parameter.grad = place.view(vector)
+    @contextmanager
+    def collecting_gradients(self, module_name: str) -> Iterator[Tensor]:
+        """A vector of one module's segment, to which ``backward`` adds inside the context."""
+        gradient = torch.zeros_like(self.vector[self.segments[module_name]])
+        places, offset = self.places(module_name), self.segments[module_name].start
+        for place in places:
+            place.parameter.grad = place.view(gradient, offset=offset)
+        try:
+            yield gradient
+        finally:
+            for place in places:
+                place.parameter.grad = None
 
-    def drop_gradients(self) -> None:
-        """Forget the vector that gradients were added to."""
-        for place in self._all_places():
-            place.parameter.grad = None
+    @contextmanager
+    def adding_gradients(self, module_name: str, total: Tensor, *, in_parts: Collection[Tensor]) -> Iterator[None]:
+        """What ``backward`` finds inside the context is added to ``total``, one module's segment, in place.
 
-    def _all_places(self) -> list[_Place]:
+        A parameter's gradient is added, and its memory freed, when ``backward`` has reached it; those of ``in_parts``,
+        which more than one call of ``backward`` reaches, at the end.
+        """
+        places, offset = self.places(module_name), self.segments[module_name].start
+        late = {id(parameter) for parameter in in_parts}
+
+        def add(place: Place) -> Callable[[Tensor], None]:
+            def add_gradient(parameter: Tensor) -> None:
+                assert parameter.grad is not None
+                place.view(total, offset=offset).add_(parameter.grad)
+                parameter.grad = None
+
+            return add_gradient
+
+        hooks = [
+            place.parameter.register_post_accumulate_grad_hook(add(place))  # type: ignore[no-untyped-call]
+            for place in places
+            if id(place.parameter) not in late
+        ]
+        try:
+            yield
+            for place in places:
+                if place.parameter.grad is not None:
+                    add(place)(place.parameter)
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for place in places:
+                place.parameter.grad = None
+
+    def places(self, module_name: str) -> list[Place]:
+        """Of one module's parameters, in the order of the vector."""
+        return list(self._places[module_name].values())
+
+    def named_places(self, module_name: str) -> list[tuple[str, Place]]:
+        """As ``places``, with the parameters' names."""
+        return list(self._places[module_name].items())
+
+    def _all_places(self) -> list[Place]:
         return [place for places in self._places.values() for place in places.values()]

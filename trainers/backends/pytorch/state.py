@@ -1,9 +1,10 @@
-"""The whole state of a rank: networks, optimizer, counters; how it is saved, sent and taken back."""
+"""The whole state of a rank: networks, optimizer, counters; what of it a checkpoint holds."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +14,36 @@ from rlserve.errors import WeightsRefusedError
 from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.models import load_policy, make_critic
-from rlserve.trainers.backends.pytorch.optimizer import FlatAdamW
-from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined
+from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
+from rlserve.trainers.backends.pytorch.progress import StepProgress
 from rlserve.trainers.elastic.base import Group
+from rlserve.trainers.elastic.exchange import gather_shards
+from rlserve.trainers.elastic.holdings import Holdings
+from rlserve.trainers.elastic.intervals import Interval, intersection
+from rlserve.trainers.elastic.standing import NOTHING
 
 COUNTERS = "counters"
 """Name of the tensor [steps, optimizer updates] in a saved state."""
 
+_MOMENTS = {"first_moment.": "first", "second_moment.": "second"}
+"""Prefix of a moment's name in a saved state, and what ``Moments`` calls it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedTensor:
+    """One tensor of a saved state."""
+
+    name: str
+    shape: torch.Size
+    dtype: torch.dtype
+
 
 class TrainingState:
-    """Policy, optimizer and, where the algorithm needs them, critic and frozen reference."""
+    """Policy, optimizer and, where the algorithm needs them, critic and frozen reference.
+
+    Parameters are on every rank; AdamW's moments are held as ``holdings`` say.
+    """
 
     def __init__(
         self,
@@ -37,86 +58,107 @@ class TrainingState:
         self.policy: Any = load_policy(model_path, load_weights=load_weights)
         self.critic: Any = make_critic(self.policy, seed) if networks.critic else None
         self.reference: Any = None
-        self._flat_reference: FlatParameters | None = None
+        self.flat_reference: FlatParameters | None = None
         if networks.reference:
             self.reference = copy.deepcopy(self.policy)
-            self._flat_reference = FlatParameters({"reference": self.reference}, device)
+            self.flat_reference = FlatParameters({"reference": self.reference}, device)
         trained = {POLICY: self.policy} | ({CRITIC: self.critic} if networks.critic else {})
         self.flat = FlatParameters(trained, device)
-        self.optimizer = FlatAdamW(config, self.flat)
-        self.num_steps = 0
-        self._snapshot: tuple[list[Tensor], tuple[int, int]] | None = None
+        self.optimizer = ShardedAdamW(config, self.flat)
+        self.holdings = Holdings(num_elements=self.flat.vector.numel(), num_holders=1)
+        self.progress = StepProgress(self.flat, self.optimizer, holds_state=load_weights)
+        if load_weights:
+            self._hold_everything()
 
-    def remember(self) -> None:
-        """Remember the present in host memory, to come back to with ``rollback``."""
-        self.forget()
-        changing = self._changing_vectors()
-        copies = [torch.empty_like(vector, device="cpu", pin_memory=vector.is_cuda) for vector in changing]
-        for kept, vector in zip(copies, changing, strict=True):
-            kept.copy_(vector)
-        self._snapshot = copies, (self.num_steps, self.optimizer.num_updates)
-
-    def forget(self) -> None:
-        """Free what was remembered: the present is what ``rollback`` comes back to, as long as nothing changes it."""
-        self._snapshot = None
-
-    def rollback(self) -> None:
-        """Return to the last ``remember``; do nothing if there was none since the last rollback or ``forget``."""
-        if self._snapshot is None:
+    def gather_parameters(self, group: Group) -> None:
+        """After an update: get what other ranks have updated."""
+        if self.progress.has_all_parameters:
             return
-        copies, (self.num_steps, self.optimizer.num_updates) = self._snapshot
-        for kept, vector in zip(copies, self._changing_vectors(), strict=True):
-            vector.copy_(kept)
-        self._snapshot = None
+        gather_shards(group, self.flat.vector, [self.holdings.shard(rank) for rank in range(group.num_ranks)])
+        self.progress.has_all_parameters = True
 
-    def broadcast(self, group: Group) -> None:
-        """Overwrite everything with rank 0's state, bit for bit."""
-        counters = torch.tensor([self.num_steps, self.optimizer.num_updates], device=self.flat.vector.device)
-        group.broadcast(counters)
-        self.num_steps, self.optimizer.num_updates = counters.tolist()
-        for vector in self._changing_vectors():
-            group.broadcast(vector)
-        if self._flat_reference is not None:
-            group.broadcast(self._flat_reference.vector)
-        self._snapshot = None
+    def saved_tensors(self) -> list[SavedTensor]:
+        """What a saved state consists of, in order; the same on any number of ranks."""
+        prefixes = dict.fromkeys(("", *_MOMENTS), self.flat)
+        tensors = [
+            SavedTensor(name=f"{prefix}{module}.{name}", shape=place.parameter.shape, dtype=torch.float32)
+            for prefix, flat in prefixes.items()
+            for module in flat.segments
+            for name, place in flat.named_places(module)
+        ]
+        if self.flat_reference is not None:
+            tensors += [
+                SavedTensor(name=f"reference.{name}", shape=place.parameter.shape, dtype=torch.float32)
+                for name, place in self.flat_reference.named_places("reference")
+            ]
+        return [*tensors, SavedTensor(name=COUNTERS, shape=torch.Size([2]), dtype=torch.int64)]
 
-    def named_tensors(self) -> dict[str, Tensor]:
-        """Views of every part under a name of its own, such as ``policy.lm_head.weight`` or
-        ``first_moment.critic.value_head.bias``. A copy of the counters."""
-        vectors = {"": self.flat.vector, "first_moment.": self.optimizer.first_moment}
-        vectors["second_moment."] = self.optimizer.second_moment
-        tensors = {
-            f"{prefix}{module}.{name}": view
-            for prefix, vector in vectors.items()
-            for module in self.flat.segments
-            for name, view in self.flat.views(module, vector).items()
-        }
-        if self._flat_reference is not None:
-            reference = self._flat_reference.views("reference", self._flat_reference.vector)
-            tensors |= {f"reference.{name}": view for name, view in reference.items()}
-        tensors[COUNTERS] = torch.tensor([self.num_steps, self.optimizer.num_updates])
-        return tensors
+    def gathered(self, group: Group) -> Iterator[Tensor]:
+        """The contents of ``saved_tensors``, in order, one at a time. All ranks go through it together.
+
+        Views of what this rank holds whole, and a copy of the counters.
+        """
+        for module in self.flat.segments:
+            yield from self.flat.views(module, self.flat.vector).values()
+        for name in _MOMENTS.values():
+            for module in self.flat.segments:
+                for place in self.flat.places(module):
+                    yield self._gathered_moments(group, place, name)
+        if self.flat_reference is not None:
+            yield from self.flat_reference.views("reference", self.flat_reference.vector).values()
+        yield torch.tensor([self.progress.num_steps, self.optimizer.num_updates])
 
     def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over the contents of ``named_tensors``.
+        """Take over a saved state: all parameters, and the moments of the shards that this rank holds.
 
         Raises:
             WeightsRefusedError: names, shapes or types differ from this state's; nothing was changed.
         """
-        own = self.named_tensors()
-        if odd := sorted(own.keys() ^ saved.keys()):
-            where = "lacks" if odd[0] in own else "has the unknown"
-            raise WeightsRefusedError(f"saved trainer state {where} tensor {odd[0]!r} ({len(odd)} such names)")
-        for name, tensor in own.items():
-            if (tensor.shape, tensor.dtype) != (saved[name].shape, saved[name].dtype):
-                raise WeightsRefusedError(
-                    f"saved trainer state does not fit: {name!r} is {saved[name].dtype} {tuple(saved[name].shape)}, "
-                    f"this trainer's is {tensor.dtype} {tuple(tensor.shape)}"
-                )
-        for name, tensor in own.items():
-            tensor.copy_(saved[name])
-        self.num_steps, self.optimizer.num_updates = saved[COUNTERS].tolist()
-        self._snapshot = None
+        expected = {tensor.name: tensor for tensor in self.saved_tensors()}
+        _check_fits(expected, saved)
+        if self.progress.num_steps == NOTHING:
+            self._hold_everything()
+        for module in self.flat.segments:
+            for name, view in self.flat.views(module, self.flat.vector).items():
+                view.copy_(saved[f"{module}.{name}"])
+            for name, place in self.flat.named_places(module):
+                for prefix, moment in _MOMENTS.items():
+                    self._load_moments(place, moment, saved[f"{prefix}{module}.{name}"])
+        if self.flat_reference is not None:
+            for name, view in self.flat_reference.views("reference", self.flat_reference.vector).items():
+                view.copy_(saved[f"reference.{name}"])
+        num_steps, num_updates = saved[COUNTERS].tolist()
+        self.progress.restart(num_steps=num_steps, num_updates=num_updates)
 
-    def _changing_vectors(self) -> list[Tensor]:
-        return [self.flat.vector, self.optimizer.first_moment, self.optimizer.second_moment]
+    def _hold_everything(self) -> None:
+        self.optimizer.hold([self.optimizer.new_moments(Interval(0, self.flat.vector.numel()))])
+
+    def _gathered_moments(self, group: Group, place: Place, name: str) -> Tensor:
+        if self.progress.holds_everything:
+            return joined(self.optimizer.moments, place.elements, name).view(place.parameter.shape)
+        whole = torch.empty(place.elements.num_elements, device=self.flat.vector.device)
+        shards = [intersection(place.elements, self.holdings.shard(rank)) for rank in range(group.num_ranks)]
+        parts = [Interval(part.first - place.elements.first, part.end - place.elements.first) for part in shards]
+        if shards[group.rank].num_elements:
+            whole[parts[group.rank].elements] = joined(self.optimizer.moments, shards[group.rank], name)
+        gather_shards(group, whole, parts)
+        return whole.view(place.parameter.shape)
+
+    def _load_moments(self, place: Place, name: str, saved: Tensor) -> None:
+        for moments in self.optimizer.moments:
+            common = intersection(place.elements, moments.elements)
+            if common.num_elements:
+                first, end = common.first - place.elements.first, common.end - place.elements.first
+                getattr(moments.part(common), name).copy_(saved.flatten()[first:end])
+
+
+def _check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, Tensor]) -> None:
+    if odd := sorted(expected.keys() ^ saved.keys()):
+        where = "lacks" if odd[0] in expected else "has the unknown"
+        raise WeightsRefusedError(f"saved trainer state {where} tensor {odd[0]!r} ({len(odd)} such names)")
+    for name, own in expected.items():
+        if (own.shape, own.dtype) != (saved[name].shape, saved[name].dtype):
+            raise WeightsRefusedError(
+                f"saved trainer state does not fit: {name!r} is {saved[name].dtype} {tuple(saved[name].shape)}, "
+                f"this trainer's is {own.dtype} {tuple(own.shape)}"
+            )
