@@ -82,6 +82,8 @@ class Controller:
         self._parts = parts
         self._stop = asyncio.Event()
         self._held_out_after: float | None = None
+        self._is_scored = False
+        """Whether the score after all steps is taken: the last that a run does."""
 
     def request_stop(self) -> None:
         """Finish the step under way, save, and return from ``run``."""
@@ -91,8 +93,8 @@ class Controller:
 
     @property
     def stopped_early(self) -> bool:
-        """Whether the run was asked to stop and has steps left."""
-        return self._stop.is_set() and self._run.counters.num_steps < self._config.num_steps
+        """Whether the run was asked to stop and has something left to do: steps, or the score after them."""
+        return self._stop.is_set() and not self._is_scored
 
     def summary(self) -> RunSummary:
         """The numbers that the run comes down to."""
@@ -205,7 +207,7 @@ class Controller:
             await self._parts.saver.save()
         except CheckpointError as error:
             failure = error
-        if not self.stopped_early:
+        if self._run.counters.num_steps >= self._config.num_steps:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
             display.status = "scoring held-out prompts"
@@ -222,7 +224,7 @@ class Controller:
             logger.info("stopped: the held-out score after training is not taken")
             return
         found = score.result()
-        self._held_out_after = found.share_right
+        self._held_out_after, self._is_scored = found.share_right, True
         self._setup.tracker.log(num_steps, found.metrics())
         logger.info("held-out score after training: %s", found)
 

@@ -1,0 +1,82 @@
+"""The end of a run: what a stop leaves undone decides how it is said to have ended."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any, cast
+
+from controller_fakes import FakeTracker, run_context
+
+from rlserve.controller.controller import Controller
+from rlserve.controller.evaluation import HeldOutScore
+
+NUM_STEPS = 3
+
+
+class Ending:
+    """A controller whose steps are trained already, and an evaluation that waits to be let go on."""
+
+    def __init__(self) -> None:
+        self.saved = 0
+        self.evaluating, self.go_on = asyncio.Event(), asyncio.Event()
+        parts = SimpleNamespace(
+            display=SimpleNamespace(status="", stopping=False, run=self._forever),
+            heartbeat=SimpleNamespace(run=self._forever),
+            stall_guard=SimpleNamespace(watch=self._forever),
+            training=SimpleNamespace(publish_first=self._at_once, step=self._at_once, settle=self._at_once),
+            trainers=SimpleNamespace(form=self._at_once),
+            rollouts=SimpleNamespace(readmit=lambda: None, admit=self._forever, score=self._forever),
+            reallocation=SimpleNamespace(run=self._forever, settle=self._at_once, close=self._at_once),
+            replicas=SimpleNamespace(broadcast=self._at_once, close=self._at_once),
+            evaluation=SimpleNamespace(score=self._score),
+            saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),
+        )
+        setup = SimpleNamespace(
+            config=SimpleNamespace(num_steps=NUM_STEPS), slots=(), roles={}, saved=None, tracker=FakeTracker()
+        )
+        ports = SimpleNamespace(
+            fleet=SimpleNamespace(start=self._at_once, close=lambda: None),
+            scorer=SimpleNamespace(start=self._at_once, close=lambda: None),
+        )
+        run = run_context(asyncio.TaskGroup())
+        run.counters.num_steps = NUM_STEPS
+        self.controller = Controller(run, cast(Any, setup), cast(Any, ports), cast(Any, parts))
+
+    async def _at_once(self, *_: object) -> None:
+        pass
+
+    async def _forever(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+    async def _save(self) -> None:
+        self.saved += 1
+
+    async def _score(self, step: int) -> HeldOutScore:
+        self.evaluating.set()
+        await self.go_on.wait()
+        return HeldOutScore(share_right=1.0, num_failed=0)
+
+
+def test_a_stop_while_the_trained_policy_is_scored_ends_the_run_early() -> None:
+    async def scenario() -> None:
+        ending = Ending()
+        running = asyncio.create_task(ending.controller.run())
+        await ending.evaluating.wait()
+        ending.controller.request_stop()
+        await running
+        assert ending.controller.stopped_early, "all steps are trained and saved, but nobody knows how good they are"
+        assert ending.saved == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_stop_after_the_score_comes_too_late_to_matter() -> None:
+    async def scenario() -> None:
+        ending = Ending()
+        ending.go_on.set()
+        await ending.controller.run()
+        ending.controller.request_stop()
+        assert not ending.controller.stopped_early
+
+    asyncio.run(scenario())
