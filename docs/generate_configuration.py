@@ -14,9 +14,9 @@ import types
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from rlserve.config.keys import annotation_of, choices_of
+from rlserve.config.keys import annotation_of, hints_of, nested_dataclasses, variants_of
 from rlserve.config.tree import RunConfig
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -41,13 +41,10 @@ class Section(NamedTuple):
 def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
     """The dataclass itself, then those under it, in order of their fields."""
     yield Section(key, config_type)
-    for name, annotation in get_type_hints(config_type).items():
+    for name, annotation in hints_of(config_type).items():
         child = f"{key}.{name}" if key else name
-        if is_dataclass(annotation):
-            yield from sections(annotation, child)  # type: ignore[arg-type]
-        if choices := choices_of(annotation):
-            for member in choices.members.values():
-                yield from sections(member, child)
+        for nested in nested_dataclasses(annotation):
+            yield from sections(nested, child)
         for element in _element_types(annotation):
             yield from sections(element, f"{child}.N")
 
@@ -78,8 +75,8 @@ def render() -> str:
 
 
 def _render_section(section: Section) -> Iterator[str]:
-    hints, meanings = get_type_hints(section.config_type), field_docstrings(section.config_type)
-    rows = [field for field in fields(section.config_type) if not _has_a_section(hints[field.name])]
+    hints, meanings = hints_of(section.config_type), field_docstrings(section.config_type)
+    rows = [field for field in fields(section.config_type) if not nested_dataclasses(hints[field.name])]
     yield f"## {_title(section)}\n"
     yield f"{_one_line(inspect.getdoc(section.config_type) or '')}\n"
     yield "| key | type | default | meaning |"
@@ -91,16 +88,14 @@ def _render_section(section: Section) -> Iterator[str]:
     yield ""
 
 
-def _has_a_section(annotation: Any) -> bool:
-    return is_dataclass(annotation) or choices_of(annotation) is not None
-
-
 def _title(section: Section) -> str:
     if not section.key:
         return "The run"
-    choices = choices_of(annotation_of(RunConfig, section.key))
-    chosen = [name for name, member in choices.members.items() if member is section.config_type] if choices else []
-    return f"`{section.key}`" + (f" with `{choices.key}={chosen[0]}`" if choices and chosen else "")
+    variants = variants_of(annotation_of(RunConfig, section.key))
+    if variants is None:
+        return f"`{section.key}`"
+    (tag,) = (tag for tag, variant in variants.types.items() if variant is section.config_type)
+    return f"`{section.key}` with `{variants.discriminator}={tag}`"
 
 
 def _element_types(annotation: Any) -> Iterator[type[Any]]:

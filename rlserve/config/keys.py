@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
-from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from pydantic import Discriminator
+
+ABSENT = object()
+"""In the place of a value that is not there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variants:
+    """The dataclasses of a discriminated union; the first is the default."""
+
+    discriminator: str
+    """The key whose value says which one is meant: ``name``."""
+    types: Mapping[str, type[Any]]
+    """By that value."""
+
+    @property
+    def default(self) -> str:
+        """The value of the discriminator where it is not given."""
+        return next(iter(self.types))
+
+    def chosen_by(self, values: Mapping[Any, Any]) -> type[Any] | None:
+        """The variant that ``values`` are meant for; None where they name one that does not exist."""
+        tag = values.get(self.discriminator, self.default)
+        return self.types.get(tag) if isinstance(tag, str) else None
 
 
 def join_key(parent: str, child: object) -> str:
-    """``a.b`` and ``c`` to ``a.b.c``."""
-    return f"{parent}.{child}" if parent else str(child)
+    """``a.b`` and ``c`` to ``a.b.c``; either may be empty."""
+    return f"{parent}.{child}" if parent and str(child) else parent or str(child)
 
 
 def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -22,58 +47,80 @@ def flatten(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield str(name), value
 
 
+def value_at(values: Any, key: str) -> Any:
+    """What stands at a dotted key of nested plain data, positions in lists included, or :data:`ABSENT`."""
+    for part in key.split(".") if key else ():
+        if isinstance(values, list | tuple) and part.isdecimal() and int(part) < len(values):
+            values = values[int(part)]
+        elif isinstance(values, Mapping):
+            values = next((value for name, value in values.items() if str(name) == part), ABSENT)
+        else:
+            return ABSENT
+    return values
+
+
+def hints_of(cls: Any) -> Mapping[str, Any]:
+    """The types of a dataclass's fields, in their order; discriminated unions keep their discriminator."""
+    return get_type_hints(cls, include_extras=True)
+
+
+def variants_of(annotation: Any) -> Variants | None:
+    """The variants of a discriminated union; None for any other type."""
+    if get_origin(annotation) is not Annotated:
+        return None
+    union, *extras = get_args(annotation)
+    (name,) = (str(extra.discriminator) for extra in extras if isinstance(extra, Discriminator))
+    tags = {get_args(hints_of(member)[name])[0]: member for member in get_args(union)}
+    return Variants(discriminator=name, types=tags)
+
+
+def nested_dataclasses(annotation: Any) -> tuple[type[Any], ...]:
+    """The dataclasses whose keys stand directly under a key of this type: none, one, or all variants."""
+    if variants := variants_of(annotation):
+        return tuple(variants.types.values())
+    return (annotation,) if is_dataclass(annotation) else ()  # type: ignore[return-value]
+
+
 def annotation_of(root: type[Any], key: str) -> Any:
-    """The type that a dotted key has in a tree of dataclasses, positions in lists included; None if there is none."""
+    """The type that a dotted key has in a tree of dataclasses, positions in lists included; None if there is none.
+
+    Of a key that several variants have it is that of the first.
+    """
     annotation: Any = root
     for part in key.split("."):
-        element = _element_of(annotation) if part.isdecimal() else None
-        choices = choices_of(annotation)
-        owners = choices.members.values() if choices else [annotation] if is_dataclass(annotation) else []
-        annotation = element or next((hints[part] for hints in map(get_type_hints, owners) if part in hints), None)
+        variants = variants_of(annotation)
+        if variants is not None and part == variants.discriminator:
+            annotation = Literal[tuple(variants.types)]
+            continue
+        hints = [hints_of(nested) for nested in nested_dataclasses(annotation)]
+        element = element_of(annotation) if part.isdecimal() else None
+        annotation = element or next((found[part] for found in hints if part in found), None)
     return annotation
-
-
-class Choices(NamedTuple):
-    """Dataclasses of which one stands under a key."""
-
-    key: str
-    """The field that says which: a ``Literal`` of one text in each."""
-    members: Mapping[str, Any]
-    """The dataclasses by that text."""
-
-
-def choices_of(annotation: Any) -> Choices | None:
-    """The dataclasses of a union that are told apart by a field; None for any other type."""
-    members = _members(annotation)
-    if not members or not all(map(is_dataclass, members)):
-        return None
-    hints = [get_type_hints(member) for member in members]
-    (key,) = (name for name in hints[0] if all(get_origin(each.get(name)) is Literal for each in hints))
-    return Choices(key, {get_args(each[key])[0]: member for each, member in zip(hints, members, strict=True)})
 
 
 def is_text(annotation: Any) -> bool:
     """Whether a key of this type takes any text."""
-    return annotation is str or str in _members(annotation)
+    return str in members_of(annotation)
 
 
 def is_text_list(annotation: Any) -> bool:
     """Whether a key of this type takes a list of texts."""
-    return _element_of(annotation) is str
+    return element_of(annotation) is str
 
 
 def is_list(annotation: Any) -> bool:
     """Whether a key of this type takes a list."""
-    return _element_of(annotation) is not None
+    return element_of(annotation) is not None
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
+def members_of(annotation: Any) -> Sequence[Any]:
+    """The members of a plain union; any other type is the only one."""
+    return get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
 
 
-def _element_of(annotation: Any) -> Any:
+def element_of(annotation: Any) -> Any:
     """The type of a list's elements; None where no list can stand."""
-    for member in (annotation, *_members(annotation)):
+    for member in members_of(annotation):
         if get_origin(member) is tuple:
             return get_args(member)[0]
     return None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.config.belongings import check_belongings, remarks_on_small_settings, without_replaced_reward
-from rlserve.config.build import build
 from rlserve.config.checks import check_parts
 from rlserve.config.compose import Composed, compose
 from rlserve.config.dump import as_plain
@@ -18,6 +17,7 @@ from rlserve.config.paths import settle_paths
 from rlserve.config.references import check_references
 from rlserve.config.remarks import remarks_on
 from rlserve.config.tree import RunConfig
+from rlserve.config.validation import validate
 from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
@@ -53,7 +53,7 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     file = locate(path)
     composed = compose(file, overrides)
     values = settle_paths(without_replaced_reward(composed.values, composed), RunConfig.output_dir)
-    config, tree_problems = build(RunConfig, values, composed.spelling)
+    config, tree_problems = validate(RunConfig, values, composed.spelling)
     known = {problem.key for problem in composed.problems}
     problems = [*composed.problems, *(problem for problem in tree_problems if problem.key not in known)]
     flat = dict(flatten(values))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated
+
+from pydantic import Discriminator
 
 from rlserve.errors import check_fields
 from rlserve.launch.config import LaunchConfig
@@ -80,7 +83,7 @@ class RunConfig:
     """Decides the order of prompts and of mini-batches, the random numbers of sampling, and the critic's head."""
     num_steps: int = 100
     """Training steps."""
-    algorithm: AlgorithmConfig = field(default_factory=PPOConfig)
+    algorithm: Annotated[AlgorithmConfig, Discriminator("name")] = field(default_factory=PPOConfig)
     trainer: TrainerConfig = field(default_factory=TorchTrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.config.build import build
 from rlserve.config.checks import check_parts
 from rlserve.config.pool_split import render_split
 from rlserve.config.references import check_references
 from rlserve.config.tree import RunConfig
+from rlserve.config.validation import validate
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
 from rlserve.manager.policies.bounds import rollout_bounds
@@ -26,7 +26,7 @@ TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b",
 
 def config_of(**parts: Any) -> RunConfig:
     smallest = {"model": {"path": "a/b"}, "data": {"path": "a/b"}, "reward": {"function": "m:f"}}
-    config, problems = build(RunConfig, smallest | {"pool": {"slots": TWO_TYPES}} | parts)
+    config, problems = validate(RunConfig, smallest | {"pool": {"slots": TWO_TYPES}} | parts)
     assert config is not None, problems
     return config
 

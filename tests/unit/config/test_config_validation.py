@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import Discriminator
 
-from rlserve.config.build import build
+from rlserve.config.keys import hints_of, nested_dataclasses, variants_of
 from rlserve.config.tree import RunConfig
+from rlserve.config.validation import validate
+from rlserve.errors import check_fields
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig
 
@@ -22,13 +27,13 @@ SMALLEST: dict[str, Any] = {
 
 
 def problems_of(**parts: Any) -> list[str]:
-    config, problems = build(RunConfig, SMALLEST | parts)
+    config, problems = validate(RunConfig, SMALLEST | parts)
     assert (config is None) == bool(problems)
     return [str(problem) for problem in problems]
 
 
 def test_defaults_of_the_code_fill_what_is_not_given() -> None:
-    config, problems = build(RunConfig, SMALLEST)
+    config, problems = validate(RunConfig, SMALLEST)
     assert problems == ()
     assert config is not None
     assert config.num_steps == RunConfig.num_steps
@@ -37,14 +42,14 @@ def test_defaults_of_the_code_fill_what_is_not_given() -> None:
 
 
 def test_lists_become_tuples_of_dataclasses() -> None:
-    config, _ = build(RunConfig, SMALLEST | {"pool": {"slots": [{"type": "cpu-a", "count": 2}]}})
+    config, _ = validate(RunConfig, SMALLEST | {"pool": {"slots": [{"type": "cpu-a", "count": 2}]}})
     assert config is not None
     assert config.pool.slots == (SlotGroupConfig(type="cpu-a", count=2),)
 
 
 @pytest.mark.parametrize("written", [1, 1.0, "1", "1e0", "1.0e+0"])
 def test_a_float_may_be_written_as_an_integer_or_as_text(written: object) -> None:
-    config, problems = build(RunConfig, SMALLEST | {"trainer": {"learning_rate": written}})
+    config, problems = validate(RunConfig, SMALLEST | {"trainer": {"learning_rate": written}})
     assert problems == ()
     assert config is not None
     assert type(config.trainer.learning_rate) is float
@@ -52,7 +57,7 @@ def test_a_float_may_be_written_as_an_integer_or_as_text(written: object) -> Non
 
 
 def test_one_text_is_a_list_of_one() -> None:
-    config, _ = build(RunConfig, SMALLEST | {"rollout": {"stop": "END"}, "tracking": {"wandb": {"tags": 5}}})
+    config, _ = validate(RunConfig, SMALLEST | {"rollout": {"stop": "END"}, "tracking": {"wandb": {"tags": 5}}})
     assert config is not None
     assert (config.rollout.stop, config.tracking.wandb.tags) == (("END",), ("5",))
 
@@ -60,7 +65,7 @@ def test_one_text_is_a_list_of_one() -> None:
 def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -> None:
     spellings = {"name": "007", "tracking.wandb.tags.1": "1e5"}
     parts = {"name": 7, "output_dir": 2026, "tracking": {"wandb": {"tags": ["a", 1e5, True], "group": 1.5}}}
-    config, problems = build(RunConfig, SMALLEST | parts, spellings.get)
+    config, problems = validate(RunConfig, SMALLEST | parts, spellings.get)
     assert config is not None, problems
     assert (config.name, config.output_dir) == ("007", "2026")
     assert config.tracking.wandb.tags == ("a", "1e5", "true")
@@ -138,13 +143,13 @@ def test_everything_wrong_is_said_at_once() -> None:
         "data.path: must be text, got null",
         "data.num_held_out: must be at least 1, got 0",
         "seed: must be a whole number, got 'a'",
+        "num_steps: must be at least 1, got 0",
         "trainer.learning_rte: unknown key, did you mean trainer.learning_rate?",
         "trainer.weight_decay: must be at least 0, got -1.0",
         "pool.slots.0.type: must name a type, got ' '",
         "pool.slots.0.count: must be at least 1, got 0",
         "pool.slots.1.type: must be given",
         "pool.switch_timeout_s: must be above 0, got 0.0",
-        "num_steps: must be at least 1, got 0",
     ]
 
 
@@ -156,7 +161,7 @@ def _paths(values: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     ]
 
 
-FULL = dataclasses.asdict(build(RunConfig, SMALLEST)[0])  # type: ignore[call-overload]
+FULL = dataclasses.asdict(validate(RunConfig, SMALLEST)[0])  # type: ignore[call-overload]
 JUNK = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.integers()), st.just({"x": {"y": 1}})
 )
@@ -170,11 +175,11 @@ def test_no_value_anywhere_raises_or_passes_as_another_type(changes: list[tuple[
         for name in path[:-1]:
             parent = parent[name] if isinstance(parent.get(name), dict) else parent.setdefault(name + "_", {})
         parent[path[-1]] = junk
-    config, problems = build(RunConfig, values)
+    config, problems = validate(RunConfig, values)
     if config is None:
         assert all(problem.key and problem.message for problem in problems)
     else:
-        rebuilt, _ = build(RunConfig, dataclasses.asdict(config))
+        rebuilt, _ = validate(RunConfig, dataclasses.asdict(config))
         assert rebuilt == config
 
 
@@ -191,7 +196,7 @@ def test_every_misspelt_key_is_reported_with_the_right_one(path: tuple[str, ...]
     if not typo or typo in parent:
         return
     parent[typo] = parent.pop(name)
-    _, problems = build(RunConfig, values)
+    _, problems = validate(RunConfig, values)
     messages = {problem.key: problem.message for problem in problems}
     assert f"did you mean {'.'.join(path)}?" in messages[".".join([*path[:-1], typo])]
 
@@ -203,7 +208,7 @@ def _deep_copy(values: Any) -> Any:
 def test_a_mapping_has_keys_of_the_users_own() -> None:
     arguments = {"enable_thinking": False, "tools": [{"name": "add"}]}
     data = {"path": "org/data", "apply_chat_template": True, "chat_template_kwargs": arguments}
-    config, problems = build(RunConfig, SMALLEST | {"data": data})
+    config, problems = validate(RunConfig, SMALLEST | {"data": data})
     assert problems == ()
     assert config is not None
     assert config.data.chat_template_kwargs == arguments
@@ -222,7 +227,7 @@ def test_a_mapping_has_keys_of_the_users_own() -> None:
     ],
 )
 def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: AlgorithmConfig) -> None:
-    config, problems = build(RunConfig, SMALLEST | {"algorithm": given})
+    config, problems = validate(RunConfig, SMALLEST | {"algorithm": given})
     assert problems == ()
     assert config is not None
     assert config.algorithm == expected
@@ -245,4 +250,113 @@ def test_an_unknown_algorithm_and_unfit_values_of_one_are_refused(given: object,
 
 def test_a_key_of_another_algorithm_is_unknown() -> None:
     (found,) = problems_of(algorithm={"name": "grpo", "gae_lambda": 0.9})
-    assert found.startswith("algorithm.gae_lambda: unknown key; valid keys: num_epochs, ")
+    assert found.startswith(
+        "algorithm.gae_lambda: algorithm.name=grpo has no such key, algorithm.name=ppo has; keys of grpo: num_epochs, "
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cat:
+    """A variant."""
+
+    name: Literal["cat"] = "cat"
+    lives: int = 9
+    tails: int = 1
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"lives": self.lives >= 1 or "must be at least 1"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fish:
+    """Another."""
+
+    name: Literal["fish"] = "fish"
+    depth: float = 0.0
+    tails: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zoo:
+    """Holds one of them."""
+
+    animal: Annotated[Cat | Fish, Discriminator("name")] = Cat()
+    num_visitors: int = 0
+
+
+@pytest.mark.parametrize(
+    ("given", "animal"),
+    [
+        ({}, Cat()),
+        ({"animal": {"lives": 3}}, Cat(lives=3)),
+        ({"animal": {"name": "cat", "tails": 2}}, Cat(tails=2)),
+        ({"animal": {"name": "fish", "depth": "1e2", "tails": 2}}, Fish(depth=100.0, tails=2)),
+    ],
+)
+def test_the_name_chooses_the_variant_and_the_first_is_the_default(given: dict[str, Any], animal: Cat | Fish) -> None:
+    assert validate(Zoo, given) == (Zoo(animal=animal), ())
+
+
+@pytest.mark.parametrize(
+    ("animal", "problems"),
+    [
+        (
+            {"name": "fish", "lives": 3},
+            ["animal.lives: animal.name=fish has no such key, animal.name=cat has; keys of fish: name, depth, tails"],
+        ),
+        ({"depth": 3}, ["animal.depth: animal.name=cat has no such key, animal.name=fish has; keys of cat: "]),
+        ({"name": "fish", "dept": 3}, ["animal.dept: unknown key, did you mean animal.depth?"]),
+        ({"name": "fish", "zzz": 3}, ["animal.zzz: unknown key; valid keys: name, depth, tails"]),
+        ({"name": "dog", "lives": 0}, ["animal.name: must be one of cat, fish, got 'dog'"]),
+        ({"name": 7}, ["animal.name: must be one of cat, fish, got 7"]),
+        ({"name": ["cat"]}, ["animal.name: must be one of cat, fish, got a list"]),
+        ("cat", ["animal: must be a mapping of keys, got 'cat'"]),
+        ({"lives": 0, "tails": "a"}, ["animal.lives: must be at least 1, got 0", "animal.tails: must be a whole num"]),
+    ],
+)
+def test_what_is_wrong_with_a_variant_in_words(animal: Any, problems: list[str]) -> None:
+    config, found = validate(Zoo, {"animal": animal, "num_visitors": True})
+    *found_of_animal, of_visitors = [str(problem) for problem in found]
+    assert config is None
+    assert of_visitors == "num_visitors: must be a whole number, got true"
+    assert len(found_of_animal) == len(problems)
+    assert all(text.startswith(beginning) for text, beginning in zip(found_of_animal, problems, strict=True))
+
+
+def _unions(cls: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Key, type and field of everything in the tree that may be one of several dataclasses."""
+    for field, annotation in zip(dataclasses.fields(cls), hints_of(cls).values(), strict=True):
+        path = f"{key}.{field.name}"
+        union = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+        if any(map(dataclasses.is_dataclass, get_args(union))):
+            yield path, annotation, field
+        for nested in nested_dataclasses(annotation):
+            yield from _unions(nested, path)
+
+
+def test_every_union_of_the_tree_has_a_discriminator_and_its_first_variant_for_the_default() -> None:
+    for path, annotation, field in _unions(RunConfig):
+        variants = variants_of(annotation)
+        assert variants is not None, path
+        assert field.default_factory is variants.types[variants.default], path
+
+
+@pytest.mark.parametrize("text", ["\udcff", b"bytes"])
+def test_what_json_cannot_hold_is_refused_where_it_stands(text: object) -> None:
+    assert problems_of(name=text) == [f"name: must be text or null, got {text!r}"]
+
+
+def test_a_range_is_checked_beside_any_other_mistake() -> None:
+    """Also where the default of one key does not go with the value of the other."""
+    parts: dict[str, Any] = {
+        "pool": {"health_interval_s": 99.0, "health_timeout_s": "long", "switch_timeout_s": -1},
+        "reward": {"timeout_s": -1},
+        "num_steps": 0,
+    }
+    assert [text.partition(":")[0] for text in problems_of(**parts)] == [
+        "reward.function",
+        "reward.timeout_s",
+        "num_steps",
+        "pool.switch_timeout_s",
+        "pool.health_timeout_s",
+    ]
