@@ -1,6 +1,6 @@
 """The configuration of a run: YAML composed by Hydra, checked strictly, handed on as a frozen tree.
 
-    file, overrides ──locate, compose──> plain values ──build──> RunConfig ──checks──> LoadedConfig
+    file, overrides ──locate, compose──> plain values ──validate──> RunConfig ──checks──> LoadedConfig
 
 Names are resolved on first use, so that importing the tree does not import Hydra.
 """

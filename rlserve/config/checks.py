@@ -8,6 +8,7 @@ from math import ceil, floor
 from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
+from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.catalogue import is_cpu
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
@@ -37,7 +38,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
         return
     num_slots, wanted = sum(group.count for group in groups), config.pool.num_initial_rollout
     fewest, most = rollout_bounds(config.manager, num_slots)
-    if fewest > most:
+    if fewest > most and isinstance(config.manager, QueueThresholdConfig):
         shares = f"{config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
         message = f"no split of {num_slots} slots has a rollout share between {shares} and a slot left to train"
         yield Problem("manager.max_rollout_share", message)

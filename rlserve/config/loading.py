@@ -18,6 +18,7 @@ from rlserve.config.references import check_references
 from rlserve.config.remarks import remarks_on
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
+from rlserve.config.variants import without_other_variants
 from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
@@ -52,7 +53,8 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     """
     file = locate(path)
     composed = compose(file, overrides)
-    values = settle_paths(without_replaced_reward(composed.values, composed), RunConfig.output_dir)
+    values = without_other_variants(without_replaced_reward(composed.values, composed), composed)
+    values = settle_paths(values, RunConfig.output_dir)
     config, tree_problems = validate(RunConfig, values, composed.spelling)
     known = {problem.key for problem in composed.problems}
     problems = [*composed.problems, *(problem for problem in tree_problems if problem.key not in known)]

@@ -9,11 +9,11 @@ from rlserve.errors import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class ManagerConfig:
-    """When slots move between training and rollout."""
+class QueueThresholdConfig:
+    """The queue-length rule: a long queue of prompts takes slots from training, a short one gives them back."""
 
-    policy: Literal["queue_threshold", "static"] = "queue_threshold"
-    """``queue_threshold`` is the queue-length rule, ``static`` moves nothing."""
+    policy: Literal["queue_threshold"] = "queue_threshold"
+    """When slots move between training and rollout."""
     interval_s: float = 1.0
     """Time between two decisions."""
     cooldown_s: float = 60.0
@@ -40,3 +40,20 @@ class ManagerConfig:
                 or f"must be at least 0 and not above max_rollout_share ({self.max_rollout_share})",
             },
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticConfig:
+    """Nothing ever moves: the split stays as it starts."""
+
+    policy: Literal["static"] = "static"
+    """When slots move between training and rollout."""
+    interval_s: float = 1.0
+    """Time between two looks at the slots, which replace lost ones."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"interval_s": self.interval_s > 0 or "must be above 0"})
+
+
+ManagerConfig = QueueThresholdConfig | StaticConfig
+"""Any policy's; without a ``policy`` it is the first."""

@@ -18,7 +18,7 @@ from transformers import Qwen3Config
 
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
-from rlserve.manager.config import ManagerConfig
+from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
@@ -178,7 +178,7 @@ def test_the_policy_that_is_shown_decides() -> None:
     (source,) = blocks(ROOT / "docs/extending.md", "python")
     names: dict[str, Any] = {}
     exec(source, names)
-    policy = names["StickyPolicy"](ManagerConfig(queue_high=20, queue_low=6))
+    policy = names["StickyPolicy"](QueueThresholdConfig(queue_high=20, queue_low=6))
     state, plans = policy.initial_state(), []
     for queue_length in (30, 30, 0, 30, 30, 30):
         plan, state = policy.decide(_observation(queue_length), state)

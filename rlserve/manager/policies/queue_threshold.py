@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from rlserve.manager.config import ManagerConfig
+from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role, SlotView
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
@@ -31,7 +31,7 @@ class _Pool:
 class QueueThresholdPolicy(Policy[None]):
     """Moves one slot when the queue is above or below its thresholds. Needs no memory of its own."""
 
-    def __init__(self, config: ManagerConfig) -> None:
+    def __init__(self, config: QueueThresholdConfig) -> None:
         self._config = config
 
     def initial_state(self) -> None:

@@ -16,7 +16,7 @@ from rlserve.config.pool_split import render_split
 from rlserve.config.references import check_references
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
-from rlserve.manager.config import ManagerConfig
+from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
@@ -121,7 +121,7 @@ def test_a_cluster_that_will_be_discovered_is_not_judged() -> None:
     assert problems_of(pool={"slots": "auto", "num_initial_rollout": 99}, launch={"kind": "cluster"}) == []
 
 
-def reachable_rollout(manager: ManagerConfig, num_slots: int, num_rollout: int, queue_length: int) -> int:
+def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout: int, queue_length: int) -> int:
     """Rollout slots once the policy has nothing more to move, the queue staying as it is."""
     policy = QueueThresholdPolicy(manager)
     roles = [Role.ROLLOUT if index < num_rollout else Role.TRAIN for index in range(num_slots)]
@@ -149,7 +149,7 @@ def reachable_rollout(manager: ManagerConfig, num_slots: int, num_rollout: int, 
 @given(st.integers(2, 24), st.integers(0, 100), st.integers(1, 100))
 def test_the_bounds_are_those_that_the_policy_keeps(num_slots: int, low_percent: int, high_percent: int) -> None:
     low_percent, high_percent = sorted((low_percent, high_percent))
-    manager = ManagerConfig(min_rollout_share=low_percent / 100, max_rollout_share=max(high_percent, 1) / 100)
+    manager = QueueThresholdConfig(min_rollout_share=low_percent / 100, max_rollout_share=max(high_percent, 1) / 100)
     fewest, most = rollout_bounds(manager, num_slots)
     if fewest <= most:
         assert reachable_rollout(manager, num_slots, fewest, manager.queue_high + 1) == most

@@ -9,6 +9,7 @@ import pytest
 from rlserve.config import load, to_yaml
 from rlserve.config.resume import differing_keys, find_run, load_run
 from rlserve.errors import ConfigurationError, UserError
+from rlserve.manager.config import StaticConfig
 
 
 @pytest.fixture
@@ -73,7 +74,7 @@ def test_what_may_change_changes(run: Path) -> None:
     config = load_run(run, ["num_steps=7", "pool=two", "manager.policy=static", "tracking=off"], discovered={}).config
     assert config.num_steps == 7
     assert len(config.pool.slots) == 2
-    assert config.manager.policy == "static"
+    assert config.manager == StaticConfig(interval_s=0.2)
     assert not config.tracking.tensorboard
 
 

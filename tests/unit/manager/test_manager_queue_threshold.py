@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from manager_builders import H20, H100, H200, make_observation, make_pool, make_slot
 
-from rlserve.manager.config import ManagerConfig
+from rlserve.manager.config import QueueThresholdConfig, StaticConfig
 from rlserve.manager.policies.base import Move, Observation, Plan, Role
 from rlserve.manager.policies.factory import create_policy
 
 
 def decide(observation: Observation, **changes: float) -> Plan:
     """The plan under the default configuration, changed."""
-    policy = create_policy(replace(ManagerConfig(), **changes))
+    policy = create_policy(replace(QueueThresholdConfig(), **changes))
     plan, _ = policy.decide(observation, policy.initial_state())
     return plan
 
@@ -151,7 +151,7 @@ def test_a_decision_comes_with_its_numbers() -> None:
 
 
 def test_the_static_policy_moves_nothing() -> None:
-    policy = create_policy(ManagerConfig(policy="static"))
+    policy = create_policy(StaticConfig())
     assert policy.decide(make_observation(make_pool(5, 1), 10**6), policy.initial_state())[0].moves == ()
 
 
@@ -169,7 +169,7 @@ def test_no_sequence_of_moves_breaks_a_limit(
     shares: list[float],
     legal_trainer_sizes: tuple[int, ...],
 ) -> None:
-    policy = create_policy(ManagerConfig(min_rollout_share=shares[0], max_rollout_share=max(shares[1], 0.01)))
+    policy = create_policy(QueueThresholdConfig(min_rollout_share=shares[0], max_rollout_share=max(shares[1], 0.01)))
     slots = {slot.id: slot for slot in make_pool(num_train, num_rollout)}
     for queue_length in queue_lengths:
         observation = make_observation(tuple(slots.values()), queue_length, legal_trainer_sizes=legal_trainer_sizes)
