@@ -1,0 +1,1 @@
+"""What ``benchmarks/gpu.py`` measures, one file a kind of part."""
