@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rlserve.distributed.base import RankPlace
     from rlserve.engine.config import EngineConfig
     from rlserve.engine.core.engine import Engine
+    from rlserve.engine.loop.engine_loop import EngineLoop
     from rlserve.engine.parallel.distributed import join_ranks
     from rlserve.engine.parallel.follower import follow
     from rlserve.engine.parallel.follower_thread import FollowerThread
+    from rlserve.engine.requests.delta import RequestDelta, SampleDelta
     from rlserve.engine.requests.generated_tokens import GeneratedTokens
     from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.stats.engine_stats import EngineStats
@@ -22,13 +24,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Engine",
     "EngineConfig",
+    "EngineLoop",
     "EngineStats",
     "FinishReason",
     "FollowerThread",
     "GeneratedTokens",
     "RankPlace",
     "Request",
+    "RequestDelta",
     "RequestOutput",
+    "SampleDelta",
     "SampleOutput",
     "SamplingParams",
     "follow",
@@ -38,13 +43,16 @@ __all__ = [
 _HOMES = {
     "Engine": "core.engine",
     "EngineConfig": "config",
+    "EngineLoop": "loop.engine_loop",
     "EngineStats": "stats.engine_stats",
     "FinishReason": "requests.request",
     "FollowerThread": "parallel.follower_thread",
     "GeneratedTokens": "requests.generated_tokens",
     "RankPlace": "parallel.distributed",
     "Request": "requests.request",
+    "RequestDelta": "requests.delta",
     "RequestOutput": "requests.request",
+    "SampleDelta": "requests.delta",
     "SampleOutput": "requests.request",
     "SamplingParams": "requests.request",
     "follow": "parallel.follower",

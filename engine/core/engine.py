@@ -21,9 +21,10 @@ from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.factory import create_runner
+from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.engine.requests.request import Request, RequestOutput
-from rlserve.engine.requests.validation import Limits, find_problem, shown
+from rlserve.engine.requests.validation import Limits, find_problem, output_id, shown
 from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.bad_words import find_bad_word_problem
 from rlserve.engine.sequences.table import SequenceTable
@@ -116,13 +117,28 @@ class Engine:
         """Whether a step has something to compute or to hand out. Stays true for requests while paused."""
         return self._generation.has_work
 
-    def add(self, request: Request) -> None:
-        """Take a request. One that cannot be served gets an output with ``error`` from the next step."""
+    @property
+    def can_step(self) -> bool:
+        """Whether a step would compute or hand out something now. False where there is no work, where the engine is
+        paused, and while an update of the weights that failed in the middle is not made good."""
+        if self._generation.has_outputs:
+            return True
+        if not self._generation.requests or not self._weights.is_loaded:
+            return False
+        return self._pause_mode is None or (self._pause_mode == "wait" and self._generation.has_started)
+
+    def add(self, request: Request) -> bool:
+        """Take a request. One that cannot be served is not taken, and gets an output with ``error`` from the next step.
+
+        Returns:
+            Whether it was taken.
+        """
         problem = self._find_problem(request)
         if problem is not None:
-            self._generation.refuse(request.id if isinstance(request.id, str) else shown(request.id), problem)
+            self._generation.refuse(output_id(request), problem)
         else:
             self._generation.add(request)
+        return problem is None
 
     def step(self) -> list[RequestOutput]:
         """Compute one step, and return the outputs of the requests that ended with it. With overlapped scheduling
@@ -140,6 +156,19 @@ class Engine:
         if self._pause_mode in (None, "wait"):
             self._generation.step(self._weights.version)
         return self._generation.take_ready()
+
+    def new_tokens(self, request_id: str, num_seen: Mapping[int, int]) -> tuple[SampleDelta, ...]:
+        """What a request in the engine has gained: tokens that are drawn and read, and samples that have ended. Costs
+        nothing unless it is called.
+
+        Args:
+            request_id: of a request. One that is not in the engine, or has ended, has nothing new.
+            num_seen: by index of the samples that are asked about, how many of their tokens the caller knows.
+
+        Returns:
+            By index; samples without news are left out, and those that have ended are told each time.
+        """
+        return self._generation.new_tokens(request_id, num_seen)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
         """End requests now and return what they have: finished samples as they are, the others with the tokens
@@ -179,8 +208,7 @@ class Engine:
     @property
     def is_drained(self) -> bool:
         """Whether the engine is paused and no request is in the middle: nothing in it has tokens or KV."""
-        started = any(owner.has_started for owner in self._generation.requests.values())
-        return self._pause_mode is not None and not started
+        return self._pause_mode is not None and not self._generation.has_started
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy new weights into place. Requests in flight keep tokens and KV and go on under the new version;

@@ -10,14 +10,16 @@ A step is collected as soon as it is launched; with overlapped scheduling, when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.core.new_tokens import new_tokens
 from rlserve.engine.core.pipeline import InFlightStep, Pipeline
 from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.engine.requests.generated_tokens import NO_TOKENS
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
@@ -79,6 +81,16 @@ class Generation:
         """Whether there is something to compute or to hand out."""
         return bool(self.requests or self._ready)
 
+    @property
+    def has_outputs(self) -> bool:
+        """Whether there is something to hand out."""
+        return bool(self._ready)
+
+    @property
+    def has_started(self) -> bool:
+        """Whether a request has tokens or KV."""
+        return any(owner.has_started for owner in self.requests.values())
+
     def refuse(self, request_id: str, problem: str) -> None:
         """Answer a request with an error output."""
         self._ready.append(RequestOutput(request_id=request_id, samples=(), error=problem))
@@ -135,6 +147,11 @@ class Generation:
         if not self.requests:
             self._drain()
         return outputs
+
+    def new_tokens(self, request_id: str, num_seen: Mapping[int, int]) -> tuple[SampleDelta, ...]:
+        """See ``Engine.new_tokens``."""
+        owner = self.requests.get(request_id)
+        return () if owner is None else new_tokens(owner, self._rows, num_seen)
 
     def check_integrity(self) -> None:
         """Assert that no sample is lost, and nothing that the scheduler holds."""

@@ -42,6 +42,15 @@ class GeneratedTokens:
             weight_versions=np.array(weight_versions, dtype=np.int64),
         )
 
+    def after(self, start: int) -> GeneratedTokens:
+        """Views of what follows the first ``start`` tokens."""
+        return GeneratedTokens(
+            token_ids=self.token_ids[start:],
+            log_probs=self.log_probs[start:],
+            behaviour_log_probs=self.behaviour_log_probs[start:],
+            weight_versions=self.weight_versions[start:],
+        )
+
     def __len__(self) -> int:
         """G."""
         return len(self.token_ids)

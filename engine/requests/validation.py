@@ -42,6 +42,11 @@ def find_problem(request: Request, limits: Limits) -> str | None:
         return f"malformed request: {error}"
 
 
+def output_id(request: Request) -> str:
+    """The id that the output of a request goes by: its own, as far as it is one."""
+    return request.id if isinstance(request.id, str) else shown(request.id)
+
+
 def shown(value: object) -> str:
     """A value of any type and size, short enough for a message."""
     try:

@@ -131,9 +131,9 @@ class SequenceTable:
         """A view of the generated tokens of a row."""
         return self.token_ids[row, self.num_prompt_tokens[row] : self.num_tokens[row]]
 
-    def history(self, row: int) -> GeneratedTokens:
-        """A copy of the generated tokens of a row."""
-        generated = slice(int(self.num_prompt_tokens[row]), int(self.num_known[row]))
+    def history(self, row: int, start: int = 0) -> GeneratedTokens:
+        """A copy of the generated tokens of a row that are known, without the first ``start``."""
+        generated = slice(int(self.num_prompt_tokens[row]) + start, int(self.num_known[row]))
         return GeneratedTokens(
             token_ids=self.token_ids[row, generated].copy(),
             log_probs=self.log_probs[row, generated].copy(),
