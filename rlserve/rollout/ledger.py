@@ -63,7 +63,6 @@ class GroupRecord:
     """Version of the trainer's weights at admission: no token of the group is older."""
     attempt: int
     """How often it had to start over."""
-    admitted_s: float
     changed_s: float
     """When it entered its state."""
 
@@ -147,7 +146,6 @@ class Ledger:
             state=GroupState.PENDING,
             admitted_version=current_version,
             attempt=0,
-            admitted_s=time_s,
             changed_s=time_s,
         )
         self._live[group_id] = record
@@ -217,7 +215,6 @@ class Ledger:
                 state=GroupState.PENDING,
                 admitted_version=current_version,
                 attempt=attempt + 1,
-                admitted_s=time_s,
                 changed_s=time_s,
             )
             for group_id, position, attempt in snapshot["live"]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +18,18 @@ import rlserve
 
 PACKAGE = Path(rlserve.__file__).parent
 ROOMS = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+
+
+ROOT = PACKAGE.parent
+LINKED = ("engine", "trainers", "launch")
+MAX_FILE_LINES, MAX_FUNCTION_LINES, MAX_ARGUMENTS = 400, 60, 8
+TOO_LARGE = frozenset(
+    {
+        "engine/attention/paged_programs.py: attend_pages",
+        "engine/scheduling/scheduler.py",
+    }
+)
+"""What is larger than it may be. Take names out of this list; put none in."""
 
 
 def module_name(path: Path) -> str:
@@ -62,3 +79,86 @@ def test_every_parts_configuration_imports_without_torch() -> None:
     assert len(names) > 5
     loaded = modules_after_importing(names)
     assert not loaded & {"torch", "transformers", "ray", "hydra"}
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Path from the root of the repository and text of every source file."""
+    for folder in ("rlserve", *LINKED):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            shown = path.relative_to(ROOT)
+            if shown.parts[:2] not in {("rlserve", name) for name in LINKED}:  # the links
+                yield shown.as_posix(), path.read_text(encoding="utf-8")
+
+
+def functions(text: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """All functions and methods of a file."""
+    return (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def num_arguments(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Without ``self``; none of a Triton program, which takes each pointer, stride and size by itself."""
+    if any(ast.unparse(decorator).startswith("triton.jit") for decorator in function.decorator_list):
+        return 0
+    arguments = function.args
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)]
+    return len(names) - (names[:1] in (["self"], ["cls"]))
+
+
+def test_files_functions_and_signatures_are_no_larger_than_one_can_read() -> None:
+    found = set()
+    for path, text in sources():
+        if len(text.splitlines()) > MAX_FILE_LINES:
+            found.add(path)
+        for function in functions(text):
+            num_lines = (function.end_lineno or 0) - function.lineno + 1
+            if num_lines > MAX_FUNCTION_LINES or num_arguments(function) > MAX_ARGUMENTS:
+                found.add(f"{path}: {function.name}")
+    assert found <= TOO_LARGE, f"split these, or give them a dataclass: {sorted(found - TOO_LARGE)}"
+    assert found == TOO_LARGE, f"these are small now, take them out of TOO_LARGE: {sorted(TOO_LARGE - found)}"
+
+
+def test_only_the_configuration_knows_pydantic() -> None:
+    importing = {
+        path.rpartition("/")[0] for path, text in sources() if re.search(r"^\s*(from|import) pydantic", text, re.M)
+    }
+    assert importing == {"rlserve/config"}
+
+
+def blocks(heading: str) -> list[str]:
+    """The code blocks under a heading of ``docs/architecture.md``."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return re.findall(r"^```\n(.*?)^```", section, re.M | re.S)
+
+
+def test_the_map_names_the_rooms_that_there_are() -> None:
+    named = set(re.findall(r"(?:rlserve/)?(\w+)/", blocks("Map")[0]))
+    inner = {path.parent.name for room in ROOMS for path in (PACKAGE / room).glob("*/__init__.py")}
+    assert named >= ROOMS
+    assert named - ROOMS <= inner | {"conf"}
+
+
+def contracts() -> list[dict[str, Any]]:
+    """Of import-linter, in the order of ``pyproject.toml``."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    found: list[dict[str, Any]] = settings["tool"]["importlinter"]["contracts"]
+    return found
+
+
+def test_the_floors_are_those_that_lint_imports_holds() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    layers = [layer.replace("rlserve.", "") for layer in contracts[0]["layers"]]
+    assert blocks("Map")[1].splitlines() == layers
+    on_a_floor = {name for layer in layers for name in layer.split(" | ")}
+    assert on_a_floor >= ROOMS
+
+
+def test_the_contract_of_the_engine_names_all_its_rooms() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    (engine,) = (contract for contract in contracts if contract.get("containers") == ["rlserve.engine"])
+    named = {name for layer in engine["layers"] for name in layer.split(" | ")}
+    assert named == {path.parent.name for path in (ROOT / "engine").glob("*/__init__.py")} | {"config"}
