@@ -119,15 +119,16 @@ def make_batch(case: MemoryCase, vocab_size: int, step: int) -> Batch:
     log_probs = np.full(num_tokens, -np.log(vocab_size), dtype=np.float32)
     return Batch(
         sample_ids=tuple(f"{step}:{index}" for index in range(case.num_samples)),
-        group_index=np.zeros(case.num_samples, dtype=np.int32),
+        group_ids=("0",) * case.num_samples,
         prompt_lengths=np.ones(case.num_samples, dtype=np.int32),
         response_lengths=np.full(case.num_samples, case.num_response_tokens, dtype=np.int32),
         token_ids=rng.integers(0, vocab_size, num_tokens + case.num_samples).astype(np.int32),
+        loss_mask=np.ones(num_tokens, dtype=bool),
         log_probs=log_probs,
         behaviour_log_probs=log_probs,
         weight_versions=np.full(num_tokens, step, dtype=np.int32),
         rewards=rng.normal(size=case.num_samples).astype(np.float32),
-        is_truncated=np.zeros(case.num_samples, dtype=bool),
+        finish_reasons=("length",) * case.num_samples,
     )
 
 

@@ -15,8 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.trainers.algorithms.base import Credit, PolicyLoss, PolicyTokens, ValueLoss
-from rlserve.trainers.backends.base import Scores
+from rlserve.trainers.algorithms.base import Credit, Experience, PolicyLoss, PolicyTokens, ValueLoss
 from rlserve.trainers.batch import Batch
 
 _MAX_EXPONENT = 20.0
@@ -25,7 +24,7 @@ _MAX_EXPONENT = 20.0
 
 def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     """Scores, lengths and staleness of the samples, for a trainer that has taken ``num_steps`` steps."""
-    staleness = num_steps - batch.weight_versions
+    staleness = num_steps - batch.weight_versions[batch.loss_mask]
     return {
         **_spread("critic/score", batch.rewards),
         **_spread("response_length", batch.response_lengths),
@@ -35,17 +34,17 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     }
 
 
-def credit_metrics(batch: Batch, credit: Credit, scores: Scores) -> dict[str, float]:
+def credit_metrics(experience: Experience, credit: Credit) -> dict[str, float]:
     """Rewards of whole samples less any penalty, and advantages of tokens; with a critic, returns and old values."""
-    sample_ends = np.cumsum(batch.response_lengths)[:-1]
+    sample_ends = np.cumsum(experience.lengths)[:-1]
     sample_rewards = [float(part.sum()) for part in np.split(_rounded(credit.rewards), sample_ends)]
     found = {
         **_spread("critic/rewards", sample_rewards),
         **_spread("critic/advantages", _rounded(credit.advantages)),
     }
-    if credit.returns is None or scores.values is None:
+    if credit.returns is None or experience.values is None:
         return found
-    returns, old_values = _rounded(credit.returns), _rounded(scores.values)
+    returns, old_values = _rounded(credit.returns), _rounded(experience.values)
     unexplained = (returns - old_values).var() / (returns.var() + 1e-5)
     return {
         **found,
@@ -57,8 +56,8 @@ def credit_metrics(batch: Batch, credit: Credit, scores: Scores) -> dict[str, fl
 
 def mismatch_metrics(batch: Batch, raw_log_probs: NDArray[np.float32], num_steps: int) -> dict[str, float]:
     """The engine's raw log-probabilities against the trainer's, [A] of the start of the step."""
-    newest = int(batch.weight_versions.max())
-    is_newest = batch.weight_versions == newest
+    newest = int(batch.weight_versions[batch.loss_mask].max())
+    is_newest = (batch.weight_versions == newest) & batch.loss_mask
     engine = batch.log_probs[is_newest].astype(np.float64)
     trainer = raw_log_probs[is_newest].astype(np.float64)
     difference = np.abs(engine - trainer)
@@ -71,18 +70,17 @@ def mismatch_metrics(batch: Batch, raw_log_probs: NDArray[np.float32], num_steps
     }
 
 
-def reference_metrics(scores: Scores) -> dict[str, float]:
-    """KL divergence from the frozen reference, per token, by two estimates; nothing where there is no reference.
+def reference_metrics(experience: Experience) -> dict[str, float]:
+    """KL divergence from the frozen reference, per token, by two estimates; nothing where they are not known.
 
     With d = log π - log π_reference of a sampled token, ``critic/kl`` is the mean of d, which is what the reward is
     reduced by and can be negative; ``critic/kl_k3`` that of exp(-d) - 1 + d, which has the same expectation and never
     is (Schulman 2020, "Approximating KL divergence", k1 and k3). Both hold for tokens drawn from π over the whole
     vocabulary.
     """
-    if scores.reference_log_probs is None:
+    if experience.log_probs is None or experience.reference_log_probs is None:
         return {}
-    assert scores.log_probs is not None
-    difference = scores.log_probs.astype(np.float64) - scores.reference_log_probs
+    difference = experience.log_probs.astype(np.float64) - experience.reference_log_probs
     exponent = np.minimum(-difference, _MAX_EXPONENT)
     return {"critic/kl": float(difference.mean()), "critic/kl_k3": float((np.expm1(exponent) + difference).mean())}
 

@@ -11,7 +11,8 @@
 
 The same on every rank, since everything that a backend returns is.
 
-Legend: A response tokens of the batch, S samples of a mini-batch, a some tokens of a mini-batch.
+Legend: B samples and A response tokens of the batch, K of which are trained on; S samples and a trained tokens of a
+mini-batch.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ _PREFIXES = {POLICY: "actor", CRITIC: "critic"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenColumns:
-    """What the losses look at and no update changes: [A] float32 tensors on the backend's device."""
+    """What the losses look at and no update changes: [A] float32 tensors on the backend's device, 0 at tokens
+    that are not trained on."""
 
     behaviour_log_probs: Tensor
     advantages: Tensor
@@ -77,7 +79,8 @@ class TrainingStep:
         batch, num_steps = self._batch, self._backend.num_steps
         self._backend.begin_step()
         scores = self._backend.score(batch, self._wanted())
-        credit = self._algorithm.credit(_experience(batch, scores))
+        experience = self._experience(scores)
+        credit = self._algorithm.credit(experience)
         columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
         raw_log_probs = scores.raw_log_probs
@@ -89,16 +92,16 @@ class TrainingStep:
             updates.append(update)
             if raw_log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
-                raw_log_probs = np.empty(batch.num_response_tokens, dtype=np.float32)
+                raw_log_probs = np.zeros(batch.num_response_tokens, dtype=np.float32)
                 raw_log_probs[gradient.tokens] = gradient.policy.raw_log_probs.cpu().numpy()
             if not is_last:
                 self._backend.update()
         assert raw_log_probs is not None
         found = {
             **metrics.batch_metrics(batch, num_steps),
-            **metrics.credit_metrics(batch, credit, scores),
+            **metrics.credit_metrics(experience, credit),
             **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
-            **metrics.reference_metrics(scores),
+            **metrics.reference_metrics(experience),
             **metrics.average(updates),
             "training/num_nonfinite_samples": float(self._num_left_out),
         }
@@ -128,22 +131,45 @@ class TrainingStep:
             final_values=needs.final_values,
         )
 
+    def _experience(self, scores: Scores) -> Experience:
+        batch = self._batch
+
+        def trained(array: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+            return None if array is None else array[batch.loss_mask]
+
+        return Experience(
+            rewards=batch.rewards,
+            reward_components=batch.reward_components,
+            lengths=batch.trained_lengths,
+            group_index=batch.group_index,
+            finish_reasons=batch.finish_reasons,
+            log_probs=trained(scores.log_probs),
+            reference_log_probs=trained(scores.reference_log_probs),
+            values=trained(scores.values),
+            final_values=scores.final_values,
+        )
+
     def _columns(self, scores: Scores, credit: Credit) -> TokenColumns:
-        device = self._backend.device
+        device, is_trained = self._backend.device, self._batch.loss_mask
 
-        def column(array: NDArray[np.float32] | NDArray[np.float64]) -> Tensor:
-            return torch.from_numpy(array.astype(np.float32)).to(device)
+        def from_batch(array_A: NDArray[np.float32]) -> Tensor:
+            return torch.from_numpy(np.where(is_trained, array_A, np.float32(0))).to(device)
 
-        def column_if_any(array: NDArray[np.float32] | NDArray[np.float64] | None) -> Tensor | None:
-            return None if array is None else column(array)
+        def from_credit(array_K: NDArray[np.float64]) -> Tensor:
+            array_A = np.zeros(len(is_trained), dtype=np.float32)
+            array_A[is_trained] = array_K
+            return torch.from_numpy(array_A).to(device)
+
+        def if_any(array_A: NDArray[np.float32] | None) -> Tensor | None:
+            return None if array_A is None else from_batch(array_A)
 
         return TokenColumns(
-            behaviour_log_probs=column(self._batch.behaviour_log_probs),
-            advantages=column(credit.policy_advantages),
-            old_log_probs=column_if_any(scores.log_probs),
-            reference_log_probs=column_if_any(scores.reference_log_probs),
-            old_values=column_if_any(scores.values),
-            returns=column_if_any(credit.returns),
+            behaviour_log_probs=from_batch(self._batch.behaviour_log_probs),
+            advantages=from_credit(credit.policy_advantages),
+            old_log_probs=if_any(scores.log_probs),
+            reference_log_probs=if_any(scores.reference_log_probs),
+            old_values=if_any(scores.values),
+            returns=None if credit.returns is None else from_credit(credit.returns),
         )
 
     def _gradient(
@@ -174,7 +200,7 @@ class MiniBatchObjective:
     """What is minimised over one mini-batch: the algorithm's losses of its tokens, weighted."""
 
     def __init__(self, algorithm: Algorithm, columns: TokenColumns, batch: Batch, samples: NDArray[np.int64]) -> None:
-        weights = algorithm.token_weights(batch.response_lengths[samples])
+        weights = algorithm.token_weights(batch.trained_lengths[samples])
         self._algorithm = algorithm
         self._columns = columns
         self._normaliser = weights.normaliser
@@ -227,15 +253,3 @@ class MiniBatchObjective:
         assert old_values is not None
         assert returns is not None
         return ValueTokens(values=values, old_values=old_values[tokens], returns=returns[tokens])
-
-
-def _experience(batch: Batch, scores: Scores) -> Experience:
-    return Experience(
-        rewards=batch.rewards,
-        response_lengths=batch.response_lengths,
-        group_index=batch.group_index,
-        log_probs=scores.log_probs,
-        reference_log_probs=scores.reference_log_probs,
-        values=scores.values,
-        final_values=scores.final_values,
-    )

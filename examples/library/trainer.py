@@ -26,15 +26,16 @@ def make_batch(vocab_size: int) -> Batch:
     unknown_A = np.zeros(NUM_SAMPLES * RESPONSE_LENGTH, dtype=np.float32)
     return Batch(
         sample_ids=tuple(f"sample {number}" for number in range(NUM_SAMPLES)),
-        group_index=np.zeros(NUM_SAMPLES, dtype=np.int32),
+        group_ids=("the prompt",) * NUM_SAMPLES,
         prompt_lengths=np.full(NUM_SAMPLES, PROMPT_LENGTH, dtype=np.int32),
         response_lengths=np.full(NUM_SAMPLES, RESPONSE_LENGTH, dtype=np.int32),
         token_ids=np.concatenate([[*prompt, *response] for response in responses_BR]).astype(np.int32),
+        loss_mask=np.ones(NUM_SAMPLES * RESPONSE_LENGTH, dtype=np.bool_),
         log_probs=unknown_A,
         behaviour_log_probs=unknown_A,
         weight_versions=np.zeros(NUM_SAMPLES * RESPONSE_LENGTH, dtype=np.int32),
         rewards=np.arange(NUM_SAMPLES, dtype=np.float32) % 2,
-        is_truncated=np.zeros(NUM_SAMPLES, dtype=np.bool_),
+        finish_reasons=("stop",) * NUM_SAMPLES,
     )
 
 

@@ -178,13 +178,15 @@ def _save_batch(path: Path, batch: Batch) -> Path:
     np.savez(
         path,
         sample_ids=np.array(batch.sample_ids),
-        group_index=batch.group_index,
+        group_ids=np.array(batch.group_ids),
         prompt_lengths=batch.prompt_lengths,
         response_lengths=batch.response_lengths,
         token_ids=batch.token_ids,
+        loss_mask=batch.loss_mask,
         log_probs=batch.log_probs,
         behaviour_log_probs=batch.behaviour_log_probs,
         weight_versions=batch.weight_versions,
         rewards=batch.rewards,
+        finish_reasons=np.array(batch.finish_reasons),
     )
     return path

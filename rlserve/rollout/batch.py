@@ -5,12 +5,12 @@ Legend: B samples, P prompt tokens of a sample, R response tokens of a sample, T
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
-from rlserve.engine import FinishReason
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.trainers.batch import Batch
 
@@ -24,19 +24,31 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
     tokens = [sample.tokens for _, sample in pairs]
     prompts = [np.array(scored.group.prompt_token_ids, dtype=np.int32) for scored in scored_groups]
     num_samples = [len(scored.output.samples) for scored in scored_groups]
-    group_index = np.repeat(np.arange(len(scored_groups), dtype=np.int32), num_samples)
+    group_index = np.repeat(np.arange(len(scored_groups)), num_samples)
+    num_tokens = sum(map(len, tokens))
     pieces = chain.from_iterable(
         (prompts[group], sample.token_ids) for group, sample in zip(group_index.tolist(), tokens, strict=True)
     )
     return Batch(
         sample_ids=tuple(f"{scored.group.id}/{sample.index}#{scored.attempt}" for scored, sample in pairs),
-        group_index=group_index,
+        group_ids=tuple(scored.group.id for scored, _ in pairs),
         prompt_lengths=np.repeat(np.array([len(prompt) for prompt in prompts], dtype=np.int32), num_samples),
         response_lengths=np.array([len(sample) for sample in tokens], dtype=np.int32),
         token_ids=np.concatenate(list(pieces)),
+        loss_mask=np.ones(num_tokens, dtype=bool),
         log_probs=np.concatenate([sample.log_probs for sample in tokens]),
         behaviour_log_probs=np.concatenate([sample.behaviour_log_probs for sample in tokens]),
         weight_versions=np.concatenate([sample.weight_versions for sample in tokens]).astype(np.int32),
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
-        is_truncated=np.array([sample.finish_reason is FinishReason.LENGTH for _, sample in pairs]),
+        reward_components=_components(scored_groups),
+        finish_reasons=tuple(str(sample.finish_reason) for _, sample in pairs),
     )
+
+
+def _components(scored_groups: Sequence[ScoredGroup]) -> dict[str, NDArray[np.float32]]:
+    """[B] each: the further numbers of the rewards, NaN where a sample has none by that name."""
+    of_samples: list[Mapping[str, float]] = [
+        parts for scored in scored_groups for parts in (scored.reward_parts or ({},) * len(scored.rewards))
+    ]
+    names = dict.fromkeys(chain.from_iterable(of_samples))
+    return {name: np.array([parts.get(name, np.nan) for parts in of_samples], dtype=np.float32) for name in names}

@@ -78,13 +78,14 @@ def random_batch(seed: int, num_samples: int = 12, *, longest: int = 12) -> Batc
     log_probs = -rng.uniform(0.5, 6.0, num_response_tokens).astype(np.float32)
     return Batch(
         sample_ids=tuple(f"{seed}-{index}" for index in range(num_samples)),
-        group_index=(np.arange(num_samples) // 4).astype(np.int32),
+        group_ids=tuple(f"{seed}:{index // 4}" for index in range(num_samples)),
         prompt_lengths=prompt_lengths,
         response_lengths=response_lengths,
         token_ids=rng.integers(0, VOCABULARY, num_tokens).astype(np.int32),
+        loss_mask=np.ones(num_response_tokens, dtype=bool),
         log_probs=log_probs,
         behaviour_log_probs=log_probs,
         weight_versions=np.zeros(num_response_tokens, dtype=np.int32),
         rewards=rng.normal(size=num_samples).astype(np.float32),
-        is_truncated=np.zeros(num_samples, dtype=bool),
+        finish_reasons=("stop",) * num_samples,
     )

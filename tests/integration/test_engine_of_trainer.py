@@ -37,14 +37,15 @@ def test_trained_weights_reach_the_engine_under_the_same_names(family: str, tmp_
     sample = outputs[0].samples[0]
     batch = Batch(
         sample_ids=("0",),
-        group_index=np.zeros(1, dtype=np.int32),
+        group_ids=("0",),
         prompt_lengths=np.array([len(request.prompt_token_ids)], dtype=np.int32),
         response_lengths=np.array([len(sample.token_ids)], dtype=np.int32),
         token_ids=np.array(request.prompt_token_ids + sample.token_ids, dtype=np.int32),
+        loss_mask=np.ones(len(sample.token_ids), dtype=bool),
         log_probs=np.array(sample.log_probs, dtype=np.float32),
         behaviour_log_probs=np.array(sample.behaviour_log_probs, dtype=np.float32),
         weight_versions=np.ones(len(sample.token_ids), dtype=np.int32),
         rewards=np.zeros(1, dtype=np.float32),
-        is_truncated=np.zeros(1, dtype=bool),
+        finish_reasons=("stop",),
     )
     np.testing.assert_allclose(trainer.log_probs(batch), sample.log_probs, atol=1e-4)

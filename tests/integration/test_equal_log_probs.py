@@ -70,17 +70,18 @@ def batch_of(samples: Sequence[tuple[Request, SampleOutput]]) -> Batch:
     behaviour = np.concatenate([np.array(sample.behaviour_log_probs, dtype=np.float32) for _, sample in samples])
     return Batch(
         sample_ids=tuple(map(str, range(number))),
-        group_index=np.zeros(number, dtype=np.int32),
+        group_ids=("0",) * number,
         prompt_lengths=np.array([len(request.prompt_token_ids) for request, _ in samples], dtype=np.int32),
         response_lengths=np.array([len(sample.token_ids) for _, sample in samples], dtype=np.int32),
         token_ids=np.concatenate(
             [[*request.prompt_token_ids, *sample.token_ids] for request, sample in samples]
         ).astype(np.int32),
+        loss_mask=np.ones(len(log_probs), dtype=bool),
         log_probs=log_probs,
         behaviour_log_probs=behaviour,
         weight_versions=np.zeros(len(log_probs), dtype=np.int32),
         rewards=np.random.default_rng(0).normal(size=number).astype(np.float32),
-        is_truncated=np.zeros(number, dtype=bool),
+        finish_reasons=("stop",) * number,
     )
 
 

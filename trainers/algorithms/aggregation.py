@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from rlserve.trainers.algorithms.base import TokenWeights
 
 
-def token_mean(response_lengths: NDArray[np.int32]) -> TokenWeights:
+def token_mean(lengths: NDArray[np.int32]) -> TokenWeights:
     """``token-mean``: every token counts the same, whatever the length [S] of its sample."""
-    num_tokens = int(response_lengths.sum())
+    num_tokens = int(lengths.sum())
     return TokenWeights(per_token=np.ones(num_tokens, dtype=np.float32), normaliser=float(num_tokens))
 
 
-def sequence_mean(response_lengths: NDArray[np.int32]) -> TokenWeights:
+def sequence_mean(lengths: NDArray[np.int32]) -> TokenWeights:
     """``seq-mean-token-mean``: the mean over samples of the mean over each sample's tokens."""
-    per_token = np.repeat(1.0 / response_lengths, response_lengths).astype(np.float32)
-    return TokenWeights(per_token=per_token, normaliser=float(len(response_lengths)))
+    per_token = np.repeat(1.0 / lengths, lengths).astype(np.float32)
+    return TokenWeights(per_token=per_token, normaliser=float(len(lengths)))

@@ -7,7 +7,9 @@ between two calls.
     PolicyTokens ──► policy_loss ──► PolicyLoss    for every update, some tokens at a time
     ValueTokens ──► value_loss ──► ValueLoss       the same, where there is a critic
 
-Legend: B samples, A response tokens of all samples end to end, S samples of a mini-batch, a some response tokens.
+Only tokens that are trained on come here; those that an environment put into a response are left out before.
+
+Legend: B samples, K trained tokens of all samples end to end, S samples of a mini-batch, a some trained tokens.
 """
 
 from __future__ import annotations
@@ -37,23 +39,27 @@ class Experience:
 
     rewards: NDArray[np.float32]
     """[B] the total, one number for a whole response."""
-    response_lengths: NDArray[np.int32]
-    """[B] sample b has the next ``response_lengths[b]`` of the A tokens."""
+    reward_components: Mapping[str, NDArray[np.float32]]
+    """[B] each: further numbers of the reward by name, NaN where a sample has none."""
+    lengths: NDArray[np.int32]
+    """[B] sample b has the next ``lengths[b]`` of the K tokens."""
     group_index: NDArray[np.int32]
     """[B] samples with the same number answer the same prompt."""
+    finish_reasons: tuple[str, ...]
+    """B times why the response ended: ``stop`` or ``length``."""
     log_probs: NDArray[np.float32] | None
-    """[A] under the policy that is trained (see ``losses``)."""
+    """[K] under the policy that is trained (see ``losses``)."""
     reference_log_probs: NDArray[np.float32] | None
-    """[A] under the frozen reference, at the same temperature."""
+    """[K] under the frozen reference, at the same temperature."""
     values: NDArray[np.float32] | None
-    """[A] the critic's value of the state before each token is made."""
+    """[K] the critic's value of the state before each token is made."""
     final_values: NDArray[np.float32] | None
     """[B] the value of the state after a sample that was cut; 0 where the episode ends with the sample."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Credit:
-    """Who is to thank for the rewards; each [A]."""
+    """Who is to thank for the rewards; each [K]."""
 
     rewards: FloatArray
     """Per token: the sample's reward at its last token, less any penalty."""
@@ -144,7 +150,7 @@ class Algorithm(ABC):
         """Advantages and returns of the whole batch. Every rank computes them from the same gathered arrays."""
 
     @abstractmethod
-    def token_weights(self, response_lengths: NDArray[np.int32]) -> TokenWeights:
+    def token_weights(self, lengths: NDArray[np.int32]) -> TokenWeights:
         """Of the tokens of a mini-batch whose samples have these [S] lengths."""
 
     @abstractmethod

@@ -25,7 +25,7 @@ class GRPO(Algorithm):
 
     def credit(self, experience: Experience) -> Credit:
         """Every token of an answer gets its advantage within the group (section 4.1.2)."""
-        lengths = experience.response_lengths
+        lengths = experience.lengths
         per_sample = group_advantages(
             experience.rewards, experience.group_index, scale_by_std=self._config.norm_adv_by_std_in_grpo
         )
@@ -34,9 +34,9 @@ class GRPO(Algorithm):
         rewards[np.cumsum(lengths) - 1] = experience.rewards
         return Credit(rewards=rewards, advantages=advantages, policy_advantages=advantages)
 
-    def token_weights(self, response_lengths: NDArray[np.int32]) -> TokenWeights:
+    def token_weights(self, lengths: NDArray[np.int32]) -> TokenWeights:
         """All answers alike, whatever their lengths (equation 3)."""
-        return sequence_mean(response_lengths)
+        return sequence_mean(lengths)
 
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
         """Equation 3: the clipped surrogate, with the KL divergence from the reference in the loss."""

@@ -34,7 +34,7 @@ class PPO(Algorithm):
 
     def credit(self, experience: Experience) -> Credit:
         """Generalised advantages of rewards less the KL penalty, whitened over the tokens of the batch."""
-        config, lengths, values = self._config, experience.response_lengths, experience.values
+        config, lengths, values = self._config, experience.lengths, experience.values
         assert values is not None
         rewards = token_rewards(
             experience.rewards,
@@ -61,9 +61,9 @@ class PPO(Algorithm):
             returns=returns,
         )
 
-    def token_weights(self, response_lengths: NDArray[np.int32]) -> TokenWeights:
+    def token_weights(self, lengths: NDArray[np.int32]) -> TokenWeights:
         """All tokens of a mini-batch alike."""
-        return token_mean(response_lengths)
+        return token_mean(lengths)
 
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
         """Equation 7, with the entropy bonus of equation 9."""

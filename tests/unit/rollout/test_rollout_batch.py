@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,9 @@ def test_samples_lie_end_to_end() -> None:
     second = make_scored(make_group(9, prompt_token_ids=(8,)), [[7], [7, 7, 8]])
     batch = build_batch([first, second])
     assert batch.sample_ids == ("0:4/0#2", "0:4/1#2", "0:9/0#0", "0:9/1#0")
+    assert batch.group_ids == ("0:4", "0:4", "0:9", "0:9")
     assert batch.group_index.tolist() == [0, 0, 1, 1]
+    assert batch.loss_mask.tolist() == [True] * 7
     assert batch.prompt_lengths.tolist() == [3, 3, 1, 1]
     assert batch.response_lengths.tolist() == [2, 1, 1, 3]
     assert batch.token_ids.tolist() == [1, 2, 3, 0, 1, 1, 2, 3, 100, 8, 0, 8, 100, 101, 102]
@@ -61,3 +65,12 @@ def test_every_sample_can_be_cut_out_again(groups: list[tuple[int, list[list[int
             response_start += num_response
             place += 1
     assert (place, token_start, response_start) == (batch.num_samples, len(batch.token_ids), batch.num_response_tokens)
+
+
+def test_further_numbers_of_the_reward_stand_beside_the_total() -> None:
+    parts = ({"format": 1.0}, {"format": 0.5, "style": 0.25})
+    with_parts = dataclasses.replace(make_scored(make_group(0), [[1], [1]]), reward_parts=parts)
+    batch = build_batch([with_parts, make_scored(make_group(1), [[1]])])
+    np.testing.assert_array_equal(batch.reward_components["format"], [1.0, 0.5, np.nan])
+    np.testing.assert_array_equal(batch.reward_components["style"], [np.nan, 0.25, np.nan])
+    assert build_batch([make_scored(make_group(1), [[1]])]).reward_components == {}

@@ -94,7 +94,7 @@ def test_equal_rewards_leave_the_policy_as_it_is(model_path: str, reward: float)
 
 
 def test_an_answer_that_was_cut_is_worth_what_the_critic_says_of_its_end(model_path: str) -> None:
-    batch = dataclasses.replace(random_batch(0), is_truncated=np.arange(12) % 3 == 0)
+    batch = dataclasses.replace(random_batch(0), finish_reasons=("length", "stop", "stop") * 4)
     ends = np.cumsum(batch.response_lengths) - 1
     means = []
     for bootstrap in (False, True):
@@ -120,6 +120,7 @@ def longer_by_a_token(batch: Batch) -> Batch:
     return dataclasses.replace(
         batch,
         response_lengths=batch.response_lengths + 1,
+        loss_mask=np.ones(len(batch.loss_mask) + batch.num_samples, dtype=bool),
         token_ids=np.insert(batch.token_ids, token_ends, 0),
         **fields,
     )

@@ -17,9 +17,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 from rlserve.errors import NonFiniteLossError, UserError, WeightsRefusedError, WorkerFailedError
 from rlserve.trainers import Batch, Membership, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
-from rlserve.trainers.backends.base import Scores
 from rlserve.trainers.backends.pytorch.head import OutputHead
-from rlserve.trainers.metrics import reference_metrics
 
 
 @pytest.fixture(scope="module")
@@ -161,21 +159,6 @@ def test_metrics_are_finite_numbers_under_known_names(model_path: str) -> None:
     names |= {f"critic/{what}/{how}" for what in ("advantages", "returns", "values") for how in ("mean", "max", "min")}
     names |= {"training/rollout_probs_diff_mean", "training/importance_weight_mean", "prompt_length/mean"}
     assert names <= found.keys()
-
-
-def test_kl_of_draws_that_were_restricted_is_negative_and_k3_is_not() -> None:
-    """Draws from tokens that the reference likes better than the policy does, by ratios of 2 and 4."""
-    found = reference_metrics(
-        Scores(
-            log_probs=np.log(np.array([0.4, 0.2], np.float32)),
-            reference_log_probs=np.log(np.array([0.8, 0.8], np.float32)),
-            raw_log_probs=None,
-            values=np.zeros(2, np.float32),
-        )
-    )
-    ratios = np.array([2.0, 4.0])
-    assert found["critic/kl"] == pytest.approx(-np.log(ratios).mean())
-    assert found["critic/kl_k3"] == pytest.approx((ratios - 1 - np.log(ratios)).mean())
 
 
 def with_log_probs(batch: Batch, log_probs: np.ndarray, versions: np.ndarray | None = None) -> Batch:
@@ -394,15 +377,16 @@ def test_training_raises_the_reward_for_a_token(model_path: str) -> None:
         behaviour = torch.cat(log_probs, dim=1).flatten().numpy()
         batch = Batch(
             sample_ids=tuple(f"{step}-{index}" for index in range(num_samples)),
-            group_index=np.arange(num_samples, dtype=np.int32),
+            group_ids=tuple(str(index) for index in range(num_samples)),
             prompt_lengths=np.full(num_samples, 2, dtype=np.int32),
             response_lengths=np.full(num_samples, length, dtype=np.int32),
             token_ids=tokens.flatten().numpy().astype(np.int32),
+            loss_mask=np.ones(num_samples * length, dtype=bool),
             log_probs=behaviour,
             behaviour_log_probs=behaviour,
             weight_versions=np.full(num_samples * length, step, dtype=np.int32),
             rewards=(tokens[:, 2:] == wanted).float().mean(dim=1).numpy(),
-            is_truncated=np.ones(num_samples, dtype=bool),
+            finish_reasons=("length",) * num_samples,
         )
         found = trainer.step(batch)
         scores.append(found["critic/score/mean"])

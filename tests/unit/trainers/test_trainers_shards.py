@@ -69,6 +69,7 @@ def test_shards_have_like_lengths_inside_and_like_cost_between() -> None:
 def test_one_very_long_sample_leaves_the_other_shards_their_samples() -> None:
     batch = random_batch(1, num_samples=4, longest=1)
     object.__setattr__(batch, "response_lengths", np.array([1, 1, 1, 1000], dtype=np.int32))
+    object.__setattr__(batch, "loss_mask", np.ones(1003, dtype=bool))
     assert [len(shard.samples) for shard in cut_into_shards(batch, np.arange(4), 4)] == [1, 1, 1, 1]
 
 

@@ -79,7 +79,7 @@ class ShardRunner:
             states_after: the passes' states are those after the response tokens, not before.
 
         Returns:
-            C arrays, each [A] in the order of the batch, the same on every rank.
+            C arrays, each [A] in the order of the batch, the same on every rank; 0 at tokens that are not trained on.
         """
         shards = self.cut(batch, np.arange(batch.num_samples))
         with torch.no_grad(), self.autocast():
@@ -93,7 +93,7 @@ class ShardRunner:
                 for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.num_ranks)
             }
         gathered = self.gather(shards, rows, num_columns)
-        in_batch_order = np.empty(gathered.shape, dtype=np.float32)
+        in_batch_order = np.zeros((batch.num_response_tokens, num_columns), dtype=np.float32)
         in_batch_order[tokens_of(shards)] = gathered.cpu().numpy()
         return list(in_batch_order.T)
 

@@ -5,6 +5,8 @@ Legend: B samples of the batch, A response tokens of the batch.
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
@@ -48,6 +50,8 @@ def _final_values(state: TrainingState, runner: ShardRunner, batch: Batch) -> ND
     cut = np.flatnonzero(batch.is_truncated)
     if len(cut):
         samples = batch.select(cut)
+        # The last token counts, whoever made it.
+        samples = dataclasses.replace(samples, loss_mask=np.ones_like(samples.loss_mask))
         (values,) = runner.score(
             samples, lambda inputs: [response_values(state.critic, inputs)], num_columns=1, states_after=True
         )

@@ -1,7 +1,7 @@
 """Cutting a mini-batch into logical shards and passes, and padding a pass for the model.
 
 Legend: B samples of the batch, S samples of a shard or a pass, L longest input, A response tokens of the batch,
-a response tokens of a shard or a pass.
+a trained response tokens of a shard or a pass.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LogicalShard:
     samples: IndexArray
     """[S] indices into the batch's samples."""
     tokens: IndexArray
-    """[a] where the samples' response tokens stand in the batch's per-token arrays, sample by sample."""
+    """[a] where the samples' trained tokens stand in the batch's per-token arrays, sample by sample."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class ShardInputs:
     input_ids: Tensor
     """[S, L] int64: prompt and response, without the last token where no state needs it."""
     states: Tensor
-    """[a] int64: index into [S * L] of the state that predicts each response token (or follows it)."""
+    """[a] int64: index into [S * L] of the state that predicts each trained token (or follows it)."""
     targets: Tensor
-    """[a] int64: the response tokens."""
+    """[a] int64: the trained tokens."""
 
 
 def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple[LogicalShard, ...]:
@@ -76,9 +76,9 @@ def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> t
 
 
 def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, states_after: bool = False) -> ShardInputs:
-    """Pad the samples on the right and find the states that predict response tokens; or, with ``states_after``, those
+    """Pad the samples on the right and find the states that predict trained tokens; or, with ``states_after``, those
     that follow them."""
-    starts = _starts(batch.prompt_lengths + batch.response_lengths)
+    starts, response_starts = _starts(batch.prompt_lengths + batch.response_lengths), _starts(batch.response_lengths)
     prompts, responses = batch.prompt_lengths[shard.samples], batch.response_lengths[shard.samples]
     longest = int((prompts + responses).max()) - (not states_after)
     input_ids = np.zeros((len(shard.samples), longest), dtype=np.int64)
@@ -87,8 +87,9 @@ def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, sta
         tokens = batch.token_ids[starts[sample] : starts[sample] + prompt + response]
         num_inputs = len(tokens) - (not states_after)
         input_ids[row, :num_inputs] = tokens[:num_inputs]
-        states.append(row * longest + np.arange(num_inputs - response, num_inputs))
-        targets.append(tokens[prompt:].astype(np.int64))
+        is_trained = batch.loss_mask[response_starts[sample] : response_starts[sample] + response]
+        states.append((row * longest + np.arange(num_inputs - response, num_inputs))[is_trained])
+        targets.append(tokens[prompt:][is_trained].astype(np.int64))
     return ShardInputs(
         input_ids=torch.from_numpy(input_ids).to(device),
         states=torch.from_numpy(np.concatenate(states)).to(device),
