@@ -20,7 +20,7 @@ import psutil
 from rlserve.cache_folder import cache_folder
 from rlserve.errors import UserError
 from rlserve.launch.connect.ray_folder import PREFIX as RAY_PREFIX
-from rlserve.native.folder import kernels_folder
+from rlserve.native.kernels_folder import kernels_folder
 from rlserve.pool.fork_server import PREFIX as FORK_PREFIX
 from rlserve.tasks.cache import try_lock
 

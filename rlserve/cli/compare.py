@@ -114,7 +114,7 @@ def numbers_by_name(numbers: Mapping[str, Mapping[str, str]]) -> dict[str, list[
 def _draw(folders: Sequence[RunFolder], labels: Sequence[str], path: Path) -> Path:
     # Imported where used: drawing needs half a second of imports.
     from rlserve.tracking.report.comparison import MAX_NUM_RUNS, write_comparison
-    from rlserve.tracking.report.data import read_report_data
+    from rlserve.tracking.report.report_data import read_report_data
 
     if len(folders) > MAX_NUM_RUNS:
         raise UserError(f"at most {MAX_NUM_RUNS} runs can be told apart in one picture, got {len(folders)}")

@@ -25,7 +25,7 @@ from rlserve.config.keys import (
     value_at,
     variants_of,
 )
-from rlserve.config.values import placeholder, settle
+from rlserve.config.plain_values import placeholder, settle
 from rlserve.config.wording import unknown_key, wrong_type
 from rlserve.errors import ConfigurationError, Problem
 

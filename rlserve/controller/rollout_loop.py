@@ -27,10 +27,10 @@ from rlserve.controller.events import RequestAnswered, RequestsReturned, Request
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
-from rlserve.rollout.data import PromptSource
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupRecord
+from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score

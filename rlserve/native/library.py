@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from rlserve.errors import UserError
-from rlserve.native.folder import kernels_folder
+from rlserve.native.kernels_folder import kernels_folder
 
 logger = logging.getLogger(__name__)
 

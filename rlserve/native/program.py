@@ -11,7 +11,7 @@ import torch
 
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
-from rlserve.native.threads import ThreadCount
+from rlserve.native.thread_count import ThreadCount
 
 
 class Kind(IntEnum):

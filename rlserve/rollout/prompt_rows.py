@@ -20,9 +20,9 @@ from rlserve.errors import DataError
 from rlserve.rollout.columns import Columns
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.dataset.base import BadRowError, Table, as_plain
+from rlserve.rollout.dataset.content_digest import digest, fingerprint
 from rlserve.rollout.dataset.factory import open_table
 from rlserve.rollout.dataset.fields import as_answer, as_prompt, find
-from rlserve.rollout.dataset.fingerprint import digest, fingerprint
 from rlserve.rollout.groups import Answer, Message
 
 logger = logging.getLogger(__name__)

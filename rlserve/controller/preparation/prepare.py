@@ -17,9 +17,9 @@ from rlserve.engine.models import check_supported
 from rlserve.errors import ModelError
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.config import RewardConfig
-from rlserve.rollout.data import PromptSource
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.tasks import is_builtin, resolve_model
 

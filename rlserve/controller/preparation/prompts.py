@@ -16,8 +16,8 @@ from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.data import Prompts, load_prompts
 from rlserve.rollout.end_tokens import EndTokens, find_end_tokens
+from rlserve.rollout.prompt_source import Prompts, load_prompts
 from rlserve.rollout.tokenizer_loading import load_tokenizer
 from rlserve.tasks import is_builtin, resolve_data
 

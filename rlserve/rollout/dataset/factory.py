@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rlserve.errors import DataError
 from rlserve.rollout.dataset.base import JoinedTable, Table
-from rlserve.rollout.dataset.folder import files_of_split
 from rlserve.rollout.dataset.hub import is_saved, open_hub, open_saved
 from rlserve.rollout.dataset.json_document import JsonDocument, is_document
 from rlserve.rollout.dataset.json_lines import JsonLines
 from rlserve.rollout.dataset.parquet import open_parquet
+from rlserve.rollout.dataset.split_files import files_of_split
 
 OPENERS: Mapping[str, Callable[[Path], Table]] = {
     ".jsonl": JsonLines,

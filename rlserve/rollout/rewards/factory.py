@@ -8,7 +8,7 @@ from pathlib import Path
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import Reward
 from rlserve.rollout.rewards.function import FunctionReward
-from rlserve.rollout.rewards.loading import add_to_path
+from rlserve.rollout.rewards.function_loading import add_to_path
 from rlserve.rollout.rewards.model import ModelReward, check_model, has_chat_template
 
 

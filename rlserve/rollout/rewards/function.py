@@ -9,8 +9,8 @@ from inspect import isawaitable, iscoroutinefunction
 from typing import Any
 
 from rlserve.rollout.rewards.base import Reward, RewardSample, Score
-from rlserve.rollout.rewards.loading import find_function, location_in
-from rlserve.rollout.rewards.values import read_score
+from rlserve.rollout.rewards.function_loading import find_function, location_in
+from rlserve.rollout.rewards.score_values import read_score
 
 
 class FunctionReward(Reward):

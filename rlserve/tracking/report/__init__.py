@@ -21,9 +21,9 @@ def build_report(folder: RunFolder) -> None:
         DataError: a file of the run is damaged.
     """
     # Imported where used: drawing needs half a second of imports that a run does not need before its end.
-    from rlserve.tracking.report.data import read_report_data
     from rlserve.tracking.report.html import write_html
     from rlserve.tracking.report.png import write_png
+    from rlserve.tracking.report.report_data import read_report_data
 
     data = read_report_data(folder)
     write_png(data, folder.report_png)

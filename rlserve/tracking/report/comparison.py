@@ -23,8 +23,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from rlserve.tracking import names
-from rlserve.tracking.report.data import ReportData
 from rlserve.tracking.report.png import DOTS_PER_INCH, STYLE
+from rlserve.tracking.report.report_data import ReportData
 from rlserve.tracking.report.series import Series, running_mean
 
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195", "#555555")

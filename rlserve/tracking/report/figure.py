@@ -22,8 +22,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rlserve.tracking import colours, names
-from rlserve.tracking.report.data import ReportData, labelled_scores
-from rlserve.tracking.report.panels import CurvePanel, computing_panel, step_panels, throughput_panel, time_label
+from rlserve.tracking.report.curve_panels import CurvePanel, computing_panel, step_panels, throughput_panel, time_label
+from rlserve.tracking.report.report_data import ReportData, labelled_scores
 from rlserve.tracking.report.series import Series, running_mean, thinned
 
 Place = tuple[int, int]

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from rlserve.tracking import colours
 from rlserve.tracking.answers import Answer
-from rlserve.tracking.report.data import ReportData
 from rlserve.tracking.report.figure import draw
+from rlserve.tracking.report.report_data import ReportData
 
 LIBRARY = "plotly-basic-4.1.1.min.js.gz"
 MAX_NUM_CHARACTERS = 2000

@@ -26,9 +26,9 @@ from matplotlib.ticker import MaxNLocator
 
 from rlserve.tracking import colours
 from rlserve.tracking.answers import Answer
-from rlserve.tracking.report.data import ReportData
-from rlserve.tracking.report.panels import computing_panel, step_panels, throughput_panel, time_label
+from rlserve.tracking.report.curve_panels import computing_panel, step_panels, throughput_panel, time_label
 from rlserve.tracking.report.png_panels import draw_curves, draw_queue, draw_reward, draw_slots, label_steps, mark_times
+from rlserve.tracking.report.report_data import ReportData
 
 DOTS_PER_INCH = 130
 # Lengths in inches, so that the gaps stay the same however many slots there are.

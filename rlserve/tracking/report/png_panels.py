@@ -11,8 +11,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from rlserve.tracking import colours, names
-from rlserve.tracking.report.data import ReportData, labelled_scores
-from rlserve.tracking.report.panels import CurvePanel
+from rlserve.tracking.report.curve_panels import CurvePanel
+from rlserve.tracking.report.report_data import ReportData, labelled_scores
 from rlserve.tracking.report.series import Series, running_mean
 
 MAX_NUM_DOTS = 30

@@ -11,7 +11,7 @@ from small_runs import begin_run, do_steps, finished_run
 from rlserve.cli import main
 from rlserve.cli.compare import differing_values
 from rlserve.tracking.report.comparison import PANELS, draw_comparison
-from rlserve.tracking.report.data import read_report_data
+from rlserve.tracking.report.report_data import read_report_data
 
 PNG = b"\x89PNG"
 

@@ -11,7 +11,7 @@ import pytest
 import ray
 
 from rlserve.errors import PoolError
-from rlserve.launch import local
+from rlserve.launch.connect import local
 from rlserve.launch.connect.local import LocalLauncher
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.nvidia import Gpu

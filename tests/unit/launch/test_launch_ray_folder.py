@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rlserve.errors import PoolError
-from rlserve.launch import ray_folder
+from rlserve.launch.connect import ray_folder
 from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
 
 

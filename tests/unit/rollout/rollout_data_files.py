@@ -10,8 +10,8 @@ from typing import Any
 from rollout_tokenizers import character_tokenizer
 
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.data import Prompts, load_prompts
 from rlserve.rollout.prompt_rows import PromptRow, load_rows
+from rlserve.rollout.prompt_source import Prompts, load_prompts
 
 
 def write_jsonl(path: Path, records: Sequence[Mapping[str, Any]]) -> Path:

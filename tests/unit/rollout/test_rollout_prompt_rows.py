@@ -16,7 +16,7 @@ from rollout_data_files import all_rows, config, sums, write_jsonl
 
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.dataset.fingerprint import NUM_PARTS, fingerprint, first_difference
+from rlserve.rollout.dataset.content_digest import NUM_PARTS, fingerprint, first_difference
 from rlserve.rollout.prompt_rows import load_rows
 
 GOOD = '{"prompt": "1", "answer": "1"}\n'

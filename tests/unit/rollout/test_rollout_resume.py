@@ -10,8 +10,8 @@ from rollout_builders import make_scored
 from rollout_data_files import load, sums, write_jsonl
 
 from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.data import PromptSource
 from rlserve.rollout.ledger import Ledger
+from rlserve.rollout.prompt_source import PromptSource
 
 PROMPTS_PER_STEP = 4
 

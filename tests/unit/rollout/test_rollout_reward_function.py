@@ -14,7 +14,7 @@ from rlserve.errors import RewardError
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.factory import create_reward
-from rlserve.rollout.rewards.loading import find_function
+from rlserve.rollout.rewards.function_loading import find_function
 
 
 def make_sample(response: str, *, sample_id: str = "0:5/1") -> RewardSample:

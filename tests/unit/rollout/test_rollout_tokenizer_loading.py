@@ -33,7 +33,7 @@ def test_the_driver_reads_prompts_and_finds_rewards_without_torch(tmp_path: Path
 import sys
 import rlserve.rollout.requests.router, rlserve.rollout.buffer, rlserve.rollout.batch
 from rlserve.rollout.config import DataConfig, RewardConfig
-from rlserve.rollout.data import load_prompts
+from rlserve.rollout.prompt_source import load_prompts
 from rlserve.rollout.rewards.factory import create_reward
 from rlserve.rollout.tokenizer_loading import load_tokenizer
 config = DataConfig(path={str(tmp_path / "sums.jsonl")!r}, num_held_out=1)

@@ -25,10 +25,10 @@ from rlserve.tracking import colours, names
 from rlserve.tracking.answers import Answer
 from rlserve.tracking.events import RunEvent, SlotEvent
 from rlserve.tracking.report import build_report, png
-from rlserve.tracking.report.data import labelled_scores, queue_bounds, read_report_data
+from rlserve.tracking.report.curve_panels import computing_panel, step_panels, time_label
 from rlserve.tracking.report.figure import COMPUTING, draw
 from rlserve.tracking.report.html import write_html
-from rlserve.tracking.report.panels import computing_panel, step_panels, time_label
+from rlserve.tracking.report.report_data import labelled_scores, queue_bounds, read_report_data
 from rlserve.tracking.report.series import (
     Series,
     broken_at,

@@ -26,7 +26,7 @@ from rlserve.native.decoder_program import DecoderLayer, DecoderProgram
 from rlserve.native.panels import empty_panels, panels_of, put_rows
 from rlserve.native.program import Projection
 from rlserve.native.rotation import table_of_frequencies
-from rlserve.native.sampler import target_log_probs
+from rlserve.native.target_log_probs import target_log_probs
 from rlserve.trainers.backends.pytorch.native_shape import NativeShape, read_shape
 from rlserve.trainers.backends.pytorch.shards import ShardInputs
 

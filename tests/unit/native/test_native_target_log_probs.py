@@ -8,7 +8,7 @@ import torch
 
 from rlserve.engine.kernels.base import SamplingBatch
 from rlserve.engine.kernels.cpu_kernels import CpuKernels
-from rlserve.native.sampler import target_log_probs
+from rlserve.native.target_log_probs import target_log_probs
 
 
 def sampling_batch(num_rows: int, temperature: float) -> SamplingBatch:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlserve.tracking import colours, names
-from rlserve.tracking.report.data import ReportData
+from rlserve.tracking.report.report_data import ReportData
 from rlserve.tracking.report.series import Series
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.dataset.fingerprint import first_difference
+from rlserve.rollout.dataset.content_digest import first_difference
 from rlserve.rollout.encoder import PROMPT_TOO_LONG, PromptEncoder
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows

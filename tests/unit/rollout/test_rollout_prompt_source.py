@@ -11,8 +11,8 @@ from rollout_data_files import config, load, sums, write_jsonl
 from rollout_tokenizers import character_tokenizer
 
 from rlserve.errors import DataError
-from rlserve.rollout.data import load_prompts
 from rlserve.rollout.encoder import PROMPT_EMPTY, PROMPT_TOO_LONG
+from rlserve.rollout.prompt_source import load_prompts
 
 
 def test_held_out_and_training_rows_share_none_and_leave_none_out(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlserve.native.threads import LONGEST_S, MIN_SHARE, SHORTEST_S, WINDOW_S, ThreadCount
+from rlserve.native.thread_count import LONGEST_S, MIN_SHARE, SHORTEST_S, WINDOW_S, ThreadCount
 
 
 def _run(threads: ThreadCount, share: float, seconds: float) -> list[int]:
