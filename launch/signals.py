@@ -6,7 +6,8 @@
     while it trains    the first asks the controller to finish the step under way and save
     any later one      ends the process and all that it started at once
 
-INT, TERM, HUP (a closed terminal), USR1 and USR2 (a batch system's warning) all mean the same.
+INT, TERM, HUP (a closed terminal), USR1 and USR2 (a batch system's warning) all mean the same. A HUP that is ignored
+already stays so: nohup starts a process that outlives its terminal.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> StopSignals:
-        self._before = {number: signal.signal(number, self._receive) for number in STOP_SIGNALS}
+        is_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        wanted = [number for number in STOP_SIGNALS if not (is_nohup and number is signal.SIGHUP)]
+        self._before = {number: signal.signal(number, self._receive) for number in wanted}
         return self
 
     def __exit__(self, *_: object) -> None:

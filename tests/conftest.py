@@ -5,6 +5,7 @@ share of time that each room's tests take, printed at the end.
 from __future__ import annotations
 
 import os
+import signal
 from collections import defaultdict
 
 import pytest
@@ -13,6 +14,10 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Under nohup the processes that tests start would ignore a SIGHUP; a handler is not inherited.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)
 
 import torch
 from hypothesis import HealthCheck, settings

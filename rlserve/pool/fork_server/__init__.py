@@ -24,7 +24,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import psutil
+
 from rlserve.pool.threads import thread_environment
+from rlserve.processes import end_all
 
 WORKER_MODULES = (
     "torch",
@@ -72,7 +75,10 @@ class ForkServer:
         return shlex.join([sys.executable, "-S", "-E", str(client), str(self._socket)])
 
     def close(self) -> None:
-        """End the server, and with it every worker that is left."""
+        """End the server, and with it all that comes from it: workers, and a compiler at work."""
+        is_there = self._process.poll() is None
+        others = psutil.Process(self._process.pid).children(recursive=True) if is_there else []
         self._process.kill()
         self._process.wait()
+        end_all(others)
         shutil.rmtree(self._folder, ignore_errors=True)

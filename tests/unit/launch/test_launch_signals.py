@@ -15,6 +15,7 @@ PROGRAM = """
 import signal, subprocess, sys, threading
 from rlserve.launch.signals import StopRequested, StopSignals, exit_code
 
+signal.signal(signal.SIGHUP, signal.SIG_IGN if sys.argv[1] == "nohup" else signal.SIG_DFL)
 child = subprocess.Popen(["sleep", "1000"])
 asked = threading.Event()
 with StopSignals() as signals:
@@ -64,11 +65,19 @@ def test_in_training_the_first_asks_and_the_second_ends_everything() -> None:
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+def test_under_nohup_a_closed_terminal_means_nothing() -> None:
+    program, _ = start("nohup")
+    program.send_signal(signal.SIGHUP)
+    program.send_signal(signal.SIGTERM)
+    output, _ = program.communicate(timeout=60)
+    assert (output, program.returncode) == ("unwound\n", 128 + signal.SIGTERM)
+
+
 def test_the_handlers_of_before_are_put_back() -> None:
     program = (
         "import signal\nfrom rlserve.launch.signals import StopSignals, STOP_SIGNALS\n"
         "before = [signal.getsignal(number) for number in STOP_SIGNALS]\n"
-        "with StopSignals():\n    assert signal.getsignal(signal.SIGHUP) != before[2]\n"
+        "with StopSignals():\n    assert signal.getsignal(signal.SIGTERM) != before[1]\n"
         "assert [signal.getsignal(number) for number in STOP_SIGNALS] == before\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

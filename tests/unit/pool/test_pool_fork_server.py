@@ -70,6 +70,20 @@ def test_workers_end_with_the_server(tmp_path: Path) -> None:
         assert not worker.is_running()
 
 
+def test_what_the_forks_started_ends_with_the_server_too(tmp_path: Path) -> None:
+    """As a compiler that a fork runs, which knows nothing of us."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import subprocess\nchild = subprocess.Popen(['sleep', '1000'])\nprint(child.pid, flush=True)\nchild.wait()\n"
+    )
+    server = ForkServer(1, ["decimal"], compile_kernels=False)
+    with start(server, script) as client:
+        assert client.stdout is not None
+        child = psutil.Process(int(client.stdout.readline()))
+        server.close()
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
 def test_each_worker_has_a_process_group_of_its_own(server: ForkServer, tmp_path: Path) -> None:
     """Ctrl-C in a terminal does not reach it, and what Ray does to one's group does not reach another."""
     script = tmp_path / "script.py"
