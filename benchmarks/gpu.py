@@ -1,11 +1,11 @@
-"""Everything that is to be known of one GPU, in one command and less than nine minutes.
+"""Measure one GPU in one command, in under nine minutes.
 
 python benchmarks/gpu.py --out DIR [--device cuda|cpu] [--only PART …] [--cache DIR]
 
 Writes DIR/gpu.json (date, device, versions, checks), DIR/gpu.md (a table of the checks) and a log of each part; both
-are there from the first part on, and are written again after each. Needs torch, triton, transformers, safetensors and
-NumPy, and no installation of this package; the tests in tests/gpu are run where pytest is there. ``--device cpu`` goes
-through the same with a tiny model, to try the harness: its figures mean nothing.
+reports are rewritten after each part. Needs torch, triton, transformers, safetensors and NumPy, but no installation of
+this package; the tests in tests/gpu run if pytest is installed. ``--device cpu`` runs everything with a tiny model to
+exercise the harness; its figures mean nothing.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Outcome:
 
 
 def run_part(part: Part, options: argparse.Namespace, most_s: float) -> Outcome:
-    """Measure in a process of its own, which is ended with all that it started after ``most_s``."""
+    """Measure in a separate process, which is killed with all its children after ``most_s``."""
     found, log = options.out / f"{part.name}.found.json", options.out / f"{part.name}.log"
     found.unlink(missing_ok=True)
     command = [sys.executable, __file__, "--part", part.name, "--out", str(options.out), "--device", options.device]
@@ -67,7 +67,7 @@ def run_part(part: Part, options: argparse.Namespace, most_s: float) -> Outcome:
 
 
 def run_command(command: Sequence[str], log: Path, most_s: float) -> tuple[str, float]:
-    """How a command ended, and its seconds; what it prints goes into ``log``."""
+    """Run a command with its output in ``log``; returns how it ended and the seconds it took."""
     start, state = time.monotonic(), "cut short"
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
@@ -80,7 +80,7 @@ def run_command(command: Sequence[str], log: Path, most_s: float) -> tuple[str, 
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:
-    """End the process and what it started."""
+    """Kill the process and all that it started."""
     with suppress(ProcessLookupError):  # all of it is gone
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -89,7 +89,7 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 def measure_all(
     parts: Sequence[Part], total_s: float, measure: Callable[[Part, float], Outcome], write: Callable[..., None]
 ) -> list[Outcome]:
-    """Measure one part after the other while there is time, and write after each."""
+    """Measure one part after another while there is time, and write the reports after each."""
     outcomes: list[Outcome] = []
     deadline = time.monotonic() + total_s
     for part in parts:
@@ -142,7 +142,7 @@ def as_json(about: dict[str, Any], outcomes: Sequence[Outcome]) -> dict[str, Any
 
 
 def as_table(about: dict[str, Any], outcomes: Sequence[Outcome]) -> str:
-    """One row a check, and one a part that did not end by itself."""
+    """A row for each check, and one for each part that did not finish."""
     device = about["device"]
     lines = [f"# {', '.join(device.get('gpus', [])) or device['kind']}, {about['date']}, commit {about['commit']}\n"]
     lines += ["| part | what | value | bar | met |", "|---|---|---|---|---|"]

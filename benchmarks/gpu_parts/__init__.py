@@ -1,1 +1,1 @@
-"""What ``benchmarks/gpu.py`` measures, one file a kind of part."""
+"""What ``benchmarks/gpu.py`` measures, one file for each kind of part."""

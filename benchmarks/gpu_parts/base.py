@@ -1,7 +1,7 @@
 """What a part is given and what it reports. Needs the standard library only.
 
-A part runs in a process of its own, within its seconds. It reports each finding as it comes, so that what it had found
-is there even if it is cut short.
+A part runs in its own process with a time limit. It reports each finding as it comes, so that nothing found is lost
+if it is cut short.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def read_checks(path: Path) -> list[Check]:
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a part measures, and how long it may take."""
+    """Where a part measures, and until when."""
 
     device: Device
     cache: Path
@@ -81,7 +81,7 @@ class Place:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether to measure in earnest; on a CPU everything is small, to try the harness."""
+        """Whether this is a real measurement; on a CPU everything is tiny and only exercises the harness."""
         return self.device == "cuda"
 
     @property
@@ -97,6 +97,6 @@ class Part:
     name: str
     measure: Callable[[Place, Report], None]
     least_s: float
-    """It is not begun with less time than this."""
+    """It is not started with less time left than this."""
     most_s: float
-    """After this it is ended."""
+    """It is killed after this."""

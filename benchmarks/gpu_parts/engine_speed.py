@@ -27,7 +27,7 @@ NUM_SLOW_REQUESTS = 32
 """Of the backend that is slow."""
 NUM_WARM_UP_TOKENS = 16
 RESERVE_S = 8.0
-"""Left at the end, to report how far a round came that takes too long."""
+"""Kept in hand to report how far a round got that takes too long."""
 
 
 def measure_engine(case: str, place: Place, report: Report) -> None:
@@ -50,7 +50,7 @@ def measure_engine(case: str, place: Place, report: Report) -> None:
     tokens_per_s, share = run_until(engine, workload(*sizes), place.deadline - RESERVE_S)
     report.figure(name, tokens_per_s)
     report.figure(f"engine {case}: requests", num_requests if place.on_gpu else sizes[0])
-    report.figure(f"engine {case}: share of the tokens that there was time for", share)
+    report.figure(f"engine {case}: share of the tokens there was time for", share)
     engine.close()
 
 

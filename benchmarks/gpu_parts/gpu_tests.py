@@ -1,4 +1,4 @@
-"""The tests in ``tests/gpu``, one check each, as pytest tells of them."""
+"""The tests in ``tests/gpu``, one check each, from the output of pytest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sleep and wake: the memory that an engine gives back for a trainer, as the driver counts it."""
+"""Sleep and wake: the memory that an engine releases for a trainer, as the driver counts it."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""One step of the trainer against a plain PyTorch loop on the same batch: the same networks, losses and optimizer, with
-padding, whole logits, and nothing that shards, resizes or takes back."""
+"""One step of the trainer against a plain PyTorch loop on the same batch: the same networks and optimizer
+and PPO's losses, with whole logits and nothing that shards, resizes or rolls back."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _second_of_two(place: Place, step: Callable[[], object]) -> tuple[float, int
 
 
 class PlainLoop:
-    """PPO with a critic as one would write it first.
+    """PPO with a critic, written the obvious way.
 
     Legend: B samples at once, S tokens of a sample, R response tokens of a sample, H hidden size.
     """

@@ -15,6 +15,7 @@ from torch import multiprocessing
 
 from gpu_parts.base import Place, Report
 from gpu_parts.models import make_engine, serve, synchronize, tokens
+from rlserve.engine import Engine
 
 SCALE = 1.01
 """What the weights are multiplied by, so that they are not those of the folder."""
@@ -31,7 +32,7 @@ def measure_ipc(place: Place, report: Report) -> None:
     process.start()
     there.close()
     _receive(here, place)  # it is ready
-    engine = make_engine(place, "596m", kv_cache_bytes=2**28 if place.on_gpu else 2**20)
+    engine = _make_small_engine(place)
     weights = {name: (tensor.detach() * SCALE).clone() for name, tensor in engine.named_weights()}
     num_bytes = sum(tensor.nbytes for tensor in weights.values())
     engine.load_weights(1, weights)
@@ -54,6 +55,11 @@ def measure_ipc(place: Place, report: Report) -> None:
         report.skipped("weights by CUDA IPC", "needs a GPU: measured with shared memory, to try the harness")
 
 
+def _make_small_engine(place: Place) -> Engine:
+    """With a small cache and no graphs, which take seconds to capture: it answers a few requests."""
+    return make_engine(place, "596m", kv_cache_bytes=2**28 if place.on_gpu else 2**20, cuda_graphs=False)
+
+
 def _ask(here: Connection, weights_out: Any, place: Place) -> tuple[bool, Any]:
     weights_out.put(None)
     verdict = _receive(here, place)
@@ -69,7 +75,7 @@ def _receive(connection: Connection, place: Place) -> Any:
 
 def _serve_engine(weights_in: Any, connection: Connection, place: Place) -> None:
     """The other process: takes versions into its engine until None comes, and then compares."""
-    engine = make_engine(place, "596m", kv_cache_bytes=2**28 if place.on_gpu else 2**20)
+    engine = _make_small_engine(place)
     connection.send("ready")
     received: dict[str, torch.Tensor] = {}
     while (message := weights_in.get()) is not None:

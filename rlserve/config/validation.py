@@ -72,6 +72,8 @@ def _problems(
                 cause = error["ctx"]["error"]
                 assert isinstance(cause, ConfigurationError), f"{key}: {cause!r} is not of check_fields"
                 yield from (Problem(join_key(key, problem.key), problem.message) for problem in cause.problems)
+            case "json_invalid":
+                yield Problem("", "holds half a surrogate pair (\\ud800 to \\udfff), which is no text")
             case "missing":
                 yield Problem(key, "must be given")
             case "unexpected_keyword_argument":
@@ -117,7 +119,7 @@ def _mend(root: type[Any], values: Any, key: str, removed: set[str]) -> Any:
 
 def _is_mended(key: str, known: Iterable[str]) -> bool:
     """Whether ``key``, or one above or under it, was wrong before: what stands there now is not the user's."""
-    return any(f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in known)
+    return any(not other or f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.") for other in known)
 
 
 def _may_be_absent(root: type[Any], key: str) -> bool:

@@ -346,6 +346,12 @@ def test_what_json_cannot_hold_is_refused_where_it_stands(text: object) -> None:
     assert problems_of(name=text) == [f"name: must be text or null, got {text!r}"]
 
 
+@pytest.mark.parametrize("parts", [{"\ud800": 1}, {"data": {"path": "a", "chat_template_kwargs": {"b": "\ud800"}}}])
+def test_half_a_character_where_any_text_may_stand_is_refused_too(parts: dict[str, Any]) -> None:
+    (problem,) = problems_of(**parts)
+    assert "half a surrogate pair" in problem
+
+
 def test_a_range_is_checked_beside_any_other_mistake() -> None:
     """Also where the default of one key does not go with the value of the other."""
     parts: dict[str, Any] = {
