@@ -3,6 +3,12 @@
 Legend: T tokens, N query heads, K key-value heads, D head size, S sequences. Keys and values of a layer lie in
 [blocks, block_size, K, D], so a token's slot (block * block_size + offset) times K * D is where it begins. Quantised
 ones have scales [blocks, block_size, K]; a place is slot * K + head.
+
+A query tile of ``attend_pages`` is neighbouring tokens of one sequence. Where ``SINGLE``, tile i is token i, of
+sequence i; else ``tiles_ptr`` holds [3, num_tiles]: first token, number of tokens, sequence. ``tables_ptr`` holds the
+width of the block tables, three unused words, and the tables: so one CUDA graph serves tables of any width. With one
+split the result goes to ``out``; with more, each split's own goes to ``partial`` [T, N, splits, D] with the peak of
+its scores and the total of its weights, for ``join_splits``.
 """
 
 from __future__ import annotations
@@ -199,6 +205,59 @@ def weigh_values(
     return tl.dot(weight.to(DTYPE), value, input_precision="ieee")
 
 
+@triton.jit
+def attend_keys(
+    query,
+    position,
+    keys_ptr,
+    values_ptr,
+    key_scales_ptr,
+    value_scales_ptr,
+    table_ptr,
+    kv_head,
+    begin,
+    stop,
+    scale,
+    softcap,
+    NUM_KV_HEADS: tl.constexpr,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+    PAGE_SIZE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    TILE: tl.constexpr,
+    WINDOW: tl.constexpr,
+    HAS_SOFTCAP: tl.constexpr,
+    IS_QUANTISED: tl.constexpr,
+):
+    """Attention of rows of queries, each at its ``position``, to the keys [begin, stop) of their sequence, whose row of
+    the block tables is ``table_ptr``: [BLOCK_M, D] the weighted sums of values, the total weights, the highest scores.
+    """
+    dim = tl.arange(0, BLOCK_D)
+    is_dim = dim < HEAD_DIM
+    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
+    total = tl.zeros([BLOCK_M], tl.float32)
+    attended = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
+    for first_key in range(begin, stop, TILE):
+        key_at = first_key + tl.arange(0, TILE)
+        is_key = key_at < stop
+        page = tl.load(table_ptr + key_at // PAGE_SIZE, mask=is_key, other=0).to(tl.int64)
+        place = (page * PAGE_SIZE + key_at % PAGE_SIZE) * NUM_KV_HEADS + kv_head
+        score = score_keys(
+            query, keys_ptr, key_scales_ptr, place, is_key, dim, is_dim, scale, softcap, HEAD_DIM, HAS_SOFTCAP,
+            IS_QUANTISED,
+        )  # fmt: skip
+        is_visible = is_key[None, :] & (key_at[None, :] <= position[:, None])
+        if WINDOW > 0:
+            is_visible = is_visible & (key_at[None, :] > position[:, None] - WINDOW)
+        score = tl.where(is_visible, score * _LOG2_E, float("-inf"))
+        weight, fading, peak = weigh_scores(score, peak)
+        total = total * fading + tl.sum(weight, 1)
+        attended = attended * fading[:, None] + weigh_values(
+            weight, values_ptr, value_scales_ptr, place, is_key, dim, is_dim, HEAD_DIM, query.dtype, IS_QUANTISED
+        )
+    return attended, total, peak
+
+
 @triton.jit(do_not_specialize=["num_tiles"])
 def attend_pages(
     qkv_ptr,
@@ -230,15 +289,7 @@ def attend_pages(
     NUM_SPLITS: tl.constexpr,
 ):
     """Program (query tile, key-value head, split): attention of the tile's queries, all heads of the group packed
-    into one matrix of BLOCK_M rows, to its share of the keys before them.
-
-    A query tile is neighbouring tokens of one sequence. Where ``SINGLE``, tile i is token i, of sequence i; else
-    ``tiles_ptr`` holds [3, num_tiles]: first token, number of tokens, sequence. ``tables_ptr`` holds the width of
-    the block tables, three unused words, and the tables: so one CUDA graph serves tables of any width.
-
-    With one split the result goes to ``out``; with more, each split's own goes to ``partial`` [T, N, splits, D] with
-    the peak of its scores and the total of its weights, for ``join_splits``.
-    """
+    into one matrix of BLOCK_M rows, to its share of the keys before them; see above."""
     tile, kv_head, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     GROUP: tl.constexpr = NUM_HEADS // NUM_KV_HEADS
     first_token, num_queries, sequence = read_tile(tiles_ptr, num_tiles, tile, SINGLE)
@@ -251,40 +302,20 @@ def attend_pages(
     position = tl.load(positions_ptr + token, mask=is_query, other=0)
     query_at = token * ((NUM_HEADS + 2 * NUM_KV_HEADS) * HEAD_DIM) + head * HEAD_DIM
     query = tl.load(qkv_ptr + query_at[:, None] + dim[None, :], mask=is_query[:, None] & is_dim[None, :], other=0.0)
-
     begin, stop = range_of_split(positions_ptr, first_token, num_queries, split, TILE, WINDOW, NUM_SPLITS)
     table_ptr = tables_ptr + 4 + sequence.to(tl.int64) * tl.load(tables_ptr)
-    peak = tl.full([BLOCK_M], float("-inf"), tl.float32)
-    total = tl.zeros([BLOCK_M], tl.float32)
-    attended = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-    for first_key in range(begin, stop, TILE):
-        key_at = first_key + tl.arange(0, TILE)
-        is_key = key_at < stop
-        page = tl.load(table_ptr + key_at // PAGE_SIZE, mask=is_key, other=0).to(tl.int64)
-        place = (page * PAGE_SIZE + key_at % PAGE_SIZE) * NUM_KV_HEADS + kv_head
-        score = score_keys(
-            query, keys_ptr, key_scales_ptr, place, is_key, dim, is_dim, scale, softcap, HEAD_DIM, HAS_SOFTCAP,
-            IS_QUANTISED,
-        )  # fmt: skip
-        is_visible = is_key[None, :] & (key_at[None, :] <= position[:, None])
-        if WINDOW > 0:
-            is_visible = is_visible & (key_at[None, :] > position[:, None] - WINDOW)
-        score = tl.where(is_visible, score * _LOG2_E, float("-inf"))
-        weight, fading, peak = weigh_scores(score, peak)
-        total = total * fading + tl.sum(weight, 1)
-        attended = attended * fading[:, None] + weigh_values(
-            weight, values_ptr, value_scales_ptr, place, is_key, dim, is_dim, HEAD_DIM, query.dtype, IS_QUANTISED
-        )
-
+    attended, total, peak = attend_keys(
+        query, position, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, table_ptr, kv_head, begin, stop, scale,
+        softcap, NUM_KV_HEADS, HEAD_DIM, BLOCK_D, PAGE_SIZE, BLOCK_M, TILE, WINDOW, HAS_SOFTCAP, IS_QUANTISED,
+    )  # fmt: skip
     attended = attended / tl.where(total == 0.0, 1.0, total)[:, None]
-    out_row = token * NUM_HEADS + head
+    row_at = token * NUM_HEADS + head
     if NUM_SPLITS == 1:
-        store_rows(out_ptr, out_row, attended, is_query, dim, is_dim, HEAD_DIM)
+        store_rows(out_ptr, row_at, attended, is_query, dim, is_dim, HEAD_DIM)
     else:
-        split_row = out_row * NUM_SPLITS + split
-        store_rows(partial_ptr, split_row, attended, is_query, dim, is_dim, HEAD_DIM)
-        tl.store(peak_ptr + split_row, peak, mask=is_query)
-        tl.store(total_ptr + split_row, total, mask=is_query)
+        store_rows(partial_ptr, row_at * NUM_SPLITS + split, attended, is_query, dim, is_dim, HEAD_DIM)
+        tl.store(peak_ptr + row_at * NUM_SPLITS + split, peak, mask=is_query)
+        tl.store(total_ptr + row_at * NUM_SPLITS + split, total, mask=is_query)
 
 
 @triton.jit

@@ -72,14 +72,14 @@ class Engine:
             # Some folders name tokens that their model has no logits for.
             eos_token_ids=tuple(token for token in self.spec.eos_token_ids if token < self.spec.vocab_size),
         )
-        self._rows = SequenceTable(
+        self._table = SequenceTable(
             num_rows=min(config.max_num_sequences, config.max_num_batched_tokens),
             max_model_len=self._runner.max_model_len,
             block_size=config.block_size,
         )
         self._pool = BlockPool(self._runner.num_blocks)
         self._scheduler = Scheduler(
-            rows=self._rows,
+            table=self._table,
             pool=self._pool,
             block_size=config.block_size,
             max_num_batched_tokens=config.max_num_batched_tokens,
@@ -89,7 +89,7 @@ class Engine:
         self._tokenizer = FolderTokenizer(folder)
         self._generation = Generation(
             runner=self._runner,
-            rows=self._rows,
+            table=self._table,
             scheduler=self._scheduler,
             tokenizer=self._tokenizer,
             max_model_len=self._limits.max_model_len,

@@ -24,7 +24,8 @@ from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.engine.requests.generated_tokens import NO_TOKENS
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.runner.model_runner import ModelRunner
-from rlserve.engine.scheduling.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.scheduling.scheduled_step import ScheduledStep
+from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.bad_words import BadWords
 from rlserve.engine.sequences.prompt_scores import PromptScores
 from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceState
@@ -53,7 +54,7 @@ class Generation:
         self,
         *,
         runner: ModelRunner,
-        rows: SequenceTable,
+        table: SequenceTable,
         scheduler: Scheduler,
         tokenizer: FolderTokenizer,
         max_model_len: int,
@@ -64,8 +65,8 @@ class Generation:
         self.latencies = Latencies()
         self.requests: dict[str, RequestState] = {}
         """By id; read-only for others."""
-        self._pipeline = Pipeline(runner=runner, rows=rows, scheduler=scheduler)
-        self._rows = rows
+        self._pipeline = Pipeline(runner=runner, table=table, scheduler=scheduler)
+        self._table = table
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
@@ -151,7 +152,7 @@ class Generation:
     def new_tokens(self, request_id: str, num_seen: Mapping[int, int]) -> tuple[SampleDelta, ...]:
         """See ``Engine.new_tokens``."""
         owner = self.requests.get(request_id)
-        return () if owner is None else new_tokens(owner, self._rows, num_seen)
+        return () if owner is None else new_tokens(owner, self._table, num_seen)
 
     def check_integrity(self) -> None:
         """Assert that no sample is lost, and nothing that the scheduler holds."""
@@ -165,7 +166,7 @@ class Generation:
 
     def _plan(self) -> ScheduledStep:
         """What to compute next. The step in flight is collected first where its tokens must be known for that."""
-        if self._in_flight is not None and (self._rows.needs_tokens() or self._scheduler.may_preempt()):
+        if self._in_flight is not None and (self._table.needs_tokens() or self._scheduler.may_preempt()):
             self._drain()
         plan = self._scheduler.schedule()
         if plan.started:
@@ -198,16 +199,16 @@ class Generation:
 
     def _measure(self, rows_B: NDArray[np.intp]) -> None:
         """Note when the rows got their token."""
-        now_s, last_token_s_B = self._clock(), self._rows.last_token_s[rows_B]
+        now_s, last_token_s_B = self._clock(), self._table.last_token_s[rows_B]
         self.latencies.observe_tokens(now_s, last_token_s_B)
         for row in rows_B[last_token_s_B == NO_TIME].tolist():
-            self.latencies.time_to_first_token.observe(now_s - self._rows.sequence(row).owner.arrival_s)
-        self._rows.last_token_s[rows_B] = now_s
+            self.latencies.time_to_first_token.observe(now_s - self._table.sequence(row).owner.arrival_s)
+        self._table.last_token_s[rows_B] = now_s
 
     def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
         """Find the samples that end with the token just drawn. A stop token comes before a stop string, and
         that before the length."""
-        table = self._rows
+        table = self._table
         stopped_B = (table.stop_token_ids[rows_B] == sampled.token_ids[:, None]).any(axis=1)
         too_long_B = table.num_known[rows_B] >= table.max_num_tokens[rows_B]
         broken_B = ~np.isfinite(sampled.log_probs)
@@ -232,7 +233,7 @@ class Generation:
         if sequence.stop_checker is None:
             return None
         string = sequence.stop_checker.push(token_id)
-        num_generated = int(self._rows.num_known[sequence.row]) - len(sequence.owner.prompt)
+        num_generated = int(self._table.num_known[sequence.row]) - len(sequence.owner.prompt)
         return string if num_generated > sequence.owner.request.sampling.min_tokens else None
 
     def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:

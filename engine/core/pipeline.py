@@ -36,7 +36,8 @@ from numpy.typing import NDArray
 from rlserve.engine.kernels.base import Draw, SampledTokens
 from rlserve.engine.runner.model_runner import ModelRunner
 from rlserve.engine.sampling.sampler import DrawDetails
-from rlserve.engine.scheduling.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.scheduling.scheduled_step import ScheduledStep
+from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.sequence import Sequence
 from rlserve.engine.sequences.table import SequenceTable
 
@@ -69,43 +70,43 @@ class CollectedStep:
 class Pipeline:
     """Launches steps and collects them, in the same order."""
 
-    def __init__(self, *, runner: ModelRunner, rows: SequenceTable, scheduler: Scheduler) -> None:
+    def __init__(self, *, runner: ModelRunner, table: SequenceTable, scheduler: Scheduler) -> None:
         self._runner = runner
-        self._rows = rows
+        self._table = table
         self._scheduler = scheduler
 
     def launch(self, step: ScheduledStep, weight_version: int) -> InFlightStep | None:
         """Have a step that is not empty computed, and its tokens drawn; None if there are none to draw."""
-        logits_RV = self._runner.compute(step, self._rows)
+        logits_RV = self._runner.compute(step, self._table)
         self._score_prompts(step)
         self._scheduler.complete_chunks(step)
         rows_B, logits_row_B = self._rows_to_sample(step)
         if len(rows_B) == 0:
             return None
-        draw, details = self._runner.draw(logits_RV, self._rows, rows_B, logits_row_B)
+        draw, details = self._runner.draw(logits_RV, self._table, rows_B, logits_row_B)
         return InFlightStep(
             rows_B=rows_B,
             num_decoding=len(step.decode_rows),
-            num_departures=self._rows.num_departures,
-            positions_B=self._rows.reserve(rows_B, weight_version),
+            num_departures=self._table.num_departures,
+            positions_B=self._table.reserve(rows_B, weight_version),
             draw=draw,
             details=details,
         )
 
     def collect(self, step: InFlightStep) -> CollectedStep:
-        """Wait for the tokens of a step, and write them into the row table."""
+        """Wait for the tokens of a step, and write them into the sequence table."""
         sampled = step.draw.read()
         rows_B, positions_B, num_decoding = step.rows_B, step.positions_B, step.num_decoding
         details = step.details
-        if self._rows.num_departures > step.num_departures:
-            is_live_B = self._rows.last_departure[rows_B] <= step.num_departures
+        if self._table.num_departures > step.num_departures:
+            is_live_B = self._table.last_departure[rows_B] <= step.num_departures
             rows_B, positions_B, sampled = rows_B[is_live_B], positions_B[is_live_B], _some(sampled, is_live_B)
             num_decoding = int(is_live_B[:num_decoding].sum())
             details = [detail for detail in details if is_live_B[detail.place]]
         for detail in details:
-            _keep_detail(self._rows.sequence(int(step.rows_B[detail.place])), detail)
+            _keep_detail(self._table.sequence(int(step.rows_B[detail.place])), detail)
         self._scheduler.complete_decoding(rows_B[:num_decoding], positions_B[:num_decoding])
-        self._rows.fill(rows_B, positions_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs)
+        self._table.fill(rows_B, positions_B, sampled.token_ids, sampled.log_probs, sampled.behaviour_log_probs)
         return CollectedStep(rows_B=rows_B, sampled=sampled, num_dropped=len(step.rows_B) - len(rows_B))
 
     def _score_prompts(self, step: ScheduledStep) -> None:

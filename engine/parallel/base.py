@@ -1,7 +1,7 @@
 """The contract of the ranks that compute one model together.
 
-Rank 0 leads: it schedules, samples, and tells the others what to compute. They follow: each waits until it hears
-something, computes its part, and waits again.
+Rank 0 leads: it schedules, samples, and sends the others what to compute. They follow: each waits for a message,
+computes its part, and waits again.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class RankGroup(ABC):
     num_ranks: int
 
     @abstractmethod
-    def tell(self, words: NDArray[np.int32]) -> None:
+    def send(self, words: NDArray[np.int32]) -> None:
         """Rank 0 alone: send a small message to all others."""
 
     @abstractmethod
-    def hear(self) -> NDArray[np.int32]:
+    def receive(self) -> NDArray[np.int32]:
         """All others: wait for the next message, as long as rank 0 lives."""
 
     @abstractmethod

@@ -73,7 +73,7 @@ class DistributedGroup(RankGroup):
             self._messages = new_gloo_group(rendezvous, self._timeout)
             self._tensors = new_nccl_group(rendezvous, self._timeout) if self._is_on_gpu else self._messages
 
-    def tell(self, words: NDArray[np.int32]) -> None:
+    def send(self, words: NDArray[np.int32]) -> None:
         first = torch.zeros(_MESSAGE_WORDS, dtype=torch.int32)
         first[0] = len(words)
         sent = torch.from_numpy(words)
@@ -85,7 +85,7 @@ class DistributedGroup(RankGroup):
             if num_first < len(words):
                 self._messages.broadcast(sent[num_first:], 0).wait()
 
-    def hear(self) -> NDArray[np.int32]:
+    def receive(self) -> NDArray[np.int32]:
         first = torch.empty(_MESSAGE_WORDS, dtype=torch.int32)
         self._check_open()
         with self._failures_named("message"):

@@ -45,15 +45,15 @@ def main(task: str) -> int:
     """Follow as ``task`` says, in JSON; the status to exit with. The first line of the standard input is the secret of
     the rendezvous. The input stays open as long as rank 0's process lives: it may die while nobody is connected to it
     yet, or while a GPU waits for it."""
-    told = json.loads(task)
-    config, place = EngineConfig(**told["config"]), RankPlace(**told["place"], secret=_first_line_of_input())
+    job = json.loads(task)
+    config, place = EngineConfig(**job["config"]), RankPlace(**job["place"], secret=_first_line_of_input())
     threading.Thread(target=_end_with_input, daemon=True).start()
     logging.basicConfig(format=f"%(asctime)s %(levelname)s rank {place.rank}: %(message)s")
-    torch.set_num_threads(told["num_threads"])
-    if told["gpu"] is not None:
-        torch.cuda.set_device(told["gpu"])
+    torch.set_num_threads(job["num_threads"])
+    if job["gpu"] is not None:
+        torch.cuda.set_device(job["gpu"])
     try:
-        follow(told["model_path"], config, join_ranks(place, config))
+        follow(job["model_path"], config, join_ranks(place, config))
     except RlserveError as error:
         logger.error("%s", error)
         return error.exit_code

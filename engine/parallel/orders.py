@@ -1,4 +1,4 @@
-"""What rank 0 tells the others to do: an operation and its arguments, as 32-bit words. Pure.
+"""What rank 0 orders the others to do: an operation and its arguments, as 32-bit words. Pure.
 
 A step is planned by rank 0 alone. The others get its layout, and of the table of blocks what has changed since the
 last step: each rank keeps the same copy of the table.
@@ -20,7 +20,7 @@ from rlserve.engine.attention.base import StepLayout
 
 
 class Order(IntEnum):
-    """What the others are told, with its arguments. ``names`` are the places of weights in the model's list."""
+    """What the others are to do, with its arguments. ``names`` are the places of weights in the model's list."""
 
     STEP = 0
     """Compute a step: the words of :class:`StepPlan`."""

@@ -19,7 +19,7 @@ from rlserve.errors import UserError, WorkerFailedError
 
 _POLL_INTERVAL_S = 0.01
 _END_S = 20.0
-"""How long a process that was told to end may take."""
+"""How long a process may take to end."""
 
 
 class RankProcesses:

@@ -1,8 +1,8 @@
 """The model runners of the ranks: rank 0's does what a plain one does and has the others do the same.
 
-    rank 0     forward, put_weights, release_weights, … ─► tell (order, arguments) ──► the same on its own part
+    rank 0     forward, put_weights, release_weights, … ─► send (order, arguments) ──► the same on its own part
                                                                  │    ▲
-    others     follow: hear ◄────────────────────────────────────┘    │ sums, parts of logits and weights
+    others     follow: receive ◄─────────────────────────────────┘    │ sums, parts of logits and weights
                  └──► the same on their own parts ────────────────────┘
 
 Weights come to rank 0 whole. They go to all ranks by broadcast, in the engine's type and a few at a time, and every
@@ -94,7 +94,7 @@ class ShardedRunner(ModelRunner):
 class LeadingRunner(ShardedRunner):
     """That of rank 0. See ``ModelRunner``: the model that it shows is the whole one.
 
-    ``wait_for_others`` is called when the others have been told to end.
+    ``wait_for_others`` is called when the others have been sent the order to end.
     """
 
     def __init__(
@@ -105,24 +105,24 @@ class LeadingRunner(ShardedRunner):
         wait_for_others: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(shard, config, group)
-        self._dismiss = weakref.finalize(self, _dismiss, group, wait_for_others)
+        self._finalize = weakref.finalize(self, _end_others, group, wait_for_others)
 
     def close(self) -> None:
-        self._dismiss()
+        self._finalize()
 
     def forward(
         self, layout: StepLayout, last_rows_R: NDArray[np.int64], block_copies: Mapping[int, int]
     ) -> torch.Tensor:
         plan = StepPlan(layout=layout, last_rows=last_rows_R, block_copies=block_copies)
-        self._group.tell(np.concatenate([np.array([Order.STEP], dtype=np.int32), self._table.pack(plan)]))
+        self._group.send(np.concatenate([np.array([Order.STEP], dtype=np.int32), self._table.pack(plan)]))
         return super().forward(layout, last_rows_R, block_copies)
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
-        self._tell(Order.LOGITS, first, end)
+        self._send(Order.LOGITS, first, end)
         return super().logits_of(first, end)
 
     def load_folder(self, folder: Path) -> None:
-        self._tell(Order.LOAD_FOLDER)
+        self._send(Order.LOAD_FOLDER)
         super().load_folder(folder)
 
     def put_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -130,7 +130,7 @@ class LeadingRunner(ShardedRunner):
             super().put_weights(sent)
 
     def weights_changed(self) -> None:
-        self._tell(Order.WEIGHTS_CHANGED)
+        self._send(Order.WEIGHTS_CHANGED)
         super().weights_changed()
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -146,48 +146,48 @@ class LeadingRunner(ShardedRunner):
         return self._joined(Order.GATHER_STAGED_WEIGHTS, self._parameters.staged)
 
     def swap_staged_weights(self) -> None:
-        self._tell(Order.SWAP_STAGED_WEIGHTS)
+        self._send(Order.SWAP_STAGED_WEIGHTS)
         super().swap_staged_weights()
 
     def drop_staged_weights(self) -> None:
-        self._tell(Order.DROP_STAGED_WEIGHTS)
+        self._send(Order.DROP_STAGED_WEIGHTS)
         super().drop_staged_weights()
 
     def put_changes(self, changes: WeightChanges) -> None:
         for names in buckets({name: len(indices) * _BYTES_OF_CHANGE for name, (indices, _) in changes.items()}):
             indices = [changes[name][0].to(self._device, torch.int64) for name in names]
             values = [changes[name][1].to(self._device, self._dtype) for name in names]
-            self._tell(Order.PUT_CHANGES, *self._places_of(names), *map(len, indices))
+            self._send(Order.PUT_CHANGES, *self._places_of(names), *map(len, indices))
             self._group.broadcast(torch.cat(indices))
             self._group.broadcast(torch.cat(values))
             super().put_changes(dict(zip(names, zip(indices, values, strict=True), strict=True)))
 
     def keep_changes(self) -> None:
-        self._tell(Order.KEEP_CHANGES)
+        self._send(Order.KEEP_CHANGES)
         super().keep_changes()
 
     def take_back_changes(self) -> None:
-        self._tell(Order.TAKE_BACK_CHANGES)
+        self._send(Order.TAKE_BACK_CHANGES)
         super().take_back_changes()
 
     def release_weights(self) -> None:
-        self._tell(Order.RELEASE_WEIGHTS)
+        self._send(Order.RELEASE_WEIGHTS)
         super().release_weights()
 
     def restore_weights(self) -> None:
-        self._tell(Order.RESTORE_WEIGHTS)
+        self._send(Order.RESTORE_WEIGHTS)
         super().restore_weights()
 
     def release_kv_cache(self) -> None:
-        self._tell(Order.RELEASE_KV_CACHE)
+        self._send(Order.RELEASE_KV_CACHE)
         super().release_kv_cache()
 
     def restore_kv_cache(self) -> None:
-        self._tell(Order.RESTORE_KV_CACHE)
+        self._send(Order.RESTORE_KV_CACHE)
         super().restore_kv_cache()
 
-    def _tell(self, order: Order, *arguments: int) -> None:
-        self._group.tell(np.array([order, *arguments], dtype=np.int32))
+    def _send(self, order: Order, *arguments: int) -> None:
+        self._group.send(np.array([order, *arguments], dtype=np.int32))
 
     def _places_of(self, names: Iterable[str]) -> list[int]:
         return [self._places[name] for name in names]
@@ -195,7 +195,7 @@ class LeadingRunner(ShardedRunner):
     def _sent(self, order: Order, tensors: Mapping[str, torch.Tensor]) -> Iterator[Mapping[str, torch.Tensor]]:
         """Give all ranks whole weights, a few at a time; these as the engine would hold them."""
         for names in buckets({name: tensor.numel() * self._dtype.itemsize for name, tensor in tensors.items()}):
-            self._tell(order, *self._places_of(names))
+            self._send(order, *self._places_of(names))
             flat = torch.cat([tensors[name].detach().to(self._device, self._dtype).flatten() for name in names])
             self._group.broadcast(flat)
             yield self._whole_weights(names, flat)
@@ -206,7 +206,7 @@ class LeadingRunner(ShardedRunner):
             split = [name for name in names if self._shard.is_split(name)]
             whole = {}
             if split:
-                self._tell(order, *self._places_of(split))
+                self._send(order, *self._places_of(split))
                 whole = self._gathered(split, parts)
             yield from ((name, whole[name] if name in split else parts[name]) for name in names)
 
@@ -224,7 +224,7 @@ class FollowingRunner(ShardedRunner):
     """That of the other ranks."""
 
     def follow(self, folder: Path) -> None:
-        """Do what rank 0 tells, until it tells to end.
+        """Do what rank 0 orders, until it closes.
 
         Args:
             folder: where rank 0 has its weights from.
@@ -232,9 +232,9 @@ class FollowingRunner(ShardedRunner):
         Raises:
             WorkerFailedError: a rank is lost.
         """
-        deeds = self._deeds(folder)
+        handlers = self._handlers(folder)
         while True:
-            words = self._group.hear()
+            words = self._group.receive()
             order = Order(int(words[0]))
             if order is Order.CLOSE:
                 return
@@ -242,9 +242,9 @@ class FollowingRunner(ShardedRunner):
                 plan = self._table.unpack(words[1:])
                 self.forward(plan.layout, plan.last_rows, plan.block_copies)
             else:
-                deeds[order](*words[1:].tolist())
+                handlers[order](*words[1:].tolist())
 
-    def _deeds(self, folder: Path) -> dict[Order, Callable[..., object]]:
+    def _handlers(self, folder: Path) -> dict[Order, Callable[..., object]]:
         return {
             Order.LOGITS: self.logits_of,
             Order.LOAD_FOLDER: lambda: self.load_folder(folder),
@@ -286,8 +286,8 @@ class FollowingRunner(ShardedRunner):
         self._group.gather(torch.cat([parts[self._names[place]].flatten() for place in places]))
 
 
-def _dismiss(group: RankGroup, wait_for_others: Callable[[], None]) -> None:
-    with suppress(WorkerFailedError):  # a rank that is lost need not be told
-        group.tell(np.array([Order.CLOSE], dtype=np.int32))
+def _end_others(group: RankGroup, wait_for_others: Callable[[], None]) -> None:
+    with suppress(WorkerFailedError):  # a rank that is lost need not be asked
+        group.send(np.array([Order.CLOSE], dtype=np.int32))
     wait_for_others()
     group.close()

@@ -181,7 +181,7 @@ class DecodeGraphs:
     def _fill(
         self, layout: StepLayout, size: int, temperature: NDArray[np.floating], uniform: NDArray[np.floating]
     ) -> list[torch.Tensor]:
-        """Write a step into the memory that the graph of its size reads; rows of the row table, temperatures and
+        """Write a step into the memory that the graph of its size reads; rows of the sequence table, temperatures and
         uniforms."""
         self._attention.begin_captured_step(pad_layout(layout, size), self._layout_memory)
         num_added = size - layout.num_sequences

@@ -1,4 +1,4 @@
-"""The token drawn last for each row of the row table, on the device: the input of the next decoding step, which can
+"""The token drawn last for each row of the sequence table, on the device: the input of the next decoding step, which can
 be launched before the host has seen it.
 
 Legend: B rows of a step.

@@ -1,4 +1,4 @@
-"""Runs scheduled steps: from the row table to the flat tokens of a step, through the model, to sampled tokens.
+"""Runs scheduled steps: from the sequence table to the flat tokens of a step, through the model, to sampled tokens.
 
 Legend: T tokens of a step, S sequences, B samples to draw.
 """
@@ -34,7 +34,7 @@ from rlserve.engine.models.rope import rotation_table
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.runner.last_tokens import LastTokens
 from rlserve.engine.sampling.sampler import DrawDetails, Sampler, sampling_batch
-from rlserve.engine.scheduling.scheduler import ScheduledStep
+from rlserve.engine.scheduling.scheduled_step import ScheduledStep
 from rlserve.engine.sequences.prompt_scores import PromptScores
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.errors import UserError
@@ -90,7 +90,7 @@ class ModelRunner:
         uses_graphs = config.cuda_graphs and on_gpu and backend in ("triton", "flash")
         uses_graphs = uses_graphs and not spec.experts and is_alone
         self._last_tokens: LastTokens | None = None
-        """Where decoding steps find their tokens, if the row table may not have them yet."""
+        """Where decoding steps find their tokens, if the sequence table may not have them yet."""
         if self.overlaps or uses_graphs:
             num_rows = min(config.max_num_sequences, config.max_num_batched_tokens)
             self._last_tokens = LastTokens(num_rows, self._device)

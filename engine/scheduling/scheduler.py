@@ -23,36 +23,9 @@ from numpy.typing import NDArray
 
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.kv_cache.prefix import extend_chain, root_hash
+from rlserve.engine.scheduling.scheduled_step import Chunk, ScheduledStep
 from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceState
 from rlserve.engine.sequences.table import SequenceTable
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chunk:
-    """Tokens [start, end) of a sequence in prefill."""
-
-    sequence: Sequence
-    start: int
-    end: int
-    completes: bool
-    """The last token is among them, so the next one can be sampled."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ScheduledStep:
-    """What the next step computes: the decoding rows, then the chunks."""
-
-    decode_rows: NDArray[np.intp]
-    chunks: tuple[Chunk, ...]
-    block_copies: dict[int, int]
-    """Target block -> source block, to be done before anything is written."""
-    started: tuple[RequestState, ...]
-    """Requests that got their first row."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Nothing to compute."""
-        return len(self.decode_rows) == 0 and not self.chunks
 
 
 @dataclass(kw_only=True)
@@ -80,7 +53,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        rows: SequenceTable,
+        table: SequenceTable,
         pool: BlockPool,
         block_size: int,
         max_num_batched_tokens: int,
@@ -88,7 +61,7 @@ class Scheduler:
         eos_token_ids: tuple[int, ...],
     ) -> None:
         self.counts = SchedulerCounts()
-        self._rows = rows
+        self._table = table
         self._pool = pool
         self._block_size = block_size
         self._max_num_batched_tokens = max_num_batched_tokens
@@ -167,7 +140,7 @@ class Scheduler:
     def may_preempt(self) -> bool:
         """Whether the next step could run out of blocks. Reading the tokens in flight first may then end samples,
         and otherwise leaves the one that loses its blocks with all its tokens."""
-        return len(self._needy(self._rows.decode_rows())) > self._pool.num_free
+        return len(self._needy(self._table.decode_rows())) > self._pool.num_free
 
     def complete_chunks(self, step: ScheduledStep) -> None:
         """Note that the chunks of the step are computed: blocks that became full get their names, finished
@@ -177,13 +150,13 @@ class Scheduler:
             self._publish(chunk.sequence, chunk.end)
             if chunk.completes:
                 self._prefilling.remove(chunk.sequence)
-                self._rows.decoding[chunk.sequence.row] = True
+                self._table.decoding[chunk.sequence.row] = True
 
     def complete_decoding(self, rows_D: NDArray[np.intp], num_computed_D: NDArray[np.int32]) -> None:
         """Note that a step has computed the last of so many tokens of decoding rows, all known: blocks that
         became full get their names."""
         for place in np.flatnonzero(num_computed_D % self._block_size == 0).tolist():
-            self._publish(self._rows.sequence(int(rows_D[place])), int(num_computed_D[place]))
+            self._publish(self._table.sequence(int(rows_D[place])), int(num_computed_D[place]))
 
     def release_followers(self, leader: Sequence) -> list[Sequence]:
         """Let the followers go on from the prompt that their leader has just computed.
@@ -193,7 +166,7 @@ class Scheduler:
         """
         forked = []
         for follower in leader.followers:
-            if self._rows.num_free and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
+            if self._table.num_free and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
                 self._fork(leader, follower)
                 forked.append(follower)
             else:
@@ -219,21 +192,21 @@ class Scheduler:
         for sequence in self._waiting + (self._held or []):
             if sequence.owner.must_score_prompt and sequence.owner.prompt_scores is not None:
                 sequence.owner.prompt_scores.restart()
-        for sequence in self._rows.running():
+        for sequence in self._table.running():
             sequence.names_version = None
 
     def check_integrity(self) -> None:
         """Assert that every block and row is held by whom it must be, and by nobody else."""
-        running = self._rows.running()
+        running = self._table.running()
         self._pool.check_integrity(Counter(block for sequence in running for block in sequence.blocks))
         assert len(running) == self.num_running
-        assert len(running) + self._rows.num_free == len(self._rows.num_tokens)
+        assert len(running) + self._table.num_free == len(self._table.num_tokens)
         for sequence in running:
-            num_tokens = int(self._rows.num_tokens[sequence.row])
+            num_tokens = int(self._table.num_tokens[sequence.row])
             assert sequence.state is SequenceState.RUNNING
             assert len(sequence.blocks) * self._block_size >= num_tokens - 1
-            assert self._rows.block_tables[sequence.row, : len(sequence.blocks)].tolist() == sequence.blocks
-            assert (sequence in self._prefilling) != bool(self._rows.decoding[sequence.row])
+            assert self._table.block_tables[sequence.row, : len(sequence.blocks)].tolist() == sequence.blocks
+            assert (sequence in self._prefilling) != bool(self._table.decoding[sequence.row])
             self._check_names(sequence)
         waiting = [
             sequence for sequence in self._waiting + (self._held or []) if sequence.state is SequenceState.WAITING
@@ -245,10 +218,10 @@ class Scheduler:
 
     def _check_names(self, sequence: Sequence) -> None:
         """Assert that blocks go by the names of what is computed in them, by the weights of now."""
-        num_known, num_tokens = self._rows.num_known[sequence.row], self._rows.num_tokens[sequence.row]
+        num_known, num_tokens = self._table.num_known[sequence.row], self._table.num_tokens[sequence.row]
         num_computed = sequence.num_computed if sequence in self._prefilling else min(num_known, num_tokens - 1)
         names: list[bytes] = []
-        token_ids = self._rows.token_ids[sequence.row, :num_computed]
+        token_ids = self._table.token_ids[sequence.row, :num_computed]
         extend_chain(names, root_hash(self._weight_version), token_ids, self._block_size)
         for index, block in enumerate(sequence.blocks):
             name = self._pool.name_of(block)
@@ -257,30 +230,30 @@ class Scheduler:
 
     def _needy(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Those of the decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""
-        positions = self._rows.num_tokens[rows] - 1
+        positions = self._table.num_tokens[rows] - 1
         offsets = positions % self._block_size
-        current_blocks = self._rows.block_tables[rows, positions // self._block_size]
+        current_blocks = self._table.block_tables[rows, positions // self._block_size]
         needy: NDArray[np.intp] = rows[(offsets == 0) | (self._pool.reference_counts[current_blocks] > 1)]
         return needy
 
     def _grow_decoding(self) -> NDArray[np.intp]:
         """Give the decoding rows the blocks that they need; returns those rows that are left."""
-        rows, num_departures = self._rows.decode_rows(), self._rows.num_departures
-        for sequence in sorted(self._rows.sequence(row) for row in self._needy(rows).tolist()):
+        rows, num_departures = self._table.decode_rows(), self._table.num_departures
+        for sequence in sorted(self._table.sequence(row) for row in self._needy(rows).tolist()):
             if sequence.state is SequenceState.RUNNING:
                 self._grow(sequence)
-        return rows if self._rows.num_departures == num_departures else self._rows.decode_rows()
+        return rows if self._table.num_departures == num_departures else self._table.decode_rows()
 
     def _grow(self, sequence: Sequence) -> None:
         """Give a decoding sequence the block that its next token is written to, its own."""
-        index = (int(self._rows.num_tokens[sequence.row]) - 1) // self._block_size
+        index = (int(self._table.num_tokens[sequence.row]) - 1) // self._block_size
         while True:
             shared = sequence.blocks[index] if index < len(sequence.blocks) else None
             if shared is not None and self._pool.reference_counts[shared] == 1:
                 return
             if self._pool.num_free:
                 break
-            victim = max(self._rows.running())
+            victim = max(self._table.running())
             self._preempt(victim)
             if victim is sequence:
                 return
@@ -291,13 +264,13 @@ class Scheduler:
             self._block_copies[block] = shared
             sequence.blocks[index] = block
             self._pool.release([shared])
-        self._rows.block_tables[sequence.row, index] = block
+        self._table.block_tables[sequence.row, index] = block
 
     def _admit_next(self) -> bool:
         """Give the first waiting sequence a row and the blocks of all its tokens, if there are enough."""
         while self._waiting and self._waiting[0].state is not SequenceState.WAITING:
             heapq.heappop(self._waiting)
-        if not self._waiting or not self._rows.num_free:
+        if not self._waiting or not self._table.num_free:
             return False
         sequence = self._waiting[0]
         cached = self._cached_blocks(sequence)
@@ -352,7 +325,7 @@ class Scheduler:
         """Name the blocks that are full now, so that other sequences find them."""
         if not self._enable_prefix_caching or sequence.names_version != self._weight_version:
             return
-        token_ids = self._rows.token_ids[sequence.row, :num_computed]
+        token_ids = self._table.token_ids[sequence.row, :num_computed]
         extend_chain(sequence.block_names, self._root, token_ids, self._block_size)
         for index in range(sequence.num_published_tokens // self._block_size, num_computed // self._block_size):
             self._pool.publish(sequence.blocks[index], sequence.block_names[index])
@@ -371,12 +344,12 @@ class Scheduler:
         follower.names_version = leader.names_version
         follower.num_published_tokens = leader.num_published_tokens
         self._start(follower)
-        self._rows.decoding[follower.row] = True
+        self._table.decoding[follower.row] = True
         self.counts.num_forks += 1
 
     def _start(self, sequence: Sequence) -> None:
-        self._rows.take(sequence, self._eos_token_ids)
-        self._rows.set_blocks(sequence)
+        self._table.take(sequence, self._eos_token_ids)
+        self._table.set_blocks(sequence)
         self._move(sequence, SequenceState.RUNNING)
         if not sequence.owner.has_started:
             sequence.owner.has_started = True
@@ -393,9 +366,9 @@ class Scheduler:
         self._wait(sequence)
 
     def _take_back(self, sequence: Sequence) -> None:
-        if not self._rows.decoding[sequence.row]:
+        if not self._table.decoding[sequence.row]:
             self._prefilling.remove(sequence)
-        self._rows.give_back(sequence)
+        self._table.give_back(sequence)
         self._pool.release(sequence.blocks)
         sequence.blocks = []
 

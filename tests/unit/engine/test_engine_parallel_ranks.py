@@ -46,11 +46,11 @@ class RecordingGroup(RankGroup):
     def __init__(self) -> None:
         self.events: list[str] = []
 
-    def tell(self, words: NDArray[np.int32]) -> None:
+    def send(self, words: NDArray[np.int32]) -> None:
         self.events.append(Order(int(words[0])).name)
 
-    def hear(self) -> NDArray[np.int32]:
-        raise AssertionError("rank 0 hears nothing")
+    def receive(self) -> NDArray[np.int32]:
+        raise AssertionError("rank 0 receives nothing")
 
     def broadcast(self, tensor: torch.Tensor) -> None:
         self.events.append("broadcast")
@@ -73,63 +73,63 @@ def group() -> RecordingGroup:
     return RecordingGroup()
 
 
-def _said(group: RecordingGroup) -> list[str]:
+def _sent(group: RecordingGroup) -> list[str]:
     events, group.events = group.events, []
     return events
 
 
 def test_a_step_is_one_message_two_sums_a_layer_and_one_gather(tmp_path: Path, group: RecordingGroup) -> None:
     engine = Engine(save_model(tmp_path, "qwen3", num_hidden_layers=3), CONFIG, ranks=group)
-    assert _said(group) == ["LOAD_FOLDER", "WEIGHTS_CHANGED"]
+    assert _sent(group) == ["LOAD_FOLDER", "WEIGHTS_CHANGED"]
     engine.add(REQUEST)
     sums = ["all_reduce"] * (1 + 2 * 3)
     engine.step()
-    assert _said(group) == ["STEP", *sums], "a part of the prompt gives no logits"
+    assert _sent(group) == ["STEP", *sums], "a part of the prompt gives no logits"
     for _ in range(2):
         engine.step()
-        assert _said(group) == ["STEP", *sums, "gather"]
+        assert _sent(group) == ["STEP", *sums, "gather"]
     engine.pause("keep")
     engine.step()
     engine.stats()
     engine.abort(["0"])
-    assert _said(group) == []
+    assert _sent(group) == []
     engine.close()
     engine.close()
-    assert _said(group) == ["CLOSE", "close"]
+    assert _sent(group) == ["CLOSE", "close"]
 
 
 def test_each_way_to_new_weights_is_told(tmp_path: Path, group: RecordingGroup) -> None:
     engine = Engine(save_model(tmp_path, "qwen2"), CONFIG, ranks=group)
     weights = weights_of("qwen2", 1)
-    _said(group)
+    _sent(group)
     engine.load_weights(1, weights)
-    assert _said(group) == ["PUT_WEIGHTS", "broadcast", "WEIGHTS_CHANGED"]
+    assert _sent(group) == ["PUT_WEIGHTS", "broadcast", "WEIGHTS_CHANGED"]
     checksum = fingerprint(engine.named_weights())
-    assert _said(group) == ["GATHER_WEIGHTS", "gather"]
+    assert _sent(group) == ["GATHER_WEIGHTS", "gather"]
     engine.begin_weight_update(2)
     engine.update_weights({"lm_head.weight": weights["lm_head.weight"]})
-    assert _said(group) == [], "a tied head is compared and goes nowhere"
+    assert _sent(group) == [], "a tied head is compared and goes nowhere"
     engine.update_weights({name: weights[name] for name in weights if name != "lm_head.weight"})
-    assert _said(group) == ["KEEP_WEIGHTS", "broadcast"]
+    assert _sent(group) == ["KEEP_WEIGHTS", "broadcast"]
     engine.finish_weight_update(checksum)
-    assert _said(group) == [
+    assert _sent(group) == [
         *("GATHER_STAGED_WEIGHTS", "gather"),
         *("SWAP_STAGED_WEIGHTS", "DROP_STAGED_WEIGHTS", "WEIGHTS_CHANGED"),
     ]
     engine.begin_weight_update(3)
     engine.abandon_weight_update()
-    assert _said(group) == ["DROP_STAGED_WEIGHTS"]
+    assert _sent(group) == ["DROP_STAGED_WEIGHTS"]
     none = torch.zeros(0, dtype=torch.int64)
     change = {"model.norm.weight": (none, none.float())}
     with pytest.raises(WeightsRefusedError):
         engine.apply_weight_delta(3, 2, change, checksum + 1)
     changed = ["PUT_CHANGES", "broadcast", "broadcast", "GATHER_WEIGHTS", "gather"]
-    assert _said(group) == [*changed, "TAKE_BACK_CHANGES"]
+    assert _sent(group) == [*changed, "TAKE_BACK_CHANGES"]
     engine.apply_weight_delta(3, 2, change, checksum)
-    assert _said(group) == [*changed, "KEEP_CHANGES", "WEIGHTS_CHANGED"]
+    assert _sent(group) == [*changed, "KEEP_CHANGES", "WEIGHTS_CHANGED"]
     engine.release_memory(weights=True)
     engine.restore_memory()
-    assert _said(group) == ["RELEASE_KV_CACHE", "RELEASE_WEIGHTS", "RESTORE_WEIGHTS", "RESTORE_KV_CACHE"]
+    assert _sent(group) == ["RELEASE_KV_CACHE", "RELEASE_WEIGHTS", "RESTORE_WEIGHTS", "RESTORE_KV_CACHE"]
 
 
 @given(sizes=st.lists(st.integers(0, 2**27), max_size=12))
@@ -338,4 +338,4 @@ def test_to_follow_a_model_that_does_not_divide_is_refused(tmp_path: Path, group
     group.rank, group.num_ranks = 1, 5
     with pytest.raises(UserError, match="does not divide by 5"):
         follow(save_model(tmp_path, "qwen3"), CONFIG, group)
-    assert _said(group) == ["close"]
+    assert _sent(group) == ["close"]

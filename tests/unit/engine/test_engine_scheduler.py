@@ -8,7 +8,8 @@ import pytest
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.requests.generated_tokens import NO_TOKENS
 from rlserve.engine.requests.request import Request, SamplingParams
-from rlserve.engine.scheduling.scheduler import ScheduledStep, Scheduler
+from rlserve.engine.scheduling.scheduled_step import ScheduledStep
+from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.prompt_scores import PromptScores
 from rlserve.engine.sequences.sequence import LEGAL_MOVES, RequestState, Sequence, SequenceState
 from rlserve.engine.sequences.table import SequenceTable
@@ -21,10 +22,10 @@ class Bench:
     """A scheduler whose model writes the token 1 for everybody."""
 
     def __init__(self, *, num_blocks: int = 16, num_rows: int = 8, max_num_batched_tokens: int = 32) -> None:
-        self.rows = SequenceTable(num_rows=num_rows, max_model_len=num_blocks * BLOCK_SIZE, block_size=BLOCK_SIZE)
+        self.table = SequenceTable(num_rows=num_rows, max_model_len=num_blocks * BLOCK_SIZE, block_size=BLOCK_SIZE)
         self.pool = BlockPool(num_blocks)
         self.scheduler = Scheduler(
-            rows=self.rows,
+            table=self.table,
             pool=self.pool,
             block_size=BLOCK_SIZE,
             max_num_batched_tokens=max_num_batched_tokens,
@@ -56,10 +57,10 @@ class Bench:
             if chunk.completes:
                 rows += [s.row for s in (chunk.sequence, *self.scheduler.release_followers(chunk.sequence))]
         table_rows, ones = np.array(rows, dtype=np.intp), np.ones(len(rows))
-        positions = self.rows.reserve(table_rows, 0)
+        positions = self.table.reserve(table_rows, 0)
         num_decoding = len(step.decode_rows)
         self.scheduler.complete_decoding(step.decode_rows, positions[:num_decoding])
-        self.rows.fill(table_rows, positions, ones.astype(np.int32), -ones, -ones)
+        self.table.fill(table_rows, positions, ones.astype(np.int32), -ones, -ones)
         self.scheduler.check_integrity()
         return step
 
@@ -112,7 +113,7 @@ def test_the_last_in_order_is_preempted_keeps_its_tokens_and_comes_back_from_the
     assert chunk.sequence is last
     assert chunk.end == 8 + num_kept
     assert chunk.start > 0, "its own blocks are still cached"
-    assert bench.rows.num_tokens[last.row] == 8 + num_kept + 1
+    assert bench.table.num_tokens[last.row] == 8 + num_kept + 1
 
 
 def test_a_higher_priority_is_not_preempted_for_a_lower_one() -> None:
