@@ -1,5 +1,5 @@
-"""The token drawn last for each row of the sequence table, on the device: the input of the next decoding step, which can
-be launched before the host has seen it.
+"""The token drawn last for each row of the sequence table, on the device: the input of the next decoding step, which
+can be launched before the host has seen it.
 
 Legend: B rows of a step.
 """
