@@ -13,13 +13,13 @@ import pytest
 import torch
 from test_documentation import ROOT, blocks
 
-from rlserve.engine import Engine, EngineConfig, FinishReason, SamplingParams
+from rlserve.engine import Engine, EngineConfig, EngineLoop, FinishReason, SamplingParams
 
 GUIDE = ROOT / "docs/engine.md"
 PUBLIC = {
     *(field.name for field in fields(SamplingParams)),
     *(field.name for field in fields(EngineConfig)),
-    *(name for name in vars(Engine) if not name.startswith("_")),
+    *(name for part in (Engine, EngineLoop) for name in vars(part) if not name.startswith("_")),
 }
 
 
@@ -54,6 +54,12 @@ def test_details_are_told_as_it_says(names: dict[str, Any]) -> None:
     assert names["of_prompt"][0] is None
     assert names["likeliest_of_prompt"][0] == ()
     assert 0 < names["could_be_drawn"].sum() < len(names["could_be_drawn"])
+
+
+def test_a_stream_and_a_whole_answer_came_from_one_loop(names: dict[str, Any]) -> None:
+    assert len(names["streamed"]) == len(names["whole_answer"].samples[0].token_ids) == 20
+    assert (names["version"], names["partials"]) == (0, ())
+    assert names["steps"] >= 20
 
 
 def test_an_aborted_request_went_on(names: dict[str, Any]) -> None:
