@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
-from rlserve.config.pool_split import slot_view
+from rlserve.config.pool_split import gang_view
 from rlserve.config.remarks import remarks_on_split
 from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
@@ -36,7 +36,8 @@ from rlserve.launch.connect.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.manager.initial_split import initial_split
-from rlserve.pool.slots import expand
+from rlserve.pool.discovery import discover_cluster
+from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.tasks import is_builtin
 from rlserve.tracking.events import RunEvent, recorded_time_s
 from rlserve.tracking.logs import log_to
@@ -167,15 +168,18 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             preparation.source.restore(saved.content["source"])
         show("starting Ray")
         groups = launcher.connect(config.pool)
-        if config.launch.kind == "cluster" and config.pool.slots == "auto":  # only now is it known what there is
-            for remark in remarks_on_split(config, groups):
+        gang_size = config.rollout.engine.tensor_parallel_size
+        nodes = discover_cluster() if config.launch.kind == "cluster" else None
+        cut = cut_gangs(groups, gang_size, nodes=nodes)
+        check_gangs(cut, gang_size)
+        if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
+            for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)
-        slots = expand(groups)
-        roles = initial_split([slot_view(slot) for slot in slots], config.pool.num_initial_rollout)
+        roles = initial_split([gang_view(gang) for gang in cut.gangs], config.pool.num_initial_rollout)
         setup = RunSetup(
             config=config,
             preparation=preparation,
-            slots=slots,
+            gangs=cut.gangs,
             roles=roles,
             folder=folder,
             tracker=tracker,

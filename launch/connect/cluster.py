@@ -12,7 +12,7 @@ from rlserve.errors import PoolError
 from rlserve.launch.connect.base import Launcher
 from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.pool.discovery import discover_cluster
+from rlserve.pool.discovery import count_slots, discover_cluster
 from rlserve.pool.slots import slot_groups
 
 _CONNECT_TIMEOUT_S = 10.0
@@ -41,7 +41,7 @@ class ClusterLauncher(Launcher):
         except ConnectionError as error:
             where = self._address or "RAY_ADDRESS or this machine"
             raise PoolError(f"no Ray cluster answers at {where} (launch.address): {error}") from error
-        discovered = discover_cluster()
+        discovered = count_slots(discover_cluster())
         if not discovered:
             raise PoolError(
                 "the Ray cluster has neither GPUs nor CPU slots; declare slots with "

@@ -11,7 +11,10 @@ from rlserve.errors import PoolError, Problem
 from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.catalogue import is_cpu
+from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
+
+_GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
@@ -19,7 +22,6 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
     return (
         *_check_pool(config, discovered),
         *_check_reward_gpus(config, discovered),
-        *_check_tensor_parallelism(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
         *_check_deterministic_training(config, discovered),
@@ -36,20 +38,27 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
         return
     if groups is None:
         return
-    num_slots, wanted = sum(group.count for group in groups), config.pool.num_initial_rollout
-    fewest, most = rollout_bounds(config.manager, num_slots)
+    size, wanted = config.rollout.engine.tensor_parallel_size, config.pool.num_initial_rollout
+    cut = cut_gangs(groups, size)
+    num_gangs, unit = len(cut.gangs), "slot" if size == 1 else "gang"
+    fewest, most = rollout_bounds(config.manager, num_gangs)
+    try:
+        check_gangs(cut, size)
+    except PoolError as error:
+        yield Problem(_GANG_SIZE, str(error).removeprefix(f"{_GANG_SIZE}={size} "))
+        return
     if fewest > most and isinstance(config.manager, QueueThresholdConfig):
         shares = f"{config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
-        message = f"no split of {num_slots} slots has a rollout share between {shares} and a slot left to train"
+        message = f"no split of {num_gangs} {unit}s has a rollout share between {shares} and a {unit} left to train"
         yield Problem("manager.max_rollout_share", message)
     elif wanted is not None and not fewest <= wanted <= most:
         message = (
-            f"must be between {fewest} and {most} of the {num_slots} slots ({config.manager.policy}), got {wanted}"
+            f"must be between {fewest} and {most} of the {num_gangs} {unit}s ({config.manager.policy}), got {wanted}"
         )
         yield Problem("pool.num_initial_rollout", message)
     else:
         try:
-            split_groups(groups, wanted)
+            split_groups(groups, wanted, size)
         except PoolError as error:
             yield Problem("pool.slots", str(error))
 
@@ -76,15 +85,6 @@ def _check_reward_gpus(config: RunConfig, discovered: Mapping[str, int]) -> Iter
             f"slots take {num_taken}: {advice}, got {share:g}"
         )
         yield Problem("reward.num_gpus", message)
-
-
-def _check_tensor_parallelism(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
-    num_processes, slots = config.rollout.engine.tensor_parallel_size, config.pool.slots
-    types = discovered if slots == "auto" else [group.type for group in slots]
-    gpus = [name for name in types if not is_cpu(name)]
-    if num_processes > 1 and gpus:
-        message = f"must be 1 where slots are GPUs ({gpus[0]}): a replica has one slot, got {num_processes}"
-        yield Problem("rollout.engine.tensor_parallel_size", message)
 
 
 def _check_lengths(config: RunConfig) -> Iterator[Problem]:

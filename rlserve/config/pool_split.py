@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
 from rlserve.manager.initial_split import initial_split
-from rlserve.manager.policies.base import Role, SlotFigures, SlotView
+from rlserve.manager.policies.base import GangFigures, GangView, Role
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.config import SlotGroupConfig
-from rlserve.pool.slots import Slot, expand, slot_groups
+from rlserve.pool.gangs import Gang, check_gangs, cut_gangs
+from rlserve.pool.slots import slot_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,15 +19,18 @@ class GroupSplit:
     """How one group of slots starts."""
 
     group: SlotGroupConfig
+    num_train: int
     num_rollout: int
 
     @property
     def start(self) -> str:
-        """Roles at the start, in words."""
-        num_train = self.group.count - self.num_rollout
-        if not num_train or not self.num_rollout:
-            return Role.TRAIN if num_train else Role.ROLLOUT
-        return f"{num_train} {Role.TRAIN}, {self.num_rollout} {Role.ROLLOUT}"
+        """Roles of its slots at the start, in words."""
+        num_idle = self.group.count - self.num_train - self.num_rollout
+        parts = {Role.TRAIN: self.num_train, Role.ROLLOUT: self.num_rollout, "left over": num_idle}
+        present = {name: count for name, count in parts.items() if count}
+        if len(present) == 1:
+            return str(next(iter(present)))
+        return ", ".join(f"{count} {name}" for name, count in present.items())
 
 
 def find_groups(config: RunConfig, discovered: Mapping[str, int]) -> tuple[SlotGroupConfig, ...] | None:
@@ -40,22 +44,24 @@ def find_groups(config: RunConfig, discovered: Mapping[str, int]) -> tuple[SlotG
     return None if config.pool.slots == "auto" else config.pool.slots
 
 
-def split_groups(groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int | None) -> tuple[GroupSplit, ...]:
+def split_groups(
+    groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int | None, gang_size: int
+) -> tuple[GroupSplit, ...]:
     """How each group starts.
 
     Raises:
         PoolError: no such split.
     """
-    slots = expand(groups)
-    roles = initial_split([slot_view(slot) for slot in slots], num_initial_rollout)
-    ends = [sum(group.count for group in groups[: index + 1]) for index in range(len(groups))]
-    return tuple(
-        GroupSplit(
-            group=group,
-            num_rollout=sum(roles[slot.id] is Role.ROLLOUT for slot in slots[end - group.count : end]),
-        )
-        for group, end in zip(groups, ends, strict=True)
-    )
+    cut = cut_gangs(groups, gang_size)
+    check_gangs(cut, gang_size)
+    roles = initial_split([gang_view(gang) for gang in cut.gangs], num_initial_rollout)
+    assigned = iter(roles.values())
+    parts = []
+    for group in groups:
+        own = [next(assigned) for _ in range(group.count // gang_size)]
+        num_train, num_rollout = (own.count(role) * gang_size for role in (Role.TRAIN, Role.ROLLOUT))
+        parts.append(GroupSplit(group=group, num_train=num_train, num_rollout=num_rollout))
+    return tuple(parts)
 
 
 def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
@@ -69,9 +75,11 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     groups = find_groups(config, discovered)
     if groups is None:
         return f"slots: those of the cluster, found at launch\n{in_flight}\n"
-    parts = split_groups(groups, config.pool.num_initial_rollout)
-    num_slots, num_rollout = sum(group.count for group in groups), sum(part.num_rollout for part in parts)
-    fewest, most = rollout_bounds(config.manager, num_slots)
+    size = config.rollout.engine.tensor_parallel_size
+    parts = split_groups(groups, config.pool.num_initial_rollout, size)
+    num_rollout = sum(part.num_rollout for part in parts)
+    num_slots = num_rollout + sum(part.num_train for part in parts)
+    fewest, most = rollout_bounds(config.manager, num_slots // size)
     rows = [("group", "type", "count", "prefers", "starts as")]
     rows += [
         (str(index), part.group.type, str(part.group.count), part.group.prefer or "-", part.start)
@@ -79,19 +87,28 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    moves = "never moved" if config.manager.policy == "static" else f"at least {fewest}, at most {most}"
+    moves = "never moved" if config.manager.policy == "static" else f"at least {fewest * size}, at most {most * size}"
     rollout = f"rollout slots: {num_rollout} of {num_slots} at the start; {moves} ({config.manager.policy})"
+    if size > 1:
+        rollout += f"\ngangs: {num_slots // size} of {size} slots each (rollout.engine.tensor_parallel_size)"
     return "\n".join([*table, rollout, in_flight, ""])
 
 
-def slot_view(slot: Slot, *, role: Role | None = None, alive: bool = True) -> SlotView:
-    """A slot of the pool as policies see it."""
-    figures = SlotFigures(memory_bandwidth_gb_s=slot.type.memory_bandwidth_gb_s, flops_tflops=slot.type.flops_tflops)
-    return SlotView(
-        id=slot.id,
-        type=slot.type.name,
-        figures=figures,
-        prefer=None if slot.prefer is None else Role(slot.prefer),
+def gang_view(
+    gang: Gang, *, role: Role | None = None, idle: bool = False, alive: bool = True, leaving: bool = False
+) -> GangView:
+    """A gang of the pool as policies see it."""
+    first = gang.slots[0]
+    return GangView(
+        id=gang.id,
+        type=first.type.name,
+        num_slots=len(gang.slots),
+        figures=GangFigures(
+            memory_bandwidth_gb_s=first.type.memory_bandwidth_gb_s, flops_tflops=first.type.flops_tflops
+        ),
+        prefer=None if first.prefer is None else Role(first.prefer),
         role=role,
+        idle=idle,
         alive=alive,
+        leaving=leaving,
     )

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from rlserve.config.pool_split import find_groups, split_groups
+from rlserve.config.pool_split import find_groups, gang_view
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.manager.config import QueueThresholdConfig
+from rlserve.manager.initial_split import initial_split
+from rlserve.manager.policies.base import Role
 from rlserve.manager.policies.bounds import rollout_bounds
-from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.pool.config import PoolConfig
+from rlserve.pool.gangs import Cut, Gang, cut_gangs
 from rlserve.rollout.config import RolloutConfig
+
+_GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
 
 def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Remarks on a configuration that has passed all checks; ``discovered`` as for the checks."""
-    if not isinstance(config.manager, QueueThresholdConfig):
-        return ()
-    groups = find_groups(config, discovered)
-    return (
-        *_on_thresholds(config.manager, config.rollout),
-        *(() if groups is None else remarks_on_split(config, groups)),
-    )
-
-
-def remarks_on_split(config: RunConfig, groups: tuple[SlotGroupConfig, ...]) -> tuple[Problem, ...]:
-    """Remarks on the split of a pool whose slots are known; of a cluster they may be known only once it is joined."""
     manager = config.manager
-    return tuple(_on_split(manager, config.pool, groups)) if isinstance(manager, QueueThresholdConfig) else ()
+    thresholds = tuple(_on_thresholds(manager, config.rollout)) if isinstance(manager, QueueThresholdConfig) else ()
+    groups = find_groups(config, discovered)
+    if groups is None:
+        return thresholds
+    return (*thresholds, *remarks_on_split(config, cut_gangs(groups, config.rollout.engine.tensor_parallel_size)))
+
+
+def remarks_on_split(config: RunConfig, cut: Cut) -> tuple[Problem, ...]:
+    """Remarks on the split of a pool whose slots are known; of a cluster they may be known only once it is joined."""
+    manager, size = config.manager, config.rollout.engine.tensor_parallel_size
+    left_over = f"{cut.left_over} not used: {_GANG_SIZE}={size} takes {size} slots of one type on one node at a time"
+    remarks = (Problem("pool.slots", left_over),) if cut.num_left_over else ()
+    if not isinstance(manager, QueueThresholdConfig):
+        return remarks
+    return (*remarks, *_on_split(manager, config.pool, cut.gangs))
 
 
 def _on_thresholds(manager: QueueThresholdConfig, rollout: RolloutConfig) -> Iterator[Problem]:
@@ -43,25 +51,24 @@ def _on_thresholds(manager: QueueThresholdConfig, rollout: RolloutConfig) -> Ite
         yield Problem("manager.queue_low", "no queue is below 0, so no slot ever goes back to training: set it above 0")
 
 
-def _on_split(
-    manager: QueueThresholdConfig, pool: PoolConfig, groups: tuple[SlotGroupConfig, ...]
-) -> Iterator[Problem]:
-    num_slots = sum(group.count for group in groups)
-    fewest, most = rollout_bounds(manager, num_slots)
-    num_rollout = sum(part.num_rollout for part in split_groups(groups, pool.num_initial_rollout))
+def _on_split(manager: QueueThresholdConfig, pool: PoolConfig, gangs: Sequence[Gang]) -> Iterator[Problem]:
+    num_gangs, unit = len(gangs), "slots" if all(len(gang.slots) == 1 for gang in gangs) else "gangs"
+    fewest, most = rollout_bounds(manager, num_gangs)
+    roles = initial_split([gang_view(gang) for gang in gangs], pool.num_initial_rollout)
+    num_rollout = sum(role is Role.ROLLOUT for role in roles.values())
     if not fewest <= num_rollout <= most:
         yield Problem(
             "pool.slots",
-            f"{num_rollout} of {num_slots} slots start as rollout, as they prefer, but the manager keeps between "
+            f"{num_rollout} of {num_gangs} {unit} start as rollout, as they prefer, but the manager keeps between "
             f"{fewest} and {most}: set pool.num_initial_rollout, or change manager.min_rollout_share and "
             f"manager.max_rollout_share",
         )
-    elif fewest == most and num_slots == 2:
+    elif fewest == most and num_gangs == 2:
         yield Problem("pool.slots", "one of the 2 trains and one rolls out, so nothing ever moves (manager=static)")
     elif fewest == most:
         yield Problem(
             "manager.max_rollout_share",
             f"rollout shares from {manager.min_rollout_share} to {manager.max_rollout_share} leave "
-            f"{num_slots} slots one split, {fewest} for rollout, so nothing ever moves: spread them, or take "
+            f"{num_gangs} {unit} one split, {fewest} for rollout, so nothing ever moves: spread them, or take "
             f"manager=static",
         )

@@ -5,7 +5,7 @@
     ports (fleet, scorer, transport)      context (clock, counters, events, tasks)      books (ledger, buffer, router)
        └──────────────┬───────────────────────────┴──────────────────┬───────────────────────┘
                       ▼                                              │
-    trainers ─► replicas ─► evaluation, rollouts, training ─► reallocation ─► display, saver, stall guard ─► Controller
+    trainers ─► replicas ─► evaluation, rollouts, training ─► recovery ─► reallocation ─► display, … ─► Controller
 
 Every part is given what it needs when it is made. What has to flow against this order are events
 (``rlserve.controller.events``).
@@ -14,6 +14,7 @@ Every part is given what it needs when it is made. What has to flow against this
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.context import Books, RunContext
@@ -22,16 +23,19 @@ from rlserve.controller.counters import Counters
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
+from rlserve.controller.gang_book import GangBook
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.load import LoadReader
+from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.ports import Ports
-from rlserve.controller.reallocation import Reallocation, ReallocationLimits
+from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.recovery import Recovery
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.saving import RunSaver, restore
-from rlserve.controller.setup import RunSetup, sampling_params
+from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
 from rlserve.controller.trainer_group import TrainerGroup
@@ -115,7 +119,25 @@ def _parts(
         buffer=books.buffer,
         folder=setup.folder.path,
     )
-    reallocation = _reallocation(run, setup, ports, books, trainers, replicas, training)
+    book = GangBook(run, setup.gangs)
+    recovery = Recovery(
+        run,
+        book,
+        fleet=ports.fleet,
+        trainers=trainers,
+        replicas=replicas,
+        nodes=ports.nodes,
+        switch_timeout_s=config.pool.switch_timeout_s,
+        max_worker_failures=config.pool.max_worker_failures,
+    )
+    reallocation = Reallocation(
+        run,
+        book,
+        recovery,
+        policy=create_policy(config.manager),
+        load=LoadReader(books, training),
+        interval_s=config.manager.interval_s,
+    )
     rollouts = RolloutLoop(
         run,
         books,
@@ -146,6 +168,8 @@ def _parts(
         rollouts=rollouts,
         training=training,
         reallocation=reallocation,
+        recovery=recovery,
+        node_watch=_node_watch(run, setup, ports, book, recovery),
         evaluation=evaluation,
         heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
@@ -155,23 +179,17 @@ def _parts(
     )
 
 
-def _reallocation(
-    run: RunContext,
-    setup: RunSetup,
-    ports: Ports,
-    books: Books,
-    trainers: TrainerGroup,
-    replicas: Replicas,
-    training: TrainingLoop,
-) -> Reallocation:
-    manager, pool = setup.config.manager, setup.config.pool
-    return Reallocation(
+def _node_watch(run: RunContext, setup: RunSetup, ports: Ports, book: GangBook, recovery: Recovery) -> NodeWatch | None:
+    if ports.nodes is None:
+        return None
+    config = setup.config
+    return NodeWatch(
         run,
-        setup.slots,
+        book,
+        recovery,
         fleet=ports.fleet,
-        trainers=trainers,
-        replicas=replicas,
-        policy=create_policy(manager),
-        load=LoadReader(books, training),
-        limits=ReallocationLimits(interval_s=manager.interval_s, max_worker_failures=pool.max_worker_failures),
+        nodes=ports.nodes,
+        plan=partial(plan_changes, wanted=config.pool.slots, gang_size=config.rollout.engine.tensor_parallel_size),
+        spec_of=partial(worker_spec, setup),
+        interval_s=config.manager.interval_s,
     )

@@ -35,9 +35,11 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.node_watch import NodeWatch
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.recovery import Recovery
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.saving import RunSaver
@@ -63,6 +65,9 @@ class Parts:
     rollouts: RolloutLoop
     training: TrainingLoop
     reallocation: Reallocation
+    recovery: Recovery
+    node_watch: NodeWatch | None
+    """None where the slots stay as they are."""
     evaluation: Evaluation
     heartbeat: Heartbeat
     stall_guard: StallGuard
@@ -115,7 +120,7 @@ class Controller:
                     await self._finish()
                 for task in beside:
                     task.cancel()
-                await parts.reallocation.close()
+                await parts.recovery.close()
                 await parts.replicas.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
@@ -137,14 +142,15 @@ class Controller:
     async def _start(self) -> None:
         """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
         setup, parts, counters = self._setup, self._parts, self._run.counters
-        slots, roles = setup.slots, setup.roles
+        gangs, roles = setup.gangs, setup.roles
+        slots = [slot for gang in gangs for slot in gang.slots]
         await asyncio.gather(
             self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
         )
         checkpoint = None if setup.saved is None else setup.saved.checkpoint
-        await parts.trainers.form([slot.id for slot in slots if roles[slot.id] is Role.TRAIN], checkpoint)
+        await parts.trainers.form([gang.slot_ids for gang in gangs if roles[gang.id] is Role.TRAIN], checkpoint)
         await parts.training.publish_first(counters.num_steps)
-        await asyncio.gather(*(parts.reallocation.begin(slot.id, roles[slot.id]) for slot in slots))
+        await asyncio.gather(*(parts.reallocation.begin(gang, roles[gang.id]) for gang in gangs))
         if counters.held_out_before is None and counters.num_steps == 0:
             parts.display.status = "scoring held-out prompts"
             found = await parts.evaluation.score(0)
@@ -164,6 +170,7 @@ class Controller:
                 parts.rollouts.score(),
                 parts.reallocation.run(),
                 parts.stall_guard.watch(),
+                *([] if parts.node_watch is None else [parts.node_watch.watch()]),
             )
         ]
         while (report := await parts.training.step(self._stop)) is not None:

@@ -10,7 +10,7 @@ from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
-from rlserve.manager.slot_table import SlotState
+from rlserve.manager.gang_table import GangState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
@@ -83,10 +83,10 @@ class RunDisplay:
             reward=self._reward,
             kl=self._kl,
             queue_length=self._router.num_waiting(RequestKind.TRAINING),
-            num_train=table.count(SlotState.TRAIN),
-            num_rollout=table.count(SlotState.ROLLOUT),
+            num_train=table.count(GangState.TRAIN),
+            num_rollout=table.count(GangState.ROLLOUT),
             num_moving=num_moving(self._reallocation),
-            num_dead=table.count(SlotState.DEAD),
+            num_dead=table.count(GangState.DEAD),
             rollout_tokens_per_s=self._rollout_tokens_per_s,
             weight_version=self._transport.version if self._transport.version >= 0 else None,
             last_decision=self._decision,

@@ -8,12 +8,12 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
-from rlserve.manager.slot_table import SlotState
+from rlserve.manager.gang_table import GangState
 from rlserve.rollout.ledger import GroupState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
 
-_SETTLED = (SlotState.TRAIN, SlotState.ROLLOUT, SlotState.DEAD)
+_SETTLED = (GangState.TRAIN, GangState.ROLLOUT, GangState.DEAD, GangState.GONE)
 
 
 class Rate:
@@ -49,7 +49,7 @@ class RolloutRates:
 
 def num_moving(reallocation: Reallocation) -> int:
     """Slots that start, idle or change roles."""
-    return sum(reallocation.table.count(state) for state in SlotState if state not in _SETTLED)
+    return sum(reallocation.table.count(state) for state in GangState if state not in _SETTLED)
 
 
 class RolloutMetrics:
@@ -78,10 +78,10 @@ class RolloutMetrics:
             "rollout/num_running": ledger.count(GroupState.RUNNING),
             "rollout/num_buffered": len(self._books.buffer),
             "rollout/num_dropped": ledger.count(GroupState.DROPPED),
-            "pool/num_train": table.count(SlotState.TRAIN),
-            "pool/num_rollout": table.count(SlotState.ROLLOUT),
+            "pool/num_train": table.count(GangState.TRAIN),
+            "pool/num_rollout": table.count(GangState.ROLLOUT),
             "pool/num_moving": num_moving(self._reallocation),
-            "pool/num_dead": table.count(SlotState.DEAD),
+            "pool/num_dead": table.count(GangState.DEAD),
             "pool/num_worker_failures": counters.worker_failures,
             "manager/queue_length": router.num_waiting(RequestKind.TRAINING),
             "manager/num_moves_to_train": counters.moves_to_train,

@@ -5,11 +5,12 @@ A run hands in Ray's (``rlserve.controller.ray_ports``); tests and simulations h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from rlserve.pool.base import WorkerInfo, WorkerSpec
+from rlserve.pool.gangs import Node
 from rlserve.pool.slots import Slot
 from rlserve.rollout.scoring.base import AnswerScorer
 from rlserve.weights.base import Transport
@@ -27,10 +28,14 @@ class WorkerHandle(Protocol):
 
     @property
     def ping(self) -> RemoteMethod: ...
+    @property
+    def release(self) -> RemoteMethod: ...
 
     # Rollout.
     @property
     def start_rollout(self) -> RemoteMethod: ...
+    @property
+    def follow_rollout(self) -> RemoteMethod: ...
     @property
     def submit(self) -> RemoteMethod: ...
     @property
@@ -78,14 +83,14 @@ class Fleet(Protocol):
         """Process and host of the worker on a slot."""
 
     async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
-        """Start all workers side by side.
+        """Start the workers of slots side by side.
 
         Raises:
             WorkerLostError: one died while starting, or did not come up in time.
         """
 
-    async def restart(self, slot_id: str) -> None:
-        """Start a new worker in place of one that was lost.
+    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        """Bring the workers of a gang that lost one to where they have no role; the slots whose workers were replaced.
 
         Raises:
             WorkerLostError: as ``start``.
@@ -104,6 +109,10 @@ class Fleet(Protocol):
         """End all workers."""
 
 
+NodeSource = Callable[[], Awaitable[tuple[Node, ...]]]
+"""Gives the nodes of the cluster that are there now."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ports:
     """The outside of one run."""
@@ -111,3 +120,5 @@ class Ports:
     fleet: Fleet
     scorer: AnswerScorer
     transport: Transport
+    nodes: NodeSource | None = None
+    """None where there is but this machine, whose slots stay as they are."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from rlserve.controller.ports import Ports
 from rlserve.controller.setup import RunSetup
+from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.fleet import Fleet
+from rlserve.pool.gangs import Node
 from rlserve.rollout.scoring.factory import create_scorer
 from rlserve.weights.factory import create_transport
 
@@ -15,4 +19,9 @@ def ray_ports(setup: RunSetup) -> Ports:
         fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
         scorer=create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log"),
         transport=create_transport(setup.config.weights),
+        nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
     )
+
+
+async def _cluster_nodes() -> tuple[Node, ...]:
+    return await asyncio.to_thread(discover_cluster)

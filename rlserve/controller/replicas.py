@@ -1,4 +1,4 @@
-"""The workers that have the rollout role: what they are sent, what they return, which weights they serve.
+"""The replicas, each by the slot of its leading worker: what they are sent and return, which weights they serve.
 
 ::
 
@@ -121,13 +121,12 @@ class Replicas:
         return max((replica.load_s for replica in self._replicas.values()), default=0.0)
 
     async def join(self, slot_id: str) -> None:
-        """Give an idle worker the rollout role, bring it to the newest weights, and only then let it serve.
+        """Bring a replica whose engine has just been formed to the newest weights, and only then let it serve.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way. If it served already, that was reported.
         """
         worker = self._fleet[slot_id]
-        await self._within(worker.start_rollout.remote(), f"{slot_id} taking the rollout role")
         receipt = await self._deliver(slot_id, worker)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
         replica = _Replica(

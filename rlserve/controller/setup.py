@@ -11,6 +11,7 @@ from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.policies.base import Role
 from rlserve.pool.base import WorkerSpec
+from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.tracking.progress import Progress
@@ -24,9 +25,9 @@ class RunSetup:
 
     config: RunConfig
     preparation: Preparation
-    slots: tuple[Slot, ...]
+    gangs: tuple[Gang, ...]
     roles: dict[str, Role]
-    """Role of each slot at the start."""
+    """Role of each gang at the start."""
     folder: RunFolder
     tracker: Tracker
     progress: Progress
@@ -50,6 +51,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         engine=config.rollout.engine,
         trainer=config.trainer,
         algorithm=config.algorithm,
+        switch_timeout_s=config.pool.switch_timeout_s,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
     )
 

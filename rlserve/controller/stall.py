@@ -68,5 +68,5 @@ class StallGuard:
         """Who owes what."""
         ledger, table = self._books.ledger, self._reallocation.table
         groups = ", ".join(f"{ledger.count(state)} {state}" for state in LIVE_STATES)
-        slots = ", ".join(f"{slot_id} {table.state(slot_id)}" for slot_id in table.slot_ids)
+        slots = ", ".join(f"{gang_id} {table.state(gang_id)}" for gang_id in table.gang_ids)
         return f"prompt groups: {groups}; slots: {slots}"

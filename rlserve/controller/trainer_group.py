@@ -9,9 +9,10 @@
       form the group of the survivors, who settle the broken step ──► do it again, unless one had completed it
 
 Every method holds ``_boundary``, so nothing changes the group in mid-step. All members hold the weights, and each
-shard of the optimizer's state is held by two, so any survivor can become rank 0 and no single loss loses anything.
-Whoever is lost, in whatever the group does, is reported
-once (``WorkerLost``), and the group goes on while one member is left.
+shard of the optimizer's state is held by two gangs, so any survivor can become rank 0 and no single loss loses
+anything. Slots of one gang have consecutive ranks, and join, leave and are lost together: where one of them is lost,
+the next group has none of them. Only the last gang goes on with what is left of it. Each gang that lost a member, in
+whatever the group does, is reported once (``WorkerLost``).
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,10 @@ class TrainerGroup:
         self._step_timeout_s = step_timeout_s
         self._on_one_machine = on_one_machine
         self._members: tuple[str, ...] = ()
+        self._gangs: dict[str, tuple[str, ...]] = {}
+        """The slots of the gang of each slot that ever was a member."""
+        self._gang_size = 1
+        """Members of each gang in the group; 1 where one is incomplete."""
         self._generation = 0
         self._num_completed = 0
         """Steps that the members have completed."""
@@ -78,7 +83,7 @@ class TrainerGroup:
         """Slots in order of rank."""
         return self._members
 
-    async def form(self, slot_ids: Sequence[str], restore_from: Path | None) -> None:
+    async def form(self, gangs: Sequence[Sequence[str]], restore_from: Path | None) -> None:
         """Form the first group of a run; rank 0 loads the model, which the others receive, or each its part of the
         checkpoint.
 
@@ -86,42 +91,51 @@ class TrainerGroup:
             WorkerFailedError: a worker was lost: there is nothing to go on from yet.
         """
         async with self._boundary:
-            first = (slot_ids[0],)
+            for gang in gangs:
+                self._note_gang(gang)
+            slot_ids = tuple(slot_id for gang in gangs for slot_id in gang)
+            first = slot_ids[:1]
             for error in (await self._join(first, holds_state=True)).values():
                 raise error
             self._members = first
             if len(slot_ids) > 1:
-                await self._regroup(tuple(slot_ids))
+                await self._regroup(slot_ids)
             if restore_from is not None:
                 answers = await self._call_all(self._members, "load_trainer", restore_from)
                 for failure in _failures(answers).values():
                     raise failure
                 self._num_completed = answers[self._members[0]]
 
-    async def add(self, slot_id: str) -> None:
-        """Let an idle worker join as the last rank.
+    async def add(self, slot_ids: Sequence[str]) -> None:
+        """Let the idle workers of a gang join as the last ranks, all at once; of the last gang, those that it lost.
 
         Raises:
-            WorkerLostError: it was lost on the way, which was reported; the group goes on without it.
+            WorkerLostError: one was lost on the way, which was reported; the group goes on without the gang.
         """
         async with self._boundary:
-            await self._regroup((*self._members, slot_id))
-            if slot_id not in self._members:
-                raise WorkerLostError(f"{slot_id} was lost while it joined the trainers")
+            self._note_gang(slot_ids)
+            await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
+            if not set(slot_ids) <= set(self._members):
+                raise WorkerLostError(f"{', '.join(slot_ids)}: lost while joining the trainers")
 
-    async def remove(self, slot_id: str, *, on_leaving: Callable[[], None]) -> bool:
-        """Let a worker leave; its share of the work goes to the others.
+    async def remove(self, slot_ids: Sequence[str], *, on_leaving: Callable[[], None]) -> bool:
+        """Let the workers of a gang leave, all at once; their share of the work goes to the others.
 
-        Returns False, and changes nothing, where at the step boundary the worker is the last member, or was lost.
-        ``on_leaving`` is called at the boundary, when it is sure that the worker leaves.
+        Returns False, and changes nothing, where at the step boundary the gang is the last one, or was lost.
+        ``on_leaving`` is called at the boundary, when it is sure that the gang leaves.
+
+        Raises:
+            WorkerFailedError: one of them was lost after the others had gone on without the gang.
         """
         async with self._boundary:
-            remaining = tuple(member for member in self._members if member != slot_id)
-            if not remaining or slot_id not in self._members:
+            remaining = tuple(member for member in self._members if member not in slot_ids)
+            leaving = tuple(member for member in self._members if member in slot_ids)
+            if not remaining or not leaving:
                 return False
             on_leaving()
-            await self._regroup(remaining, leaving=(slot_id,))
-            await self._call(slot_id, "leave_training")
+            await self._regroup(remaining, leaving=leaving)
+            for error in _failures(await self._call_all(leaving, "leave_training")).values():
+                raise error
             return True
 
     async def step(self, batch: Batch) -> dict[str, float]:
@@ -196,6 +210,9 @@ class TrainerGroup:
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
 
+    def _note_gang(self, slot_ids: Sequence[str]) -> None:
+        self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))
+
     async def _by_leader(self, action: Callable[[str], Awaitable[Any]]) -> Any:
         """Let rank 0 do something, and if it is lost, the next."""
         while True:
@@ -212,6 +229,17 @@ class TrainerGroup:
             raise next(iter(failures.values()))
         await self._regroup(self._members, lost=lost)
 
+    def _common_gang_size(self, members: Sequence[str]) -> int:
+        gangs = {self._gangs[member] for member in members}
+        sizes = {len(gang) for gang in gangs}
+        return sizes.pop() if len(sizes) == 1 and sum(map(len, gangs)) == len(members) else 1
+
+    def _without(self, members: Sequence[str], lost: Collection[str]) -> tuple[str, ...]:
+        """The members of gangs that lost nobody; where there is none, whoever is left."""
+        broken = {mate for member in lost for mate in self._gangs[member]}
+        whole = tuple(member for member in members if member not in broken)
+        return whole or tuple(member for member in members if member not in lost)
+
     async def _regroup(
         self,
         members: tuple[str, ...],
@@ -219,19 +247,19 @@ class TrainerGroup:
         lost: Mapping[str, RlserveError] | None = None,
         leaving: tuple[str, ...] = (),
     ) -> None:
-        """Form the next group of those of ``members`` that are not lost, and report the lost.
+        """Form the next group of those gangs of ``members`` that are not lost, and report the lost.
 
         The old members stand first in ``members``, so rank 0 holds the weights. ``leaving`` are old members who take
-        part once more where they alone hold something: two who leave together may, and one when another is lost.
+        part once more where they alone hold something: more than a gang may, and a gang when another is lost.
 
         Raises:
             WorkerFailedError: nobody is left who holds the state, or some part of it.
         """
         holders, all_lost = set(self._members), dict(lost or {})
         failures: Mapping[str, RlserveError] = {}
-        hand_over = len(leaving) > 1
+        hand_over = len(leaving) > self._gang_size
         for _ in range(_MAX_FORMATIONS):
-            members = tuple(member for member in members if member not in all_lost)
+            members = self._without(members, all_lost)
             if not members or members[0] not in holders:
                 names, error = ", ".join(all_lost), list(all_lost.values())[-1]
                 raise WorkerFailedError(
@@ -249,8 +277,8 @@ class TrainerGroup:
             hand_over = bool(failures and (hand_over or state_lost))
         else:
             raise next(iter(failures.values()))
-        self._members = members
-        for slot_id, error in all_lost.items():
+        self._members, self._gang_size = members, self._common_gang_size(members)
+        for slot_id, error in {self._gangs[member]: (member, error) for member, error in all_lost.items()}.values():
             logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
             self._events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
@@ -275,6 +303,7 @@ class TrainerGroup:
                 generation=self._generation,
                 secret=secret,
                 num_leaving=len(leaving),
+                gang_size=self._common_gang_size(staying),
             )
             for rank, member in enumerate(members)
         }

@@ -31,6 +31,8 @@ class WorkerSpec:
     engine: EngineConfig
     trainer: TrainerConfig
     algorithm: AlgorithmConfig
+    switch_timeout_s: float
+    """How long the ranks of one engine wait for each other."""
     log_path: Path
     incarnation: int = 0
     """Counts the processes that this slot has had."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 
 from rlserve.pool.catalogue import is_cpu
+from rlserve.pool.gangs import Node
 from rlserve.pool.nvidia import visible_gpus
 
 ACCELERATOR_PREFIX = "accelerator_type:"
@@ -20,24 +22,41 @@ def discover_machine() -> dict[str, int]:
     return dict(Counter(gpu.type for gpu in visible_gpus()))
 
 
-def discover_cluster() -> dict[str, int]:
-    """Slots of the joined Ray cluster by type.
+def discover_cluster() -> tuple[Node, ...]:
+    """The living nodes of the joined Ray cluster that offer slots, by name.
 
     GPUs count under their accelerator type. Nodes without GPUs declare CPU slots as custom resources whose
     name begins with ``cpu-``: ``ray start --resources='{"cpu-a": 2}'``. By name, because Ray has its nodes in no order
-    that lasts, and the order of the types decides which slots begin in which role.
+    that lasts.
     """
     import ray  # only here: the command line looks at this machine without starting Ray
+    from ray._private.state import state  # Ray shows in no other way that a node is draining
 
+    draining = state.get_draining_nodes()
+    nodes = [
+        Node(
+            id=node["NodeID"],
+            name=node["NodeManagerHostname"],
+            counts=_slots_of(node["Resources"]),
+            is_draining=node["NodeID"] in draining,
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return tuple(sorted((node for node in nodes if node.counts), key=lambda node: (node.name, node.id)))
+
+
+def count_slots(nodes: Iterable[Node]) -> dict[str, int]:
+    """Slots of all nodes by type, those of draining nodes left out. Ordered by the types' names: the order decides
+    which slots begin in which role."""
     found: Counter[str] = Counter()
-    for node in ray.nodes():
-        if not node["Alive"]:
-            continue
-        resources: dict[str, float] = node["Resources"]
-        types = [key.removeprefix(ACCELERATOR_PREFIX) for key in resources if key.startswith(ACCELERATOR_PREFIX)]
-        if types and resources.get("GPU"):
-            found[types[0]] += int(resources["GPU"])
-        for name, count in resources.items():
-            if is_cpu(name) and name != "CPU":
-                found[name] += int(count)
+    for node in nodes:
+        if not node.is_draining:
+            found.update(node.counts)
     return dict(sorted(found.items()))
+
+
+def _slots_of(resources: Mapping[str, float]) -> dict[str, int]:
+    types = [key.removeprefix(ACCELERATOR_PREFIX) for key in resources if key.startswith(ACCELERATOR_PREFIX)]
+    found = {types[0]: int(resources["GPU"])} if types and resources.get("GPU") else {}
+    return found | {name: int(count) for name, count in resources.items() if is_cpu(name) and name != "CPU"}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rlserve.errors import WorkerLostError
+from rlserve.errors import RlserveError, WorkerLostError
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.slots import Slot
 from rlserve.pool.threads import thread_environment
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 _ACCELERATOR_SHARE = 0.001  # of the marker resource that Ray gives each node for its accelerator's type
 _MAX_CONCURRENT_CALLS = 8
+_RELEASE_TIMEOUT_S = 30.0
+"""Longest that a worker whose gang lost another may take to release what it has."""
 
 
 class Fleet:
@@ -63,22 +66,43 @@ class Fleet:
         return self._infos[slot_id]
 
     async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
-        """Start all workers side by side.
+        """Start the workers of slots side by side.
 
         Raises:
             WorkerLostError: one died while starting, or did not come up in time (named).
         """
+        started = []
         for slot, spec in slots:
             self._slots[slot.id], self._specs[slot.id] = slot, spec
             self._actors[slot.id] = _create_actor(slot, spec, self._worker_python)
-        await asyncio.gather(*(self._await_ready(slot_id) for slot_id in self._actors))
+            started.append(slot.id)
+        await asyncio.gather(*(self._await_ready(slot_id) for slot_id in started))
 
-    async def restart(self, slot_id: str) -> None:
-        """End whatever is left of a slot's worker and start a new one.
+    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        """Bring all workers of a gang that lost one to where they have no role. Those that are gone, or do not release
+        what they have, are ended and replaced; if all do, it is the first, whose engine failed by itself.
+
+        Returns the slots with a new worker.
 
         Raises:
             WorkerLostError: as ``start``.
         """
+        lost = list(slot_ids)
+        if len(slot_ids) > 1:
+            released = await asyncio.gather(*(self._release(slot_id) for slot_id in slot_ids))
+            lost = [slot_id for slot_id, done in zip(slot_ids, released, strict=True) if not done] or [slot_ids[0]]
+        await asyncio.gather(*(self._restart(slot_id) for slot_id in lost))
+        return tuple(lost)
+
+    async def _release(self, slot_id: str) -> bool:
+        try:
+            await answer(self[slot_id].release.remote(), timeout_s=_RELEASE_TIMEOUT_S, what=f"{slot_id}, released")
+        except RlserveError as error:
+            logger.warning("%s", error)
+            return False
+        return True
+
+    async def _restart(self, slot_id: str) -> None:
         self.kill(slot_id)
         self._reasons.pop(slot_id, None)
         spec = self._specs[slot_id]
@@ -138,6 +162,7 @@ def _create_actor(slot: Slot, spec: WorkerSpec, worker_python: str | None) -> An
         num_cpus=0,
         num_gpus=num_gpus,
         resources=resources,
+        scheduling_strategy="DEFAULT" if slot.node_id is None else NodeAffinitySchedulingStrategy(slot.node_id, False),
         max_concurrency=_MAX_CONCURRENT_CALLS,
         max_restarts=0,
         runtime_env=runtime_env,

@@ -22,6 +22,19 @@ class Slot:
     type: SlotType
     prefer: Literal["train", "rollout"] | None
     num_threads: int
+    node_id: str | None = None
+    """Ray's id of the node that it is on; None on a machine that is a cluster by itself."""
+
+
+def make_slot(group: SlotGroupConfig, number: int, node_id: str | None) -> Slot:
+    """The slot of a group that has this number among those of its type."""
+    return Slot(
+        id=f"{group.type}/{number}",
+        type=slot_type(group.type),
+        prefer=group.prefer,
+        num_threads=group.num_threads,
+        node_id=node_id,
+    )
 
 
 def slot_groups(config: PoolConfig, discovered: Mapping[str, int]) -> tuple[SlotGroupConfig, ...]:
@@ -51,22 +64,3 @@ def _check_enough(groups: tuple[SlotGroupConfig, ...], discovered: Mapping[str, 
         if count > (available or 0):
             there = ", ".join(f"{other} × {number}" for other, number in discovered.items()) or "no accelerators"
             raise PoolError(f"pool.slots asks for {name} × {count}, but there is: {there}")
-
-
-def expand(groups: tuple[SlotGroupConfig, ...]) -> tuple[Slot, ...]:
-    """One :class:`Slot` for each place, in the order of the configuration."""
-    slots: list[Slot] = []
-    numbers: dict[str, int] = {}
-    for group in groups:
-        for _ in range(group.count):
-            number = numbers.get(group.type, 0)
-            numbers[group.type] = number + 1
-            slots.append(
-                Slot(
-                    id=f"{group.type}/{number}",
-                    type=slot_type(group.type),
-                    prefer=group.prefer,
-                    num_threads=group.num_threads,
-                )
-            )
-    return tuple(slots)

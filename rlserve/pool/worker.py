@@ -15,7 +15,6 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +22,11 @@ import ray
 import torch
 
 from rlserve.distributed.addresses import LOOPBACK, free_port
-from rlserve.engine import Engine, EngineConfig, Request, RequestOutput
-from rlserve.errors import UserError, WorkerFailedError
+from rlserve.distributed.base import RankPlace
+from rlserve.engine import Request, RequestOutput
+from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
+from rlserve.pool.roles.engine_rank import EngineRank
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Batch, Membership
@@ -45,7 +46,7 @@ class Worker:
         _configure_logging(spec)
         torch.set_num_threads(spec.num_threads)
         self._spec = spec
-        self._engine: Engine | None = None
+        self._rank = EngineRank(spec, timeout_s=spec.switch_timeout_s)
         self._rollout: RolloutRole | None = None
         self._train = TrainRole(spec)
 
@@ -59,16 +60,19 @@ class Worker:
 
     # -- rollout role ----------------------------------------------------------------------------------------
 
-    def start_rollout(self) -> None:
-        """Take the rollout role. It serves from the first ``load_weights``."""
+    def start_rollout(self, place: RankPlace | None) -> None:
+        """Take the rollout role. It serves from the first ``load_weights``. ``place`` is that of rank 0 in a gang of
+        several; the others are called with ``follow_rollout`` at the same time."""
         assert self._rollout is None, "this worker rolls out already"
         assert not self._train.active, "a worker has one role at a time"
-        if self._engine is None:
-            self._engine = Engine(self._spec.model_path, _engine_config(self._spec), load_weights=False)
-        else:
-            self._engine.restore_memory()
-        self._rollout = RolloutRole(self._engine)
+        self._rollout = RolloutRole(self._rank.lead(place))
         logger.info("rollout role: started")
+
+    def follow_rollout(self, place: RankPlace) -> None:
+        """Compute a part of the model for the gang's rank 0, whenever that asks for it. Returns at once."""
+        assert not self._train.active, "a worker has one role at a time"
+        self._rank.follow(place)
+        logger.info("rollout role: rank %d of %d", place.rank, place.num_ranks)
 
     def load_weights(self, snapshot: WeightSnapshot) -> Receipt:
         """Swap in a version of the weights at a step boundary.
@@ -96,6 +100,17 @@ class Worker:
     def rollout_ended(self) -> None:
         """Forget the role once its last outputs were collected."""
         self._rollout = None
+
+    def release(self) -> None:
+        """Give up whatever role this worker has: its gang has lost another, and is formed anew. What it did is done
+        again elsewhere."""
+        if self._rollout is not None:
+            self._rollout.abandon()
+            self._rollout = None
+        self._rank.end()
+        if self._train.active:
+            self._train.leave()
+        logger.info("released: the gang has lost a worker")
 
     # -- train role ------------------------------------------------------------------------------------------
 
@@ -138,21 +153,6 @@ class Worker:
         if self._rollout is None:
             raise WorkerFailedError(f"{self._spec.slot_id} does not have the rollout role")
         return self._rollout
-
-
-def _engine_config(spec: WorkerSpec) -> EngineConfig:
-    """Where the run does not say, the engine computes on the slot's device: a process can see GPUs that are
-    not its own.
-
-    Raises:
-        UserError: the engine wants more GPUs than the slot has.
-    """
-    if spec.device == "cuda" and spec.engine.tensor_parallel_size > 1:
-        raise UserError(
-            f"rollout.engine.tensor_parallel_size must be 1 where slots are GPUs ({spec.slot_id}): a replica has one "
-            f"slot, got {spec.engine.tensor_parallel_size}"
-        )
-    return replace(spec.engine, device=spec.device) if spec.engine.device == "auto" else spec.engine
 
 
 def _configure_logging(spec: WorkerSpec) -> None:

@@ -15,7 +15,7 @@ from rlserve.tracking.jsonl import JsonLinesWriter, drop_steps, read_json_lines
 from rlserve.tracking.run_folder import RunFolder
 
 Action = Literal["hold", "to_rollout", "to_train"]
-Owner = Literal["train", "rollout", "moving", "dead"]
+Owner = Literal["train", "rollout", "moving", "dead", "gone"]
 
 
 class Record:
@@ -39,7 +39,7 @@ class Decision(Record):
     """Training steps done."""
     action: Action
     slot_id: str | None
-    """The slot to move; None where none moves."""
+    """The slot to move, or the slots that move together (``H100/0-1``); None where none moves."""
     queue_length: int | None
     """Prompt groups that wait for a replica; None where it could not be read."""
     num_train: int
@@ -73,7 +73,8 @@ class EndEvent(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SlotEvent(Event):
-    """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting."""
+    """From now on a slot belongs to ``owner``; ``moving`` is on the way between two owners, or still starting,
+    and ``gone`` has left with its node."""
 
     kind: ClassVar[str] = "slot"
     slot_id: str

@@ -19,7 +19,7 @@ from transformers import Qwen3Config
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 
@@ -187,7 +187,7 @@ def test_the_policy_that_is_shown_decides() -> None:
 
 
 def _observation(queue_length: int) -> Observation:
-    figures = SlotFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
+    figures = GangFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
     roles = {"a": Role.TRAIN, "b": Role.TRAIN, "c": Role.ROLLOUT}
     return Observation(
         time_s=0.0,
@@ -195,7 +195,7 @@ def _observation(queue_length: int) -> Observation:
         num_buffered=0,
         num_in_flight=0,
         trainer_waiting=False,
-        slots=tuple(SlotView(id=name, type="test", figures=figures, role=role) for name, role in roles.items()),
+        gangs=tuple(GangView(id=name, type="test", figures=figures, role=role) for name, role in roles.items()),
         legal_trainer_sizes=(1, 2),
         moving=False,
         last_move_end_s=None,

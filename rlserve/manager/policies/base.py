@@ -1,6 +1,6 @@
 """The contract of a policy: what it is shown, what it answers.
 
-    observe (the controller reads everything once) ──> decide (pure) ──> act (the controller moves slots)
+    observe (the controller reads everything once) ──> decide (pure) ──> act (the controller moves gangs)
 
 Times are seconds on the caller's clock; a policy has none of its own, so the simulator can run the same code.
 """
@@ -15,15 +15,15 @@ from typing import Generic, TypeVar
 
 
 class Role(StrEnum):
-    """What a slot does."""
+    """What a gang does."""
 
     TRAIN = "train"
     ROLLOUT = "rollout"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotFigures:
-    """What a slot's type can do; only ratios between slots matter."""
+class GangFigures:
+    """What a gang's type can do; only ratios between gangs matter."""
 
     memory_bandwidth_gb_s: float
     """Decoding is bound by it."""
@@ -32,17 +32,24 @@ class SlotFigures:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlotView:
-    """One slot as a policy sees it."""
+class GangView:
+    """One gang as a policy sees it: slots that move together, and the unit that a policy moves."""
 
     id: str
+    """With one slot, that of the slot."""
     type: str
-    figures: SlotFigures
+    num_slots: int = 1
+    figures: GangFigures
+    """Of one slot."""
     prefer: Role | None = None
     """Role that the user wants it in."""
     role: Role | None = None
     """None while it starts, idles or moves."""
+    idle: bool = False
+    """It waits for a role: its node has just joined."""
     alive: bool = True
+    leaving: bool = False
+    """Its node has said that it will leave: it is being emptied, and gets no other role."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +65,26 @@ class Observation:
     """Groups admitted and not yet finished."""
     trainer_waiting: bool | None
     """Whether the trainer waits for a batch."""
-    slots: tuple[SlotView, ...]
+    gangs: tuple[GangView, ...]
+    """Those that are there; not those whose node has gone."""
     legal_trainer_sizes: tuple[int, ...]
-    """Numbers of train slots that the trainer can run on."""
+    """Numbers of train gangs that the trainer can run on."""
     moving: bool
     """A move is under way."""
     last_move_end_s: float | None
     """When the last move ended; None if there was none."""
 
+    @property
+    def unit(self) -> str:
+        """What the user calls a gang."""
+        return "gang" if any(gang.num_slots > 1 for gang in self.gangs) else "slot"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """Bring a slot into a role."""
+    """Bring a gang into a role."""
 
-    slot_id: str
+    gang_id: str
     to: Role
 
 
@@ -89,7 +102,7 @@ StateT = TypeVar("StateT")
 
 
 class Policy(ABC, Generic[StateT]):
-    """Decides which slots move. Keeps nothing between decisions but the state that it hands back."""
+    """Decides which gangs move. Keeps nothing between decisions but the state that it hands back."""
 
     @abstractmethod
     def initial_state(self) -> StateT:

@@ -9,10 +9,10 @@ from rlserve.manager.config import ManagerConfig
 _TOLERANCE = 1e-9  # 0.29 * 100 is a little less than 29, and 0.1 * 30 a little more than 3
 
 
-def rollout_bounds(config: ManagerConfig, num_slots: int) -> tuple[int, int]:
-    """Fewest and most rollout slots; one trainer always stays. The first may exceed the second: no split is legal."""
+def rollout_bounds(config: ManagerConfig, num_gangs: int) -> tuple[int, int]:
+    """Fewest and most rollout gangs; one trainer always stays. The first may exceed the second: no split is legal."""
     if config.policy == "static":
-        return 1, num_slots - 1
-    fewest = max(1, math.ceil(config.min_rollout_share * num_slots - _TOLERANCE))
-    most = min(num_slots - 1, math.floor(config.max_rollout_share * num_slots + _TOLERANCE))
+        return 1, num_gangs - 1
+    fewest = max(1, math.ceil(config.min_rollout_share * num_gangs - _TOLERANCE))
+    most = min(num_gangs - 1, math.floor(config.max_rollout_share * num_gangs + _TOLERANCE))
     return fewest, most

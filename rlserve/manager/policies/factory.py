@@ -16,4 +16,4 @@ def create_policy(config: ManagerConfig) -> Policy[Any]:
         case "queue_threshold":
             return QueueThresholdPolicy(config)
         case "static":
-            return StaticPolicy()
+            return StaticPolicy(config)

@@ -1,10 +1,10 @@
-"""The queue-length rule: a long queue of prompts asks for rollout slots, a short one gives them back.
+"""The queue-length rule: a long queue of prompts asks for rollout gangs, a short one gives them back.
 
-    queue > queue_high  →  one more rollout slot, up to max_rollout_share of the living slots
+    queue > queue_high  →  one more rollout gang, up to max_rollout_share of the gangs that live and stay
     queue < queue_low   →  one fewer, down to min_rollout_share, and never below one
 
 One move at a time, and none within ``cooldown_s`` after the end of the last: without it the rule flaps, and moves
-cost more than they bring. Training always keeps at least one slot, and a number that the trainer can run on.
+cost more than they bring. Training always keeps at least one gang, and a number that the trainer can run on.
 """
 
 from __future__ import annotations
@@ -13,23 +13,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role, SlotView
+from rlserve.manager.policies.base import GangView, Move, Observation, Plan, Policy, Role
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
+from rlserve.manager.policies.placement import needed_move, staying
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Pool:
-    """The living slots and the limits that hold for them."""
+    """The gangs that live and stay, and the limits that hold for them."""
 
-    train: tuple[SlotView, ...]
-    rollout: tuple[SlotView, ...]
+    unit: str
+    """What the user calls a gang."""
+    train: tuple[GangView, ...]
+    rollout: tuple[GangView, ...]
     max_rollout: int
     min_rollout: int
 
 
 class QueueThresholdPolicy(Policy[None]):
-    """Moves one slot when the queue is above or below its thresholds. Needs no memory of its own."""
+    """Moves one gang when the queue is above or below its thresholds. Needs no memory of its own."""
 
     def __init__(self, config: QueueThresholdConfig) -> None:
         self._config = config
@@ -41,6 +44,10 @@ class QueueThresholdPolicy(Policy[None]):
         """The rule above, as one plan of at most one move."""
         pool = self._pool(observation)
         numbers = self._numbers(observation, pool)
+        needed = needed_move(observation, pool.min_rollout, pool.max_rollout)
+        if needed is not None:
+            move, reason = needed
+            return Plan(moves=(move,), reason=reason, numbers=numbers), None
         obstacle = self._obstacle(observation)
         if obstacle is not None:
             return Plan(reason=obstacle, numbers=numbers), None
@@ -57,11 +64,12 @@ class QueueThresholdPolicy(Policy[None]):
         return Plan(moves=moves, reason=reason, numbers=numbers), None
 
     def _pool(self, observation: Observation) -> _Pool:
-        living = [slot for slot in observation.slots if slot.alive]
-        fewest, most = rollout_bounds(self._config, len(living))
+        present = staying(observation)
+        fewest, most = rollout_bounds(self._config, len(present))
         return _Pool(
-            train=tuple(slot for slot in living if slot.role is Role.TRAIN),
-            rollout=tuple(slot for slot in living if slot.role is Role.ROLLOUT),
+            unit=observation.unit,
+            train=tuple(gang for gang in present if gang.role is Role.TRAIN),
+            rollout=tuple(gang for gang in present if gang.role is Role.ROLLOUT),
             max_rollout=most,
             min_rollout=fewest,
         )
@@ -81,22 +89,22 @@ class QueueThresholdPolicy(Policy[None]):
     def _grow_rollout(self, pool: _Pool, legal_trainer_sizes: tuple[int, ...]) -> tuple[tuple[Move, ...], str]:
         num_train = len(pool.train) - 1
         if num_train < 1:
-            return (), "training keeps its last slot"
+            return (), f"training keeps its last {pool.unit}"
         if len(pool.rollout) >= pool.max_rollout:
-            return (), f"rollout has its largest share, {pool.max_rollout} slots"
+            return (), f"rollout has its largest share, {pool.max_rollout} {pool.unit}s"
         if num_train not in legal_trainer_sizes:
-            return (), f"the trainer cannot run on {num_train} slots"
-        slot = order_for_rollout(pool.train)[0]
-        return (Move(slot_id=slot.id, to=Role.ROLLOUT),), "one more rollout slot"
+            return (), f"the trainer cannot run on {num_train} {pool.unit}s"
+        gang = order_for_rollout(pool.train)[0]
+        return (Move(gang_id=gang.id, to=Role.ROLLOUT),), f"one more rollout {pool.unit}"
 
     def _shrink_rollout(self, pool: _Pool, legal_trainer_sizes: tuple[int, ...]) -> tuple[tuple[Move, ...], str]:
         if len(pool.rollout) <= pool.min_rollout:
-            return (), f"rollout has its smallest share, {pool.min_rollout} slots"
+            return (), f"rollout has its smallest share, {pool.min_rollout} {pool.unit}s"
         num_train = len(pool.train) + 1
         if num_train not in legal_trainer_sizes:
-            return (), f"the trainer cannot run on {num_train} slots"
-        slot = order_for_training(pool.rollout)[0]
-        return (Move(slot_id=slot.id, to=Role.TRAIN),), "one rollout slot fewer"
+            return (), f"the trainer cannot run on {num_train} {pool.unit}s"
+        gang = order_for_training(pool.rollout)[0]
+        return (Move(gang_id=gang.id, to=Role.TRAIN),), f"one rollout {pool.unit} fewer"
 
     def _numbers(self, observation: Observation, pool: _Pool) -> Mapping[str, float]:
         numbers: dict[str, float] = {

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
+from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.weights.base import Receipt
 from rlserve.weights.snapshot import WeightSnapshot, unpack
+
+logger = logging.getLogger(__name__)
 
 
 class RolloutRole:
@@ -56,6 +60,13 @@ class RolloutRole:
         self._engine.release_memory(weights=True)
         self._engine.check_integrity()
         return partials
+
+    def abandon(self) -> None:
+        """Give the role up without handing anything back: whatever was asked of it is asked of others again."""
+        try:
+            self._loop.stop()
+        except WorkerFailedError as error:
+            logger.info("the engine had stopped before: %s", error)
 
     def _read_stats(self) -> RolloutStats:
         loop = self._loop.stats

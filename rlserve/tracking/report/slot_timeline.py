@@ -74,13 +74,13 @@ def work_start_s(rows: Iterable[SlotTimeline]) -> float:
 
 
 def _intervals(changes: Sequence[Record], end_s: float) -> list[Interval]:
-    """Neighbours with the same owner become one; what takes no time is left out."""
+    """Neighbours with the same owner become one; what takes no time, or comes when the slot is gone, is left out."""
     intervals: list[Interval] = []
     ends_s = [change["time_s"] for change in changes[1:]] + [end_s]
     for change, next_s in zip(changes, ends_s, strict=True):
         start_s = change["time_s"]
         if intervals and intervals[-1].owner == change["owner"] and intervals[-1].end_s == start_s:
             start_s = intervals.pop().start_s
-        if next_s > start_s:
+        if next_s > start_s and change["owner"] != "gone":
             intervals.append(Interval(owner=change["owner"], start_s=start_s, end_s=next_s))
     return intervals

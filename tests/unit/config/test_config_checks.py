@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from rlserve.config.checks import check_parts
 from rlserve.config.pool_split import render_split
 from rlserve.config.references import check_references
+from rlserve.config.remarks import remarks_on_split
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
+from rlserve.pool.gangs import cut_gangs
 
 TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b", "count": 2, "prefer": "rollout"}]
 
@@ -76,10 +78,11 @@ def test_the_default_pool_is_fine() -> None:
         (
             {
                 "rollout": {"engine": {"tensor_parallel_size": 2}},
-                "pool": {"slots": [{"type": "cpu", "count": 2}, {"type": "H100", "count": 2}]},
+                "pool": {"slots": [{"type": "cpu", "count": 1}, {"type": "H100", "count": 3}]},
                 "launch": {"kind": "cluster"},
             },
-            "rollout.engine.tensor_parallel_size: must be 1 where slots are GPUs (H100): a replica has one slot, got 2",
+            "rollout.engine.tensor_parallel_size: needs two sets of 2 slots of one type, each on one node: one to "
+            "train and one to roll out; the pool makes 1, with cpu × 1, H100 × 1 left over",
         ),
         (
             {"launch": {"address": "auto"}},
@@ -126,9 +129,9 @@ def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout
     policy = QueueThresholdPolicy(manager)
     roles = [Role.ROLLOUT if index < num_rollout else Role.TRAIN for index in range(num_slots)]
     for _ in range(num_slots):
-        figures = SlotFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
-        slots = tuple(
-            SlotView(id=str(index), type="cpu", figures=figures, role=roles[index]) for index in range(num_slots)
+        figures = GangFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
+        gangs = tuple(
+            GangView(id=str(index), type="cpu", figures=figures, role=roles[index]) for index in range(num_slots)
         )
         observation = Observation(
             time_s=0,
@@ -136,13 +139,13 @@ def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout
             num_buffered=0,
             num_in_flight=0,
             trainer_waiting=False,
-            slots=slots,
+            gangs=gangs,
             legal_trainer_sizes=tuple(range(1, num_slots + 1)),
             moving=False,
             last_move_end_s=None,
         )
         for move in policy.decide(observation, None)[0].moves:
-            roles[int(move.slot_id)] = move.to
+            roles[int(move.gang_id)] = move.to
     return roles.count(Role.ROLLOUT)
 
 
@@ -171,6 +174,20 @@ def test_a_group_that_is_divided_and_a_split_that_stays() -> None:
     lines = render_split(config, {}).splitlines()
     assert lines[1] == "0      cpu   4      -        3 train, 1 rollout"
     assert lines[2] == "rollout slots: 1 of 4 at the start; never moved (static)"
+
+
+def test_the_split_in_gangs() -> None:
+    slots = [{"type": "cpu-a", "count": 4, "prefer": "train"}, {"type": "cpu-b", "count": 3, "prefer": "rollout"}]
+    config = config_of(pool={"slots": slots}, rollout={"engine": {"tensor_parallel_size": 2}})
+    lines = render_split(config, {}).splitlines()
+    assert lines[1:5] == [
+        "0      cpu-a  4      train    train",
+        "1      cpu-b  3      rollout  2 rollout, 1 left over",
+        "rollout slots: 2 of 6 at the start; at least 2, at most 4 (queue_threshold)",
+        "gangs: 3 of 2 slots each (rollout.engine.tensor_parallel_size)",
+    ]
+    (remark,) = remarks_on_split(config, cut_gangs(config.pool.slots, 2))
+    assert str(remark).startswith("pool.slots: cpu-b × 1 not used: rollout.engine.tensor_parallel_size=2 takes 2 slots")
 
 
 def test_a_cluster_whose_slots_are_not_known_yet() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -19,7 +19,10 @@ from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.errors import ArgumentLostError
-from rlserve.pool.base import Collected, RolloutStats, WorkerInfo
+from rlserve.pool.base import Collected, RolloutStats, WorkerInfo, WorkerSpec
+from rlserve.pool.catalogue import slot_type
+from rlserve.pool.gangs import Gang
+from rlserve.pool.slots import Slot
 from rlserve.remote import answer
 from rlserve.tracking.events import Record
 from rlserve.weights.base import Receipt, Transport
@@ -154,12 +157,28 @@ class FakeFleet:
     def info(self, slot_id: str) -> WorkerInfo:
         return WorkerInfo(slot_id=slot_id, process_id=1, host="here")
 
-    async def restart(self, slot_id: str) -> None:
-        self.log.append((slot_id, "RESTART"))
-        if self.restart_failures:
-            raise self.restart_failures.pop()
-        self.workers[slot_id] = self.kind(slot_id, self.log)
-        self.ended.discard(slot_id)
+    async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
+        for slot, _ in slots:
+            self.log.append((slot.id, "START"))
+            self.workers[slot.id] = self.kind(slot.id, self.log)
+
+    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        lost = tuple(slot_id for slot_id in slot_ids if self.workers[slot_id].dead) or (slot_ids[0],)
+        for slot_id in lost:
+            self.log.append((slot_id, "RESTART"))
+            if self.restart_failures:
+                raise self.restart_failures.pop()
+            self.workers[slot_id] = self.kind(slot_id, self.log)
+            self.ended.discard(slot_id)
+        return lost
+
+
+def make_gang(*slot_ids: str, node_id: str | None = None) -> Gang:
+    """A gang of CPU slots."""
+    slots = tuple(
+        Slot(id=slot_id, type=slot_type("cpu"), prefer=None, num_threads=1, node_id=node_id) for slot_id in slot_ids
+    )
+    return Gang(id="+".join(slot_ids), slots=slots)
 
 
 class FakeTransport(Transport):

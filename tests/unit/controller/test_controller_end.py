@@ -27,13 +27,15 @@ class Ending:
             training=SimpleNamespace(publish_first=self._at_once, step=self._at_once, settle=self._at_once),
             trainers=SimpleNamespace(form=self._at_once),
             rollouts=SimpleNamespace(readmit=lambda: None, admit=self._forever, score=self._forever),
-            reallocation=SimpleNamespace(run=self._forever, settle=self._at_once, close=self._at_once),
+            reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
+            recovery=SimpleNamespace(close=self._at_once),
+            node_watch=None,
             replicas=SimpleNamespace(broadcast=self._at_once, close=self._at_once),
             evaluation=SimpleNamespace(score=self._score),
             saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),
         )
         setup = SimpleNamespace(
-            config=SimpleNamespace(num_steps=NUM_STEPS), slots=(), roles={}, saved=None, tracker=FakeTracker()
+            config=SimpleNamespace(num_steps=NUM_STEPS), gangs=(), roles={}, saved=None, tracker=FakeTracker()
         )
         ports = SimpleNamespace(
             fleet=SimpleNamespace(start=self._at_once, close=lambda: None),

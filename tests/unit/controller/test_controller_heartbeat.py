@@ -111,7 +111,7 @@ def test_a_new_worker_does_not_answer_for_the_silence_of_the_one_before() -> Non
     async def scenario(heartbeat: Heartbeat, fleet: FakeFleet) -> None:
         with unfinished(fleet["b"], "ping"):
             await beat(heartbeat, ROUNDS)
-        await fleet.restart("b")
+        await fleet.recover(("b",))
         with unfinished(fleet["b"], "ping"):
             await beat(heartbeat, ROUNDS)
             assert kills(fleet) == []

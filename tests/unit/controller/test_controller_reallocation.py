@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, recorded, run_context, settled, until
+from controller_fakes import FakeFleet, make_gang, recorded, run_context, settled, until
 
 from rlserve.controller.events import WorkerLost
+from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import Load
-from rlserve.controller.reallocation import Reallocation, ReallocationLimits
+from rlserve.controller.node_watch import NodeWatch, plan_changes
+from rlserve.controller.reallocation import Reallocation
+from rlserve.controller.recovery import Recovery
 from rlserve.errors import WorkerFailedError, WorkerLostError
+from rlserve.manager.gang_table import GangState
 from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role
-from rlserve.manager.slot_table import SlotState
-from rlserve.pool.catalogue import slot_type
+from rlserve.pool.gangs import Gang, Node
 from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent
 
@@ -38,18 +42,18 @@ class FakeTrainers:
         self.log, self.members = log, members
         self.failures: dict[str, Exception] = {}
 
-    async def add(self, slot_id: str) -> None:
-        self.log.append(f"trainers add {slot_id}")
+    async def add(self, slot_ids: tuple[str, ...]) -> None:
+        self.log.append(f"trainers add {' '.join(slot_ids)}")
         if "add" in self.failures:
             raise self.failures.pop("add")
-        self.members.append(slot_id)
+        self.members += [slot_id for slot_id in slot_ids if slot_id not in self.members]
 
-    async def remove(self, slot_id: str, *, on_leaving: Callable[[], None]) -> bool:
-        if len(self.members) == 1:
+    async def remove(self, slot_ids: tuple[str, ...], *, on_leaving: Callable[[], None]) -> bool:
+        if set(self.members) <= set(slot_ids):
             return False
         on_leaving()
-        self.log.append(f"trainers remove {slot_id}")
-        self.members.remove(slot_id)
+        self.log.append(f"trainers remove {' '.join(slot_ids)}")
+        self.members = [member for member in self.members if member not in slot_ids]
         if "remove" in self.failures:
             raise self.failures.pop("remove")
         return True
@@ -75,69 +79,102 @@ class FakeReplicas:
 
 
 class Setting:
-    """Two trainers t0 and t1, and one replica r0."""
+    """Two gangs of trainers, t0 and t1, and one of rollout, r0; of one slot each unless said otherwise."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *moves: Move, max_worker_failures: int = 8) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *moves: Move,
+        max_worker_failures: int = 8,
+        gangs: Sequence[Gang] = (make_gang("t0"), make_gang("t1"), make_gang("r0")),
+    ) -> None:
         self.log: list[str] = []
-        self.fleet = FakeFleet(("t0", "t1", "r0"))
-        self.trainers = FakeTrainers(self.log, ["t0", "t1"])
+        self.gangs = gangs
+        self.fleet = FakeFleet(tuple(slot_id for gang in gangs for slot_id in gang.slot_ids))
+        self.trainers = FakeTrainers(self.log, [slot_id for gang in gangs[:-1] for slot_id in gang.slot_ids])
         self.replicas = FakeReplicas(self.log)
         self.context = run_context(tasks)
         self.recorded = recorded(self.context.events, Record)
         self.counters = self.context.counters
+        self.nodes: tuple[Node, ...] = ()
+        self.book = GangBook(self.context, gangs)
         fakes: Any = self
-        self.reallocation = Reallocation(
+        self.recovery = Recovery(
             self.context,
-            [Slot(id=name, type=slot_type("cpu"), prefer=None, num_threads=1) for name in ("t0", "t1", "r0")],
+            self.book,
             fleet=fakes.fleet,
             trainers=fakes.trainers,
             replicas=fakes.replicas,
-            policy=ScriptedPolicy(*moves),
-            load=fakes,
-            limits=ReallocationLimits(interval_s=0.001, max_worker_failures=max_worker_failures),
+            nodes=self.look,
+            switch_timeout_s=5.0,
+            max_worker_failures=max_worker_failures,
+        )
+        self.reallocation = Reallocation(
+            self.context, self.book, self.recovery, policy=ScriptedPolicy(*moves), load=fakes, interval_s=0.001
+        )
+        self.watch = NodeWatch(
+            self.context,
+            self.book,
+            self.recovery,
+            fleet=fakes.fleet,
+            nodes=self.look,
+            plan=partial(plan_changes, wanted="auto", gang_size=len(gangs[0].slots)),
+            spec_of=fakes.spec_of,
+            interval_s=0.001,
         )
 
     def read(self) -> Load:
         return Load(num_waiting=5, num_buffered=0, num_in_flight=0, trainer_waiting=False)
 
-    def lose(self, slot_id: str, role: Role) -> None:
-        """Whoever worked with it says that it died."""
-        self.context.events.emit(WorkerLost(slot_id=slot_id, role=role, error=WorkerLostError("died")))
+    async def look(self) -> tuple[Node, ...]:
+        return self.nodes
+
+    def spec_of(self, slot: Slot) -> Slot:
+        return slot
+
+    def lose(self, slot_id: str, role: Role, error: Exception | None = None) -> None:
+        """Whoever worked with it says that it died, and has given its gang up, unless it is the last of trainers."""
+        gang = self.book.gang_of(slot_id)
+        rest = [member for member in self.trainers.members if member not in gang.slot_ids]
+        self.trainers.members = rest or [member for member in self.trainers.members if member != slot_id]
+        self.context.events.emit(WorkerLost(slot_id=slot_id, role=role, error=error or WorkerLostError("died")))
 
     async def begun(self) -> Setting:
-        for slot_id, role in (("t0", Role.TRAIN), ("t1", Role.TRAIN), ("r0", Role.ROLLOUT)):
-            await self.reallocation.begin(slot_id, role)
+        for gang in self.gangs:
+            await self.reallocation.begin(gang, Role.ROLLOUT if gang is self.gangs[-1] else Role.TRAIN)
         self.log.clear()
+        self.fleet.log.clear()
         return self
 
-    def state(self, slot_id: str) -> SlotState:
-        return self.reallocation.table.state(slot_id)
+    def state(self, gang_id: str) -> GangState:
+        return self.reallocation.table.state(gang_id)
 
     def records(self, kind: type) -> list[Any]:
         return [record for record in self.recorded if isinstance(record, kind)]
 
 
-def run(scenario: Callable[[Setting], Awaitable[None]], *moves: Move, max_worker_failures: int = 8) -> None:
+def run(scenario: Callable[[Setting], Awaitable[None]], *moves: Move, **changes: Any) -> None:
     """Begin, run the loop until the scenario is over, and check the table."""
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = await Setting(tasks, *moves, max_worker_failures=max_worker_failures).begun()
+            setting = await Setting(tasks, *moves, **changes).begun()
             loop = tasks.create_task(setting.reallocation.run())
             await asyncio.wait_for(scenario(setting), 10)
             loop.cancel()
+            await setting.recovery.close()
             setting.reallocation.table.check_integrity()
 
     asyncio.run(whole())
 
 
-TO_ROLLOUT = Move(slot_id="t1", to=Role.ROLLOUT)
-TO_TRAIN = Move(slot_id="r0", to=Role.TRAIN)
+TO_ROLLOUT = Move(gang_id="t1", to=Role.ROLLOUT)
+TO_TRAIN = Move(gang_id="r0", to=Role.TRAIN)
 
 
 def test_a_move_to_rollout() -> None:
     async def scenario(setting: Setting) -> None:
-        await until(lambda: setting.state("t1") is SlotState.ROLLOUT)
+        await until(lambda: setting.state("t1") is GangState.ROLLOUT)
         assert setting.log == ["trainers remove t1", "replicas join t1"]
         assert (setting.counters.moves_to_rollout, setting.counters.moves_to_train) == (1, 0)
         owners = [event.owner for event in setting.records(SlotEvent) if event.slot_id == "t1"]
@@ -151,7 +188,7 @@ def test_a_move_to_rollout() -> None:
 
 def test_a_move_to_training() -> None:
     async def scenario(setting: Setting) -> None:
-        await until(lambda: setting.state("r0") is SlotState.TRAIN)
+        await until(lambda: setting.state("r0") is GangState.TRAIN)
         assert setting.log == ["replicas leave r0", "trainers add r0"]
         assert (setting.counters.moves_to_rollout, setting.counters.moves_to_train) == (0, 1)
 
@@ -170,15 +207,15 @@ def test_a_move_to_training() -> None:
 def test_a_worker_that_dies_at_any_step_of_a_move_is_replaced_in_its_new_role(move: Move, part: str, step: str) -> None:
     async def scenario(setting: Setting) -> None:
         getattr(setting, part).failures[step] = WorkerLostError("its process died")
-        wanted = SlotState.ROLLOUT if move.to is Role.ROLLOUT else SlotState.TRAIN
+        wanted = GangState.ROLLOUT if move.to is Role.ROLLOUT else GangState.TRAIN
         await until(lambda: bool(setting.records(FailureEvent)))
-        await until(lambda: setting.state(move.slot_id) is wanted)
-        assert (move.slot_id, "KILL") in setting.fleet.log
-        assert (move.slot_id, "RESTART") in setting.fleet.log
+        await until(lambda: setting.state(move.gang_id) is wanted)
+        assert (move.gang_id, "KILL") in setting.fleet.log
+        assert (move.gang_id, "RESTART") in setting.fleet.log
         assert setting.counters.worker_failures == 1
         assert setting.counters.engine_restarts == (move.to is Role.ROLLOUT)
         assert setting.counters.moves_to_rollout + setting.counters.moves_to_train == 0
-        assert [event.slot_id for event in setting.records(WorkerEvent)].count(move.slot_id) == 2
+        assert [event.slot_id for event in setting.records(WorkerEvent)].count(move.gang_id) == 2
 
     run(scenario, move)
 
@@ -187,14 +224,14 @@ def test_a_loss_that_was_reported_in_the_middle_of_a_move_counts_once() -> None:
     """The trainers report a newcomer that dies, and the move fails besides."""
 
     async def scenario(setting: Setting) -> None:
-        async def add(slot_id: str) -> None:
+        async def add(slot_ids: tuple[str, ...]) -> None:
             if setting.counters.worker_failures == 0:
-                setting.lose(slot_id, Role.TRAIN)
+                setting.lose(slot_ids[0], Role.TRAIN)
                 await settled()
                 raise WorkerLostError("lost while it joined")
 
         setting.trainers.add = add  # type: ignore[method-assign]
-        await until(lambda: setting.state("r0") is SlotState.TRAIN)
+        await until(lambda: setting.state("r0") is GangState.TRAIN)
         assert setting.counters.worker_failures == 1
         assert setting.fleet.log.count(("r0", "RESTART")) == 1
 
@@ -204,7 +241,7 @@ def test_a_loss_that_was_reported_in_the_middle_of_a_move_counts_once() -> None:
 def test_the_last_trainer_stays() -> None:
     async def scenario(setting: Setting) -> None:
         await until(lambda: len(setting.records(Decision)) >= 3)
-        assert setting.state("t1") is SlotState.TRAIN
+        assert setting.state("t1") is GangState.TRAIN
         assert setting.counters.worker_failures == 0
 
     async def whole() -> None:
@@ -222,7 +259,7 @@ def test_a_new_worker_that_does_not_come_up_is_tried_again() -> None:
     async def scenario(setting: Setting) -> None:
         setting.fleet.restart_failures = [WorkerLostError("died while starting")]
         setting.lose("r0", Role.ROLLOUT)
-        await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
+        await until(lambda: setting.state("r0") is GangState.ROLLOUT)
         assert setting.fleet.log.count(("r0", "RESTART")) == 2
         assert setting.counters.worker_failures == 2
 
@@ -232,7 +269,7 @@ def test_a_new_worker_that_does_not_come_up_is_tried_again() -> None:
 def test_one_loss_too_many_names_the_slot() -> None:
     async def scenario(setting: Setting) -> None:
         setting.lose("r0", Role.ROLLOUT)
-        await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
+        await until(lambda: setting.state("r0") is GangState.ROLLOUT)
         with pytest.raises(WorkerFailedError, match=r"2 workers were lost, more than .*=1; the last on t1: died"):
             setting.lose("t1", Role.TRAIN)
 
@@ -243,8 +280,8 @@ def test_after_settling_nothing_moves_but_the_lost_are_still_replaced() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.reallocation.settle()
         setting.lose("r0", Role.ROLLOUT)
-        await until(lambda: setting.state("r0") is SlotState.ROLLOUT)
-        assert setting.state("t1") is SlotState.TRAIN
+        await until(lambda: setting.state("r0") is GangState.ROLLOUT)
+        assert setting.state("t1") is GangState.TRAIN
 
     run(scenario, TO_ROLLOUT)
 
@@ -259,7 +296,7 @@ def test_closing_gives_up_replacements() -> None:
         setting.replicas.join = join  # type: ignore[method-assign]
         setting.lose("r0", Role.ROLLOUT)
         await settled()
-        await setting.reallocation.close()
+        await setting.recovery.close()
         assert never.cancelled()
 
     run(scenario)

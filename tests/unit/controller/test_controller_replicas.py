@@ -130,7 +130,7 @@ def test_a_replica_serves_only_with_the_newest_weights() -> None:
         await setting.replicas.join("a")
         await settled()
         methods = [method for _, method in setting.fleet.log]
-        assert methods == ["start_rollout", "load_weights", "submit"]
+        assert methods == ["load_weights", "submit"]
         assert [event.ids for event in setting.started] == [(training_id("0:0"),)]
 
     run(scenario, "a")
@@ -245,7 +245,7 @@ def test_an_answer_that_comes_too_late_is_passed_over() -> None:
 
 def test_a_replica_lost_while_it_joins_is_not_served_from() -> None:
     async def scenario(setting: Setting) -> None:
-        setting.worker("a").answers["start_rollout"] = WorkerFailedError("no memory")
+        setting.worker("a").answers["load_weights"] = WorkerFailedError("no memory")
         with pytest.raises(WorkerFailedError):
             await setting.replicas.join("a")
         assert setting.replicas.slot_ids == ()

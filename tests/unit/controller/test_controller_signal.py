@@ -14,7 +14,7 @@ from rlserve.controller.context import Books
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard
 from rlserve.errors import DeadlineExceededError
-from rlserve.manager.slot_table import SlotTable
+from rlserve.manager.gang_table import GangTable
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -50,7 +50,7 @@ class Setting:
         self.ledger.admit("0:0", position=0, current_version=0, time_s=0.0)
         self.training = SimpleNamespace(waiting=True)
         self.replicas = SimpleNamespace(num_generated_tokens=0)
-        self.reallocation = SimpleNamespace(table=SlotTable())
+        self.reallocation = SimpleNamespace(table=GangTable())
         self.reallocation.table.add("cpu-b/0", time_s=0.0)
         fakes: Any = self
         self.guard = StallGuard(

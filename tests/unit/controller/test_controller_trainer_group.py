@@ -39,7 +39,7 @@ class Setting:
         return [loss.slot_id for loss in self.losses]
 
     async def formed(self) -> Setting:
-        await self.group.form(self.slot_ids, None)
+        await self.group.form([(slot_id,) for slot_id in self.slot_ids], None)
         self.fleet.log.clear()
         return self
 
@@ -181,7 +181,7 @@ def test_a_newcomer_lost_on_the_way_leaves_the_group_whole() -> None:
         setting = await Setting("a", others=("new",)).formed()
         setting.fleet["new"].kill()
         with pytest.raises(WorkerLostError):
-            await setting.group.add("new")
+            await setting.group.add(("new",))
         assert setting.group.members == ("a",)
         assert setting.lost == ["new"]
         assert await setting.group.step(BATCH) == {"loss": 1.0}
@@ -194,7 +194,7 @@ def test_a_newcomer_never_becomes_the_one_that_holds_the_state() -> None:
         setting = await Setting("a", others=("new",)).formed()
         setting.fleet["a"].kill()
         with pytest.raises(WorkerFailedError, match="no trainer is left"):
-            await setting.group.add("new")
+            await setting.group.add(("new",))
 
     asyncio.run(scenario())
 
@@ -206,7 +206,7 @@ def test_a_worker_leaves_at_the_step_boundary() -> None:
             step = asyncio.create_task(setting.group.step(BATCH))
             await settled()
             leaving: list[str] = []
-            removal = asyncio.create_task(setting.group.remove("a", on_leaving=lambda: leaving.append("a")))
+            removal = asyncio.create_task(setting.group.remove(("a",), on_leaving=lambda: leaving.append("a")))
             await settled()
             assert leaving == [], "the step is not done"
             answer.set_result({"loss": 1.0})
@@ -222,7 +222,7 @@ def test_a_worker_leaves_at_the_step_boundary() -> None:
 def test_the_last_member_stays() -> None:
     async def scenario() -> None:
         setting = await Setting("a").formed()
-        assert not await setting.group.remove("a", on_leaving=lambda: pytest.fail("it must not leave"))
+        assert not await setting.group.remove(("a",), on_leaving=lambda: pytest.fail("it must not leave"))
         assert setting.group.members == ("a",)
         assert setting.fleet.log == []
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from rlserve.manager.policies.base import Observation, Role, SlotFigures, SlotView
+from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
 
-H100 = SlotFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
-H200 = SlotFigures(memory_bandwidth_gb_s=4800, flops_tflops=989)
-H20 = SlotFigures(memory_bandwidth_gb_s=4000, flops_tflops=148)
+H100 = GangFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
+H200 = GangFigures(memory_bandwidth_gb_s=4800, flops_tflops=989)
+H20 = GangFigures(memory_bandwidth_gb_s=4000, flops_tflops=148)
 
 
-def make_slot(
-    slot_id: str,
+def make_gang(
+    gang_id: str,
     role: Role | None = None,
     *,
-    figures: SlotFigures = H100,
+    figures: GangFigures = H100,
     prefer: Role | None = None,
     alive: bool = True,
-) -> SlotView:
-    """One slot."""
-    return SlotView(id=slot_id, type="test", figures=figures, prefer=prefer, role=role, alive=alive)
+    idle: bool = False,
+    leaving: bool = False,
+    num_slots: int = 1,
+) -> GangView:
+    """One gang."""
+    return GangView(
+        id=gang_id,
+        type="test",
+        num_slots=num_slots,
+        figures=figures,
+        prefer=prefer,
+        role=role,
+        idle=idle,
+        alive=alive,
+        leaving=leaving,
+    )
 
 
-def make_pool(num_train: int, num_rollout: int) -> tuple[SlotView, ...]:
-    """Like slots, ``t0``… in training and ``r0``… in rollout."""
-    train = (make_slot(f"t{number}", Role.TRAIN) for number in range(num_train))
-    rollout = (make_slot(f"r{number}", Role.ROLLOUT) for number in range(num_rollout))
+def make_pool(num_train: int, num_rollout: int) -> tuple[GangView, ...]:
+    """Like gangs, ``t0``… in training and ``r0``… in rollout."""
+    train = (make_gang(f"t{number}", Role.TRAIN) for number in range(num_train))
+    rollout = (make_gang(f"r{number}", Role.ROLLOUT) for number in range(num_rollout))
     return (*train, *rollout)
 
 
 def make_observation(
-    slots: tuple[SlotView, ...],
+    gangs: tuple[GangView, ...],
     queue_length: int | None,
     *,
     time_s: float = 1000.0,
@@ -44,8 +57,8 @@ def make_observation(
         num_buffered=0,
         num_in_flight=0,
         trainer_waiting=False,
-        slots=slots,
-        legal_trainer_sizes=tuple(range(1, len(slots))) if legal_trainer_sizes is None else legal_trainer_sizes,
+        gangs=gangs,
+        legal_trainer_sizes=tuple(range(1, len(gangs))) if legal_trainer_sizes is None else legal_trainer_sizes,
         moving=moving,
         last_move_end_s=last_move_end_s,
     )

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manager_builders import H20, H100, H200, make_observation, make_pool, make_slot
+from manager_builders import H20, H100, H200, make_gang, make_observation, make_pool
 
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
 from rlserve.manager.policies.base import Move, Observation, Plan, Role
@@ -102,38 +102,38 @@ def test_the_cooldown_runs_from_the_end_of_the_last_move(time_s: float, moves: i
 
 
 def test_only_living_slots_count() -> None:
-    dead = (make_slot("d0", Role.ROLLOUT, alive=False), make_slot("d1", Role.TRAIN, alive=False))
+    dead = (make_gang("d0", Role.ROLLOUT, alive=False), make_gang("d1", Role.TRAIN, alive=False))
     plan = decide(make_observation((*make_pool(2, 3), *dead), 500))
     assert [move.to for move in plan.moves] == [Role.ROLLOUT]  # 3 of 5 living, at most 4
     assert not decide(make_observation((*make_pool(1, 4), *dead), 500)).moves
-    plan = decide(make_observation((make_slot("d", Role.TRAIN, alive=False), *make_pool(2, 1)), 500))
-    assert plan.moves[0].slot_id in ("t0", "t1")
+    plan = decide(make_observation((make_gang("d", Role.TRAIN, alive=False), *make_pool(2, 1)), 500))
+    assert plan.moves[0].gang_id in ("t0", "t1")
 
 
 def test_the_bandwidth_rich_type_leaves_rollout_last_and_the_flop_rich_type_training() -> None:
-    train = (make_slot("a", Role.TRAIN), make_slot("b", Role.TRAIN, figures=H200), make_slot("c", Role.TRAIN))
+    train = (make_gang("a", Role.TRAIN), make_gang("b", Role.TRAIN, figures=H200), make_gang("c", Role.TRAIN))
     rollout = (
-        make_slot("d", Role.ROLLOUT, figures=H20),
-        make_slot("e", Role.ROLLOUT),
-        make_slot("f", Role.ROLLOUT, figures=H200),
+        make_gang("d", Role.ROLLOUT, figures=H20),
+        make_gang("e", Role.ROLLOUT),
+        make_gang("f", Role.ROLLOUT, figures=H200),
     )
     slots = (*train, *rollout)
-    assert decide(make_observation(slots, 500)).moves == (Move(slot_id="b", to=Role.ROLLOUT),)
-    assert decide(make_observation(slots, 0)).moves == (Move(slot_id="e", to=Role.TRAIN),)
+    assert decide(make_observation(slots, 500)).moves == (Move(gang_id="b", to=Role.ROLLOUT),)
+    assert decide(make_observation(slots, 0)).moves == (Move(gang_id="e", to=Role.TRAIN),)
 
 
 def test_a_preference_goes_before_the_figures() -> None:
     train = (
-        make_slot("a", Role.TRAIN, figures=H100, prefer=Role.ROLLOUT),
-        make_slot("b", Role.TRAIN, figures=H20, prefer=Role.TRAIN),
+        make_gang("a", Role.TRAIN, figures=H100, prefer=Role.ROLLOUT),
+        make_gang("b", Role.TRAIN, figures=H20, prefer=Role.TRAIN),
     )
     rollout = (
-        make_slot("c", Role.ROLLOUT, figures=H100, prefer=Role.ROLLOUT),
-        make_slot("d", Role.ROLLOUT, figures=H20, prefer=Role.TRAIN),
+        make_gang("c", Role.ROLLOUT, figures=H100, prefer=Role.ROLLOUT),
+        make_gang("d", Role.ROLLOUT, figures=H20, prefer=Role.TRAIN),
     )
     slots = (*train, *rollout)
-    assert decide(make_observation(slots, 500)).moves == (Move(slot_id="a", to=Role.ROLLOUT),)
-    assert decide(make_observation(slots, 0)).moves == (Move(slot_id="d", to=Role.TRAIN),)
+    assert decide(make_observation(slots, 500)).moves == (Move(gang_id="a", to=Role.ROLLOUT),)
+    assert decide(make_observation(slots, 0)).moves == (Move(gang_id="d", to=Role.TRAIN),)
 
 
 def test_a_decision_comes_with_its_numbers() -> None:
@@ -175,8 +175,8 @@ def test_no_sequence_of_moves_breaks_a_limit(
         observation = make_observation(tuple(slots.values()), queue_length, legal_trainer_sizes=legal_trainer_sizes)
         plan, _ = policy.decide(observation, policy.initial_state())
         for move in plan.moves:
-            assert slots[move.slot_id].role is not move.to
-            slots[move.slot_id] = replace(slots[move.slot_id], role=move.to)
+            assert slots[move.gang_id].role is not move.to
+            slots[move.gang_id] = replace(slots[move.gang_id], role=move.to)
             rollout = sum(slot.role is Role.ROLLOUT for slot in slots.values())
             assert 1 <= rollout < len(slots)
             assert len(slots) - rollout in legal_trainer_sizes

@@ -1,19 +1,53 @@
+"""What a cluster offers, node by node."""
+
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 
-from rlserve.pool.discovery import discover_cluster
-
-CPU_A = {"Alive": True, "Resources": {"CPU": 2.0, "cpu-a": 2.0}}
-CPU_B = {"Alive": True, "Resources": {"CPU": 2.0, "cpu-b": 1.0}}
-H200 = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 8.0, "accelerator_type:H200": 1.0}}
-H100 = {"Alive": True, "Resources": {"CPU": 8.0, "GPU": 4.0, "accelerator_type:H100": 1.0}}
-GONE = {"Alive": False, "Resources": {"cpu-a": 5.0}}
+from rlserve.pool.discovery import count_slots, discover_cluster
 
 
-@pytest.mark.parametrize("nodes", [[CPU_A, GONE, CPU_B, H200, H100], [H100, CPU_B, H200, CPU_A]])
+def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
+    return {"NodeID": f"id of {name}", "NodeManagerHostname": name, "Alive": alive, "Resources": resources}
+
+
+NODES = [
+    node("cpu-1", CPU=2.0, **{"cpu-a": 2.0}),
+    node("cpu-2", CPU=2.0, **{"cpu-b": 1.0}),
+    node("gpu-1", CPU=8.0, GPU=8.0, **{"accelerator_type:H200": 1.0}),
+    node("gpu-2", CPU=8.0, GPU=4.0, **{"accelerator_type:H100": 1.0}),
+    node("gone", alive=False, **{"cpu-a": 5.0}),
+    node("head", CPU=4.0),
+]
+
+
+@pytest.fixture
+def draining(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    found: dict[str, int] = {}
+    monkeypatch.setattr("ray._private.state.state.get_draining_nodes", lambda: found)
+    return found
+
+
+@pytest.mark.parametrize("nodes", [NODES, NODES[::-1]])
 def test_slots_of_a_cluster_have_an_order_whatever_the_order_of_its_nodes(
-    nodes: list[dict[str, object]], monkeypatch: pytest.MonkeyPatch
+    nodes: list[Mapping[str, Any]], draining: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    assert list(discover_cluster().items()) == [("H100", 4), ("H200", 8), ("cpu-a", 2), ("cpu-b", 1)]
+    found = discover_cluster()
+    assert [(each.id, dict(each.counts)) for each in found] == [
+        ("id of cpu-1", {"cpu-a": 2}),
+        ("id of cpu-2", {"cpu-b": 1}),
+        ("id of gpu-1", {"H200": 8}),
+        ("id of gpu-2", {"H100": 4}),
+    ]
+    assert list(count_slots(found).items()) == [("H100", 4), ("H200", 8), ("cpu-a", 2), ("cpu-b", 1)]
+
+
+def test_slots_of_a_node_that_leaves_do_not_count(draining: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: NODES)
+    draining["id of gpu-2"] = 0
+    assert [each.name for each in discover_cluster() if each.is_draining] == ["gpu-2"]
+    assert "H100" not in count_slots(discover_cluster())

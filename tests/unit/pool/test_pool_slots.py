@@ -7,25 +7,7 @@ import pytest
 from rlserve.errors import PoolError
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.pool.slots import expand, slot_groups
-
-
-def test_groups_expand_in_order_with_ids_by_type() -> None:
-    slots = expand(
-        (
-            SlotGroupConfig(type="H100", count=2, prefer="train"),
-            SlotGroupConfig(type="H200", count=1, prefer="rollout"),
-            SlotGroupConfig(type="H100", count=1),
-        )
-    )
-    assert [slot.id for slot in slots] == ["H100/0", "H100/1", "H200/0", "H100/2"]
-    assert [slot.prefer for slot in slots] == ["train", "train", "rollout", None]
-    assert all(slot.type.device == "cuda" for slot in slots)
-
-
-def test_auto_takes_what_there_is_or_four_cpu_slots() -> None:
-    assert expand(slot_groups(PoolConfig(), {"H100": 2, "A100": 1}))[2].id == "A100/0"
-    assert [slot.id for slot in expand(slot_groups(PoolConfig(), {}))] == ["cpu/0", "cpu/1", "cpu/2", "cpu/3"]
+from rlserve.pool.slots import slot_groups
 
 
 def test_auto_with_one_gpu_is_refused_with_a_remedy() -> None:
