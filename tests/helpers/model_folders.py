@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 from rlserve.tasks.character_tokenizer import character_tokenizer
 
-ALPHABET = "0123456789+= abcdefghijklmnopqrstuvwxyz"
+ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz"
 _CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
 
 
