@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import safe_open
 
 from rlserve.engine.models.safetensors_file import check_shard
 from rlserve.errors import ModelError
+
+if TYPE_CHECKING:
+    import torch
 
 _NOT_WEIGHTS = ".rotary_emb.inv_freq"
 """Older checkpoints hold the frequencies of rotary positions too, which follow from ``config.json``."""

@@ -138,8 +138,8 @@ def test_problems_are_printed_one_a_line_and_nothing_is_started(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "override: trainer.learning_rte: unknown key, did you mean trainer.learning_rate?\n"
         "override: seed: must be at least 0, got -1\n"
+        "override: trainer.learning_rte: unknown key, did you mean trainer.learning_rate?\n"
     )
 
 

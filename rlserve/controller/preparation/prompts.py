@@ -10,8 +10,8 @@ from rlserve.config.tree import RunConfig
 from rlserve.engine.kv_cache.capacity import num_cache_tokens, token_bytes
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.checkpoint import check_weights
+from rlserve.engine.models.divisibility import check_divides
 from rlserve.engine.models.factory import read_model_spec
-from rlserve.engine.models.shard import check_divides
 from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
