@@ -109,7 +109,7 @@ def _parts(
     replicas: Replicas,
 ) -> Parts:
     """All that is built on trainers and replicas."""
-    config, preparation, transport = setup.config, setup.preparation, ports.transport
+    config, transport = setup.config, ports.transport
     training = TrainingLoop(
         run,
         num_steps=config.num_steps,
@@ -138,7 +138,30 @@ def _parts(
         load=LoadReader(books, training),
         interval_s=config.manager.interval_s,
     )
-    rollouts = RolloutLoop(
+    pool = config.pool
+    return Parts(
+        books=books,
+        trainers=trainers,
+        replicas=replicas,
+        rollouts=_rollouts(run, setup, ports, books, sampling, replicas),
+        training=training,
+        reallocation=reallocation,
+        recovery=recovery,
+        node_watch=_node_watch(run, setup, ports, book, recovery),
+        evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
+        heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
+        stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
+        display=RunDisplay(run, setup, books.router, transport, replicas, reallocation),
+        metrics=RolloutMetrics(run, books, replicas, reallocation),
+        saver=RunSaver(run, books, setup, trainers, transport, replicas, reallocation),
+    )
+
+
+def _rollouts(
+    run: RunContext, setup: RunSetup, ports: Ports, books: Books, sampling: SamplingParams, replicas: Replicas
+) -> RolloutLoop:
+    config, preparation = setup.config, setup.preparation
+    return RolloutLoop(
         run,
         books,
         source=preparation.source,
@@ -150,7 +173,13 @@ def _parts(
             max_refusal_share=config.rollout.max_refusal_share, max_reward_failure_share=config.reward.max_failure_share
         ),
     )
-    evaluation = Evaluation(
+
+
+def _evaluation(
+    run: RunContext, setup: RunSetup, ports: Ports, books: Books, sampling: SamplingParams, replicas: Replicas
+) -> Evaluation:
+    config, preparation = setup.config, setup.preparation
+    return Evaluation(
         config.evaluation,
         preparation.held_out,
         desk=RequestDesk(run, books.router, replicas),
@@ -159,23 +188,6 @@ def _parts(
         sampling=sampling,
         request_timeout_s=config.rollout.request_timeout_s,
         events=run.events,
-    )
-    pool = config.pool
-    return Parts(
-        books=books,
-        trainers=trainers,
-        replicas=replicas,
-        rollouts=rollouts,
-        training=training,
-        reallocation=reallocation,
-        recovery=recovery,
-        node_watch=_node_watch(run, setup, ports, book, recovery),
-        evaluation=evaluation,
-        heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
-        stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
-        display=RunDisplay(run, setup, books.router, transport, replicas, reallocation),
-        metrics=RolloutMetrics(run, books, replicas, reallocation),
-        saver=RunSaver(run, books, setup, trainers, transport, replicas, reallocation),
     )
 
 
