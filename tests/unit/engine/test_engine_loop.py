@@ -304,7 +304,7 @@ def test_deltas_of_every_step_add_up_to_the_answer(folder: Path, overlaps: bool)
 
 
 @pytest.mark.parametrize("overlaps", [False, True], indirect=True)
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_deltas_add_up_whenever_they_are_read(folder: Path, overlaps: bool, seed: int) -> None:
     """By hand in place of the loop's thread: steps, reads, aborts, new weights and preemptions in any order."""
