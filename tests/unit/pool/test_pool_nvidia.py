@@ -82,7 +82,7 @@ def test_products_have_the_names_that_ray_gives_to_nodes(product: str, expected:
 
 def test_the_small_a100_is_told_from_the_large_one() -> None:
     assert type_of("NVIDIA A100-SXM4-40GB") == type_of("NVIDIA A100-PCIE-40GB") == "A100-40G"
-    assert GPU_TYPES["A100-40G"].memory_gb < GPU_TYPES["A100"].memory_gb
+    assert GPU_TYPES["A100-40G"].memory_bandwidth_gb_s < GPU_TYPES["A100"].memory_bandwidth_gb_s
 
 
 @pytest.mark.parametrize(
