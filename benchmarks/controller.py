@@ -28,7 +28,7 @@ from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
-from rlserve.controller.events import EventBus, WorkerLost
+from rlserve.controller.events import EventBus, WeightsTaken, WorkerLost
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.signal import Signal
@@ -43,7 +43,7 @@ from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import Score
-from rlserve.weights.base import Receipt
+from rlserve.weights.offer import Receipt
 
 VOCABULARY = 32_000
 PROMPT_LENGTH = 64
@@ -175,27 +175,36 @@ class Method:
 
 
 class Outside:
-    """Fleet, transport, trainers and scorer: they do nothing and take no time."""
+    """Fleet, weights, trainers and scorer: they do nothing and take no time."""
 
     num_workers = 1
 
-    def __init__(self, workers: Mapping[str, Worker]) -> None:
+    def __init__(self, workers: Mapping[str, Worker], events: EventBus) -> None:
         self._workers = workers
-        self.version = self.num_publications = 0
+        self._events = events
+        self._slot_ids: list[str] = []
+        self.version, self.busy_s = 0, 0.0
 
     def __getitem__(self, slot_id: str) -> Worker:
         return self._workers[slot_id]
 
-    async def deliver(self, *_: Any) -> Receipt:
-        """A replica takes the newest version."""
-        return Receipt(version=self.version, fingerprint=0, load_s=0.0)
+    async def take(self, _: str) -> Receipt:
+        """A replica that begins to serve takes the newest version."""
+        return Receipt(version=self.version, fingerprint=0, receive_s=0.0, load_s=0.0)
 
-    async def publish_again(self, *_: Any) -> None:
-        """Nothing is ever gone."""
+    async def add(self, slot_id: str, _: Receipt) -> None:
+        """It serves."""
+        self._slot_ids.append(slot_id)
 
-    async def publish(self, _: Any, version: int) -> None:
-        """The trainers have published."""
+    async def publish(self, version: int) -> None:
+        """The trainers have stepped: all replicas have the new version at once."""
         self.version = version
+        for slot_id in self._slot_ids:
+            self._events.emit(WeightsTaken(slot_id=slot_id, version=version))
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing takes any time."""
+        return {}
 
     async def step(self, batch: Any) -> dict[str, float]:
         """One training step: the batch is pickled as it would travel."""
@@ -217,7 +226,8 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> Ledger:
     """Generate and train until the steps are done; returns the ledger of the prompt groups."""
-    outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)})
+    events = EventBus()
+    outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)}, events)
     ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
     router = Router()
     buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
@@ -226,7 +236,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         context = RunContext(
             clock=RunClock(started=time.monotonic()),
             counters=Counters(),
-            events=EventBus(),
+            events=events,
             changed=Signal(),
             tasks=tasks,
         )
@@ -235,8 +245,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
             context,
             fleet=outside,
             router=router,
-            transport=outside,
-            trainers=outside,
+            weights=outside,
             capacity=4 * shape.samples_per_prompt,
             switch_timeout_s=60.0,
             request_timeout_s=60.0,
@@ -254,9 +263,8 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         training = TrainingLoop(
             context,
             num_steps=shape.num_steps,
-            trainers=_Trainers(outside),
-            transport=outside,
-            replicas=replicas,
+            trainers=outside,
+            weights=outside,
             buffer=buffer,
             folder=folder,
         )
@@ -269,24 +277,12 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         stop = asyncio.Event()
         while await training.step(stop) is not None:
             pass
-        await training.settle()
         for loop in loops:
             loop.cancel()
         await replicas.close()
     for owner in (ledger, router, buffer):
         owner.check_integrity()
     return ledger
-
-
-class _Trainers:
-    """The trainer group's face of what is outside."""
-
-    def __init__(self, outside: Any) -> None:
-        self.step = outside.step
-        self._outside = outside
-
-    async def publish(self, transport: Any, version: int) -> None:
-        await transport.publish(None, version)
 
 
 def _lost(event: WorkerLost) -> None:

@@ -38,12 +38,18 @@ def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
     for key in PATH_KEYS:
         values = _change(values, key, _settle)
     values = _change(values, "output_dir", os.path.abspath)
+    values = _change(values, "weights.folder", _settle_folder)
     return _keep_module_folder(_change(values, FUNCTION_KEY, _settle_function))
 
 
 def _settle(path: str) -> str:
     expanded = os.path.expanduser(path)
     return os.path.abspath(expanded) if expanded.strip() and Path(expanded).exists() else expanded
+
+
+def _settle_folder(path: str) -> str:
+    """One that is made where it is not there yet."""
+    return os.path.abspath(os.path.expanduser(path)) if path else path
 
 
 def _settle_function(reference: str) -> str:

@@ -15,7 +15,7 @@ from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.tracking.config import TrackingConfig
 from rlserve.trainers.algorithms.config import AlgorithmConfig, PPOConfig
 from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
-from rlserve.weights.config import WeightsConfig
+from rlserve.weights.config import ObjectStoreConfig, WeightsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ class RunConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     manager: Annotated[ManagerConfig, Discriminator("policy")] = field(default_factory=QueueThresholdConfig)
-    weights: WeightsConfig = field(default_factory=WeightsConfig)
+    weights: Annotated[WeightsConfig, Discriminator("transport")] = field(default_factory=ObjectStoreConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

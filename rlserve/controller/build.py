@@ -2,10 +2,10 @@
 
 ::
 
-    ports (fleet, scorer, transport)      context (clock, counters, events, tasks)      books (ledger, buffer, router)
-       └──────────────┬───────────────────────────┴──────────────────┬───────────────────────┘
-                      ▼                                              │
-    trainers ─► replicas ─► evaluation, rollouts, training ─► recovery ─► reallocation ─► display, … ─► Controller
+    ports (fleet, scorer)      context (clock, counters, events, tasks)      books (ledger, buffer, router)
+       └──────────────┬─────────────────────┴──────────────────┬───────────────────────┘
+                      ▼                                        ▼
+    trainers ─► weights ─► replicas ─► evaluation, rollouts, training ─► recovery ─► reallocation ─► … ─► Controller
 
 Every part is given what it needs when it is made. What has to flow against this order are events
 (``rlserve.controller.events``).
@@ -40,6 +40,7 @@ from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.policies.factory import create_policy
 from rlserve.rollout.buffer import SampleBuffer
@@ -69,18 +70,18 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
         step_timeout_s=config.trainer.step_timeout_s,
         on_one_machine=config.launch.kind == "local",
     )
+    weights = WeightSync(run, ports.fleet, trainers, timeout_s=config.weights.timeout_s)
     replicas = Replicas(
         run,
         fleet=ports.fleet,
         router=books.router,
-        transport=ports.transport,
-        trainers=trainers,
+        weights=weights,
         capacity=config.rollout.engine.max_num_sequences,
         switch_timeout_s=config.pool.switch_timeout_s,
         request_timeout_s=config.rollout.request_timeout_s,
     )
     setup.tracker.watch_engines(lambda: {slot_id: stats.engine_metrics for slot_id, stats in replicas.stats.items()})
-    return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, replicas))
+    return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, weights, replicas))
 
 
 def _books(setup: RunSetup) -> Books:
@@ -106,16 +107,16 @@ def _parts(
     books: Books,
     sampling: SamplingParams,
     trainers: TrainerGroup,
+    weights: WeightSync,
     replicas: Replicas,
 ) -> Parts:
-    """All that is built on trainers and replicas."""
-    config, transport = setup.config, ports.transport
+    """All that is built on trainers, weights and replicas."""
+    config = setup.config
     training = TrainingLoop(
         run,
         num_steps=config.num_steps,
         trainers=trainers,
-        transport=transport,
-        replicas=replicas,
+        weights=weights,
         buffer=books.buffer,
         folder=setup.folder.path,
     )
@@ -142,6 +143,7 @@ def _parts(
     return Parts(
         books=books,
         trainers=trainers,
+        weights=weights,
         replicas=replicas,
         rollouts=_rollouts(run, setup, ports, books, sampling, replicas),
         training=training,
@@ -151,9 +153,9 @@ def _parts(
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
         heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
-        display=RunDisplay(run, setup, books.router, transport, replicas, reallocation),
+        display=RunDisplay(run, setup, books.router, weights, replicas, reallocation),
         metrics=RolloutMetrics(run, books, replicas, reallocation),
-        saver=RunSaver(run, books, setup, trainers, transport, replicas, reallocation),
+        saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
     )
 
 

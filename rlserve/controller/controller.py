@@ -6,7 +6,7 @@
     ┌──────────┐  router   ┌───────────┐   buffer   ┌──────────────────┐       ┌──────────────────┐
     │ admit    │──queue───►│ replicas  │───────────►│ take a batch     │       │ observe          │
     │ while    │           │  │        │            │ step the trainers│       │ decide (pure)    │
-    │ the      │           │  ▼        │            │ publish weights ─┼──┐    │ act: move slots  │
+    │ the      │           │  ▼        │            │ snapshot weights ┼──┐    │ act: move slots  │
     │ ledger   │           │ score     │            │ commit, log, save│  │    │ replace the lost │
     │ has room │           └───────────┘            └──────────────────┘  │    └──────────────────┘
     └──────────┘                 ▲      broadcast at a step boundary      │
@@ -47,6 +47,7 @@ from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import CheckpointError
 from rlserve.manager.policies.base import Role
 from rlserve.tracking import names
@@ -61,6 +62,7 @@ class Parts:
 
     books: Books
     trainers: TrainerGroup
+    weights: WeightSync
     replicas: Replicas
     rollouts: RolloutLoop
     training: TrainingLoop
@@ -122,6 +124,7 @@ class Controller:
                     task.cancel()
                 await parts.recovery.close()
                 await parts.replicas.close()
+                await parts.weights.close()
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
@@ -149,7 +152,8 @@ class Controller:
         )
         checkpoint = None if setup.saved is None else setup.saved.checkpoint
         await parts.trainers.form([gang.slot_ids for gang in gangs if roles[gang.id] is Role.TRAIN], checkpoint)
-        await parts.training.publish_first(counters.num_steps)
+        await parts.weights.publish(counters.num_steps)
+        await parts.weights.settled()
         await asyncio.gather(*(parts.reallocation.begin(gang, roles[gang.id]) for gang in gangs))
         if counters.held_out_before is None and counters.num_steps == 0:
             parts.display.status = "scoring held-out prompts"
@@ -175,7 +179,7 @@ class Controller:
         ]
         while (report := await parts.training.step(self._stop)) is not None:
             await self._after_step(report)
-        await parts.training.settle()
+        await parts.weights.settled()
         await parts.reallocation.settle()
         for loop in loops:
             loop.cancel()
@@ -193,7 +197,7 @@ class Controller:
         parts.display.note_step(metrics)
         every = config.evaluation.every_steps
         if every and report.step % every == 0 and report.step < config.num_steps:
-            await parts.replicas.broadcast()
+            await parts.weights.settled()
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
@@ -218,7 +222,7 @@ class Controller:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
             display.status = "scoring held-out prompts"
-            await self._parts.replicas.broadcast()
+            await self._parts.weights.settled()
             await self._score_after_training()
             display.status = "summing up"
         if failure is not None:

@@ -10,13 +10,13 @@ from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.manager.gang_table import GangState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
 from rlserve.tracking.events import Decision
 from rlserve.tracking.progress import ProgressState, estimate_time_left_s
-from rlserve.weights.base import Transport
 
 _INTERVAL_S = 0.5
 
@@ -29,14 +29,14 @@ class RunDisplay:
         run: RunContext,
         setup: RunSetup,
         router: Router,
-        transport: Transport,
+        weights: WeightSync,
         replicas: Replicas,
         reallocation: Reallocation,
     ) -> None:
         self._run = run
         self._setup = setup
         self._router = router
-        self._transport = transport
+        self._weights = weights
         self._replicas = replicas
         self._reallocation = reallocation
         self._rate = Rate(run.clock)
@@ -88,6 +88,6 @@ class RunDisplay:
             num_moving=num_moving(self._reallocation),
             num_dead=table.count(GangState.DEAD),
             rollout_tokens_per_s=self._rollout_tokens_per_s,
-            weight_version=self._transport.version if self._transport.version >= 0 else None,
+            weight_version=self._weights.version if self._weights.version >= 0 else None,
             last_decision=self._decision,
         )

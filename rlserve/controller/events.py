@@ -8,6 +8,8 @@
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
+    WeightsTaken        weight sync               replicas: the router learns the version
+    WeightsNotTaken     weight sync               replicas: it is lost
     GroupsTrained       training loop             answer log
     HeldOutAnswered     evaluation                answer log
     tracking.Record     whoever did it            tracker: the run's files; the display, of a Decision
@@ -68,8 +70,24 @@ class RequestAnswered(ControllerEvent):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WeightsTaken(ControllerEvent):
+    """A replica serves a newer version of the weights."""
+
+    slot_id: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsNotTaken(ControllerEvent):
+    """A replica failed, or did not take a version in time; it is offered nothing more."""
+
+    slot_id: str
+    error: BaseException
+
+
+@dataclass(frozen=True, kw_only=True)
 class GroupsTrained(ControllerEvent):
-    """A training step was done on ``groups`` and published."""
+    """A training step was done on ``groups``."""
 
     step: int
     groups: Sequence[ScoredGroup]

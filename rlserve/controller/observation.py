@@ -87,7 +87,6 @@ class RolloutMetrics:
             "manager/num_moves_to_train": counters.moves_to_train,
             "manager/num_moves_to_rollout": counters.moves_to_rollout,
             "manager/move_s": self._reallocation.move_s,
-            "weights/load_s": replicas.load_s,
         }
         if stats:
             metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)

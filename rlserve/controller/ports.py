@@ -1,4 +1,4 @@
-"""What a run needs of the world outside the controller's process, and nothing more: workers, a scorer, a transport.
+"""What a run needs of the world outside the controller's process, and nothing more: workers and a scorer.
 
 A run hands in Ray's (``rlserve.controller.ray_ports``); tests and simulations hand in their own, and import no Ray.
 """
@@ -13,7 +13,7 @@ from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
 from rlserve.pool.slots import Slot
 from rlserve.rollout.scoring.base import AnswerScorer
-from rlserve.weights.base import Transport
+from rlserve.weights.offer import SentPart
 
 
 class RemoteMethod(Protocol):
@@ -21,6 +21,13 @@ class RemoteMethod(Protocol):
 
     def remote(self, *arguments: Any) -> Awaitable[Any]:
         """Call it; what is returned can be awaited once."""
+
+
+class SendMethod(Protocol):
+    """The method that sends weights: the first thing that it returns is for receivers alone, and is not awaited."""
+
+    def remote(self, version: int, needed: Sequence[int]) -> tuple[Any, Awaitable[SentPart]]:
+        """Call it."""
 
 
 class WorkerHandle(Protocol):
@@ -36,6 +43,8 @@ class WorkerHandle(Protocol):
     def start_rollout(self) -> RemoteMethod: ...
     @property
     def follow_rollout(self) -> RemoteMethod: ...
+    @property
+    def take_weights(self) -> RemoteMethod: ...
     @property
     def submit(self) -> RemoteMethod: ...
     @property
@@ -54,6 +63,14 @@ class WorkerHandle(Protocol):
     def step(self) -> RemoteMethod: ...
     @property
     def rollback(self) -> RemoteMethod: ...
+    @property
+    def snapshot_weights(self) -> RemoteMethod: ...
+    @property
+    def drop_snapshot(self) -> RemoteMethod: ...
+    @property
+    def send_weights(self) -> SendMethod: ...
+    @property
+    def discard_weights(self) -> RemoteMethod: ...
     @property
     def leave_training(self) -> RemoteMethod: ...
     @property
@@ -119,6 +136,5 @@ class Ports:
 
     fleet: Fleet
     scorer: AnswerScorer
-    transport: Transport
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""

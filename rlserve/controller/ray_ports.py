@@ -1,4 +1,4 @@
-"""The outside of a real run: workers and scorers as Ray actors, weights by the configured transport."""
+"""The outside of a real run: workers and scorers as Ray actors."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.gangs import Node
 from rlserve.rollout.scoring.factory import create_scorer
-from rlserve.weights.factory import create_transport
 
 
 def ray_ports(setup: RunSetup) -> Ports:
@@ -18,7 +17,6 @@ def ray_ports(setup: RunSetup) -> Ports:
     return Ports(
         fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
         scorer=create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log"),
-        transport=create_transport(setup.config.weights),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
     )
 

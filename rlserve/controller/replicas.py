@@ -4,7 +4,7 @@
 
     router ──assign──► submit ──► replica ──collect (long poll, one task a replica)──► RequestAnswered
                                      ▲
-    transport ──deliver──────────────┘   each replica at its own pace; the router learns the version after it
+    weight sync ─────────────────────┘   each replica at its own pace; the router learns the version after it
 
 A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: its
 requests wait again in the router, nothing it might still say is listened to, and ``WorkerLost`` is emitted.
@@ -19,14 +19,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
+from rlserve.controller.events import (
+    RequestAnswered,
+    RequestsReturned,
+    RequestsStarted,
+    WeightsNotTaken,
+    WeightsTaken,
+    WorkerLost,
+)
 from rlserve.controller.ports import Fleet
-from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.errors import (
-    ArgumentLostError,
-    RlserveError,
-    WeightsRefusedError,
     WorkerFailedError,
     WorkerLostError,
 )
@@ -35,8 +39,6 @@ from rlserve.pool.base import Collected, RolloutStats
 from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
-from rlserve.tracking.events import WeightEvent
-from rlserve.weights.base import Receipt, Transport
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +51,6 @@ class _Replica:
     worker: Any
     collecting: asyncio.Task[None] | None = None
     submits: set[asyncio.Task[None]] = field(default_factory=set)
-    updating: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One weight update at a time, so that versions arrive in order."""
-    version: int
-    load_s: float
-    """Time the engine stood still for its version."""
     leaving: bool = False
     stats: RolloutStats | None = None
     last_progress_s: float
@@ -63,7 +60,7 @@ class _Replica:
 
 
 class Replicas:
-    """Joins, feeds, updates and dismisses replicas."""
+    """Joins, feeds and dismisses replicas."""
 
     def __init__(
         self,
@@ -71,25 +68,24 @@ class Replicas:
         *,
         fleet: Fleet,
         router: Router,
-        transport: Transport,
-        trainers: TrainerGroup,
+        weights: WeightSync,
         capacity: int,
         switch_timeout_s: float,
         request_timeout_s: float,
     ) -> None:
-        """``trainers`` publish again what is gone of the newest version. ``capacity`` is how many samples a replica
-        may hold."""
+        """``capacity`` is how many samples a replica may hold."""
         self._run = run
         self._fleet = fleet
         self._router = router
-        self._transport = transport
-        self._trainers = trainers
+        self._weights = weights
         self._capacity = capacity
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
         self._replicas: dict[str, _Replica] = {}
         self._retired_tokens = 0
         self._retired_busy_s = 0.0
+        run.events.subscribe(WeightsTaken, self._note_version)
+        run.events.subscribe(WeightsNotTaken, self._lose_without_weights)
 
     @property
     def slot_ids(self) -> tuple[str, ...]:
@@ -115,11 +111,6 @@ class Replicas:
         """Seconds that engines have computed since the run began, all replicas that ever were together."""
         return self._retired_busy_s + sum(stats.busy_s for stats in self.stats.values())
 
-    @property
-    def load_s(self) -> float:
-        """Longest time that an engine stood still for the version that it serves."""
-        return max((replica.load_s for replica in self._replicas.values()), default=0.0)
-
     async def join(self, slot_id: str) -> None:
         """Bring a replica whose engine has just been formed to the newest weights, and only then let it serve.
 
@@ -127,12 +118,10 @@ class Replicas:
             WorkerFailedError: it was lost, or failed, on the way. If it served already, that was reported.
         """
         worker = self._fleet[slot_id]
-        receipt = await self._deliver(slot_id, worker)
+        receipt = await self._weights.take(slot_id)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
         replica = _Replica(
             worker=worker,
-            version=receipt.version,
-            load_s=receipt.load_s,
             last_progress_s=self._run.clock.now(),
             num_tokens_before=first.stats.num_generated_tokens,
         )
@@ -141,8 +130,7 @@ class Replicas:
         self._router.join(slot_id, version=receipt.version, capacity=self._capacity, time_s=now)
         replica.collecting = self._run.tasks.create_task(self._collect(slot_id))
         self.dispatch()
-        if receipt.version < self._transport.version:  # one was published while this one was on its way
-            await self._update(slot_id)
+        await self._weights.add(slot_id, receipt)
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost as soon as it served")
 
@@ -158,6 +146,7 @@ class Replicas:
         worker = replica.worker
         self._router.close(slot_id)
         replica.leaving = True
+        self._weights.remove(slot_id)
         await asyncio.gather(*replica.submits, return_exceptions=True)
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
@@ -166,12 +155,6 @@ class Replicas:
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost while it left")
         self._forget(slot_id, partials)
-
-    async def broadcast(self) -> float:
-        """Bring every replica to the newest weights, each at its next step boundary; returns the seconds it took."""
-        start = self._run.clock.now()
-        await asyncio.gather(*(self._update(slot_id) for slot_id in self.slot_ids))
-        return self._run.clock.now() - start
 
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""
@@ -247,43 +230,12 @@ class Replicas:
         except WorkerFailedError as error:
             self._lose(slot_id, replica, error)
 
-    async def _deliver(self, slot_id: str, worker: Any) -> Receipt:
-        start = self._run.clock.now()
-        receipt = await self._taken(slot_id, worker)
-        now = self._run.clock.now()
-        self._run.events.emit(WeightEvent(time_s=now, version=receipt.version, slot_id=slot_id, duration_s=now - start))
-        return receipt
+    def _note_version(self, event: WeightsTaken) -> None:
+        self._router.set_version(event.slot_id, event.version)
+        self.dispatch()
 
-    async def _taken(self, slot_id: str, worker: Any) -> Receipt:
-        """Let a worker take the newest version. What is gone with its publisher's node is published again: whoever was
-        to receive it is not to blame."""
-        while True:
-            num_publications = self._transport.num_publications
-            try:
-                return await self._transport.deliver(worker, slot_id)
-            except ArgumentLostError as error:
-                logger.warning("%s", error)
-                await self._trainers.publish_again(self._transport, num_publications)
-
-    async def _update(self, slot_id: str) -> None:
-        replica = self._replicas.get(slot_id)
-        if replica is None:
-            return  # it was lost since the update was asked for
-        async with replica.updating:
-            if replica.version >= self._transport.version or self._replicas.get(slot_id) is not replica:
-                return
-            try:
-                receipt = await self._deliver(slot_id, replica.worker)
-            except WeightsRefusedError:
-                raise  # what the engine holds is not what was published: nothing it says can be trusted
-            except RlserveError as error:
-                if not replica.leaving:
-                    self._lose(slot_id, replica, error)
-                return
-            replica.version, replica.load_s = receipt.version, receipt.load_s
-        if self._replicas.get(slot_id) is replica:
-            self._router.set_version(slot_id, receipt.version)
-            self.dispatch()
+    def _lose_without_weights(self, event: WeightsNotTaken) -> None:
+        self._lose(event.slot_id, self._replicas[event.slot_id], event.error)
 
     def _lose(self, slot_id: str, replica: _Replica, error: BaseException) -> None:
         if self._replicas.get(slot_id) is not replica:
@@ -297,6 +249,7 @@ class Replicas:
 
     def _forget(self, slot_id: str, partials: Sequence[RequestOutput] | None) -> None:
         replica = self._replicas.pop(slot_id)
+        self._weights.remove(slot_id)
         if replica.stats is not None:
             self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before

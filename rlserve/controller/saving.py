@@ -14,10 +14,10 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
 from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.pool.base import POLICY_FOLDER
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.summary import RunSummary
-from rlserve.weights.base import Transport
 
 
 class RunSaver:
@@ -29,7 +29,7 @@ class RunSaver:
         books: Books,
         setup: RunSetup,
         trainers: TrainerGroup,
-        transport: Transport,
+        weights: WeightSync,
         replicas: Replicas,
         reallocation: Reallocation,
     ) -> None:
@@ -37,7 +37,7 @@ class RunSaver:
         self._books = books
         self._setup = setup
         self._trainers = trainers
-        self._transport = transport
+        self._weights = weights
         self._replicas = replicas
         self._reallocation = reallocation
         self._loop_start_s: float | None = None
@@ -85,7 +85,7 @@ class RunSaver:
             self._current_counters(),
             self._books.ledger,
             held_out_after=held_out_after,
-            weight_version=self._transport.version,
+            weight_version=self._weights.version,
             seconds_total=self._run.clock.now(),
         )
 

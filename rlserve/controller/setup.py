@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import SavedRun
@@ -17,6 +18,7 @@ from rlserve.rollout.end_tokens import EndTokens
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker
+from rlserve.weights.config import SharedFolderConfig, WeightsConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,9 +53,19 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         engine=config.rollout.engine,
         trainer=config.trainer,
         algorithm=config.algorithm,
+        weights=weights_config(setup),
         switch_timeout_s=config.pool.switch_timeout_s,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
     )
+
+
+def weights_config(setup: RunSetup) -> WeightsConfig:
+    """How weights travel in this run: a transport through a folder has one that no other run uses."""
+    config = setup.config.weights
+    if not isinstance(config, SharedFolderConfig):
+        return config
+    folder = Path(config.folder) / setup.folder.name if config.folder else setup.folder.path / "weights"
+    return replace(config, folder=str(folder.absolute()))
 
 
 def sampling_params(config: RunConfig, end_tokens: EndTokens) -> SamplingParams:

@@ -2,7 +2,7 @@
 
 ::
 
-    form ──► step ──► publish ──► step …          add, remove, save: between two steps
+    form ──► step ──► step …          add, remove, save, snapshot of the weights: between two steps
                │         │
                └────┬────┘ a member is lost
                     ▼
@@ -22,11 +22,10 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.ports import Fleet
-from rlserve.controller.signal import Signal
 from rlserve.errors import (
     DeadlineExceededError,
     RlserveError,
@@ -38,9 +37,9 @@ from rlserve.manager.policies.base import Role
 from rlserve.remote import answer
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
-from rlserve.weights.base import Transport
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _MAX_FORMATIONS = 5
 _MENDABLE = (WorkerFailedError, DeadlineExceededError)
@@ -72,16 +71,18 @@ class TrainerGroup:
         """Members of each gang in the group; 1 where one is incomplete."""
         self._generation = 0
         self._num_completed = 0
-        """Steps that the members have completed."""
         self._boundary = asyncio.Lock()
-        self._has_stepped = True
-        """Since the last version was published, so that the members hold newer weights."""
-        self._published = Signal()
 
     @property
     def members(self) -> tuple[str, ...]:
         """Slots in order of rank."""
         return self._members
+
+    @property
+    def num_steps(self) -> int:
+        """Steps that the members have completed: between two steps, all hold the same weights as long as this has not
+        changed."""
+        return self._num_completed
 
     async def form(self, gangs: Sequence[Sequence[str]], restore_from: Path | None) -> None:
         """Form the first group of a run; rank 0 loads the model, which the others receive, or each its part of the
@@ -157,42 +158,27 @@ class TrainerGroup:
                 if not failures:
                     metrics = answers[self._members[0]]
                     self._num_completed = before + 1
-                    self._has_stepped = True
                     return metrics
                 await self._regroup_survivors(failures)
                 if self._num_completed > before:
-                    self._has_stepped = True
                     metrics = await self._by_leader(lambda leader: self._call(leader, "last_metrics"))
                     return metrics
 
-    async def publish(self, transport: Transport, version: int) -> None:
-        """Let the transport take version ``version`` of the weights from rank 0."""
-        async with self._boundary:
-            await self._by_leader(lambda leader: transport.publish(self._fleet[leader], version))
-            self._has_stepped = False
-        self._published.notify()
-
-    async def publish_again(self, transport: Transport, num_publications: int) -> None:
-        """Replace what is gone of the newest version, the ``num_publications``-th that was published; returns when the
-        transport has something to deliver again. Any member can give it, since all hold the same state. Where they have
-        stepped meanwhile, the next version comes anyhow, and is waited for.
+    async def by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
+        """Let rank 0 do something between two steps, and if it is lost, the next; returns what ``action`` does.
 
         Raises:
-            DeadlineExceededError: it does not come.
             WorkerFailedError: no member is left.
         """
         async with self._boundary:
-            if transport.num_publications == num_publications and not self._has_stepped:
-                logger.warning("version %d of the weights is gone and is published again", transport.version)
-                await self._by_leader(lambda leader: transport.publish(self._fleet[leader], transport.version))
-        what = f"the version after {transport.version}"
-        try:
-            async with asyncio.timeout(self._switch_timeout_s):
-                await self._published.wait_for(lambda: transport.num_publications > num_publications, what)
-        except TimeoutError:
-            raise DeadlineExceededError(
-                f"waiting for {what}: the trainers have stepped and published nothing for {self._switch_timeout_s:g} s"
-            ) from None
+            return await self._by_leader(action)
+
+    async def expel(self, slot_id: str, error: WorkerLostError) -> None:
+        """Between two steps, form the group anew without a member that was found lost, and report it; do nothing where
+        it is a member no more."""
+        async with self._boundary:
+            if slot_id in self._members:
+                await self._regroup(self._members, lost={slot_id: error})
 
     async def save(self, folder: Path) -> None:
         """Write the policy and the trainer's state into a folder that all nodes see.
@@ -213,8 +199,7 @@ class TrainerGroup:
     def _note_gang(self, slot_ids: Sequence[str]) -> None:
         self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))
 
-    async def _by_leader(self, action: Callable[[str], Awaitable[Any]]) -> Any:
-        """Let rank 0 do something, and if it is lost, the next."""
+    async def _by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
         while True:
             leader = self._members[0]
             try:

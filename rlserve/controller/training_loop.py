@@ -2,7 +2,7 @@
 
 ::
 
-    buffer.take ──► trainers.step ──► transport.publish ──► replicas.broadcast (in the background)
+    buffer.take ──► trainers.step ──► snapshot of the weights ──► on to the replicas (in the background)
          ▲                                  │
          │ unblocked by a scored group      └──► ledger: trained ──► admission has room again
 
@@ -23,15 +23,14 @@ import numpy as np
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import GroupsTrained
 from rlserve.controller.group_metrics import group_metrics
-from rlserve.controller.replicas import Replicas
 from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.batch import build_batch
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import ScoredGroup
-from rlserve.tracking.events import TrainedBatch, WeightEvent
+from rlserve.tracking.events import TrainedBatch
 from rlserve.trainers.batch import Batch
-from rlserve.weights.base import Transport
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +43,15 @@ class StepReport:
     metrics: Mapping[str, float]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Waits:
+    """How long a step waited before it could begin."""
+
+    batch_s: float
+    weights_s: float
+    """The part of it in which a version of the weights was on its way to the replicas."""
+
+
 class TrainingLoop:
     """Steps the trainers until the run has its steps, or a stop is asked for."""
 
@@ -53,8 +61,7 @@ class TrainingLoop:
         *,
         num_steps: int,
         trainers: TrainerGroup,
-        transport: Transport,
-        replicas: Replicas,
+        weights: WeightSync,
         buffer: SampleBuffer,
         folder: Path,
     ) -> None:
@@ -62,12 +69,9 @@ class TrainingLoop:
         self._run = run
         self._num_steps = num_steps
         self._trainers = trainers
-        self._transport = transport
-        self._replicas = replicas
+        self._weights = weights
         self._buffer = buffer
         self._folder = folder
-        self._broadcasts: set[asyncio.Task[None]] = set()
-        self._swap_s = 0.0
         self.waiting = False
         """For a batch."""
 
@@ -75,19 +79,12 @@ class TrainingLoop:
         """Do the next step; None where the run has all its steps, or ``stop`` came first."""
         if self._run.counters.num_steps >= self._num_steps:
             return None
-        start = self._run.clock.now()
+        start, weights_before_s = self._run.clock.now(), self._weights.busy_s
         groups = await self._next_batch(stop)
         if groups is None:
             return None
-        return await self._train(groups, start_s=start, wait_s=self._run.clock.now() - start)
-
-    async def settle(self) -> None:
-        """Wait until every broadcast is done."""
-        await asyncio.gather(*self._broadcasts)
-
-    async def publish_first(self, version: int) -> None:
-        """Publish the weights that the run begins with."""
-        await self._trainers.publish(self._transport, version)
+        waits = _Waits(batch_s=self._run.clock.now() - start, weights_s=self._weights.busy_s - weights_before_s)
+        return await self._train(groups, start_s=start, waits=waits)
 
     async def _next_batch(self, stop: asyncio.Event) -> list[ScoredGroup] | None:
         taken: list[ScoredGroup] | None = None
@@ -103,7 +100,7 @@ class TrainingLoop:
         self.waiting = False
         return taken
 
-    async def _train(self, groups: list[ScoredGroup], *, start_s: float, wait_s: float) -> StepReport:
+    async def _train(self, groups: list[ScoredGroup], *, start_s: float, waits: _Waits) -> StepReport:
         batch, step = await asyncio.to_thread(build_batch, groups), self._run.counters.num_steps + 1
         train_start = self._run.clock.now()
         try:
@@ -112,17 +109,13 @@ class TrainingLoop:
             saved = _save_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch is in {saved}") from error
         update_s = self._run.clock.now() - train_start
-        publish_start = self._run.clock.now()
-        await self._trainers.publish(self._transport, step)
-        publish_s = self._run.clock.now() - publish_start
-        self._run.events.emit(
-            WeightEvent(time_s=self._run.clock.now(), version=step, slot_id=None, duration_s=publish_s)
-        )
+        snapshot_start = self._run.clock.now()
+        await self._weights.publish(step)
+        snapshot_s = self._run.clock.now() - snapshot_start
         self._buffer.commit(time_s=self._run.clock.now())
         self._run.events.emit(trained_batch(step, groups))
         self._run.events.emit(GroupsTrained(step=step, groups=groups))
         self._count(batch, metrics)
-        self._broadcast()
         self._run.changed.notify()
         step_s = self._run.clock.now() - start_s
         num_tokens = len(batch.token_ids)
@@ -131,16 +124,15 @@ class TrainingLoop:
             metrics={
                 **metrics,
                 **group_metrics(groups),
+                **self._weights.metrics(),
                 "training/global_step": step,
                 "training/time_s": self._run.clock.now(),
                 "timing_s/step": step_s,
-                "timing_s/wait": wait_s,
+                "timing_s/wait": waits.batch_s,
+                "timing_s/weights": snapshot_s + waits.weights_s,
                 "timing_s/update_actor": update_s,
                 "perf/throughput": num_tokens / step_s,
                 "perf/total_num_tokens": num_tokens,
-                "weights/version": step,
-                "weights/publish_s": publish_s,
-                "weights/swap_s": self._swap_s,
             },
         )
 
@@ -153,14 +145,6 @@ class TrainingLoop:
         counters.sum_abs_log_prob_difference += metrics["training/log_prob_diff_mean"]
         if counters.seconds_to_first_step is None:
             counters.seconds_to_first_step = self._run.clock.now()
-
-    def _broadcast(self) -> None:
-        async def deliver() -> None:
-            self._swap_s = await self._replicas.broadcast()
-
-        task = self._run.tasks.create_task(deliver())
-        self._broadcasts.add(task)
-        task.add_done_callback(self._broadcasts.discard)
 
 
 def trained_batch(step: int, groups: Sequence[ScoredGroup]) -> TrainedBatch:

@@ -12,6 +12,7 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.weights.config import WeightsConfig
 
 POLICY_FOLDER = "policy"
 """Of a checkpoint: the policy as a Hugging Face folder."""
@@ -31,6 +32,8 @@ class WorkerSpec:
     engine: EngineConfig
     trainer: TrainerConfig
     algorithm: AlgorithmConfig
+    weights: WeightsConfig
+    """With the folder that this run sends through, if its transport has one."""
     switch_timeout_s: float
     """How long the ranks of one engine wait for each other."""
     log_path: Path

@@ -30,8 +30,9 @@ from rlserve.pool.roles.engine_rank import EngineRank
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Batch, Membership
-from rlserve.weights.base import Receipt
-from rlserve.weights.snapshot import WeightSnapshot
+from rlserve.weights.offer import Offer, Receipt, SentPart
+from rlserve.weights.receiver import Receiver
+from rlserve.weights.transports.factory import create_receiving_end
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +62,11 @@ class Worker:
     # -- rollout role ----------------------------------------------------------------------------------------
 
     def start_rollout(self, place: RankPlace | None) -> None:
-        """Take the rollout role. It serves from the first ``load_weights``. ``place`` is that of rank 0 in a gang of
+        """Take the rollout role. It serves from the first ``take_weights``. ``place`` is that of rank 0 in a gang of
         several; the others are called with ``follow_rollout`` at the same time."""
         assert self._rollout is None, "this worker rolls out already"
         assert not self._train.active, "a worker has one role at a time"
-        self._rollout = RolloutRole(self._rank.lead(place))
+        self._rollout = RolloutRole(self._rank.lead(place), Receiver(create_receiving_end(self._spec.weights)))
         logger.info("rollout role: started")
 
     def follow_rollout(self, place: RankPlace) -> None:
@@ -74,13 +75,14 @@ class Worker:
         self._rank.follow(place)
         logger.info("rollout role: rank %d of %d", place.rank, place.num_ranks)
 
-    def load_weights(self, snapshot: WeightSnapshot) -> Receipt:
-        """Swap in a version of the weights at a step boundary.
+    def take_weights(self, offer: Offer, *cargo: Any) -> Receipt:
+        """Receive what is offered and swap it in at a step boundary. ``cargo`` is that of the parts, in their order.
 
         Raises:
             WeightsRefusedError: damaged, older than what is loaded, or not for this model.
+            ArgumentLostError: what was sent is gone.
         """
-        return self._rollout_role().load_weights(snapshot)
+        return self._rollout_role().take_weights(offer, cargo)
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue a batch of requests."""
@@ -132,10 +134,23 @@ class Worker:
         """Of the last completed training step."""
         return self._train.last_metrics()
 
-    def pack_weights(self, version: int) -> tuple[WeightSnapshot, int]:
-        """The policy's weights in the engines' type, and their fingerprint. Any member has them."""
-        snapshot = self._train.pack_weights(version)
-        return snapshot, snapshot.fingerprint
+    def snapshot_weights(self, version: int) -> None:
+        """Copy the policy's weights at a step boundary, to be sent as ``version``."""
+        self._train.snapshot_weights(version)
+
+    def drop_snapshot(self, version: int) -> None:
+        """Free a copy that is not going to be sent."""
+        self._train.sender.drop_snapshot(version)
+
+    @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
+    def send_weights(self, version: int, needed: Sequence[int]) -> tuple[Any, SentPart]:
+        """Send a copy, beside whatever else this worker does (:meth:`Sender.send`). The cargo is for receivers alone:
+        it stays in the object store."""
+        return self._train.sender.send(version, needed)
+
+    def discard_weights(self) -> None:
+        """Remove all that was sent: the run is over."""
+        self._train.sender.discard_all()
 
     def leave_training(self) -> None:
         """Give the train role up and free its memory."""

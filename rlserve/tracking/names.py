@@ -70,6 +70,8 @@ METRICS: Mapping[str, str] = {
     STEP_S: "seconds of the training step, waiting included",
     WAIT_S: "seconds that the trainer waited for samples",
     "timing_s/update_actor": "seconds of forward, backward and optimizer",
+    "timing_s/weights": "seconds of the step that training waited for weights: the copy, and of the wait for the batch "
+    "what fell into the time that a version was on its way to the replicas",
     TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",
     "perf/total_num_tokens": "prompt and response tokens of the step",
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
@@ -94,9 +96,10 @@ METRICS: Mapping[str, str] = {
     QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
     "manager/num_moves_to_{train,rollout}": "moves since the run began",
     "manager/move_s": "seconds of the last move",
-    "weights/version": "version that the trainer published last",
-    "weights/publish_s": "seconds of publishing a version",
+    "weights/version": "newest version that replicas can take",
+    "weights/snapshot_s": "seconds that training stood still for a copy of the weights",
+    "weights/publish_s": "seconds from the copy until replicas could take the version, beside the training",
     "weights/load_s": "longest that an engine stood still for its version: the swap and the proof of what is loaded",
-    "weights/swap_s": "seconds until the last replica served the version",
+    "weights/swap_s": "seconds from then until the last replica served the version",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""

@@ -1,1 +1,13 @@
-"""Getting a version of the weights from the trainer into the running engines, and proof that it arrived."""
+"""How a version of the weights gets from the trainers into the running engines, and proof that it arrived.
+
+::
+
+    trainer's worker                    controller                        replica's worker
+    ────────────────                    ──────────                        ────────────────
+    Sender.take_snapshot  ◄── version ─ step boundary
+    Sender.send           ◄─────────── (the next step trains)
+        │ SendingEnd.send ─ cargo ┐
+        └ SentPart ─────────────► Offer ─── offer, cargo (unopened) ──► Receiver.receive
+                                                                           │ ReceivingEnd.receive
+                                  Receipt ◄────────── loaded, fingerprint ─┘
+"""

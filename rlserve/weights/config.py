@@ -9,13 +9,32 @@ from rlserve.errors import check_fields
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsConfig:
-    """How a new version of the weights gets from the trainer into the engines."""
+class ObjectStoreConfig:
+    """Weights go from the trainers into the engines through Ray's object store."""
 
     transport: Literal["object_store"] = "object_store"
-    """Ray's object store."""
+    """How new weights get from the trainers into the engines."""
     timeout_s: float = 120.0
-    """Deadline of one replica taking one version."""
+    """Deadline of a trainer sending a version, and of a replica taking it."""
 
     def __post_init__(self) -> None:
         check_fields(self, {"timeout_s": self.timeout_s > 0 or "must be above 0"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedFolderConfig:
+    """Weights go from the trainers into the engines as files in a folder that all nodes see."""
+
+    transport: Literal["shared_folder"] = "shared_folder"
+    """How new weights get from the trainers into the engines."""
+    folder: str = ""
+    """The folder, in which the run makes its own; empty takes the run's folder. One in memory is fastest."""
+    timeout_s: float = 120.0
+    """Deadline of a trainer sending a version, and of a replica taking it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"timeout_s": self.timeout_s > 0 or "must be above 0"})
+
+
+WeightsConfig = ObjectStoreConfig | SharedFolderConfig
+"""One of them, by ``transport``."""

@@ -55,11 +55,13 @@ def test_no_group_is_trained_twice(finished: Run) -> None:
         assert all(len(rewards) == 2 for rewards in line["rewards"])
 
 
-def test_every_version_reached_every_replica(finished: Run) -> None:
+def test_versions_reach_every_replica_in_order_up_to_the_last(finished: Run) -> None:
     published = [event["version"] for event in finished.events("weights") if event["slot_id"] is None]
     taken = [event["version"] for event in finished.events("weights") if event["slot_id"] == "cpu-b/0"]
-    assert published == [1, 2, 3]
-    assert taken == [0, 1, 2, 3]
+    for versions in (published, taken):
+        assert versions == sorted(set(versions))
+        assert (versions[0], versions[-1]) == (0, 3)
+    assert set(taken) <= set(published)
 
 
 def test_every_step_has_its_metrics(finished: Run) -> None:

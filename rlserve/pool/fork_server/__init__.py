@@ -34,7 +34,7 @@ WORKER_MODULES = (
     "transformers.models.qwen3.modeling_qwen3",  # what it imports is most of what every family imports
     "rlserve.engine.core.engine",
     "rlserve.trainers.factory",
-    "rlserve.weights.snapshot",
+    "rlserve.weights.packing",
 )
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
 PREFIX = "rlserve-fork-"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
+from typing import Any
 
 from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
-from rlserve.weights.base import Receipt
-from rlserve.weights.snapshot import WeightSnapshot, unpack
+from rlserve.weights.offer import Offer, Receipt
+from rlserve.weights.receiver import Receiver
 
 logger = logging.getLogger(__name__)
 
@@ -24,20 +26,28 @@ class RolloutRole:
     once the engine has failed, and all but :meth:`collect` once the role is being given up.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, receiver: Receiver) -> None:
         self._engine = engine
+        self._receiver = receiver
         self._loop = EngineLoop(engine)
         self._answers = self._loop.subscribe_answers()
 
-    def load_weights(self, snapshot: WeightSnapshot) -> Receipt:
+    def take_weights(self, offer: Offer, cargo: Sequence[Any]) -> Receipt:
         """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
-        tensors = unpack(snapshot)
+        begin = time.perf_counter()
+        tensors = self._receiver.receive(offer, cargo)
+        receive_s = time.perf_counter() - begin
 
         def swap(engine: Engine) -> Receipt:
             start = time.perf_counter()
-            engine.load_weights(snapshot.version, tensors)
+            engine.load_weights(offer.version, tensors)
             loaded = fingerprint(engine.named_weights())
-            return Receipt(version=engine.weight_version, fingerprint=loaded, load_s=time.perf_counter() - start)
+            return Receipt(
+                version=engine.weight_version,
+                fingerprint=loaded,
+                receive_s=receive_s,
+                load_s=time.perf_counter() - start,
+            )
 
         return self._loop.run(swap)
 

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 from rlserve.errors import CheckpointError, WorkerFailedError
 from rlserve.pool.base import POLICY_FOLDER, WorkerSpec
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
-from rlserve.weights.snapshot import WeightSnapshot, pack
+from rlserve.weights.sender import Sender
+from rlserve.weights.transports.factory import create_sending_end
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ class TrainRole:
         self._spec = spec
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
+        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), getattr(torch, spec.engine.dtype))
+        """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
         self.active = False
         """Whether the worker has the role now."""
 
@@ -67,10 +70,10 @@ class TrainRole:
         with self._lock:
             return self._active_trainer().last_metrics
 
-    def pack_weights(self, version: int) -> WeightSnapshot:
-        """The policy's weights in the engines' type. Any member has them."""
+    def snapshot_weights(self, version: int) -> None:
+        """Copy the policy's weights for the sender, in the engines' type. Any member has them."""
         with self._lock:
-            return pack(version, self._active_trainer().weights(), getattr(torch, self._spec.engine.dtype))
+            self.sender.take_snapshot(version, self._active_trainer().weights())
 
     def leave(self) -> None:
         """Give the role up and free its memory."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -18,14 +18,12 @@ from rlserve.controller.events import ControllerEvent, EventBus
 from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
-from rlserve.errors import ArgumentLostError
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo, WorkerSpec
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
-from rlserve.remote import answer
 from rlserve.tracking.events import Record
-from rlserve.weights.base import Receipt, Transport
+from rlserve.weights.offer import Receipt, SentPart
 
 
 class FakeWorker:
@@ -40,6 +38,10 @@ class FakeWorker:
             "join_training": 0,
             "load_trainer": 0,
             "step": {"loss": 1.0},
+            "send_weights": lambda version, needed: SentPart(sender=slot_id, num_bytes=8, fingerprint=version),
+            "take_weights": lambda offer, *cargo: Receipt(
+                version=offer.version, fingerprint=offer.fingerprint, receive_s=0.0, load_s=0.0
+            ),
         }
         self.arguments: dict[str, list[tuple[Any, ...]]] = {}
         self._pending: set[asyncio.Future[Any]] = set()
@@ -72,8 +74,11 @@ class FakeMethod:
     def __init__(self, worker: FakeWorker, method: str) -> None:
         self._worker, self._method = worker, method
 
-    def remote(self, *arguments: Any) -> Coroutine[Any, Any, Any]:
-        return self._worker.call(self._method, arguments)
+    def remote(self, *arguments: Any) -> Any:
+        call = self._worker.call(self._method, arguments)
+        if self._method == "send_weights":  # two values: what receivers are given, and what the controller is told
+            return f"version {arguments[0]} from {self._worker.slot_id}", call
+        return call
 
 
 class FakeReplica(FakeWorker):
@@ -179,45 +184,6 @@ def make_gang(*slot_ids: str, node_id: str | None = None) -> Gang:
         Slot(id=slot_id, type=slot_type("cpu"), prefer=None, num_threads=1, node_id=node_id) for slot_id in slot_ids
     )
     return Gang(id="+".join(slot_ids), slots=slots)
-
-
-class FakeTransport(Transport):
-    """Counts versions and writes down who took which."""
-
-    num_publications = 0
-
-    def __init__(self) -> None:
-        self.newest = 0
-        self.timeout_s = 5.0
-        self.num_publications = 1
-        self.is_gone = False
-        """What was published is gone with the node that held it."""
-        self.published_by: list[str] = []
-        self.taken: list[tuple[str, int]] = []
-        self.after_delivery: Any = None
-
-    @property
-    def version(self) -> int:
-        return self.newest
-
-    async def publish(self, trainer: Any, version: int) -> None:
-        await answer(trainer.pack_weights.remote(version), timeout_s=5.0, what="trainer")
-        self.published_by.append(trainer.slot_id)
-        self.newest = version
-        self.num_publications += 1
-        self.is_gone = False
-
-    async def deliver(self, replica: Any, name: str) -> Receipt:
-        version = self.newest
-        if self.is_gone:
-            raise ArgumentLostError(f"{name}: version {version} is gone")
-        call = replica.load_weights.remote(version)
-        await answer(call, timeout_s=self.timeout_s, what=f"the replica on {name}")
-        self.taken.append((replica.slot_id, version))
-        if self.after_delivery is not None:
-            action, self.after_delivery = self.after_delivery, None
-            action()
-        return Receipt(version=version, fingerprint=0, load_s=0.0)
 
 
 class FakeClock(RunClock):

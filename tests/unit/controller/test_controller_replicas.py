@@ -11,7 +11,6 @@ from controller_fakes import (
     FakeClock,
     FakeFleet,
     FakeReplica,
-    FakeTransport,
     recorded,
     run_context,
     settled,
@@ -21,23 +20,31 @@ from controller_fakes import (
 from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
-from rlserve.errors import WeightsRefusedError, WorkerFailedError
+from rlserve.errors import WorkerFailedError
 from rlserve.manager.policies.base import Role
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import WeightEvent
+from rlserve.weights.offer import Receipt
 
 
 class Setting:
     """Replicas over fake workers, with a real router."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *slot_ids: str, request_timeout_s: float = 5.0) -> None:
-        self.fleet = FakeFleet(slot_ids, FakeReplica)
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *slot_ids: str,
+        request_timeout_s: float = 5.0,
+        weights_timeout_s: float = 5.0,
+    ) -> None:
+        self.fleet = FakeFleet((*slot_ids, "trainer"), FakeReplica)
         self.router = Router()
-        self.transport = FakeTransport()
         self.clock = FakeClock(0.0)
         self.context = run_context(tasks, self.clock)
         events = self.context.events
@@ -46,14 +53,14 @@ class Setting:
         self.returned = recorded(events, RequestsReturned)
         self.losses = recorded(events, WorkerLost)
         self.deliveries = recorded(events, WeightEvent)
-        self.published_again: list[int] = []
-        fakes: Any = self
+        fleet: Any = self.fleet
+        self.trainers = TrainerGroup(fleet, events, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
+        self.weights = WeightSync(self.context, fleet, self.trainers, timeout_s=weights_timeout_s)
         self.replicas = Replicas(
             self.context,
-            fleet=fakes.fleet,
+            fleet=fleet,
             router=self.router,
-            transport=self.transport,
-            trainers=fakes,
+            weights=self.weights,
             capacity=4,
             switch_timeout_s=5.0,
             request_timeout_s=request_timeout_s,
@@ -72,25 +79,27 @@ class Setting:
 
     @property
     def delivered(self) -> list[tuple[str | None, int]]:
-        return [(event.slot_id, event.version) for event in self.deliveries]
+        return [(event.slot_id, event.version) for event in self.deliveries if event.slot_id is not None]
 
-    async def publish_again(self, transport: FakeTransport, num_publications: int) -> None:
-        self.published_again.append(num_publications)
-        transport.is_gone = False
-        transport.num_publications += 1
+    async def begin(self) -> None:
+        """There are weights to serve, of version 0."""
+        await self.trainers.form([("trainer",)], None)
+        await self.weights.publish(0)
+        await self.weights.settled()
+        self.fleet.log.clear()
 
     def worker(self, slot_id: str) -> FakeReplica:
         worker = self.fleet[slot_id]
         assert isinstance(worker, FakeReplica)
         return worker
 
-    def submit(self, *group_ids: str) -> None:
+    def submit(self, *group_ids: str, admitted_version: int = 0) -> None:
         for position, group_id in enumerate(group_ids):
             group = PromptGroup(
                 id=group_id, position=position, row=position, prompt_text="", prompt_token_ids=(position,), answer=None
             )
             requests = TrainingRequests(sampling=SamplingParams(n=1), run_seed=0)
-            self.router.submit(requests.of(group, admitted_version=0), time_s=self.clock.now())
+            self.router.submit(requests.of(group, admitted_version=admitted_version), time_s=self.clock.now())
         self.replicas.dispatch()
 
     def ask(self, *names: str) -> asyncio.Task[list[RequestOutput]]:
@@ -112,12 +121,13 @@ def training_id(group_id: str) -> RequestId:
     return RequestId(kind=RequestKind.TRAINING, name=group_id)
 
 
-def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, request_timeout_s: float = 5.0) -> None:
+def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, **timeouts: float) -> None:
     """Run a scenario; every task that was spawned must end without an error."""
 
     async def whole() -> None:
         async with asyncio.TaskGroup() as tasks:
-            setting = Setting(tasks, *slot_ids, request_timeout_s=request_timeout_s)
+            setting = Setting(tasks, *slot_ids, **timeouts)
+            await setting.begin()
             await asyncio.wait_for(scenario(setting), 10)
             await setting.replicas.close()
 
@@ -130,7 +140,7 @@ def test_a_replica_serves_only_with_the_newest_weights() -> None:
         await setting.replicas.join("a")
         await settled()
         methods = [method for _, method in setting.fleet.log]
-        assert methods == ["load_weights", "submit"]
+        assert methods == ["take_weights", "submit"]
         assert [event.ids for event in setting.started] == [(training_id("0:0"),)]
 
     run(scenario, "a")
@@ -138,22 +148,30 @@ def test_a_replica_serves_only_with_the_newest_weights() -> None:
 
 def test_a_version_published_while_a_replica_joins_reaches_it_before_it_is_in() -> None:
     async def scenario(setting: Setting) -> None:
-        setting.transport.after_delivery = lambda: setattr(setting.transport, "newest", 1)
-        await setting.replicas.join("a")
+        with unfinished(setting.worker("a"), "take_weights") as taken:
+            joining = asyncio.create_task(setting.replicas.join("a"))
+            await settled()
+            await setting.weights.publish(1)
+            await settled()
+        taken.set_result(Receipt(version=0, fingerprint=0, receive_s=0.0, load_s=0.0))
+        await joining
         assert setting.delivered == [("a", 0), ("a", 1)]
 
     run(scenario, "a")
 
 
-def test_a_broadcast_brings_each_replica_to_the_newest_version_once() -> None:
+def test_the_router_knows_what_a_replica_serves_and_groups_that_wait_for_it_go_out() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
-        await setting.replicas.join("b")
-        setting.transport.newest = 3
-        await asyncio.gather(setting.replicas.broadcast(), setting.replicas.broadcast())
-        assert setting.delivered == [("a", 0), ("b", 0), ("a", 3), ("b", 3)]
+        setting.submit("0:0", admitted_version=1)
+        await settled()
+        assert setting.worker("a").held == {}
+        await setting.weights.publish(1)
+        await setting.weights.settled()
+        await settled()
+        assert list(setting.worker("a").held) == ["training/0:0#0"]
 
-    run(scenario, "a", "b")
+    run(scenario, "a")
 
 
 def test_time_that_engines_computed_counts_also_of_replicas_that_left() -> None:
@@ -245,18 +263,19 @@ def test_an_answer_that_comes_too_late_is_passed_over() -> None:
 
 def test_a_replica_lost_while_it_joins_is_not_served_from() -> None:
     async def scenario(setting: Setting) -> None:
-        setting.worker("a").answers["load_weights"] = WorkerFailedError("no memory")
+        take = setting.worker("a").answers["take_weights"]
+        setting.worker("a").answers["take_weights"] = WorkerFailedError("no memory")
         with pytest.raises(WorkerFailedError):
             await setting.replicas.join("a")
+        setting.worker("a").answers["take_weights"] = take
         assert setting.replicas.slot_ids == ()
 
-        def new_version_and_death() -> None:
-            setting.transport.newest = 1
-            asyncio.get_running_loop().call_soon(setting.worker("b").kill)
-
-        setting.transport.after_delivery = new_version_and_death
-        with pytest.raises(WorkerFailedError):
-            await setting.replicas.join("b")
+        with unfinished(setting.worker("b"), "take_weights"):
+            joining = asyncio.create_task(setting.replicas.join("b"))
+            await settled()
+            setting.worker("b").kill()
+            with pytest.raises(WorkerFailedError):
+                await joining
         assert setting.replicas.slot_ids == ()
 
     run(scenario, "a", "b")
@@ -299,60 +318,16 @@ def test_a_replica_that_is_lost_while_it_leaves() -> None:
     run(scenario, "a")
 
 
-def test_refused_weights_stop_the_run() -> None:
-    """What the engine holds is not what was published: nothing that it says can be trusted."""
-
-    async def scenario(setting: Setting) -> None:
-        await setting.replicas.join("a")
-        setting.transport.newest = 1
-        setting.worker("a").answers["load_weights"] = WeightsRefusedError("wrong fingerprint")
-        with pytest.raises(WeightsRefusedError):
-            await setting.replicas.broadcast()
-        setting.worker("a").answers["load_weights"] = None
-
-    run(scenario, "a")
-
-
-def test_a_replica_lost_in_the_tick_of_a_broadcast_does_not_end_the_run() -> None:
-    async def scenario(setting: Setting) -> None:
-        await setting.replicas.join("a")
-        await setting.replicas.join("b")
-        setting.transport.newest = 1
-        broadcast = setting.replicas.broadcast()
-        updates = asyncio.create_task(broadcast)
-        asyncio.get_running_loop().call_soon(setting.replicas.forget, "b")  # after the updates were made, before theirs
-        await updates
-        assert setting.delivered == [("a", 0), ("b", 0), ("a", 1)]
-        assert setting.replicas.slot_ids == ("a",)
-
-    run(scenario, "a", "b")
-
-
-def test_what_is_gone_with_its_publisher_is_published_again_and_no_receiver_is_blamed() -> None:
-    async def scenario(setting: Setting) -> None:
-        await setting.replicas.join("a")
-        await setting.replicas.join("b")
-        setting.transport.newest, setting.transport.is_gone = 1, True
-        await setting.replicas.broadcast()
-        assert sorted(setting.delivered[2:]) == [("a", 1), ("b", 1)]
-        assert set(setting.published_again) == {1}
-        setting.transport.is_gone = True
-        await setting.replicas.join("late")
-        assert setting.lost == []
-        assert setting.replicas.slot_ids == ("a", "b", "late")
-
-    run(scenario, "a", "b", "late")
-
-
-def test_a_replica_that_stands_still_at_the_last_version_is_lost_by_name_and_the_broadcast_ends() -> None:
-    """The end of a run waits for every broadcast: one that does not answer must not hold it up past the deadline."""
+def test_a_replica_that_does_not_take_the_last_version_is_lost_by_name_and_nothing_waits_for_it() -> None:
+    """The end of a run waits for every version under way: a replica that does not answer must not hold it up past the
+    deadline."""
 
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
         await setting.replicas.join("b")
-        setting.transport.newest, setting.transport.timeout_s = 1, 0.01
-        with unfinished(setting.worker("b"), "load_weights"):
-            await setting.replicas.broadcast()
+        with unfinished(setting.worker("b"), "take_weights"):
+            await setting.weights.publish(1)
+            await setting.weights.settled()
         assert setting.lost == ["b"]
         assert "the replica on b" in str(setting.losses[0].error)
         answer = setting.ask("x")
@@ -360,7 +335,22 @@ def test_a_replica_that_stands_still_at_the_last_version_is_lost_by_name_and_the
         setting.worker("a").finish("evaluation/x#0")
         assert len(await answer) == 1
 
-    run(scenario, "a", "b")
+    run(scenario, "a", "b", weights_timeout_s=0.01)
+
+
+def test_a_version_under_way_to_a_replica_that_leaves_is_no_matter() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        with unfinished(setting.worker("a"), "take_weights") as taken:
+            await setting.weights.publish(1)
+            await settled()
+            await setting.replicas.leave("a")
+            taken.set_exception(WorkerFailedError("the rollout role was given up before the call ran"))
+            await settled()
+        assert setting.lost == []
+        assert setting.delivered == [("a", 0)]
+
+    run(scenario, "a")
 
 
 def test_requests_outside_the_ledger_that_do_not_get_on_end_with_where_they_are() -> None:

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, FakeTransport, recorded, settled, unfinished
+from controller_fakes import FakeFleet, recorded, settled, unfinished
 
 from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
@@ -112,36 +112,6 @@ def test_a_member_that_is_ended_in_mid_step_is_lost_at_once() -> None:
     asyncio.run(scenario())
 
 
-def test_a_version_that_is_gone_is_published_again_by_whoever_is_left() -> None:
-    async def scenario() -> None:
-        setting, transport = await Setting("a", "b").formed(), FakeTransport()
-        await setting.group.publish(transport, 1)
-        setting.fleet["a"].kill()
-        await asyncio.gather(*(setting.group.publish_again(transport, transport.num_publications) for _ in range(3)))
-        assert transport.published_by == ["a", "b"], "once for all who ask"
-        assert transport.version == 1
-        assert setting.lost == ["a"]
-
-    asyncio.run(scenario())
-
-
-def test_weights_of_a_later_step_are_never_published_under_the_version_before() -> None:
-    async def scenario() -> None:
-        setting, transport = await Setting("a").formed(), FakeTransport()
-        await setting.group.publish(transport, 1)
-        await setting.group.step(BATCH)
-        again = asyncio.create_task(setting.group.publish_again(transport, transport.num_publications))
-        await settled()
-        assert not again.done()
-        assert transport.published_by == ["a"]
-        await setting.group.publish(transport, 2)
-        await again
-        assert transport.published_by == ["a", "a"]
-        assert transport.version == 2
-
-    asyncio.run(scenario())
-
-
 def test_a_loss_that_is_not_finite_is_the_runs_error() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()
@@ -165,12 +135,49 @@ def test_nobody_left() -> None:
     asyncio.run(scenario())
 
 
-def test_the_next_rank_publishes_when_the_first_is_lost() -> None:
+def test_the_next_rank_does_what_the_first_is_lost_over() -> None:
     async def scenario() -> None:
-        setting, transport = await Setting("a", "b").formed(), FakeTransport()
-        setting.fleet["a"].kill()
-        await setting.group.publish(transport, 1)
-        assert transport.published_by == ["b"]
+        setting = await Setting("a", "b").formed()
+        asked: list[str] = []
+
+        async def action(leader: str) -> int:
+            asked.append(leader)
+            if leader == "a":
+                raise WorkerLostError("a is silent")
+            return 7
+
+        assert await setting.group.by_leader(action) == 7
+        assert asked == ["a", "b"]
+        assert setting.lost == ["a"]
+
+    asyncio.run(scenario())
+
+
+def test_the_state_is_another_with_each_step_and_with_nothing_else() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", others=("new",)).formed()
+        await setting.group.add(("new",))
+        await setting.group.remove(("a",), on_leaving=lambda: None)
+        assert setting.group.num_steps == 0
+        await setting.group.step(BATCH)
+        assert setting.group.num_steps == 1
+
+    asyncio.run(scenario())
+
+
+def test_a_member_that_is_found_lost_between_two_steps_is_expelled_once() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        with unfinished(setting.fleet["b"], "step") as answer:
+            step = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            error = WorkerLostError("a did not send its weights")
+            expulsions = [asyncio.create_task(setting.group.expel("a", error)) for _ in range(2)]
+            await settled()
+            assert setting.group.members == ("a", "b"), "the step is not done"
+            answer.set_result({"loss": 1.0})
+            await asyncio.gather(step, *expulsions)
+        assert setting.group.members == ("b",)
         assert setting.lost == ["a"]
 
     asyncio.run(scenario())

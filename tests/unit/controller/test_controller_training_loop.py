@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from controller_fakes import FakeTransport, output, recorded, run_context, settled
+from controller_fakes import FakeClock, output, recorded, run_context, settled
 
 from rlserve.controller.events import GroupsTrained
 from rlserve.controller.training_loop import StepReport, TrainingLoop
@@ -21,14 +21,17 @@ from rlserve.tracking.events import TrainedBatch
 
 
 class Setting:
-    """Steps of one prompt group; four groups are in the buffer."""
+    """Steps of one prompt group; some groups are in the buffer."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, folder: Path, num_steps: int) -> None:
+    def __init__(self, tasks: asyncio.TaskGroup, folder: Path, num_steps: int, *, num_groups: int = 4) -> None:
         self.log: list[str] = []
         self.reports: list[StepReport] = []
         self.ledger = Ledger(prompts_per_step=1, max_staleness=3)
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=1)
-        self.context = run_context(tasks)
+        self.clock = FakeClock(0.0)
+        self.busy_s = 0.0
+        """Seconds in which versions of the weights were under way."""
+        self.context = run_context(tasks, self.clock)
         self.counters, self.changed = self.context.counters, self.context.changed
         self.trained = recorded(self.context.events, GroupsTrained)
         self.batches = recorded(self.context.events, TrainedBatch)
@@ -38,13 +41,12 @@ class Setting:
             self.context,
             num_steps=num_steps,
             trainers=fakes,
-            transport=FakeTransport(),
-            replicas=fakes,
+            weights=fakes,
             buffer=self.buffer,
             folder=folder,
         )
-        for position in range(4):
-            self._buffer_group(position)
+        for position in range(num_groups):
+            self.buffer_group(position)
 
     async def step(self, batch: Any) -> dict[str, float]:
         self.log.append(f"step {batch.sample_ids}")
@@ -52,12 +54,12 @@ class Setting:
             raise self.failure
         return {"training/log_prob_diff_mean": 0.5}
 
-    async def publish(self, transport: Any, version: int) -> None:
-        self.log.append(f"publish {version}, {self.ledger.num_trained} trained")
+    async def publish(self, version: int) -> None:
+        self.log.append(f"snapshot {version}, {self.ledger.num_trained} trained")
+        self.clock.now_s += 1.0
 
-    async def broadcast(self) -> float:
-        self.log.append(f"broadcast, {self.ledger.num_trained} trained")
-        return 0.0
+    def metrics(self) -> dict[str, float]:
+        return {"weights/version": 0.0}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Step until there is nothing more to do."""
@@ -65,9 +67,8 @@ class Setting:
             await settled()
             self.reports.append(report)
             self.log.append(f"after step {report.step}")
-        await self.loop.settle()
 
-    def _buffer_group(self, position: int) -> None:
+    def buffer_group(self, position: int) -> None:
         name = f"0:{position}"
         group = PromptGroup(
             id=name, position=position, row=position, prompt_text="", prompt_token_ids=(1, 2), answer=None
@@ -81,15 +82,14 @@ class Setting:
         self.buffer.put(scored, time_s=0.0)
 
 
-def test_a_step_is_published_before_its_groups_count_as_trained(tmp_path: Path) -> None:
+def test_the_weights_of_a_step_are_copied_before_its_groups_count_as_trained(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             setting = Setting(tasks, tmp_path, num_steps=1)
             await setting.run(asyncio.Event())
         assert setting.log == [
             "step ('0:0/0#0',)",
-            "publish 1, 0 trained",
-            "broadcast, 1 trained",
+            "snapshot 1, 0 trained",
             "after step 1",
         ]
         (batch,) = setting.batches
@@ -131,5 +131,23 @@ def test_a_loss_that_is_not_finite_keeps_the_batch_and_trains_nothing(tmp_path: 
         assert setting.ledger.num_trained == 0
         with np.load(tmp_path / "failed_batch_step_1.npz") as batch:
             assert batch["token_ids"].tolist() == [1, 2, 7]
+
+    asyncio.run(scenario())
+
+
+def test_time_that_a_step_waits_for_weights_is_the_snapshot_and_the_waiting_while_they_travel(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=2, num_groups=1)
+            running = asyncio.create_task(setting.run(asyncio.Event()))
+            while not setting.loop.waiting:
+                await settled()
+            setting.clock.now_s += 10.0
+            setting.busy_s += 3.0
+            setting.buffer_group(1)
+            setting.changed.notify()
+            await running
+        found = [(report.metrics["timing_s/wait"], report.metrics["timing_s/weights"]) for report in setting.reports]
+        assert found == [(0.0, 1.0), (10.0, 4.0)]
 
     asyncio.run(scenario())

@@ -13,11 +13,17 @@ from engine_fakes import FakeEngine, requests_of
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.roles.rollout import RolloutRole
-from rlserve.weights.snapshot import WeightSnapshot, pack
+from rlserve.weights.config import ObjectStoreConfig
+from rlserve.weights.offer import Offer, SentPart
+from rlserve.weights.packing import PackedWeights, take_snapshot
+from rlserve.weights.receiver import Receiver
+from rlserve.weights.transports.factory import create_receiving_end
 
 
-def _snapshot(version: int) -> WeightSnapshot:
-    return pack(version, {"weight": torch.full((4,), float(version))}, torch.float32)
+def _offered(version: int) -> tuple[Offer, list[PackedWeights]]:
+    snapshot = take_snapshot(version, {"weight": torch.full((4,), float(version))}, torch.float32)
+    part = SentPart(sender="trainer", num_bytes=16, fingerprint=snapshot.fingerprint())
+    return Offer(version=version, parts=(part,)), [snapshot.pack()]
 
 
 def _collect_all(role: RolloutRole) -> list[str]:
@@ -37,7 +43,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def role(engine: Any) -> RolloutRole:
-    return RolloutRole(engine)
+    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())))
 
 
 def test_every_output_is_handed_out_exactly_once(role: RolloutRole) -> None:
@@ -56,12 +62,12 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, role: Rollou
     role.submit(requests_of("a", "b"))
     assert engine.in_step.wait(5)
     with ThreadPoolExecutor() as threads:
-        loading = threads.submit(role.load_weights, _snapshot(1))
+        loading = threads.submit(role.take_weights, *_offered(1))
         engine.gate.set()
         receipt = loading.result(timeout=10)
     role.stop()
     assert receipt.version == 1
-    assert receipt.fingerprint == _snapshot(1).fingerprint
+    assert receipt.fingerprint == _offered(1)[0].fingerprint
     place = engine.events.index("load 1")
     before = engine.events[:place]
     assert before.count("step begins") == before.count("step ends")
@@ -72,7 +78,7 @@ def test_stop_frees_the_memory_and_nothing_runs_after_it(engine: FakeEngine, rol
     role.stop()
     assert engine.events[-1] == "release, weights too: True"
     with pytest.raises(WorkerFailedError, match="is stopping"):
-        role.load_weights(_snapshot(1))
+        role.take_weights(*_offered(1))
     with pytest.raises(WorkerFailedError, match="is stopping"):
         role.submit(requests_of("late"))
     assert "load 1" not in engine.events

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,7 +9,7 @@ from hypothesis import strategies as st
 
 from rlserve.engine.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.errors import WeightsRefusedError
-from rlserve.weights.snapshot import WeightSnapshot, pack, unpack
+from rlserve.weights.packing import PackedWeights, take_snapshot, unpack
 
 TENSORS = {
     "embed.weight": torch.arange(12, dtype=torch.float32).reshape(4, 3),
@@ -20,37 +18,42 @@ TENSORS = {
 }
 
 
+def packed(version: int) -> PackedWeights:
+    return take_snapshot(version, TENSORS, torch.float32).pack()
+
+
 def test_round_trip_keeps_every_bit_and_name() -> None:
-    snapshot = pack(3, TENSORS, torch.float32)
-    restored = unpack(snapshot)
+    snapshot = take_snapshot(3, TENSORS, torch.float32)
+    restored = unpack(snapshot.pack())
     assert list(restored) == list(TENSORS)
     assert all(torch.equal(restored[name], TENSORS[name]) for name in TENSORS)
-    assert snapshot.version == 3
-    assert snapshot.fingerprint == fingerprint(restored.items()) == fingerprint(TENSORS.items())
+    assert snapshot.fingerprint() == fingerprint(restored.items()) == fingerprint(TENSORS.items())
 
 
-def test_pack_casts_to_the_engines_type() -> None:
-    restored = unpack(pack(0, {"w": torch.tensor([1.0, 1.0009765625])}, torch.bfloat16))
+def test_a_snapshot_casts_to_the_engines_type() -> None:
+    restored = unpack(take_snapshot(0, {"w": torch.tensor([1.0, 1.0009765625])}, torch.bfloat16).pack())
     assert restored["w"].dtype is torch.bfloat16
     assert restored["w"].tolist() == [1.0, 1.0]
 
 
+def test_a_snapshot_stays_as_it_was_while_the_trainer_steps() -> None:
+    weight = torch.tensor([1.0, 2.0])
+    snapshot = take_snapshot(0, {"w": weight}, torch.float32)
+    weight.add_(1.0)
+    assert unpack(snapshot.pack())["w"].tolist() == [1.0, 2.0]
+
+
 def test_read_only_payload_is_unpacked() -> None:
-    snapshot = pack(0, TENSORS, torch.float32)
-    snapshot.payload.flags.writeable = False  # as memory mapped from an object store is
-    assert torch.equal(unpack(snapshot)["embed.weight"], TENSORS["embed.weight"])
+    sent = packed(0)
+    sent.payload.flags.writeable = False  # as memory mapped from an object store is
+    assert torch.equal(unpack(sent)["embed.weight"], TENSORS["embed.weight"])
 
 
 def test_damaged_payload_is_refused() -> None:
-    snapshot = pack(7, TENSORS, torch.float32)
-    damaged = snapshot.payload.copy()
-    damaged[5] ^= 1
+    sent = packed(7)
+    sent.payload[5] ^= 1
     with pytest.raises(WeightsRefusedError, match=r"version 7 .* wrong checksum"):
-        unpack(_with_payload(snapshot, damaged))
-
-
-def _with_payload(snapshot: WeightSnapshot, payload: object) -> WeightSnapshot:
-    return replace(snapshot, payload=payload)  # type: ignore[arg-type]
+        unpack(sent)
 
 
 @given(

@@ -1,0 +1,389 @@
+"""Versions of the weights on their way from the trainers to every replica, beside the training.
+
+::
+
+    step v ─► snapshot (at the step boundary) ─► step v+1 … the training goes on
+                  │
+                  ▼ one at a time
+               send by one of the trainers ─► offer ─► each replica takes it at its own pace
+
+What always holds:
+
+1. What is published as version v is the state after step v: it is sent from a snapshot taken at a step boundary, before
+   the next step. If its sender is lost, any member that has not stepped since takes the snapshot anew; once the group
+   has stepped, version v is not published any more, and the next one is.
+2. A replica's version only grows, and is always one that was published; where a newer one came meanwhile, those in
+   between are skipped.
+3. Once nothing is under way (``settled``), every replica has the newest version, or was reported as failed.
+4. A trainer holds two snapshots at most: the one that is being sent, and the newest, which replaces one that waits.
+
+Nobody waits here for the bound on staleness: the router gives no group to a replica that is too old for it, so the
+batch is not ready before a replica has the version that it needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, replace
+from typing import Any
+
+from rlserve.controller.clock import RunClock
+from rlserve.controller.context import RunContext
+from rlserve.controller.events import WeightsNotTaken, WeightsTaken
+from rlserve.controller.ports import Fleet, WorkerHandle
+from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.errors import (
+    ArgumentLostError,
+    DeadlineExceededError,
+    RlserveError,
+    WeightsRefusedError,
+    WorkerFailedError,
+    WorkerLostError,
+)
+from rlserve.remote import answer
+from rlserve.tracking.events import WeightEvent
+from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Snapshot:
+    """A copy of the weights that lies with a trainer."""
+
+    version: int
+    num_group_steps: int
+    """Of the group when it was taken: its members hold the same state as long as this has not changed."""
+    slot_id: str
+    worker: WorkerHandle
+    taken_s: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Publication:
+    """A version that replicas can take."""
+
+    offer: Offer
+    cargo: tuple[Any, ...]
+    """References that only receivers open."""
+    snapshot: _Snapshot
+    published_s: float
+
+
+@dataclass(kw_only=True, eq=False)
+class _Replica:
+    worker: WorkerHandle
+    holding: Holding
+    load_s: float
+    updating: asyncio.Task[None] | None = None
+
+
+class WeightSync:
+    """Publishes versions and brings every replica to the newest."""
+
+    def __init__(self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float) -> None:
+        """``timeout_s`` is the deadline of one worker sending or taking one version."""
+        self._run = run
+        self._clock = run.clock
+        self._fleet = fleet
+        self._trainers = trainers
+        self._timeout_s = timeout_s
+        self._next: _Snapshot | None = None
+        self._publisher: asyncio.Task[None] | None = None
+        self._published: _Publication | None = None
+        self._has_published = asyncio.Event()
+        self._replacing = asyncio.Lock()
+        self._replicas: dict[str, _Replica] = {}
+        self._num_taking: Counter[int] = Counter()
+        self._busy = _BusyTime(run.clock)
+        self._snapshot_s = 0.0
+        self._publish_s = 0.0
+        self._swap_s = 0.0
+
+    @property
+    def version(self) -> int:
+        """The newest published version; -1 before the first."""
+        return -1 if self._published is None else self._published.offer.version
+
+    def metrics(self) -> dict[str, float]:
+        """What the newest versions took; names are documented in ``rlserve.tracking.names``."""
+        return {
+            "weights/version": self.version,
+            "weights/snapshot_s": self._snapshot_s,
+            "weights/publish_s": self._publish_s,
+            "weights/swap_s": self._swap_s,
+            "weights/load_s": max((replica.load_s for replica in self._replicas.values()), default=0.0),
+        }
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds in which a version was under way, since the run began."""
+        return self._busy.total_s
+
+    # -- publishing ------------------------------------------------------------------------------------------
+
+    async def publish(self, version: int) -> None:
+        """Take a snapshot of the trainers' weights as ``version``, and return; all else happens in the background.
+
+        Raises:
+            WorkerFailedError: no member of the trainers' group is left.
+        """
+        start = self._clock.now()
+        snapshot = await self._trainers.by_leader(lambda leader: self._snapshot(leader, version))
+        self._snapshot_s = self._clock.now() - start
+        superseded, self._next = self._next, snapshot
+        if superseded is not None:
+            logger.info("version %d of the weights is superseded before it was sent", superseded.version)
+            await self._drop(superseded)
+        if self._publisher is None:
+            self._publisher = self._under_way(self._publish())
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way. Every single step of it has a deadline, which names its culprit."""
+        while tasks := [task for task in (self._publisher, *self._updates()) if task is not None]:
+            await asyncio.wait(tasks)
+
+    async def close(self) -> None:
+        """The run is over: break off what is under way, and let a trainer remove what was sent."""
+        tasks = [task for task in (self._publisher, *self._updates()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._published is None:
+            return
+        member = self._trainers.members[0]
+        try:
+            call = self._fleet[member].discard_weights.remote()
+            await answer(call, timeout_s=self._timeout_s, what=f"{member} removing the weights that were sent")
+        except WorkerFailedError as error:  # all else was done
+            logger.warning("%s", error)
+
+    async def _publish(self) -> None:
+        try:
+            while self._next is not None:
+                snapshot, self._next = self._next, None
+                publication = await self._send(snapshot)
+                if publication is not None:
+                    self._offer(publication)
+        finally:
+            self._publisher = None
+
+    async def _snapshot(self, slot_id: str, version: int) -> _Snapshot:
+        worker = self._fleet[slot_id]
+        what = f"the trainer on {slot_id}, copying version {version} of the weights"
+        await answer(worker.snapshot_weights.remote(version), timeout_s=self._timeout_s, what=what)
+        return _Snapshot(
+            version=version,
+            num_group_steps=self._trainers.num_steps,
+            slot_id=slot_id,
+            worker=worker,
+            taken_s=self._clock.now(),
+        )
+
+    async def _snapshot_again(self, lost: _Snapshot) -> _Snapshot | None:
+        """From whoever is rank 0 now; None where the group has stepped on, so that nobody holds this version."""
+
+        async def action(leader: str) -> _Snapshot | None:
+            if self._trainers.num_steps != lost.num_group_steps:
+                return None
+            again = await self._snapshot(leader, lost.version)
+            return replace(again, taken_s=lost.taken_s)
+
+        return await self._trainers.by_leader(action)
+
+    async def _send(self, snapshot: _Snapshot | None) -> _Publication | None:
+        """Send a snapshot; if its sender is lost, let another member send that version. None where none has it."""
+        while snapshot is not None:
+            version = snapshot.version
+            needed = sorted({self.version, *self._num_taking.elements()} - {-1})
+            cargo, sent = snapshot.worker.send_weights.remote(version, needed)
+            what = f"the trainer on {snapshot.slot_id}, sending version {version} of the weights"
+            try:
+                part: SentPart = await answer(sent, timeout_s=self._timeout_s, what=what)
+            except WorkerLostError as error:
+                logger.warning("%s", error)
+                await self._trainers.expel(snapshot.slot_id, error)
+                snapshot = await self._snapshot_again(snapshot)
+                continue
+            return _Publication(
+                offer=Offer(version=version, parts=(part,)),
+                cargo=(cargo,),
+                snapshot=snapshot,
+                published_s=self._clock.now(),
+            )
+        return None
+
+    async def _drop(self, snapshot: _Snapshot) -> None:
+        what = f"the trainer on {snapshot.slot_id}, dropping version {snapshot.version} of the weights"
+        try:
+            await answer(snapshot.worker.drop_snapshot.remote(snapshot.version), timeout_s=self._timeout_s, what=what)
+        except WorkerLostError as error:  # the snapshot is gone with it
+            logger.warning("%s", error)
+
+    def _offer(self, publication: _Publication) -> None:
+        """Let all replicas have it.
+
+        Raises:
+            WeightsRefusedError: it is the newest version again, with other weights.
+        """
+        offer, before = publication.offer, self._published
+        if offer.version < self.version:
+            return  # a newer one came while this one was sent again
+        if before is not None and offer.version == self.version and offer.fingerprint != before.offer.fingerprint:
+            raise WeightsRefusedError(
+                f"version {offer.version} published again has fingerprint {offer.fingerprint:016x}, "
+                f"not {before.offer.fingerprint:016x}"
+            )
+        self._published = publication
+        self._publish_s = publication.published_s - publication.snapshot.taken_s
+        self._has_published.set()
+        self._has_published = asyncio.Event()
+        self._record(offer.version, None, self._publish_s)
+        for slot_id in tuple(self._replicas):
+            self._update(slot_id)
+
+    # -- replicas --------------------------------------------------------------------------------------------
+
+    async def take(self, slot_id: str) -> Receipt:
+        """Let a worker that is about to serve take the newest version; ``add`` it once it serves.
+
+        Raises:
+            WeightsRefusedError: its engine does not hold what was published.
+            WorkerFailedError: it died, failed, or did not take the version in time.
+        """
+        return await self._taken(slot_id, self._fleet[slot_id])
+
+    async def add(self, slot_id: str, receipt: Receipt) -> None:
+        """Bring a replica to every version from now on; returns when it has the newest one, or was reported."""
+        self._replicas[slot_id] = _Replica(worker=self._fleet[slot_id], holding=receipt.holding, load_s=receipt.load_s)
+        self._update(slot_id)
+        while (replica := self._replicas.get(slot_id)) is not None and replica.updating is not None:
+            await asyncio.wait([replica.updating])
+
+    def remove(self, slot_id: str) -> None:
+        """A replica leaves or is lost: it gets nothing more, and what becomes of a version under way is no matter."""
+        self._replicas.pop(slot_id, None)
+
+    def _updates(self) -> list[asyncio.Task[None]]:
+        return [replica.updating for replica in self._replicas.values() if replica.updating is not None]
+
+    def _update(self, slot_id: str) -> None:
+        replica = self._replicas[slot_id]
+        if replica.updating is None and self._newer_than(replica.holding):
+            replica.updating = self._under_way(self._bring_up(slot_id, replica))
+
+    def _newer_than(self, holding: Holding) -> bool:
+        return self._published is not None and self._published.offer.fits(holding)
+
+    async def _bring_up(self, slot_id: str, replica: _Replica) -> None:
+        try:
+            while self._replicas.get(slot_id) is replica and self._newer_than(replica.holding):
+                receipt = await self._taken(slot_id, replica.worker)
+                if self._replicas.get(slot_id) is replica:
+                    replica.holding, replica.load_s = receipt.holding, receipt.load_s
+                    self._run.events.emit(WeightsTaken(slot_id=slot_id, version=receipt.version))
+        except WeightsRefusedError:
+            raise  # what the engine holds is not what was published: nothing it says can be trusted
+        except RlserveError as error:
+            if self._replicas.get(slot_id) is replica:
+                self.remove(slot_id)
+                self._run.events.emit(WeightsNotTaken(slot_id=slot_id, error=error))
+        finally:
+            replica.updating = None
+            if self._published is not None and not self._updates():
+                self._swap_s = self._clock.now() - self._published.published_s
+
+    async def _taken(self, slot_id: str, worker: WorkerHandle) -> Receipt:
+        """Let a worker take the newest version. What is gone with its sender's node is sent again: whoever was to
+        receive it is not to blame."""
+        start = self._clock.now()
+        while True:
+            publication = self._published
+            assert publication is not None, "nothing was published yet"
+            try:
+                receipt = await self._deliver(publication, slot_id, worker)
+                self._record(receipt.version, slot_id, self._clock.now() - start)
+                return receipt
+            except ArgumentLostError as error:
+                logger.warning("%s", error)
+                await self._replace(publication)
+
+    async def _deliver(self, publication: _Publication, slot_id: str, worker: WorkerHandle) -> Receipt:
+        offer = publication.offer
+        what = f"the replica on {slot_id}, taking version {offer.version} of the weights"
+        self._num_taking[offer.version] += 1
+        try:
+            call = worker.take_weights.remote(offer, *publication.cargo)
+            receipt: Receipt = await answer(call, timeout_s=self._timeout_s, what=what)
+        finally:
+            self._num_taking[offer.version] -= 1
+        if (receipt.version, receipt.fingerprint) != (offer.version, offer.fingerprint):
+            raise WeightsRefusedError(
+                f"the replica on {slot_id} reports version {receipt.version} with fingerprint "
+                f"{receipt.fingerprint:016x}, published was version {offer.version} with {offer.fingerprint:016x}"
+            )
+        return receipt
+
+    async def _replace(self, gone: _Publication) -> None:
+        """Send a version again that is gone; where the group has stepped on, wait for the next one.
+
+        Raises:
+            DeadlineExceededError: it does not come.
+        """
+        version = gone.offer.version
+        async with self._replacing:
+            if self._published is gone:
+                logger.warning("version %d of the weights is gone and is sent again", version)
+                again = await self._send(await self._snapshot_again(gone.snapshot))
+                if again is not None:
+                    self._offer(again)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._published is gone:
+                    await self._has_published.wait()
+        except TimeoutError:
+            raise DeadlineExceededError(
+                f"version {version} of the weights is gone, the trainers have stepped, and no newer version was "
+                f"published for weights.timeout_s={self._timeout_s:g} s"
+            ) from None
+
+    def _under_way(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something in the background, and count its time."""
+
+        async def counted() -> None:
+            with self._busy:
+                await work
+
+        return self._run.tasks.create_task(counted())
+
+    def _record(self, version: int, slot_id: str | None, duration_s: float) -> None:
+        now = self._clock.now()
+        self._run.events.emit(WeightEvent(time_s=now, version=version, slot_id=slot_id, duration_s=duration_s))
+
+
+class _BusyTime:
+    """Adds up the time in which at least one thing is under way."""
+
+    def __init__(self, clock: RunClock) -> None:
+        self._clock = clock
+        self._num_entered = 0
+        self._since_s = 0.0
+        self._past_s = 0.0
+
+    @property
+    def total_s(self) -> float:
+        """Up to now."""
+        return self._past_s + (self._clock.now() - self._since_s if self._num_entered else 0.0)
+
+    def __enter__(self) -> None:
+        if not self._num_entered:
+            self._since_s = self._clock.now()
+        self._num_entered += 1
+
+    def __exit__(self, *_: object) -> None:
+        self._num_entered -= 1
+        if not self._num_entered:
+            self._past_s += self._clock.now() - self._since_s
