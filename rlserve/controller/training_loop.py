@@ -109,9 +109,7 @@ class TrainingLoop:
             saved = _save_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch is in {saved}") from error
         update_s = self._run.clock.now() - train_start
-        snapshot_start = self._run.clock.now()
         await self._weights.publish(step)
-        snapshot_s = self._run.clock.now() - snapshot_start
         self._buffer.commit(time_s=self._run.clock.now())
         self._run.events.emit(trained_batch(step, groups))
         self._run.events.emit(GroupsTrained(step=step, groups=groups))
@@ -129,7 +127,7 @@ class TrainingLoop:
                 "training/time_s": self._run.clock.now(),
                 "timing_s/step": step_s,
                 "timing_s/wait": waits.batch_s,
-                "timing_s/weights": snapshot_s + waits.weights_s,
+                "timing_s/weights": self._weights.snapshot_s + waits.weights_s,
                 "timing_s/update_actor": update_s,
                 "perf/throughput": num_tokens / step_s,
                 "perf/total_num_tokens": num_tokens,

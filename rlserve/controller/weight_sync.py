@@ -99,7 +99,8 @@ class WeightSync:
         self._replicas: dict[str, _Replica] = {}
         self._num_taking: Counter[int] = Counter()
         self._busy = _BusyTime(run.clock)
-        self._snapshot_s = 0.0
+        self.snapshot_s = 0.0
+        """What the newest snapshot took, without the wait for the end of a step or of a change of the group."""
         self._publish_s = 0.0
         self._swap_s = 0.0
 
@@ -112,7 +113,7 @@ class WeightSync:
         """What the newest versions took; names are documented in ``rlserve.tracking.names``."""
         return {
             "weights/version": self.version,
-            "weights/snapshot_s": self._snapshot_s,
+            "weights/snapshot_s": self.snapshot_s,
             "weights/publish_s": self._publish_s,
             "weights/swap_s": self._swap_s,
             "weights/load_s": max((replica.load_s for replica in self._replicas.values()), default=0.0),
@@ -131,9 +132,7 @@ class WeightSync:
         Raises:
             WorkerFailedError: no member of the trainers' group is left.
         """
-        start = self._clock.now()
         snapshot = await self._trainers.by_leader(lambda leader: self._snapshot(leader, version))
-        self._snapshot_s = self._clock.now() - start
         superseded, self._next = self._next, snapshot
         if superseded is not None:
             logger.info("version %d of the weights is superseded before it was sent", superseded.version)
@@ -174,7 +173,9 @@ class WeightSync:
     async def _snapshot(self, slot_id: str, version: int) -> _Snapshot:
         worker = self._fleet[slot_id]
         what = f"the trainer on {slot_id}, copying version {version} of the weights"
+        start = self._clock.now()
         await answer(worker.snapshot_weights.remote(version), timeout_s=self._timeout_s, what=what)
+        self.snapshot_s = self._clock.now() - start
         return _Snapshot(
             version=version,
             num_group_steps=self._trainers.num_steps,
