@@ -51,6 +51,7 @@ class Setting:
 
     async def step(self, batch: Any) -> dict[str, float]:
         self.log.append(f"step {batch.sample_ids}")
+        self.clock.now_s += 2.0
         if self.failure is not None:
             raise self.failure
         return {"training/log_prob_diff_mean": 0.5}
