@@ -16,7 +16,8 @@ HEADER = """\
 Every metric of a run: one line a step in `metrics.jsonl`, and the same names in wandb and TensorBoard. Written by
 `docs/generate_metrics.py` from `rlserve/tracking/names.py`: change them there. Braces list alternatives:
 `critic/score/{mean,max,min}` are three metrics. Training has verl's names and the engine vLLM's; TRL's name for the
-same quantity follows in brackets. The rest is named by rlserve.
+same quantity follows in brackets. The rest is named by rlserve. (PPO) and (GRPO) stand before metrics that only
+[that algorithm](algorithms.md) has; without a critic `critic/` holds what verl puts there for every algorithm.
 
 With `tracking.prometheus_port=9400`, Prometheus finds the newest of them at `http://127.0.0.1:9400/metrics`, as
 `rlserve_critic_score_mean` and so on, and live the numbers of each engine under vLLM's names and labels, `model_name`

@@ -70,17 +70,20 @@ def mismatch_metrics(batch: Batch, raw_log_probs: NDArray[np.float32], num_steps
     }
 
 
-def reference_metrics(experience: Experience) -> dict[str, float]:
-    """KL divergence from the frozen reference, per token, by two estimates; nothing where they are not known.
+def reference_metrics(
+    log_probs: NDArray[np.float32], reference_log_probs: NDArray[np.float32] | None
+) -> dict[str, float]:
+    """KL divergence of the policy at the start of the step from the frozen reference, per token, by two estimates from
+    log-probabilities [K]; nothing where there is no reference.
 
     With d = log π - log π_reference of a sampled token, ``critic/kl`` is the mean of d, which is what the reward is
     reduced by and can be negative; ``critic/kl_k3`` that of exp(-d) - 1 + d, which has the same expectation and never
     is (Schulman 2020, "Approximating KL divergence", k1 and k3). Both hold for tokens drawn from π over the whole
     vocabulary.
     """
-    if experience.log_probs is None or experience.reference_log_probs is None:
+    if reference_log_probs is None:
         return {}
-    difference = experience.log_probs.astype(np.float64) - experience.reference_log_probs
+    difference = log_probs.astype(np.float64) - reference_log_probs
     exponent = np.minimum(-difference, _MAX_EXPONENT)
     return {"critic/kl": float(difference.mean()), "critic/kl_k3": float((np.expm1(exponent) + difference).mean())}
 

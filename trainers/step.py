@@ -83,30 +83,37 @@ class TrainingStep:
         credit = self._algorithm.credit(experience)
         columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
-        raw_log_probs = scores.raw_log_probs
-        mini_batches = self._mini_batches()
-        for number, samples in enumerate(mini_batches, 1):
-            is_last = number == len(mini_batches)
+        log_probs, raw_log_probs = scores.log_probs, scores.raw_log_probs
+        parts = self._mini_batches()
+        for number, samples in enumerate(parts, 1):
+            is_last = number == len(parts)
             gradient, update = self._gradient(columns, samples, completes_step=is_last)
             self._check_finite(update)
             updates.append(update)
-            if raw_log_probs is None:
+            if log_probs is None or raw_log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
-                raw_log_probs = np.zeros(batch.num_response_tokens, dtype=np.float32)
-                raw_log_probs[gradient.tokens] = gradient.policy.raw_log_probs.cpu().numpy()
+                log_probs = self._in_batch_order(gradient, gradient.policy.log_probs)
+                raw_log_probs = self._in_batch_order(gradient, gradient.policy.raw_log_probs)
             if not is_last:
                 self._backend.update()
+        assert log_probs is not None
         assert raw_log_probs is not None
         found = {
             **metrics.batch_metrics(batch, num_steps),
             **metrics.credit_metrics(experience, credit),
             **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
-            **metrics.reference_metrics(experience),
+            **metrics.reference_metrics(log_probs[batch.loss_mask], experience.reference_log_probs),
             **metrics.average(updates),
             "training/num_nonfinite_samples": float(self._num_left_out),
         }
         self._backend.complete_step(found)
         return found
+
+    def _in_batch_order(self, gradient: Gradient, per_token: Tensor) -> NDArray[np.float32]:
+        """[A] numbers of a mini-batch's tokens, 0 at all others."""
+        array_A = np.zeros(self._batch.num_response_tokens, dtype=np.float32)
+        array_A[gradient.tokens] = per_token.cpu().numpy()
+        return array_A
 
     def _mini_batches(self) -> list[NDArray[np.int64]]:
         return [

@@ -24,6 +24,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_reward_gpus(config, discovered),
         *_check_lengths(config),
         *_check_batch(config),
+        *_check_groups(config),
         *_check_deterministic_training(config, discovered),
         *_check_launch(config),
     )
@@ -100,6 +101,14 @@ def _check_batch(config: RunConfig) -> Iterator[Problem]:
     if num_mini_batches > num_samples:
         message = f"must be at most the {num_samples} samples of a step, got {num_mini_batches}"
         yield Problem("algorithm.num_mini_batches", message)
+
+
+def _check_groups(config: RunConfig) -> Iterator[Problem]:
+    if config.algorithm.needs.groups and config.rollout.samples_per_prompt < 2:
+        message = (
+            f"must be at least 2 with algorithm.name={config.algorithm.name}, which compares the answers to a prompt"
+        )
+        yield Problem("rollout.samples_per_prompt", f"{message}, got {config.rollout.samples_per_prompt}")
 
 
 def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:

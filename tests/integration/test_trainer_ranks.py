@@ -12,7 +12,7 @@ from trainer_ranks import Meetings, Rank, call_all, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import DeadlineExceededError, NonFiniteLossError, StateLostError, UserError, WorkerFailedError
-from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig
+from rlserve.trainers import AlgorithmConfig, Batch, GRPOConfig, PPOConfig, TorchTrainerConfig
 
 CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
 ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
@@ -35,7 +35,7 @@ def meetings() -> Meetings:
     return Meetings()
 
 
-def create(ranks: list[Rank], model_path: str, algorithm: PPOConfig = ALGORITHM) -> None:
+def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM) -> None:
     """Rank 0 with weights, the others to receive theirs."""
     for index, rank in enumerate(ranks):
         rank.start("create", CONFIG, algorithm, model_path, load_weights=index == 0)
@@ -43,7 +43,7 @@ def create(ranks: list[Rank], model_path: str, algorithm: PPOConfig = ALGORITHM)
         rank.result()
 
 
-def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: PPOConfig = ALGORITHM) -> str:
+def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: AlgorithmConfig = ALGORITHM) -> str:
     """The state after some steps on one rank."""
     create([rank], model_path, algorithm)
     for batch in batches:
@@ -72,10 +72,15 @@ def test_a_step_has_the_same_bits_on_1_to_4_ranks(
         assert call_all(ranks, "step", BATCHES[2]) == [expected_metrics] * num_ranks
 
 
-def test_more_ranks_than_logical_shards(four_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
+@pytest.mark.parametrize(
+    "algorithm", [ALGORITHM, GRPOConfig(kl_loss_coefficient=0.1, num_mini_batches=2)], ids=["ppo", "grpo"]
+)
+def test_more_ranks_than_logical_shards(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: AlgorithmConfig
+) -> None:
     small = random_batch(9, num_samples=3)
-    expected = digest_alone(four_ranks[0], model_path, [small])
-    create(four_ranks, model_path)
+    expected = digest_alone(four_ranks[0], model_path, [small], algorithm)
+    create(four_ranks, model_path, algorithm)
     meetings.regroup(four_ranks)
     call_all(four_ranks, "step", small)
     assert call_all(four_ranks, "digest") == [expected] * 4

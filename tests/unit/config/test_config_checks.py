@@ -76,6 +76,11 @@ def test_the_default_pool_is_fine() -> None:
             "algorithm.num_mini_batches: must be at most the 4 samples of a step, got 5",
         ),
         (
+            {"rollout": {"samples_per_prompt": 1}, "algorithm": {"name": "grpo"}},
+            "rollout.samples_per_prompt: must be at least 2 with algorithm.name=grpo, which compares the answers to a "
+            "prompt, got 1",
+        ),
+        (
             {
                 "rollout": {"engine": {"tensor_parallel_size": 2}},
                 "pool": {"slots": [{"type": "cpu", "count": 1}, {"type": "H100", "count": 3}]},
