@@ -74,15 +74,16 @@ def make_batch(*, num_samples: int, prompt_length: int, response_length: int, vo
     log_probs = np.full(num_response_tokens, -np.log(vocab_size), dtype=np.float32)
     return Batch(
         sample_ids=tuple(f"{seed}:{index}" for index in range(num_samples)),
-        group_index=(np.arange(num_samples) // 8).astype(np.int32),
+        group_ids=tuple(f"{seed}:{index // 8}" for index in range(num_samples)),
         prompt_lengths=np.full(num_samples, prompt_length, dtype=np.int32),
         response_lengths=np.full(num_samples, response_length, dtype=np.int32),
         token_ids=rng.integers(0, vocab_size, num_samples * (prompt_length + response_length)).astype(np.int32),
+        loss_mask=np.ones(num_response_tokens, dtype=bool),
         log_probs=log_probs,
         behaviour_log_probs=log_probs,
         weight_versions=np.zeros(num_response_tokens, dtype=np.int32),
         rewards=rng.normal(size=num_samples).astype(np.float32),
-        is_truncated=np.zeros(num_samples, dtype=bool),
+        finish_reasons=("length",) * num_samples,
     )
 
 
