@@ -80,9 +80,20 @@ class RunFolder:
 
     @classmethod
     def _begin(cls, path: Path) -> RunFolder:
+        """Fill a folder that was made just now; where that fails, its name is free again.
+
+        Raises:
+            UserError: it cannot be written to.
+        """
         folder = cls(path.absolute())
-        folder.checkpoints.mkdir()
-        write_atomically(folder.versions_file, json.dumps(collect_versions(), indent=2) + "\n")
+        try:
+            folder.checkpoints.mkdir()
+            write_atomically(folder.versions_file, json.dumps(collect_versions(), indent=2) + "\n")
+        except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
+            raise UserError(
+                f"{path} cannot be written to ({error.strerror}): make room there, or choose another output_dir=…"
+            ) from error
         return folder
 
     @classmethod
@@ -206,13 +217,21 @@ def default_run_name(config_name: str, now: datetime) -> str:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Write a file that is wholly there or not at all, also after a loss of power."""
+    """Write a file that is wholly there or not at all, also after a loss of power.
+
+    Raises:
+        OSError: it cannot be written; names the file, which a full disk by itself does not.
+    """
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def collect_versions() -> dict[str, str | int | None]:

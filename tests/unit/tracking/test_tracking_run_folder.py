@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shlex
 from datetime import datetime
 from pathlib import Path
@@ -99,6 +100,18 @@ def test_write_atomically_replaces_and_leaves_nothing_beside(tmp_path: Path) -> 
     for text in ("old", "new"):
         write_atomically(tmp_path / "file", text)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("file", "new")]
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/file'"):
+        write_atomically(tmp_path / "file", "text")
+    with pytest.raises(UserError, match="runs/r cannot be written to \\(No space left on device\\): make room there"):
+        RunFolder.create(tmp_path / "runs", "r")
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"], "the name is free for another try"
 
 
 def test_sync_command_names_every_offline_run(tmp_path: Path) -> None:
