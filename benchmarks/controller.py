@@ -190,7 +190,7 @@ class Outside:
 
     async def take(self, _: str) -> Receipt:
         """A replica that begins to serve takes the newest version."""
-        return Receipt(version=self.version, fingerprint=0, receive_s=0.0, load_s=0.0)
+        return Receipt(version=self.version, fingerprint=0, load_s=0.0)
 
     async def add(self, slot_id: str, _: Receipt) -> None:
         """It serves."""

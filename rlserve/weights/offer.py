@@ -60,8 +60,6 @@ class Receipt:
     version: int
     fingerprint: int
     """Of what its engine has really loaded."""
-    receive_s: float
-    """Time from the offer until the version lay beside the running model, checked; the engine went on meanwhile."""
     load_s: float
     """Time the engine stood still: for the swap, and for the fingerprint that proves it."""
 

@@ -34,9 +34,7 @@ class RolloutRole:
 
     def take_weights(self, offer: Offer, cargo: Sequence[Any]) -> Receipt:
         """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
-        begin = time.perf_counter()
         tensors = self._receiver.receive(offer, cargo)
-        receive_s = time.perf_counter() - begin
 
         def swap(engine: Engine) -> Receipt:
             start = time.perf_counter()
@@ -45,7 +43,6 @@ class RolloutRole:
             return Receipt(
                 version=engine.weight_version,
                 fingerprint=loaded,
-                receive_s=receive_s,
                 load_s=time.perf_counter() - start,
             )
 

@@ -40,7 +40,7 @@ class FakeWorker:
             "step": {"loss": 1.0},
             "send_weights": lambda version, needed: SentPart(sender=slot_id, num_bytes=8, fingerprint=version),
             "take_weights": lambda offer, *cargo: Receipt(
-                version=offer.version, fingerprint=offer.fingerprint, receive_s=0.0, load_s=0.0
+                version=offer.version, fingerprint=offer.fingerprint, load_s=0.0
             ),
         }
         self.arguments: dict[str, list[tuple[Any, ...]]] = {}

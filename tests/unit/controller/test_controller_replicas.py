@@ -153,7 +153,7 @@ def test_a_version_published_while_a_replica_joins_reaches_it_before_it_is_in() 
             await settled()
             await setting.weights.publish(1)
             await settled()
-        taken.set_result(Receipt(version=0, fingerprint=0, receive_s=0.0, load_s=0.0))
+        taken.set_result(Receipt(version=0, fingerprint=0, load_s=0.0))
         await joining
         assert setting.delivered == [("a", 0), ("a", 1)]
 

@@ -156,7 +156,7 @@ def test_a_slow_replica_skips_what_was_superseded_and_holds_up_no_other() -> Non
             assert setting.versions("r0") == [1, 2, 3]
             needed = [call[1] for call in setting.fleet["t0"].arguments["send_weights"]]
             assert needed[-1] == [1, 2], "what r1 is taking is kept, and what could be taken until now"
-        taken.set_result(Receipt(version=1, fingerprint=1, receive_s=0.0, load_s=0.0))
+        taken.set_result(Receipt(version=1, fingerprint=1, load_s=0.0))
         await setting.weights.settled()
         assert setting.versions("r1") == [1, 3]
 
@@ -289,8 +289,8 @@ def test_another_fingerprint_for_the_same_version_stops_the_run() -> None:
     "found",
     [
         WeightsRefusedError("wrong checksum"),
-        lambda offer, cargo: Receipt(version=offer.version, fingerprint=99, receive_s=0.0, load_s=0.0),
-        lambda offer, cargo: Receipt(version=0, fingerprint=offer.fingerprint, receive_s=0.0, load_s=0.0),
+        lambda offer, cargo: Receipt(version=offer.version, fingerprint=99, load_s=0.0),
+        lambda offer, cargo: Receipt(version=0, fingerprint=offer.fingerprint, load_s=0.0),
     ],
 )
 def test_a_replica_that_holds_something_else_than_was_published_stops_the_run(found: Any) -> None:
@@ -338,7 +338,7 @@ def test_time_under_way_is_counted_once_however_much_is_under_way() -> None:
             setting.clock.now_s += 2.0
             assert setting.weights.busy_s - before == 2.0
             setting.weights.remove("r1")
-            taken.set_result(Receipt(version=1, fingerprint=1, receive_s=0.0, load_s=0.5))
+            taken.set_result(Receipt(version=1, fingerprint=1, load_s=0.5))
             await settled()
             setting.fleet["r1"].kill()
             await settled()

@@ -51,6 +51,6 @@ def test_the_parts_of_several_senders_add_up_to_the_whole(cut: int) -> None:
 
 
 def test_a_receipt_is_what_the_replica_holds_from_then_on() -> None:
-    receipt = Receipt(version=4, fingerprint=7, receive_s=0.1, load_s=0.1)
+    receipt = Receipt(version=4, fingerprint=7, load_s=0.1)
     assert receipt.holding == Holding(version=4, fingerprint=7)
     assert not offer(4).fits(receipt.holding)
