@@ -17,7 +17,7 @@ from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.intervals import Interval
 from rlserve.trainers.elastic.transfers import Transfer
 
-BUCKET_ELEMENTS = 2**22
+BUCKET_ELEMENTS = 2**20
 """Most that one rank sends another, or that all ranks gather, at once: 16 MiB."""
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.tree import Leaf, covering_nodes, leaves_of_rank, sum_of_leaves, tree_sum
 
-_BUCKET_ELEMENTS = 2**22
+_BUCKET_ELEMENTS = 2**20
 """Of a vector that are on their way at once, all ranks together: 16 MiB."""
 
 

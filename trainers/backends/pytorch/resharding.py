@@ -39,12 +39,18 @@ def reshard(state: TrainingState, group: Group, membership: Membership) -> None:
         num_holders=membership.num_ranks - membership.num_leaving,
         gang_size=membership.gang_size,
     )
-    _check_whole(standings, holdings, membership)
+    wanted = [holdings.held_by(rank) for rank in range(group.num_ranks)]
+    present = [standing.shards for standing in standings]
+    if common.num_updates == 0 and all(each.has_all_parameters for each in standings if each.num_steps != NOTHING):
+        # Nothing is trained yet: all moments are zeros, which need be neither sent nor kept.
+        state.optimizer.hold(())
+        present = [()] * group.num_ranks
+    else:
+        _check_whole(present, holdings, membership)
 
     _fill_parameters(state, group, standings, holdings)
     old = state.optimizer.moments
-    wanted = [holdings.held_by(rank) for rank in range(group.num_ranks)]
-    new = _received_moments(state, group, [standing.shards for standing in standings], wanted)
+    new = _received_moments(state, group, present, wanted)
     kept = [
         moments.part(rest)
         for moments in old
@@ -57,9 +63,8 @@ def reshard(state: TrainingState, group: Group, membership: Membership) -> None:
     state.holdings = holdings
 
 
-def _check_whole(standings: Sequence[Standing], holdings: Holdings, membership: Membership) -> None:
-    shards = [standing.shards for standing in standings]
-    lost = sum(part.num_elements for part in missing(shards, [_all_of(holdings.num_elements)]))
+def _check_whole(present: Sequence[Intervals], holdings: Holdings, membership: Membership) -> None:
+    lost = sum(part.num_elements for part in missing(present, [_all_of(holdings.num_elements)]))
     if lost:
         raise StateLostError(
             f"trainer group {membership.generation}: no trainer is left that holds {lost / holdings.num_elements:.0%} "
@@ -97,7 +102,7 @@ def _received_moments(
     """The moments of what this rank should hold, beside those that it held."""
     old = state.optimizer.moments
     new = rearranged(old, wanted[group.rank], state.optimizer)
-    plan = plan_transfers(present, wanted)
+    plan = plan_transfers(present, wanted) if any(present) else ()
     for name in ("first", "second"):
 
         def read(elements: Interval, name: str = name) -> Tensor:
