@@ -96,7 +96,7 @@ class TrainerGroup:
                 self._note_gang(gang)
             slot_ids = tuple(slot_id for gang in gangs for slot_id in gang)
             first = slot_ids[:1]
-            for error in (await self._join(first, holds_state=True)).values():
+            for error in (await self._join(first, loads_model=True)).values():
                 raise error
             self._members = first
             if len(slot_ids) > 1:
@@ -241,6 +241,7 @@ class TrainerGroup:
             WorkerFailedError: nobody is left who holds the state, or some part of it.
         """
         holders, all_lost = set(self._members), dict(lost or {})
+        newcomers = frozenset(members) - holders
         failures: Mapping[str, RlserveError] = {}
         hand_over = len(leaving) > self._gang_size
         for _ in range(_MAX_FORMATIONS):
@@ -251,7 +252,8 @@ class TrainerGroup:
                     f"no trainer is left that holds the state ({names} lost: {error}): continue with --resume"
                 )
             leaving = tuple(member for member in leaving if member not in all_lost)
-            failures = _failures(await self._join(members, leaving=leaving if hand_over else ()))
+            failures = await self._join(members, leaving=leaving if hand_over else (), newcomers=newcomers)
+            newcomers = frozenset()  # from now on they may hold what nobody else does
             if not failures and not hand_over:
                 break
             all_lost |= _lost(failures)
@@ -268,10 +270,21 @@ class TrainerGroup:
             self._events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
     async def _join(
-        self, staying: tuple[str, ...], *, leaving: tuple[str, ...] = (), holds_state: bool = False
+        self,
+        staying: tuple[str, ...],
+        *,
+        leaving: tuple[str, ...] = (),
+        newcomers: Collection[str] = (),
+        loads_model: bool = False,
     ) -> dict[str, RlserveError]:
-        """Let workers join one group, in which those who are ``leaving`` only hand over; returns the failures. Ends
-        when every one has answered, because one that still waits for a lost one could not join the next group."""
+        """Let workers join one group; returns the failures. Ends when every one has answered, because one that still
+        waits for a lost one could not join the next group.
+
+        Args:
+            leaving: those who only hand over.
+            newcomers: those whose state, from a spell of training before, is worth nothing.
+            loads_model: the only one, who loads the model.
+        """
         members = (*staying, *leaving)
         self._generation += 1
         try:
@@ -292,7 +305,7 @@ class TrainerGroup:
             )
             for rank, member in enumerate(members)
         }
-        calls = {member: (place, holds_state and place.rank == 0) for member, place in places.items()}
+        calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
         answers = await self._gather(calls, "join_training", self._switch_timeout_s)
         failures = _failures(answers)
         if not failures:

@@ -121,10 +121,10 @@ class Worker:
         host = LOOPBACK if on_one_machine else ray.util.get_node_ip_address()
         return host, free_port(host)
 
-    def join_training(self, membership: Membership, holds_state: bool) -> int:
+    def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
         assert self._rollout is None, "a worker has one role at a time"
-        return self._train.join(membership, holds_state)
+        return self._train.join(membership, loads_model=loads_model, is_newcomer=is_newcomer)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""

@@ -36,12 +36,14 @@ class TrainRole:
         self.active = False
         """Whether the worker has the role now."""
 
-    def join(self, membership: Membership, holds_state: bool) -> int:
+    def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
         """Take the role, or change the group; returns how many steps have been completed. All members call this
         together.
 
-        ``holds_state`` is for the rank 0 of a run's first group, which loads the model from its folder; every
-        other newcomer receives everything from the members.
+        Args:
+            loads_model: for the first rank of a run, which loads the model from its folder.
+            is_newcomer: the rank receives everything from the members, whatever it may hold from a group that went
+                on without it.
         """
         with self._lock:
             if self._trainer is None:
@@ -52,8 +54,10 @@ class TrainRole:
                     seed=self._spec.seed,
                     temperature=self._spec.temperature,
                     device=self._spec.device,
-                    load_weights=holds_state,
+                    load_weights=loads_model,
                 )
+            elif is_newcomer:
+                self._trainer.leave()
             self._trainer.resize(membership)
             self.active = True
             num_steps = self._trainer.num_steps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from controller_fakes import FakeFleet, recorded, settled, unfinished
 
 from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.errors import NonFiniteLossError, WorkerFailedError, WorkerLostError
+from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError
 from rlserve.manager.policies.base import Role
 
 BATCH: Any = object()
@@ -46,14 +47,15 @@ class Setting:
     def generations(self, slot_id: str) -> list[tuple[int, int, int]]:
         """(generation, rank, world size) of each group that a worker was asked to join."""
         calls = self.fleet[slot_id].arguments.get("join_training", [])
-        return [(place.generation, place.rank, place.num_ranks) for place, _ in calls]
+        return [(place.generation, place.rank, place.num_ranks) for place, *_ in calls]
 
 
-def test_only_the_first_of_a_new_group_loads_the_model() -> None:
+def test_only_the_first_of_a_new_group_loads_the_model_and_newcomers_bring_nothing() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()
-        assert [holds for _, holds in setting.fleet["a"].arguments["join_training"]] == [True, False]
-        assert [holds for _, holds in setting.fleet["b"].arguments["join_training"]] == [False]
+        # (loads the model, is a newcomer)
+        assert [how for _, *how in setting.fleet["a"].arguments["join_training"]] == [[True, False], [False, False]]
+        assert [how for _, *how in setting.fleet["b"].arguments["join_training"]] == [[False, True]]
         assert setting.generations("a") == [(1, 0, 1), (2, 0, 2)]
         assert setting.generations("b") == [(2, 1, 2)]
 
@@ -63,8 +65,8 @@ def test_only_the_first_of_a_new_group_loads_the_model() -> None:
 def test_each_group_has_a_secret_of_its_own_and_stays_on_its_machine() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()
-        first, second = (place.secret for place, _ in setting.fleet["a"].arguments["join_training"])
-        ((place, _),) = setting.fleet["b"].arguments["join_training"]
+        first, second = (place.secret for place, *_ in setting.fleet["a"].arguments["join_training"])
+        ((place, *_),) = setting.fleet["b"].arguments["join_training"]
         assert place.secret == second != first
         assert len(second) == 64
         assert setting.fleet["a"].arguments["choose_port"] == [(True,), (True,)]
@@ -94,6 +96,100 @@ def _raised(found: Any) -> Any:
     if isinstance(found, Exception):
         raise found
     return found
+
+
+def test_a_step_that_a_survivor_had_completed_is_not_done_again() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        setting.fleet["a"].kill()
+        for survivor in ("b", "c"):
+            setting.fleet[survivor].answers |= {
+                "step": WorkerFailedError("all-gather failed, no answer from rank 0"),
+                "join_training": 1,
+                "last_metrics": {"loss": 3.0},
+            }
+        assert await setting.group.step(BATCH) == {"loss": 3.0}
+        assert setting.group.members == ("b", "c")
+        methods = [method for slot_id, method in setting.fleet.log if slot_id == "b" and method != "info"]
+        assert methods == ["step", "choose_port", "join_training", "last_metrics"]
+        # The next one is not taken for it.
+        setting.fleet["b"].answers["step"] = setting.fleet["c"].answers["step"] = {"loss": 4.0}
+        assert await setting.group.step(BATCH) == {"loss": 4.0}
+
+    asyncio.run(scenario())
+
+
+def test_a_part_of_the_state_that_nobody_holds_is_the_runs_error() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        for lost in ("a", "b"):
+            setting.fleet[lost].kill()
+        setting.fleet["c"].answers |= {
+            "step": WorkerFailedError("all-gather failed"),
+            "join_training": StateLostError("33% of the state is gone"),
+        }
+        with pytest.raises(StateLostError, match=r"33% of the state is gone \(a, b lost\): continue with --resume"):
+            await setting.group.step(BATCH)
+
+    asyncio.run(scenario())
+
+
+def test_a_leaving_worker_hands_over_what_is_lost_with_another() -> None:
+    """``b`` is lost while ``a`` leaves: what both held is sent by ``a`` before it goes."""
+
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        setting.fleet["b"].kill()
+
+        def join(place: Any, *_: bool) -> int:
+            if place.num_ranks == 1 and not handed_over:
+                raise StateLostError("33% of the state is gone")
+            handed_over.extend([place.num_leaving] * bool(place.num_leaving))
+            return 0
+
+        handed_over: list[int] = []
+        setting.fleet["c"].answers["join_training"] = join
+        assert await setting.group.remove(("a",), on_leaving=lambda: None)
+        assert handed_over == [1]
+        assert [(ranks, rank) for _, rank, ranks in setting.generations("a")][-1] == (2, 1)
+        assert setting.group.members == ("c",)
+        assert setting.lost == ["b"]
+        assert setting.fleet.log[-1] == ("a", "leave_training")
+
+    asyncio.run(scenario())
+
+
+def test_all_members_save_and_do_it_again_without_one_that_is_lost() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        setting.fleet["a"].kill()
+        answers = iter([WorkerFailedError("all-gather failed"), None])
+        setting.fleet["b"].answers["save_trainer"] = lambda folder: _raised(next(answers))
+        await setting.group.save(Path("folder"))
+        assert setting.lost == ["a"]
+        saves = [slot_id for slot_id, method in setting.fleet.log if method == "save_trainer"]
+        assert sorted(saves) == ["b", "b", "c", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_all_members_load_their_part_of_a_checkpoint() -> None:
+    async def scenario() -> None:
+        setting = Setting("a", "b")
+        setting.fleet["a"].answers["load_trainer"] = setting.fleet["b"].answers["load_trainer"] = 7
+        await setting.group.form([("a",), ("b",)], Path("folder"))
+        calls = [call for call in setting.fleet.log if call[1] in ("join_training", "load_trainer")]
+        assert calls[-2:] == [("a", "load_trainer"), ("b", "load_trainer")]
+        # Seven steps are done: an eighth that a survivor had completed is told from them.
+        setting.fleet["b"].kill()
+        setting.fleet["a"].answers |= {
+            "step": WorkerFailedError("all-gather failed"),
+            "join_training": 8,
+            "last_metrics": {"loss": 3.0},
+        }
+        assert await setting.group.step(BATCH) == {"loss": 3.0}
+
+    asyncio.run(scenario())
 
 
 def test_a_member_that_is_ended_in_mid_step_is_lost_at_once() -> None:
