@@ -12,6 +12,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from model_folders import write_model
 from transformers import Qwen3Config
@@ -22,6 +23,9 @@ from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
+from rlserve.weights.offer import Offer
+from rlserve.weights.receiver import Receiver
+from rlserve.weights.sender import Sender
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("**/*.md"), *(ROOT / "examples").glob("**/*.md")])
@@ -174,8 +178,23 @@ def _score(source: str, *, response: str, finished: bool) -> float:
     return float(names["score"](sample))
 
 
+def test_the_transport_that_is_shown_keeps_what_is_needed() -> None:
+    _, source = blocks(ROOT / "docs/extending.md", "python")
+    names: dict[str, Any] = {}
+    exec(source, names)
+    transport = names["KEEPING"]
+    sender = Sender("cpu/0", transport.sending(None), torch.float32)
+    weight = torch.tensor([1.0, 2.0])
+    for version in (1, 2, 3):
+        sender.take_snapshot(version, {"w": version * weight})
+        cargo, part = sender.send(version, needed=(1,))
+    found = Receiver(transport.receiving(None)).receive(Offer(version=3, parts=(part,)), [cargo])
+    assert torch.equal(found["w"], 3 * weight)
+    assert set(names["KeepingSendingEnd"].kept) == {1, 3}
+
+
 def test_the_policy_that_is_shown_decides() -> None:
-    (source,) = blocks(ROOT / "docs/extending.md", "python")
+    source, _ = blocks(ROOT / "docs/extending.md", "python")
     names: dict[str, Any] = {}
     exec(source, names)
     policy = names["StickyPolicy"](QueueThresholdConfig(queue_high=20, queue_low=6))
