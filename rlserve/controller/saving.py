@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlserve.controller.checkpoint import SavedRun, save_checkpoint
 from rlserve.controller.context import Books, RunContext
@@ -15,9 +16,13 @@ from rlserve.controller.setup import RunSetup
 from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
+from rlserve.errors import CheckpointError
 from rlserve.pool.base import POLICY_FOLDER
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.summary import RunSummary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RunSaver:
@@ -67,7 +72,7 @@ class RunSaver:
 
         async def write_model(folder: Path) -> None:
             await self._trainers.save(folder)
-            await asyncio.to_thread(tokenizer.save_pretrained, folder / POLICY_FOLDER)
+            await asyncio.to_thread(save_tokenizer, tokenizer, folder / POLICY_FOLDER)
 
         self.check_integrity()
         run = {
@@ -98,6 +103,18 @@ class RunSaver:
             num_generated_tokens=counters.num_generated_tokens + self._replicas.num_generated_tokens,
             loop_s=counters.loop_s + running_s,
         )
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write the tokenizer beside the policy.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises nothing more particular where a disk is full
+        raise CheckpointError(f"the tokenizer cannot be written to {folder}: {error}") from error
 
 
 def restore(saved: SavedRun, ledger: Ledger, *, time_s: float) -> Counters:

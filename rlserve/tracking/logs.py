@@ -71,11 +71,21 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exception()
-        if not isinstance(error, OSError):
+        if isinstance(error, OSError):
+            self._give_up(error)
+        else:
             super().handleError(record)
-            return
-        self._failed = True
-        logger.warning("%s cannot be written and is left as it is: %s", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        except OSError as error:  # what was not written yet cannot be
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if not self._failed:
+            self._failed = True
+            logger.warning("%s cannot be written and is left as it is: %s", self.baseFilename, error.strerror)
 
 
 def _is_not_of_ray(record: logging.LogRecord) -> bool:

@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -20,6 +20,7 @@ from rlserve.controller.checkpoint import (
     read_run,
     save_checkpoint,
 )
+from rlserve.controller.saving import save_tokenizer
 from rlserve.errors import CheckpointError, UserError
 
 
@@ -106,6 +107,19 @@ def test_a_full_disk_is_an_error_that_names_the_checkpoint(tmp_path: Path) -> No
         asyncio.run(save_checkpoint(tmp_path, 20, write_model, {}, keep=2))
     assert list(tmp_path.iterdir()) == [before]
     assert is_whole(before)
+
+
+def test_a_tokenizer_that_finds_the_disk_full_costs_the_checkpoint_and_not_the_run(tmp_path: Path) -> None:
+    class Tokenizer:
+        def save_pretrained(self, folder: Path) -> None:
+            raise Exception("No space left on device (os error 28)")  # as its library does
+
+    async def write_model(folder: Path) -> None:
+        save_tokenizer(cast(Any, Tokenizer()), folder)
+
+    with pytest.raises(CheckpointError, match=r"tokenizer cannot be written to .*step_000020: No space left on device"):
+        asyncio.run(save_checkpoint(tmp_path, 20, write_model, {}, keep=2))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_of_other_names_are_left_alone(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from rlserve.tracking.logs import log_to
 
+FULL = Path("/dev/full")
 logger = logging.getLogger("rlserve.test")
 
 
@@ -45,6 +46,16 @@ def test_a_full_disk_is_said_once_and_the_console_goes_on(
         "INFO one\nINFO two\n"
     )
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="there is no /dev/full here")
+def test_what_a_full_disk_could_not_take_ends_nothing_at_the_close() -> None:
+    console, text = text_console()
+    with log_to(FULL, console):
+        logger.info("one")
+    assert text.getvalue() == (
+        "WARNING /dev/full cannot be written and is left as it is: No space left on device\nINFO one\n"
+    )
 
 
 def full_disk(self: logging.FileHandler, record: logging.LogRecord) -> None:
