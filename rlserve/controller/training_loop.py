@@ -106,8 +106,8 @@ class TrainingLoop:
         try:
             metrics = await self._trainers.step(batch)
         except NonFiniteLossError as error:
-            saved = _save_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
-            raise NonFiniteLossError(f"{error}; its batch is in {saved}") from error
+            where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
+            raise NonFiniteLossError(f"{error}; its batch {where}") from error
         update_s = self._run.clock.now() - train_start
         await self._weights.publish(step)
         self._buffer.commit(time_s=self._run.clock.now())
@@ -156,7 +156,16 @@ def trained_batch(step: int, groups: Sequence[ScoredGroup]) -> TrainedBatch:
     )
 
 
-def _save_batch(path: Path, batch: Batch) -> Path:
+def _keep_batch(path: Path, batch: Batch) -> str:
+    """Keep a batch that broke a step; says where it is, or why it is nowhere."""
+    try:
+        _save_batch(path, batch)
+    except OSError as error:  # the run ends with the loss all the same
+        return f"cannot be written to {path}: {error.strerror}"
+    return f"is in {path}"
+
+
+def _save_batch(path: Path, batch: Batch) -> None:
     np.savez(
         path,
         sample_ids=np.array(batch.sample_ids),
@@ -171,4 +180,3 @@ def _save_batch(path: Path, batch: Batch) -> Path:
         rewards=batch.rewards,
         finish_reasons=np.array(batch.finish_reasons),
     )
-    return path

@@ -136,6 +136,17 @@ def test_a_loss_that_is_not_finite_keeps_the_batch_and_trains_nothing(tmp_path: 
     asyncio.run(scenario())
 
 
+def test_a_batch_that_cannot_be_kept_does_not_hide_why_the_step_failed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path / "gone", num_steps=1)
+            setting.failure = NonFiniteLossError("step 1 is not finite and was not applied")
+            with pytest.raises(NonFiniteLossError, match=r"not finite.* cannot be written to .*: No such file"):
+                await setting.run(asyncio.Event())
+
+    asyncio.run(scenario())
+
+
 def test_time_that_a_step_waits_for_weights_is_the_snapshot_and_the_waiting_while_they_travel(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
