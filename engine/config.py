@@ -61,7 +61,8 @@ class EngineConfig:
     such step, which takes seconds. Models with experts are computed without."""
     tensor_parallel_size: int = 1
     """Processes that share the model: each has a part of the heads, of the MLPs, of the vocabulary and of the KV cache,
-    which ``kv_cache_bytes`` sizes in each. The engine starts the others on this machine; on GPUs each takes one."""
+    which ``kv_cache_bytes`` sizes in each. The engine starts the others on this machine; on GPUs each takes one. In a
+    run they are a gang: the slots that a replica has, and that move together."""
     overlap_scheduling: bool | None = None
     """Plan and launch the next step while the device computes one, before its tokens are read: see
     ``engine/core/pipeline.py``. A sample that ends by a stop is computed one token too far, which is dropped. Steps

@@ -128,12 +128,12 @@ class Recovery:
             self.spawn(self.guard(gang, role, self._recover(gang, role, reason)))
 
     async def _recover(self, gang: Gang, role: Role | None, reason: str) -> None:
-        if not await self._is_node_there(gang):
+        replaced = await self._replaced(gang)
+        if replaced is None:
             self._book.leaving[gang.id] = "its node has left the cluster"
             self._book.move(gang, GangState.DEAD, self._book.leaving[gang.id])
             self._book.move(gang, GangState.GONE, self._book.leaving[gang.id])
             return
-        replaced = await self._fleet.recover(gang.slot_ids)
         if len(gang.slots) > 1:  # only now is it known who was lost
             for slot_id in replaced:
                 self._note_failure(slot_id, reason)
@@ -141,6 +141,17 @@ class Recovery:
         async with self.moving:
             if role is not None and gang.id not in self._book.leaving:
                 await self.roles.take(gang, role, "replaces a lost worker")
+
+    async def _replaced(self, gang: Gang) -> tuple[str, ...] | None:
+        """The slots of a gang that have new workers; None where its node has left."""
+        if not await self._is_node_there(gang):
+            return None
+        try:
+            return await self._fleet.recover(gang.slot_ids)
+        except WorkerFailedError:
+            if await self._is_node_there(gang):
+                raise
+            return None  # the node was lost before the cluster noticed
 
     def _repair(self, gang: Gang, slot_id: str, error: BaseException) -> None:
         """A worker of the last gang of trainers was lost, and the others train on: replace it beside them."""

@@ -37,9 +37,12 @@ class PoolConfig:
     """The slots that training and rollout share."""
 
     slots: Literal["auto"] | tuple[SlotGroupConfig, ...] = "auto"
-    """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none."""
+    """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none; on a
+    cluster also those of nodes that join while the run goes on. A list stays as it is, but slots that left with their
+    node are taken again from another."""
     num_initial_rollout: int | None = None
-    """Slots that begin as rollout; None takes those that prefer it, or half."""
+    """Slots (gangs, where ``rollout.engine.tensor_parallel_size`` makes them) that begin as rollout; None takes those
+    that prefer it, or half."""
     worker_start_timeout_s: float = 180.0
     """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0

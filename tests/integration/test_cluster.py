@@ -7,28 +7,47 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from runs import DEADLINE_S, Workplace
+from runs import DEADLINE_S, Workplace, merged
 
 pytestmark = pytest.mark.slow
 
 # No token: these nodes live for this test alone, on the loopback device.
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 CLUSTER = r"""
-import json, sys
+import json, sys, time
+from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
+from ray.core.generated import autoscaler_pb2
 head = {"resources": {"cpu-a": 1}, "num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
+head["_system_config"] = {
+    "worker_niceness": 0,  # at Ray's 15, any other load starves workers
+    "health_check_initial_delay_ms": 0,
+    "health_check_period_ms": 500,  # a node that vanishes is noticed within seconds
+}
 cluster = Cluster(initialize_head=True, head_node_args=head)
 cluster.add_node(resources={"cpu-b": 1}, num_cpus=1)
 cluster.wait_for_nodes()
 print(json.dumps({"address": cluster.address, "dashboard": cluster.head_node.webui_url}), flush=True)
-sys.stdin.read()
+added = {}
+for line in sys.stdin:
+    order, name, *count = line.split()
+    if order == "add":
+        added[name] = cluster.add_node(resources={name: int(count[0])}, num_cpus=1)
+    elif order == "kill":
+        cluster.remove_node(added[name], allow_graceful=False)
+    else:
+        soon_ms = int((time.time() + 600) * 1000)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        GcsClient(address=cluster.address).drain_node(added[name].node_id, reason, "test", soon_ms)
+    print(order, flush=True)
 cluster.shutdown()
 """
+NUM_STEPS = 8
 NODES = r"""
 import json, sys
 import ray
@@ -42,9 +61,27 @@ print(json.dumps({
 """
 
 
+class Cluster:
+    """Two nodes, and those that a test adds."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        assert process.stdout is not None
+        addresses = json.loads(process.stdout.readline())
+        self.address: str = addresses["address"]
+        self.dashboard: str = addresses["dashboard"]
+
+    def order(self, *words: str) -> None:
+        """``add TYPE COUNT`` a node, or let it ``drain TYPE`` or ``kill TYPE``."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(" ".join(words) + "\n")
+        self._process.stdin.flush()
+        assert self._process.stdout.readline().split() == [words[0]]
+
+
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Mapping[str, str]]:
-    """Addresses of the cluster: of Ray itself, and of its dashboard."""
+def cluster() -> Iterator[Cluster]:
     process = subprocess.Popen(
         [sys.executable, "-c", CLUSTER],
         env={**os.environ, **ENVIRONMENT},
@@ -53,8 +90,7 @@ def cluster() -> Iterator[Mapping[str, str]]:
         text=True,
     )
     assert process.stdin is not None
-    assert process.stdout is not None
-    yield json.loads(process.stdout.readline())
+    yield Cluster(process)
     process.stdin.close()
     process.wait(DEADLINE_S)
 
@@ -67,33 +103,52 @@ def look(address: str) -> dict[str, Any]:
 
 
 def on_cluster(address: str) -> dict[str, Any]:
-    return {"num_steps": 2, "launch": {"kind": "cluster", "address": address}, "pool": {"slots": "auto"}}
+    pool = {"slots": "auto", "switch_timeout_s": 120.0}  # whose first moves import all that a worker needs
+    return {"num_steps": 2, "launch": {"kind": "cluster", "address": address}, "pool": pool}
 
 
-def test_a_run_uses_both_nodes_and_leaves_the_cluster_alive(workplace: Workplace, cluster: Mapping[str, str]) -> None:
-    run = workplace.start("joined", on_cluster(cluster["address"]), environment=ENVIRONMENT)
+def test_nodes_come_and_go_while_a_run_uses_the_cluster(workplace: Workplace, cluster: Cluster) -> None:
+    """Both nodes of the start are used all the time. One joins and leaves with a notice, another vanishes."""
+    changes = {"num_steps": NUM_STEPS, "manager": {"interval_s": 0.2}, "reward": {"timeout_s": DEADLINE_S}}
+    changes = merged(on_cluster(cluster.address), changes)
+    run = workplace.start("joined", changes, environment=ENVIRONMENT)
+    run.wait_until(lambda: run.num_steps() >= 1, "a step")
+    workplace.hold()
+    cluster.order("add", "cpu-c", "2")
+    cluster.order("add", "cpu-d", "1")
+    run.wait_until(lambda: {run.owners().get(f"cpu-c/{number}") for number in (0, 1)} == {"train", "rollout"}, "roles")
+    run.wait_until(lambda: run.owners().get("cpu-d/0") in ("train", "rollout"), "a role for the other newcomer")
+    cluster.order("drain", "cpu-c")
+    workplace.release()
+    run.wait_until(lambda: {run.owners()[f"cpu-c/{number}"] for number in (0, 1)} == {"gone"}, "the node emptied")
+    assert run.events("failure") == []
+    workplace.hold()
+    cluster.order("kill", "cpu-d")
+    run.wait_until(lambda: run.owners()["cpu-d/0"] == "gone", "the vanished node noticed")
+    workplace.release()
     assert run.wait() == 0, run.output
     assert "Traceback" not in run.output
-    assert run.num_steps() == 2
-    assert {event["slot_id"]: event["slot_type"] for event in run.events("slot")} == {
-        "cpu-a/0": "cpu-a",
-        "cpu-b/0": "cpu-b",
-    }
-    nodes = look(cluster["address"])
-    assert nodes["alive"] == [True, True]
-    assert sorted(nodes["types"].values()) == [["cpu-a"], ["cpu-b"]], "each type is on a node of its own"
+    summary = json.loads((run.folder / "summary.json").read_text())
+    trained = [group_id for line in run.lines("samples.jsonl") for group_id in line["group_ids"]]
+    assert len(trained) == len(set(trained)) == summary["groups_trained"] == summary["groups_admitted"] == NUM_STEPS * 4
+    assert [event["slot_id"] for event in run.events("failure")] == ["cpu-d/0"]
+    workers = [event["slot_id"] for event in run.events("worker")]
+    assert sorted(workers) == ["cpu-a/0", "cpu-b/0", "cpu-c/0", "cpu-c/1", "cpu-d/0"], "nobody was replaced"
+    nodes = look(cluster.address)
+    assert {"cpu-a", "cpu-b"} <= {name for names in nodes["types"].values() for name in names}
     run.wait_for_no_processes()
     deadline = time.monotonic() + DEADLINE_S
-    while {"cpu-a", "cpu-b"} - look(cluster["address"])["available"].keys():
+    while {"cpu-a", "cpu-b"} - look(cluster.address)["available"].keys():
         assert time.monotonic() < deadline, "the slots are not given back"
+    cluster.order("kill", "cpu-c")
 
 
-def test_a_run_as_the_entry_point_of_a_job(workplace: Workplace, cluster: Mapping[str, str]) -> None:
+def test_a_run_as_the_entry_point_of_a_job(workplace: Workplace, cluster: Cluster) -> None:
     config = workplace.config({"num_steps": 2, "launch": {"kind": "cluster"}, "pool": {"slots": "auto"}})
     script = (
         "from ray.job_submission import JobSubmissionClient\n"
         "import sys, time\n"
-        f"client = JobSubmissionClient('http://{cluster['dashboard']}')\n"
+        f"client = JobSubmissionClient('http://{cluster.dashboard}')\n"
         "job = client.submit_job(entrypoint=sys.argv[1])\n"
         "while not client.get_job_status(job).is_terminal():\n"
         "    time.sleep(0.2)\n"
@@ -113,8 +168,8 @@ def test_a_run_as_the_entry_point_of_a_job(workplace: Workplace, cluster: Mappin
     assert json.loads((folder / "summary.json").read_text())["num_steps"] == 2
 
 
-def test_more_slots_than_the_cluster_has(workplace: Workplace, cluster: Mapping[str, str]) -> None:
-    changes = on_cluster(cluster["address"]) | {"pool": {"slots": [{"type": "cpu-a", "count": 3}]}}
+def test_more_slots_than_the_cluster_has(workplace: Workplace, cluster: Cluster) -> None:
+    changes = on_cluster(cluster.address) | {"pool": {"slots": [{"type": "cpu-a", "count": 3}]}}
     run = workplace.start("greedy", changes, environment=ENVIRONMENT)
     assert run.wait() == 2, run.output
     assert "pool.slots asks for cpu-a × 3, but there is: cpu-a × 1, cpu-b × 1" in run.output

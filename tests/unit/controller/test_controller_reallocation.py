@@ -87,6 +87,7 @@ class Setting:
         *moves: Move,
         max_worker_failures: int = 8,
         gangs: Sequence[Gang] = (make_gang("t0"), make_gang("t1"), make_gang("r0")),
+        policy: Policy[Any] | None = None,
     ) -> None:
         self.log: list[str] = []
         self.gangs = gangs
@@ -110,7 +111,12 @@ class Setting:
             max_worker_failures=max_worker_failures,
         )
         self.reallocation = Reallocation(
-            self.context, self.book, self.recovery, policy=ScriptedPolicy(*moves), load=fakes, interval_s=0.001
+            self.context,
+            self.book,
+            self.recovery,
+            policy=policy or ScriptedPolicy(*moves),
+            load=fakes,
+            interval_s=0.001,
         )
         self.watch = NodeWatch(
             self.context,
@@ -300,3 +306,210 @@ def test_closing_gives_up_replacements() -> None:
         assert never.cancelled()
 
     run(scenario)
+
+
+# Gangs of two slots
+
+GANGS = (make_gang("t0", "t1"), make_gang("u0", "u1"), make_gang("r0", "r1"))
+
+
+def test_a_gang_moves_as_one() -> None:
+    async def scenario(setting: Setting) -> None:
+        await until(lambda: setting.state("u0+u1") is GangState.ROLLOUT)
+        assert setting.log == ["trainers remove u0 u1", "replicas join u0"]
+        assert (setting.fleet["u0"].arguments["start_rollout"], setting.fleet["u1"].arguments["follow_rollout"]) == (
+            [(place_of(setting, "u0"),)],
+            [(place_of(setting, "u1"),)],
+        )
+        assert setting.counters.moves_to_rollout == 1
+        for slot_id in ("u0", "u1"):
+            assert [event.owner for event in setting.records(SlotEvent) if event.slot_id == slot_id][-1] == "rollout"
+        (decision,) = [record for record in setting.records(Decision) if record.action != "hold"]
+        assert (decision.slot_id, decision.num_train) == ("u0+u1", 4)
+
+    run(scenario, Move(gang_id="u0+u1", to=Role.ROLLOUT), gangs=GANGS)
+
+
+def place_of(setting: Setting, slot_id: str) -> Any:
+    """The place in its engine that a worker was given last."""
+    arguments = setting.fleet[slot_id].arguments
+    ((*_, (place,)),) = [calls for method, calls in arguments.items() if method in ("start_rollout", "follow_rollout")]
+    return place
+
+
+def test_the_ranks_of_an_engine_stay_formed_until_one_is_lost() -> None:
+    async def scenario(setting: Setting) -> None:
+        first = [place_of(setting, slot_id) for slot_id in ("r0", "r1")]
+        assert [(place.rank, place.num_ranks, place.port) for place in first] == [(0, 2, 1), (1, 2, 1)]
+        assert len({place.secret for place in first}) == 1
+        gang = setting.book["r0+r1"]
+        await setting.recovery.roles.give_up(gang, "test")
+        await setting.recovery.roles.take(gang, Role.ROLLOUT, "test")
+        assert [place_of(setting, slot_id) for slot_id in ("r0", "r1")] == first
+        setting.fleet["r1"].kill()
+        setting.lose("r0", Role.ROLLOUT, WorkerFailedError("a rank is lost"))
+        await until(lambda: setting.state("r0+r1") is GangState.ROLLOUT)
+        again = [place_of(setting, slot_id) for slot_id in ("r0", "r1")]
+        assert again[0].secret == again[1].secret != first[0].secret
+
+    run(scenario, gangs=GANGS)
+
+
+@pytest.mark.parametrize("lost", ["r0", "r1"])
+def test_the_worker_that_a_replica_lost_is_replaced_and_no_other(lost: str) -> None:
+    """Its leader only knows that a rank is lost."""
+
+    async def scenario(setting: Setting) -> None:
+        setting.fleet[lost].kill()
+        setting.lose("r0", Role.ROLLOUT, WorkerFailedError("the engine stopped: a rank is lost"))
+        await until(lambda: setting.state("r0+r1") is GangState.ROLLOUT)
+        assert [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"] == [lost]
+        assert [event.slot_id for event in setting.records(FailureEvent)] == [lost]
+        assert (setting.counters.worker_failures, setting.counters.engine_restarts) == (1, 1)
+
+    run(scenario, gangs=GANGS)
+
+
+def test_a_gang_of_trainers_that_loses_one_comes_back_as_a_whole() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.fleet["u1"].kill()
+        setting.lose("u1", Role.TRAIN)
+        await until(lambda: setting.state("u0+u1") is GangState.TRAIN)
+        assert setting.log == ["trainers add u0 u1"]
+        assert [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"] == ["u1"]
+
+    run(scenario, gangs=GANGS)
+
+
+def test_the_last_gang_of_trainers_goes_on_while_a_worker_of_it_is_replaced() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.lose("t1", Role.TRAIN)
+        assert setting.trainers.members == ["t0"]
+        assert setting.state("t0+t1") is GangState.TRAIN
+        assert setting.book.repairing == {"t0+t1"}
+        await until(lambda: not setting.book.repairing)
+        assert setting.trainers.members == ["t0", "t1"]
+        assert [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"] == ["t1"]
+        assert setting.counters.worker_failures == 1
+
+    run(scenario, gangs=(GANGS[0], GANGS[2]))
+
+
+# Nodes that come and go
+
+
+def a_node(name: str, *, draining: bool = False, **counts: int) -> Node:
+    return Node(id=name, name=name, counts=counts, is_draining=draining)
+
+
+ON_NODES = tuple(make_gang(f"cpu/{number}", node_id="ab"[number % 2]) for number in range(4))
+"""Three train, two of them on node a, and one on node b rolls out."""
+
+
+class NewcomersRollOut(Policy[None]):
+    """Gives whoever is idle the rollout role."""
+
+    def initial_state(self) -> None:
+        pass
+
+    def decide(self, observation: Observation, state: None) -> tuple[Plan, None]:
+        idle = [gang for gang in observation.gangs if gang.idle]
+        return Plan(moves=tuple(Move(gang_id=gang.id, to=Role.ROLLOUT) for gang in idle[:1]), reason="script"), None
+
+
+def run_with_nodes(scenario: Callable[[Setting], Awaitable[None]], **changes: Any) -> None:
+    async def watched(setting: Setting) -> None:
+        setting.nodes = (a_node("a", cpu=2), a_node("b", cpu=2))
+        watching = setting.context.tasks.create_task(setting.watch.watch())
+        await scenario(setting)
+        watching.cancel()
+
+    run(watched, gangs=ON_NODES, **changes)
+
+
+def test_a_node_that_joins_adds_idle_gangs_whose_role_the_policy_decides() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.nodes = (*setting.nodes, a_node("c", cpu=1))
+        await until(lambda: "cpu/4" in setting.reallocation.table.gang_ids)
+        await until(lambda: setting.state("cpu/4") is GangState.ROLLOUT)
+        assert ("cpu/4", "START") in setting.fleet.log
+        assert setting.counters.moves_to_rollout == 0, "it had no role before"
+        assert setting.log[-1] == "replicas join cpu/4"
+
+    run_with_nodes(scenario, policy=NewcomersRollOut())
+
+
+def test_a_node_that_says_that_it_leaves_is_emptied_and_gone_without_a_failure() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.recovery.roles.give_up(setting.book["cpu/2"], "test")
+        await setting.recovery.roles.take(setting.book["cpu/2"], Role.ROLLOUT, "test")
+        setting.log.clear()
+        setting.nodes = (a_node("a", cpu=2), a_node("b", draining=True, cpu=2))
+        await until(lambda: {setting.state(gang_id) for gang_id in ("cpu/1", "cpu/3")} == {GangState.GONE})
+        assert sorted(setting.log) == ["replicas leave cpu/3", "trainers remove cpu/1"]
+        assert (setting.counters.worker_failures, setting.records(FailureEvent)) == (0, [])
+        assert {slot_id for slot_id, what in setting.fleet.log if what == "KILL"} == {"cpu/1", "cpu/3"}
+        last = {event.slot_id: event.owner for event in setting.records(SlotEvent)}
+        assert (last["cpu/1"], last["cpu/3"]) == ("gone", "gone")
+        setting.nodes = (a_node("a", cpu=2),)
+        await settled()
+        assert setting.counters.worker_failures == 0
+
+    run_with_nodes(scenario)
+
+
+def test_the_last_of_a_role_leaves_when_another_has_it() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.nodes = (a_node("a", cpu=2), a_node("b", draining=True, cpu=2))
+        await until(lambda: setting.state("cpu/1") is GangState.GONE)
+        await settled()
+        assert setting.state("cpu/3") is GangState.ROLLOUT, "nobody else rolls out"
+        assert setting.reallocation.observe().gangs[-1].leaving
+        await setting.recovery.roles.give_up(setting.book["cpu/2"], "test")
+        await setting.recovery.roles.take(setting.book["cpu/2"], Role.ROLLOUT, "test")
+        await until(lambda: setting.state("cpu/3") is GangState.GONE)
+
+    run_with_nodes(scenario)
+
+
+def test_a_gang_that_dies_while_it_is_emptied_is_gone_and_not_replaced() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.trainers.failures["remove"] = WorkerLostError("its process died")
+        setting.nodes = (a_node("a", cpu=2), a_node("b", draining=True, cpu=2))
+        await until(lambda: setting.state("cpu/1") is GangState.GONE)
+        assert setting.counters.worker_failures == 0
+        assert not [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"]
+
+    run_with_nodes(scenario)
+
+
+def test_a_worker_that_cannot_be_replaced_since_its_node_has_left_is_lost_once() -> None:
+    """Its loss is noticed before the cluster knows of that of the node."""
+
+    async def scenario(setting: Setting) -> None:
+        class NodeLeaves(WorkerLostError):
+            def __init__(self) -> None:
+                super().__init__("its process died")
+                setting.nodes = (a_node("a", cpu=2),)
+
+        setting.fleet.restart_failures = [NodeLeaves]  # type: ignore[list-item]
+        setting.lose("cpu/3", Role.ROLLOUT)
+        await until(lambda: setting.state("cpu/3") is GangState.GONE)
+        assert [event.slot_id for event in setting.records(FailureEvent)] == ["cpu/3"]
+
+    run_with_nodes(scenario)
+
+
+@pytest.mark.parametrize("noticed_first_by", ["the watch", "whoever works with it"])
+def test_a_node_that_vanishes_is_one_loss_and_its_gangs_are_not_started_again(noticed_first_by: str) -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.nodes = (a_node("a", cpu=2),)
+        if noticed_first_by == "the watch":
+            await until(lambda: bool(setting.book.leaving))
+        setting.lose("cpu/1", Role.TRAIN)
+        setting.lose("cpu/3", Role.ROLLOUT)
+        await until(lambda: {setting.state(gang_id) for gang_id in ("cpu/1", "cpu/3")} == {GangState.GONE})
+        assert not [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"]
+        assert setting.counters.worker_failures == (1 if noticed_first_by == "the watch" else 2)
+
+    run_with_nodes(scenario)

@@ -330,3 +330,73 @@ def test_the_last_member_stays() -> None:
         assert setting.fleet.log == []
 
     asyncio.run(scenario())
+
+
+# Gangs
+
+
+async def formed_of_gangs(*gangs: tuple[str, ...], others: tuple[str, ...] = ()) -> Setting:
+    setting = Setting(*(slot_id for gang in gangs for slot_id in gang), others=others)
+    await setting.group.form(gangs, None)
+    setting.fleet.log.clear()
+    return setting
+
+
+def last_place(setting: Setting, slot_id: str) -> Any:
+    return setting.fleet[slot_id].arguments["join_training"][-1][0]
+
+
+def test_a_gang_joins_and_leaves_in_one_group_each() -> None:
+    async def scenario() -> None:
+        setting = await formed_of_gangs(("a", "b"), others=("c", "d"))
+        assert last_place(setting, "a").gang_size == 2
+        await setting.group.add(("c", "d"))
+        assert setting.group.members == ("a", "b", "c", "d")
+        assert [last_place(setting, slot_id).rank for slot_id in "abcd"] == [0, 1, 2, 3]
+        assert await setting.group.remove(("a", "b"), on_leaving=lambda: None)
+        assert setting.group.members == ("c", "d")
+        assert [generation for generation, *_ in setting.generations("d")] == [3, 4], "one group for each change"
+        assert [slot_id for slot_id, method in setting.fleet.log if method == "leave_training"] == ["a", "b"]
+        assert not await setting.group.remove(("c", "d"), on_leaving=lambda: pytest.fail("the last gang stays"))
+
+    asyncio.run(scenario())
+
+
+def test_a_gang_that_loses_one_is_lost_as_a_whole_and_reported_once() -> None:
+    async def scenario() -> None:
+        setting = await formed_of_gangs(("a", "b"), ("c", "d"))
+        for lost in ("c", "d"):
+            setting.fleet[lost].kill()
+        await setting.group.step(BATCH)
+        assert setting.group.members == ("a", "b")
+        assert setting.lost == ["d"] or setting.lost == ["c"]
+
+    asyncio.run(scenario())
+
+
+def test_the_mate_of_a_lost_member_is_not_in_the_next_group() -> None:
+    async def scenario() -> None:
+        setting = await formed_of_gangs(("a", "b"), ("c", "d"))
+        setting.fleet["a"].kill()
+        await setting.group.step(BATCH)
+        assert setting.group.members == ("c", "d")
+        assert setting.lost == ["a"]
+        assert last_place(setting, "c").gang_size == 2
+
+    asyncio.run(scenario())
+
+
+def test_the_last_gang_goes_on_with_whoever_is_left_and_is_made_whole_again() -> None:
+    async def scenario() -> None:
+        setting = await formed_of_gangs(("a", "b"))
+        setting.fleet["a"].kill()
+        await setting.group.step(BATCH)
+        assert setting.group.members == ("b",)
+        assert setting.lost == ["a"]
+        assert last_place(setting, "b").gang_size == 1
+        await setting.fleet.recover(("a",))
+        await setting.group.add(("a", "b"))
+        assert setting.group.members == ("b", "a")
+        assert last_place(setting, "b").gang_size == 2
+
+    asyncio.run(scenario())
