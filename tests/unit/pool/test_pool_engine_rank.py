@@ -10,15 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from model_folders import write_model
+from pool_builders import make_spec
 
 from rlserve.distributed.addresses import free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import WorkerSpec
 from rlserve.pool.roles.engine_rank import EngineRank
-from rlserve.trainers.algorithms.config import PPOConfig
-from rlserve.trainers.backends.config import TrainerConfig
 
 CONFIG = EngineConfig(dtype="float32", num_blocks=16, tensor_parallel_size=2, max_num_batched_tokens=64)
 
@@ -30,19 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def ranks(model: Path) -> Iterator[tuple[EngineRank, EngineRank]]:
-    spec = WorkerSpec(
-        slot_id="cpu/0",
-        device="cpu",
-        num_threads=1,
-        model_path=str(model),
-        seed=0,
-        temperature=1.0,
-        engine=CONFIG,
-        trainer=TrainerConfig(),
-        algorithm=PPOConfig(),
-        switch_timeout_s=20.0,
-        log_path=Path("log"),
-    )
+    spec = make_spec("cpu/0", model_path=str(model), engine=CONFIG)
     leader, follower = EngineRank(spec, timeout_s=20.0), EngineRank(spec, timeout_s=20.0)
     yield leader, follower
     leader.end()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from pathlib import Path
 from typing import Any
 
 import pytest
+from pool_builders import make_spec
 from ray.exceptions import RayActorError
 
-from rlserve.engine.config import EngineConfig
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.catalogue import slot_type
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
-from rlserve.trainers.algorithms.config import PPOConfig
-from rlserve.trainers.backends.config import TrainerConfig
 
 
 class FakeActor:
@@ -60,21 +57,7 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> list[FakeActor]:
 
 
 def slot_of(slot_id: str) -> tuple[Slot, WorkerSpec]:
-    slot = Slot(id=slot_id, type=slot_type("cpu"), prefer=None, num_threads=1)
-    spec = WorkerSpec(
-        slot_id=slot_id,
-        device="cpu",
-        num_threads=1,
-        model_path="model",
-        seed=0,
-        temperature=1.0,
-        engine=EngineConfig(),
-        trainer=TrainerConfig(),
-        algorithm=PPOConfig(),
-        switch_timeout_s=1.0,
-        log_path=Path("log"),
-    )
-    return slot, spec
+    return Slot(id=slot_id, type=slot_type("cpu"), prefer=None, num_threads=1), make_spec(slot_id)
 
 
 async def started(*slot_ids: str) -> Fleet:

@@ -1,0 +1,30 @@
+"""Plain builders for the tests of the pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlserve.engine.config import EngineConfig
+from rlserve.pool.base import WorkerSpec
+from rlserve.trainers.algorithms.config import PPOConfig
+from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.weights.config import ObjectStoreConfig
+
+
+def make_spec(slot_id: str, **changes: Any) -> WorkerSpec:
+    """What the worker of a CPU slot is told."""
+    parts: dict[str, Any] = {
+        "device": "cpu",
+        "num_threads": 1,
+        "model_path": "model",
+        "seed": 0,
+        "temperature": 1.0,
+        "engine": EngineConfig(),
+        "trainer": TrainerConfig(),
+        "algorithm": PPOConfig(),
+        "weights": ObjectStoreConfig(),
+        "switch_timeout_s": 20.0,
+        "log_path": Path("log"),
+    }
+    return WorkerSpec(slot_id=slot_id, **(parts | changes))
