@@ -220,10 +220,12 @@ class TrainerGroup:
         return sizes.pop() if len(sizes) == 1 and sum(map(len, gangs)) == len(members) else 1
 
     def _without(self, members: Sequence[str], lost: Collection[str]) -> tuple[str, ...]:
-        """The members of gangs that lost nobody; where there is none, whoever is left."""
+        """The members of gangs that lost nobody; where none of these holds the state, whoever is left."""
         broken = {mate for member in lost for mate in self._gangs[member]}
         whole = tuple(member for member in members if member not in broken)
-        return whole or tuple(member for member in members if member not in lost)
+        if whole and whole[0] in self._members:
+            return whole
+        return tuple(member for member in members if member not in lost)
 
     async def _regroup(
         self,

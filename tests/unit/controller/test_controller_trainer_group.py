@@ -400,3 +400,16 @@ def test_the_last_gang_goes_on_with_whoever_is_left_and_is_made_whole_again() ->
         assert last_place(setting, "b").gang_size == 2
 
     asyncio.run(scenario())
+
+
+def test_the_last_gang_keeps_the_state_where_it_loses_one_while_another_joins() -> None:
+    async def scenario() -> None:
+        setting = await formed_of_gangs(("a", "b"), others=("c", "d"))
+        setting.fleet["a"].kill()
+        await setting.group.add(("c", "d"))
+        assert setting.group.members == ("b", "c", "d")
+        assert setting.lost == ["a"]
+        assert last_place(setting, "b").rank == 0
+        assert last_place(setting, "b").gang_size == 1
+
+    asyncio.run(scenario())
