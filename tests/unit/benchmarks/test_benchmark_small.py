@@ -21,6 +21,8 @@ def test_a_swap_is_measured_in_copies(tmp_path: Path, capsys: pytest.CaptureFixt
     (result,) = json.loads(out.read_text())["results"]
     assert result["num_copies"] == result["swap_s"] / result["copy_s"] > 0
     assert result["num_bytes"] > 10_000
+    assert [found["transport"] for found in result["transports"]] == ["object_store", "shared_folder"]
+    assert all(found["send_s"] > 0 for found in result["transports"])
     assert "copies" in capsys.readouterr().out
 
 
