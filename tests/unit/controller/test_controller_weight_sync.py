@@ -178,6 +178,18 @@ def test_the_version_of_a_lost_sender_is_sent_by_another_that_has_not_stepped() 
     run(scenario)
 
 
+def test_a_sender_that_does_not_answer_in_time_is_lost_and_another_sends() -> None:
+    async def scenario(setting: Setting) -> None:
+        with unfinished(setting.fleet["t0"], "send_weights"):
+            await setting.step()
+            await setting.weights.settled()
+        assert [(loss.slot_id, "no answer for 0.01 s" in str(loss.error)) for loss in setting.lost] == [("t0", True)]
+        assert setting.trainers.members == ("t1",)
+        assert setting.versions("r0") == [1]
+
+    run(scenario, timeout_s=0.01)
+
+
 def test_once_the_group_has_stepped_the_next_version_comes_in_place_of_a_lost_one() -> None:
     async def scenario(setting: Setting) -> None:
         with unfinished(setting.fleet["t1"], "step") as stepped, unfinished(setting.fleet["t0"], "send_weights"):
@@ -251,6 +263,25 @@ def test_what_is_gone_and_held_by_nobody_is_waited_for_as_the_next_version() -> 
         await setting.weights.publish(2)
         await setting.weights.settled()
         assert setting.senders() == [("t0", 1), ("t0", 2)]
+        assert setting.versions("r0") == [2]
+
+    run(scenario)
+
+
+def test_a_version_that_is_sent_again_too_late_is_offered_to_nobody() -> None:
+    async def scenario(setting: Setting) -> None:
+        with unfinished(setting.fleet["r0"], "take_weights") as first:
+            await setting.step()
+            await settled()
+        with unfinished(setting.fleet["t0"], "send_weights") as again:
+            first.set_exception(gone("take_weights"))
+            await settled()
+        await setting.step()
+        await settled()
+        again.set_result(SentPart(sender="t0", num_bytes=8, fingerprint=1))
+        await setting.weights.settled()
+        assert setting.senders() == [("t0", 1), ("t0", 1), ("t0", 2)]
+        assert setting.published == [0, 1, 2]
         assert setting.versions("r0") == [2]
 
     run(scenario)

@@ -127,6 +127,13 @@ def test_a_folder_keeps_what_is_needed_and_the_newest_and_is_gone_in_the_end(in_
         in_folder.receive(gone)
 
 
+def test_a_file_newer_than_all_that_is_needed_may_be_under_way_and_stays(in_folder: Ends, folder: Path) -> None:
+    in_folder.send(1)
+    in_folder.send(2, needed=(1,))
+    in_folder.sending.discard((1,))
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_a_file_that_is_damaged_or_cut_off_is_refused(in_folder: Ends, folder: Path) -> None:
     sent = in_folder.send(1)
     (path,) = folder.iterdir()
