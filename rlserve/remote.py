@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
-from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
-
 from rlserve.errors import ArgumentLostError, RlserveError, WorkerFailedError, WorkerLostError
 
 _GONE = "what it was to be given is gone, the node that held it died"
@@ -33,18 +31,39 @@ async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
     """
     try:
         return await asyncio.wait_for(call, timeout_s)
-    except RayTaskError as error:  # before TimeoutError, which it is too where the worker raised one
+    except RlserveError:
+        raise
+    except Exception as error:
+        if type(error) is TimeoutError:  # not of a subclass: where a worker raised one, Ray's error is one too
+            raise WorkerLostError(f"{what}: no answer for {timeout_s:g} s") from None
+        ours = _translated(error, what)
+        if ours is None:
+            raise
+        raise ours from ours.__cause__
+
+
+def _translated(error: Exception, what: str) -> RlserveError | None:
+    """Our own error for one of Ray's; None for any other."""
+    from ray.exceptions import (  # only here: whoever hands in other workers than Ray's needs no Ray
+        ObjectLostError,
+        RayActorError,
+        RayError,
+        RayTaskError,
+    )
+
+    if isinstance(error, RayTaskError):
         if isinstance(error.cause, RlserveError):
-            raise error.cause from None
+            return error.cause
         if isinstance(error.cause, ObjectLostError):
-            raise ArgumentLostError(f"{what}: {_GONE}") from None
+            return ArgumentLostError(f"{what}: {_GONE}")
         lines = str(error.cause).splitlines() or [""]
-        raise WorkerFailedError(f"{what}: {type(error.cause).__name__}: {lines[0]}") from None
-    except RayActorError:
-        raise WorkerLostError(f"{what}: its process died") from None
-    except ObjectLostError:
-        raise ArgumentLostError(f"{what}: {_GONE}") from None
-    except RayError as error:
-        raise WorkerFailedError(f"{what}: {str(error).splitlines()[0]}") from error
-    except TimeoutError:
-        raise WorkerLostError(f"{what}: no answer for {timeout_s:g} s") from None
+        return WorkerFailedError(f"{what}: {type(error.cause).__name__}: {lines[0]}")
+    if isinstance(error, RayActorError):
+        return WorkerLostError(f"{what}: its process died")
+    if isinstance(error, ObjectLostError):
+        return ArgumentLostError(f"{what}: {_GONE}")
+    if isinstance(error, RayError):
+        failure = WorkerFailedError(f"{what}: {str(error).splitlines()[0]}")
+        failure.__cause__ = error
+        return failure
+    return None
