@@ -1,0 +1,259 @@
+"""A whole run on virtual time: the real controller with all its parts, over simulated workers, scorer and tracker."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from controller_fakes import FakeTracker, FakeTransport
+from simulated_workers import SimulatedFleet, SimulatedWorker, World
+from virtual_time import run_virtual
+
+from rlserve.config.tree import ModelConfig, RunConfig
+from rlserve.controller.build import build_controller
+from rlserve.controller.checkpoint import newest_checkpoint, read_run
+from rlserve.controller.clock import RunClock
+from rlserve.controller.controller import Controller
+from rlserve.controller.ports import Ports
+from rlserve.controller.preparation.prepare import Preparation
+from rlserve.controller.setup import RunSetup
+from rlserve.errors import RewardError
+from rlserve.manager.policies.base import Role
+from rlserve.pool.catalogue import slot_type
+from rlserve.pool.slots import Slot
+from rlserve.rollout.config import DataConfig, RewardConfig
+from rlserve.rollout.end_tokens import EndTokens
+from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.tracking.events import Record, TrainedBatch
+from rlserve.tracking.progress import NoProgress
+from rlserve.tracking.run_folder import RunFolder
+
+
+def prompt(name: str, position: int) -> PromptGroup:
+    return PromptGroup(
+        id=name,
+        position=position,
+        row=position,
+        prompt_text="1+1=",
+        prompt_token_ids=(1, 2, position % 50),
+        answer="2",
+    )
+
+
+class Source:
+    """Numbered prompts without end."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def next(self) -> PromptGroup:
+        self.position += 1
+        return self.get(f"0:{self.position - 1}", position=self.position - 1)
+
+    def get(self, group_id: str, *, position: int) -> PromptGroup:
+        assert group_id == f"0:{position}"
+        return prompt(group_id, position)
+
+    def snapshot(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        self.position = snapshot["position"]
+
+
+def _decode(token_ids: Any) -> str:
+    return f"{len(token_ids)} tokens"
+
+
+class Tokenizer:
+    def save_pretrained(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        (folder / "tokenizer.json").write_text("{}")
+
+
+class SimulatedScorer:
+    """Takes a while, and now and then fails, or leaves an answer out."""
+
+    num_workers = 4
+
+    def __init__(self, *, share_failed: float = 0.0, share_left_out: float = 0.0) -> None:
+        self._chance = random.Random(7)
+        self._share_failed = share_failed
+        self._share_left_out = share_left_out
+        self.hangs = False
+
+    async def start(self) -> None:
+        await asyncio.sleep(1.0)
+
+    async def score(self, samples: Sequence[RewardSample]) -> list[Score]:
+        if self.hangs:
+            await asyncio.Event().wait()
+        await asyncio.sleep(self._chance.uniform(0.05, 0.5))
+        draw = self._chance.random()
+        if draw < self._share_failed:
+            raise RewardError("the reward failed")
+        if draw < self._share_failed + self._share_left_out:
+            return [Score(value=None) for _ in samples]
+        return [Score(value=float(self._chance.random() < 0.5)) for _ in samples]
+
+    def close(self) -> None:
+        pass
+
+
+class MemoryTracker(FakeTracker):
+    """Keeps everything in memory."""
+
+    def log_answers(self, step: int, kind: str, make: Callable[[], Any]) -> None:
+        pass
+
+    def watch_engines(self, read: Callable[[], Any]) -> None:
+        read()
+
+    def of(self, kind: type[Record]) -> list[Any]:
+        return [record for record in self.records if isinstance(record, kind)]
+
+
+@dataclass(kw_only=True)
+class SimulatedRun:
+    """Everything of one run that a test may look at, or lay hands on."""
+
+    config: RunConfig
+    controller: Controller
+    fleet: SimulatedFleet
+    scorer: SimulatedScorer
+    tracker: MemoryTracker
+    transport: FakeTransport
+    folder: RunFolder
+
+    def living(self, role: Role) -> list[SimulatedWorker]:
+        """Workers in a role that are well."""
+        workers = [self.fleet.workers[slot_id] for slot_id in self.fleet.ready]
+        in_role = (lambda worker: worker.training) if role is Role.TRAIN else (lambda worker: worker.rolling_out)
+        return [worker for worker in workers if in_role(worker) and not (worker.dead or worker.hung or worker.wedged)]
+
+    @property
+    def trained(self) -> list[str]:
+        """Prompt groups in the order in which they were trained."""
+        return [group_id for batch in self.tracker.of(TrainedBatch) for group_id in batch.group_ids]
+
+    def check(self, *, max_staleness: int) -> None:
+        """Assert what always holds of a run that ended well (I1, I2, I3, I8)."""
+        assert self.fleet.world.faults == []
+        summary, per_step = self.controller.summary(), self.config.rollout.prompts_per_step
+        batches = self.tracker.of(TrainedBatch)
+        assert len(set(self.trained)) == len(self.trained), "a group was trained twice"
+        for batch in batches:
+            assert len(batch.group_ids) == per_step
+            assert all(batch.step - 1 - version <= max_staleness for version in batch.oldest_versions)
+        assert summary.groups_trained == summary.num_steps * per_step
+        assert summary.final_weight_version == summary.num_steps
+        taken: dict[str, int] = {}
+        for slot_id, version in self.transport.taken:
+            assert version >= taken.get(slot_id, 0), "a version went back"
+            taken[slot_id] = version
+
+
+def make_config(**parts: Any) -> RunConfig:
+    """A configuration of which only a run's own parts matter."""
+    defaults: dict[str, Any] = {
+        "model": ModelConfig(path="none"),
+        "data": DataConfig(path="none"),
+        "reward": RewardConfig(function="none"),
+    }
+    return RunConfig(**defaults | parts)
+
+
+def begin(
+    config: RunConfig, folder: RunFolder, *, world: World, scorer: SimulatedScorer, num_slots: int, resume: bool
+) -> SimulatedRun:
+    """Build the run. Within a loop of virtual time."""
+    loop = asyncio.get_running_loop()
+    slots = tuple(
+        Slot(id=f"cpu/{number}", type=slot_type("cpu"), prefer=None, num_threads=1) for number in range(num_slots)
+    )
+    roles = {slot.id: Role.TRAIN if index < num_slots // 2 else Role.ROLLOUT for index, slot in enumerate(slots)}
+    saved = read_run(newest_checkpoint(folder.checkpoints)) if resume else None
+    source = Source()
+    if saved is not None:
+        source.restore(saved.content["source"])
+    source_port: Any = source
+    tokenizer: Any = Tokenizer()
+    decode: Any = _decode
+    preparation = Preparation(
+        model_path="none",
+        tokenizer=tokenizer,
+        source=source_port,
+        held_out=tuple(prompt(f"held_out:{row}", row) for row in range(20)),
+        end_tokens=EndTokens(of_model=(0,), added=()),
+        reward=config.reward,
+        decode=decode,
+    )
+    tracker, transport, fleet = MemoryTracker(), FakeTransport(), SimulatedFleet(world)
+    tracker_port: Any = tracker
+    fleet_port: Any = fleet
+    transport.newest = -1
+    setup = RunSetup(
+        config=config,
+        preparation=preparation,
+        slots=slots,
+        roles=roles,
+        folder=folder,
+        tracker=tracker_port,
+        progress=NoProgress(),
+        clock=RunClock(started=loop.time(), read=loop.time),
+        saved=saved,
+    )
+    controller = build_controller(setup, Ports(fleet=fleet_port, scorer=scorer, transport=transport))
+    return SimulatedRun(
+        config=config,
+        controller=controller,
+        fleet=fleet,
+        scorer=scorer,
+        tracker=tracker,
+        transport=transport,
+        folder=folder,
+    )
+
+
+Disturb = Callable[[SimulatedRun], Coroutine[Any, Any, None]]
+
+
+def simulate(
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    world: World | None = None,
+    scorer: SimulatedScorer | None = None,
+    num_slots: int = 6,
+    resume: bool = False,
+    disturb: Disturb | None = None,
+) -> SimulatedRun:
+    """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs.
+
+    Raises:
+        RlserveError: what the run failed with.
+    """
+
+    async def whole() -> SimulatedRun:
+        run = begin(
+            config,
+            folder,
+            world=world or World(),
+            scorer=scorer or SimulatedScorer(),
+            num_slots=num_slots,
+            resume=resume,
+        )
+        beside = None if disturb is None else asyncio.create_task(disturb(run))
+        try:
+            await run.controller.run()
+        finally:
+            if beside is not None:
+                beside.cancel()
+        return run
+
+    return run_virtual(whole())
