@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller_fakes import FakeTracker, FakeTransport
+from controller_fakes import FakeTracker, FakeTransport, make_gang
 from simulated_workers import SimulatedFleet, SimulatedWorker, World
 from virtual_time import run_virtual
 
@@ -23,8 +23,6 @@ from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RewardError
 from rlserve.manager.policies.base import Role
-from rlserve.pool.catalogue import slot_type
-from rlserve.pool.slots import Slot
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
@@ -173,10 +171,8 @@ def begin(
 ) -> SimulatedRun:
     """Build the run. Within a loop of virtual time."""
     loop = asyncio.get_running_loop()
-    slots = tuple(
-        Slot(id=f"cpu/{number}", type=slot_type("cpu"), prefer=None, num_threads=1) for number in range(num_slots)
-    )
-    roles = {slot.id: Role.TRAIN if index < num_slots // 2 else Role.ROLLOUT for index, slot in enumerate(slots)}
+    gangs = tuple(make_gang(f"cpu/{number}") for number in range(num_slots))
+    roles = {gang.id: Role.TRAIN if index < num_slots // 2 else Role.ROLLOUT for index, gang in enumerate(gangs)}
     saved = read_run(newest_checkpoint(folder.checkpoints)) if resume else None
     source = Source()
     if saved is not None:
@@ -200,7 +196,7 @@ def begin(
     setup = RunSetup(
         config=config,
         preparation=preparation,
-        slots=slots,
+        gangs=gangs,
         roles=roles,
         folder=folder,
         tracker=tracker_port,

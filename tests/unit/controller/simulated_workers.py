@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ class SimulatedWorker:
 
     # -- rollout ---------------------------------------------------------------------------------------------
 
-    async def do_start_rollout(self) -> None:
+    async def do_start_rollout(self, place: None) -> None:
         assert not self.training, f"{self.slot_id} trains"
         assert not self.rolling_out, f"{self.slot_id} serves already"
         await asyncio.sleep(self.world.speeds.switch_s)
@@ -376,11 +376,13 @@ class SimulatedFleet:
     async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
         await asyncio.gather(*(self._start(slot.id) for slot, _ in slots))
 
-    async def restart(self, slot_id: str) -> None:
+    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        (slot_id,) = slot_ids
         self.kill(slot_id)
         self._reasons.pop(slot_id, None)
         self.num_restarts += 1
         await self._start(slot_id)
+        return (slot_id,)
 
     async def _start(self, slot_id: str) -> None:
         self.workers[slot_id] = SimulatedWorker(self.world, slot_id)
