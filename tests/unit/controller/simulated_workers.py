@@ -175,6 +175,7 @@ class SimulatedWorker:
 
     async def do_load_weights(self, version: int) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"
+        await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
         assert version >= self.version, f"{self.slot_id} goes back from version {self.version} to {version}"
         for running in self.running.values():
             self._advance(running)
@@ -188,6 +189,7 @@ class SimulatedWorker:
     def _begin(self, request: Request) -> None:
         assert request.id not in self.running, f"{request.id} was given twice"
         versions = list(request.resumed[0].weight_versions) if request.resumed else []
+        self.world.num_kept_tokens += len(versions)
         assert max(versions, default=0) <= self.version, f"{request.id} has tokens of newer weights than {self.slot_id}"
         loop, name = asyncio.get_running_loop(), request.id.rpartition("#")[0]
         length = random.Random(f"{name}").randint(*self.world.lengths)
@@ -337,6 +339,9 @@ class World:
     """What the workers found wrong."""
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     meetings: dict[tuple[Any, ...], Meeting] = field(default_factory=dict)
+
+    num_kept_tokens: int = 0
+    """Tokens that requests brought along from another replica."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)

@@ -85,6 +85,7 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     assert set(dropped) == {"reward_error", "reward_left_out"}
     assert summary.groups_admitted == 4000 + sum(dropped.values()), "no more than were needed"
     assert min(summary.moves_to_train, summary.moves_to_rollout) >= 3
+    assert run.fleet.world.num_kept_tokens > 1000, "requests that moved took their tokens along"
     failures = run.tracker.of(FailureEvent)
     assert summary.worker_failures == len(failures) == run.fleet.num_restarts >= 20
     reasons = " ".join(event.reason for event in failures)
