@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from controller_fakes import FakeTracker, FakeTransport, make_gang
+from controller_fakes import FakeTracker, make_gang
 from simulated_workers import SimulatedFleet, SimulatedWorker, World
 from virtual_time import run_virtual
 
@@ -27,7 +27,7 @@ from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
-from rlserve.tracking.events import Record, TrainedBatch
+from rlserve.tracking.events import Record, TrainedBatch, WeightEvent
 from rlserve.tracking.progress import NoProgress
 from rlserve.tracking.run_folder import RunFolder
 
@@ -125,7 +125,6 @@ class SimulatedRun:
     fleet: SimulatedFleet
     scorer: SimulatedScorer
     tracker: MemoryTracker
-    transport: FakeTransport
     folder: RunFolder
 
     def living(self, role: Role) -> list[SimulatedWorker]:
@@ -151,9 +150,10 @@ class SimulatedRun:
         assert summary.groups_trained == summary.num_steps * per_step
         assert summary.final_weight_version == summary.num_steps
         taken: dict[str, int] = {}
-        for slot_id, version in self.transport.taken:
-            assert version >= taken.get(slot_id, 0), "a version went back"
-            taken[slot_id] = version
+        for event in self.tracker.of(WeightEvent):
+            where = event.slot_id or "published"
+            assert event.version >= taken.get(where, 0), "a version went back"
+            taken[where] = event.version
 
 
 def make_config(**parts: Any) -> RunConfig:
@@ -189,10 +189,9 @@ def begin(
         reward=config.reward,
         decode=decode,
     )
-    tracker, transport, fleet = MemoryTracker(), FakeTransport(), SimulatedFleet(world)
+    tracker, fleet = MemoryTracker(), SimulatedFleet(world)
     tracker_port: Any = tracker
     fleet_port: Any = fleet
-    transport.newest = -1
     setup = RunSetup(
         config=config,
         preparation=preparation,
@@ -204,14 +203,13 @@ def begin(
         clock=RunClock(started=loop.time(), read=loop.time),
         saved=saved,
     )
-    controller = build_controller(setup, Ports(fleet=fleet_port, scorer=scorer, transport=transport))
+    controller = build_controller(setup, Ports(fleet=fleet_port, scorer=scorer))
     return SimulatedRun(
         config=config,
         controller=controller,
         fleet=fleet,
         scorer=scorer,
         tracker=tracker,
-        transport=transport,
         folder=folder,
     )
 

@@ -24,6 +24,7 @@ from rlserve.pool.slots import Slot
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
+from rlserve.weights.offer import Offer, Receipt, SentPart
 
 _PEER_TIMEOUT_S = 5.0
 TRAINER_FILE = "trainer.json"
@@ -104,6 +105,8 @@ class SimulatedWorker:
         self.num_tokens = 0
         self.batches: tuple[tuple[str, ...], ...] | None = None
         """Sample ids of every step that the trainer has completed."""
+        self.snapshots: set[int] = set()
+        """Versions of the weights that are to be sent."""
         self.place: Membership | None = None
         self.meeting: Meeting | None = None
 
@@ -173,13 +176,15 @@ class SimulatedWorker:
         await asyncio.sleep(self.world.speeds.switch_s)
         self.rolling_out, self.closed, self.version = True, False, -1
 
-    async def do_load_weights(self, version: int) -> None:
+    async def do_take_weights(self, offer: Offer, cargo: int) -> Receipt:
         assert self.rolling_out, f"{self.slot_id} does not serve"
+        assert cargo == offer.version, "the cargo of another version"
         await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
-        assert version >= self.version, f"{self.slot_id} goes back from version {self.version} to {version}"
+        assert offer.version > self.version, f"{self.slot_id} goes back from version {self.version} to {offer.version}"
         for running in self.running.values():
             self._advance(running)
-        self.version = version
+        self.version = offer.version
+        return Receipt(version=offer.version, fingerprint=offer.fingerprint, receive_s=0.0, load_s=0.0)
 
     async def do_submit(self, requests: list[Request]) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"
@@ -291,10 +296,23 @@ class SimulatedWorker:
     async def do_last_metrics(self) -> dict[str, float]:
         return _METRICS
 
-    async def do_pack_weights(self, version: int) -> None:
+    async def do_snapshot_weights(self, version: int) -> None:
         assert self.training, f"{self.slot_id} does not train"
         assert self.batches is not None
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
+        self.snapshots.add(version)
+
+    async def do_drop_snapshot(self, version: int) -> None:
+        self.snapshots.discard(version)
+
+    async def do_send_weights(self, version: int, needed: Sequence[int]) -> SentPart:
+        assert version in self.snapshots, f"{self.slot_id} has no snapshot of version {version}"
+        await asyncio.sleep(self.world.chance.uniform(0.0, self.world.speeds.switch_s))
+        self.snapshots.discard(version)
+        return SentPart(sender=self.slot_id, num_bytes=1, fingerprint=1000 + version)
+
+    async def do_discard_weights(self) -> None:
+        pass
 
     async def do_leave_training(self) -> None:
         self.training, self.batches = False, None
@@ -314,8 +332,9 @@ class SimulatedMethod:
     def __init__(self, worker: SimulatedWorker, method: str) -> None:
         self._worker, self._method = worker, method
 
-    def remote(self, *arguments: Any) -> asyncio.Future[Any]:
-        return self._worker.call(self._method, arguments)
+    def remote(self, *arguments: Any) -> Any:
+        call = self._worker.call(self._method, arguments)
+        return (arguments[0], call) if self._method == "send_weights" else call  # the first is for receivers alone
 
 
 def _output(running: _Running, reason: FinishReason) -> RequestOutput:
