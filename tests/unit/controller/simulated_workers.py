@@ -184,7 +184,7 @@ class SimulatedWorker:
         for running in self.running.values():
             self._advance(running)
         self.version = offer.version
-        return Receipt(version=offer.version, fingerprint=offer.fingerprint, receive_s=0.0, load_s=0.0)
+        return Receipt(version=offer.version, fingerprint=offer.fingerprint, load_s=0.0)
 
     async def do_submit(self, requests: list[Request]) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"
@@ -262,11 +262,13 @@ class SimulatedWorker:
     async def do_choose_port(self, on_one_machine: bool) -> tuple[str, int]:
         return "127.0.0.1", 1
 
-    async def do_join_training(self, place: Membership, holds_state: bool) -> int:
+    async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
         assert not self.rolling_out, f"{self.slot_id} serves"
         self.training, self.place = True, place
-        if holds_state:
+        if loads_model:
             self.batches = ()
+        elif is_newcomer:
+            self.batches = None
         self.meeting = self.world.meeting(("join", place.generation), place.num_ranks)
         await self.meeting.meet(self, self.world.speeds.switch_s)
         held = [worker.batches for worker in self.meeting.workers if worker.batches is not None]
