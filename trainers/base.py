@@ -124,8 +124,12 @@ class Trainer(ABC):
 
     @abstractmethod
     def log_probs(self, batch: Batch) -> NDArray[np.float32]:
-        """[A] raw log-probabilities of the response tokens under the current policy."""
+        """[A] raw log-probabilities of the trained response tokens under the current policy; 0 at all others."""
 
     @abstractmethod
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """[A] the critic's values at the response tokens: the state before each token is made."""
+        """[A] the critic's values at the trained response tokens: of the state before each is made; 0 at all others.
+
+        Raises:
+            UserError: the algorithm has no critic.
+        """
