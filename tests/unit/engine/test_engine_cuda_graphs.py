@@ -47,7 +47,7 @@ def engine_with_graphs(folder: Path, events: list[str]) -> Engine:
         runner._attention,
         runner._last_tokens,
         max_num_sequences=3,
-        table_width=engine._rows.block_tables.shape[1],
+        table_width=engine._table.block_tables.shape[1],
         device=DEVICE,
         make_recorder=lambda: RunningRecorder(events),
     )

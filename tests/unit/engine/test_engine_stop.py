@@ -122,7 +122,7 @@ def test_many_stop_tokens_of_one_request_are_not_compared_with_for_ever(folder: 
     engine = make_engine(folder)
     run(engine, [make_request("0", PROMPT, stop_token_ids=tuple(range(60))), make_request("1", PROMPT)])
     run(engine, [make_request("2", PROMPT, stop_token_ids=(1, 2)), make_request("3", PROMPT)])
-    assert engine._rows.stop_token_ids.shape[1] == 2
+    assert engine._table.stop_token_ids.shape[1] == 2
 
 
 class _Bytes:
