@@ -79,6 +79,11 @@ def test_a_role_is_not_empty_while_somebody_is_on_the_way(other: GangView) -> No
     assert decide((*make_pool(2, 0), other)).moves == ()
 
 
+def test_a_gang_that_is_being_emptied_is_on_its_way_to_no_role() -> None:
+    plan = decide((*make_pool(2, 0), make_gang("leaving", leaving=True)))
+    assert plan.moves == (Move(gang_id="t0", to=Role.ROLLOUT),)
+
+
 def test_the_unit_is_called_a_gang_where_it_is_one() -> None:
     gangs = tuple(replace(gang, num_slots=2) for gang in make_pool(1, 1))
     assert decide((*gangs, make_gang("new", idle=True, num_slots=2))).reason == "a new gang"
