@@ -101,6 +101,33 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     assert len(run.tracker.of(Decision)) > 1000
 
 
+async def end_movers(run: SimulatedRun) -> None:
+    """Whoever is on its way from one role to the other may die, or stop, at any moment of it."""
+    chance = run.fleet.world.chance
+    while not run.trained:
+        await asyncio.sleep(0.5)
+    while True:
+        await asyncio.sleep(0.05)
+        owners = {event.slot_id: event.owner for event in run.tracker.of(SlotEvent)}
+        for slot_id in run.fleet.ready:
+            if owners[slot_id] == "moving" and chance.random() < 0.04:
+                worker = run.fleet.workers[slot_id]
+                chance.choice((worker.kill, worker.hang))()
+
+
+def test_workers_lost_at_every_moment_of_a_move(tmp_path: Path) -> None:
+    world = World(speeds=Speeds(load=square_wave), seed=5)
+    run = simulate(run_config(150), folder(tmp_path), world=world, disturb=end_movers)
+    run.check(max_staleness=MAX_STALENESS)
+    summary = run.controller.summary()
+    assert (summary.num_steps, summary.groups_admitted, len(run.trained)) == (150, 600, 600)
+    attempted = {decision.action for decision in run.tracker.of(Decision)}
+    assert attempted == {"hold", "to_rollout", "to_train"}
+    assert summary.worker_failures >= 5
+    num_decided = sum(decision.action != "hold" for decision in run.tracker.of(Decision))
+    assert summary.moves_to_rollout + summary.moves_to_train < num_decided, "some were broken off"
+
+
 def test_the_same_seed_gives_the_same_run(tmp_path: Path) -> None:
     def trained(name: str) -> list[str]:
         run = simulate(

@@ -16,6 +16,7 @@ from controller_fakes import (
     settled,
     unfinished,
 )
+from virtual_time import run_virtual
 
 from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.replicas import Replicas
@@ -131,7 +132,7 @@ def run(scenario: Callable[[Setting], Awaitable[None]], *slot_ids: str, **timeou
             await asyncio.wait_for(scenario(setting), 10)
             await setting.replicas.close()
 
-    asyncio.run(whole())
+    run_virtual(whole())
 
 
 def test_a_replica_serves_only_with_the_newest_weights() -> None:
