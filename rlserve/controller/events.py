@@ -4,7 +4,7 @@
 
     event               said by                   heard by
     ──────────────────  ────────────────────────  ────────────────────────────────────────────────────────────
-    WorkerLost          trainer group, replicas   reallocation: ends it, starts another
+    WorkerLost          trainer group, replicas   recovery: ends it, starts another
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked

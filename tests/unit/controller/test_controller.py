@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -231,3 +233,9 @@ def test_trainers_that_are_all_lost_end_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(WorkerFailedError, match="no trainer is left that holds the state"):
         simulate(run_config(100, manager=StaticConfig()), folder(tmp_path), disturb=lose_all)
+
+
+def test_it_is_built_without_ray() -> None:
+    """Whoever simulates hands in workers of his own."""
+    code = "import sys; sys.modules['ray'] = None; import rlserve.controller.build"
+    subprocess.run([sys.executable, "-c", code], check=True)
