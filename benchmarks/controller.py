@@ -183,7 +183,8 @@ class Outside:
         self._workers = workers
         self._events = events
         self._slot_ids: list[str] = []
-        self.version, self.busy_s = 0, 0.0
+        self.version = 0
+        self.busy_s = self.snapshot_s = 0.0
 
     def __getitem__(self, slot_id: str) -> Worker:
         return self._workers[slot_id]
