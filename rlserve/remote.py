@@ -7,6 +7,7 @@ were raised, and everything else as one line.
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable
 from typing import Any
 
@@ -31,12 +32,12 @@ async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
     """
     try:
         return await asyncio.wait_for(call, timeout_s)
-    except RlserveError:
-        raise
     except Exception as error:
         if type(error) is TimeoutError:  # not of a subclass: where a worker raised one, Ray's error is one too
             raise WorkerLostError(f"{what}: no answer for {timeout_s:g} s") from None
-        ours = _translated(error, what)
+        # Ray's error for what a worker raised is one of ours as well, by a class made for the two, with a stack trace
+        # as its message. Where Ray was never imported none of its errors can have come.
+        ours = _translated(error, what) if "ray" in sys.modules else None
         if ours is None:
             raise
         raise ours from ours.__cause__

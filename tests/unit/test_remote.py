@@ -15,7 +15,9 @@ GONE = ObjectLostError("ab" * 28, None, "")
 
 
 def in_worker(cause: Exception) -> RayTaskError:
-    return RayTaskError("load_weights", "traceback", cause)
+    """As Ray raises it: of the cause's class as well."""
+    error: RayTaskError = RayTaskError("load_weights", "traceback", cause).as_instanceof_cause()
+    return error
 
 
 @pytest.mark.parametrize(
