@@ -28,6 +28,7 @@ from torch import Tensor
 from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import metrics
 from rlserve.trainers.algorithms.base import (
+    ActorCritic,
     Algorithm,
     Credit,
     Experience,
@@ -219,7 +220,9 @@ class MiniBatchObjective:
         """For the backend, which goes backward through them."""
         needs = self._algorithm.needs
         return Losses(
-            policy=self._policy_loss, value=self._value_loss if needs.critic else None, with_entropies=needs.entropies
+            policy=self._summed_policy_loss,
+            value=self._summed_value_loss if needs.critic else None,
+            with_entropies=needs.entropies,
         )
 
     def metrics(self, gradient: Gradient) -> dict[str, float]:
@@ -228,17 +231,17 @@ class MiniBatchObjective:
         policy_tokens = self._policy_tokens(tokens, gradient.policy)
         losses: list[PolicyLoss | ValueLoss] = [self._algorithm.policy_loss(policy_tokens)]
         if gradient.values is not None:
-            losses.append(self._algorithm.value_loss(self._value_tokens(tokens, gradient.values)))
+            losses.append(self._value_loss(tokens, gradient.values))
         found = metrics.policy_metrics(policy_tokens)
         for loss in losses:
             found |= metrics.loss_metrics(loss, self._weights_A[tokens], self._normaliser)
         return found
 
-    def _policy_loss(self, tokens: Tensor, outputs: PolicyOutputs) -> Tensor:
+    def _summed_policy_loss(self, tokens: Tensor, outputs: PolicyOutputs) -> Tensor:
         return self._sum(self._algorithm.policy_loss(self._policy_tokens(tokens, outputs)).per_token, tokens)
 
-    def _value_loss(self, tokens: Tensor, values: Tensor) -> Tensor:
-        return self._sum(self._algorithm.value_loss(self._value_tokens(tokens, values)).per_token, tokens)
+    def _summed_value_loss(self, tokens: Tensor, values: Tensor) -> Tensor:
+        return self._sum(self._value_loss(tokens, values).per_token, tokens)
 
     def _sum(self, per_token: Tensor, tokens: Tensor) -> Tensor:
         return (per_token * self._weights_A[tokens]).sum() / self._normaliser
@@ -255,8 +258,11 @@ class MiniBatchObjective:
             entropies=outputs.entropies,
         )
 
-    def _value_tokens(self, tokens: Tensor, values: Tensor) -> ValueTokens:
+    def _value_loss(self, tokens: Tensor, values: Tensor) -> ValueLoss:
         old_values, returns = self._columns.old_values, self._columns.returns
+        assert isinstance(self._algorithm, ActorCritic)
         assert old_values is not None
         assert returns is not None
-        return ValueTokens(values=values, old_values=old_values[tokens], returns=returns[tokens])
+        return self._algorithm.value_loss(
+            ValueTokens(values=values, old_values=old_values[tokens], returns=returns[tokens])
+        )

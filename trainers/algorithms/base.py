@@ -157,6 +157,10 @@ class Algorithm(ABC):
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
         """Per token; its gradient with respect to ``log_probs`` and ``entropies`` trains the policy."""
 
+
+class ActorCritic(Algorithm):
+    """An algorithm that trains a critic beside the policy; its ``needs`` say so."""
+
+    @abstractmethod
     def value_loss(self, tokens: ValueTokens) -> ValueLoss:
-        """Per token; its gradient with respect to ``values`` trains the critic. For algorithms that need one."""
-        raise NotImplementedError(f"{type(self).__name__} has no critic")
+        """Per token; its gradient with respect to ``values`` trains the critic."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from rlserve.trainers.algorithms.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
 from rlserve.trainers.algorithms.aggregation import token_mean
 from rlserve.trainers.algorithms.base import (
-    Algorithm,
+    ActorCritic,
     Credit,
     Experience,
     PolicyLoss,
@@ -23,7 +23,7 @@ from rlserve.trainers.algorithms.config import PPOConfig
 from rlserve.trainers.algorithms.losses import clipped_policy_loss, clipped_value_loss
 
 
-class PPO(Algorithm):
+class PPO(ActorCritic):
     """See ``PPOConfig`` for what can be chosen."""
 
     def __init__(self, config: PPOConfig) -> None:
