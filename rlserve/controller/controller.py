@@ -195,19 +195,21 @@ class Controller:
         metrics = {**report.metrics, **parts.metrics.read()}
         parts.saver.check_integrity()
         parts.display.note_step(metrics)
-        every = config.evaluation.every_steps
-        if every and report.step % every == 0 and report.step < config.num_steps:
+        if self._is_due(config.evaluation.every_steps, report.step):
             await parts.weights.settled()
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
         self._setup.tracker.log(report.step, metrics)
-        every = config.checkpoint.every_steps
-        if every and report.step % every == 0 and report.step < config.num_steps:
+        if self._is_due(config.checkpoint.every_steps, report.step):
             try:
                 await parts.saver.save()
             except CheckpointError as error:  # a full disk may have room again by the next one
                 logger.warning("%s; the run goes on", error)
+
+    def _is_due(self, every_steps: int, step: int) -> bool:
+        """Whether what is done every so many steps (0: never) is due; after the last one it is done in any case."""
+        return every_steps > 0 and step % every_steps == 0 and step < self._config.num_steps
 
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
