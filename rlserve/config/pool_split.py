@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
 from rlserve.manager.initial_split import initial_split
-from rlserve.manager.policies.base import GangFigures, GangView, Role
+from rlserve.manager.policies.base import GangFigures, GangView
 from rlserve.manager.policies.bounds import rollout_bounds
+from rlserve.manager.roles import Role
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, check_gangs, cut_gangs
 from rlserve.pool.slots import slot_groups

@@ -9,8 +9,8 @@ from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.initial_split import initial_split
-from rlserve.manager.policies.base import Role
 from rlserve.manager.policies.bounds import rollout_bounds
+from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.pool.gangs import Cut, Gang, cut_gangs
 from rlserve.rollout.config import RolloutConfig

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+from rlserve.config.tree import RunConfig
 from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
@@ -42,6 +43,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
+from rlserve.manager.policies.base import Admission
 from rlserve.manager.policies.factory import create_policy
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
@@ -94,6 +96,15 @@ def _books(setup: RunSetup) -> Books:
     )
 
 
+def _admission(config: RunConfig) -> Admission:
+    rollout = config.rollout
+    return Admission(
+        prompts_per_step=rollout.prompts_per_step,
+        samples_per_prompt=rollout.samples_per_prompt,
+        max_live_groups=(rollout.max_staleness + 1) * rollout.prompts_per_step,
+    )
+
+
 def _log_answers(run: RunContext, setup: RunSetup) -> None:
     answers = AnswerLog(setup.tracker, setup.config.tracking.samples, setup.preparation.decode)
     run.events.subscribe(GroupsTrained, answers.note_trained)
@@ -137,6 +148,7 @@ def _parts(
         recovery,
         policy=create_policy(config.manager),
         load=LoadReader(books, training),
+        admission=_admission(config),
         interval_s=config.manager.interval_s,
     )
     pool = config.pool

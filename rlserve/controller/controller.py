@@ -49,7 +49,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import CheckpointError
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.tracking import names
 from rlserve.tracking.summary import RunSummary
 

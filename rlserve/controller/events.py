@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.rollout.groups import ScoredAnswer, ScoredGroup
 from rlserve.rollout.requests.base import RequestId
 from rlserve.tracking.events import Record

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from rlserve.controller.context import RunContext
 from rlserve.manager.gang_table import GangState, GangTable
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerInfo
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import Owner, SlotEvent, WorkerEvent

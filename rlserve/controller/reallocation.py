@@ -21,7 +21,9 @@ from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.load import LoadReader
 from rlserve.controller.recovery import Recovery
 from rlserve.manager.gang_table import GangState, GangTable
-from rlserve.manager.policies.base import Observation, Plan, Policy, Role
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.policies.base import Admission, Observation, Plan, Policy
+from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import Decision
 
@@ -39,6 +41,7 @@ class Reallocation:
         *,
         policy: Policy[Any],
         load: LoadReader,
+        admission: Admission,
         interval_s: float,
     ) -> None:
         self._run = run
@@ -47,6 +50,7 @@ class Reallocation:
         self._policy = policy
         self._policy_state = policy.initial_state()
         self._load = load
+        self._admission = admission
         self._interval_s = interval_s
         self._last_move_end_s: float | None = None
         self._settled = False
@@ -77,6 +81,8 @@ class Reallocation:
             num_buffered=load.num_buffered,
             num_in_flight=load.num_in_flight,
             trainer_waiting=load.trainer_waiting,
+            admission=self._admission,
+            measured=Measurements(),
             gangs=tuple(
                 gang_view(
                     gang,

@@ -27,7 +27,7 @@ from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import FailureEvent
 

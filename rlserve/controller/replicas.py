@@ -34,7 +34,7 @@ from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.base import Collected, RolloutStats
 from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId

@@ -16,7 +16,7 @@ from rlserve.controller.gang_book import GangBook
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.manager.gang_table import GangState
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 
 

@@ -10,7 +10,7 @@ from rlserve.controller.checkpoint import SavedRun
 from rlserve.controller.clock import RunClock
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.engine.requests.request import SamplingParams
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot

@@ -33,7 +33,7 @@ from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.remote import answer
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rlserve.errors import PoolError
-from rlserve.manager.policies.base import GangView, Role
+from rlserve.manager.policies.base import GangView
 from rlserve.manager.policies.ordering import order_for_rollout
+from rlserve.manager.roles import Role
 
 
 def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) -> dict[str, Role]:

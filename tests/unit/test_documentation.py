@@ -20,7 +20,9 @@ from transformers import Qwen3Config
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.policies.base import Admission, GangFigures, GangView, Observation
+from rlserve.manager.roles import Role
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 from rlserve.weights.offer import Offer
@@ -214,6 +216,8 @@ def _observation(queue_length: int) -> Observation:
         num_buffered=0,
         num_in_flight=0,
         trainer_waiting=False,
+        admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+        measured=Measurements(),
         gangs=tuple(GangView(id=name, type="test", figures=figures, role=role) for name, role in roles.items()),
         legal_trainer_sizes=(1, 2),
         moving=False,

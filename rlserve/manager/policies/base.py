@@ -10,15 +10,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Generic, TypeVar
 
-
-class Role(StrEnum):
-    """What a gang does."""
-
-    TRAIN = "train"
-    ROLLOUT = "rollout"
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +48,17 @@ class GangView:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Admission:
+    """How much work the run lets in: what a queue can be at most follows from it."""
+
+    prompts_per_step: int
+    """Prompt groups of a training step."""
+    samples_per_prompt: int
+    max_live_groups: int
+    """Prompt groups in flight and buffered: (max_staleness + 1) x prompts_per_step."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observation:
     """The run at one moment. A reading that failed is None: unknown, not zero."""
 
@@ -65,6 +71,8 @@ class Observation:
     """Groups admitted and not yet finished."""
     trainer_waiting: bool | None
     """Whether the trainer waits for a batch."""
+    admission: Admission
+    measured: Measurements
     gangs: tuple[GangView, ...]
     """Those that are there; not those whose node has gone."""
     legal_trainer_sizes: tuple[int, ...]

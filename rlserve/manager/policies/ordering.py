@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlserve.manager.policies.base import GangView, Role
+from rlserve.manager.policies.base import GangView
+from rlserve.manager.roles import Role
 
 
 def order_for_rollout(gangs: Iterable[GangView]) -> list[GangView]:

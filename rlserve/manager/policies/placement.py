@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlserve.manager.policies.base import GangView, Move, Observation, Role
+from rlserve.manager.policies.base import GangView, Move, Observation
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
+from rlserve.manager.roles import Role
 
 _ORDERS = {Role.TRAIN: order_for_training, Role.ROLLOUT: order_for_rollout}
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import GangView, Move, Observation, Plan, Policy, Role
+from rlserve.manager.policies.base import GangView, Move, Observation, Plan, Policy
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
 from rlserve.manager.policies.placement import needed_move, staying
+from rlserve.manager.roles import Role
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,11 @@ from rlserve.config.remarks import remarks_on_split
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
 from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.policies.base import Admission, GangFigures, GangView, Observation
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
+from rlserve.manager.roles import Role
 from rlserve.pool.gangs import cut_gangs
 
 TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b", "count": 2, "prefer": "rollout"}]
@@ -144,6 +146,8 @@ def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout
             num_buffered=0,
             num_in_flight=0,
             trainer_waiting=False,
+            admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+            measured=Measurements(),
             gangs=gangs,
             legal_trainer_sizes=tuple(range(1, num_slots + 1)),
             moving=False,

@@ -22,7 +22,7 @@ from rlserve.controller.ports import Ports
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RewardError
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup

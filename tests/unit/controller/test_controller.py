@@ -15,7 +15,7 @@ from rlserve.config.tree import CheckpointConfig, EvaluationConfig, RunConfig
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import DeadlineExceededError, WorkerFailedError
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.tracking import names

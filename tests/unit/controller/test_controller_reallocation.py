@@ -18,7 +18,8 @@ from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
-from rlserve.manager.policies.base import Move, Observation, Plan, Policy, Role
+from rlserve.manager.policies.base import Admission, Move, Observation, Plan, Policy
+from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
 from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent
@@ -116,6 +117,7 @@ class Setting:
             self.recovery,
             policy=policy or ScriptedPolicy(*moves),
             load=fakes,
+            admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
             interval_s=0.001,
         )
         self.watch = NodeWatch(

@@ -25,7 +25,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
 from rlserve.errors import WorkerFailedError
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router

@@ -12,7 +12,7 @@ from controller_fakes import FakeFleet, recorded, settled, unfinished
 from rlserve.controller.events import EventBus, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError
-from rlserve.manager.policies.base import Role
+from rlserve.manager.roles import Role
 
 BATCH: Any = object()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rlserve.manager.policies.base import GangFigures, GangView, Observation, Role
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.policies.base import Admission, GangFigures, GangView, Observation
+from rlserve.manager.roles import Role
 
 H100 = GangFigures(memory_bandwidth_gb_s=3350, flops_tflops=989)
 H200 = GangFigures(memory_bandwidth_gb_s=4800, flops_tflops=989)
@@ -57,6 +59,8 @@ def make_observation(
         num_buffered=0,
         num_in_flight=0,
         trainer_waiting=False,
+        admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+        measured=Measurements(),
         gangs=gangs,
         legal_trainer_sizes=tuple(range(1, len(gangs))) if legal_trainer_sizes is None else legal_trainer_sizes,
         moving=moving,

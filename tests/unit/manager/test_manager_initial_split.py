@@ -9,8 +9,9 @@ from manager_builders import H20, H100, H200, make_gang
 
 from rlserve.errors import PoolError
 from rlserve.manager.initial_split import initial_split
-from rlserve.manager.policies.base import GangFigures, Role
+from rlserve.manager.policies.base import GangFigures
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
+from rlserve.manager.roles import Role
 
 
 def rollout_of(split: dict[str, Role]) -> list[str]:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from manager_builders import H20, H100, make_gang, make_observation, make_pool
 
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
-from rlserve.manager.policies.base import GangView, Move, Plan, Role
+from rlserve.manager.policies.base import GangView, Move, Plan
 from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.roles import Role
 
 CONFIGS = {"static": StaticConfig(), "queue_threshold": QueueThresholdConfig()}
 POLICIES = tuple(CONFIGS)

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from manager_builders import H20, H100, H200, make_gang, make_observation, make_pool
 
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
-from rlserve.manager.policies.base import Move, Observation, Plan, Role
+from rlserve.manager.policies.base import Move, Observation, Plan
 from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.roles import Role
 
 
 def decide(observation: Observation, **changes: float) -> Plan:
