@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from rlserve.config.pool_split import gang_view
@@ -155,6 +156,7 @@ class Reallocation:
                 num_train=self.table.count(GangState.TRAIN),
                 num_rollout=self.table.count(GangState.ROLLOUT),
                 reason=plan.reason,
+                **({} if plan.forecast is None else asdict(plan.forecast)),
                 numbers=plan.numbers,
             )
         )

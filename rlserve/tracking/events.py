@@ -45,6 +45,18 @@ class Decision(Record):
     num_train: int
     num_rollout: int
     reason: str
+    rate_now: float | None = None
+    """Prompt groups trained in a second, as the policy predicts it without a move; None, as the next ones, where it
+    predicts nothing."""
+    rate_after: float | None = None
+    """The same after the move; of a hold, after the best move that was left."""
+    gain: float | None = None
+    """Prompt groups more over the horizon that the move is to bring."""
+    cost: float | None = None
+    """Prompt groups that are not made because of it."""
+    horizon_s: float | None = None
+    target_num_rollout: int | None = None
+    """Gangs in rollout that the policy makes for, one move at a time."""
     numbers: Mapping[str, float | None] = field(default_factory=dict)
     """Whatever else the policy looked at."""
 

@@ -97,13 +97,34 @@ class Move:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a policy expects of a move that it makes, or of the best one that it leaves: it pays if it gains more than
+    it costs."""
+
+    rate_now: float
+    """Prompt groups trained in a second, as the gangs are."""
+    rate_after: float
+    """After the move."""
+    gain: float
+    """Prompt groups more over the horizon."""
+    cost: float
+    """Prompt groups that are not made because of the move."""
+    horizon_s: float
+    """How long the policy trusts the rates."""
+    target_num_rollout: int
+    """Gangs in rollout that it makes for, one move at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """A decision with the grounds for it, which go to ``decisions.jsonl``."""
 
     moves: tuple[Move, ...] = ()
     reason: str
+    forecast: Forecast | None = None
+    """None from a policy that predicts nothing, or before it can."""
     numbers: Mapping[str, float] = field(default_factory=dict)
-    """The numbers that the decision rests on."""
+    """Whatever else the decision rests on."""
 
 
 StateT = TypeVar("StateT")

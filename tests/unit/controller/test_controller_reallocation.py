@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
-from rlserve.manager.policies.base import Admission, Move, Observation, Plan, Policy
+from rlserve.manager.policies.base import Admission, Forecast, Move, Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
 from rlserve.pool.slots import Slot
@@ -192,6 +193,21 @@ def test_a_move_to_rollout() -> None:
         assert (decision.action, decision.slot_id, decision.queue_length) == ("to_rollout", "t1", 5)
 
     run(scenario, TO_ROLLOUT)
+
+
+def test_what_the_policy_predicts_stands_in_the_decision() -> None:
+    forecast = Forecast(rate_now=2.0, rate_after=2.5, gain=60.0, cost=8.0, horizon_s=120.0, target_num_rollout=2)
+
+    class Predicting(ScriptedPolicy):
+        def decide(self, observation: Observation, state: int) -> tuple[Plan, int]:
+            return replace(super().decide(observation, state)[0], forecast=forecast), state + 1
+
+    async def scenario(setting: Setting) -> None:
+        await until(lambda: bool(setting.records(Decision)))
+        decision = setting.records(Decision)[0]
+        assert {name: getattr(decision, name) for name in asdict(forecast)} == asdict(forecast)
+
+    run(scenario, policy=Predicting())
 
 
 def test_a_move_to_training() -> None:
