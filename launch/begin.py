@@ -15,9 +15,9 @@ from rlserve import STARTED_S
 from rlserve.config import LoadedConfig
 from rlserve.errors import RlserveError
 from rlserve.launch.signals import StopRequested, StopSignals, exit_code
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.fork_server import ForkServer
 from rlserve.pool.slots import slot_groups
+from rlserve.roofline.accelerators import is_cpu
 from rlserve.tracking.progress import ProgressState, create_progress
 
 EXIT_FAILED = 1

@@ -15,12 +15,12 @@ from rlserve.launch.connect.base import Launcher
 from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
 from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.discovery import ACCELERATOR_PREFIX, discover_machine
 from rlserve.pool.nvidia import VISIBLE_DEVICES, has_slices, visible_gpus
 from rlserve.pool.slots import slot_groups
 from rlserve.processes import end_all, processes_naming
+from rlserve.roofline.accelerators import is_cpu
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.bounds import rollout_bounds
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.gangs import check_gangs, cut_gangs
+from rlserve.roofline.accelerators import is_cpu
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"

@@ -20,8 +20,8 @@ from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
 from rlserve.config.variants import without_other_variants
 from rlserve.errors import ConfigurationError, Problem
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
+from rlserve.roofline.accelerators import is_cpu
 
 
 @dataclass(frozen=True, kw_only=True)

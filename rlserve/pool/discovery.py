@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.gangs import Node
 from rlserve.pool.nvidia import visible_gpus
+from rlserve.roofline.accelerators import is_cpu
 
 ACCELERATOR_PREFIX = "accelerator_type:"
 """Of the marker resource that Ray gives a node for the type of its accelerators."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlserve.errors import PoolError
-from rlserve.pool.catalogue import SlotType, is_cpu, slot_type
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.roofline.accelerators import SlotType, is_cpu, slot_type
 
 DEFAULT_CPU_SLOTS = (SlotGroupConfig(type="cpu", count=4),)
 

@@ -13,12 +13,12 @@ from rlserve.engine.models.checkpoint import check_weights
 from rlserve.engine.models.divisibility import check_divides
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.errors import ConfigurationError, Problem
-from rlserve.pool.catalogue import is_cpu
 from rlserve.pool.discovery import discover_machine
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import EndTokens, find_end_tokens
 from rlserve.rollout.prompt_source import Prompts, load_prompts
 from rlserve.rollout.tokenizer_loading import load_tokenizer
+from rlserve.roofline.accelerators import is_cpu
 from rlserve.tasks import is_builtin, resolve_data
 
 if TYPE_CHECKING:

@@ -19,9 +19,9 @@ from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo, WorkerSpec
-from rlserve.pool.catalogue import slot_type
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
+from rlserve.roofline.accelerators import slot_type
 from rlserve.tracking.events import Record
 from rlserve.weights.offer import Receipt, SentPart
 

@@ -11,9 +11,9 @@ from pool_builders import make_spec
 from ray.exceptions import RayActorError
 
 from rlserve.pool.base import WorkerInfo, WorkerSpec
-from rlserve.pool.catalogue import slot_type
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.slots import Slot
+from rlserve.roofline.accelerators import slot_type
 
 
 class FakeActor:

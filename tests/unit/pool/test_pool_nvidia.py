@@ -12,9 +12,9 @@ from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 from rlserve.config import load
 from rlserve.errors import PoolError
 from rlserve.pool import nvidia
-from rlserve.pool.catalogue import GPU_TYPES
 from rlserve.pool.discovery import discover_machine
 from rlserve.pool.nvidia import has_slices, type_of, visible_gpus
+from rlserve.roofline.accelerators import GPU_TYPES
 
 PRODUCTS = {
     "NVIDIA H100 80GB HBM3": "H100",

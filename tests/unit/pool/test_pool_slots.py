@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rlserve.errors import PoolError
-from rlserve.pool.catalogue import slot_type
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.slots import slot_groups
+from rlserve.roofline.accelerators import slot_type
 
 
 def test_auto_with_one_gpu_is_refused_with_a_remedy() -> None:
