@@ -42,6 +42,33 @@ class ReplicaRate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DecodeCurve:
+    """How the time of a decoding step grows with its batch on gangs of one type: moments of what was seen, weighted by
+    computing time. With no variance the line through them is not known, only a point of it."""
+
+    type: str
+    busy_s: float
+    """Computing time seen, older time counting less."""
+    mean_batch: float
+    mean_step_s: float
+    """A step with ``mean_batch`` samples takes this long, prefills in between included."""
+    batch_variance: float
+    covariance: float
+    """Of batch and step time: divided by ``batch_variance``, what one more sample adds to a step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What training came to with the split that there is now: its last steps since the last move."""
+
+    num_steps: int
+    groups_per_s: float
+    """Trained, by the clock: waits and weights included, moves not."""
+    wait_share: float
+    """Of that time, waited for batches."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveCost:
     """What moves in one direction have cost, in the mean of the last few."""
 
@@ -57,12 +84,21 @@ class Measurements:
 
     train: tuple[TrainRate, ...] = ()
     replicas: tuple[ReplicaRate, ...] = ()
+    curves: tuple[DecodeCurve, ...] = ()
+    progress: Progress | None = None
+    """None until a step has ended after the last move."""
     tokens_per_group: float | None = None
     """Generated, of groups kept or not."""
+    trained_tokens_per_group: float | None = None
+    """Of the batches lately, prompts included."""
     kept_share: float | None = None
     """Of scored groups, lately, that may be trained on."""
+    num_kept_observed: int = 0
+    """Scored groups that ``kept_share`` rests on; few right after the share has changed."""
     wait_share: float | None = None
     """Of the trainer's time, lately, that it waited for batches."""
+    weights_s: float | None = None
+    """Of a training step, lately, that went to copying and sending weights."""
     move_costs: Mapping[Role, MoveCost] = field(default_factory=dict)
     """By the role that was taken."""
     sync_s: float | None = None

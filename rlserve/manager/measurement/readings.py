@@ -20,8 +20,8 @@ class StepDone(Reading):
     """A training step has ended."""
 
     end_s: float
-    gang_ids: tuple[str, ...]
-    """The trainers that made it."""
+    types: tuple[str, ...]
+    """Of the gangs that made it, one for each."""
     wait_s: float
     """Waited for its batch."""
     weights_s: float
@@ -39,6 +39,7 @@ class ReplicaPolled(Reading):
 
     time_s: float
     gang_id: str
+    type: str
     since_s: float
     num_running: int
     """Samples with KV blocks."""
