@@ -26,6 +26,7 @@ from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.load import LoadReader
 from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.observation import RolloutMetrics
@@ -123,14 +124,7 @@ def _parts(
 ) -> Parts:
     """All that is built on trainers, weights and replicas."""
     config = setup.config
-    training = TrainingLoop(
-        run,
-        num_steps=config.num_steps,
-        trainers=trainers,
-        weights=weights,
-        buffer=books.buffer,
-        folder=setup.folder.path,
-    )
+    training = _training(run, setup, books, trainers, weights)
     book = GangBook(run, setup.gangs)
     recovery = Recovery(
         run,
@@ -142,16 +136,18 @@ def _parts(
         switch_timeout_s=config.pool.switch_timeout_s,
         max_worker_failures=config.pool.max_worker_failures,
     )
+    load = LoadReader(books, training)
     reallocation = Reallocation(
         run,
         book,
         recovery,
         policy=create_policy(config.manager),
-        load=LoadReader(books, training),
+        load=load,
         admission=_admission(config),
         interval_s=config.manager.interval_s,
     )
-    pool = config.pool
+    pool, tracker = config.pool, setup.tracker
+    display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     return Parts(
         books=books,
         trainers=trainers,
@@ -165,9 +161,23 @@ def _parts(
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
         heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
-        display=RunDisplay(run, setup, books.router, weights, replicas, reallocation),
+        display=display,
+        live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
         metrics=RolloutMetrics(run, books, replicas, reallocation),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
+    )
+
+
+def _training(
+    run: RunContext, setup: RunSetup, books: Books, trainers: TrainerGroup, weights: WeightSync
+) -> TrainingLoop:
+    return TrainingLoop(
+        run,
+        num_steps=setup.config.num_steps,
+        trainers=trainers,
+        weights=weights,
+        buffer=books.buffer,
+        folder=setup.folder.path,
     )
 
 

@@ -35,6 +35,7 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.node_watch import NodeWatch
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.ports import Ports
@@ -74,6 +75,7 @@ class Parts:
     heartbeat: Heartbeat
     stall_guard: StallGuard
     display: RunDisplay
+    live: LiveReporter
     metrics: RolloutMetrics
     saver: RunSaver
 
@@ -116,7 +118,9 @@ class Controller:
         parts = self._parts
         try:
             async with self._run.tasks as tasks:
-                beside = [tasks.create_task(parts.display.run()), tasks.create_task(parts.heartbeat.run())]
+                beside = [
+                    tasks.create_task(loop) for loop in (parts.display.run(), parts.live.run(), parts.heartbeat.run())
+                ]
                 if await self._unless_stopped(tasks.create_task(self._start())):
                     await self._loops()
                     await self._finish()

@@ -14,6 +14,7 @@
         events.jsonl          slots changing hands, workers started and lost, versions of the weights
         samples.jsonl         the prompt groups of every training step, with their rewards
         answers.jsonl         some of their answers in full, one line an answer (tracking.samples)
+        live.json             how it stands right now, while it goes on
         checkpoints/
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
@@ -143,6 +144,10 @@ class RunFolder:
     @property
     def answers_file(self) -> Path:
         return self.path / "answers.jsonl"
+
+    @property
+    def live_file(self) -> Path:
+        return self.path / "live.json"
 
     @property
     def summary_file(self) -> Path:

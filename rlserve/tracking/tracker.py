@@ -5,6 +5,7 @@
     controller ──▶ Tracker ──▶ metrics.jsonl                         at once
                           ├──▶ AdviceSink: warnings in the log       at once
                           ├──▶ decisions.jsonl, events.jsonl, …      at once
+                          ├──▶ live.json                             at once, replaced every second
                           ├──▶ BackgroundSink ──▶ answers.jsonl      in its own thread
                           ├──▶ BackgroundSink ──▶ wandb              in its own thread
                           ├──▶ BackgroundSink ──▶ TensorBoard        in its own thread
@@ -24,20 +25,22 @@ from rlserve.tracking.base import EngineMetrics, LiveSink, Sink
 from rlserve.tracking.config import TrackingConfig
 from rlserve.tracking.events import EventLog, Record
 from rlserve.tracking.jsonl import JsonlSink
+from rlserve.tracking.live import LiveFile, LiveState
 from rlserve.tracking.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Fans metrics out to the sinks, and decisions and events to their files.
+    """Fans metrics out to the sinks, and decisions, events and how the run stands to their files.
 
     Whatever raises is reported with one warning and left out for the rest of the run.
     """
 
-    def __init__(self, sinks: Sequence[Sink], events: EventLog) -> None:
+    def __init__(self, sinks: Sequence[Sink], events: EventLog, live: LiveFile) -> None:
         self._sinks = tuple(sinks)
         self._events = events
+        self._live = live
         self._disabled: set[str] = set()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -55,6 +58,10 @@ class Tracker:
         """A decision of the manager, something that happened, or what a step was done on."""
         self._attempt("the event log", lambda: self._events.write(record))
 
+    def show(self, state: LiveState) -> None:
+        """How the run stands right now."""
+        self._attempt("live.json", lambda: self._live.write(state))
+
     def watch_engines(self, read: Callable[[], Mapping[str, EngineMetrics]]) -> None:
         """Let whoever serves live numbers read those of each slot's engine, by vLLM's names, in another thread."""
         for sink in self._sinks:
@@ -65,6 +72,7 @@ class Tracker:
         """Write everything out; ``exit_code`` is the run's, ``error`` what it failed with."""
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.close(exit_code))  # type: ignore[misc]
+        self._attempt("live.json", self._live.remove)
         self._attempt("the event log", lambda: self._events.close(exit_code, error))
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
@@ -118,4 +126,4 @@ def create_tracker(
         from rlserve.tracking.prometheus import PrometheusEndpoint
 
         sinks.append(PrometheusEndpoint(config.prometheus_host, config.prometheus_port, model_name))
-    return Tracker(sinks, EventLog(folder, resumed_step))
+    return Tracker(sinks, EventLog(folder, resumed_step), LiveFile(folder.live_file))

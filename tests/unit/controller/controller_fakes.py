@@ -202,6 +202,10 @@ class FakeTracker:
     def __init__(self) -> None:
         self.records: list[Any] = []
         self.logged: list[tuple[int, dict[str, float]]] = []
+        self.shown: list[Any] = []
+
+    def show(self, state: Any) -> None:
+        self.shown.append(state)
 
     def record(self, record: Any) -> None:
         self.records.append(record)

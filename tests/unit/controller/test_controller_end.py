@@ -23,6 +23,7 @@ class Ending:
         parts = SimpleNamespace(
             display=SimpleNamespace(status="", stopping=False, run=self._forever),
             heartbeat=SimpleNamespace(run=self._forever),
+            live=SimpleNamespace(run=self._forever),
             stall_guard=SimpleNamespace(watch=self._forever),
             training=SimpleNamespace(step=self._at_once),
             weights=SimpleNamespace(publish=self._at_once, settled=self._at_once, close=self._at_once),

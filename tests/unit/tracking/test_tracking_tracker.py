@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import Sink
 from rlserve.tracking.events import Decision, EventLog, FailureEvent, SlotEvent, WeightEvent, recorded_time_s
 from rlserve.tracking.jsonl import read_json_lines
+from rlserve.tracking.live import LiveFile
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker, create_tracker
 
@@ -60,7 +62,7 @@ def folder(tmp_path: Path) -> RunFolder:
 
 def test_metrics_reach_every_sink_as_plain_numbers(folder: RunFolder) -> None:
     sinks = [FakeSink("a"), FakeSink("b")]
-    tracker = Tracker(sinks, EventLog(folder))
+    tracker = Tracker(sinks, EventLog(folder), LiveFile(folder.live_file))
     tracker.log(1, {"x": np.float32(0.5)})
     tracker.close(130)
     for sink in sinks:
@@ -71,7 +73,7 @@ def test_metrics_reach_every_sink_as_plain_numbers(folder: RunFolder) -> None:
 
 def test_a_sink_that_raises_is_left_out_with_one_warning(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     bad, good = FakeSink("bad", raise_at=2), FakeSink("good")
-    tracker = Tracker([bad, good], EventLog(folder))
+    tracker = Tracker([bad, good], EventLog(folder), LiveFile(folder.live_file))
     for step in range(1, 5):
         tracker.log(step, {})
     tracker.close(0)
@@ -85,14 +87,14 @@ def test_a_sink_that_raises_is_left_out_with_one_warning(folder: RunFolder, capl
 
 def test_a_sink_that_raises_on_close_does_not_keep_others_open(folder: RunFolder) -> None:
     bad, good = FakeSink("bad", raise_on_close=True), FakeSink("good")
-    Tracker([bad, good], EventLog(folder)).close(0)
+    Tracker([bad, good], EventLog(folder), LiveFile(folder.live_file)).close(0)
     assert good.closed_with == 0
 
 
 def test_an_event_log_that_cannot_write_stops_nothing(folder: RunFolder, caplog: pytest.LogCaptureFixture) -> None:
     events = EventLog(folder)
     events.close(0, None)
-    tracker = Tracker([], events)
+    tracker = Tracker([], events, LiveFile(folder.live_file))
     tracker.record(DECISION)
     tracker.record(DECISION)
     assert [record.getMessage()[:20] for record in caplog.records] == ["the event log failed"]
@@ -104,7 +106,7 @@ def test_ctrl_c_is_not_swallowed(folder: RunFolder) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Tracker([Interrupted("x")], EventLog(folder)).log(1, {})
+        Tracker([Interrupted("x")], EventLog(folder), LiveFile(folder.live_file)).log(1, {})
 
 
 def test_decisions_and_events_go_to_their_files(folder: RunFolder) -> None:
@@ -114,19 +116,7 @@ def test_decisions_and_events_go_to_their_files(folder: RunFolder) -> None:
     tracker.record(FailureEvent(time_s=5.0, slot_id="cpu-a/1", reason="killed"))
     tracker.record(WeightEvent(time_s=6.0, version=3, slot_id=None, duration_s=0.25))
     tracker.close(0)
-    assert read_json_lines(folder.decisions_file) == [
-        {
-            "time_s": 3.5,
-            "step": 2,
-            "action": "to_rollout",
-            "slot_id": "cpu-a/1",
-            "queue_length": None,
-            "num_train": 2,
-            "num_rollout": 2,
-            "reason": "queue 23 > 20",
-            "numbers": {"queue_high": 20, "switch_s": None},
-        }
-    ]
+    assert read_json_lines(folder.decisions_file) == [asdict(DECISION)]
     assert read_json_lines(folder.events_file) == [
         {"event": "slot", "time_s": 4.0, "slot_id": "cpu-a/1", "slot_type": "cpu-a", "owner": "moving"},
         {"event": "failure", "time_s": 5.0, "slot_id": "cpu-a/1", "reason": "killed"},

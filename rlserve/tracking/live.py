@@ -1,0 +1,93 @@
+"""``live.json``: how a run stands right now, for whoever looks on from outside; gone once the run has ended.
+
+What is written down for good (metrics, decisions, events) is not repeated here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from rlserve.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveGang:
+    """One gang. None is what is not known, or has no meaning in its role."""
+
+    id: str
+    type: str
+    """Of its slots."""
+    num_slots: int
+    state: str
+    """``train``, ``rollout``, or on the way: ``leaving_train``, ``joining_rollout`` …"""
+    version: int | None = None
+    """Of the weights that it serves, or trains."""
+    num_running: int | None = None
+    """Samples in its running batch."""
+    num_waiting: int | None = None
+    """Samples that wait inside its engine."""
+    kv_cache_usage: float | None = None
+    """0 to 1."""
+    tokens_per_s: float | None = None
+    """Generated."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveState:
+    """The run at one moment."""
+
+    time_s: float
+    """On the run's clock."""
+    status: str
+    """What the run is doing: ``starting workers``, ``training`` …"""
+    queue_length: int
+    """Prompt groups that wait for a replica."""
+    num_in_flight: int
+    """Groups admitted and not yet finished."""
+    num_buffered: int
+    """Finished groups that wait for the trainer."""
+    trainer_waiting: bool
+    """Whether the trainer waits for a batch."""
+    weight_version: int | None
+    """The newest that replicas can take."""
+    tokens_per_s: float | None
+    """Generated, by all replicas together."""
+    gangs: tuple[LiveGang, ...]
+
+
+class LiveFile:
+    """Writes ``live.json``, wholly or not at all: it may be read at any moment."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".{path.name}-{os.getpid()}")
+
+    def write(self, state: LiveState) -> None:
+        """Replace what is there. Not forced onto the disk: after a loss of power it would be of no use."""
+        self._temporary.write_text(json.dumps(asdict(state)) + "\n", encoding="utf-8")
+        self._temporary.replace(self._path)
+
+    def remove(self) -> None:
+        """The run has ended; what it was doing last is no news."""
+        self._path.unlink(missing_ok=True)
+
+
+def read_live(path: Path) -> LiveState | None:
+    """What the run wrote last; None where it writes nothing, or nothing any more.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:  # also of a run that ended just now
+        return None
+    try:
+        content = json.loads(text)
+        gangs = tuple(LiveGang(**gang) for gang in content.pop("gangs"))
+        return LiveState(**content, gangs=gangs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{path}: is not what a run writes there: {error}") from error
