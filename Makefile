@@ -4,28 +4,47 @@
 
 PYTHON ?= python3
 VENV := .venv
+# Where this is set, every one of the many processes compiles all of rlserve anew.
+unexport PYTHONDONTWRITEBYTECODE
 INSTALLED := $(VENV)/.installed
 
-.PHONY: run test check install
+# Tests of whole runs mostly wait for processes that they have started: one process more than processors keeps these
+# busy. Six at most, for each holds some gigabytes.
+NUM_TEST_PROCESSES = $$($(VENV)/bin/python -c 'import os; print(min(len(os.sched_getaffinity(0)) + 1, 6))')
+
+.PHONY: run test check lint types imports package install
 
 run: $(INSTALLED)
 	$(VENV)/bin/rlserve launch conf/rlhf.yaml $(ARGS)
 
-# A process a core, four at most: whole runs have processes of their own. A file's tests share their fixtures, so
-# they stay together; files begin in the order of their names, whole runs before units.
+# A file's tests share their fixtures, so they stay together; files begin in the order of their names, whole runs
+# before units.
 test: $(INSTALLED)
-	$(VENV)/bin/pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/pytest -n $(NUM_TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# All at once; each prints when it is done, and one that fails does not keep the others from being heard.
 check: $(INSTALLED)
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target lint types imports package
+
+lint: $(INSTALLED)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
+
+types: $(INSTALLED)
 	$(VENV)/bin/mypy
+
+imports: $(INSTALLED)
 	$(VENV)/bin/lint-imports
+
+# After lint: the build lays a copy of the package into the repository for a moment, which ruff would walk into.
+package: $(INSTALLED) lint
 	$(VENV)/bin/python tests/check_package.py
 
 install: $(INSTALLED)
 
+# Modules are compiled on all processors, which pip would do on one. Some of the dependencies' are of a later Python.
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
 	touch $@

@@ -43,9 +43,9 @@ def main() -> None:
         work = Path(name)
         run(sys.executable, "-m", "build", "--outdir", work / "dist", ROOT, cwd=work)
         (wheel,) = (work / "dist").glob("*.whl")
-        venv.create(work / "venv", with_pip=True)
+        venv.create(work / "venv", with_pip=False)
         python = work / "venv" / "bin" / "python"
-        run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=work)
+        run(sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", wheel, cwd=work)
         _lend_dependencies(work)
         run(python, "-c", IMPORT_EVERYTHING, cwd=work)
         run(work / "venv" / "bin" / "rlserve", "--version", cwd=work)

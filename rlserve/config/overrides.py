@@ -4,7 +4,7 @@ A key that takes text takes what was typed wherever Hydra would read something e
 equals sign, a letter beyond ASCII::
 
     name=007    data.path=/data/x=1/été(2).jsonl                  as typed
-    name="a b"    name=a\\,b    name=${seed}    name=null          as in Hydra
+    name="a b"    name=a\\,b    name=${seed}    name=null          as in Hydra, for which NULL is null too
     tracking.wandb.tags=ppo    tracking.wandb.tags=[ppo,"a,b"]    lists of text: one needs no brackets
     rollout.stop=[\\n\\n,\\t]                                     \\n \\t \\r are a line's end, a tab, a return
 """
@@ -103,7 +103,7 @@ def _read_text(parser: OverridesParser, text: str) -> str | None:
 
 def _read_text_list(key: str, typed: str) -> Override | Problem:
     """The value of a key that takes a list of texts; one text without brackets is a list of one."""
-    if typed.strip() == "null":
+    if typed.strip().lower() == "null":
         return Override(key=key, value=None, typed=typed)
     bracketed = typed.strip().startswith("[") and typed.strip().endswith("]")
     texts = _split(typed.strip()[1:-1] if bracketed else typed)

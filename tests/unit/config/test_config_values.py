@@ -70,8 +70,8 @@ def test_text_is_what_was_typed(typed: str) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\\"'$"), min_size=1))
 def test_any_text_is_taken(typed: str) -> None:
-    """Only quotes, escapes, interpolations, null and Hydra's functions mean something else."""
-    if typed.strip() == "null" or re.match(r"\s*\w+\(", typed):
+    """Only quotes, escapes, interpolations, null in any case and Hydra's functions mean something else."""
+    if typed.strip().lower() == "null" or re.match(r"\s*\w+\(", typed):
         return
     assert value_of(f"data.path={typed}").strip(" \t") == typed.strip(" \t")  # type: ignore[attr-defined]
 
@@ -84,6 +84,7 @@ def test_any_text_is_taken(typed: str) -> None:
         (r"epoch\=9", "epoch=9"),
         ("${seed}", "${seed}"),
         ("null", None),
+        ("NULL", None),
         ("", ""),
     ],
 )
@@ -119,6 +120,7 @@ def test_a_file_of_any_name_is_found(folder: Path, path: str) -> None:
         ('["[/INST]"]', ["[/INST]"]),
         ("[]", []),
         ("null", None),
+        ("NULL", None),
     ],
 )
 def test_lists_of_text(typed: str, texts: list[str] | None) -> None:
