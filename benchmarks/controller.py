@@ -184,7 +184,8 @@ class Outside:
         self._events = events
         self._slot_ids: list[str] = []
         self.version = 0
-        self.busy_s = self.snapshot_s = 0.0
+        self.busy_s = self.snapshot_s = self.step_s = 0.0
+        self.members = tuple(workers)
 
     def __getitem__(self, slot_id: str) -> Worker:
         return self._workers[slot_id]
@@ -201,7 +202,7 @@ class Outside:
         """The trainers have stepped: all replicas have the new version at once."""
         self.version = version
         for slot_id in self._slot_ids:
-            self._events.emit(WeightsTaken(slot_id=slot_id, version=version))
+            self._events.emit(WeightsTaken(slot_id=slot_id, version=version, duration_s=0.0, pause_s=0.0))
 
     def metrics(self) -> dict[str, float]:
         """Nothing takes any time."""

@@ -47,6 +47,8 @@ class LoopStats:
     """Of this loop. A loop whose engine has work and whose steps do not count up is stuck, or in a long step."""
     busy_s: float
     """Seconds that steps took; the rest of the time the engine waited for work, or ran commands."""
+    running_s: float
+    """Integral of the samples with KV blocks over ``busy_s``: divided by it, the mean batch of a step."""
 
 
 class EngineLoop:
@@ -72,6 +74,7 @@ class EngineLoop:
         self._is_running = True
         self._num_steps = 0
         self._busy_s = 0.0
+        self._running_s = 0.0
         self._stats = self._read_stats()
         gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         self._thread = threading.Thread(target=self._run, args=(gpu,), name="engine", daemon=True)
@@ -159,11 +162,15 @@ class EngineLoop:
             subscription._wake()
 
     def _step(self) -> None:
-        start = self._clock()
+        start, num_before = self._clock(), self._stats.engine.num_running
         outputs = self._engine.step()
-        self._busy_s += self._clock() - start
+        step_s = self._clock() - start
+        self._busy_s += step_s
         self._num_steps += 1
-        self._stats = self._read_stats()  # before its outputs: who reads them finds the step counted
+        # Some begin with the step, others end with it: the larger number is nearer to its batch.
+        engine = self._engine.stats()
+        self._running_s += step_s * max(num_before, engine.num_running)
+        self._stats = self._loop_stats(engine)  # before its outputs: who reads them finds the step counted
         self._route(outputs)
         self._serve_readers()
 
@@ -211,4 +218,7 @@ class EngineLoop:
         return subscription
 
     def _read_stats(self) -> LoopStats:
-        return LoopStats(engine=self._engine.stats(), num_steps=self._num_steps, busy_s=self._busy_s)
+        return self._loop_stats(self._engine.stats())
+
+    def _loop_stats(self, engine: EngineStats) -> LoopStats:
+        return LoopStats(engine=engine, num_steps=self._num_steps, busy_s=self._busy_s, running_s=self._running_s)

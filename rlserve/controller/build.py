@@ -5,7 +5,7 @@
     ports (fleet, scorer)      context (clock, counters, events, tasks)      books (ledger, buffer, router)
        └──────────────┬─────────────────────┴──────────────────┬───────────────────────┘
                       ▼                                        ▼
-    trainers ─► weights ─► replicas ─► evaluation, rollouts, training ─► recovery ─► reallocation ─► … ─► Controller
+    trainers ─► weights ─► replicas ─► rollouts, training ─► measuring, recovery ─► reallocation ─► … ─► Controller
 
 Every part is given what it needs when it is made. What has to flow against this order are events
 (``rlserve.controller.events``).
@@ -26,10 +26,13 @@ from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.load import LoadReader
+from rlserve.controller.measuring import Measuring
 from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.observation import RolloutMetrics
+from rlserve.controller.observer import Observer
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
@@ -44,6 +47,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
+from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.base import Admission
 from rlserve.manager.policies.factory import create_policy
 from rlserve.rollout.buffer import SampleBuffer
@@ -67,8 +71,8 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     run.events.subscribe(Record, setup.tracker.record)
     _log_answers(run, setup)
     trainers = TrainerGroup(
+        run,
         ports.fleet,
-        run.events,
         switch_timeout_s=config.pool.switch_timeout_s,
         step_timeout_s=config.trainer.step_timeout_s,
         on_one_machine=config.launch.kind == "local",
@@ -126,6 +130,7 @@ def _parts(
     config = setup.config
     training = _training(run, setup, books, trainers, weights)
     book = GangBook(run, setup.gangs)
+    measuring = Measuring(run, book, Meter())
     recovery = Recovery(
         run,
         book,
@@ -141,9 +146,10 @@ def _parts(
         run,
         book,
         recovery,
+        trainers=trainers,
         policy=create_policy(config.manager),
-        load=load,
-        admission=_admission(config),
+        observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
+        measuring=measuring,
         interval_s=config.manager.interval_s,
     )
     pool, tracker = config.pool, setup.tracker
@@ -158,12 +164,13 @@ def _parts(
         reallocation=reallocation,
         recovery=recovery,
         node_watch=_node_watch(run, setup, ports, book, recovery),
+        host_watch=None if ports.processors is None else HostWatch(measuring, ports.processors),
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
         heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
         display=display,
         live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
-        metrics=RolloutMetrics(run, books, replicas, reallocation),
+        metrics=RolloutMetrics(run, books, replicas, reallocation, measuring),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
     )
 

@@ -35,6 +35,7 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.heartbeat import Heartbeat
+from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.node_watch import NodeWatch
 from rlserve.controller.observation import RolloutMetrics
@@ -71,6 +72,8 @@ class Parts:
     recovery: Recovery
     node_watch: NodeWatch | None
     """None where the slots stay as they are."""
+    host_watch: HostWatch | None
+    """None where no processors are shared by slots, or cannot be looked at."""
     evaluation: Evaluation
     heartbeat: Heartbeat
     stall_guard: StallGuard
@@ -178,7 +181,7 @@ class Controller:
                 parts.rollouts.score(),
                 parts.reallocation.run(),
                 parts.stall_guard.watch(),
-                *([] if parts.node_watch is None else [parts.node_watch.watch()]),
+                *(watch.watch() for watch in (parts.node_watch, parts.host_watch) if watch is not None),
             )
         ]
         while (report := await parts.training.step(self._stop)) is not None:

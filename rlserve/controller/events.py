@@ -8,8 +8,11 @@
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
-    WeightsTaken        weight sync               replicas: the router learns the version
+    WeightsTaken        weight sync               replicas: the router learns the version; measuring
     WeightsNotTaken     weight sync               replicas: it is lost
+    ReplicaHeard        replicas                  measuring
+    GroupFinished       rollout loop              measuring
+    StepEnded           training loop             measuring
     GroupsTrained       training loop             answer log
     HeldOutAnswered     evaluation                answer log
     tracking.Record     whoever did it            tracker: the run's files; the display, of a Decision
@@ -27,6 +30,7 @@ from typing import Any, TypeVar
 
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.manager.roles import Role
+from rlserve.pool.base import RolloutStats
 from rlserve.rollout.groups import ScoredAnswer, ScoredGroup
 from rlserve.rollout.requests.base import RequestId
 from rlserve.tracking.events import Record
@@ -75,6 +79,10 @@ class WeightsTaken(ControllerEvent):
 
     slot_id: str
     version: int
+    duration_s: float
+    """Since it was offered."""
+    pause_s: float
+    """The engine stood still."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +91,44 @@ class WeightsNotTaken(ControllerEvent):
 
     slot_id: str
     error: BaseException
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaHeard(ControllerEvent):
+    """A replica has told its numbers."""
+
+    slot_id: str
+    since_s: float
+    """When it began to serve."""
+    stats: RolloutStats
+    num_generated_tokens: int
+    """Since then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupFinished(ControllerEvent):
+    """A prompt group was answered, and kept for training or dropped."""
+
+    kept: bool
+    num_tokens: int
+    """Of its answers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEnded(ControllerEvent):
+    """A training step was done. Where its time went; the rest was a change of the group, or the controller's own."""
+
+    slot_ids: tuple[str, ...]
+    """Of the trainers."""
+    num_groups: int
+    num_tokens: int
+    """Prompts included."""
+    wait_s: float
+    """For the batch, while all replicas had the newest weights."""
+    weights_s: float
+    """For weights to be copied, or for the batch while weights were on their way."""
+    work_s: float
+    """Computing."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
+from rlserve.controller.measuring import Measuring
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.manager.gang_table import GangState
+from rlserve.manager.measurement.figures import Measurements
 from rlserve.rollout.ledger import GroupState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
@@ -56,11 +59,19 @@ class RolloutMetrics:
     """Reads the metrics of the rollout side, the pool and the manager; names are documented in
     ``rlserve.tracking.names``."""
 
-    def __init__(self, run: RunContext, books: Books, replicas: Replicas, reallocation: Reallocation) -> None:
+    def __init__(
+        self,
+        run: RunContext,
+        books: Books,
+        replicas: Replicas,
+        reallocation: Reallocation,
+        measuring: Measuring,
+    ) -> None:
         self._run = run
         self._books = books
         self._replicas = replicas
         self._reallocation = reallocation
+        self._measuring = measuring
         self._rates = RolloutRates(run.clock)
 
     def read(self) -> dict[str, float]:
@@ -87,9 +98,23 @@ class RolloutMetrics:
             "manager/num_moves_to_train": counters.moves_to_train,
             "manager/num_moves_to_rollout": counters.moves_to_rollout,
             "manager/move_s": self._reallocation.move_s,
+            "manager/trainer_pause_s": self._reallocation.trainer_pause_s,
         }
         if stats:
             metrics["vllm:kv_cache_usage_perc"] = sum(stat.kv_cache_usage for stat in stats) / len(stats)
             metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
         rates = self._rates.update(num_tokens=num_generated, busy_s=replicas.busy_s, num_replicas=len(stats))
-        return {**metrics, **rates}
+        return {**metrics, **rates, **measured_metrics(self._measuring.figures())}
+
+
+def measured_metrics(measured: Measurements) -> Mapping[str, float]:
+    """What policies are shown of the run's own speed, as far as it has been measured."""
+    batches = [rate.mean_running for rate in measured.replicas if rate.mean_running is not None]
+    found = {
+        names.KEPT_SHARE: measured.kept_share,
+        names.WAIT_SHARE: measured.wait_share,
+        names.MEAN_BATCH: fmean(batches) if batches else None,
+        names.SYNC_S: measured.sync_s,
+        names.HOST_BUSY: measured.host_busy_share,
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -5,7 +5,7 @@ A run hands in Ray's (``rlserve.controller.ray_ports``); tests and simulations h
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -126,6 +126,8 @@ class Fleet(Protocol):
         """End all workers."""
 
 
+ProcessorSource = Callable[[], Mapping[str, float]]
+"""How busy the processors of each node with CPU slots were since it was last asked, 0 to 1, by the node's name."""
 NodeSource = Callable[[], Awaitable[tuple[Node, ...]]]
 """Gives the nodes of the cluster that are there now."""
 
@@ -138,3 +140,5 @@ class Ports:
     scorer: AnswerScorer
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""
+    processors: ProcessorSource | None = None
+    """None where nobody asks: no slot computes on the CPU, or its node is not this machine."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from rlserve.controller.ports import Ports
+from rlserve.controller.ports import Ports, ProcessorSource
 from rlserve.controller.setup import RunSetup
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.gangs import Node
+from rlserve.pool.processors import Processors
 from rlserve.rollout.scoring.factory import create_scorer
 
 
@@ -18,7 +19,18 @@ def ray_ports(setup: RunSetup) -> Ports:
         fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
         scorer=create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
+        processors=_own_processors() if _computes_here(setup) else None,
     )
+
+
+def _computes_here(setup: RunSetup) -> bool:
+    devices = {slot.type.device for gang in setup.gangs for slot in gang.slots}
+    return setup.config.launch.kind == "local" and "cpu" in devices
+
+
+def _own_processors() -> ProcessorSource:
+    processors = Processors()
+    return lambda: {"this machine": processors.busy_share()}
 
 
 async def _cluster_nodes() -> tuple[Node, ...]:

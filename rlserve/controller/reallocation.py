@@ -16,14 +16,14 @@ import logging
 from dataclasses import asdict
 from typing import Any
 
-from rlserve.config.pool_split import gang_view
 from rlserve.controller.context import RunContext
 from rlserve.controller.gang_book import ROLES, GangBook
-from rlserve.controller.load import LoadReader
+from rlserve.controller.measuring import Measuring
+from rlserve.controller.observer import Observer
 from rlserve.controller.recovery import Recovery
+from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.manager.gang_table import GangState, GangTable
-from rlserve.manager.measurement.figures import Measurements
-from rlserve.manager.policies.base import Admission, Observation, Plan, Policy
+from rlserve.manager.policies.base import Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import Decision
@@ -40,22 +40,25 @@ class Reallocation:
         book: GangBook,
         recovery: Recovery,
         *,
+        trainers: TrainerGroup,
         policy: Policy[Any],
-        load: LoadReader,
-        admission: Admission,
+        observer: Observer,
+        measuring: Measuring,
         interval_s: float,
     ) -> None:
         self._run = run
         self._book = book
         self._recovery = recovery
+        self._trainers = trainers
         self._policy = policy
         self._policy_state = policy.initial_state()
-        self._load = load
-        self._admission = admission
+        self._observer = observer
+        self._measuring = measuring
         self._interval_s = interval_s
         self._last_move_end_s: float | None = None
         self._settled = False
-        self.move_s = 0.0
+        self.move_s = self.trainer_pause_s = 0.0
+        """Of the last move: from its begin to the new role, and how long training stood still for it."""
 
     @property
     def table(self) -> GangTable:
@@ -71,33 +74,11 @@ class Reallocation:
             plan, self._policy_state = self._policy.decide(observation, self._policy_state)
             self._record_decision(observation, plan)
             for move in plan.moves:
-                await self._move(self._book[move.gang_id], move.to, plan.reason)
+                await self._move(self._book[move.gang_id], move.to, plan)
 
     def observe(self) -> Observation:
         """Read everything that the policy looks at, once."""
-        load, present, moving = self._load.read(), self._book.present, self._recovery.moving.locked()
-        return Observation(
-            time_s=self._run.clock.now(),
-            queue_length=load.num_waiting,
-            num_buffered=load.num_buffered,
-            num_in_flight=load.num_in_flight,
-            trainer_waiting=load.trainer_waiting,
-            admission=self._admission,
-            measured=Measurements(),
-            gangs=tuple(
-                gang_view(
-                    gang,
-                    role=ROLES.get(self._book.state(gang)),
-                    idle=self._book.state(gang) is GangState.IDLE and not moving,
-                    alive=self._book.state(gang) is not GangState.DEAD,
-                    leaving=gang.id in self._book.leaving,
-                )
-                for gang in present
-            ),
-            legal_trainer_sizes=tuple(range(1, len(present))),
-            moving=moving,
-            last_move_end_s=self._last_move_end_s,
-        )
+        return self._observer.observe(moving=self._recovery.moving.locked(), last_move_end_s=self._last_move_end_s)
 
     async def begin(self, gang: Gang, role: Role) -> None:
         """First role of a gang whose workers have come up; trainers of the first group have joined already."""
@@ -114,15 +95,19 @@ class Reallocation:
         async with self._recovery.moving:
             pass
 
-    async def _move(self, gang: Gang, role: Role, reason: str) -> None:
+    async def _move(self, gang: Gang, role: Role, plan: Plan) -> None:
         async with self._recovery.moving:
-            start = self._run.clock.now()
+            start, pause_before_s = self._run.clock.now(), self._trainers.pause_s
             if self._settled or not self._may_move(gang, role):
                 return  # the run is about to end, or the gang was lost since the decision
             is_new = self._book.state(gang) is GangState.IDLE
-            change = self._recovery.roles.take(gang, role, reason) if is_new else self._change_role(gang, role)
+            roles = self._recovery.roles
+            change = roles.take(gang, role, plan.reason) if is_new else self._change_role(gang, role, plan.reason)
             await self._recovery.guard(gang, role, change)
             self.move_s = self._run.clock.now() - start
+            self.trainer_pause_s = self._trainers.pause_s - pause_before_s
+            if not is_new and ROLES.get(self._book.state(gang)) is role:
+                self._measuring.note_move(gang, role, begin_s=start, trainer_pause_s=self.trainer_pause_s)
             logger.info("%s is %s after %.2f s", gang.id, self._book.state(gang), self.move_s)
             self._last_move_end_s = self._run.clock.now()
 
@@ -132,11 +117,11 @@ class Reallocation:
             return False
         return state is GangState.IDLE or ROLES.get(state) not in (None, role)
 
-    async def _change_role(self, gang: Gang, role: Role) -> None:
-        if not await self._recovery.roles.give_up(gang, "queue"):
+    async def _change_role(self, gang: Gang, role: Role, reason: str) -> None:
+        if not await self._recovery.roles.give_up(gang, reason):
             logger.info("%s stays a trainer: trainers were lost, and it is the last", gang.id)
             return
-        await self._recovery.roles.take(gang, role, "queue")
+        await self._recovery.roles.take(gang, role, reason)
         if role is Role.ROLLOUT:
             self._run.counters.moves_to_rollout += 1
         else:

@@ -20,6 +20,7 @@ from typing import Any
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import (
+    ReplicaHeard,
     RequestAnswered,
     RequestsReturned,
     RequestsStarted,
@@ -53,6 +54,8 @@ class _Replica:
     submits: set[asyncio.Task[None]] = field(default_factory=set)
     leaving: bool = False
     stats: RolloutStats | None = None
+    since_s: float
+    """When it began to serve."""
     last_progress_s: float
     num_engine_steps: int = -1
     num_tokens_before: int = 0
@@ -120,13 +123,14 @@ class Replicas:
         worker = self._fleet[slot_id]
         receipt = await self._weights.take(slot_id)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
+        now = self._run.clock.now()
         replica = _Replica(
             worker=worker,
-            last_progress_s=self._run.clock.now(),
+            since_s=now,
+            last_progress_s=now,
             num_tokens_before=first.stats.num_generated_tokens,
         )
         self._replicas[slot_id] = replica
-        now = self._run.clock.now()
         self._router.join(slot_id, version=receipt.version, capacity=self._capacity, time_s=now)
         replica.collecting = self._run.tasks.create_task(self._collect(slot_id))
         self.dispatch()
@@ -211,6 +215,14 @@ class Replicas:
                 f"rollout.request_timeout_s={self._request_timeout_s:g} s"
             )
         replica.stats = stats
+        self._run.events.emit(
+            ReplicaHeard(
+                slot_id=slot_id,
+                since_s=replica.since_s,
+                stats=stats,
+                num_generated_tokens=stats.num_generated_tokens - replica.num_tokens_before,
+            )
+        )
 
     def _take_answer(self, slot_id: str, output: RequestOutput) -> None:
         """Answers that come too late are passed over."""

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.controller.context import Books, RunContext
-from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted
+from rlserve.controller.events import GroupFinished, RequestAnswered, RequestsReturned, RequestsStarted
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
@@ -149,11 +149,11 @@ class RolloutLoop:
             try:
                 scores = await self._scorer.score(await asyncio.to_thread(self._reward_samples, group, output))
             except RewardError as error:
-                self._drop_failed(group, str(error))
+                self._drop_failed(group, output, str(error))
                 continue
             errors = [score.error for score in scores if score.error is not None]
             if errors:
-                self._drop_failed(group, errors[0])
+                self._drop_failed(group, output, errors[0])
             else:
                 self._reward_failures.note(failed=False)
                 self._take(group, output, scores)
@@ -162,6 +162,7 @@ class RolloutLoop:
         rewards = tuple(score.value for score in scores if score.value is not None)
         if len(rewards) < len(scores):
             self._drop(group, REWARD_LEFT_OUT)
+            self._tell_finished(output, kept=False)
             self._note_left_out()
             return
         self._num_left_out_in_a_row = 0
@@ -178,7 +179,12 @@ class RolloutLoop:
             ),
             time_s=now,
         )
+        self._tell_finished(output, kept=True)
         self._run.changed.notify()
+
+    def _tell_finished(self, output: RequestOutput, *, kept: bool) -> None:
+        num_tokens = sum(len(sample.tokens) for sample in output.samples)
+        self._run.events.emit(GroupFinished(kept=kept, num_tokens=num_tokens))
 
     def _reward_samples(self, group: PromptGroup, output: RequestOutput) -> list[RewardSample]:
         """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
@@ -202,8 +208,9 @@ class RolloutLoop:
             )
         logger.warning("prompt %s was refused by the engine, and is dropped: %s", group.id, error)
 
-    def _drop_failed(self, group: PromptGroup, error: str) -> None:
+    def _drop_failed(self, group: PromptGroup, output: RequestOutput, error: str) -> None:
         self._drop(group, REWARD_ERROR)
+        self._tell_finished(output, kept=False)
         too_many = self._reward_failures.note(failed=True)
         num_failed, max_failed = self._reward_failures.num_failed, self._reward_failures.max_failed
         if too_many:

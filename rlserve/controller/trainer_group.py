@@ -8,11 +8,11 @@
                     ▼
       form the group of the survivors, who settle the broken step ──► do it again, unless one had completed it
 
-Every method holds ``_boundary``, so nothing changes the group in mid-step. All members hold the weights, and each
-shard of the optimizer's state is held by two gangs, so any survivor can become rank 0 and no single loss loses
-anything. Slots of one gang have consecutive ranks, and join, leave and are lost together: where one of them is lost,
-the next group has none of them. Only the last gang goes on with what is left of it. Each gang that lost a member, in
-whatever the group does, is reported once (``WorkerLost``).
+Every method holds the boundary between two steps, so nothing changes the group in mid-step. All members hold the
+weights, and each shard of the optimizer's state is held by two gangs, so any survivor can become rank 0 and no single
+loss loses anything. Slots of one gang have consecutive ranks, and join, leave and are lost together: where one of them
+is lost, the next group has none of them. Only the last gang goes on with what is left of it. Each gang that lost a
+member, in whatever the group does, is reported once (``WorkerLost``).
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from rlserve.controller.events import EventBus, WorkerLost
+from rlserve.controller.boundary import StepBoundary
+from rlserve.controller.context import RunContext
+from rlserve.controller.events import WorkerLost
 from rlserve.controller.ports import Fleet
 from rlserve.errors import (
     DeadlineExceededError,
@@ -51,16 +53,16 @@ class TrainerGroup:
 
     def __init__(
         self,
+        run: RunContext,
         fleet: Fleet,
-        events: EventBus,
         *,
         switch_timeout_s: float,
         step_timeout_s: float,
         on_one_machine: bool,
     ) -> None:
         """``on_one_machine`` keeps the group's connections on the loopback interface."""
+        self._run = run
         self._fleet = fleet
-        self._events = events
         self._switch_timeout_s = switch_timeout_s
         self._step_timeout_s = step_timeout_s
         self._on_one_machine = on_one_machine
@@ -71,7 +73,9 @@ class TrainerGroup:
         """Members of each gang in the group; 1 where one is incomplete."""
         self._generation = 0
         self._num_completed = 0
-        self._boundary = asyncio.Lock()
+        self._boundary = StepBoundary(run.clock)
+        self.step_s = 0.0
+        """What the newest step took, without the wait for the end of a change of the group."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -84,6 +88,11 @@ class TrainerGroup:
         changed."""
         return self._num_completed
 
+    @property
+    def pause_s(self) -> float:
+        """Seconds that training stood still because the group was changed, since the run began."""
+        return self._boundary.pause_s
+
     async def form(self, gangs: Sequence[Sequence[str]], restore_from: Path | None) -> None:
         """Form the first group of a run; rank 0 loads the model, which the others receive, or each its part of the
         checkpoint.
@@ -91,7 +100,7 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: a worker was lost: there is nothing to go on from yet.
         """
-        async with self._boundary:
+        async with self._boundary.change():
             for gang in gangs:
                 self._note_gang(gang)
             slot_ids = tuple(slot_id for gang in gangs for slot_id in gang)
@@ -113,7 +122,7 @@ class TrainerGroup:
         Raises:
             WorkerLostError: one was lost on the way, which was reported; the group goes on without the gang.
         """
-        async with self._boundary:
+        async with self._boundary.change():
             self._note_gang(slot_ids)
             await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
             if not set(slot_ids) <= set(self._members):
@@ -128,7 +137,7 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: one of them was lost after the others had gone on without the gang.
         """
-        async with self._boundary:
+        async with self._boundary.change():
             remaining = tuple(member for member in self._members if member not in slot_ids)
             leaving = tuple(member for member in self._members if member in slot_ids)
             if not remaining or not leaving:
@@ -149,20 +158,22 @@ class TrainerGroup:
             NonFiniteLossError: nothing of the step was applied.
             WorkerFailedError: no member survived, or the step fails without a loss.
         """
-        async with self._boundary:
+        async with self._boundary.training():
             metrics: dict[str, float]
-            shared, before = self._fleet.share(batch), self._num_completed
+            start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
             while True:
                 answers = await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
                 failures = _failures(answers)
                 if not failures:
                     metrics = answers[self._members[0]]
                     self._num_completed = before + 1
-                    return metrics
+                    break
                 await self._regroup_survivors(failures)
                 if self._num_completed > before:
                     metrics = await self._by_leader(lambda leader: self._call(leader, "last_metrics"))
-                    return metrics
+                    break
+            self.step_s = self._run.clock.now() - start
+            return metrics
 
     async def by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
         """Let rank 0 do something between two steps, and if it is lost, the next; returns what ``action`` does.
@@ -170,13 +181,13 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: no member is left.
         """
-        async with self._boundary:
+        async with self._boundary.training():
             return await self._by_leader(action)
 
     async def expel(self, slot_id: str, error: WorkerLostError) -> None:
         """Between two steps, form the group anew without a member that was found lost, and report it; do nothing where
         it is a member no more."""
-        async with self._boundary:
+        async with self._boundary.change():
             if slot_id in self._members:
                 await self._regroup(self._members, lost={slot_id: error})
 
@@ -186,7 +197,7 @@ class TrainerGroup:
         Raises:
             CheckpointError: the folder cannot be written.
         """
-        async with self._boundary:
+        async with self._boundary.training():
             while True:
                 timeout_s = self._step_timeout_s
                 failures = _failures(await self._call_all(self._members, "save_trainer", folder, timeout_s=timeout_s))
@@ -269,7 +280,7 @@ class TrainerGroup:
         self._members, self._gang_size = members, self._common_gang_size(members)
         for slot_id, error in {self._gangs[member]: (member, error) for member, error in all_lost.items()}.values():
             logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
-            self._events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
+            self._run.events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
     async def _join(
         self,

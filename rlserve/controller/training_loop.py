@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import GroupsTrained
+from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
@@ -105,6 +105,7 @@ class TrainingLoop:
         train_start = self._run.clock.now()
         try:
             metrics = await self._trainers.step(batch)
+            slot_ids = self._trainers.members
         except NonFiniteLossError as error:
             where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch {where}") from error
@@ -112,11 +113,21 @@ class TrainingLoop:
         await self._weights.publish(step)
         self._buffer.commit(time_s=self._run.clock.now())
         self._run.events.emit(trained_batch(step, groups))
+        num_tokens = len(batch.token_ids)
         self._run.events.emit(GroupsTrained(step=step, groups=groups))
+        self._run.events.emit(
+            StepEnded(
+                slot_ids=slot_ids,
+                num_groups=len(groups),
+                num_tokens=num_tokens,
+                wait_s=waits.batch_s - waits.weights_s,
+                weights_s=self._weights.snapshot_s + waits.weights_s,
+                work_s=self._trainers.step_s,
+            )
+        )
         self._count(batch, metrics)
         self._run.changed.notify()
         step_s = self._run.clock.now() - start_s
-        num_tokens = len(batch.token_ids)
         return StepReport(
             step=step,
             metrics={

@@ -282,10 +282,18 @@ class WeightSync:
     async def _bring_up(self, slot_id: str, replica: _Replica) -> None:
         try:
             while self._replicas.get(slot_id) is replica and self._newer_than(replica.holding):
+                start = self._clock.now()
                 receipt = await self._taken(slot_id, replica.worker)
                 if self._replicas.get(slot_id) is replica:
                     replica.holding, replica.load_s = receipt.holding, receipt.load_s
-                    self._run.events.emit(WeightsTaken(slot_id=slot_id, version=receipt.version))
+                    self._run.events.emit(
+                        WeightsTaken(
+                            slot_id=slot_id,
+                            version=receipt.version,
+                            duration_s=self._clock.now() - start,
+                            pause_s=receipt.load_s,
+                        )
+                    )
         except WeightsRefusedError:
             raise  # what the engine holds is not what was published: nothing it says can be trusted
         except RlserveError as error:

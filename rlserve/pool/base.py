@@ -66,6 +66,8 @@ class RolloutStats:
     """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
     busy_s: float = 0.0
     """Seconds that the engine has computed since it took the role; the rest it waited for work."""
+    running_s: float = 0.0
+    """Integral of ``num_running`` over ``busy_s``: divided by it, the mean batch of a step."""
     engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
 

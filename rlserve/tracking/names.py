@@ -30,6 +30,11 @@ FRAC_REWARD_ZERO_STD = "frac_reward_zero_std"
 STEP_S = "timing_s/step"
 WAIT_S = "timing_s/wait"
 ROLLOUT_BUSY = "rollout/busy_share"
+KEPT_SHARE = "rollout/kept_share"
+MEAN_BATCH = "rollout/mean_batch"
+WAIT_SHARE = "perf/wait_share"
+SYNC_S = "weights/sync_s"
+HOST_BUSY = "pool/host_busy_share"
 
 METRICS: Mapping[str, str] = {
     # Training (verl).
@@ -90,17 +95,23 @@ METRICS: Mapping[str, str] = {
     # Ours.
     ROLLOUT_TOKENS_PER_S: "tokens generated per second, all replicas together",
     ROLLOUT_BUSY: "share of their time that the replicas computed since the step before; the rest they waited",
+    MEAN_BATCH: "samples in an engine's step, lately, in the mean of the replicas",
+    KEPT_SHARE: "share of the scored prompt groups, lately, that may be trained on; the others are dropped",
+    WAIT_SHARE: "share of the trainer's time, lately, that it waited for samples",
     "rollout/num_{pending,running,buffered}": "prompt groups in that state",
     "rollout/num_dropped": "prompt groups dropped since the run began",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
+    HOST_BUSY: "share of their time that the processors of this machine are busy, where CPU slots share them",
     QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
     "manager/num_moves_to_{train,rollout}": "moves since the run began",
     "manager/move_s": "seconds of the last move",
+    "manager/trainer_pause_s": "seconds that training stood still for it",
     "weights/version": "newest version that replicas can take",
     "weights/snapshot_s": "seconds that training stood still for a copy of the weights",
     "weights/publish_s": "seconds from the copy until replicas could take the version, beside the training",
     "weights/load_s": "longest that an engine stood still for its version: the swap and the proof of what is loaded",
+    SYNC_S: "seconds from the offer of a version until a replica serves it, in the mean of the last",
     "weights/swap_s": "seconds from then until the last replica served the version",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""

@@ -70,7 +70,9 @@ class FakeEngine:
 
     def stats(self) -> EngineStats:
         counts = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
-        return EngineStats(**(counts | {"num_blocks": 1, "weight_version": self.weight_version}))
+        return EngineStats(
+            **(counts | {"num_blocks": 1, "weight_version": self.weight_version, "num_running": len(self.waiting)})
+        )
 
 
 def output_of(request_id: str) -> RequestOutput:

@@ -88,5 +88,6 @@ class RolloutRole:
             prefix_cache_hit_rate=stats.prefix_hit_rate,
             num_steps=loop.num_steps,
             busy_s=loop.busy_s,
+            running_s=loop.running_s,
             engine_metrics=vllm_metrics(stats),
         )

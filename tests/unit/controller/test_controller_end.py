@@ -32,6 +32,7 @@ class Ending:
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
             recovery=SimpleNamespace(close=self._at_once),
             node_watch=None,
+            host_watch=None,
             replicas=SimpleNamespace(close=self._at_once),
             evaluation=SimpleNamespace(score=self._score),
             saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),

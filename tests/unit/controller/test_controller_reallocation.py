@@ -14,11 +14,14 @@ from controller_fakes import FakeFleet, make_gang, recorded, run_context, settle
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import Load
+from rlserve.controller.measuring import Measuring
 from rlserve.controller.node_watch import NodeWatch, plan_changes
+from rlserve.controller.observer import Observer
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
+from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.base import Admission, Forecast, Move, Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
@@ -43,6 +46,7 @@ class FakeTrainers:
     def __init__(self, log: list[str], members: list[str]) -> None:
         self.log, self.members = log, members
         self.failures: dict[str, Exception] = {}
+        self.pause_s = 0.0
 
     async def add(self, slot_ids: tuple[str, ...]) -> None:
         self.log.append(f"trainers add {' '.join(slot_ids)}")
@@ -55,6 +59,7 @@ class FakeTrainers:
             return False
         on_leaving()
         self.log.append(f"trainers remove {' '.join(slot_ids)}")
+        self.pause_s += 1.5
         self.members = [member for member in self.members if member not in slot_ids]
         if "remove" in self.failures:
             raise self.failures.pop("remove")
@@ -102,6 +107,7 @@ class Setting:
         self.nodes: tuple[Node, ...] = ()
         self.book = GangBook(self.context, gangs)
         fakes: Any = self
+        self.measuring = Measuring(self.context, self.book, Meter())
         self.recovery = Recovery(
             self.context,
             self.book,
@@ -116,9 +122,16 @@ class Setting:
             self.context,
             self.book,
             self.recovery,
+            trainers=fakes.trainers,
             policy=policy or ScriptedPolicy(*moves),
-            load=fakes,
-            admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+            observer=Observer(
+                self.context,
+                self.book,
+                load=fakes,
+                measuring=self.measuring,
+                admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+            ),
+            measuring=self.measuring,
             interval_s=0.001,
         )
         self.watch = NodeWatch(
@@ -191,6 +204,16 @@ def test_a_move_to_rollout() -> None:
         assert owners[-1] == "rollout"
         decision = setting.records(Decision)[0]
         assert (decision.action, decision.slot_id, decision.queue_length) == ("to_rollout", "t1", 5)
+
+    run(scenario, TO_ROLLOUT)
+
+
+def test_what_a_move_cost_is_measured_and_a_first_role_is_no_move() -> None:
+    async def scenario(setting: Setting) -> None:
+        await until(lambda: bool(setting.measuring.figures().move_costs))
+        costs = setting.measuring.figures().move_costs
+        assert list(costs) == [Role.ROLLOUT]
+        assert (costs[Role.ROLLOUT].num_moves, costs[Role.ROLLOUT].trainer_pause_s) == (1, 1.5)
 
     run(scenario, TO_ROLLOUT)
 

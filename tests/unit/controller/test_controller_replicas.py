@@ -55,7 +55,7 @@ class Setting:
         self.losses = recorded(events, WorkerLost)
         self.deliveries = recorded(events, WeightEvent)
         fleet: Any = self.fleet
-        self.trainers = TrainerGroup(fleet, events, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
+        self.trainers = TrainerGroup(self.context, fleet, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
         self.weights = WeightSync(self.context, fleet, self.trainers, timeout_s=weights_timeout_s)
         self.replicas = Replicas(
             self.context,

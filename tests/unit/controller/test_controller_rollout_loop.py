@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from controller_fakes import output, run_context, settled, until
+from controller_fakes import output, recorded, run_context, settled, until
 
 from rlserve.controller.context import Books
 from rlserve.controller.controller import first_error
-from rlserve.controller.events import EventBus, RequestAnswered, RequestsStarted
+from rlserve.controller.events import EventBus, GroupFinished, RequestAnswered, RequestsStarted
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
@@ -223,6 +223,32 @@ def test_groups_that_the_reward_leaves_out_are_no_failures(caplog: pytest.LogCap
 
     asyncio.run(scenario())
     assert [record.args for record in caplog.records] == [(32,), (64,)]
+
+
+@pytest.mark.parametrize(
+    ("scores", "kept"),
+    [
+        (Score(value=1.0), True),
+        (Score(value=None), False),
+        (Score(error="colour"), False),
+        (RewardError("colour"), False),
+    ],
+)
+def test_of_each_answered_group_is_told_whether_it_was_kept(scores: Score | RewardError, kept: bool) -> None:
+    async def scenario() -> None:
+        setting = Setting()
+        setting.scorer.scores = scores
+        finished = recorded(setting.context.events, GroupFinished)
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks, wanted=1)
+            await settled()
+            setting.finish_all()
+            await until(lambda: bool(finished))
+            assert finished == [GroupFinished(kept=kept, num_tokens=1)]
+            for loop in loops:
+                loop.cancel()
+
+    asyncio.run(scenario())
 
 
 def test_the_parts_of_a_reward_become_means() -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from controller_fakes import FakeFleet, recorded, settled, unfinished
+from controller_fakes import FakeClock, FakeFleet, recorded, run_context, settled, unfinished
 
-from rlserve.controller.events import EventBus, WorkerLost
+from rlserve.controller.events import WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError
 from rlserve.manager.roles import Role
@@ -22,12 +22,13 @@ class Setting:
 
     def __init__(self, *slot_ids: str, others: tuple[str, ...] = ()) -> None:
         self.fleet = FakeFleet((*slot_ids, *others))
-        events = EventBus()
-        self.losses = recorded(events, WorkerLost)
+        self.clock = FakeClock(0.0)
+        context = run_context(clock=self.clock)
+        self.losses = recorded(context.events, WorkerLost)
         fleet: Any = self.fleet
         self.group = TrainerGroup(
+            context,
             fleet,
-            events,
             switch_timeout_s=5.0,
             step_timeout_s=5.0,
             on_one_machine=True,
@@ -58,6 +59,27 @@ def test_only_the_first_of_a_new_group_loads_the_model_and_newcomers_bring_nothi
         assert [how for _, *how in setting.fleet["b"].arguments["join_training"]] == [[False, True]]
         assert setting.generations("a") == [(1, 0, 1), (2, 0, 2)]
         assert setting.generations("b") == [(2, 1, 2)]
+
+    asyncio.run(scenario())
+
+
+def test_a_step_is_timed_without_its_wait_for_a_change_which_counts_as_a_pause() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        with unfinished(setting.fleet["b"], "join_training") as joined:
+            adding = asyncio.create_task(setting.group.add(("b",)))
+            await settled()
+            setting.clock.now_s = 2.0
+            with unfinished(setting.fleet["b"], "step") as stepped:
+                stepping = asyncio.create_task(setting.group.step(BATCH))
+                await settled()
+                setting.clock.now_s = 5.0
+                joined.set_result(0)
+                await settled()
+                setting.clock.now_s = 9.0
+                stepped.set_result({"loss": 1.0})
+                await asyncio.gather(adding, stepping)
+        assert (setting.group.pause_s, setting.group.step_s) == (3.0, 4.0)
 
     asyncio.run(scenario())
 

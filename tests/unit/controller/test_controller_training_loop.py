@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from controller_fakes import FakeClock, output, recorded, run_context, settled
 
-from rlserve.controller.events import GroupsTrained
+from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.engine.requests.request import FinishReason
 from rlserve.errors import NonFiniteLossError
@@ -32,10 +32,13 @@ class Setting:
         self.busy_s = 0.0
         """Seconds in which versions of the weights were under way."""
         self.snapshot_s = 1.0
+        self.step_s = 1.5
+        self.members = ("t0", "t1")
         self.context = run_context(tasks, self.clock)
         self.counters, self.changed = self.context.counters, self.context.changed
         self.trained = recorded(self.context.events, GroupsTrained)
         self.batches = recorded(self.context.events, TrainedBatch)
+        self.ended = recorded(self.context.events, StepEnded)
         self.failure: Exception | None = None
         fakes: Any = self
         self.loop = TrainingLoop(
@@ -161,5 +164,14 @@ def test_time_that_a_step_waits_for_weights_is_the_snapshot_and_the_waiting_whil
             await running
         found = [(report.metrics["timing_s/wait"], report.metrics["timing_s/weights"]) for report in setting.reports]
         assert found == [(0.0, 1.0), (10.0, 4.0)]
+        # Told without counting any second twice.
+        assert [(step.wait_s, step.weights_s, step.work_s) for step in setting.ended] == [
+            (0.0, 1.0, 1.5),
+            (7.0, 4.0, 1.5),
+        ]
+        assert [(step.slot_ids, step.num_groups, step.num_tokens) for step in setting.ended] == [
+            (("t0", "t1"), 1, 3),
+            (("t0", "t1"), 1, 3),
+        ]
 
     asyncio.run(scenario())

@@ -37,7 +37,9 @@ class Setting:
         self.not_taken = recorded(events, WeightsNotTaken)
         self.noted = recorded(events, WeightEvent)
         outside: Any = fleet
-        self.trainers = TrainerGroup(outside, events, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
+        self.trainers = TrainerGroup(
+            self.context, outside, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True
+        )
         self.weights = WeightSync(self.context, outside, self.trainers, timeout_s=timeout_s)
         self.snapshots: dict[tuple[str, int], int] = {}
         """(slot, version) → steps that the trainers had done when it was copied."""

@@ -91,6 +91,21 @@ def test_only_time_within_steps_counts_as_busy(engine: Any) -> None:
     loop.stop()
 
 
+def test_the_samples_of_a_step_are_weighted_by_its_time(engine: Any) -> None:
+    seconds = itertools.count()
+    engine.is_paused = True
+    loop = EngineLoop(engine, clock=lambda: 2.0 * next(seconds))
+    answers = loop.subscribe_answers()
+    loop.submit(requests_of("a", "b", "c"), answers)
+    loop.run(lambda _: setattr(engine, "is_paused", False))
+    found: list[RequestOutput] = []
+    while len(found) < 3:
+        found += answers.read(END_S)
+    loop.stop()
+    # One ends in each step of 2 s. The first sees those that it leaves, the others those that they begin with.
+    assert (loop.stats.busy_s, loop.stats.running_s) == (6.0, 2.0 * (2 + 2 + 1))
+
+
 def test_functions_run_only_between_steps(engine: FakeEngine, loop: EngineLoop) -> None:
     engine.gate.clear()
     loop.submit(requests_of("a", "b"), loop.subscribe_answers())

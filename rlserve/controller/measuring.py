@@ -1,0 +1,92 @@
+"""What happens in the run, told to the meter that policies read.
+
+::
+
+    StepEnded, GroupFinished, ReplicaHeard, WeightsTaken (the bus)  ──► readings ──► meter ──► figures
+    moves (reallocation), processors (host watch)                       ──►
+
+The parts of the controller know slots; the measurement knows gangs and their types.
+"""
+
+from __future__ import annotations
+
+from rlserve.controller.context import RunContext
+from rlserve.controller.events import GroupFinished, ReplicaHeard, StepEnded, WeightsTaken
+from rlserve.controller.gang_book import GangBook
+from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.measurement.meter import Meter
+from rlserve.manager.measurement.readings import GroupDone, HostPolled, MoveDone, ReplicaPolled, StepDone, SyncDone
+from rlserve.manager.roles import Role
+from rlserve.pool.gangs import Gang
+
+
+class Measuring:
+    """Makes readings of events, and keeps the meter."""
+
+    def __init__(self, run: RunContext, book: GangBook, meter: Meter) -> None:
+        self._run = run
+        self._book = book
+        self._meter = meter
+        run.events.subscribe(StepEnded, self._note_step)
+        run.events.subscribe(GroupFinished, self._note_group)
+        run.events.subscribe(ReplicaHeard, self._note_replica)
+        run.events.subscribe(WeightsTaken, self._note_weights)
+
+    def figures(self) -> Measurements:
+        """Everything that was measured until now."""
+        return self._meter.figures(self._run.clock.now())
+
+    def note_move(self, gang: Gang, to: Role, *, begin_s: float, trainer_pause_s: float) -> None:
+        """A gang has just changed its role."""
+        end_s = self._run.clock.now()
+        self._meter.note(
+            MoveDone(begin_s=begin_s, end_s=end_s, gang_id=gang.id, to=to, trainer_pause_s=trainer_pause_s)
+        )
+
+    def note_host(self, node: str, busy_share: float) -> None:
+        """The processors of a node with CPU slots were looked at."""
+        self._meter.note(HostPolled(time_s=self._run.clock.now(), node=node, busy_share=busy_share))
+
+    def _note_step(self, event: StepEnded) -> None:
+        gangs = {gang.id: gang for gang in map(self._book.gang_of, event.slot_ids)}
+        self._meter.note(
+            StepDone(
+                end_s=self._run.clock.now(),
+                types=tuple(gang.slots[0].type.name for gang in gangs.values()),
+                wait_s=event.wait_s,
+                weights_s=event.weights_s,
+                work_s=event.work_s,
+                num_groups=event.num_groups,
+                num_tokens=event.num_tokens,
+            )
+        )
+
+    def _note_group(self, event: GroupFinished) -> None:
+        self._meter.note(GroupDone(time_s=self._run.clock.now(), kept=event.kept, num_tokens=event.num_tokens))
+
+    def _note_replica(self, event: ReplicaHeard) -> None:
+        gang, stats = self._book.gang_of(event.slot_id), event.stats
+        self._meter.note(
+            ReplicaPolled(
+                time_s=self._run.clock.now(),
+                gang_id=gang.id,
+                type=gang.slots[0].type.name,
+                since_s=event.since_s,
+                num_running=stats.num_running,
+                num_waiting=stats.num_waiting,
+                kv_cache_usage=stats.kv_cache_usage,
+                num_generated_tokens=event.num_generated_tokens,
+                busy_s=stats.busy_s,
+                running_s=stats.running_s,
+            )
+        )
+
+    def _note_weights(self, event: WeightsTaken) -> None:
+        self._meter.note(
+            SyncDone(
+                end_s=self._run.clock.now(),
+                gang_id=self._book.gang_of(event.slot_id).id,
+                duration_s=event.duration_s,
+                pause_s=event.pause_s,
+            )
+        )
