@@ -9,6 +9,7 @@ COMMANDS: Mapping[str, str] = {
     "launch": "start a run, or take one up again",
     "list": "the runs of a folder and how they stand",
     "status": "how one run stands, and how to go on with it",
+    "move": "the gangs of a running run; bring one into another role by hand",
     "show": "print what a run's policy was asked and what it answered",
     "report": "make the picture of a run anew",
     "compare": "several runs in one picture, and what differs between them",

@@ -25,6 +25,7 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
 from rlserve.controller.gang_book import GangBook
+from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
@@ -55,6 +56,7 @@ from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import Record
+from rlserve.tracking.move_requests import MoveRequests
 
 
 def build_controller(setup: RunSetup, ports: Ports) -> Controller:
@@ -163,6 +165,7 @@ def _parts(
         training=training,
         reallocation=reallocation,
         recovery=recovery,
+        hand_moves=HandMoves(run, book, reallocation, MoveRequests(setup.folder.requests), hold_s=pool.move_hold_s),
         node_watch=_node_watch(run, setup, ports, book, recovery),
         host_watch=None if ports.processors is None else HostWatch(measuring, ports.processors),
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),

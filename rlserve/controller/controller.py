@@ -34,6 +34,7 @@ from typing import Any
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
+from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
@@ -70,6 +71,7 @@ class Parts:
     training: TrainingLoop
     reallocation: Reallocation
     recovery: Recovery
+    hand_moves: HandMoves
     node_watch: NodeWatch | None
     """None where the slots stay as they are."""
     host_watch: HostWatch | None
@@ -153,6 +155,7 @@ class Controller:
         """Workers up, first group formed, first weights published, replicas serving, held-out score taken."""
         setup, parts, counters = self._setup, self._parts, self._run.counters
         gangs, roles = setup.gangs, setup.roles
+        parts.hand_moves.open()
         slots = [slot for gang in gangs for slot in gang.slots]
         await asyncio.gather(
             self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
@@ -180,6 +183,7 @@ class Controller:
                 parts.rollouts.admit(self._num_groups_wanted),
                 parts.rollouts.score(),
                 parts.reallocation.run(),
+                parts.hand_moves.run(),
                 parts.stall_guard.watch(),
                 *(watch.watch() for watch in (parts.node_watch, parts.host_watch) if watch is not None),
             )

@@ -32,6 +32,8 @@ class GangBook:
         """Gangs that are there for the last time, with the reason: their node leaves, or has left."""
         self.repairing: set[str] = set()
         """Gangs that train while a worker of theirs is replaced."""
+        self.held_until_s: dict[str, float] = {}
+        """Gangs that were moved by hand, and how long the split is left as it is for it."""
         for gang in gangs:
             self.add(gang)
 
@@ -74,6 +76,11 @@ class GangBook:
         self._run.events.emit(
             WorkerEvent(time_s=self._run.clock.now(), slot_id=info.slot_id, process_id=info.process_id, host=info.host)
         )
+
+    def held_for_s(self) -> float:
+        """How long the split is still held by hand; 0 where it is not."""
+        now = self._run.clock.now()
+        return max((until - now for until in self.held_until_s.values() if until > now), default=0.0)
 
     def has_other(self, gang: Gang) -> bool:
         """Whether another gang, which stays, is in the same state."""

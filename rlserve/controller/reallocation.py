@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from rlserve.controller.context import RunContext
@@ -22,13 +22,19 @@ from rlserve.controller.measuring import Measuring
 from rlserve.controller.observer import Observer
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.manager.config import StaticConfig
 from rlserve.manager.gang_table import GangState, GangTable
-from rlserve.manager.policies.base import Observation, Plan, Policy
+from rlserve.manager.hand_moves import find_obstacle
+from rlserve.manager.policies.base import Move, Observation, Plan, Policy
+from rlserve.manager.policies.static import StaticPolicy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import Decision
 
 logger = logging.getLogger(__name__)
+
+_HELD = StaticPolicy(StaticConfig())
+"""Decides while the split is held by hand."""
 
 
 class Reallocation:
@@ -57,6 +63,7 @@ class Reallocation:
         self._interval_s = interval_s
         self._last_move_end_s: float | None = None
         self._settled = False
+        self._num_hand_moves = 0
         self.move_s = self.trainer_pause_s = 0.0
         """Of the last move: from its begin to the new role, and how long training stood still for it."""
 
@@ -71,14 +78,54 @@ class Reallocation:
             await asyncio.sleep(self._interval_s)
             self.table.check_integrity()
             observation = self.observe()
-            plan, self._policy_state = self._policy.decide(observation, self._policy_state)
+            plan, num_hand_moves = self._decide(observation), self._num_hand_moves
             self._record_decision(observation, plan)
             for move in plan.moves:
-                await self._move(self._book[move.gang_id], move.to, plan)
+                async with self._recovery.moving:
+                    if self._num_hand_moves == num_hand_moves:  # else the split is not the one decided on
+                        await self._move(self._book[move.gang_id], move.to, plan)
+
+    def _decide(self, observation: Observation) -> Plan:
+        """The policy's plan; while the split is held by hand, only what must be moved is moved."""
+        held_s = self._book.held_for_s()
+        if not held_s:
+            plan, self._policy_state = self._policy.decide(observation, self._policy_state)
+            return plan
+        plan, _ = _HELD.decide(observation, None)
+        return plan if plan.moves else replace(plan, reason=f"moved by hand, and held for another {held_s:.0f} s")
+
+    async def move_by_hand(self, gang: Gang, role: Role, *, hold_s: float) -> tuple[bool, str]:
+        """Bring a gang into a role because a user wants it, as soon as no move is under way, and hold the split.
+
+        Returns whether the gang has the role, and what was done or why nothing was.
+        """
+        async with self._recovery.moving:
+            if self._settled:
+                return False, "the run is about to end, and nothing moves any more"
+            if gang.id in self._book.repairing:
+                return False, f"a worker of {gang.id} is being replaced: ask again in a while"
+            observation = self._observe(moving=False)
+            obstacle = find_obstacle(gang.id, role, observation.gangs, observation.legal_trainer_sizes)
+            if obstacle is not None:
+                return False, obstacle
+            self._num_hand_moves += 1
+            self._book.held_until_s[gang.id] = self._run.clock.now() + hold_s
+            if ROLES.get(self._book.state(gang)) is role:
+                return True, f"{gang.id} has the {role} role already"
+            plan = Plan(moves=(Move(gang_id=gang.id, to=role),), reason="by hand")
+            self._record_decision(observation, plan)
+            await self._move(gang, role, plan)
+            state = self._book.state(gang)
+            if ROLES.get(state) is not role:
+                return False, f"the move failed, see the log: {gang.id} is {state.replace('_', ' ')}"
+            return True, f"{gang.id} has the {role} role after {self.move_s:.2f} s"
 
     def observe(self) -> Observation:
         """Read everything that the policy looks at, once."""
-        return self._observer.observe(moving=self._recovery.moving.locked(), last_move_end_s=self._last_move_end_s)
+        return self._observe(moving=self._recovery.moving.locked())
+
+    def _observe(self, *, moving: bool) -> Observation:
+        return self._observer.observe(moving=moving, last_move_end_s=self._last_move_end_s)
 
     async def begin(self, gang: Gang, role: Role) -> None:
         """First role of a gang whose workers have come up; trainers of the first group have joined already."""
@@ -96,20 +143,20 @@ class Reallocation:
             pass
 
     async def _move(self, gang: Gang, role: Role, plan: Plan) -> None:
-        async with self._recovery.moving:
-            start, pause_before_s = self._run.clock.now(), self._trainers.pause_s
-            if self._settled or not self._may_move(gang, role):
-                return  # the run is about to end, or the gang was lost since the decision
-            is_new = self._book.state(gang) is GangState.IDLE
-            roles = self._recovery.roles
-            change = roles.take(gang, role, plan.reason) if is_new else self._change_role(gang, role, plan.reason)
-            await self._recovery.guard(gang, role, change)
-            self.move_s = self._run.clock.now() - start
-            self.trainer_pause_s = self._trainers.pause_s - pause_before_s
-            if not is_new and ROLES.get(self._book.state(gang)) is role:
-                self._measuring.note_move(gang, role, begin_s=start, trainer_pause_s=self.trainer_pause_s)
-            logger.info("%s is %s after %.2f s", gang.id, self._book.state(gang), self.move_s)
-            self._last_move_end_s = self._run.clock.now()
+        """Carry one move out; the caller holds the lock of moves."""
+        start, pause_before_s = self._run.clock.now(), self._trainers.pause_s
+        if self._settled or not self._may_move(gang, role):
+            return  # the run is about to end, or the gang was lost since the decision
+        is_new = self._book.state(gang) is GangState.IDLE
+        roles = self._recovery.roles
+        change = roles.take(gang, role, plan.reason) if is_new else self._change_role(gang, role, plan.reason)
+        await self._recovery.guard(gang, role, change)
+        self.move_s = self._run.clock.now() - start
+        self.trainer_pause_s = self._trainers.pause_s - pause_before_s
+        if not is_new and ROLES.get(self._book.state(gang)) is role:
+            self._measuring.note_move(gang, role, begin_s=start, trainer_pause_s=self.trainer_pause_s)
+        logger.info("%s is %s after %.2f s", gang.id, self._book.state(gang), self.move_s)
+        self._last_move_end_s = self._run.clock.now()
 
     def _may_move(self, gang: Gang, role: Role) -> bool:
         state = self._book.state(gang)

@@ -47,6 +47,8 @@ class PoolConfig:
     """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0
     """Deadline of changing one slot's role."""
+    move_hold_s: float = 600.0
+    """How long no policy changes a split that was made by hand (`rlserve move`)."""
     health_interval_s: float = 2.0
     """How often each worker is asked for a sign of life."""
     health_timeout_s: float = 10.0
@@ -66,6 +68,7 @@ class PoolConfig:
                 or "must be at least 1",
                 "worker_start_timeout_s": self.worker_start_timeout_s > 0 or "must be above 0",
                 "switch_timeout_s": self.switch_timeout_s > 0 or "must be above 0",
+                "move_hold_s": self.move_hold_s >= 0 or "must be at least 0",
                 "health_interval_s": self.health_interval_s > 0 or "must be above 0",
                 "health_timeout_s": self.health_timeout_s >= self.health_interval_s
                 or f"must be at least pool.health_interval_s={self.health_interval_s:g}",

@@ -16,6 +16,7 @@
         answers.jsonl         some of their answers in full, one line an answer (tracking.samples)
         live.json             how it stands right now, while it goes on
         checkpoints/
+        requests/             of users to the running run (rlserve move)
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
         report.png  report.html
@@ -164,6 +165,10 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def requests(self) -> Path:
+        return self.path / "requests"
 
     @property
     def tensorboard(self) -> Path:

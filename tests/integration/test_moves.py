@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,6 +94,13 @@ def test_gangs_of_two_move_in_both_directions_and_survive_a_follower(workplace: 
     run.wait_until(lambda: {run.owners()[f"cpu-b/{number}"] for number in (0, 1)} == {"rollout"}, "both back")
     workplace.hold()
     run.wait_until(lambda: len(moves_done(run, "train")) == 2, "a gang's move to training")
+    by_hand = gang_of(moves_done(run, "train")[0])
+    move_by_hand(run, by_hand, "rollout")
+    assert {run.owners()[slot_id] for slot_id in slots_of(by_hand)} == {"rollout"}
+    listed = move_by_hand(run)
+    assert re.search(rf"{by_hand} .* rollout .*moved by hand, held for another", listed), listed
+    assert "the policy decides about" in move_by_hand(run, "--release")
+    run.wait_until(lambda: len(moves_done(run, "train")) == 4, "the policy's own move")
     workplace.release()
     summary = assert_whole(run, num_failures=1)
     assert summary["engine_restarts"] == 1
@@ -102,11 +112,25 @@ def test_gangs_of_two_move_in_both_directions_and_survive_a_follower(workplace: 
         assert summary[f"moves_{action}"] == len(gangs)
         made = [decision for decision in decisions if decision["action"] == action]
         assert [decision["slot_id"] for decision in made][: len(gangs)] == gangs
-        assert all("queue" in decision["reason"] for decision in made)
-    assert all(decision["queue_length"] > 6 for decision in decisions if decision["action"] == "to_rollout")
-    assert all(decision["queue_length"] < 2 for decision in decisions if decision["action"] == "to_train")
+        assert all("queue" in decision["reason"] or decision["reason"] == "by hand" for decision in made)
+    decided = [decision for decision in decisions if decision["reason"] != "by hand"]
+    assert len(decisions) - len(decided) == 1
+    assert all(decision["queue_length"] > 6 for decision in decided if decision["action"] == "to_rollout")
+    assert all(decision["queue_length"] < 2 for decision in decided if decision["action"] == "to_train")
     workers = sorted(event["slot_id"] for event in run.events("worker"))
     assert workers == sorted([*run.owners(), "cpu-b/1"]), "one process a slot, and one more for the lost one"
+
+
+def slots_of(gang_id: str) -> tuple[str, ...]:
+    return tuple(f"{gang_id.partition('/')[0]}/{number}" for number in _numbers(gang_id))
+
+
+def move_by_hand(run: Run, *arguments: str) -> str:
+    """What ``rlserve move`` says."""
+    command = [sys.executable, "-m", "rlserve", "move", str(run.folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _numbers(gang_id: str) -> tuple[int, int]:
