@@ -48,6 +48,10 @@ class EngineConfig:
     """Longest prompt plus answer in tokens; None takes the model's own limit."""
     enable_prefix_caching: bool = True
     """Share full KV blocks between requests with the same beginning."""
+    on_new_weights: Literal["keep_kv", "recompute"] = "keep_kv"
+    """What becomes of samples that decode while new weights are swapped in; their tokens and log-probabilities stay in
+    any case. ``keep_kv`` goes on from the keys and values that older weights made, at no cost; ``recompute`` computes
+    those of all tokens so far anew, so that the tokens to come are those of the new weights alone."""
     deterministic: bool = False
     """The same tokens and log-probabilities, bit for bit, whatever else is in the batch: on the CPU, with the backend
     ``cpu`` or ``torch``. It costs speed with ``torch`` (where bits also depend on the number of threads) and with

@@ -96,7 +96,7 @@ class Engine:
             overlaps=self._runner.overlaps,
             clock=clock,
         )
-        self._weights = WeightVersions(self._runner, on_change=self._scheduler.set_weight_version)
+        self._weights = WeightVersions(self._runner, on_change=self._weights_changed)
         self._pause_mode: PauseMode | None = None
         self._kv_cache_released = False
         if load_weights:
@@ -211,8 +211,8 @@ class Engine:
         return self._pause_mode is not None and not self._generation.has_started
 
     def load_weights(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Copy new weights into place. Requests in flight keep tokens and KV and go on under the new version;
-        cached prefixes of the old one are not found any more.
+        """Copy new weights into place. Requests in flight keep their tokens, and their KV or not (``on_new_weights``),
+        and go on under the new version; cached prefixes of the old one are not found any more.
 
         Args:
             version: at least the current version.
@@ -368,6 +368,9 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that no block, row or sample is lost: free + held = total, counts exact."""
         self._generation.check_integrity()
+
+    def _weights_changed(self, version: int) -> None:
+        self._generation.weights_changed(version, recompute=self.config.on_new_weights == "recompute")
 
     def _find_problem(self, request: Request) -> str | None:
         if not isinstance(request.id, str):

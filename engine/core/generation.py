@@ -149,6 +149,12 @@ class Generation:
             self._drain()
         return outputs
 
+    def weights_changed(self, version: int, *, recompute: bool) -> None:
+        """New weights are in place. Tokens that are still being drawn are of the old ones, and are kept."""
+        if recompute:
+            self._drain()
+        self._scheduler.set_weight_version(version, recompute=recompute)
+
     def new_tokens(self, request_id: str, num_seen: Mapping[int, int]) -> tuple[SampleDelta, ...]:
         """See ``Engine.new_tokens``."""
         owner = self.requests.get(request_id)

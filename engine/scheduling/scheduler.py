@@ -180,10 +180,11 @@ class Scheduler:
             self._take_back(sequence)
         self._move(sequence, SequenceState.ENDED)
 
-    def set_weight_version(self, version: int) -> None:
+    def set_weight_version(self, version: int, *, recompute: bool = False) -> None:
         """Everything cached so far is of the past: no prefix is found any more, and what decoding sequences
-        have computed is never shared by name. They keep it and go on. Prompts under way begin anew, so that the keys
-        and values of a prompt, and its scores, are of one version."""
+        have computed is never shared by name. They keep it and go on, or, with ``recompute``, are computed anew from
+        their tokens, all of which must be known. Prompts under way begin anew, so that the keys and values of a prompt,
+        and its scores, are of one version."""
         self._weight_version = version
         self._root = root_hash(version)
         self._pool.forget_all()
@@ -192,8 +193,24 @@ class Scheduler:
         for sequence in self._waiting + (self._held or []):
             if sequence.owner.must_score_prompt and sequence.owner.prompt_scores is not None:
                 sequence.owner.prompt_scores.restart()
+        if recompute:
+            self._recompute_decoding()
         for sequence in self._table.running():
             sequence.names_version = None
+
+    def _recompute_decoding(self) -> None:
+        """Send all decoding sequences back. Of each request one leads, so that their prompt is computed once."""
+        leaders: dict[str, Sequence] = {}
+        for sequence in sorted(self._table.running()):
+            leader = leaders.get(sequence.owner.request.id)
+            if leader is None or not self._enable_prefix_caching:
+                leaders[sequence.owner.request.id] = sequence
+                self._send_back(sequence)
+            else:
+                self._take_back(sequence)
+                sequence.was_preempted = True
+                self._move(sequence, SequenceState.FOLLOWING)
+                leader.followers.append(sequence)
 
     def check_integrity(self) -> None:
         """Assert that every block and row is held by whom it must be, and by nobody else."""

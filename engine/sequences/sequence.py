@@ -1,11 +1,13 @@
 """One sample on its way through the engine, and the request that it belongs to.
 
     following ──► waiting ◄──► running ──► ended
-        └───────────────────────►┘           ▲
+        └───────────────────────►┘ │         ▲
+        ▲──────────────────────────┘         │
         (every state may also end: abort) ───┘
 
 The first unfinished sample of a request leads: it computes the prompt, and the others follow, sharing its
-blocks from then on. A running sample that loses its blocks (preemption) waits again with its tokens kept.
+blocks from then on. A running sample that loses its blocks (preemption) waits again with its tokens kept. Where new
+weights have all of them computed anew, one of a request leads again.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class SequenceState(StrEnum):
 LEGAL_MOVES: dict[SequenceState, frozenset[SequenceState]] = {
     SequenceState.FOLLOWING: frozenset({SequenceState.WAITING, SequenceState.RUNNING, SequenceState.ENDED}),
     SequenceState.WAITING: frozenset({SequenceState.RUNNING, SequenceState.ENDED}),
-    SequenceState.RUNNING: frozenset({SequenceState.WAITING, SequenceState.ENDED}),
+    SequenceState.RUNNING: frozenset({SequenceState.WAITING, SequenceState.FOLLOWING, SequenceState.ENDED}),
     SequenceState.ENDED: frozenset(),
 }
 

@@ -17,7 +17,7 @@ import torch
 from engine_builders import VOCAB_SIZE, make_engine, make_request, run, save_model, weights_of
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from rlserve.engine import Engine, FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.core.engine import PauseMode
@@ -65,8 +65,8 @@ class EngineMachine(RuleBasedStateMachine):
 
     overlaps = False
 
-    def __init__(self) -> None:
-        super().__init__()
+    @initialize(on_new_weights=st.sampled_from(["keep_kv", "recompute"]))
+    def begin(self, on_new_weights: str) -> None:
         self.engine = make_engine(
             _folder(),
             num_blocks=NUM_BLOCKS,
@@ -74,6 +74,7 @@ class EngineMachine(RuleBasedStateMachine):
             max_num_sequences=5,
             max_num_batched_tokens=12,
             overlap_scheduling=self.overlaps,
+            on_new_weights=on_new_weights,
         )
         self.num_requests = 0
         self.live: dict[str, Request] = {}
@@ -140,6 +141,7 @@ class EngineMachine(RuleBasedStateMachine):
     def swap_weights(self, by: int) -> None:
         version = self.engine.weight_version + by
         self.engine.load_weights(version, _weights(version))
+        self._take_what_has_ended()
 
     @precondition(lambda self: self.arriving is None)
     @rule(takes_another=st.booleans())
@@ -151,6 +153,7 @@ class EngineMachine(RuleBasedStateMachine):
             with pytest.raises(WeightsRefusedError, match="failed in the middle"):
                 self.engine.step()
         self.engine.load_weights(version + takes_another, _weights(version + takes_another))
+        self._take_what_has_ended()
 
     @precondition(lambda self: self.arriving is None)
     @rule(by=st.integers(1, 2), is_damaged=st.booleans())
@@ -163,6 +166,7 @@ class EngineMachine(RuleBasedStateMachine):
                 self.engine.apply_weight_delta(base + by, base, changes, fingerprint(target.items()) ^ 1)
         else:
             self.engine.apply_weight_delta(base + by, base, changes, fingerprint(target.items()))
+            self._take_what_has_ended()
 
     @precondition(lambda self: self.arriving is None)
     @rule()
@@ -184,6 +188,7 @@ class EngineMachine(RuleBasedStateMachine):
             version = self.engine.weight_version + 1
             self.engine.finish_weight_update(fingerprint(_weights(version).items()))
             self.arriving = None
+            self._take_what_has_ended()
 
     @rule(mode=st.sampled_from(["keep", "abort", "wait"]))
     def pause(self, mode: PauseMode) -> None:
@@ -235,6 +240,11 @@ class EngineMachine(RuleBasedStateMachine):
         prompt = [7 * position % VOCAB_SIZE for position in range(24)]
         self._start(make_request("last", prompt, max_tokens=3, temperature=0.0), self.engine.weight_version)
         for output in run(self.engine).values():
+            self._take(output)
+
+    def _take_what_has_ended(self) -> None:
+        """The step in flight is read where all is to be computed anew, so samples may end with new weights."""
+        for output in self.engine._generation.take_ready():
             self._take(output)
 
     def _start(self, request: Request, added_at: int) -> None:

@@ -23,7 +23,8 @@ from engine_builders import (
 )
 from safetensors.torch import load_file, save_file
 
-from rlserve.engine import Engine, FinishReason
+from rlserve.engine import Engine, FinishReason, SampleOutput
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.errors import IllegalTransitionError, ModelError, WeightsRefusedError
 
 pytestmark = BOTH_WAYS
@@ -38,6 +39,14 @@ def folder(tmp_path: Path) -> Path:
 
 def _snapshot(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in engine.named_weights()}
+
+
+def _made_by(sample: SampleOutput, version: int) -> SampleOutput:
+    """A sample as it was when it had only the tokens of a version, its first."""
+    number = sample.weight_versions.count(version)
+    columns = (sample.token_ids, sample.log_probs, sample.behaviour_log_probs, sample.weight_versions)
+    tokens = GeneratedTokens.of(*(column[:number] for column in columns))
+    return SampleOutput(index=sample.index, tokens=tokens, finish_reason=FinishReason.ABORT)
 
 
 def _equal(engine: Engine, expected: dict[str, torch.Tensor]) -> bool:
@@ -98,6 +107,37 @@ def test_a_swap_in_mid_generation_keeps_tokens_and_stamps_later_ones_with_the_ne
             assert sample.token_ids[:10] == before.token_ids[:10]
             assert sample.log_probs[:10] == pytest.approx(before.log_probs[:10], abs=1e-5)
             assert sample.token_ids != before.token_ids
+
+
+def test_computed_anew_a_group_goes_on_as_under_the_new_weights_alone(folder: Path, tmp_path: Path) -> None:
+    """Tokens and log-probabilities so far stay; those to come are, to the bit, what an engine draws that has only ever
+    had the new weights and is given those tokens. With the KV kept they are not. The prompt is computed once more."""
+    request = make_request("group", PROMPT, n=3, max_tokens=30, seed=1)
+    outputs, computed = {}, {}
+    for way in ("keep_kv", "recompute"):
+        engine = make_engine(folder, on_new_weights=way)
+        engine.add(request)
+        for _ in range(12):
+            assert engine.step() == []
+        before = engine.stats().num_computed_tokens
+        engine.load_weights(7, weights_of("qwen3", 1))
+        engine.check_integrity()
+        outputs[way] = run(engine)[request.id].samples
+        computed[way] = engine.stats().num_computed_tokens - before
+    so_far = tuple(_made_by(sample, 0) for sample in outputs["recompute"])
+    num_so_far = len(so_far[0].token_ids)
+    assert num_so_far == 12, "a token that was being drawn is kept, and is of the old weights"
+    fresh = make_engine(save_model(tmp_path / "next", "qwen3", seed=1))
+    alone = run(fresh, [replace(request, resumed=so_far)])[request.id].samples
+    for kept, anew, expected in zip(outputs["keep_kv"], outputs["recompute"], alone, strict=True):
+        assert kept.token_ids[:num_so_far] == anew.token_ids[:num_so_far] == expected.token_ids[:num_so_far]
+        assert kept.log_probs[:num_so_far] == anew.log_probs[:num_so_far] == expected.log_probs[:num_so_far]
+        assert kept.weight_versions == anew.weight_versions == (0,) * num_so_far + (7,) * (30 - num_so_far)
+        assert (anew.token_ids, anew.log_probs) == (expected.token_ids, expected.log_probs)
+        assert kept.log_probs[num_so_far] != anew.log_probs[num_so_far]
+    num_anew = computed["recompute"] - computed["keep_kv"]
+    full_blocks = len(PROMPT) // 4 * 4
+    assert len(PROMPT) + 3 * num_so_far - 3 <= num_anew <= 3 * (len(PROMPT) + num_so_far) - 2 * full_blocks
 
 
 @pytest.mark.parametrize("version", [0, 1], ids=["same version again", "next version"])
