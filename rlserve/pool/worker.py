@@ -5,6 +5,8 @@ process start. The controller assigns the roles; a worker only refuses calls tha
 arrive on several threads (``CONCURRENCY_GROUPS``: the sign of life and the long poll have one each to themselves, so
 that nothing else can keep them waiting); the rollout role runs its engine in a thread of its own, and train calls are
 serialised by a lock.
+
+The driver describes this class to Ray, and stays without torch: whatever needs it is imported by the process itself.
 """
 
 from __future__ import annotations
@@ -16,23 +18,20 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
 from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
-from rlserve.pool.roles.engine_rank import EngineRank
-from rlserve.pool.roles.rollout import RolloutRole
-from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Batch, Membership
 from rlserve.weights.offer import Offer, Receipt, SentPart
-from rlserve.weights.receiver import Receiver
-from rlserve.weights.transports.factory import create_receiving_end
+
+if TYPE_CHECKING:
+    from rlserve.pool.roles.rollout import RolloutRole
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +44,11 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         _configure_logging(spec)
+        import torch
+
+        from rlserve.pool.roles.engine_rank import EngineRank
+        from rlserve.pool.roles.train import TrainRole
+
         torch.set_num_threads(spec.num_threads)
         self._spec = spec
         self._rank = EngineRank(spec, timeout_s=spec.switch_timeout_s)
@@ -65,6 +69,10 @@ class Worker:
         """Take the rollout role. It serves from the first ``take_weights``. ``place`` is that of rank 0 in a gang of
         several; the others are called with ``follow_rollout`` at the same time."""
         assert self._rollout is None, "this worker rolls out already"
+        from rlserve.pool.roles.rollout import RolloutRole
+        from rlserve.weights.receiver import Receiver
+        from rlserve.weights.transports.factory import create_receiving_end
+
         assert not self._train.active, "a worker has one role at a time"
         self._rollout = RolloutRole(self._rank.lead(place), Receiver(create_receiving_end(self._spec.weights)))
         logger.info("rollout role: started")

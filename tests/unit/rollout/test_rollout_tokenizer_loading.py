@@ -31,7 +31,7 @@ def test_the_driver_reads_prompts_and_finds_rewards_without_torch(tmp_path: Path
     (tmp_path / "sums.jsonl").write_text('{"prompt": "1+1=", "answer": "2"}\n' * 3)
     script = f"""
 import sys
-import rlserve.rollout.requests.router, rlserve.rollout.buffer, rlserve.rollout.batch
+import rlserve.launch.run
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.prompt_source import load_prompts
 from rlserve.rollout.rewards.factory import create_reward
