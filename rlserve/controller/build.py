@@ -49,6 +49,7 @@ from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.measurement.meter import Meter
+from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission
 from rlserve.manager.policies.factory import create_policy
 from rlserve.rollout.buffer import SampleBuffer
@@ -132,7 +133,7 @@ def _parts(
     config = setup.config
     training = _training(run, setup, books, trainers, weights)
     book = GangBook(run, setup.gangs)
-    measuring = Measuring(run, book, Meter())
+    measuring = Measuring(run, book, Meter(), OutcomeMeter(num_settling=config.rollout.max_staleness + 1))
     recovery = Recovery(
         run,
         book,

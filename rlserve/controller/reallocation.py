@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from rlserve.controller.context import RunContext
+from rlserve.controller.decision_log import DecisionLog
 from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.observer import Observer
@@ -29,7 +30,6 @@ from rlserve.manager.policies.base import Move, Observation, Plan, Policy
 from rlserve.manager.policies.static import StaticPolicy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
-from rlserve.tracking.events import Decision
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class Reallocation:
         self._policy_state = policy.initial_state()
         self._observer = observer
         self._measuring = measuring
+        self._log = DecisionLog(run, book.table)
         self._interval_s = interval_s
         self._last_move_end_s: float | None = None
         self._settled = False
@@ -79,7 +80,7 @@ class Reallocation:
             self.table.check_integrity()
             observation = self.observe()
             plan, num_hand_moves = self._decide(observation), self._num_hand_moves
-            self._record_decision(observation, plan)
+            self._record(observation, plan)
             for move in plan.moves:
                 async with self._recovery.moving:
                     if self._num_hand_moves == num_hand_moves:  # else the split is not the one decided on
@@ -113,7 +114,7 @@ class Reallocation:
             if ROLES.get(self._book.state(gang)) is role:
                 return True, f"{gang.id} has the {role} role already"
             plan = Plan(moves=(Move(gang_id=gang.id, to=role),), reason="by hand")
-            self._record_decision(observation, plan)
+            self._record(observation, plan)
             await self._move(gang, role, plan)
             state = self._book.state(gang)
             if ROLES.get(state) is not role:
@@ -140,7 +141,7 @@ class Reallocation:
         """Wait until no move is under way, and let none begin. Lost workers are still replaced."""
         self._settled = True
         async with self._recovery.moving:
-            pass
+            self._measuring.finish()
 
     async def _move(self, gang: Gang, role: Role, plan: Plan) -> None:
         """Carry one move out; the caller holds the lock of moves."""
@@ -154,7 +155,8 @@ class Reallocation:
         self.move_s = self._run.clock.now() - start
         self.trainer_pause_s = self._trainers.pause_s - pause_before_s
         if not is_new and ROLES.get(self._book.state(gang)) is role:
-            self._measuring.note_move(gang, role, begin_s=start, trainer_pause_s=self.trainer_pause_s)
+            pause_s, forecast = self.trainer_pause_s, plan.forecast
+            self._measuring.note_move(gang, role, begin_s=start, trainer_pause_s=pause_s, forecast=forecast)
         logger.info("%s is %s after %.2f s", gang.id, self._book.state(gang), self.move_s)
         self._last_move_end_s = self._run.clock.now()
 
@@ -174,21 +176,7 @@ class Reallocation:
         else:
             self._run.counters.moves_to_train += 1
 
-    def _record_decision(self, observation: Observation, plan: Plan) -> None:
-        move = plan.moves[0] if plan.moves else None
-        if move is not None:
+    def _record(self, observation: Observation, plan: Plan) -> None:
+        self._log.note(observation, plan)
+        for move in plan.moves[:1]:
             logger.info("manager: %s to %s (%s)", move.gang_id, move.to, plan.reason)
-        self._run.events.emit(
-            Decision(
-                time_s=observation.time_s,
-                step=self._run.counters.num_steps,
-                action="hold" if move is None else "to_rollout" if move.to is Role.ROLLOUT else "to_train",
-                slot_id=None if move is None else move.gang_id,
-                queue_length=observation.queue_length,
-                num_train=self.table.count(GangState.TRAIN),
-                num_rollout=self.table.count(GangState.ROLLOUT),
-                reason=plan.reason,
-                **({} if plan.forecast is None else asdict(plan.forecast)),
-                numbers=plan.numbers,
-            )
-        )
