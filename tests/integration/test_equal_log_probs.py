@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from runs import Workplace
 from trainer_samples import FAMILIES, random_batch, save_tiny_model
 
 from rlserve.engine import Engine, EngineConfig, Request, SampleOutput, SamplingParams
@@ -125,14 +124,3 @@ def test_without_it_they_differ(tmp_path: Path) -> None:
     found = trainer_of(path, deterministic=False).log_probs(batch)
     np.testing.assert_allclose(found, batch.log_probs, atol=1e-4)
     assert not np.array_equal(found, batch.log_probs)
-
-
-@pytest.mark.slow
-def test_a_whole_run_measures_no_difference(workplace: Workplace) -> None:
-    changes = {"trainer": {"deterministic": True}, "rollout": {"max_staleness": 0, "temperature": 0.8}, "num_steps": 2}
-    run = workplace.start("equal", changes)
-    assert run.wait() == 0, run.output
-    steps = [line for line in run.lines("metrics.jsonl") if "training/log_prob_diff_max" in line]
-    assert [line["training/log_prob_diff_staleness"] for line in steps] == [0, 0]
-    assert [line["training/log_prob_diff_max"] for line in steps] == [0.0, 0.0]
-    assert [line["training/behaviour_kl"] for line in steps] == [0.0, 0.0]

@@ -121,10 +121,20 @@ def test_nothing_but_our_own_lines_is_printed(finished: Run) -> None:
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_other_families_on_a_pool_of_one_type(workplace: Workplace, family: str) -> None:
-    model = write_model(workplace.place / family, family)
-    changes = {"model": {"path": str(model)}, "num_steps": 2, "pool": {"slots": [{"type": "cpu", "count": 3}]}}
+def test_other_families_on_a_pool_of_one_type_measure_no_difference(workplace: Workplace, family: str) -> None:
+    """With ``trainer.deterministic``, engine and trainer of a whole run give the same log-probabilities."""
+    changes = {
+        "model": {"path": str(write_model(workplace.place / family, family))},
+        "num_steps": 2,
+        "pool": {"slots": [{"type": "cpu", "count": 3}]},
+        "trainer": {"deterministic": True},
+        "rollout": {"max_staleness": 0, "temperature": 0.8},
+    }
     run = workplace.start(family, changes)
     assert run.wait() == 0, run.output
     assert run.num_steps() == 2
     assert {event["slot_type"] for event in run.events("slot")} == {"cpu"}
+    steps = [line for line in run.lines("metrics.jsonl") if "training/log_prob_diff_max" in line]
+    assert [line["training/log_prob_diff_staleness"] for line in steps] == [0, 0]
+    assert [line["training/log_prob_diff_max"] for line in steps] == [0.0, 0.0]
+    assert [line["training/behaviour_kl"] for line in steps] == [0.0, 0.0]
