@@ -43,7 +43,8 @@ def assert_whole(run: Run, num_steps: int) -> dict[str, Any]:
 
 
 def test_ctrl_c_and_resume(workplace: Workplace) -> None:
-    """SIGINT to the whole process group; a checkpoint; --resume latest goes on to more steps than were planned."""
+    """SIGINT to the whole process group; a checkpoint; a resume that is stopped at once; then --resume latest goes on
+    to more steps than were planned."""
     run = workplace.start("interrupted", {"num_steps": 8})
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
     workplace.hold()
@@ -60,20 +61,40 @@ def test_ctrl_c_and_resume(workplace: Workplace) -> None:
     num_steps = run.num_steps()
     assert checkpoint.name == f"step_{num_steps:06d}"
     run.wait_for_no_processes()
-    saved = load_file(checkpoint / "trainer.safetensors")
+    assert_holds_what_was_saved(workplace, checkpoint)
 
     again = workplace.resume("interrupted", "num_steps=10", run="latest")
     assert_whole(again, 10)
-    assert [(event["resumed"], event["step"]) for event in again.events("run")] == [(False, 0), (True, num_steps)]
+    resumes = [(False, 0), (True, num_steps), (True, num_steps)]
+    assert [(event["resumed"], event["step"]) for event in again.events("run")] == resumes
     times_s = [event["time_s"] for event in again.lines("events.jsonl")]
     assert times_s == sorted(times_s), "records do not go back in time"
     answered = [answer["step"] for answer in again.lines("answers.jsonl") if answer["kind"] == "training"]
     assert answered == [step for step in range(1, 11) for _ in range(4 * 2)]
     first = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
-    assert first.count(num_steps) == 2, "the weights of the checkpoint are delivered once more after the resume"
+    assert first.count(num_steps) == 3, "the weights of the checkpoint are delivered once more after each resume"
     after = load_file(checkpoints(again)[-1] / "trainer.safetensors")
-    assert int(saved["counters"][0]) == num_steps
     assert int(after["counters"][0]) == 10
+
+
+def assert_holds_what_was_saved(workplace: Workplace, checkpoint: Path) -> None:
+    """To the bit: resumed and stopped before its first step, a run saves what it loaded."""
+    kept = workplace.place / "kept"
+    shutil.copytree(checkpoint, kept)
+    run = workplace.resume("interrupted")
+    run.wait_until(lambda: "starting Ray" in run.output, "the reward was tried")
+    workplace.hold()
+    run.wait_until(lambda: run.output.rstrip().endswith("training"), "the loops")
+    shutil.rmtree(checkpoint)
+    run.interrupt()
+    assert run.wait() == 130, run.output
+    workplace.release()
+    assert checkpoints(run) == [checkpoint]
+    assert f"step_{int(load_file(kept / 'trainer.safetensors')['counters'][0]):06d}" == checkpoint.name
+    for name in ("trainer.safetensors", "policy/model.safetensors"):
+        saved, resaved = load_file(kept / name), load_file(checkpoint / name)
+        assert saved.keys() == resaved.keys()
+        assert all(resaved[key].equal(tensor) for key, tensor in saved.items())
 
 
 def test_terminated_with_a_long_temporary_folder(workplace: Workplace) -> None:
@@ -150,27 +171,6 @@ def test_driver_killed_and_newest_checkpoint_damaged(workplace: Workplace) -> No
     assert f"{damaged} is damaged" in again.output
     replayed = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
     assert replayed.count(int(good.name.removeprefix("step_"))) >= 2
-
-
-def test_a_resumed_trainer_holds_what_was_saved(workplace: Workplace) -> None:
-    """To the bit: resumed and stopped before its first step, a run saves what it loaded."""
-    run = workplace.start("bits", {"num_steps": 2})
-    assert run.wait() == 0, run.output
-    (checkpoint,) = checkpoints(run)
-    kept = workplace.place / "kept"
-    shutil.copytree(checkpoint, kept)
-    again = workplace.resume("bits", "num_steps=3")
-    again.wait_until(lambda: "starting Ray" in again.output, "the reward was tried")
-    workplace.hold()
-    again.wait_until(lambda: again.output.rstrip().endswith("training"), "the loops")
-    shutil.rmtree(checkpoint)
-    again.interrupt()
-    assert again.wait() == 130, again.output
-    assert checkpoints(again) == [checkpoint]
-    for name in ("trainer.safetensors", "policy/model.safetensors"):
-        saved, resaved = load_file(kept / name), load_file(checkpoint / name)
-        assert saved.keys() == resaved.keys()
-        assert all(resaved[key].equal(tensor) for key, tensor in saved.items())
 
 
 def test_a_second_ctrl_c_ends_at_once(workplace: Workplace) -> None:
