@@ -11,6 +11,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "how one run stands, and how to go on with it",
     "move": "the gangs of a running run; bring one into another role by hand",
     "show": "print what a run's policy was asked and what it answered",
+    "trace": "write a run's timeline, slot by slot, for Perfetto",
     "report": "make the picture of a run anew",
     "compare": "several runs in one picture, and what differs between them",
     "eval": "score a checkpoint on held-out data",

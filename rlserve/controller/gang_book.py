@@ -90,5 +90,12 @@ class GangBook:
         owner = _OWNERS.get(self.state(gang), "moving")
         for slot in gang.slots:
             self._run.events.emit(
-                SlotEvent(time_s=self._run.clock.now(), slot_id=slot.id, slot_type=slot.type.name, owner=owner)
+                SlotEvent(
+                    time_s=self._run.clock.now(),
+                    slot_id=slot.id,
+                    slot_type=slot.type.name,
+                    gang_id=gang.id,
+                    owner=owner,
+                    state=str(self.state(gang)),
+                )
             )

@@ -60,6 +60,7 @@ class _Snapshot:
     slot_id: str
     worker: WorkerHandle
     taken_s: float
+    duration_s: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -182,6 +183,7 @@ class WeightSync:
             slot_id=slot_id,
             worker=worker,
             taken_s=self._clock.now(),
+            duration_s=self.snapshot_s,
         )
 
     async def _snapshot_again(self, lost: _Snapshot) -> _Snapshot | None:
@@ -242,7 +244,7 @@ class WeightSync:
         self._publish_s = publication.published_s - publication.snapshot.taken_s
         self._has_published.set()
         self._has_published = asyncio.Event()
-        self._record(offer.version, None, self._publish_s)
+        self._record(offer.version, None, self._publish_s, pause_s=publication.snapshot.duration_s)
         for slot_id in tuple(self._replicas):
             self._update(slot_id)
 
@@ -314,7 +316,7 @@ class WeightSync:
             assert publication is not None, "nothing was published yet"
             try:
                 receipt = await self._deliver(publication, slot_id, worker)
-                self._record(receipt.version, slot_id, self._clock.now() - start)
+                self._record(receipt.version, slot_id, self._clock.now() - start, pause_s=receipt.load_s)
                 return receipt
             except ArgumentLostError as error:
                 logger.warning("%s", error)
@@ -368,9 +370,12 @@ class WeightSync:
 
         return self._run.tasks.create_task(counted())
 
-    def _record(self, version: int, slot_id: str | None, duration_s: float) -> None:
-        now = self._clock.now()
-        self._run.events.emit(WeightEvent(time_s=now, version=version, slot_id=slot_id, duration_s=duration_s))
+    def _record(self, version: int, slot_id: str | None, duration_s: float, *, pause_s: float) -> None:
+        self._run.events.emit(
+            WeightEvent(
+                time_s=self._clock.now(), version=version, slot_id=slot_id, duration_s=duration_s, pause_s=pause_s
+            )
+        )
 
 
 class _BusyTime:

@@ -91,7 +91,11 @@ class SlotEvent(Event):
     kind: ClassVar[str] = "slot"
     slot_id: str
     slot_type: str
+    gang_id: str
+    """The slots that move together; with one, its own id."""
     owner: Owner
+    state: str
+    """The same in detail: ``leaving_train``, ``idle``, ``joining_rollout`` …"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +126,41 @@ class WeightEvent(Event):
     slot_id: str | None
     """None: published."""
     duration_s: float
+    pause_s: float
+    """The part of it in which the trainer, or the engine, stood still."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepEvent(Event):
+    """A training step was done, at ``time_s``: ``begin_s`` waiting, ``work_begin_s`` computing, ``work_end_s`` copying
+    the weights."""
+
+    kind: ClassVar[str] = "step"
+    step: int
+    begin_s: float
+    work_begin_s: float
+    work_end_s: float
+    slot_ids: tuple[str, ...]
+    """Of the trainers."""
+    num_groups: int
+    num_tokens: int
+    """Prompts included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaEvent(Event):
+    """What a replica did from ``begin_s`` to ``time_s``, one stretch after the other for as long as it serves."""
+
+    kind: ClassVar[str] = "replica"
+    slot_id: str
+    """That leads it."""
+    begin_s: float
+    busy_s: float
+    """Of the stretch, computing."""
+    running_s: float
+    """Samples in its running batch, summed over that time."""
+    num_tokens: int
+    """Generated."""
 
 
 @dataclass(frozen=True, kw_only=True)

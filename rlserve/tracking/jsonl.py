@@ -16,6 +16,8 @@ from typing import Any
 from rlserve.errors import DataError
 from rlserve.tracking.base import Sink
 
+Line = Mapping[str, Any]
+"""One line, as it was read."""
 END_BYTES = 1 << 18
 """Read of a file of which only the beginning or the end is wanted."""
 

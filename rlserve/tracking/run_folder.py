@@ -20,6 +20,7 @@
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
         report.png  report.html
+        trace.json            by rlserve trace
 """
 
 from __future__ import annotations
@@ -161,6 +162,10 @@ class RunFolder:
     @property
     def report_html(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def trace_file(self) -> Path:
+        return self.path / "trace.json"
 
     @property
     def checkpoints(self) -> Path:

@@ -14,6 +14,19 @@ from rlserve.tracking.tracker import Tracker, create_tracker
 FILES_ONLY = TrackingConfig(wandb=WandbConfig(enabled=False), tensorboard=False)
 
 
+def slot_event(time_s: float, slot_id: str, owner: str) -> SlotEvent:
+    """A slot that is a gang by itself changes hands; it is named after its type."""
+    state = {"moving": "starting"}.get(owner, owner)
+    return SlotEvent(
+        time_s=time_s,
+        slot_id=slot_id,
+        slot_type=slot_id.split("/")[0],
+        gang_id=slot_id,
+        owner=owner,  # type: ignore[arg-type]
+        state=state,
+    )
+
+
 def begin_run(output_dir: Path, name: str, *, num_steps: int = 4, config: str = "") -> tuple[RunFolder, Tracker]:
     """A run that has just begun."""
     folder = RunFolder.create(output_dir, name)
@@ -21,7 +34,7 @@ def begin_run(output_dir: Path, name: str, *, num_steps: int = 4, config: str = 
     tracker = create_tracker(FILES_ONLY, folder, {})
     tracker.record(RunEvent(time_s=0.0, resumed=False, step=0))
     for slot_id, owner in (("cpu-a/0", "train"), ("cpu-b/0", "rollout")):
-        tracker.record(SlotEvent(time_s=1.0, slot_id=slot_id, slot_type=slot_id[:5], owner=owner))  # type: ignore[arg-type]
+        tracker.record(slot_event(1.0, slot_id, owner))
     tracker.log(0, {names.HELD_OUT: 0.25})
     return folder, tracker
 

@@ -10,11 +10,11 @@ import yaml
 
 from rlserve.tracking import names
 from rlserve.tracking.answers import Answer, read_answers, worst_and_best
-from rlserve.tracking.jsonl import read_json_lines
-from rlserve.tracking.report.series import Record, Series, broken_at, merge_steps, series, step_marks
-from rlserve.tracking.report.slot_timeline import SlotTimeline, slot_timelines, work_start_s
+from rlserve.tracking.jsonl import Line, read_json_lines
+from rlserve.tracking.report.series import Series, broken_at, merge_steps, series, step_marks
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
+from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines, work_start_s
 
 MAX_NUM_STEP_MARKS = 14
 NUM_ANSWERS = 3
@@ -49,7 +49,7 @@ class ReportData:
     """What, and how much: the summary in a few words; empty while the run goes on."""
     summary: tuple[tuple[str, str], ...]
     """The same in full."""
-    metrics: tuple[Record, ...]
+    metrics: tuple[Line, ...]
     """One record a step."""
     queue: Series
     """By time."""
@@ -119,7 +119,7 @@ def read_report_data(folder: RunFolder) -> ReportData:
     )
 
 
-def moves(decisions: Iterable[Record]) -> tuple[Move, ...]:
+def moves(decisions: Iterable[Line]) -> tuple[Move, ...]:
     """The decisions that move a slot."""
     return tuple(
         Move(
@@ -133,7 +133,7 @@ def moves(decisions: Iterable[Record]) -> tuple[Move, ...]:
     )
 
 
-def failures(events: Iterable[Record]) -> tuple[Failure, ...]:
+def failures(events: Iterable[Line]) -> tuple[Failure, ...]:
     """The workers that were lost."""
     return tuple(
         Failure(time_s=event["time_s"], slot_id=event["slot_id"], reason=event["reason"])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-Record = Mapping[str, Any]
+from rlserve.tracking.jsonl import Line
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Series:
     y: tuple[float, ...] = ()
 
 
-def merge_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
+def merge_steps(records: Iterable[Line]) -> list[dict[str, Any]]:
     """One record a step, in order, where a step was logged in several."""
     merged: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -26,7 +26,7 @@ def merge_steps(records: Iterable[Record]) -> list[dict[str, Any]]:
     return [merged[step] for step in sorted(merged)]
 
 
-def series(records: Iterable[Record], x: str, y: str) -> Series:
+def series(records: Iterable[Line], x: str, y: str) -> Series:
     """The points of all records that have both numbers, ordered by x."""
     points = [(record[x], record[y]) for record in records if record.get(x) is not None and record.get(y) is not None]
     points.sort(key=lambda point: point[0])

@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from small_runs import slot_event
 
 from rlserve.tracking import names
 from rlserve.tracking.answers import Answer
 from rlserve.tracking.config import TrackingConfig, WandbConfig
-from rlserve.tracking.events import Decision, FailureEvent, RunEvent, SlotEvent, WeightEvent
+from rlserve.tracking.events import Decision, FailureEvent, RunEvent, WeightEvent
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
@@ -86,8 +87,7 @@ class InventedRun:
 
     def give(self, slot_id: str, owner: str, time_s: float) -> None:
         self.owner[slot_id] = owner
-        event = SlotEvent(time_s=time_s, slot_id=slot_id, slot_type=self.slots[slot_id], owner=owner)  # type: ignore[arg-type]
-        self.tracker.record(event)
+        self.tracker.record(slot_event(time_s, slot_id, owner))
 
     def count(self, owner: str) -> int:
         return sum(other == owner for other in self.owner.values())
@@ -149,7 +149,7 @@ class InventedRun:
 
     def log_step(self, step: int, time_s: float) -> None:
         progress = step / self.num_steps
-        self.tracker.record(WeightEvent(time_s=time_s, version=step, slot_id=None, duration_s=0.1))
+        self.tracker.record(WeightEvent(time_s=time_s, version=step, slot_id=None, duration_s=0.1, pause_s=0.02))
         self.tracker.log(
             step,
             {

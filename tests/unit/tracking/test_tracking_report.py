@@ -19,11 +19,12 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from matplotlib.text import Text
+from small_runs import slot_event
 
 from rlserve.errors import DataError
 from rlserve.tracking import colours, names
 from rlserve.tracking.answers import Answer
-from rlserve.tracking.events import RunEvent, SlotEvent
+from rlserve.tracking.events import RunEvent
 from rlserve.tracking.report import build_report, png
 from rlserve.tracking.report.curve_panels import computing_panel, step_panels, time_label
 from rlserve.tracking.report.figure import COMPUTING, draw
@@ -38,8 +39,8 @@ from rlserve.tracking.report.series import (
     step_marks,
     thinned,
 )
-from rlserve.tracking.report.slot_timeline import Interval, slot_timelines
 from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.timeline.ownership import Interval, slot_timelines
 from rlserve.tracking.tracker import create_tracker
 
 OWNERS = ("train", "rollout", "moving", "dead")
@@ -173,8 +174,7 @@ def test_a_slot_has_one_owner_from_its_first_event_to_the_end(changes: list[tupl
     events, time_s = [], 0.0
     for slot, owner, gap_s in changes:
         time_s += gap_s
-        event = {"event": "slot", "time_s": time_s, "slot_id": f"cpu/{slot}", "slot_type": "cpu", "owner": owner}
-        events.append(event)
+        events.append({"event": "slot", **vars(slot_event(time_s, f"cpu/{slot}", owner))})
     end_s = time_s + 1
     rows = slot_timelines(events, end_s)
     assert {row.slot_id for row in rows} == {event["slot_id"] for event in events}
@@ -188,7 +188,7 @@ def test_a_slot_has_one_owner_from_its_first_event_to_the_end(changes: list[tupl
 
 
 def test_a_type_that_is_not_in_the_slots_name_is_added() -> None:
-    event = {"event": "slot", "time_s": 0.0, "slot_id": "node1:0", "slot_type": "H100", "owner": "train"}
+    event = {"event": "slot", **vars(slot_event(0.0, "node1:0", "train")), "slot_type": "H100"}
     assert slot_timelines([event], 1.0)[0].label == "node1:0 (H100)"
 
 
@@ -222,7 +222,7 @@ def test_after_a_stop_slots_belong_to_nobody_and_curves_are_broken(make_run: Mak
     tracker = create_tracker(FILES_ONLY, folder, {}, resumed_step=11)
     stopped_s += 1
     tracker.record(RunEvent(time_s=stopped_s, resumed=True, step=10))
-    tracker.record(SlotEvent(time_s=stopped_s + 20, slot_id="H100/0", slot_type="H100", owner="train"))
+    tracker.record(slot_event(stopped_s + 20, "H100/0", "train"))
     tracker.log(11, {names.TIME: stopped_s + 30, names.STEP_S: 4.0, names.WAIT_S: 1.0, names.ROLLOUT_BUSY: 0.5})
     tracker.close(0)
     data = read_report_data(folder)

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import FILES_ONLY
+from small_runs import slot_event
 
 from rlserve.errors import DeadlineExceededError
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import Sink
-from rlserve.tracking.events import Decision, EventLog, FailureEvent, SlotEvent, WeightEvent, recorded_time_s
+from rlserve.tracking.events import Decision, EventLog, FailureEvent, WeightEvent, recorded_time_s
 from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.live import LiveFile
 from rlserve.tracking.run_folder import RunFolder
@@ -112,15 +113,23 @@ def test_ctrl_c_is_not_swallowed(folder: RunFolder) -> None:
 def test_decisions_and_events_go_to_their_files(folder: RunFolder) -> None:
     tracker = create_tracker(FILES_ONLY, folder, {})
     tracker.record(DECISION)
-    tracker.record(SlotEvent(time_s=4.0, slot_id="cpu-a/1", slot_type="cpu-a", owner="moving"))
+    tracker.record(slot_event(4.0, "cpu-a/1", "moving"))
     tracker.record(FailureEvent(time_s=5.0, slot_id="cpu-a/1", reason="killed"))
-    tracker.record(WeightEvent(time_s=6.0, version=3, slot_id=None, duration_s=0.25))
+    tracker.record(WeightEvent(time_s=6.0, version=3, slot_id=None, duration_s=0.25, pause_s=0.01))
     tracker.close(0)
     assert read_json_lines(folder.decisions_file) == [asdict(DECISION)]
     assert read_json_lines(folder.events_file) == [
-        {"event": "slot", "time_s": 4.0, "slot_id": "cpu-a/1", "slot_type": "cpu-a", "owner": "moving"},
+        {
+            "event": "slot",
+            "time_s": 4.0,
+            "slot_id": "cpu-a/1",
+            "slot_type": "cpu-a",
+            "gang_id": "cpu-a/1",
+            "owner": "moving",
+            "state": "starting",
+        },
         {"event": "failure", "time_s": 5.0, "slot_id": "cpu-a/1", "reason": "killed"},
-        {"event": "weights", "time_s": 6.0, "version": 3, "slot_id": None, "duration_s": 0.25},
+        {"event": "weights", "time_s": 6.0, "version": 3, "slot_id": None, "duration_s": 0.25, "pause_s": 0.01},
         {"event": "end", "time_s": 6.0, "exit_code": 0, "error": None},
     ]
     assert recorded_time_s(folder) == 6.0
