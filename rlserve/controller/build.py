@@ -37,6 +37,7 @@ from rlserve.controller.observer import Observer
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
+from rlserve.controller.replica_log import ReplicaLog
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
@@ -73,6 +74,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     )
     run.events.subscribe(Record, setup.tracker.record)
     _log_answers(run, setup)
+    ReplicaLog(run)
     trainers = TrainerGroup(
         run,
         ports.fleet,

@@ -10,7 +10,7 @@
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
     WeightsTaken        weight sync               replicas: the router learns the version; measuring
     WeightsNotTaken     weight sync               replicas: it is lost
-    ReplicaHeard        replicas                  measuring
+    ReplicaHeard        replicas                  measuring; replica log
     GroupFinished       rollout loop              measuring
     StepEnded           training loop             measuring
     GroupsTrained       training loop             answer log

@@ -29,7 +29,7 @@ from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.batch import build_batch
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import ScoredGroup
-from rlserve.tracking.events import TrainedBatch
+from rlserve.tracking.events import StepEvent, TrainedBatch
 from rlserve.trainers.batch import Batch
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ class TrainingLoop:
         except NonFiniteLossError as error:
             where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch {where}") from error
-        update_s = self._run.clock.now() - train_start
+        work_end_s = self._run.clock.now()
         await self._weights.publish(step)
         self._buffer.commit(time_s=self._run.clock.now())
         self._run.events.emit(trained_batch(step, groups))
@@ -123,6 +123,18 @@ class TrainingLoop:
                 wait_s=waits.batch_s - waits.weights_s,
                 weights_s=self._weights.snapshot_s + waits.weights_s,
                 work_s=self._trainers.step_s,
+            )
+        )
+        self._run.events.emit(
+            StepEvent(
+                time_s=self._run.clock.now(),
+                step=step,
+                begin_s=start_s,
+                work_begin_s=work_end_s - self._trainers.step_s,
+                work_end_s=work_end_s,
+                slot_ids=slot_ids,
+                num_groups=len(groups),
+                num_tokens=num_tokens,
             )
         )
         self._count(batch, metrics)
@@ -139,7 +151,7 @@ class TrainingLoop:
                 "timing_s/step": step_s,
                 "timing_s/wait": waits.batch_s,
                 "timing_s/weights": self._weights.snapshot_s + waits.weights_s,
-                "timing_s/update_actor": update_s,
+                "timing_s/update_actor": work_end_s - train_start,
                 "perf/throughput": num_tokens / step_s,
                 "perf/total_num_tokens": num_tokens,
             },

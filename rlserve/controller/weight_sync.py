@@ -30,7 +30,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, replace
 from typing import Any
 
-from rlserve.controller.clock import RunClock
+from rlserve.controller.busy_time import BusyTime
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken
 from rlserve.controller.ports import Fleet, WorkerHandle
@@ -99,7 +99,7 @@ class WeightSync:
         self._replacing = asyncio.Lock()
         self._replicas: dict[str, _Replica] = {}
         self._num_taking: Counter[int] = Counter()
-        self._busy = _BusyTime(run.clock)
+        self._busy = BusyTime(run.clock)
         self.snapshot_s = 0.0
         """What the newest snapshot took, without the wait for the end of a step or of a change of the group."""
         self._publish_s = 0.0
@@ -376,28 +376,3 @@ class WeightSync:
                 time_s=self._clock.now(), version=version, slot_id=slot_id, duration_s=duration_s, pause_s=pause_s
             )
         )
-
-
-class _BusyTime:
-    """Adds up the time in which at least one thing is under way."""
-
-    def __init__(self, clock: RunClock) -> None:
-        self._clock = clock
-        self._num_entered = 0
-        self._since_s = 0.0
-        self._past_s = 0.0
-
-    @property
-    def total_s(self) -> float:
-        """Up to now."""
-        return self._past_s + (self._clock.now() - self._since_s if self._num_entered else 0.0)
-
-    def __enter__(self) -> None:
-        if not self._num_entered:
-            self._since_s = self._clock.now()
-        self._num_entered += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._num_entered -= 1
-        if not self._num_entered:
-            self._past_s += self._clock.now() - self._since_s
