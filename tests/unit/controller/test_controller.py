@@ -19,7 +19,7 @@ from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.tracking import names
-from rlserve.tracking.events import Decision, FailureEvent, SlotEvent
+from rlserve.tracking.events import Decision, FailureEvent, MoveOutcome, SlotEvent
 from rlserve.tracking.run_folder import RunFolder
 
 MAX_STALENESS = 2
@@ -100,7 +100,10 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     assert [path.name for path in sorted(run.folder.checkpoints.iterdir())] == ["step_000800", "step_001000"]
     owners = {event.owner for event in run.tracker.of(SlotEvent)}
     assert owners == {"train", "rollout", "moving", "dead"}
-    assert len(run.tracker.of(Decision)) > 1000
+    assert {decision.action for decision in run.tracker.of(Decision)} == {"hold", "to_rollout", "to_train"}
+    outcomes = run.tracker.of(MoveOutcome)
+    assert 5 <= len(outcomes) <= summary.moves_to_train + summary.moves_to_rollout
+    assert all(outcome.rate_before > 0.0 and outcome.rate_after > 0.0 for outcome in outcomes)
 
 
 async def end_movers(run: SimulatedRun) -> None:
