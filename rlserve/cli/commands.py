@@ -10,6 +10,7 @@ COMMANDS: Mapping[str, str] = {
     "list": "the runs of a folder and how they stand",
     "status": "how one run stands, and how to go on with it",
     "move": "the gangs of a running run; bring one into another role by hand",
+    "explain": "why a run's slots moved or stayed, and what each move gained or cost",
     "show": "print what a run's policy was asked and what it answered",
     "trace": "write a run's timeline, slot by slot, for Perfetto",
     "report": "make the picture of a run anew",

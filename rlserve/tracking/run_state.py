@@ -79,7 +79,9 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
     num_steps = _num_steps(folder.config_file)
     state = _state(found, events, summary, num_steps)
     before, after = held_out_scores([*first, *last])
-    queue = decisions[-1]["queue_length"] if decisions else None
+    queue = newest.get(names.QUEUE_LENGTH)
+    if decisions and decisions[-1]["time_s"] >= newest.get(names.TIME, 0.0):
+        queue = decisions[-1]["queue_length"]
     return RunState(
         name=folder.name,
         path=str(folder.path),

@@ -107,7 +107,7 @@ def read_report_data(folder: RunFolder) -> ReportData:
         headline=headline(summary) if summary else (),
         summary=tuple(summary_rows(summary)) if summary else (),
         metrics=tuple(metrics),
-        queue=broken_at(series(decisions, "time_s", "queue_length"), resumes_s),
+        queue=broken_at(series(queue_lengths(decisions, metrics), "time_s", "queue_length"), resumes_s),
         queue_bounds=queue_bounds(config),
         moves=moves(decisions),
         slots=slots,
@@ -117,6 +117,16 @@ def read_report_data(folder: RunFolder) -> ReportData:
         resumes_s=resumes_s,
         end_s=end_s,
     )
+
+
+def queue_lengths(decisions: Iterable[Line], metrics: Iterable[Line]) -> list[Line]:
+    """The queue at every decision that was written, and after every step."""
+    lengths: list[Line] = [
+        {"time_s": record[names.TIME], "queue_length": record[names.QUEUE_LENGTH]}
+        for record in metrics
+        if record.get(names.TIME) is not None and record.get(names.QUEUE_LENGTH) is not None
+    ]
+    return sorted([*decisions, *lengths], key=lambda record: float(record["time_s"]))
 
 
 def moves(decisions: Iterable[Line]) -> tuple[Move, ...]:
