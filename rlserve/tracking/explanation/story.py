@@ -114,10 +114,11 @@ class Explanation:
 
     @property
     def gain_against_start(self) -> float | None:
-        """Prompt groups more than the split of the start would have trained, by the moves that could be judged; None
-        where none could. What a move gained lasts until the end, whatever comes after it."""
+        """Prompt groups more than the split of the start would have trained; None unless every move could be judged:
+        one that is left out may have been the one that mattered. What a move gained lasts until the end, whatever comes
+        after it."""
         gains = [gain for move in self.moves if (gain := move.gain_until(self.end_s)) is not None]
-        return sum(gains) if gains else None
+        return sum(gains) if gains and len(gains) == len(self.moves) else None
 
 
 def explain(
@@ -186,7 +187,9 @@ def _move(decision: Record, events: Sequence[Record], next_s: float) -> Move:
         (
             event["time_s"]
             for event in events
-            if event["event"] == "slot" and event["owner"] == _OWNERS[action] and begin_s <= event["time_s"] <= next_s
+            if event["event"] == "slot"
+            and (event["gang_id"], event["owner"]) == (decision["slot_id"], _OWNERS[action])
+            and begin_s <= event["time_s"] <= next_s
         ),
         None,
     )

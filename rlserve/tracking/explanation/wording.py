@@ -72,7 +72,9 @@ def _sums(moves: tuple[Move, ...]) -> Iterator[str]:
         yield f"Each until the next, less costs, they were to bring {_groups(expected)}, and brought {_groups(came)}."
     if len(judged) < len(moves):
         number = len(moves) - len(judged)
-        yield f"{number} of them could not be judged: too few training steps came before or after."
+        which = "None" if number == len(moves) else f"{number}"
+        verb = "could" if number == len(moves) else "could not"
+        yield f"{which} of them {verb} be judged: too few training steps came before or after. So there is no verdict."
 
 
 def _verdict(explanation: Explanation) -> Iterator[str]:
@@ -81,7 +83,7 @@ def _verdict(explanation: Explanation) -> Iterator[str]:
         return
     share = f" ({_signed(100 * gain / (total - gain))} %)" if total and total > gain else ""
     of_all = f"; {total} were trained in all" if total else ""
-    yield f"Verdict: {_groups(gain)}{share} than with the split of the start, by what could be measured{of_all}."
+    yield f"Verdict: {_groups(gain)}{share} than with the split of the start{of_all}."
 
 
 def _move(move: Move, *, is_running: bool) -> Iterator[str]:

@@ -21,7 +21,8 @@ def test_a_run_is_explained_also_while_it_goes_on(place: Path, capsys: pytest.Ca
     told = {"queue_length": 3, "num_train": 3, "num_rollout": 1}
     tracker.record(Decision(time_s=4.0, step=1, action="hold", slot_id=None, reason="the split is good", **told))
     tracker.record(Decision(time_s=7.0, step=2, action="to_rollout", slot_id="cpu/1", reason="it pays", **told))
-    tracker.record(SlotEvent(time_s=7.0, slot_id="cpu/1", slot_type="cpu", owner="moving"))
+    moving = {"owner": "moving", "state": "leaving_train"}
+    tracker.record(SlotEvent(time_s=7.0, slot_id="cpu/1", gang_id="cpu/1", slot_type="cpu", **moving))
     assert main(["explain", "going"]) == 0
     text = capsys.readouterr().out
     for part in ("so far", "the split is good", "cpu/1 to rollout, after step 2", "why: it pays", "it is under way"):
