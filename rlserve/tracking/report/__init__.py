@@ -13,6 +13,9 @@ from __future__ import annotations
 
 from rlserve.tracking.run_folder import RunFolder
 
+LIBRARY = "plotly-basic-4.1.1.min.js.gz"
+"""plotly.js, as it lies beside this file."""
+
 
 def build_report(folder: RunFolder) -> None:
     """Write ``report.png`` and ``report.html``; for a run that ended, was broken off or still goes on.

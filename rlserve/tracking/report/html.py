@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rlserve.tracking import colours
 from rlserve.tracking.answers import Answer
+from rlserve.tracking.report import LIBRARY
 from rlserve.tracking.report.figure import draw
 from rlserve.tracking.report.report_data import ReportData
 
-LIBRARY = "plotly-basic-4.1.1.min.js.gz"
 MAX_NUM_CHARACTERS = 2000
 """Of a text in the table of answers; all of it is in ``answers.jsonl``."""
 PAGE = """<!DOCTYPE html>

@@ -12,7 +12,16 @@ from small_runs import slot_event
 from rlserve.tracking import names
 from rlserve.tracking.answers import Answer
 from rlserve.tracking.config import TrackingConfig, WandbConfig
-from rlserve.tracking.events import Decision, FailureEvent, RunEvent, WeightEvent
+from rlserve.tracking.events import (
+    Decision,
+    FailureEvent,
+    MoveOutcome,
+    ReplicaEvent,
+    RunEvent,
+    StepEvent,
+    TrainedBatch,
+    WeightEvent,
+)
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.summary import RunSummary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
@@ -84,6 +93,7 @@ class InventedRun:
         self.owner = {slot_id: "train" if kind == "H100" else "rollout" for slot_id, kind in self.slots.items()}
         self.queue = 10.0
         self.last_move_s = 0.0
+        self.last_stretch_s = 8.0
 
     def give(self, slot_id: str, owner: str, time_s: float) -> None:
         self.owner[slot_id] = owner
@@ -103,6 +113,7 @@ class InventedRun:
         next_step = 1
         dies_s = end_s * 0.6
         while time_s < end_s:
+            self.roll_out(time_s)
             self.decide(time_s, next_step - 1)
             if dies_s is not None and time_s > dies_s:
                 victim = next(slot_id for slot_id, owner in self.owner.items() if owner == "rollout")
@@ -120,6 +131,45 @@ class InventedRun:
             next_step += 1
         self.tracker.log(self.num_steps, {names.HELD_OUT: 0.97})
         self.tracker.log_answers(self.num_steps, "training", lambda: make_answers(self.num_steps, 8))
+
+    def roll_out(self, time_s: float) -> None:
+        """What the replicas did since they were asked last."""
+        begin_s, self.last_stretch_s = self.last_stretch_s, time_s
+        for slot_id, owner in self.owner.items():
+            if owner == "rollout" and time_s > begin_s:
+                busy_s = (time_s - begin_s) * self.random.uniform(0.7, 0.95)
+                self.tracker.record(
+                    ReplicaEvent(
+                        time_s=time_s,
+                        slot_id=slot_id,
+                        begin_s=begin_s,
+                        busy_s=busy_s,
+                        running_s=20 * busy_s,
+                        num_tokens=int(600 * busy_s),
+                    )
+                )
+
+    def judge(self, slot_id: str, action: str, time_s: float) -> None:
+        """What a move came to."""
+        self.tracker.record(
+            MoveOutcome(
+                time_s=time_s + 1.5,
+                slot_id=slot_id,
+                action=action,  # type: ignore[arg-type]
+                begin_s=time_s,
+                duration_s=1.5,
+                trainer_pause_s=0.25,
+                rate_before=4.0,
+                rate_after=4.0 * self.random.uniform(0.98, 1.15),
+                load=1.0,
+                cost=2.0,
+                num_steps_before=4,
+                num_steps_after=4,
+                predicted_rate_before=4.0,
+                predicted_rate_after=4.32,
+                predicted_cost=2.0,
+            )
+        )
 
     def decide(self, time_s: float, step: int) -> None:
         drift = (self.count("train") - self.count("rollout")) * 1.2 + self.random.gauss(0.6, 2.2)
@@ -139,6 +189,8 @@ class InventedRun:
             num_train=self.count("train"),
             num_rollout=self.count("rollout"),
             reason=f"queue {round(self.queue)}",
+            rate_now=4.0,
+            rate_after=4.32,
             numbers={"queue_high": 20, "queue_low": 6},
         )
         self.tracker.record(decision)
@@ -146,14 +198,41 @@ class InventedRun:
             self.last_move_s = time_s
             self.give(slot_id, "moving", time_s)
             self.give(slot_id, action.removeprefix("to_"), time_s + 1.5)
+            self.judge(slot_id, action, time_s)
 
     def log_step(self, step: int, time_s: float) -> None:
         progress = step / self.num_steps
+        begin_s = time_s - self.step_s
+        self.tracker.record(
+            StepEvent(
+                time_s=time_s,
+                step=step,
+                begin_s=begin_s,
+                work_begin_s=begin_s + 0.2 * self.step_s,
+                work_end_s=time_s - 0.05 * self.step_s,
+                slot_ids=tuple(slot_id for slot_id, owner in self.owner.items() if owner == "train"),
+                num_groups=16,
+                num_tokens=4000,
+            )
+        )
+        self.tracker.record(
+            TrainedBatch(
+                step=step,
+                group_ids=("a", "b", "c"),
+                attempts=(0, 0, 0),
+                oldest_versions=(step - 1, step - 1, max(step - 2, 0)),
+                rewards=((0.0,), (1.0,), (1.0,)),
+            )
+        )
         self.tracker.record(WeightEvent(time_s=time_s, version=step, slot_id=None, duration_s=0.1, pause_s=0.02))
         self.tracker.log(
             step,
             {
                 names.TIME: time_s,
+                names.QUEUE_LENGTH: round(self.queue),
+                "rollout/num_buffered": 8,
+                "pool/num_train": self.count("train"),
+                "pool/num_rollout": self.count("rollout"),
                 names.REWARD: min(1.0, 0.4 + 0.57 * progress**0.5 + self.random.gauss(0, 0.05)),
                 names.KL: 0.002 * progress + self.random.gauss(0, 0.0004),
                 names.KL_K3: 0.002 * progress,
