@@ -10,6 +10,7 @@ from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus
 from rlserve.controller.signal import Signal
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
 
@@ -32,5 +33,5 @@ class Books:
     """The owners of state on the rollout side: pure bookkeeping, no process and no clock."""
 
     ledger: Ledger
-    buffer: SampleBuffer
+    buffer: SampleBuffer[ScoredGroup]
     router: Router

@@ -62,7 +62,7 @@ class TrainingLoop:
         num_steps: int,
         trainers: TrainerGroup,
         weights: WeightSync,
-        buffer: SampleBuffer,
+        buffer: SampleBuffer[ScoredGroup],
         folder: Path,
     ) -> None:
         """``folder`` keeps the batch of a step that failed."""

@@ -104,6 +104,11 @@ class GangTable:
         """Every transition so far, oldest first."""
         return tuple(self._history)
 
+    @property
+    def num_changes(self) -> int:
+        """Transitions so far."""
+        return len(self._history)
+
     def add(self, gang_id: str, *, num_slots: int = 1, time_s: float) -> None:
         """Add a gang, which begins as starting."""
         assert gang_id not in self._states, f"gang {gang_id} is already there"

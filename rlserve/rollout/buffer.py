@@ -22,29 +22,51 @@ still take all that would then be due.
 
 from __future__ import annotations
 
-from rlserve.rollout.groups import ScoredGroup
+from typing import Generic, Protocol, TypeVar
+
 from rlserve.rollout.ledger import GroupState, Ledger
 
 
-class SampleBuffer:
+class _Identified(Protocol):
+    """What the ledger calls a group."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def position(self) -> int: ...
+
+
+class Finished(Protocol):
+    """A finished group, as far as the buffer looks at it: :class:`rlserve.rollout.groups.ScoredGroup` is one."""
+
+    @property
+    def group(self) -> _Identified: ...
+    @property
+    def oldest_version(self) -> int: ...
+
+
+FinishedT = TypeVar("FinishedT", bound=Finished)
+
+
+class SampleBuffer(Generic[FinishedT]):
     """Holds buffered groups, and lends the trainer a batch at a time."""
 
     def __init__(self, ledger: Ledger, *, prompts_per_step: int) -> None:
         self._ledger = ledger
         self._prompts_per_step = prompts_per_step
-        self._groups: dict[str, ScoredGroup] = {}
+        self._groups: dict[str, FinishedT] = {}
         self._taken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Groups that wait; those of the step under way are not counted."""
         return len(self._groups) - len(self._taken)
 
-    def put(self, scored: ScoredGroup, *, time_s: float) -> None:
+    def put(self, scored: FinishedT, *, time_s: float) -> None:
         """Add a scored group (ledger: scored → buffered)."""
         self._ledger.buffer(scored.group.id, time_s=time_s)
         self._groups[scored.group.id] = scored
 
-    def take(self, current_version: int) -> list[ScoredGroup] | None:
+    def take(self, current_version: int) -> list[FinishedT] | None:
         """The batch that trains the policy of ``current_version``, or None where it must wait.
 
         Exactly ``prompts_per_step`` groups, earliest deadline first. They stay buffered until ``commit``.

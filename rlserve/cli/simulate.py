@@ -1,0 +1,119 @@
+"""``rlserve simulate``: what a run would do with policies and splits, on a virtual clock."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlserve.errors import UserError
+
+if TYPE_CHECKING:
+    from rlserve.simulate.study import StudyResult
+
+_EXAMPLES = """\
+examples:
+  rlserve simulate conf/rlhf.yaml pool=h100_h200 --policy static,queue_threshold
+  rlserve simulate conf/rlhf.yaml pool=h100_h200 --keep 1..0.4 --hours 2 --seeds 10
+  rlserve simulate conf/rlhf.yaml pool=h100_h200 rollout.max_tokens=16384 --trace lengths.jsonl --json result.json
+
+schedules, for --keep and --median:  0.7 steady   1..0.4 drifts over the run   1/0.4x6 square wave of six phases
+"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Simulate, and print the table."""
+    parsed = _parser().parse_intermixed_args(arguments)
+    result = _study(parsed)
+    from rich.console import Console
+
+    from rlserve.simulate.table import study_data, study_table
+
+    console = Console()
+    console.print(study_table(result))
+    console.print(f"fluid oracle: {result.oracle_groups_per_s:.3f} prompt groups/s", style="dim", highlight=False)
+    if parsed.json is not None:
+        _write(parsed.json, json.dumps(study_data(result), indent=1) + "\n")
+    return 0
+
+
+def _study(parsed: argparse.Namespace) -> StudyResult:
+    from rlserve.config import load
+    from rlserve.simulate.from_config import AnyNumber, Load, build_scenario, choose_policies
+    from rlserve.simulate.study import Study
+    from rlserve.simulate.workload.schedules import parse_schedule
+
+    config = load(parsed.config[0], parsed.config[1:], discovered=AnyNumber()).config
+    work = Load(
+        median=parse_schedule(parsed.median),
+        sigma=parsed.sigma,
+        kept=parse_schedule(parsed.keep),
+        num_prompt_tokens=parsed.prompt_tokens,
+        trace=parsed.trace,
+    )
+    scenario = build_scenario(config, work, model=parsed.model, duration_s=3600 * parsed.hours)
+    policies = choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
+    jobs = min(parsed.jobs, parsed.seeds)
+    with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as executor:
+        return Study(scenario, seeds=range(parsed.seeds), executor=executor).run(policies)
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}") from error
+    sys.stdout.write(f"{path}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="rlserve simulate",
+        usage="rlserve simulate CONFIG [key=value ...] [options]",
+        description="Run the policies of a configuration on a virtual clock, an hour in a second or so, and compare "
+        "them with the fluid oracle and with the best static split in hindsight.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "config", nargs="+", metavar="CONFIG [key=value ...]", help="as for rlserve launch; no GPU is needed"
+    )
+    parser.add_argument("--policy", metavar="A,B", help="policies to compare; without it that of the configuration")
+    parser.add_argument("--hours", type=_positive, default=2.0, help="to simulate (2)")
+    parser.add_argument("--seeds", type=_at_least_one, default=3, metavar="N", help="runs of each policy (3)")
+    parser.add_argument("--model", default="8B", metavar="SIZE", help="whose costs are taken (8B)")
+    parser.add_argument("--keep", default="1", metavar="SCHEDULE", help="share of prompt groups that are kept (1)")
+    parser.add_argument("--median", default="2000", metavar="SCHEDULE", help="median length of answers (2000)")
+    parser.add_argument("--sigma", type=_not_negative, default=0.75, help="of the logarithm of lengths (0.75)")
+    parser.add_argument("--prompt-tokens", type=_at_least_one, default=256, metavar="N", help="of a prompt (256)")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a JSONL file instead")
+    parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    return parser
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError("must be above 0")
+    return number
+
+
+def _not_negative(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError("must be at least 0")
+    return number
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number

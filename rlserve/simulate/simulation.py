@@ -1,0 +1,112 @@
+"""One simulated run, from its parts to its result."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlserve.manager.config import ManagerConfig
+from rlserve.manager.gang_table import GangTransition
+from rlserve.manager.initial_split import initial_split
+from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.roles import Role
+from rlserve.simulate.clock import Clock
+from rlserve.simulate.generation import Generation
+from rlserve.simulate.journal import Journal
+from rlserve.simulate.reallocation import Reallocation
+from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.training import Training
+from rlserve.simulate.weights import Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedMove:
+    """A gang changed its role."""
+
+    begin_s: float
+    end_s: float
+    gang_id: str
+    to: Role
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedRun:
+    """What a run came to."""
+
+    duration_s: float
+    num_trained_groups: float
+    num_trained_tokens: float
+    num_generated_tokens: float
+    num_steps: int
+    wait_share: float
+    """Of the time, that the trainer waited for batches."""
+    bubble_share: float
+    """Of all gangs' time, that they neither generated nor trained."""
+    staleness: Mapping[int, int]
+    """Trained groups by the age of their oldest token, in steps."""
+    moves: tuple[SimulatedMove, ...]
+    history: tuple[GangTransition, ...]
+    """What each gang did when."""
+    num_events: int
+    host_s: float
+    """Of a processor, that the simulation itself took."""
+
+    @property
+    def groups_per_s(self) -> float:
+        """Prompt groups trained in a second."""
+        return self.num_trained_groups / self.duration_s
+
+    @property
+    def moves_per_hour(self) -> float:
+        """Changes of role in an hour."""
+        return 3600 * len(self.moves) / self.duration_s
+
+
+def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> SimulatedRun:
+    """Run a scenario under a policy. Equal arguments give equal results, but for ``host_s``.
+
+    Raises:
+        PoolError: no such split of the pool.
+    """
+    began = time.process_time()
+    clock, journal = Clock(), Journal()
+    generation = Generation(clock, scenario, journal, seed=seed, on_ready=lambda: training.go_on())
+    weights = Weights(clock, scenario.costs, journal, generation)
+    training = Training(clock, scenario, journal, generation, publish=weights.publish)
+    reallocation = Reallocation(
+        clock,
+        scenario,
+        journal,
+        generation=generation,
+        training=training,
+        weights=weights,
+        policy=create_policy(manager),
+    )
+    reallocation.begin(initial_split(scenario.gangs, scenario.num_initial_rollout))
+    generation.admit()
+    training.go_on()
+    clock.start(reallocation.run(manager.interval_s))
+    clock.run_until(scenario.duration_s)
+    training.close()
+    generation.close()
+    generation.check_integrity()
+    reallocation.table.check_integrity()
+    gang_s = len(scenario.gangs) * scenario.duration_s
+    return SimulatedRun(
+        duration_s=scenario.duration_s,
+        num_trained_groups=journal.num_trained_groups,
+        num_trained_tokens=journal.num_trained_tokens,
+        num_generated_tokens=journal.num_generated_tokens,
+        num_steps=journal.num_steps,
+        wait_share=journal.wait_s / scenario.duration_s,
+        bubble_share=1 - (journal.train_s + journal.generate_s) / gang_s,
+        staleness=dict(sorted(journal.staleness.items())),
+        moves=tuple(
+            SimulatedMove(begin_s=begin_s, end_s=end_s, gang_id=gang_id, to=to)
+            for begin_s, end_s, gang_id, to in journal.moves
+        ),
+        history=reallocation.table.history,
+        num_events=clock.num_events,
+        host_s=time.process_time() - began,
+    )

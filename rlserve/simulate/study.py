@@ -1,0 +1,139 @@
+"""Several policies over several seeds, against the fluid oracle and the best static split in hindsight.
+
+The best static split is that with the highest mean over the seeds. It is looked for on both sides of the one that the
+oracle's rates give, until two in a row are worse: trained groups rise and then fall with the number of rollout gangs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from rlserve.manager.config import ManagerConfig, StaticConfig
+from rlserve.simulate.intervals import Estimate, estimate
+from rlserve.simulate.oracle import fluid_groups, optimal_num_rollout, saturated_rates, with_split
+from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.simulation import SimulatedRun, simulate
+
+_NUM_WORSE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One run to simulate."""
+
+    scenario: Scenario
+    manager: ManagerConfig
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyResult:
+    """One policy over all seeds."""
+
+    name: str
+    runs: tuple[SimulatedRun, ...]
+    """By seed."""
+    groups_per_s: Estimate
+    tokens_per_s: Estimate
+    of_oracle: Estimate
+    of_best_static: Estimate
+    """Seed by seed against the best static split."""
+    moves_per_hour: Estimate
+    wait_share: Estimate
+    bubble_share: Estimate
+    staleness: Mapping[int, float]
+    """Share of trained groups by the age of their oldest token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """What a study found."""
+
+    best_num_rollout: int
+    """Of the best static split."""
+    splits: Mapping[int, float]
+    """Groups a second of each static split that was tried."""
+    oracle_groups_per_s: float
+    policies: tuple[PolicyResult, ...]
+    """The best static split first."""
+
+
+def run_job(job: Job) -> SimulatedRun:
+    """Simulate it; without its history, which is long."""
+    return replace(simulate(job.scenario, job.manager, seed=job.seed), history=())
+
+
+class Study:
+    """Simulates a scenario under policies."""
+
+    def __init__(self, scenario: Scenario, *, seeds: Sequence[int], executor: Executor | None = None) -> None:
+        """``executor`` runs simulations beside each other; without one they run one after the other here."""
+        self._scenario = scenario
+        self._seeds = tuple(seeds)
+        self._map: Callable[[Callable[[Job], SimulatedRun], Iterable[Job]], Iterable[SimulatedRun]] = (
+            map if executor is None else executor.map
+        )
+        self._rates = saturated_rates(scenario)
+
+    def run(self, policies: Mapping[str, ManagerConfig]) -> StudyResult:
+        """Try the static splits, then the policies."""
+        oracle = fluid_groups(self._scenario, self._rates)
+        splits = self._static_splits()
+        best = max(splits, key=lambda num_rollout: _mean_groups(splits[num_rollout]))
+        tried = {f"best static ({best})": splits[best]}
+        tried |= {name: self._runs(self._scenario, manager) for name, manager in policies.items()}
+        return StudyResult(
+            best_num_rollout=best,
+            splits={num: _mean_groups(runs) / self._scenario.duration_s for num, runs in sorted(splits.items())},
+            oracle_groups_per_s=oracle / self._scenario.duration_s,
+            policies=tuple(policy_result(name, runs, splits[best], oracle) for name, runs in tried.items()),
+        )
+
+    def _static_splits(self) -> dict[int, tuple[SimulatedRun, ...]]:
+        first = optimal_num_rollout(self._scenario, self._rates)
+        tried = {first: self._split(first)}
+        for direction in (1, -1):
+            best, num_worse, number = _mean_groups(tried[first]), 0, first + direction
+            while 1 <= number < len(self._scenario.gangs) and num_worse < _NUM_WORSE:
+                tried[number] = self._split(number)
+                groups = _mean_groups(tried[number])
+                num_worse = 0 if groups > best else num_worse + 1
+                best, number = max(best, groups), number + direction
+        return tried
+
+    def _split(self, num_rollout: int) -> tuple[SimulatedRun, ...]:
+        return self._runs(with_split(self._scenario, num_rollout), StaticConfig())
+
+    def _runs(self, scenario: Scenario, manager: ManagerConfig) -> tuple[SimulatedRun, ...]:
+        return tuple(self._map(run_job, [Job(scenario=scenario, manager=manager, seed=seed) for seed in self._seeds]))
+
+
+def policy_result(
+    name: str, runs: Sequence[SimulatedRun], best_static: Sequence[SimulatedRun], oracle_groups: float
+) -> PolicyResult:
+    """Sum a policy's runs up."""
+    staleness = Counter[int]()
+    for run in runs:
+        staleness.update(run.staleness)
+    return PolicyResult(
+        name=name,
+        runs=tuple(runs),
+        groups_per_s=estimate([run.groups_per_s for run in runs]),
+        tokens_per_s=estimate([run.num_trained_tokens / run.duration_s for run in runs]),
+        of_oracle=estimate([run.num_trained_groups / oracle_groups for run in runs]),
+        of_best_static=estimate(
+            [run.num_trained_groups / best.num_trained_groups for run, best in zip(runs, best_static, strict=True)]
+        ),
+        moves_per_hour=estimate([run.moves_per_hour for run in runs]),
+        wait_share=estimate([run.wait_share for run in runs]),
+        bubble_share=estimate([run.bubble_share for run in runs]),
+        staleness={age: number / staleness.total() for age, number in sorted(staleness.items())},
+    )
+
+
+def _mean_groups(runs: Sequence[SimulatedRun]) -> float:
+    return fmean(run.num_trained_groups for run in runs)

@@ -1,0 +1,158 @@
+"""The training side: a step on each batch, on as many gangs as there are; the group changes between two steps.
+
+::
+
+    buffer.take ──► step ──► changes of the group that wait ──► snapshot ──► commit, publish ──► buffer.take …
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from rlserve.manager.measurement.readings import StepDone
+from rlserve.simulate.clock import Clock, Latch
+from rlserve.simulate.generation import Generation
+from rlserve.simulate.journal import Journal
+from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.work import Scored
+
+
+class Training:
+    """Owns the group of trainers and the step under way."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        scenario: Scenario,
+        journal: Journal,
+        generation: Generation,
+        *,
+        publish: Callable[[int], None],
+    ) -> None:
+        """``publish`` is given each new version of the weights."""
+        self.members: dict[str, str] = {}
+        """Types of the gangs that train, by id, in order of joining."""
+        self.waiting = False
+        """For a batch."""
+        self._clock = clock
+        self._scenario = scenario
+        self._journal = journal
+        self._generation = generation
+        self._publish = publish
+        self._changes: deque[tuple[Callable[[], float], Latch]] = deque()
+        self._batch: list[Scored] | None = None
+        self._busy = False
+        self._computing = False
+        self._step = 0
+        """Number of the step under way; a step that is broken off is another's."""
+        self._work_began_s = 0.0
+        self._work_s = 0.0
+        self._wait_began_s = 0.0
+        self._paused_s = 0.0
+        """Of the time since then, what changes of the group took."""
+
+    @property
+    def is_computing(self) -> bool:
+        """A step is under way."""
+        return self._computing
+
+    def at_boundary(self, change: Callable[[], float]) -> Latch:
+        """Make a change of the group between two steps: ``change`` makes it and returns how long training pauses. The
+        latch opens after the pause."""
+        latch = Latch()
+        self._changes.append((change, latch))
+        self.go_on()
+        return latch
+
+    def go_on(self) -> None:
+        """Begin what can begin: a change that waits, or a step."""
+        if self._busy:
+            return
+        if self._changes:
+            change, latch = self._changes.popleft()
+            pause_s = change()
+            self._busy = True
+            self._paused_s += pause_s
+            self._clock.after(pause_s, partial(self._changed, latch))
+            return
+        if self._batch is not None:
+            self._finish_step()
+            return
+        self.waiting = True
+        if not self.members or len(self._generation.buffer) < self._scenario.prompts_per_step:
+            return
+        batch = self._generation.buffer.take(self._journal.num_steps)
+        if batch is not None:
+            self.waiting = False
+            self._begin_step(batch)
+
+    def close(self) -> None:
+        """The run is over: of the step under way, the part that is done counts."""
+        if self._batch is not None:
+            done = (self._clock.now_s - self._work_began_s) / self._work_s if self._computing else 1.0
+            self._count(self._batch, done)
+            if self._computing:
+                self._journal.train_s += done * self._work_s * len(self.members)
+        if self.waiting:
+            self._journal.wait_s += max(0.0, self._clock.now_s - self._wait_began_s - self._paused_s)
+
+    def _changed(self, latch: Latch) -> None:
+        self._busy = False
+        latch.open()
+        self.go_on()
+
+    def _begin_step(self, batch: list[Scored]) -> None:
+        now_s = self._clock.now_s
+        num_tokens = sum(scored.group.num_trained_tokens for scored in batch)
+        self._journal.wait_s += max(0.0, now_s - self._wait_began_s - self._paused_s)
+        self._batch, self._busy, self._computing = batch, True, True
+        self._work_began_s = now_s
+        self._work_s = self._scenario.costs.train_step_s(tuple(self.members.values()), num_tokens)
+        self._step += 1
+        self._clock.after(self._work_s, partial(self._stepped, self._step))
+
+    def _stepped(self, step: int) -> None:
+        if step != self._step:
+            return
+        self._busy, self._computing = False, False
+        self._journal.train_s += self._work_s * len(self.members)
+        self.go_on()
+
+    def _finish_step(self) -> None:
+        """Changes of the group that waited are made: copy the weights, and let the batch go."""
+        snapshot_s = max(self._scenario.costs.snapshot_s(type_name) for type_name in self.members.values())
+        self._busy = True
+        self._clock.after(snapshot_s, partial(self._commit, snapshot_s))
+
+    def _commit(self, snapshot_s: float) -> None:
+        batch, now_s = self._batch, self._clock.now_s
+        assert batch is not None
+        self._generation.buffer.commit(time_s=now_s)
+        version = self._journal.num_steps
+        for scored in batch:
+            self._journal.staleness[version - scored.oldest_version] += 1
+        self._count(batch, 1.0)
+        self._journal.num_steps += 1
+        self._journal.meter.note(
+            StepDone(
+                end_s=now_s,
+                types=tuple(self.members.values()),
+                wait_s=max(0.0, self._work_began_s - self._wait_began_s - self._paused_s),
+                weights_s=snapshot_s,
+                work_s=self._work_s,
+                num_groups=len(batch),
+                num_tokens=sum(scored.group.num_trained_tokens for scored in batch),
+            )
+        )
+        self._batch, self._busy = None, False
+        self._wait_began_s, self._paused_s = now_s, 0.0
+        self._generation.policy_version = self._journal.num_steps
+        self._publish(self._journal.num_steps)
+        self._generation.admit()
+        self.go_on()
+
+    def _count(self, batch: list[Scored], share: float) -> None:
+        self._journal.num_trained_groups += share * len(batch)
+        self._journal.num_trained_tokens += share * sum(scored.group.num_trained_tokens for scored in batch)

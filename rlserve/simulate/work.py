@@ -1,0 +1,77 @@
+"""Samples and prompt groups on their way through a simulated run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from rlserve.simulate.workload.base import GroupWork
+
+
+@dataclass(eq=False, slots=True)
+class Sample:
+    """One answer in the making."""
+
+    group: Group
+    length: int
+    """Tokens that it will have."""
+    num_done: float = 0.0
+    """Tokens that it has, as of when it last came to a replica or left one. Not whole when it is moved in mid-step."""
+    started_at: float = 0.0
+    """Steps that its replica had done when it started there."""
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """One prompt group."""
+
+    id: str
+    position: int
+    admitted_version: int
+    work: GroupWork
+    attempt: int = 0
+    min_version: int = 0
+    """Of the weights of a replica that may take it."""
+    oldest_version: int = -1
+    """Of its tokens; -1 while it has none."""
+    unfinished: list[Sample] = field(default_factory=list)
+    num_running: int = 0
+    """Samples with KV blocks on the replica that it is on."""
+    brought: tuple[tuple[Sample, float], ...] = ()
+    """Samples that were unfinished when it came to that replica, with the tokens that they had then."""
+    brought_oldest_version: int = -1
+
+    def arrive(self) -> None:
+        """A replica has it."""
+        self.brought = tuple([(sample, sample.num_done) for sample in self.unfinished])
+        self.brought_oldest_version = self.oldest_version
+
+    def take_back(self) -> None:
+        """That replica is lost, and so is what it made."""
+        self.unfinished = [sample for sample, _ in self.brought]
+        for sample, num_done in self.brought:
+            sample.num_done = num_done
+        self.oldest_version = self.brought_oldest_version
+
+    @property
+    def num_tokens(self) -> int:
+        """Generated for it, once it is done."""
+        return sum(self.work.lengths)
+
+    @property
+    def num_trained_tokens(self) -> int:
+        """Prompts included."""
+        return self.num_tokens + self.work.num_prompt_tokens * len(self.work.lengths)
+
+    @property
+    def num_resumed_tokens(self) -> int:
+        """Prompt, and tokens that came along: what breaks ties between replicas."""
+        done = sum(self.work.lengths) - sum(sample.length - int(sample.num_done) for sample in self.unfinished)
+        return self.work.num_prompt_tokens + done
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A group that may be trained on, as the buffer wants it."""
+
+    group: Group
+    oldest_version: int

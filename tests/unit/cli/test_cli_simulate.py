@@ -1,0 +1,57 @@
+"""``rlserve simulate``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlserve.cli import main
+
+SMALL = ("pool=h100_h200", "rollout.prompts_per_step=8", "rollout.max_tokens=512", "tracking=off")
+QUICK = ("--hours", "0.05", "--seeds", "2", "--jobs", "1", "--median", "200")
+
+
+def test_policies_are_compared_with_the_oracle_and_the_best_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = tmp_path / "result.json"
+    arguments = ["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--keep", "1..0.4", "--json", str(written)]
+    assert main([*arguments, "--policy", "static,queue_threshold"]) == 0
+    result = json.loads(written.read_text())
+    best = f"best static ({result['best_static_num_rollout']})"
+    assert set(result["policies"]) == {best, "static", "queue_threshold"}
+    assert result["policies"][best]["of_best_static"]["mean"] == pytest.approx(1.0)
+    assert max(result["static_groups_per_s"].values()) == pytest.approx(
+        result["policies"][best]["groups_per_s"]["mean"]
+    )
+    shown = capsys.readouterr().out
+    assert "queue_threshold" in shown
+    assert "fluid oracle" in shown
+
+
+def test_a_trace_gives_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "lengths.jsonl"
+    trace.write_text("[100, 100, 100, 100, 100, 100, 100, 100]\n" * 3)
+    written = tmp_path / "result.json"
+    assert main(["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--trace", str(trace), "--json", str(written)]) == 0
+    best = next(iter(json.loads(written.read_text())["policies"].values()))
+    assert best["tokens_per_s"]["mean"] == pytest.approx(best["groups_per_s"]["mean"] * 8 * (100 + 256))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["--keep", "often"], "'often' is no schedule"),
+        (["--policy", "magic"], "no policy is called 'magic'"),
+        (["--model", "9B"], "no model size is called '9B'"),
+        (["--trace", "no/such.jsonl"], "no/such.jsonl"),
+        (["pool=auto"], "pool.slots"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_without_a_traceback(
+    arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, *arguments]) == 2
+    assert named in capsys.readouterr().err

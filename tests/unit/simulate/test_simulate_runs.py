@@ -1,0 +1,153 @@
+"""Whole simulated runs against what follows from their scenario."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from simulate_builders import EqualWork, PlainCosts, gangs, scenario
+
+from rlserve.manager.config import QueueThresholdConfig, StaticConfig
+from rlserve.manager.gang_table import GangState
+from rlserve.manager.roles import Role
+from rlserve.simulate.costs.base import Costs
+from rlserve.simulate.oracle import best_division, fluid_groups, saturated_rates
+from rlserve.simulate.simulation import simulate
+from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
+from rlserve.simulate.workload.schedules import Drift, Steady
+
+STATIC = StaticConfig()
+EAGER = QueueThresholdConfig(interval_s=1.0, cooldown_s=3.0, queue_high=4, queue_low=2)
+
+
+def test_where_training_is_slow_it_never_waits_and_sets_the_rate() -> None:
+    slow = scenario(costs=PlainCosts(base_s=0.001, train_token_s=0.02))
+    run = simulate(slow, STATIC, seed=0)
+    step_s = 0.02 * 4 * 2 * 110 / 2  # tokens of a batch, on two trainers
+    first_batch_s = 100 * 0.001
+    assert run.num_trained_groups == pytest.approx(4 * (slow.duration_s - first_batch_s) / step_s, rel=1e-3)
+    assert run.wait_share < 0.01
+
+
+def test_where_generation_is_slow_replicas_are_always_busy_and_set_the_rate() -> None:
+    slow = scenario(costs=PlainCosts(base_s=0.05, train_token_s=1e-6), max_staleness=3, num_initial_rollout=3)
+    run = simulate(slow, STATIC, seed=0)
+    groups_per_s = 3 * 4 / (100 * 0.05)  # on each, four groups at once, which end together
+    assert run.groups_per_s == pytest.approx(groups_per_s, rel=0.03)
+    assert run.num_generated_tokens == pytest.approx(slow.duration_s / 0.05 * 8 * 3, rel=0.02)
+
+
+def test_dropped_groups_cost_generation_and_are_not_trained_on() -> None:
+    costs = PlainCosts(base_s=0.05, train_token_s=1e-6)
+    kept, dropped = (
+        simulate(scenario(costs=costs, max_staleness=3, workload=EqualWork(drop_every=each)), STATIC, seed=0)
+        for each in (0, 2)
+    )
+    assert dropped.num_trained_groups == pytest.approx(kept.num_trained_groups / 2, rel=0.05)
+    assert dropped.num_generated_tokens == pytest.approx(kept.num_generated_tokens, rel=0.02)
+
+
+def test_no_token_is_older_than_the_bound_and_zero_means_zero() -> None:
+    for bound in (0, 1, 3):
+        run = simulate(scenario(max_staleness=bound, costs=PlainCosts(transfer_s=0.4)), STATIC, seed=0)
+        assert run.staleness
+        assert max(run.staleness) <= bound
+
+
+def test_a_long_queue_takes_trainers_one_at_a_time_and_every_phase_of_a_move_takes_its_time() -> None:
+    costs = PlainCosts(base_s=0.2, train_token_s=1e-5, move_s=1.5, pause_s=0.5, transfer_s=0.25)
+    run = simulate(scenario(gangs=gangs(even=5), costs=costs, max_staleness=5), EAGER, seed=0)
+    first = run.moves[0]
+    assert first.to is Role.ROLLOUT
+    assert first.end_s - first.begin_s >= 0.5 + 1.5 + 0.25
+    for before, after in zip(run.moves, run.moves[1:], strict=False):
+        assert after.begin_s >= before.end_s + EAGER.cooldown_s
+    states = [change.after for change in run.history if change.gang_id == first.gang_id]
+    moved = [GangState.LEAVING_TRAIN, GangState.IDLE, GangState.JOINING_ROLLOUT, GangState.ROLLOUT]
+    assert states[states.index(GangState.LEAVING_TRAIN) :][:4] == moved
+
+
+def small_workload(sigma: float, kept: float) -> LogNormalWorkload:
+    return LogNormalWorkload(
+        config=LogNormalConfig(
+            median=Steady(60), sigma=sigma, max_tokens=400, num_prompt_tokens=5, samples_per_prompt=2, kept=Steady(kept)
+        )
+    )
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 5),
+    st.floats(0.3, 1.0),
+    st.integers(0, 2),
+    st.sampled_from((10**12, 1500)),
+    st.integers(1, 4),
+    st.floats(1e-4, 5e-3),
+)
+def test_every_admitted_group_is_in_one_place_or_ended_whatever_moves(
+    seed: int, kept: float, staleness: int, cache_tokens: int, num_rollout: int, train_token_s: float
+) -> None:
+    """``simulate`` itself checks ledger, buffer, dispatcher and gang table at its end."""
+    costs = PlainCosts(
+        sample_s=0.002, train_token_s=train_token_s, cache_tokens=cache_tokens, move_s=0.3, pause_s=0.2, transfer_s=0.1
+    )
+    run = simulate(
+        scenario(
+            gangs=gangs(even=3, fast=2),
+            workload=small_workload(0.8, kept),
+            costs=costs,
+            max_staleness=staleness,
+            num_initial_rollout=num_rollout,
+            duration_s=60.0,
+        ),
+        replace(EAGER, cooldown_s=0.0),
+        seed=seed,
+    )
+    assert all(age <= staleness for age in run.staleness)
+    assert sum(run.staleness.values()) == 4 * run.num_steps
+    assert 0 <= run.bubble_share <= 1
+
+
+def test_a_seed_gives_the_same_run_and_another_one_another() -> None:
+    wanted = scenario(workload=small_workload(0.8, 0.6))
+    first, again, other = (replace(simulate(wanted, EAGER, seed=seed), host_s=0.0) for seed in (3, 3, 4))
+    assert first == again
+    assert first != other
+
+
+def test_the_divided_gang_of_the_oracle() -> None:
+    assert best_division([(10, 1.0, 1.0)]) == pytest.approx(5.0)
+    assert best_division([(12, 2.0, 1.0)]) == pytest.approx(12 * 2 / 3)  # N r s / (r + s)
+    assert best_division([(2, 3.0, 1.0), (2, 1.0, 1.0)]) == pytest.approx(3.0)  # the quick ones roll out, and 1 trains
+    # two quick ones generate 6 and two slow ones train 2: of the quick ones, x such that 3 x = 2 + (2 - x)
+    assert best_division([(2, 1.0, 1.0), (2, 3.0, 1.0)]) == pytest.approx(3.0)
+
+
+def test_no_policy_beats_the_oracle_and_an_even_split_of_even_work_nearly_reaches_it() -> None:
+    """Two replicas generate as fast as two trainers train."""
+    costs = PlainCosts(base_s=0.05, train_token_s=0.05 / 8 * 100 / 110)
+    even = scenario(costs=costs, max_staleness=4, duration_s=600.0)
+    oracle = fluid_groups(even, saturated_rates(even))
+    assert oracle == pytest.approx(2 * 4 / (100 * 0.05) * even.duration_s, rel=0.01)
+    reached = {num: simulate(replace(even, num_initial_rollout=num), STATIC, seed=0) for num in (1, 2, 3)}
+    shares = {num: run.num_trained_groups / oracle for num, run in reached.items()}
+    assert 0.95 < shares[2] <= 1.0
+    assert shares[1] == pytest.approx(0.5, abs=0.03)
+    assert shares[3] == pytest.approx(0.5, abs=0.03)
+
+
+def test_the_oracle_follows_a_drift() -> None:
+    def oracle(kept: Steady | Drift) -> float:
+        config = replace(small_workload(0.0, 1.0).config, kept=kept)
+        drifting = scenario(workload=LogNormalWorkload(config=config))
+        return fluid_groups(drifting, saturated_rates(drifting))
+
+    assert oracle(Steady(0.4)) < oracle(Drift(0.4, 1.0)) < oracle(Steady(1.0))
+    assert oracle(Drift(0.4, 1.0)) == pytest.approx(oracle(Drift(1.0, 0.4)))
+
+
+def test_the_plain_costs_of_these_tests_keep_the_contract() -> None:
+    costs: Costs = PlainCosts()
+    assert costs.decode_step_s("fast", 1, 0) < costs.decode_step_s("even", 1, 0)
