@@ -15,6 +15,7 @@ import asyncio
 import logging
 import os
 import shlex
+import signal
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -213,4 +214,5 @@ async def _control(setup: RunSetup, signals: StopSignals) -> int:
         finally:
             _summarise(setup.folder, controller)
     received = signals.received
-    return signal_exit_code(received) if received is not None and controller.stopped_early else 0
+    # Without a signal, its slots were taken away.
+    return signal_exit_code(received or signal.SIGTERM) if controller.stopped_early else 0

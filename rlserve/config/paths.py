@@ -39,6 +39,8 @@ def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
         values = _change(values, key, _settle)
     values = _change(values, "output_dir", os.path.abspath)
     values = _change(values, "weights.folder", _settle_folder)
+    values = _change(values, "pool.notice_file", _settle_folder)
+    values = _change(values, "pool.notice_probe", _settle_function)
     return _keep_module_folder(_change(values, FUNCTION_KEY, _settle_function))
 
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.counters import Counters
+from rlserve.controller.departures import Departures
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
@@ -32,6 +34,7 @@ from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.load import LoadReader
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.node_watch import NodeWatch, plan_changes
+from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.observer import Observer
 from rlserve.controller.ports import Ports
@@ -159,6 +162,7 @@ def _parts(
     )
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
+    departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
     return Parts(
         books=books,
         trainers=trainers,
@@ -169,10 +173,13 @@ def _parts(
         reallocation=reallocation,
         recovery=recovery,
         hand_moves=HandMoves(run, book, reallocation, MoveRequests(setup.folder.requests), hold_s=pool.move_hold_s),
-        node_watch=_node_watch(run, setup, ports, book, recovery),
+        notice_watch=_notice_watch(setup, ports, book, departures),
+        node_watch=_node_watch(run, setup, ports, book, recovery, departures),
         host_watch=None if ports.processors is None else HostWatch(measuring, ports.processors),
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
-        heartbeat=Heartbeat(ports.fleet, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s),
+        heartbeat=Heartbeat(
+            ports.fleet, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
+        ),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
         display=display,
         live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
@@ -228,7 +235,15 @@ def _evaluation(
     )
 
 
-def _node_watch(run: RunContext, setup: RunSetup, ports: Ports, book: GangBook, recovery: Recovery) -> NodeWatch | None:
+def _notice_watch(setup: RunSetup, ports: Ports, book: GangBook, departures: Departures) -> NoticeWatch:
+    config = setup.config
+    path = Path(config.pool.notice_file) if config.pool.notice_file else setup.folder.path / "notices"
+    return NoticeWatch(book, ports.fleet, departures, path, interval_s=config.manager.interval_s)
+
+
+def _node_watch(
+    run: RunContext, setup: RunSetup, ports: Ports, book: GangBook, recovery: Recovery, departures: Departures
+) -> NodeWatch | None:
     if ports.nodes is None:
         return None
     config = setup.config
@@ -236,6 +251,7 @@ def _node_watch(run: RunContext, setup: RunSetup, ports: Ports, book: GangBook, 
         run,
         book,
         recovery,
+        departures,
         fleet=ports.fleet,
         nodes=ports.nodes,
         plan=partial(plan_changes, wanted=config.pool.slots, gang_size=config.rollout.engine.tensor_parallel_size),

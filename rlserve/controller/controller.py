@@ -34,11 +34,13 @@ from typing import Any
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluation import Evaluation
+from rlserve.controller.events import GangsRunOut
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.node_watch import NodeWatch
+from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
@@ -72,6 +74,7 @@ class Parts:
     reallocation: Reallocation
     recovery: Recovery
     hand_moves: HandMoves
+    notice_watch: NoticeWatch
     node_watch: NodeWatch | None
     """None where the slots stay as they are."""
     host_watch: HostWatch | None
@@ -95,6 +98,7 @@ class Controller:
         self._ports = ports
         self._parts = parts
         self._stop = asyncio.Event()
+        run.events.subscribe(GangsRunOut, lambda _: self.request_stop())
         self._held_out_after: float | None = None
         self._is_scored = False
         """Whether the score after all steps is taken: the last that a run does."""
@@ -156,6 +160,7 @@ class Controller:
         setup, parts, counters = self._setup, self._parts, self._run.counters
         gangs, roles = setup.gangs, setup.roles
         parts.hand_moves.open()
+        parts.notice_watch.open()
         slots = [slot for gang in gangs for slot in gang.slots]
         await asyncio.gather(
             self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
@@ -184,6 +189,7 @@ class Controller:
                 parts.rollouts.score(),
                 parts.reallocation.run(),
                 parts.hand_moves.run(),
+                parts.notice_watch.watch(),
                 parts.stall_guard.watch(),
                 *(watch.watch() for watch in (parts.node_watch, parts.host_watch) if watch is not None),
             )

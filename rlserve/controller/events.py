@@ -8,6 +8,8 @@
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
+    WorkerNotified      heartbeat                 departures: its gang is emptied
+    GangsRunOut         departures                controller: stops and saves
     WeightsTaken        weight sync               replicas: the router learns the version; measuring
     WeightsNotTaken     weight sync               replicas: it is lost
     ReplicaHeard        replicas                  measuring; replica log
@@ -31,6 +33,7 @@ from typing import Any, TypeVar
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.manager.roles import Role
 from rlserve.pool.base import RolloutStats
+from rlserve.pool.notices.base import Notice
 from rlserve.rollout.groups import ScoredAnswer, ScoredGroup
 from rlserve.rollout.requests.base import RequestId
 from rlserve.tracking.events import Record
@@ -48,6 +51,21 @@ class WorkerLost(ControllerEvent):
     role: Role
     """What it did, or was about to do."""
     error: BaseException
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerNotified(ControllerEvent):
+    """A worker has been told that its slot will be taken away. Said again with every sign of life."""
+
+    slot_id: str
+    notice: Notice
+
+
+@dataclass(frozen=True, kw_only=True)
+class GangsRunOut(ControllerEvent):
+    """So many gangs are going to leave that the run cannot go on."""
+
+    num_staying: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,8 +21,10 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from rlserve.controller.events import EventBus, WorkerNotified
 from rlserve.controller.ports import Fleet
 from rlserve.errors import RlserveError
+from rlserve.pool.notices.base import Notice
 from rlserve.remote import answer
 
 logger = logging.getLogger(__name__)
@@ -46,8 +48,9 @@ class _Ping:
 class Heartbeat:
     """Asks all workers of a fleet for a sign of life."""
 
-    def __init__(self, fleet: Fleet, *, interval_s: float, timeout_s: float) -> None:
+    def __init__(self, fleet: Fleet, events: EventBus, *, interval_s: float, timeout_s: float) -> None:
         self._fleet = fleet
+        self._events = events
         self._interval_s = interval_s
         self._timeout_s = timeout_s
         self._max_missed = math.ceil(timeout_s / interval_s)
@@ -81,10 +84,13 @@ class Heartbeat:
     async def _ask(self, slot_id: str, worker: Any) -> None:
         try:
             # The deadline only bounds the call; the rounds decide.
-            await answer(
+            notice: Notice | None = await answer(
                 worker.ping.remote(),
                 timeout_s=2 * _PATIENCE * self._timeout_s,
                 what=f"{slot_id}, asked for a sign of life",
             )
         except RlserveError as error:
             logger.debug("%s", error)  # it died, which whoever calls it next is told
+            return
+        if notice is not None:
+            self._events.emit(WorkerNotified(slot_id=slot_id, notice=notice))

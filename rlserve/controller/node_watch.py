@@ -7,9 +7,8 @@
                                                                               ──► leaving     emptied, then gone
                                                                               ──► vanished    lost, and gone
 
-A gang that is emptied gives its role up as in a move, as soon as another has that role too (which the policy sees to):
-its requests move on with their tokens, its trainers leave at a step boundary. Nothing of it counts as a failure. A node
-that vanishes without a notice is one lost worker to the limit of ``pool.max_worker_failures``.
+How a gang is emptied is in ``rlserve.controller.departures``. A node that vanishes without a notice is one lost worker
+to the limit of ``pool.max_worker_failures``.
 """
 
 from __future__ import annotations
@@ -21,16 +20,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.gang_book import ROLES, GangBook
+from rlserve.controller.departures import Departures
+from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import Fleet, NodeSource
 from rlserve.controller.recovery import Recovery
-from rlserve.manager.gang_table import GangState
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, Node, cut_newcomers
+from rlserve.pool.notices.base import Notice
 from rlserve.pool.slots import Slot
 
 logger = logging.getLogger(__name__)
+
+_VANISHED = "its node has left the cluster without notice"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class NodeWatch:
         run: RunContext,
         book: GangBook,
         recovery: Recovery,
+        departures: Departures,
         *,
         fleet: Fleet,
         nodes: NodeSource,
@@ -82,6 +85,7 @@ class NodeWatch:
         self._run = run
         self._book = book
         self._recovery = recovery
+        self._departures = departures
         self._fleet = fleet
         self._nodes = nodes
         self._plan = plan
@@ -96,57 +100,22 @@ class NodeWatch:
             changes = self._plan(nodes, present=self._book.present, gone=self._book.gone)
             names: Mapping[str | None, str] = {node.id: node.name for node in nodes}
             self._drop(changes.vanished)
-            for node_id in {gang.node_id for gang in changes.leaving}:
-                self.drain(node_id, f"node {names[node_id]} is going to leave the cluster")
+            for node in nodes:
+                if node.is_draining:
+                    notice = Notice(reason=f"node {node.name} is going to leave the cluster", grace_s=node.grace_s)
+                    self._departures.announce([gang for gang in changes.leaving if gang.node_id == node.id], notice)
             for gang in changes.newcomers:
                 logger.info("%s joins, on node %s", gang.id, names[gang.node_id])
                 self._book.add(gang)
                 self._recovery.spawn(self._recovery.guard(gang, None, self._start(gang)))
 
-    def drain(self, node_id: str | None, reason: str) -> None:
-        """Empty the gangs of a node for good. May be called again and again: a notice is the same if repeated."""
-        for gang in self._book.present:
-            if gang.node_id == node_id and gang.id not in self._book.leaving:
-                logger.warning("%s is being emptied: %s", gang.id, reason)
-                self._book.leaving[gang.id] = reason
-                self._recovery.spawn(self._empty(gang))
-
     def _drop(self, gangs: Iterable[Gang]) -> None:
-        """Gangs are lost with their nodes: whoever waits for one, or calls it next, reports it, and it is gone."""
-        reason = "its node has left the cluster without notice"
-        node_ids = set()
-        for gang in gangs:
-            if self._book.leaving.get(gang.id) != reason:
-                if gang.id not in self._book.leaving:
-                    node_ids.add(gang.node_id)
-                self._book.leaving[gang.id] = reason
-                for slot_id in gang.slot_ids:
-                    self._fleet.kill(slot_id, f"{slot_id}: {reason}")
-                if self._book.state(gang) is GangState.IDLE:
-                    self._book.move(gang, GangState.GONE, reason)
+        """Gangs are lost with their nodes, each of which counts as one loss, but after a notice."""
+        new = [gang for gang in gangs if self._book.leaving.get(gang.id) != _VANISHED]
+        node_ids = {gang.node_id for gang in new if gang.id not in self._book.leaving}
+        self._departures.lose(new, _VANISHED)
         self._run.counters.worker_failures += len(node_ids)
 
     async def _start(self, gang: Gang) -> None:
         await self._fleet.start([(slot, self._spec_of(slot)) for slot in gang.slots])
         self._recovery.come_up(gang, gang.slot_ids)
-
-    async def _empty(self, gang: Gang) -> None:
-        """Let a gang give up whatever role it has, as soon as another has it too; then it is gone."""
-
-        def may_leave() -> bool:
-            state = self._book.state(gang)
-            return state in (GangState.IDLE, GangState.GONE) or (state in ROLES and self._book.has_other(gang))
-
-        while self._book.state(gang) is not GangState.GONE:
-            await self._run.changed.wait_for(may_leave, f"{gang.id} to leave")
-            async with self._recovery.moving:
-                if may_leave() and self._book.state(gang) is not GangState.GONE:
-                    await self._recovery.guard(gang, None, self._leave(gang))
-
-    async def _leave(self, gang: Gang) -> None:
-        reason = self._book.leaving[gang.id]
-        if await self._recovery.roles.give_up(gang, reason):
-            self._book.move(gang, GangState.GONE, reason)
-            for slot_id in gang.slot_ids:
-                self._fleet.kill(slot_id, reason)
-            logger.info("%s is empty and leaves", gang.id)

@@ -37,6 +37,8 @@ class WorkerSpec:
     switch_timeout_s: float
     """How long the ranks of one engine wait for each other."""
     log_path: Path
+    notice_probe: str | None = None
+    """What is asked whether the machine will be taken away (``pool.notice_probe``)."""
     incarnation: int = 0
     """Counts the processes that this slot has had."""
 

@@ -49,6 +49,15 @@ class PoolConfig:
     """Deadline of changing one slot's role."""
     move_hold_s: float = 600.0
     """How long no policy changes a split that was made by hand (`rlserve move`)."""
+    notice_grace_s: float = 120.0
+    """Time that a notice gives which does not say when slots are taken away (a signal to a worker process, a line
+    without seconds). What is not emptied by then is given up."""
+    notice_file: str | None = None
+    """File that names slots, gangs, nodes or hosts that will be taken away, one a line, with the seconds that are left;
+    None is `notices` in the run's folder."""
+    notice_probe: str | None = None
+    """`path/to/file.py:function` or `package.module:function`, asked every 5 s on each machine: the seconds until the
+    machine is taken away, or None."""
     health_interval_s: float = 2.0
     """How often each worker is asked for a sign of life."""
     health_timeout_s: float = 10.0
@@ -69,6 +78,10 @@ class PoolConfig:
                 "worker_start_timeout_s": self.worker_start_timeout_s > 0 or "must be above 0",
                 "switch_timeout_s": self.switch_timeout_s > 0 or "must be above 0",
                 "move_hold_s": self.move_hold_s >= 0 or "must be at least 0",
+                "notice_grace_s": self.notice_grace_s > 0 or "must be above 0",
+                "notice_probe": self.notice_probe is None
+                or all(self.notice_probe.rpartition(":"))
+                or "must be path/to/file.py:function or package.module:function",
                 "health_interval_s": self.health_interval_s > 0 or "must be above 0",
                 "health_timeout_s": self.health_timeout_s >= self.health_interval_s
                 or f"must be at least pool.health_interval_s={self.health_interval_s:g}",

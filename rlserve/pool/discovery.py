@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -39,11 +40,17 @@ def discover_cluster() -> tuple[Node, ...]:
             name=node["NodeManagerHostname"],
             counts=_slots_of(node["Resources"]),
             is_draining=node["NodeID"] in draining,
+            grace_s=_seconds_until(draining.get(node["NodeID"])),
         )
         for node in ray.nodes()
         if node["Alive"]
     ]
     return tuple(sorted((node for node in nodes if node.counts), key=lambda node: (node.name, node.id)))
+
+
+def _seconds_until(deadline_ms: int | None) -> float | None:
+    """From Ray's deadline of draining, of which 0 is none."""
+    return max(deadline_ms / 1000 - time.time(), 0.0) if deadline_ms else None
 
 
 def count_slots(nodes: Iterable[Node]) -> dict[str, int]:

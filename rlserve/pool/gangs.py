@@ -30,6 +30,8 @@ class Node:
     """Slots by type."""
     is_draining: bool = False
     """It has said that it will leave."""
+    grace_s: float | None = None
+    """Seconds until it does, where it has said that too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,8 +141,9 @@ def cut_newcomers(
         present: the gangs that the pool has, on whatever node.
         gone: those that it had.
     """
-    present = list(present)
-    used = Counter((slot.node_id, slot.type.name) for gang in present for slot in gang.slots)
+    present, gone = list(present), list(gone)
+    # What was given up on a node that is still there is not taken again.
+    used = Counter((slot.node_id, slot.type.name) for gang in (*present, *gone) for slot in gang.slots)
     free = [
         replace(node, counts={name: count - used[node.id, name] for name, count in node.counts.items()})
         for node in nodes

@@ -27,6 +27,8 @@ from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
+from rlserve.pool.notices.base import Notice
+from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.trainers import Batch, Membership
 from rlserve.weights.offer import Offer, Receipt, SentPart
 
@@ -54,14 +56,19 @@ class Worker:
         self._rank = EngineRank(spec, timeout_s=spec.switch_timeout_s)
         self._rollout: RolloutRole | None = None
         self._train = TrainRole(spec)
+        self._notices = WorkerNotices()
+        self._notices.receive_signals()
+        if spec.notice_probe is not None:
+            self._notices.poll_in_background(find_probe(spec.notice_probe))
 
     def info(self) -> WorkerInfo:
         """Answers once the process is up."""
         return WorkerInfo(slot_id=self._spec.slot_id, process_id=os.getpid(), host=socket.gethostname())
 
     @ray.method(concurrency_group="health")  # type: ignore[untyped-decorator]
-    def ping(self) -> None:
-        """A sign of life."""
+    def ping(self) -> Notice | None:
+        """A sign of life, with the notice that this worker's slot will be taken away."""
+        return self._notices.newest()
 
     # -- rollout role ----------------------------------------------------------------------------------------
 

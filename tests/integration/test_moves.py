@@ -101,6 +101,9 @@ def test_gangs_of_two_move_in_both_directions_and_survive_a_follower(workplace: 
     assert re.search(rf"{by_hand} .* rollout .*moved by hand, held for another", listed), listed
     assert "the policy decides about" in move_by_hand(run, "--release")
     run.wait_until(lambda: len(moves_done(run, "train")) == 4, "the policy's own move")
+    leaving = gang_of(next(slot_id for slot_id, owner in run.owners().items() if owner == "train"))
+    os.kill(run.worker(slots_of(leaving)[1]), signal.SIGTERM)  # a notice: the gang is emptied, and nothing is lost
+    run.wait_until(lambda: {run.owners()[slot_id] for slot_id in slots_of(leaving)} == {"gone"}, "the gang emptied")
     workplace.release()
     summary = assert_whole(run, num_failures=1)
     assert summary["engine_restarts"] == 1

@@ -20,6 +20,7 @@ from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
+from rlserve.pool.notices.base import Notice
 from rlserve.pool.slots import Slot
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
@@ -96,6 +97,8 @@ class SimulatedWorker:
         self.world = world
         self.slot_id = slot_id
         self.dead = self.hung = self.wedged = False
+        self.notice: Notice | None = None
+        """What it was told."""
         self._calls: set[asyncio.Future[Any]] = set()
         self.rolling_out = self.training = self.closed = False
         self.version = -1
@@ -165,8 +168,8 @@ class SimulatedWorker:
         else:
             result.set_result(found)
 
-    async def do_ping(self) -> None:
-        pass
+    async def do_ping(self) -> Notice | None:
+        return self.notice
 
     # -- rollout ---------------------------------------------------------------------------------------------
 

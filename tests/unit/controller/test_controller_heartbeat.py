@@ -8,6 +8,7 @@ from typing import Any
 
 from controller_fakes import FakeFleet, settled, unfinished
 
+from rlserve.controller.events import EventBus
 from rlserve.controller.heartbeat import Heartbeat
 
 ROUNDS = 5
@@ -17,7 +18,7 @@ ROUNDS = 5
 def run(scenario: Callable[[Heartbeat, FakeFleet], Awaitable[None]]) -> None:
     async def whole() -> None:
         fleet: Any = FakeFleet(("a", "b"))
-        await scenario(Heartbeat(fleet, interval_s=2.0, timeout_s=10.0), fleet)
+        await scenario(Heartbeat(fleet, EventBus(), interval_s=2.0, timeout_s=10.0), fleet)
 
     asyncio.run(whole())
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from controller_fakes import FakeFleet, make_gang, recorded, run_context, settled, until
 
+from rlserve.controller.departures import Departures
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import Load
@@ -135,10 +136,12 @@ class Setting:
             measuring=self.measuring,
             interval_s=0.001,
         )
+        self.departures = Departures(self.context, self.book, self.recovery, fakes.fleet, grace_s=60.0)
         self.watch = NodeWatch(
             self.context,
             self.book,
             self.recovery,
+            self.departures,
             fleet=fakes.fleet,
             nodes=self.look,
             plan=partial(plan_changes, wanted="auto", gang_size=len(gangs[0].slots)),
