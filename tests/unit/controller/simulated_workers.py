@@ -187,6 +187,9 @@ class SimulatedWorker:
         for running in self.running.values():
             self._advance(running)
         self.version = offer.version
+        if self.world.recompute_s is not None and not self.wedged:
+            for running in self.running.values():
+                self._pause(running, self.world.recompute_s)
         return Receipt(version=offer.version, fingerprint=offer.fingerprint, load_s=0.0)
 
     async def do_submit(self, requests: list[Request]) -> None:
@@ -222,6 +225,15 @@ class SimulatedWorker:
         elapsed_s = asyncio.get_running_loop().time() - running.begun_s
         number = min(running.num_before + int(elapsed_s / running.token_s), running.length - 1)
         running.versions += [self.version] * (number - len(running.versions))
+
+    def _pause(self, running: _Running, seconds: float) -> None:
+        """Its keys and values are computed anew: no token comes meanwhile, and none is lost."""
+        assert running.timer is not None
+        running.timer.cancel()
+        loop = asyncio.get_running_loop()
+        running.begun_s, running.num_before = loop.time() + seconds, len(running.versions)
+        left_s = seconds + (running.length - running.num_before) * running.token_s
+        running.timer = loop.call_later(left_s, self._finish, running.request.id)
 
     def _finish(self, request_id: str) -> None:
         if self.dead or self.hung or self.wedged:
@@ -358,6 +370,8 @@ class World:
     speeds: Speeds = field(default_factory=Speeds)
     lengths: tuple[int, int] = (20, 200)
     """Fewest and most tokens of an answer."""
+    recompute_s: float | None = None
+    """What it takes to compute the samples under way anew when new weights come; None keeps their KV."""
     seed: int = 0
     faults: list[Exception] = field(default_factory=list)
     """What the workers found wrong."""

@@ -19,7 +19,7 @@ from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.tracking import names
-from rlserve.tracking.events import Decision, FailureEvent, MoveOutcome, SlotEvent
+from rlserve.tracking.events import Decision, FailureEvent, MoveOutcome, SlotEvent, TrainedBatch
 from rlserve.tracking.run_folder import RunFolder
 
 MAX_STALENESS = 2
@@ -104,6 +104,33 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     outcomes = run.tracker.of(MoveOutcome)
     assert 5 <= len(outcomes) <= summary.moves_to_train + summary.moves_to_rollout
     assert all(outcome.rate_before > 0.0 and outcome.rate_after > 0.0 for outcome in outcomes)
+
+
+@pytest.mark.parametrize("recompute_s", [None, 1.0], ids=["keep_kv", "recompute"])
+@pytest.mark.parametrize("max_staleness", [0, 1, 3])
+def test_the_bound_on_staleness_holds_while_gangs_move(
+    tmp_path: Path, max_staleness: int, recompute_s: float | None
+) -> None:
+    """Whatever becomes of samples under way when new weights come: they keep the versions of their tokens."""
+    rollout = RolloutConfig(
+        prompts_per_step=4,
+        samples_per_prompt=2,
+        max_staleness=max_staleness,
+        request_timeout_s=60.0,
+        engine=EngineConfig(max_num_sequences=4),
+    )
+    manager = QueueThresholdConfig(queue_high=2, queue_low=1, cooldown_s=10.0)
+    world = World(speeds=Speeds(token_s=0.06, load=square_wave), recompute_s=recompute_s, seed=4)
+    run = simulate(run_config(60, rollout=rollout, manager=manager), folder(tmp_path), world=world)
+    run.check(max_staleness=max_staleness)
+    summary = run.controller.summary()
+    assert summary.num_steps == 60
+    assert summary.max_staleness == max_staleness, "the bound is reached, and never passed"
+    assert min(summary.moves_to_train, summary.moves_to_rollout) >= 1
+    if max_staleness:
+        assert run.fleet.world.num_kept_tokens > 0, "requests moved with their tokens"
+    else:
+        assert all(set(batch.oldest_versions) == {batch.step - 1} for batch in run.tracker.of(TrainedBatch))
 
 
 async def end_movers(run: SimulatedRun) -> None:
