@@ -42,19 +42,19 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
     size, wanted = config.rollout.engine.tensor_parallel_size, config.pool.num_initial_rollout
     cut = cut_gangs(groups, size)
     num_gangs, unit = len(cut.gangs), "slot" if size == 1 else "gang"
-    fewest, most = rollout_bounds(config.manager, num_gangs)
+    fewest, most = rollout_bounds(config.deciding, num_gangs)
     try:
         check_gangs(cut, size)
     except PoolError as error:
         yield Problem(_GANG_SIZE, str(error).removeprefix(f"{_GANG_SIZE}={size} "))
         return
-    if fewest > most and isinstance(config.manager, QueueThresholdConfig):
-        shares = f"{config.manager.min_rollout_share} and {config.manager.max_rollout_share}"
+    if fewest > most and isinstance(config.deciding, QueueThresholdConfig):
+        shares = f"{config.deciding.min_rollout_share} and {config.deciding.max_rollout_share}"
         message = f"no split of {num_gangs} {unit}s has a rollout share between {shares} and a {unit} left to train"
         yield Problem("manager.max_rollout_share", message)
     elif wanted is not None and not fewest <= wanted <= most:
         message = (
-            f"must be between {fewest} and {most} of the {num_gangs} {unit}s ({config.manager.policy}), got {wanted}"
+            f"must be between {fewest} and {most} of the {num_gangs} {unit}s ({config.deciding.policy}), got {wanted}"
         )
         yield Problem("pool.num_initial_rollout", message)
     else:

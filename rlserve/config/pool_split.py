@@ -80,7 +80,7 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     parts = split_groups(groups, config.pool.num_initial_rollout, size)
     num_rollout = sum(part.num_rollout for part in parts)
     num_slots = num_rollout + sum(part.num_train for part in parts)
-    fewest, most = rollout_bounds(config.manager, num_slots // size)
+    fewest, most = rollout_bounds(config.deciding, num_slots // size)
     rows = [("group", "type", "count", "prefers", "starts as")]
     rows += [
         (str(index), part.group.type, str(part.group.count), part.group.prefer or "-", part.start)
@@ -88,8 +88,8 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    moves = "never moved" if config.manager.policy == "static" else f"at least {fewest * size}, at most {most * size}"
-    rollout = f"rollout slots: {num_rollout} of {num_slots} at the start; {moves} ({config.manager.policy})"
+    moves = "never moved" if config.deciding.policy == "static" else f"at least {fewest * size}, at most {most * size}"
+    rollout = f"rollout slots: {num_rollout} of {num_slots} at the start; {moves} ({config.deciding.policy})"
     if size > 1:
         rollout += f"\ngangs: {num_slots // size} of {size} slots each (rollout.engine.tensor_parallel_size)"
     return "\n".join([*table, rollout, in_flight, ""])

@@ -20,7 +20,7 @@ _GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
 def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Remarks on a configuration that has passed all checks; ``discovered`` as for the checks."""
-    manager = config.manager
+    manager = config.deciding
     thresholds = tuple(_on_thresholds(manager, config.rollout)) if isinstance(manager, QueueThresholdConfig) else ()
     groups = find_groups(config, discovered)
     if groups is None:
@@ -30,7 +30,7 @@ def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Proble
 
 def remarks_on_split(config: RunConfig, cut: Cut) -> tuple[Problem, ...]:
     """Remarks on the split of a pool whose slots are known; of a cluster they may be known only once it is joined."""
-    manager, size = config.manager, config.rollout.engine.tensor_parallel_size
+    manager, size = config.deciding, config.rollout.engine.tensor_parallel_size
     left_over = f"{cut.left_over} not used: {_GANG_SIZE}={size} takes {size} slots of one type on one node at a time"
     remarks = (Problem("pool.slots", left_over),) if cut.num_left_over else ()
     if not isinstance(manager, QueueThresholdConfig):

@@ -9,7 +9,7 @@ from pydantic import Discriminator
 
 from rlserve.errors import check_fields
 from rlserve.launch.config import LaunchConfig
-from rlserve.manager.config import ManagerConfig, QueueThresholdConfig
+from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.tracking.config import TrackingConfig
@@ -93,6 +93,13 @@ class RunConfig:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    @property
+    def deciding(self) -> ManagerConfig:
+        """The manager's configuration that holds: where roles are separate, that of the static policy."""
+        if self.pool.placement == "elastic" or self.manager.policy == "static":
+            return self.manager
+        return StaticConfig(interval_s=self.manager.interval_s)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -155,7 +155,7 @@ def _parts(
         book,
         recovery,
         trainers=trainers,
-        policy=create_policy(config.manager),
+        policy=create_policy(config.deciding),
         observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
         measuring=measuring,
         interval_s=config.manager.interval_s,

@@ -40,6 +40,10 @@ class PoolConfig:
     """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none; on a
     cluster also those of nodes that join while the run goes on. A list stays as it is, but slots that left with their
     node are taken again from another."""
+    placement: Literal["elastic", "separate"] = "elastic"
+    """``elastic`` lets the manager's policy move slots between training and rollout. With ``separate`` roles stay as
+    they start, whatever the policy, as with ``manager=static``: a role that would be empty still gets a slot, one that
+    joins gets a role, and ``rlserve move`` works."""
     num_initial_rollout: int | None = None
     """Slots (gangs, where ``rollout.engine.tensor_parallel_size`` makes them) that begin as rollout; None takes those
     that prefer it, or half."""

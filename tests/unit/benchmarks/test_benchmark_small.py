@@ -8,6 +8,7 @@ from pathlib import Path
 
 import contention
 import controller
+import new_weights
 import numpy as np
 import pytest
 import sampling
@@ -24,6 +25,19 @@ def test_a_swap_is_measured_in_copies(tmp_path: Path, capsys: pytest.CaptureFixt
     assert [found["transport"] for found in result["transports"]] == ["object_store", "shared_folder"]
     assert all(found["send_s"] > 0 for found in result["transports"])
     assert "copies" in capsys.readouterr().out
+
+
+def test_what_keeping_the_kv_costs_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    sizes = ["--groups", "1", "--samples", "2", "--prompt", "8", "--answer", "12", "--updates", "1", "--change", "0.2"]
+    arguments = ["--shape", "tiny", "--dtype", "float32", *sizes, "--model-cache", str(tmp_path), "--json", str(out)]
+    new_weights.main(arguments)
+    kept, anew = json.loads(out.read_text())["results"]
+    assert (kept["way"], anew["way"]) == ("keep_kv", "recompute")
+    assert kept["num_generated_tokens"] == anew["num_generated_tokens"] == 24
+    assert kept["num_computed_tokens"] < anew["num_computed_tokens"]
+    assert anew["max_difference"] < 1e-4 < kept["max_difference"]
+    assert "log-probabilities of the last version's tokens differ by" in capsys.readouterr().out
 
 
 def test_what_is_kept_beside_others_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,15 @@ def test_the_bound_on_staleness_holds_while_gangs_move(
         assert all(set(batch.oldest_versions) == {batch.step - 1} for batch in run.tracker.of(TrainedBatch))
 
 
+def test_separate_roles_stay_whatever_the_queue(tmp_path: Path) -> None:
+    pool = PoolConfig(placement="separate")
+    run = simulate(run_config(20, pool=pool), folder(tmp_path), world=World(speeds=Speeds(load=square_wave), seed=4))
+    run.check(max_staleness=MAX_STALENESS)
+    summary = run.controller.summary()
+    assert (summary.moves_to_rollout, summary.moves_to_train) == (0, 0)
+    assert {decision.reason for decision in run.tracker.of(Decision)} == {"the split is static"}
+
+
 async def end_movers(run: SimulatedRun) -> None:
     """Whoever is on its way from one role to the other may die, or stop, at any moment of it."""
     chance = run.fleet.world.chance

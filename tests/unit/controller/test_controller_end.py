@@ -31,6 +31,8 @@ class Ending:
             rollouts=SimpleNamespace(readmit=lambda: None, admit=self._forever, score=self._forever),
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
             recovery=SimpleNamespace(close=self._at_once),
+            hand_moves=SimpleNamespace(open=lambda: None, run=self._forever),
+            notice_watch=SimpleNamespace(open=lambda: None, watch=self._forever),
             node_watch=None,
             host_watch=None,
             replicas=SimpleNamespace(close=self._at_once),
