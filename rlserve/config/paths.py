@@ -22,6 +22,7 @@ PATH_KEYS = (
     "data.held_out_path",
     "reward.model_path",
     "reward.module_folder",
+    "pool.notice_file",
     "output_dir",
 )
 """Keys that hold a path; some may also hold a name, of the hub or built in."""
