@@ -73,7 +73,8 @@ def test_home_and_relative_paths(folder: Path, key: str) -> None:
     assert settled(f"score.py{end}") == f"{folder}/score.py{end}"
     assert settled(f"{folder}/../home/score.py{end}") == f"{home}/score.py{end}"
     unknown = f"org/none.py{end}"
-    assert settled(unknown) == (f"{folder}/{unknown}" if key == "output_dir" else unknown)
+    is_made = key in ("output_dir", "pool.notice_file")
+    assert settled(unknown) == (f"{folder}/{unknown}" if is_made else unknown)
 
 
 def test_home_in_an_override_and_in_a_file(folder: Path) -> None:
