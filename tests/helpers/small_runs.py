@@ -14,16 +14,15 @@ from rlserve.tracking.tracker import Tracker, create_tracker
 FILES_ONLY = TrackingConfig(wandb=WandbConfig(enabled=False), tensorboard=False)
 
 
-def slot_event(time_s: float, slot_id: str, owner: str) -> SlotEvent:
+def slot_event(time_s: float, slot_id: str, owner: str, state: str = "") -> SlotEvent:
     """A slot that is a gang by itself changes hands; it is named after its type."""
-    state = {"moving": "starting"}.get(owner, owner)
     return SlotEvent(
         time_s=time_s,
         slot_id=slot_id,
         slot_type=slot_id.split("/")[0],
         gang_id=slot_id,
         owner=owner,  # type: ignore[arg-type]
-        state=state,
+        state=state or {"moving": "starting"}.get(owner, owner),
     )
 
 

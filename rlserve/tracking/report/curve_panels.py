@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rlserve.tracking import colours, names
 from rlserve.tracking.report.report_data import ReportData
-from rlserve.tracking.report.series import Series
+from rlserve.tracking.report.series import Series, broken_at
+from rlserve.tracking.timeline.usage import usages
+
+NUM_WINDOWS = 60
+"""Of the time axis, where a share is over some time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +109,24 @@ def throughput_panel(data: ReportData) -> CurvePanel:
     )
 
 
-def computing_panel(data: ReportData) -> CurvePanel:
-    """Which share of its time each side computed, over time."""
-    step, wait = data.by_time(names.STEP_S), data.by_time(names.WAIT_S)
-    training = Series(step.x, tuple(1 - waited / took for waited, took in zip(wait.y, step.y, strict=True)))
+def utilisation_panel(data: ReportData) -> CurvePanel:
+    """Which share of its slots' time each role computed, over time, by the slots that it had at each moment; and of all
+    slots' time: what that lacks to 1 is the bubble."""
+    length_s = (data.end_s - data.start_s) / NUM_WINDOWS
+    edges_s = [data.start_s + index * length_s for index in range(NUM_WINDOWS + 1)]
+    windows = usages(data.slices, edges_s) if length_s > 0 else ()
+    middles_s = tuple(edge_s + length_s / 2 for edge_s in edges_s[: len(windows)])
+
+    def curve(shares: Iterable[float | None], colour: str, label: str) -> Curve:
+        known = tuple(math.nan if share is None else share for share in shares)
+        return Curve(points=broken_at(Series(middles_s, known), data.resumes_s), colour=colour, label=label)
+
     return CurvePanel(
-        title="share of time computing; the rest is waiting",
+        title="utilisation: share of each role's slots' time computing",
         curves=(
-            Curve(points=data.by_time(names.ROLLOUT_BUSY), colour=colours.OWNER_COLOURS["rollout"], label="replicas"),
-            Curve(points=training, colour=colours.OWNER_COLOURS["train"], label="trainer"),
+            curve((each.of_role("rollout") for each in windows), colours.OWNER_COLOURS["rollout"], "replicas"),
+            curve((each.of_role("train") for each in windows), colours.OWNER_COLOURS["train"], "trainers"),
+            curve((None if each.bubble is None else 1 - each.bubble for each in windows), colours.MUTED, "all slots"),
         ),
         is_share=True,
     )

@@ -9,7 +9,9 @@
     queue (wide)                     these over time
     slots (wide)
     throughput (wide)
-    share of time computing (wide)
+    utilisation by role (wide)
+    slots' time   | rate after moves
+    staleness     | efficiency          bars
 """
 
 from __future__ import annotations
@@ -22,7 +24,14 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rlserve.tracking import colours, names
-from rlserve.tracking.report.curve_panels import CurvePanel, computing_panel, step_panels, throughput_panel, time_label
+from rlserve.tracking.report.bar_panels import BarPanel, bar_panels
+from rlserve.tracking.report.curve_panels import (
+    CurvePanel,
+    step_panels,
+    throughput_panel,
+    time_label,
+    utilisation_panel,
+)
 from rlserve.tracking.report.report_data import ReportData, labelled_scores
 from rlserve.tracking.report.series import Series, running_mean, thinned
 
@@ -33,9 +42,11 @@ STEP_PLACES: tuple[Place, ...] = ((2, 1), (2, 2), (3, 1), (3, 2), (4, 1), (4, 2)
 QUEUE: Place = (5, 1)
 SLOTS: Place = (6, 1)
 THROUGHPUT: Place = (7, 1)
-COMPUTING: Place = (8, 1)
+UTILISATION: Place = (8, 1)
+BAR_PLACES: tuple[Place, ...] = ((9, 1), (9, 2), (10, 1), (10, 2))
 BY_STEP = (REWARD, *STEP_PLACES)
-BY_TIME = (QUEUE, SLOTS, THROUGHPUT, COMPUTING)
+BY_TIME = (QUEUE, SLOTS, THROUGHPUT, UTILISATION)
+PLACES = (*BY_STEP, *BY_TIME, *BAR_PLACES)
 LAST_BY_STEP = STEP_PLACES[-2:]
 GAP = 74
 """Pixels between two panels."""
@@ -46,11 +57,13 @@ WHITE_EDGE = {"color": "white", "width": 1}
 
 def draw(data: ReportData) -> go.Figure:
     """The plotly figure; panels over steps share one axis, and so do those over time."""
-    heights = [260, 120, 120, 120, 210, min(max(26 * len(data.slots), 80), 560), 160, 120]
+    heights = [260, 120, 120, 120, 210, min(max(26 * len(data.slots), 80), 560), 160, 120, 150, 150]
     inner_height = sum(heights) + GAP * (len(heights) - 1)
     panels = dict(zip(STEP_PLACES, step_panels(data), strict=True))
-    panels |= {THROUGHPUT: throughput_panel(data), COMPUTING: computing_panel(data)}
+    panels |= {THROUGHPUT: throughput_panel(data), UTILISATION: utilisation_panel(data)}
     titles = {place: panel.title for place, panel in panels.items()}
+    bars = dict(zip(BAR_PLACES, bar_panels(data), strict=True))
+    titles |= {place: panel.title for place, panel in bars.items()}
     titles |= {REWARD: "reward", QUEUE: "rollout queue and decisions", SLOTS: "who has which slot"}
     figure = make_subplots(
         rows=len(heights),
@@ -58,7 +71,10 @@ def draw(data: ReportData) -> go.Figure:
         row_heights=heights,
         vertical_spacing=GAP / inner_height,
         horizontal_spacing=0.08,
-        specs=[[{}, {}] if (row, 2) in STEP_PLACES else [{"colspan": 2}, None] for row in range(1, len(heights) + 1)],
+        specs=[
+            [{}, {}] if (row, 2) in (*STEP_PLACES, *BAR_PLACES) else [{"colspan": 2}, None]
+            for row in range(1, len(heights) + 1)
+        ],
         subplot_titles=[f"<b>{titles[place]}</b>" for place in sorted(titles)],
     )
     for place, note in zip(sorted(titles), figure.layout.annotations, strict=True):
@@ -66,6 +82,8 @@ def draw(data: ReportData) -> go.Figure:
     _draw_reward(figure, data)
     for place, panel in panels.items():
         _draw_curves(figure, place, panel, smooth=place in STEP_PLACES)
+    for place, bar_panel in bars.items():
+        _draw_bars(figure, place, bar_panel)
     _draw_queue(figure, data)
     _draw_slots(figure, data)
     _join_axes(figure, data)
@@ -87,15 +105,15 @@ def _join_axes(figure: go.Figure, data: ReportData) -> None:
     for place in BY_TIME:
         _update_x(figure, place, range=[data.start_s, data.end_s])
     for place in BY_TIME[:-1]:
-        _update_x(figure, place, matches=_x_axis(figure, COMPUTING))
+        _update_x(figure, place, matches=_x_axis(figure, UTILISATION))
     for place in LAST_BY_STEP:
         _update_x(figure, place, title="training step")
-    _update_x(figure, COMPUTING, title=time_label(data))
+    _update_x(figure, UTILISATION, title=time_label(data))
 
 
 def _place_legends(figure: go.Figure) -> None:
     """Every panel has its own legend, right above it."""
-    for place in (*BY_STEP, *BY_TIME):
+    for place in PLACES:
         top = next(figure.select_yaxes(row=place[0], col=place[1])).domain[1]
         corner = {"x": _x_domain(figure, place)[1], "xanchor": "right", "y": top, "yanchor": "bottom"}
         style = {"orientation": "h", "font": {"size": 11}, "bgcolor": "rgba(0,0,0,0)"}
@@ -103,7 +121,7 @@ def _place_legends(figure: go.Figure) -> None:
 
 
 def _legend(place: Place) -> str:
-    number = (*BY_STEP, *BY_TIME).index(place) + 1
+    number = PLACES.index(place) + 1
     return "legend" if number == 1 else f"legend{number}"
 
 
@@ -159,6 +177,26 @@ def _draw_curves(figure: go.Figure, place: Place, panel: CurvePanel, *, smooth: 
     if panel.is_whole:
         style["dtick"] = 1
     figure.update_yaxes(**style, row=place[0], col=place[1])
+
+
+def _draw_bars(figure: go.Figure, place: Place, panel: BarPanel) -> None:
+    traces = [
+        go.Bar(
+            orientation="h",
+            y=list(panel.labels),
+            x=[100 * value if panel.is_percent else value for value in bars.values],
+            text=[panel.text(value) for value in bars.values] if len(panel.bars) == 1 else None,
+            name=bars.label,
+            showlegend=bool(bars.label),
+            marker={"color": bars.colour},
+            offsetgroup=str(index),
+            hovertemplate="%{y}: %{x:.4~g}<extra></extra>",
+        )
+        for index, bars in enumerate(panel.bars)
+        if bars.values
+    ]
+    _add(figure, place, traces)
+    figure.update_yaxes(type="category", autorange="reversed", row=place[0], col=place[1])
 
 
 def _draw_reward(figure: go.Figure, data: ReportData) -> None:

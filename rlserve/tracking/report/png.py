@@ -9,7 +9,8 @@
     queue length by time, thresholds, moves, steps
     who has which slot, by time
     tokens per second, by time
-    share of time computing, by time
+    utilisation by role, by time
+    slots' time | rate after each move | staleness | efficiency      bars
     some answers
 """
 
@@ -26,8 +27,17 @@ from matplotlib.ticker import MaxNLocator
 
 from rlserve.tracking import colours
 from rlserve.tracking.answers import Answer
-from rlserve.tracking.report.curve_panels import computing_panel, step_panels, throughput_panel, time_label
-from rlserve.tracking.report.png_panels import draw_curves, draw_queue, draw_reward, draw_slots, label_steps, mark_times
+from rlserve.tracking.report.bar_panels import bar_panels
+from rlserve.tracking.report.curve_panels import step_panels, throughput_panel, time_label, utilisation_panel
+from rlserve.tracking.report.png_panels import (
+    draw_bars,
+    draw_curves,
+    draw_queue,
+    draw_reward,
+    draw_slots,
+    label_steps,
+    mark_times,
+)
 from rlserve.tracking.report.report_data import ReportData
 
 DOTS_PER_INCH = 130
@@ -35,7 +45,7 @@ DOTS_PER_INCH = 130
 PAGE_WIDTH = 13.0
 LEFT, RIGHT, BOTTOM = 1.1, 0.35, 0.65
 HEADLINE_HEIGHT = 0.9
-GAPS_ABOVE = (0.25, 0.5, 0.85, 1.2, 0.5, 0.5, 0.5, 0.75)
+GAPS_ABOVE = (0.25, 0.5, 0.85, 1.2, 0.5, 0.5, 0.5, 1.0, 0.75)
 ANSWER_HEIGHT = 0.2
 MAX_NUM_CHARACTERS = 150
 """Of an answer's line."""
@@ -75,7 +85,7 @@ def draw(data: ReportData) -> Figure:
     """The matplotlib figure."""
     slots_height = min(max(0.27 * len(data.slots), 0.9), 5.5)
     answers_height = ANSWER_HEIGHT * (len(data.answers) + 1)
-    heights = [HEADLINE_HEIGHT, 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, answers_height]
+    heights = [HEADLINE_HEIGHT, 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
     page_height = sum(heights) + sum(GAPS_ABOVE) + BOTTOM
     figure = Figure(figsize=(PAGE_WIDTH, page_height))
     boxes: list[Box] = []
@@ -83,10 +93,12 @@ def draw(data: ReportData) -> Figure:
     for gap, height in zip(GAPS_ABOVE, heights, strict=True):
         top -= gap + height
         boxes.append((LEFT / PAGE_WIDTH, top / page_height, 1 - (LEFT + RIGHT) / PAGE_WIDTH, height / page_height))
-    headline_box, reward_box, small_box, *by_time_boxes, answers_box = boxes
+    headline_box, reward_box, small_box, *by_time_boxes, bars_box, answers_box = boxes
     _draw_headline(figure.add_axes(headline_box), data)
     _draw_steps(figure, reward_box, small_box, data)
     _draw_times(figure, by_time_boxes, data)
+    for box, bars in zip(_side_by_side(bars_box, 4), bar_panels(data), strict=True):
+        draw_bars(figure.add_axes(box), bars)
     _draw_answers(figure.add_axes(answers_box), data.answers)
     return figure
 
@@ -115,15 +127,18 @@ def _draw_steps(figure: Figure, reward_box: Box, small_box: Box, data: ReportDat
     draw_curves(above, kl)
     above.tick_params(labelbottom=False)
     draw_curves(figure.add_axes((side_left, bottom, side_width, side_height), sharex=reward), entropy)
-    left, bottom, width, height = small_box
-    gap = 0.055 * width
-    small_width = (width - (len(others) - 1) * gap) / len(others)
-    for index, panel in enumerate(others):
-        box = (left + index * (small_width + gap), bottom, small_width, height)
+    for box, panel in zip(_side_by_side(small_box, len(others)), others, strict=True):
         axes = figure.add_axes(box, sharex=reward)
         draw_curves(axes, panel)
         axes.set_xlabel("training step")
     reward.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+
+
+def _side_by_side(box: Box, number: int) -> list[Box]:
+    left, bottom, width, height = box
+    gap = 0.055 * width
+    each = (width - (number - 1) * gap) / number
+    return [(left + index * (each + gap), bottom, each, height) for index in range(number)]
 
 
 def _draw_times(figure: Figure, boxes: list[Box], data: ReportData) -> None:
@@ -133,7 +148,7 @@ def _draw_times(figure: Figure, boxes: list[Box], data: ReportData) -> None:
     draw_queue(queue, data)
     draw_slots(slots, data)
     draw_curves(throughput, throughput_panel(data), legend_above=True)
-    draw_curves(computing, computing_panel(data), legend_above=True)
+    draw_curves(computing, utilisation_panel(data), legend_above=True)
     for axes in (queue, slots, throughput):
         axes.tick_params(labelbottom=False, bottom=False)
     for axes in (queue, slots, throughput, computing):

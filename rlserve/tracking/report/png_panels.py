@@ -11,6 +11,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from rlserve.tracking import colours, names
+from rlserve.tracking.report.bar_panels import BarPanel
 from rlserve.tracking.report.curve_panels import CurvePanel
 from rlserve.tracking.report.report_data import ReportData, labelled_scores
 from rlserve.tracking.report.series import Series, running_mean
@@ -72,6 +73,30 @@ def draw_curves(axes: Axes, panel: CurvePanel, *, legend_above: bool = False) ->
         _legend_above(axes)
     elif any(curve.label and curve.points.x for curve in panel.curves):
         axes.legend(loc="best", fontsize=7.5)
+
+
+def draw_bars(axes: Axes, panel: BarPanel) -> None:
+    """A panel of bars, each with its number where one label has one bar."""
+    height = 0.8 / max(len(panel.bars), 1)
+    for row, bars in enumerate(panel.bars):
+        places = [index + (row - (len(panel.bars) - 1) / 2) * height for index in range(len(bars.values))]
+        drawn = axes.barh(places, bars.values, height, color=bars.colour, label=bars.label)
+        if len(panel.bars) == 1:
+            axes.bar_label(drawn, [panel.text(value) for value in bars.values], fontsize=7.5, padding=2)
+    axes.set_yticks(range(len(panel.labels)), list(panel.labels), fontsize=7.5)
+    axes.set_ylim(max(len(panel.labels), 1) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(lambda value, _: panel.text(value))
+    axes.grid(visible=False, axis="y")
+    axes.margins(x=0.15)
+    axes.set_title(panel.title)
+    if not panel.has_values:
+        axes.set_xticks([])
+        axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=colours.MUTED, fontsize=8.5)
+    elif len(panel.bars) > 1:
+        axes.axvline(0, color=colours.MUTED, linewidth=0.8)
+        axes.legend(loc="best", fontsize=7)
 
 
 def draw_queue(axes: Axes, data: ReportData) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,14 @@ from rlserve.tracking import names
 from rlserve.tracking.answers import Answer, read_answers, worst_and_best
 from rlserve.tracking.jsonl import Line, read_json_lines
 from rlserve.tracking.report.series import Series, broken_at, merge_steps, series, step_marks
+from rlserve.tracking.report.use_rows import use_headline, use_rows
 from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.run_view import MoveView, move_views
 from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
+from rlserve.tracking.timeline.activity import Slices, activity
+from rlserve.tracking.timeline.efficiency import Efficiency, efficiency
 from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines, work_start_s
+from rlserve.tracking.timeline.usage import Usage, usage
 
 MAX_NUM_STEP_MARKS = 14
 NUM_ANSWERS = 3
@@ -60,6 +66,15 @@ class ReportData:
     failures: tuple[Failure, ...]
     answers: tuple[Answer, ...]
     """A few, the worst first."""
+    slices: Slices
+    """What every slot did."""
+    usage: Usage
+    """Of the time since work began."""
+    gains: tuple[MoveView, ...]
+    """Every move with what it was to bring, and what it brought."""
+    staleness: Mapping[int, int]
+    """Prompt groups trained, by the steps that their oldest token was old."""
+    efficiency: Efficiency | None
     start_s: float
     """When work began: what lies before is preparation and the start of the workers."""
     resumes_s: tuple[float, ...]
@@ -101,11 +116,15 @@ def read_report_data(folder: RunFolder) -> ReportData:
     times_s += [record[names.TIME] for record in metrics if record.get(names.TIME) is not None]
     end_s = max(times_s, default=0.0)
     slots = slot_timelines(events, end_s)
+    start_s, slices = work_start_s(slots), activity(slots, events)
+    used, found = usage(slices, start_s, end_s), efficiency(slots, events)
+    moved = [decision for decision in decisions if decision["action"] != "hold"]
+    gains = tuple(move_views(moved, [event for event in events if event["event"] == "outcome"]))
     resumes_s = tuple(event["time_s"] for event in events if event["event"] == "run" and event["resumed"])
     return ReportData(
         name=folder.name,
-        headline=headline(summary) if summary else (),
-        summary=tuple(summary_rows(summary)) if summary else (),
+        headline=(*(headline(summary) if summary else ()), *use_headline(used)),
+        summary=(*(summary_rows(summary) if summary else ()), *use_rows(used, gains, events, found)),
         metrics=tuple(metrics),
         queue=broken_at(series(queue_lengths(decisions, metrics), "time_s", "queue_length"), resumes_s),
         queue_bounds=queue_bounds(config),
@@ -113,7 +132,12 @@ def read_report_data(folder: RunFolder) -> ReportData:
         slots=slots,
         failures=failures(events),
         answers=some_answers(read_answers(folder.answers_file)),
-        start_s=work_start_s(slots),
+        slices=slices,
+        usage=used,
+        gains=gains,
+        staleness=staleness(read_json_lines(folder.samples_file)),
+        efficiency=found,
+        start_s=start_s,
         resumes_s=resumes_s,
         end_s=end_s,
     )
@@ -127,6 +151,12 @@ def queue_lengths(decisions: Iterable[Line], metrics: Iterable[Line]) -> list[Li
         if record.get(names.TIME) is not None and record.get(names.QUEUE_LENGTH) is not None
     ]
     return sorted([*decisions, *lengths], key=lambda record: float(record["time_s"]))
+
+
+def staleness(samples: Iterable[Line]) -> Mapping[int, int]:
+    """Prompt groups by staleness, from 0 on without a gap."""
+    counted = Counter(line["step"] - 1 - version for line in samples for version in line["oldest_versions"])
+    return {steps: counted[steps] for steps in range(max(counted, default=-1) + 1)}
 
 
 def moves(decisions: Iterable[Line]) -> tuple[Move, ...]:

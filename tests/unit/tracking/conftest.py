@@ -95,9 +95,9 @@ class InventedRun:
         self.last_move_s = 0.0
         self.last_stretch_s = 8.0
 
-    def give(self, slot_id: str, owner: str, time_s: float) -> None:
+    def give(self, slot_id: str, owner: str, time_s: float, state: str = "") -> None:
         self.owner[slot_id] = owner
-        self.tracker.record(slot_event(time_s, slot_id, owner))
+        self.tracker.record(slot_event(time_s, slot_id, owner, state))
 
     def count(self, owner: str) -> int:
         return sum(other == owner for other in self.owner.values())
@@ -196,7 +196,7 @@ class InventedRun:
         self.tracker.record(decision)
         if slot_id is not None:
             self.last_move_s = time_s
-            self.give(slot_id, "moving", time_s)
+            self.give(slot_id, "moving", time_s, "joining" + action.removeprefix("to"))
             self.give(slot_id, action.removeprefix("to_"), time_s + 1.5)
             self.judge(slot_id, action, time_s)
 

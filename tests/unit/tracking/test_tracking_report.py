@@ -26,8 +26,9 @@ from rlserve.tracking import colours, names
 from rlserve.tracking.answers import Answer
 from rlserve.tracking.events import RunEvent
 from rlserve.tracking.report import build_report, png
-from rlserve.tracking.report.curve_panels import computing_panel, step_panels, time_label
-from rlserve.tracking.report.figure import COMPUTING, draw
+from rlserve.tracking.report.bar_panels import bar_panels
+from rlserve.tracking.report.curve_panels import step_panels, time_label, utilisation_panel
+from rlserve.tracking.report.figure import UTILISATION, draw
 from rlserve.tracking.report.html import write_html
 from rlserve.tracking.report.report_data import labelled_scores, queue_bounds, read_report_data
 from rlserve.tracking.report.series import (
@@ -211,9 +212,9 @@ def test_time_begins_where_work_begins(make_run: MakeRun) -> None:
     data = read_report_data(make_run())
     assert data.start_s == 6.0
     assert "the first 6 s, preparation and start of the workers, are not drawn" in time_label(data)
-    axis = next(draw(data).select_xaxes(row=COMPUTING[0], col=COMPUTING[1]))
+    axis = next(draw(data).select_xaxes(row=UTILISATION[0], col=UTILISATION[1]))
     assert tuple(axis.range) == (6.0, data.end_s)
-    assert png.draw(data).axes[-2].get_xlim() == (6.0, data.end_s)
+    assert png.draw(data).axes[-6].get_xlim() == (6.0, data.end_s)
 
 
 def test_after_a_stop_slots_belong_to_nobody_and_curves_are_broken(make_run: MakeRun) -> None:
@@ -231,12 +232,36 @@ def test_after_a_stop_slots_belong_to_nobody_and_curves_are_broken(make_run: Mak
     assert [part.end_s for part in first.intervals[-2:]] == [stopped_s, stopped_s + 30]
     assert first.intervals[-1] == Interval(owner="train", start_s=stopped_s + 20, end_s=stopped_s + 30)
     assert second.intervals[-1].end_s == stopped_s, "its worker has not come up again"
-    replicas, trainer = (curve.points for curve in computing_panel(data).curves)
-    for points, last in ((replicas, 0.5), (trainer, 0.75)):
+    for name, last in ((names.ROLLOUT_BUSY, 0.5), (names.WAIT_S, 1.0)):
+        points = data.by_time(name)
         assert np.isnan(points.y[-2])
         assert points.y[-1] == last
         assert np.isnan(points.y).sum() == 1
+    for curve in utilisation_panel(data).curves:
+        assert stopped_s in curve.points.x
+        assert np.isnan(curve.points.y[curve.points.x.index(stopped_s)])
     build_report(folder)
+
+
+def test_how_the_slots_were_used(make_run: MakeRun) -> None:
+    data = read_report_data(make_run(num_slots=6))
+    time, moved, stale, possible = bar_panels(data)
+    assert set(time.labels) >= {"training", "generating", "idle", "syncing", "switching"}
+    assert sum(time.bars[0].values) == pytest.approx(1)
+    assert 0.3 < data.usage.of_role("train") < 0.9  # type: ignore[operator]
+    assert len(moved.labels) == 8
+    assert moved.bars[0].values == pytest.approx((0.08,) * 8)
+    assert [move.realised for move in data.gains[-8:]] == list(moved.bars[1].values)
+    assert data.staleness == {0: 121, 1: 59}, "three groups a step, one of them a step old but in the first"
+    assert sum(stale.bars[0].values) == pytest.approx(1)
+    realised, static, oracle = possible.bars[0].values
+    assert realised == pytest.approx(4, rel=0.05)
+    assert static <= oracle
+    words = dict(data.summary)
+    assert "bubble" in words["computing, of the slots' time"]
+    assert "predicted +8.0%" in words["change of rate by a move"]
+    assert "of the fluid oracle" in words["prompt groups trained/s"]
+    assert dict(data.headline)["slots in use"].endswith("%")
 
 
 def test_panels_over_steps_have_their_metrics(make_run: MakeRun) -> None:
