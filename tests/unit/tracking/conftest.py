@@ -134,9 +134,11 @@ class InventedRun:
 
     def roll_out(self, time_s: float) -> None:
         """What the replicas did since they were asked last."""
+        if time_s - self.last_stretch_s < self.num_steps * self.step_s / 50:
+            return
         begin_s, self.last_stretch_s = self.last_stretch_s, time_s
         for slot_id, owner in self.owner.items():
-            if owner == "rollout" and time_s > begin_s:
+            if owner == "rollout":
                 busy_s = (time_s - begin_s) * self.random.uniform(0.7, 0.95)
                 self.tracker.record(
                     ReplicaEvent(
