@@ -115,6 +115,7 @@ def _admission(config: RunConfig) -> Admission:
         prompts_per_step=rollout.prompts_per_step,
         samples_per_prompt=rollout.samples_per_prompt,
         max_live_groups=(rollout.max_staleness + 1) * rollout.prompts_per_step,
+        max_samples_per_replica=rollout.engine.max_num_sequences,
     )
 
 

@@ -55,5 +55,50 @@ class StaticConfig:
         check_fields(self, {"interval_s": self.interval_s > 0 or "must be above 0"})
 
 
-ManagerConfig = QueueThresholdConfig | StaticConfig
+@dataclass(frozen=True, kw_only=True)
+class RateMatchingConfig:
+    """Slots go where they raise the rate of training most, by the rates that this run has measured, and only where that
+    pays for the move."""
+
+    policy: Literal["rate_matching"] = "rate_matching"
+    """When slots move between training and rollout."""
+    interval_s: float = 1.0
+    """Time between two decisions."""
+    horizon_s: float = 600.0
+    """How long rates are trusted to stay: what a move gains in that time must exceed what it costs."""
+    safety: float = 2.0
+    """How many times its cost a move must gain."""
+    min_gain: float = 0.02
+    """Least gain of the rate that a move is made for, as a share of it."""
+    cooldown_s: float = 60.0
+    """Least time between the end of one move and the next in the other direction; ten times as long as a move takes, if
+    that is more."""
+    max_moves_per_hour: int = 30
+    """No more moves for the sake of the rate in any hour."""
+    planner_interval_s: float = 180.0
+    """Time between two runs of the slow planner, which says in what range the quick rule looks."""
+    max_rollout_share: float = 1.0
+    """Largest share of the pool that may be rollout; one slot always trains."""
+    min_rollout_share: float = 0.0
+    """Smallest share of the pool that may be rollout; one slot always rolls out."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "interval_s": self.interval_s > 0 or "must be above 0",
+                "horizon_s": self.horizon_s > 0 or "must be above 0",
+                "safety": self.safety >= 1 or "must be at least 1",
+                "min_gain": 0 <= self.min_gain < 1 or "must be in [0, 1)",
+                "cooldown_s": self.cooldown_s >= 0 or "must be at least 0",
+                "max_moves_per_hour": self.max_moves_per_hour >= 1 or "must be at least 1",
+                "planner_interval_s": self.planner_interval_s > 0 or "must be above 0",
+                "max_rollout_share": 0 < self.max_rollout_share <= 1 or "must be in (0, 1]",
+                "min_rollout_share": 0 <= self.min_rollout_share <= self.max_rollout_share
+                or f"must be at least 0 and not above max_rollout_share ({self.max_rollout_share})",
+            },
+        )
+
+
+ManagerConfig = QueueThresholdConfig | RateMatchingConfig | StaticConfig
 """Any policy's; without a ``policy`` it is the first."""

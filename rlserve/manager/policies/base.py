@@ -56,6 +56,8 @@ class Admission:
     samples_per_prompt: int
     max_live_groups: int
     """Prompt groups in flight and buffered: (max_staleness + 1) x prompts_per_step."""
+    max_samples_per_replica: int
+    """Samples that a replica computes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)

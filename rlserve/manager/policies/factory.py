@@ -7,6 +7,7 @@ from typing import Any
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.policies.base import Policy
 from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
+from rlserve.manager.policies.rate_matching import RateMatchingPolicy
 from rlserve.manager.policies.static import StaticPolicy
 
 
@@ -15,5 +16,7 @@ def create_policy(config: ManagerConfig) -> Policy[Any]:
     match config.policy:
         case "queue_threshold":
             return QueueThresholdPolicy(config)
+        case "rate_matching":
+            return RateMatchingPolicy(config)
         case "static":
             return StaticPolicy(config)

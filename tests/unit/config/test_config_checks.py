@@ -146,7 +146,9 @@ def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout
             num_buffered=0,
             num_in_flight=0,
             trainer_waiting=False,
-            admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+            admission=Admission(
+                prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64
+            ),
             measured=Measurements(),
             gangs=gangs,
             legal_trainer_sizes=tuple(range(1, num_slots + 1)),

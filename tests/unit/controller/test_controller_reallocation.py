@@ -131,7 +131,9 @@ class Setting:
                 self.book,
                 load=fakes,
                 measuring=self.measuring,
-                admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32),
+                admission=Admission(
+                    prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64
+                ),
             ),
             measuring=self.measuring,
             interval_s=0.001,

@@ -1,0 +1,116 @@
+"""The rate at which a run with a given split trains prompt groups, once it has settled.
+
+A closed loop: ``L`` groups are live at most, the trainer takes ``P`` at a time. At ``X`` groups a second, with steps of
+``T`` seconds, ``X T`` are in training in the mean and about ``P / 2`` wait for their batch to be full, so there are
+left to generate (Little's law)
+
+    C(X) = L - X T - P / 2        groups
+
+and X is the largest rate that both sides can bear:
+
+    X <= P / T                    the trainer never waits
+    X <= k g(C(X)) / n            k: share of groups kept, n: tokens generated for a group
+    g(C) = Σ b / t(b)             over the replicas; b: samples of each, as C gives, at most the engine's limit
+
+    X <= L / (m t(b) + T)         no group may be older than the bound on staleness, so the slowest, of m tokens, is
+                                  waited for, and lives as long as it takes; m follows from what rollout falls short
+
+So a replica more helps in two ways that both flatten out: more room while groups queue, and quicker steps with a
+smaller batch once none do. Of the samples of a group that is under way only a part still runs, since it ends with its
+longest: ``running_share``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlserve.manager.policies.base import Admission
+from rlserve.manager.prediction.curves import Counts, StepLine, TrainingCurve
+
+_NUM_HALVINGS = 5
+"""Before the straight line between the two ends is as good as the curve."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a prompt group takes."""
+
+    admission: Admission
+    kept_share: float
+    tokens_per_group: float
+    """Generated."""
+    trained_tokens_per_group: float
+    """Of a kept one, prompt included."""
+    weights_s: float
+    """That a training step takes besides computing."""
+    running_share: float
+    """Of the samples of groups under way, those that an engine computes."""
+    max_batch: float
+    """Samples that a replica computes at once."""
+    tail_tokens: float = 0.0
+    """Of the slowest samples, which batches wait for; 0 where they were not seen to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """Prompt groups trained in a second."""
+
+    rate: float
+    trainer: float
+    """If it never waited."""
+    batch: float
+    """Samples that a replica computes at once, at that rate."""
+    decode_step_s: float
+    """Of the slowest replicas, with that batch."""
+    train_step_s: float
+
+    @property
+    def trainer_waits(self) -> bool:
+        """Rollout sets the pace."""
+        return self.rate < self.trainer
+
+
+def steady_rates(
+    rollout: Counts, train: Counts, *, work: Work, lines: Mapping[str, StepLine], training: TrainingCurve
+) -> Rates:
+    """The rates of a split with at least one gang on each side."""
+    num_prompts, num_live = work.admission.prompts_per_step, work.admission.max_live_groups
+    step_s = num_prompts * work.trained_tokens_per_group * training.token_s(train) + work.weights_s
+    trainer = num_prompts / step_s
+    present = [(count, lines[name]) for name, count in rollout.items() if count]
+    num_replicas = sum(count for count, _ in present)
+    is_synchronous = num_live <= num_prompts
+
+    def batch_at(rate: float) -> float:
+        """Samples of a replica with what is left to generate at ``rate``."""
+        num_buffered = 0.5 * num_prompts * ((1.0 - rate / trainer) if is_synchronous else 1.0)
+        num_groups = max(0.0, num_live - rate * step_s - num_buffered)
+        samples = num_groups * work.admission.samples_per_prompt * work.running_share
+        return min(work.max_batch, samples / num_replicas)
+
+    def generated(rate: float) -> float:
+        """Groups kept a second with what is left to generate at ``rate``."""
+        batch = batch_at(rate)
+        tokens_per_s = sum(count * batch / line.step_s(batch) for count, line in present) if batch else 0.0
+        slowest_s = max(line.step_s(batch) for _, line in present)
+        kept = work.kept_share * tokens_per_s / work.tokens_per_group
+        return min(kept, num_live / (work.tail_tokens * slowest_s + step_s))
+
+    def rates(rate: float) -> Rates:
+        batch = batch_at(rate)
+        slowest_s = max(line.step_s(batch) for _, line in present)
+        return Rates(rate=rate, trainer=trainer, batch=batch, decode_step_s=slowest_s, train_step_s=step_s)
+
+    low, high, missing = 0.0, trainer, generated(trainer) - trainer
+    if missing >= 0.0:
+        return rates(trainer)
+    spare = generated(0.0)
+    for _ in range(_NUM_HALVINGS):
+        middle = 0.5 * (low + high)
+        difference = generated(middle) - middle
+        if difference >= 0.0:
+            low, spare = middle, difference
+        else:
+            high, missing = middle, difference
+    return rates(low + (high - low) * spare / (spare - missing))
