@@ -46,4 +46,5 @@ class Scenario:
             prompts_per_step=self.prompts_per_step,
             samples_per_prompt=self.samples_per_prompt,
             max_live_groups=(self.max_staleness + 1) * self.prompts_per_step,
+            max_samples_per_replica=self.max_num_sequences,
         )

@@ -57,7 +57,7 @@ class Admission:
     max_live_groups: int
     """Prompt groups in flight and buffered: (max_staleness + 1) x prompts_per_step."""
     max_samples_per_replica: int
-    """Samples that a replica computes at once."""
+    """That a replica holds, with those of its groups that have ended already."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -84,7 +84,8 @@ class RateMatchingPolicy(Policy[RateState]):
         if isinstance(model, str):
             return Plan(reason=model), state
         state = note_progress(state, observation, model)
-        model = replace(model, work=replace(model.work, tail_tokens=state.tail_tokens))
+        learned = replace(model.work, tail_tokens=state.tail_tokens, rollout_factor=state.rollout_factor)
+        model = replace(model, work=learned)
         model = replace(model, correct=state.corrections(model, now))
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
         return self._plan(observation, state, model, bounds=(fewest, most)), state

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from rlserve.manager.measurement.figures import Progress
 from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.model import SplitModel
 from rlserve.manager.prediction.splits import Split, split_now
@@ -19,10 +18,12 @@ _MIN_STEPS = 3
 """On a split before what it came to counts."""
 _SAME_LOAD = 0.15
 """Kept shares that differ by less, relative, are one load: what was learned of a split under it holds."""
-_LEAST, _MOST = 0.6, 1.2
+_LEAST, _MOST = 0.5, 1.3
 """Of measured over predicted rates: beyond, something else was measured than the split."""
 _SHORT = 0.9
 """A rate below this share of the predicted one falls short."""
+_WAITS = 0.05
+"""Share of its time that the trainer waits where rollout sets the pace."""
 _FULL = 0.6
 """A replica with more of its largest batch has enough to do: if it falls short, not for the slowest samples."""
 
@@ -66,6 +67,7 @@ class RateState:
     """By the number of gangs in rollout."""
     tail_tokens: float = 0.0
     """See ``rlserve.manager.prediction.throughput``."""
+    rollout_factor: float = 1.0
     planned: PlannedRange | None = None
 
     @property
@@ -123,22 +125,26 @@ def note_progress(state: RateState, observation: Observation, model: SplitModel)
     if observation.measured.num_kept_observed < min(num_scored, 256):
         return state  # the load has changed in these steps
     known = Realised(split=now, rate=progress.groups_per_s, kept_share=model.work.kept_share)
-    return replace(
-        state,
-        realised={**state.realised, now.num_rollout: known},
-        tail_tokens=_tail_tokens(state.tail_tokens, progress, model, now),
-    )
+    state = replace(state, realised={**state.realised, now.num_rollout: known})
+    if progress.wait_share < _WAITS:
+        return state  # rollout does not set the pace, so what it can do was not seen
+    without = replace(model, work=replace(model.work, tail_tokens=0.0, rollout_factor=1.0)).uncorrected(now)
+    ratio = progress.groups_per_s / without.rate
+    if ratio < _SHORT and without.batch < _FULL * model.work.max_batch:
+        life_s = model.work.admission.max_live_groups / progress.groups_per_s
+        tail_tokens = max(0.0, life_s - without.train_step_s) / without.decode_step_s
+        return replace(state, tail_tokens=tail_tokens, rollout_factor=1.0)
+    return replace(state, tail_tokens=0.0, rollout_factor=_rollout_factor(progress.groups_per_s, model, now))
 
 
-def _tail_tokens(before: float, progress: Progress, model: SplitModel, now: Split) -> float:
-    """What the slowest samples must have, if it is them that the trainer waits for longer than rollout needs."""
-    without = replace(model, work=replace(model.work, tail_tokens=0.0)).uncorrected(now)
-    if progress.wait_share < 1.0 - _SHORT:
-        return before
-    if progress.groups_per_s > _SHORT * without.rate or without.batch > _FULL * model.work.max_batch:
-        return 0.0
-    life_s = model.work.admission.max_live_groups / progress.groups_per_s
-    return max(0.0, life_s - without.train_step_s) / without.decode_step_s
+def _rollout_factor(rate: float, model: SplitModel, now: Split) -> float:
+    """The factor with which rollout of this split is predicted at ``rate``."""
+    low, high = _LEAST, _MOST
+    for _ in range(6):
+        middle = 0.5 * (low + high)
+        work = replace(model.work, tail_tokens=0.0, rollout_factor=middle)
+        low, high = (middle, high) if replace(model, work=work).uncorrected(now).rate < rate else (low, middle)
+    return 0.5 * (low + high)
 
 
 def _samples(observation: Observation) -> tuple[float, float]:

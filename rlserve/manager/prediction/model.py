@@ -78,7 +78,7 @@ def split_model(observation: Observation, running_share: float | None) -> SplitM
             trained_tokens_per_group=measured.trained_tokens_per_group,
             weights_s=measured.weights_s,
             running_share=running_share,
-            max_batch=admission.max_samples_per_replica,
+            max_batch=admission.max_samples_per_replica * running_share,
         ),
         kept_error=math.sqrt(smoothed * (1.0 - smoothed) / num_observed),
         lines=step_lines(types, measured.curves, prior),

@@ -9,7 +9,7 @@ left to generate (Little's law)
 and X is the largest rate that both sides can bear:
 
     X <= P / T                    the trainer never waits
-    X <= k g(C(X)) / n            k: share of groups kept, n: tokens generated for a group
+    X <= f k g(C(X)) / n          k: share of groups kept, n: tokens generated for a group, f: a measured factor
     g(C) = Σ b / t(b)             over the replicas; b: samples of each, as C gives, at most the engine's limit
 
     X <= L / (m t(b) + T)         no group may be older than the bound on staleness, so the slowest, of m tokens, is
@@ -50,6 +50,8 @@ class Work:
     """Samples that a replica computes at once."""
     tail_tokens: float = 0.0
     """Of the slowest samples, which batches wait for; 0 where they were not seen to."""
+    rollout_factor: float = 1.0
+    """Measured over predicted rate of rollout, where it set the pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,7 @@ def steady_rates(
         batch = batch_at(rate)
         tokens_per_s = sum(count * batch / line.step_s(batch) for count, line in present) if batch else 0.0
         slowest_s = max(line.step_s(batch) for _, line in present)
-        kept = work.kept_share * tokens_per_s / work.tokens_per_group
+        kept = work.rollout_factor * work.kept_share * tokens_per_s / work.tokens_per_group
         return min(kept, num_live / (work.tail_tokens * slowest_s + step_s))
 
     def rates(rate: float) -> Rates:
