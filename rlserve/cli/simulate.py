@@ -15,8 +15,11 @@ from typing import TYPE_CHECKING
 from rlserve.errors import UserError
 
 if TYPE_CHECKING:
+    from rlserve.manager.config import ManagerConfig
+    from rlserve.simulate.scenario import Scenario
     from rlserve.simulate.study import StudyResult
 
+_TABLE_WIDTH = 112
 _EXAMPLES = """\
 examples:
   rlserve simulate conf/rlhf.yaml pool=h100_h200 --policy static,queue_threshold
@@ -30,23 +33,31 @@ schedules, for --keep and --median:  0.7 steady   1..0.4 drifts over the run   1
 def run(arguments: Sequence[str]) -> int:
     """Simulate, and print the table."""
     parsed = _parser().parse_intermixed_args(arguments)
-    result = _study(parsed)
+    scenario, policies = _scenario(parsed)
+    result = _study(parsed, scenario, policies)
     from rich.console import Console
 
     from rlserve.simulate.table import study_data, study_table
 
     console = Console()
+    console.width = max(console.width, _TABLE_WIDTH)
     console.print(study_table(result))
     console.print(f"fluid oracle: {result.oracle_groups_per_s:.3f} prompt groups/s", style="dim", highlight=False)
+    if parsed.suggest:
+        from rlserve.simulate.suggestion import suggest
+
+        for line in suggest(scenario, result).lines:
+            console.print(line, highlight=False)
+    if parsed.timeline is not None:
+        _draw(parsed.timeline, scenario, policies)
     if parsed.json is not None:
         _write(parsed.json, json.dumps(study_data(result), indent=1) + "\n")
     return 0
 
 
-def _study(parsed: argparse.Namespace) -> StudyResult:
+def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerConfig]]:
     from rlserve.config import load
     from rlserve.simulate.from_config import AnyNumber, Load, build_scenario, choose_policies
-    from rlserve.simulate.study import Study
     from rlserve.simulate.workload.schedules import parse_schedule
 
     config = load(parsed.config[0], parsed.config[1:], discovered=AnyNumber()).config
@@ -58,10 +69,25 @@ def _study(parsed: argparse.Namespace) -> StudyResult:
         trace=parsed.trace,
     )
     scenario = build_scenario(config, work, model=parsed.model, duration_s=3600 * parsed.hours)
-    policies = choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
+    return scenario, choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
+
+
+def _study(parsed: argparse.Namespace, scenario: Scenario, policies: dict[str, ManagerConfig]) -> StudyResult:
+    from rlserve.simulate.study import Study
+
     jobs = min(parsed.jobs, parsed.seeds)
     with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as executor:
         return Study(scenario, seeds=range(parsed.seeds), executor=executor).run(policies)
+
+
+def _draw(path: Path, scenario: Scenario, policies: dict[str, ManagerConfig]) -> None:
+    """The last policy that was asked for, with the first seed."""
+    from rlserve.simulate.simulation import simulate
+    from rlserve.simulate.timeline import write_timeline
+
+    name = list(policies)[-1]
+    write_timeline(scenario, simulate(scenario, policies[name], seed=0), path, title=f"{name}: who has which slot")
+    sys.stdout.write(f"{path}\n")
 
 
 def _write(path: Path, text: str) -> None:
@@ -94,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--prompt-tokens", type=_at_least_one, default=256, metavar="N", help="of a prompt (256)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a JSONL file instead")
     parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
+    parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     return parser
 

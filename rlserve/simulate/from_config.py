@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import get_args
 
 from rlserve.config.pool_split import find_groups, gang_view
 from rlserve.config.tree import RunConfig
 from rlserve.errors import UserError
-from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
+from rlserve.manager.config import ManagerConfig
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import model_shape
@@ -20,10 +21,7 @@ from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkl
 from rlserve.simulate.workload.schedules import Schedule
 from rlserve.simulate.workload.trace import read_trace
 
-POLICY_CONFIGS: Mapping[str, type[QueueThresholdConfig] | type[StaticConfig]] = {
-    "queue_threshold": QueueThresholdConfig,
-    "static": StaticConfig,
-}
+POLICY_CONFIGS: Mapping[str, type[ManagerConfig]] = {config().policy: config for config in get_args(ManagerConfig)}
 
 
 class AnyNumber(dict[str, int]):

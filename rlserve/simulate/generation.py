@@ -115,7 +115,7 @@ class Generation:
         now_s = self._clock.now_s
         for replica in self.replicas.values():
             replica.advance()
-            self._journal.meter.note(
+            self._journal.note(
                 ReplicaPolled(
                     time_s=now_s,
                     gang_id=replica.gang_id,
@@ -157,7 +157,7 @@ class Generation:
     def _score(self, group: Group) -> None:
         now_s = self._clock.now_s
         kept = group.work.kept_up_to < self._workload.kept_share(self.share)
-        self._journal.meter.note(GroupDone(time_s=now_s, kept=kept, num_tokens=group.num_tokens))
+        self._journal.note(GroupDone(time_s=now_s, kept=kept, num_tokens=group.num_tokens))
         if kept:
             self.ledger.score(group.id, time_s=now_s)
             self.buffer.put(Scored(group=group, oldest_version=group.oldest_version), time_s=now_s)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from rlserve.manager.measurement.figures import Measurements
 from rlserve.manager.measurement.meter import Meter
+from rlserve.manager.measurement.readings import Reading
 from rlserve.manager.roles import Role
 
 
@@ -28,4 +30,14 @@ class Journal:
     """Trained groups by the age of their oldest token, in steps."""
     moves: list[tuple[float, float, str, Role]] = field(default_factory=list)
     """Begin, end, gang and its new role."""
-    meter: Meter = field(default_factory=Meter)
+    meter: Meter | None = field(default_factory=Meter)
+    """None where the policy looks at no measurement, which takes as long as everything else."""
+
+    def note(self, reading: Reading) -> None:
+        """Tell the meter."""
+        if self.meter is not None:
+            self.meter.note(reading)
+
+    def measured(self, now_s: float) -> Measurements:
+        """What the policy is shown."""
+        return Measurements() if self.meter is None else self.meter.figures(now_s)

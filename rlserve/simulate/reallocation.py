@@ -99,8 +99,9 @@ class Reallocation:
         )
 
     def _measured(self) -> Measurements:
-        self._generation.poll()
-        return self._journal.meter.figures(self._clock.now_s)
+        if self._journal.meter is not None:
+            self._generation.poll()
+        return self._journal.measured(self._clock.now_s)
 
     def _gang_views(self) -> tuple[GangView, ...]:
         num_changes = self.table.num_changes
@@ -135,9 +136,7 @@ class Reallocation:
         self._moving = False
         now_s = self._last_move_end_s = self._clock.now_s
         self._journal.moves.append((begin_s, now_s, gang_id, to))
-        self._journal.meter.note(
-            MoveDone(begin_s=begin_s, end_s=now_s, gang_id=gang_id, to=to, trainer_pause_s=sum(pauses))
-        )
+        self._journal.note(MoveDone(begin_s=begin_s, end_s=now_s, gang_id=gang_id, to=to, trainer_pause_s=sum(pauses)))
 
     def _leave_rollout(self, gang_id: str, reason: str) -> Process:
         self._move(gang_id, GangState.LEAVING_ROLLOUT, reason)

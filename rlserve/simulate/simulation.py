@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.gang_table import GangTransition
 from rlserve.manager.initial_split import initial_split
+from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.roles import Role
 from rlserve.simulate.clock import Clock
@@ -70,7 +71,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> Simula
         PoolError: no such split of the pool.
     """
     began = time.process_time()
-    clock, journal = Clock(), Journal()
+    clock, journal = Clock(), Journal(meter=None if manager.policy == "static" else Meter())
     generation = Generation(clock, scenario, journal, seed=seed, on_ready=lambda: training.go_on())
     weights = Weights(clock, scenario.costs, journal, generation)
     training = Training(clock, scenario, journal, generation, publish=weights.publish)

@@ -19,6 +19,7 @@ from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun, simulate
 
 _NUM_WORSE = 2
+_STATIC = StaticConfig(interval_s=60.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +107,7 @@ class Study:
         return tried
 
     def _split(self, num_rollout: int) -> tuple[SimulatedRun, ...]:
-        return self._runs(with_split(self._scenario, num_rollout), StaticConfig())
+        return self._runs(with_split(self._scenario, num_rollout), _STATIC)
 
     def _runs(self, scenario: Scenario, manager: ManagerConfig) -> tuple[SimulatedRun, ...]:
         return tuple(self._map(run_job, [Job(scenario=scenario, manager=manager, seed=seed) for seed in self._seeds]))

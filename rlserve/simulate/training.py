@@ -135,7 +135,7 @@ class Training:
             self._journal.staleness[version - scored.oldest_version] += 1
         self._count(batch, 1.0)
         self._journal.num_steps += 1
-        self._journal.meter.note(
+        self._journal.note(
             StepDone(
                 end_s=now_s,
                 types=tuple(self.members.values()),

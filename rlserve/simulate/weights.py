@@ -52,7 +52,7 @@ class Weights:
         if self._generation.replicas.get(replica.gang_id) is not replica:
             return  # it has left meanwhile
         now_s = self._clock.now_s
-        self._journal.meter.note(
+        self._journal.note(
             SyncDone(end_s=now_s, gang_id=replica.gang_id, duration_s=now_s - offered_s, pause_s=pause_s)
         )
         self._generation.set_version(replica, version)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from matplotlib.artist import Artist
@@ -13,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from rlserve.tracking import colours, names
 from rlserve.tracking.report.bar_panels import BarPanel
 from rlserve.tracking.report.curve_panels import CurvePanel
-from rlserve.tracking.report.report_data import ReportData, labelled_scores
+from rlserve.tracking.report.report_data import Failure, ReportData, labelled_scores
 from rlserve.tracking.report.series import Series, running_mean
+from rlserve.tracking.timeline.ownership import SlotTimeline
 
 MAX_NUM_DOTS = 30
 """Points of a curve that are drawn one by one; of more, the running mean is drawn over them."""
@@ -125,8 +127,13 @@ def draw_queue(axes: Axes, data: ReportData) -> None:
 
 
 def draw_slots(axes: Axes, data: ReportData) -> None:
-    """A row a slot, coloured by its owner."""
-    for row, slot in enumerate(data.slots):
+    """A row a slot, coloured by its owner, with the workers that were lost."""
+    draw_slot_rows(axes, data.slots, data.failures)
+
+
+def draw_slot_rows(axes: Axes, slots: Sequence[SlotTimeline], lost_workers: Sequence[Failure] = ()) -> None:
+    """The same of any timelines."""
+    for row, slot in enumerate(slots):
         for interval in slot.intervals:
             axes.broken_barh(
                 [(interval.start_s, interval.end_s - interval.start_s)],
@@ -135,21 +142,21 @@ def draw_slots(axes: Axes, data: ReportData) -> None:
                 edgecolor="white",
                 linewidth=0.4,
             )
-    for row, (above, below) in enumerate(pairwise(data.slots)):
+    for row, (above, below) in enumerate(pairwise(slots)):
         if above.slot_type != below.slot_type:
             axes.axhline(row + 0.5, color=colours.MUTED, linewidth=0.8)
-    rows = {slot.slot_id: row for row, slot in enumerate(data.slots)}
-    failures = [failure for failure in data.failures if failure.slot_id in rows]
+    rows = {slot.slot_id: row for row, slot in enumerate(slots)}
+    failures = [failure for failure in lost_workers if failure.slot_id in rows]
     lost = {"marker": "X", "color": colours.OWNER_COLOURS["dead"], "markeredgecolor": "white", "markersize": 9}
     x, y = [failure.time_s for failure in failures], [rows[failure.slot_id] for failure in failures]
     axes.plot(x, y, linestyle="none", zorder=5, **lost)  # type: ignore[arg-type]
-    every = 1 + len(data.slots) // 33
-    axes.set_yticks(range(0, len(data.slots), every), [slot.label for slot in data.slots[::every]], fontsize=8.5)
-    axes.set_ylim(len(data.slots) - 0.4, -0.6)
+    every = 1 + len(slots) // 33
+    axes.set_yticks(range(0, len(slots), every), [slot.label for slot in slots[::every]], fontsize=8.5)
+    axes.set_ylim(len(slots) - 0.4, -0.6)
     axes.grid(visible=False)
     axes.tick_params(axis="y", length=0)
     axes.set_title("who has which slot")
-    present = {interval.owner for slot in data.slots for interval in slot.intervals}
+    present = {interval.owner for slot in slots for interval in slot.intervals}
     handles: list[Artist] = [
         Patch(color=colour, label=owner) for owner, colour in colours.OWNER_COLOURS.items() if owner in present
     ]

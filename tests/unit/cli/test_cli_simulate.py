@@ -9,8 +9,8 @@ import pytest
 
 from rlserve.cli import main
 
-SMALL = ("pool=h100_h200", "rollout.prompts_per_step=8", "rollout.max_tokens=512", "tracking=off")
-QUICK = ("--hours", "0.05", "--seeds", "2", "--jobs", "1", "--median", "200")
+SMALL = ("pool=h100_h200", "rollout.prompts_per_step=8", "rollout.max_tokens=4096", "manager=queue_threshold")
+QUICK = ("--hours", "0.05", "--seeds", "2", "--jobs", "1")
 
 
 def test_policies_are_compared_with_the_oracle_and_the_best_split(
@@ -33,11 +33,11 @@ def test_policies_are_compared_with_the_oracle_and_the_best_split(
 
 def test_a_trace_gives_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "lengths.jsonl"
-    trace.write_text("[100, 100, 100, 100, 100, 100, 100, 100]\n" * 3)
+    trace.write_text(f"{[1500] * 8}\n" * 3)
     written = tmp_path / "result.json"
     assert main(["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--trace", str(trace), "--json", str(written)]) == 0
     best = next(iter(json.loads(written.read_text())["policies"].values()))
-    assert best["tokens_per_s"]["mean"] == pytest.approx(best["groups_per_s"]["mean"] * 8 * (100 + 256))
+    assert best["tokens_per_s"]["mean"] == pytest.approx(best["groups_per_s"]["mean"] * 8 * (1500 + 256))
 
 
 @pytest.mark.parametrize(
@@ -55,3 +55,21 @@ def test_what_the_user_can_mend_is_said_without_a_traceback(
 ) -> None:
     assert main(["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, *arguments]) == 2
     assert named in capsys.readouterr().err
+
+
+def test_a_split_is_suggested_and_the_timeline_is_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = tmp_path / "timeline.png"
+    written = tmp_path / "result.json"
+    arguments = ["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--suggest", "--timeline", str(picture)]
+    assert main([*arguments, "--json", str(written)]) == 0
+    best = json.loads(written.read_text())["best_static_num_rollout"]
+    shown = capsys.readouterr().out
+    assert f"pool.num_initial_rollout={best} " in shown
+    assert "manager.cooldown_s=" in shown
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_timeline_of_no_known_kind_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--timeline", str(tmp_path / "timeline.docx")]
+    assert main(arguments) == 2
+    assert "timeline.docx" in capsys.readouterr().err
