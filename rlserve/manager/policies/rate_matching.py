@@ -31,6 +31,10 @@ _PRIOR_PAUSE_S = 2.0
 """Of a move, before there was one."""
 _COOLDOWN_MOVES = 10.0
 """Least time before a move in the other direction, in durations of a move."""
+_STEPS_BEFORE_TURNING = 2
+"""Of training after a move, before one in the other direction."""
+_FREE_TURNS = 3
+"""In an hour; each more doubles the cooldown, since the rates do not show what the splits differ in."""
 _SATURATED = 0.95
 """Share of a host's processor time from which on one more process adds nothing."""
 
@@ -170,9 +174,12 @@ class RateMatchingPolicy(Policy[RateState]):
             return f"there were {len(state.moves)} moves in the last hour, and no more are allowed"
         if not state.moves or state.moves[-1][1] is to:
             return None
-        costs = observation.measured.move_costs
+        costs, progress = observation.measured.move_costs, observation.measured.progress
+        if progress is None or progress.num_steps < _STEPS_BEFORE_TURNING:
+            return "the last move went the other way, and what it brought is not known after so few steps"
         duration_s = max((cost.duration_s for cost in costs.values()), default=0.0)
-        rest_s = state.moves[-1][0] + max(config.cooldown_s, _COOLDOWN_MOVES * duration_s) - observation.time_s
+        cooldown_s = max(config.cooldown_s, _COOLDOWN_MOVES * duration_s) * 2 ** max(0, state.num_turns - _FREE_TURNS)
+        rest_s = state.moves[-1][0] + cooldown_s - observation.time_s
         return f"the last move went the other way: cooldown for another {rest_s:.0f} s" if rest_s > 0 else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.model import SplitModel
@@ -69,6 +70,11 @@ class RateState:
     """See ``rlserve.manager.prediction.throughput``."""
     rollout_factor: float = 1.0
     planned: PlannedRange | None = None
+
+    @property
+    def num_turns(self) -> int:
+        """Moves of the last hour that went the other way than those before."""
+        return sum(later[1] is not earlier[1] for earlier, later in pairwise(self.moves))
 
     @property
     def running_share(self) -> float | None:
