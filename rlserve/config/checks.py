@@ -8,7 +8,7 @@ from math import ceil, floor
 from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
-from rlserve.manager.config import QueueThresholdConfig
+from rlserve.manager.config import StaticConfig
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.roofline.accelerators import is_cpu
@@ -48,7 +48,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
     except PoolError as error:
         yield Problem(_GANG_SIZE, str(error).removeprefix(f"{_GANG_SIZE}={size} "))
         return
-    if fewest > most and isinstance(config.deciding, QueueThresholdConfig):
+    if fewest > most and not isinstance(config.deciding, StaticConfig):
         shares = f"{config.deciding.min_rollout_share} and {config.deciding.max_rollout_share}"
         message = f"no split of {num_gangs} {unit}s has a rollout share between {shares} and a {unit} left to train"
         yield Problem("manager.max_rollout_share", message)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from rlserve.config.pool_split import find_groups, gang_view
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
-from rlserve.manager.config import QueueThresholdConfig
+from rlserve.manager.config import QueueThresholdConfig, RateMatchingConfig, StaticConfig
 from rlserve.manager.initial_split import initial_split
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.roles import Role
@@ -33,7 +33,7 @@ def remarks_on_split(config: RunConfig, cut: Cut) -> tuple[Problem, ...]:
     manager, size = config.deciding, config.rollout.engine.tensor_parallel_size
     left_over = f"{cut.left_over} not used: {_GANG_SIZE}={size} takes {size} slots of one type on one node at a time"
     remarks = (Problem("pool.slots", left_over),) if cut.num_left_over else ()
-    if not isinstance(manager, QueueThresholdConfig):
+    if isinstance(manager, StaticConfig):
         return remarks
     return (*remarks, *_on_split(manager, config.pool, cut.gangs))
 
@@ -51,7 +51,9 @@ def _on_thresholds(manager: QueueThresholdConfig, rollout: RolloutConfig) -> Ite
         yield Problem("manager.queue_low", "no queue is below 0, so no slot ever goes back to training: set it above 0")
 
 
-def _on_split(manager: QueueThresholdConfig, pool: PoolConfig, gangs: Sequence[Gang]) -> Iterator[Problem]:
+def _on_split(
+    manager: QueueThresholdConfig | RateMatchingConfig, pool: PoolConfig, gangs: Sequence[Gang]
+) -> Iterator[Problem]:
     num_gangs, unit = len(gangs), "slots" if all(len(gang.slots) == 1 for gang in gangs) else "gangs"
     fewest, most = rollout_bounds(manager, num_gangs)
     roles = initial_split([gang_view(gang) for gang in gangs], pool.num_initial_rollout)

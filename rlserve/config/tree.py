@@ -9,7 +9,7 @@ from pydantic import Discriminator
 
 from rlserve.errors import check_fields
 from rlserve.launch.config import LaunchConfig
-from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
+from rlserve.manager.config import ManagerConfig, RateMatchingConfig, StaticConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.tracking.config import TrackingConfig
@@ -87,7 +87,7 @@ class RunConfig:
     trainer: TrainerConfig = field(default_factory=TorchTrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
-    manager: Annotated[ManagerConfig, Discriminator("policy")] = field(default_factory=QueueThresholdConfig)
+    manager: Annotated[ManagerConfig, Discriminator("policy")] = field(default_factory=RateMatchingConfig)
     weights: Annotated[WeightsConfig, Discriminator("transport")] = field(default_factory=ObjectStoreConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -100,5 +100,5 @@ class RateMatchingConfig:
         )
 
 
-ManagerConfig = QueueThresholdConfig | RateMatchingConfig | StaticConfig
+ManagerConfig = RateMatchingConfig | QueueThresholdConfig | StaticConfig
 """Any policy's; without a ``policy`` it is the first."""

@@ -136,7 +136,7 @@ def explain(
     prompts_per_step = config.get("rollout", {}).get("prompts_per_step")
     return Explanation(
         name=name,
-        policy=str(config.get("manager", {}).get("policy", "queue_threshold")),
+        policy=str(config.get("manager", {}).get("policy", "rate_matching")),
         num_steps=step,
         num_groups=None if prompts_per_step is None else step * prompts_per_step,
         begin_s=min((record["time_s"] for record in decisions), default=0.0),

@@ -48,7 +48,7 @@ def test_the_default_pool_is_fine() -> None:
     [
         (
             {"pool": {"slots": TWO_TYPES, "num_initial_rollout": 4}},
-            "pool.num_initial_rollout: must be between 1 and 3 of the 4 slots (queue_threshold), got 4",
+            "pool.num_initial_rollout: must be between 1 and 3 of the 4 slots (rate_matching), got 4",
         ),
         (
             {"pool": {"slots": TWO_TYPES, "num_initial_rollout": 4}, "manager": {"policy": "static"}},
@@ -175,7 +175,7 @@ def test_the_split_as_a_table() -> None:
         "group  type   count  prefers  starts as\n"
         "0      cpu-a  2      train    train\n"
         "1      cpu-b  2      rollout  rollout\n"
-        "rollout slots: 2 of 4 at the start; at least 1, at most 3 (queue_threshold)\n"
+        "rollout slots: 2 of 4 at the start; at least 1, at most 3 (rate_matching)\n"
         "in flight and buffered: at most 32 prompt groups = 256 samples ((max_staleness 1 + 1) x prompts_per_step 16)\n"
     )
 
@@ -205,7 +205,7 @@ def test_the_split_in_gangs() -> None:
     assert lines[1:5] == [
         "0      cpu-a  4      train    train",
         "1      cpu-b  3      rollout  2 rollout, 1 left over",
-        "rollout slots: 2 of 6 at the start; at least 2, at most 4 (queue_threshold)",
+        "rollout slots: 2 of 6 at the start; at least 2, at most 4 (rate_matching)",
         "gangs: 3 of 2 slots each (rollout.engine.tensor_parallel_size)",
     ]
     (remark,) = remarks_on_split(config, cut_gangs(config.pool.slots, 2))

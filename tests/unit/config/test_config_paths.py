@@ -170,13 +170,14 @@ def remarks(*overrides: str) -> list[str]:
 
 
 def test_thresholds_that_can_never_act() -> None:
-    assert remarks() == remarks("manager.queue_high=31") == remarks("manager=static") == []
+    eager = "manager=eager"
+    assert remarks() == remarks(eager, "manager.queue_high=31") == remarks("manager=static") == []
     (high,) = remarks("manager=queue_threshold")
     assert high.startswith("manager.queue_high: the queue is never longer than the 32 prompt groups")
     (bound,) = re.findall(r"set it below (\d+)", high)
     assert remarks("manager=queue_threshold", f"manager.queue_high={int(bound) - 1}") == []
     assert len(remarks("manager=queue_threshold", f"manager.queue_high={bound}")) == 1
-    (low,) = remarks("manager.queue_low=0")
+    (low,) = remarks(eager, "manager.queue_low=0")
     assert low.startswith("manager.queue_low: no queue is below 0")
 
 

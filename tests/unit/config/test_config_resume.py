@@ -74,7 +74,7 @@ def test_what_may_change_changes(run: Path) -> None:
     config = load_run(run, ["num_steps=7", "pool=two", "manager.policy=static", "tracking=off"], discovered={}).config
     assert config.num_steps == 7
     assert len(config.pool.slots) == 2
-    assert config.manager == StaticConfig(interval_s=0.2)
+    assert config.manager == StaticConfig()
     assert not config.tracking.tensorboard
 
 

@@ -66,5 +66,5 @@ def test_a_key_that_the_chosen_variant_lacks_is_refused_with_the_one_that_has_it
 
 def test_a_variant_that_does_not_exist_is_refused_alone() -> None:
     assert problems("manager.policy=eager") == [
-        "override: manager.policy: must be one of queue_threshold, rate_matching, static, got 'eager'"
+        "override: manager.policy: must be one of rate_matching, queue_threshold, static, got 'eager'"
     ]

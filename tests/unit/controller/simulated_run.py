@@ -23,6 +23,7 @@ from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RewardError
 from rlserve.manager.roles import Role
+from rlserve.pool.gangs import Node
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
@@ -167,11 +168,19 @@ def make_config(**parts: Any) -> RunConfig:
 
 
 def begin(
-    config: RunConfig, folder: RunFolder, *, world: World, scorer: SimulatedScorer, num_slots: int, resume: bool
+    config: RunConfig,
+    folder: RunFolder,
+    *,
+    world: World,
+    scorer: SimulatedScorer,
+    num_slots: int,
+    resume: bool,
+    cluster: list[Node] | None,
 ) -> SimulatedRun:
     """Build the run. Within a loop of virtual time."""
     loop = asyncio.get_running_loop()
-    gangs = tuple(make_gang(f"cpu/{number}") for number in range(num_slots))
+    node_id = cluster[0].id if cluster else None
+    gangs = tuple(make_gang(f"cpu/{number}", node_id=node_id) for number in range(num_slots))
     roles = {gang.id: Role.TRAIN if index < num_slots // 2 else Role.ROLLOUT for index, gang in enumerate(gangs)}
     saved = read_run(newest_checkpoint(folder.checkpoints)) if resume else None
     source = Source()
@@ -203,7 +212,12 @@ def begin(
         clock=RunClock(started=loop.time(), read=loop.time),
         saved=saved,
     )
-    controller = build_controller(setup, Ports(fleet=fleet_port, scorer=scorer))
+
+    async def look() -> tuple[Node, ...]:
+        return tuple(cluster or ())
+
+    ports = Ports(fleet=fleet_port, scorer=scorer, nodes=None if cluster is None else look)
+    controller = build_controller(setup, ports)
     return SimulatedRun(
         config=config,
         controller=controller,
@@ -226,8 +240,10 @@ def simulate(
     num_slots: int = 6,
     resume: bool = False,
     disturb: Disturb | None = None,
+    cluster: list[Node] | None = None,
 ) -> SimulatedRun:
-    """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs.
+    """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs. ``cluster`` are the nodes
+    that there are, the first with all slots of the start; it may be changed meanwhile.
 
     Raises:
         RlserveError: what the run failed with.
@@ -241,6 +257,7 @@ def simulate(
             scorer=scorer or SimulatedScorer(),
             num_slots=num_slots,
             resume=resume,
+            cluster=cluster,
         )
         beside = None if disturb is None else asyncio.create_task(disturb(run))
         try:

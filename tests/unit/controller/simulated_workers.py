@@ -106,6 +106,9 @@ class SimulatedWorker:
         self.outbox: list[RequestOutput] = []
         self.changed = asyncio.Event()
         self.num_tokens = 0
+        self.busy_s = self.running_s = 0.0
+        self._counted_s = 0.0
+        """Until when they are counted."""
         self.batches: tuple[tuple[str, ...], ...] | None = None
         """Sample ids of every step that the trainer has completed."""
         self.snapshots: set[int] = set()
@@ -178,6 +181,7 @@ class SimulatedWorker:
         assert not self.rolling_out, f"{self.slot_id} serves already"
         await asyncio.sleep(self.world.speeds.switch_s)
         self.rolling_out, self.closed, self.version = True, False, -1
+        self.busy_s = self.running_s = 0.0
 
     async def do_take_weights(self, offer: Offer, cargo: int) -> Receipt:
         assert self.rolling_out, f"{self.slot_id} does not serve"
@@ -213,10 +217,23 @@ class SimulatedWorker:
             num_before=len(versions),
             token_s=token_s,
         )
+        self._count()
         self.running[request.id] = running
         if not self.wedged:
             left_s = (length - len(versions)) * token_s
             running.timer = loop.call_later(max(left_s, 0.0), self._finish, request.id)
+
+    def _count(self) -> None:
+        """Add the time up to now, in which the engine had the same requests; called before that changes."""
+        now_s, num_samples = asyncio.get_running_loop().time(), self._num_samples
+        if num_samples and not self.wedged:
+            self.busy_s += now_s - self._counted_s
+            self.running_s += num_samples * (now_s - self._counted_s)
+        self._counted_s = now_s
+
+    @property
+    def _num_samples(self) -> int:
+        return sum(running.request.sampling.n for running in self.running.values())
 
     def _advance(self, running: _Running) -> None:
         """Give the tokens made until now their version."""
@@ -238,6 +255,7 @@ class SimulatedWorker:
     def _finish(self, request_id: str) -> None:
         if self.dead or self.hung or self.wedged:
             return
+        self._count()
         running = self.running.pop(request_id)
         running.versions += [self.version] * (running.length - len(running.versions))
         self.num_tokens += running.length * running.request.sampling.n
@@ -254,7 +272,15 @@ class SimulatedWorker:
                 pass
         outputs, self.outbox = tuple(self.outbox), []
         num_steps = 0 if self.wedged else int(asyncio.get_running_loop().time() * 100)
-        now = replace(stats(), num_running=len(self.running), num_steps=num_steps, num_generated_tokens=self.num_tokens)
+        self._count()
+        now = replace(
+            stats(),
+            num_running=self._num_samples,
+            num_steps=num_steps,
+            num_generated_tokens=self.num_tokens,
+            busy_s=self.busy_s,
+            running_s=self.running_s,
+        )
         return Collected(outputs=outputs, stats=now, closed=self.closed)
 
     async def do_stop_rollout(self) -> tuple[RequestOutput, ...]:
@@ -264,6 +290,7 @@ class SimulatedWorker:
             if running.timer is not None:
                 running.timer.cancel()
         partials = tuple(_output(running, FinishReason.ABORT) for running in self.running.values())
+        self._count()
         self.running.clear()
         self.closed, self.rolling_out = True, False
         self.changed.set()
