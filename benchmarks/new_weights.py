@@ -55,6 +55,8 @@ class WayResult:
     shape: str
     way: Way
     total_s: float
+    processor_s: float
+    """Of all threads: a busy machine hardly changes it."""
     num_generated_tokens: int
     num_computed_tokens: int
     num_last_version_tokens: int
@@ -86,7 +88,7 @@ def measure(shape: ModelShape, dtype: Literal["float32", "bfloat16"], work: Work
         engine.add(request)
     outputs, num_steps, version = [], 0, 0
     interval = work.answer_length // (work.num_updates + 1)
-    start = time.perf_counter()
+    start, processor_start = time.perf_counter(), time.process_time()
     while engine.has_work:
         outputs += engine.step()
         num_steps += 1
@@ -94,7 +96,7 @@ def measure(shape: ModelShape, dtype: Literal["float32", "bfloat16"], work: Work
             version += 1
             weights = _changed(weights, work.change, seed=version)
             engine.load_weights(version, weights)
-    total_s = time.perf_counter() - start
+    total_s, processor_s = time.perf_counter() - start, time.process_time() - processor_start
     stats = engine.stats()
     samples = {output.request_id: output.samples for output in outputs}
     differences = np.concatenate([_differences(engine, request, samples[request.id]) for request in requests])
@@ -102,6 +104,7 @@ def measure(shape: ModelShape, dtype: Literal["float32", "bfloat16"], work: Work
         shape=shape.name,
         way=way,
         total_s=total_s,
+        processor_s=processor_s,
         num_generated_tokens=stats.num_generated_tokens,
         num_computed_tokens=stats.num_computed_tokens,
         num_last_version_tokens=len(differences),
@@ -164,7 +167,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found = measure(SHAPES[name], options.dtype, work, way, options.model_cache)
             results.append(found)
             sys.stdout.write(
-                f"{name} {options.dtype} {way}: {found.total_s:.2f} s, {found.num_computed_tokens} tokens computed for "
+                f"{name} {options.dtype} {way}: {found.total_s:.2f} s ({found.processor_s:.2f} s of processor), "
+                f"{found.num_computed_tokens} tokens computed for "
                 f"{found.num_generated_tokens}; log-probabilities of the last version's tokens differ by "
                 f"{found.mean_difference:.2g} in the mean, {found.max_difference:.2g} at most\n"
             )
