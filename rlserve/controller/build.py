@@ -56,6 +56,7 @@ from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission
 from rlserve.manager.policies.factory import create_policy
+from rlserve.pool.gangs import Gang
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -151,16 +152,7 @@ def _parts(
         max_worker_failures=config.pool.max_worker_failures,
     )
     load = LoadReader(books, training)
-    reallocation = Reallocation(
-        run,
-        book,
-        recovery,
-        trainers=trainers,
-        policy=create_policy(config.deciding),
-        observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
-        measuring=measuring,
-        interval_s=config.manager.interval_s,
-    )
+    reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
@@ -186,6 +178,28 @@ def _parts(
         live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
         metrics=RolloutMetrics(run, books, replicas, reallocation, measuring),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
+    )
+
+
+def _reallocation(
+    run: RunContext,
+    setup: RunSetup,
+    book: GangBook,
+    recovery: Recovery,
+    trainers: TrainerGroup,
+    load: LoadReader,
+    measuring: Measuring,
+) -> Reallocation:
+    config = setup.config
+    return Reallocation(
+        run,
+        book,
+        recovery,
+        trainers=trainers,
+        policy=create_policy(config.deciding),
+        observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
+        measuring=measuring,
+        interval_s=config.manager.interval_s,
     )
 
 
@@ -247,15 +261,18 @@ def _node_watch(
 ) -> NodeWatch | None:
     if ports.nodes is None:
         return None
-    config = setup.config
+    config, fleet = setup.config, ports.fleet
+
+    async def start(gang: Gang) -> None:
+        await fleet.start([(slot, worker_spec(setup, slot)) for slot in gang.slots])
+
     return NodeWatch(
         run,
         book,
         recovery,
         departures,
-        fleet=ports.fleet,
         nodes=ports.nodes,
         plan=partial(plan_changes, wanted=config.pool.slots, gang_size=config.rollout.engine.tensor_parallel_size),
-        spec_of=partial(worker_spec, setup),
+        start=start,
         interval_s=config.manager.interval_s,
     )

@@ -15,20 +15,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.departures import Departures
 from rlserve.controller.gang_book import GangBook
-from rlserve.controller.ports import Fleet, NodeSource
+from rlserve.controller.ports import NodeSource
 from rlserve.controller.recovery import Recovery
-from rlserve.pool.base import WorkerSpec
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, Node, cut_newcomers
 from rlserve.pool.notices.base import Notice
-from rlserve.pool.slots import Slot
 
 logger = logging.getLogger(__name__)
 
@@ -75,21 +73,19 @@ class NodeWatch:
         recovery: Recovery,
         departures: Departures,
         *,
-        fleet: Fleet,
         nodes: NodeSource,
         plan: Callable[..., PoolChanges],
-        spec_of: Callable[[Slot], WorkerSpec],
+        start: Callable[[Gang], Awaitable[None]],
         interval_s: float,
     ) -> None:
-        """``plan`` is :func:`plan_changes` with the run's pool."""
+        """``plan`` is :func:`plan_changes` with the run's pool; ``start`` starts the workers of a gang."""
         self._run = run
         self._book = book
         self._recovery = recovery
         self._departures = departures
-        self._fleet = fleet
         self._nodes = nodes
         self._plan = plan
-        self._spec_of = spec_of
+        self._start_workers = start
         self._interval_s = interval_s
 
     async def watch(self) -> None:
@@ -117,5 +113,5 @@ class NodeWatch:
         self._run.counters.worker_failures += len(node_ids)
 
     async def _start(self, gang: Gang) -> None:
-        await self._fleet.start([(slot, self._spec_of(slot)) for slot in gang.slots])
+        await self._start_workers(gang)
         self._recovery.come_up(gang, gang.slot_ids)

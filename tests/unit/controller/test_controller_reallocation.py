@@ -27,7 +27,6 @@ from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission, Forecast, Move, Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
-from rlserve.pool.slots import Slot
 from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent
 
 
@@ -144,10 +143,9 @@ class Setting:
             self.book,
             self.recovery,
             self.departures,
-            fleet=fakes.fleet,
             nodes=self.look,
             plan=partial(plan_changes, wanted="auto", gang_size=len(gangs[0].slots)),
-            spec_of=fakes.spec_of,
+            start=self.start,
             interval_s=0.001,
         )
 
@@ -157,8 +155,9 @@ class Setting:
     async def look(self) -> tuple[Node, ...]:
         return self.nodes
 
-    def spec_of(self, slot: Slot) -> Slot:
-        return slot
+    async def start(self, gang: Gang) -> None:
+        spec: Any = None
+        await self.fleet.start([(slot, spec) for slot in gang.slots])
 
     def lose(self, slot_id: str, role: Role, error: Exception | None = None) -> None:
         """Whoever worked with it says that it died, and has given its gang up, unless it is the last of trainers."""
