@@ -31,7 +31,7 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
 from rlserve.controller.preparation.prepare import prepare
 from rlserve.controller.ray_ports import ray_ports
-from rlserve.controller.setup import RunSetup
+from rlserve.controller.setup import RunSetup, run_workload
 from rlserve.errors import RlserveError
 from rlserve.launch.connect.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
@@ -167,6 +167,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
         if saved is not None:  # other data are refused before anything is started
             preparation.source.restore(saved.content["source"])
+        workload = run_workload(config)
         show("starting Ray")
         groups = launcher.connect(config.pool)
         gang_size = config.rollout.engine.tensor_parallel_size
@@ -188,6 +189,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             clock=clock,
             saved=saved,
             worker_python=start.worker_python,
+            workload=workload,
         )
         return asyncio.run(_control(setup, start.signals))
     finally:

@@ -29,6 +29,7 @@ from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.bad_words import find_bad_word_problem
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.step_work import StepWork
 from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
 
 PauseMode = Literal["keep", "abort", "wait"]
@@ -126,6 +127,11 @@ class Engine:
         if not self._generation.requests or not self._weights.is_loaded:
             return False
         return self._pause_mode is None or (self._pause_mode == "wait" and self._generation.has_started)
+
+    @property
+    def last_work(self) -> StepWork:
+        """What the last step computed, or launched."""
+        return self._generation.last_work
 
     def add(self, request: Request) -> bool:
         """Take a request. One that cannot be served is not taken, and gets an output with ``error`` from the next step.

@@ -32,6 +32,7 @@ from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceSt
 from rlserve.engine.sequences.stop_strings import StopStringChecker
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.metrics import NO_TIME, Latencies
+from rlserve.engine.stats.step_work import NO_WORK, StepWork
 
 
 @dataclass(kw_only=True)
@@ -63,6 +64,8 @@ class Generation:
     ) -> None:
         self.counts = GenerationCounts()
         self.latencies = Latencies()
+        self.last_work = NO_WORK
+        """What the step that was launched last computes."""
         self.requests: dict[str, RequestState] = {}
         """By id; read-only for others."""
         self._pipeline = Pipeline(runner=runner, table=table, scheduler=scheduler)
@@ -121,6 +124,7 @@ class Generation:
 
     def step(self, weight_version: int) -> None:
         """Have one step of what the scheduler chooses computed, and collect it, or the one before it."""
+        self.last_work = NO_WORK
         if not self.requests:
             return
         plan = self._plan()
@@ -183,7 +187,13 @@ class Generation:
 
     def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
         self.counts.num_steps += 1
-        self.counts.num_computed_tokens += len(plan.decode_rows) + sum(chunk.end - chunk.start for chunk in plan.chunks)
+        num_prefill = sum(chunk.end - chunk.start for chunk in plan.chunks)
+        self.counts.num_computed_tokens += len(plan.decode_rows) + num_prefill
+        self.last_work = StepWork(
+            num_samples=len(plan.decode_rows),
+            num_kv_tokens=int(self._table.num_tokens[plan.decode_rows].sum()),
+            num_prefill_tokens=num_prefill,
+        )
         return self._pipeline.launch(plan, weight_version)
 
     def _drain(self) -> None:
@@ -274,7 +284,8 @@ class Generation:
         if resumed is not None and sampling.kept_support:
             sequence.kept_support = list(resumed.kept_support)
         token_ids = sequence.history.token_ids.tolist()
-        if len(token_ids) >= sampling.max_tokens or len(owner.prompt) + len(token_ids) >= self._max_model_len:
+        is_full = len(token_ids) >= sampling.max_tokens_of(index)
+        if is_full or len(owner.prompt) + len(token_ids) >= self._max_model_len:
             owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return
         if sampling.stop:

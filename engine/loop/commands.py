@@ -77,10 +77,10 @@ class CommandQueue:
             with self.lock:
                 self._calls.discard(future)
 
-    def wait(self, has_work: Callable[[], bool]) -> None:
-        """In the engine's thread: wait until there is a command, or work."""
+    def wait(self, has_work: Callable[[], bool], timeout_s: float | None = None) -> None:
+        """In the engine's thread: wait until there is a command, or work, or the time is up."""
         with self.lock:
-            self._changed.wait_for(lambda: self._commands or has_work())
+            self._changed.wait_for(lambda: self._commands or has_work(), timeout_s)
 
     def run_all(self) -> None:
         """In the engine's thread: run the commands that wait, and those that come meanwhile."""

@@ -28,6 +28,7 @@ import torch
 
 from rlserve.engine.core.engine import Engine
 from rlserve.engine.loop.commands import CommandQueue
+from rlserve.engine.loop.step_pace import StepPace
 from rlserve.engine.loop.subscription import AnswerSubscription, DeltaSubscription, Subscription
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import output_id
@@ -60,17 +61,23 @@ class EngineLoop:
     Args:
         engine: touched by nobody else from now on.
         clock: seconds.
+        pace: holds the outputs of each step back until it may end. Commands run meanwhile.
     """
 
-    def __init__(self, engine: Engine, *, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self, engine: Engine, *, clock: Callable[[], float] = time.perf_counter, pace: StepPace | None = None
+    ) -> None:
         self._engine = engine
         self._clock = clock
+        self._pace = pace
         self._commands = CommandQueue()
         self._subscriptions: weakref.WeakSet[Subscription[Any]] = weakref.WeakSet()
         self._followers: dict[str, Subscription[Any]] = {}
         """By the id of each request in the engine. Of the engine's thread; so is the next."""
         self._readers: set[DeltaSubscription] = set()
         """That wait for news."""
+        self._held: list[RequestOutput] = []
+        """Outputs of a step that is computed and has not ended."""
         self._is_running = True
         self._num_steps = 0
         self._busy_s = 0.0
@@ -163,16 +170,25 @@ class EngineLoop:
 
     def _step(self) -> None:
         start, num_before = self._clock(), self._stats.engine.num_running
-        outputs = self._engine.step()
+        self._held = self._engine.step()
+        # Some begin with the step, others end with it: the larger number is nearer to its batch.
+        engine = self._engine.stats()
+        if self._pace is not None:
+            self._hold(self._pace, start)
         step_s = self._clock() - start
         self._busy_s += step_s
         self._num_steps += 1
-        # Some begin with the step, others end with it: the larger number is nearer to its batch.
-        engine = self._engine.stats()
         self._running_s += step_s * max(num_before, engine.num_running)
-        self._stats = self._loop_stats(engine)  # before its outputs: who reads them finds the step counted
-        self._route(outputs)
+        self._stats = self._read_stats()  # before its outputs: who reads them finds the step counted
+        self._route_held()
         self._serve_readers()
+
+    def _hold(self, pace: StepPace, start_s: float) -> None:
+        pace.computed(start_s, self._engine.last_work)
+        while self._is_running and (left_s := pace.left_s()) > 0:
+            self._commands.wait(lambda: False, left_s)
+            self._commands.run_all()
+        pace.ended(goes_on=self._is_running and self._engine.can_step)
 
     def _add(self, requests: Sequence[Request], subscription: Subscription[Any]) -> None:
         for request in requests:
@@ -184,6 +200,10 @@ class EngineLoop:
             self._followers[request_id] = subscription
             if self._engine.add(request):
                 subscription._follow(request)
+
+    def _route_held(self) -> None:
+        held, self._held = self._held, []
+        self._route(held)
 
     def _route(self, outputs: Sequence[RequestOutput]) -> None:
         """Give each subscription the ends of its requests, all at once."""
@@ -200,6 +220,7 @@ class EngineLoop:
 
     def _finish(self) -> tuple[RequestOutput, ...]:
         try:
+            self._route_held()
             partials = tuple(self._engine.abort(sorted(self._followers)))
             for partial in partials:
                 del self._followers[partial.request_id]

@@ -61,6 +61,8 @@ class SamplingParams:
     """Words that are not generated, at the beginning or after a space; they need a tokenizer. See
     ``engine/sequences/bad_words.py``."""
     max_tokens: int = 16
+    sample_max_tokens: tuple[int, ...] = ()
+    """Of each sample, where they differ; none above ``max_tokens``. Empty: ``max_tokens`` holds for all."""
     min_tokens: int = 0
     """Stop tokens, the end-of-sequence token among them, are not drawn before that many tokens, and stop strings
     are passed over."""
@@ -78,6 +80,10 @@ class SamplingParams:
     likeliest tokens at its position. The prompt is then computed whole, past the prefix cache."""
     kept_support: bool = False
     """Tell which tokens each draw could have given; see ``engine/sampling/support.py``."""
+
+    def max_tokens_of(self, index: int) -> int:
+        """Most tokens of one sample."""
+        return self.sample_max_tokens[index] if self.sample_max_tokens else self.max_tokens
 
     @property
     def has_logit_offsets(self) -> bool:

@@ -95,6 +95,7 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
         yield f"n must be a whole number from 1 to {MAX_SAMPLES}, got {shown(sampling.n)}"
     if not _is_integer(sampling.max_tokens, 1, 2**31):
         yield f"max_tokens must be a whole number of at least 1, got {shown(sampling.max_tokens)}"
+    yield from _sample_length_problems(sampling)
     if not _is_number(sampling.temperature, 0, MAX_TEMPERATURE):
         yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {shown(sampling.temperature)}"
     if not _is_integer(sampling.top_k, -1, 2**31):
@@ -112,6 +113,16 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
     if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
         yield f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids can be given, got {len(sampling.stop_token_ids)}"
     yield from _token_problems("stop_token_ids", sampling.stop_token_ids, limits.vocab_size)
+
+
+def _sample_length_problems(sampling: SamplingParams) -> Iterator[str]:
+    lengths = sampling.sample_max_tokens
+    if not isinstance(lengths, tuple | list) or (lengths and len(lengths) != sampling.n):
+        yield f"sample_max_tokens must be empty or have one number for each of the {shown(sampling.n)} samples"
+        return
+    for number in lengths:
+        if not _is_integer(number, 1, 2**31) or number > sampling.max_tokens:
+            yield f"sample_max_tokens must be whole numbers from 1 to max_tokens, got {shown(number)}"
 
 
 def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:

@@ -98,7 +98,7 @@ class SequenceTable:
         self.weight_versions[row, generated] = history.weight_versions
         self.num_tokens[row] = self.num_known[row] = num_tokens
         self.num_prompt_tokens[row] = num_prompt
-        self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens, self.token_ids.shape[1])
+        self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens_of(sequence.index), self.token_ids.shape[1])
         self.last_token_s[row] = sequence.last_token_s
         self.decoding[row] = False
         self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import ceil, floor
 
+from rlserve.config.pacing_checks import check_pacing
 from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
@@ -27,6 +28,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_groups(config),
         *_check_deterministic_training(config, discovered),
         *_check_launch(config),
+        *check_pacing(config),
     )
 
 

@@ -23,6 +23,8 @@ PATH_KEYS = (
     "reward.model_path",
     "reward.module_folder",
     "pool.notice_file",
+    "rollout.workload.trace",
+    "pool.pacing.model",
     "output_dir",
 )
 """Keys that hold a path; some may also hold a name, of the hub or built in."""

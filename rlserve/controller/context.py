@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlserve.controller.clock import RunClock
 from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus
 from rlserve.controller.signal import Signal
+from rlserve.pool.pacing.verdict import PacingBook
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
@@ -26,6 +27,8 @@ class RunContext:
     """Notified whenever a loop may find that it can go on."""
     tasks: asyncio.TaskGroup
     """For work in the background, whose failure stops the run."""
+    pacing: PacingBook = field(default_factory=PacingBook)
+    """How the times of paced slots come out."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -53,8 +53,9 @@ from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
-from rlserve.errors import CheckpointError
+from rlserve.errors import CheckpointError, WorkerLostError
 from rlserve.manager.roles import Role
+from rlserve.remote import answer
 from rlserve.tracking import names
 from rlserve.tracking.summary import RunSummary
 
@@ -165,6 +166,8 @@ class Controller:
         await asyncio.gather(
             self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
         )
+        if setup.dilation is not None:
+            self._run.clock.dilate(setup.dilation)
         checkpoint = None if setup.saved is None else setup.saved.checkpoint
         await parts.trainers.form([gang.slot_ids for gang in gangs if roles[gang.id] is Role.TRAIN], checkpoint)
         await parts.weights.publish(counters.num_steps)
@@ -231,6 +234,8 @@ class Controller:
     async def _finish(self) -> None:
         """After the last step, or a stop: checkpoint, then the held-out score if the run came to its end."""
         display = self._parts.display
+        if self._setup.dilation is not None:
+            await self._read_paced_times()
         display.status = "saving"
         failure: CheckpointError | None = None
         try:
@@ -246,6 +251,18 @@ class Controller:
             display.status = "summing up"
         if failure is not None:
             raise failure
+
+    async def _read_paced_times(self) -> None:
+        """What the workers that are there say of their times."""
+        fleet, timeout_s = self._ports.fleet, self._config.pool.health_timeout_s
+        for slot_id in fleet.ready:
+            try:
+                call = fleet[slot_id].pacing_account.remote()
+                account = await answer(call, timeout_s=timeout_s, what=f"{slot_id}, asked for its times")
+            except WorkerLostError as error:
+                logger.warning("%s: its times are not counted", error)
+            else:
+                self._run.pacing.note(slot_id, account)
 
     async def _score_after_training(self) -> None:
         num_steps = self._run.counters.num_steps

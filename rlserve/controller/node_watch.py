@@ -13,7 +13,6 @@ to the limit of ``pool.max_worker_failures``.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,7 +90,7 @@ class NodeWatch:
     async def watch(self) -> None:
         """Look at the nodes until cancelled."""
         while True:
-            await asyncio.sleep(self._interval_s)
+            await self._run.clock.sleep(self._interval_s)
             nodes = await self._nodes()
             changes = self._plan(nodes, present=self._book.present, gone=self._book.gone)
             names: Mapping[str | None, str] = {node.id: node.name for node in nodes}

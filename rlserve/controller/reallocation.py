@@ -11,7 +11,6 @@ of one is replaced by ``rlserve.controller.recovery``, and its gang takes up the
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from dataclasses import replace
 from typing import Any
@@ -76,7 +75,7 @@ class Reallocation:
     async def run(self) -> None:
         """Decide and act until cancelled."""
         while not self._settled:
-            await asyncio.sleep(self._interval_s)
+            await self._run.clock.sleep(self._interval_s)
             self.table.check_integrity()
             observation = self.observe()
             plan, num_hand_moves = self._decide(observation), self._num_hand_moves

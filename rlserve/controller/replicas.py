@@ -123,7 +123,7 @@ class Replicas:
         worker = self._fleet[slot_id]
         receipt = await self._weights.take(slot_id)
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
-        now = self._run.clock.now()
+        now = self._run.clock.real_s()
         replica = _Replica(
             worker=worker,
             since_s=now,
@@ -170,7 +170,7 @@ class Replicas:
 
     def dispatch(self) -> None:
         """Send waiting requests to replicas with room, one message a replica."""
-        for slot_id, requests in self._router.assign(time_s=self._run.clock.now()).items():
+        for slot_id, requests in self._router.assign(time_s=self._run.clock.real_s()).items():
             self._run.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests)))
             self._submit(slot_id, requests)
 
@@ -203,7 +203,7 @@ class Replicas:
             self._lose(slot_id, replica, error)
 
     def _note_progress(self, slot_id: str, replica: _Replica, stats: RolloutStats) -> None:
-        now = self._run.clock.now()
+        now = self._run.clock.real_s()
         has_work = stats.num_running + stats.num_waiting > 0
         if stats.num_steps != replica.num_engine_steps or not has_work:
             if stats.num_steps != replica.num_engine_steps:
@@ -265,7 +265,7 @@ class Replicas:
         if replica.stats is not None:
             self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
-        returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.now())
+        returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.real_s())
         self._run.events.emit(RequestsReturned(ids=tuple(returned)))
         self.dispatch()
 

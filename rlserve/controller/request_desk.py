@@ -38,7 +38,7 @@ class RequestDesk:
         A request that makes no progress by its deadline has an output with an error, as one that the engine refuses. If
         the caller is cancelled, so are the requests.
         """
-        loop, now = asyncio.get_running_loop(), self._run.clock.now()
+        loop, now = asyncio.get_running_loop(), self._run.clock.real_s()
         answers = {spec.id.first: loop.create_future() for spec in specs}
         for spec in specs:
             self._router.submit(spec, time_s=now)
@@ -61,7 +61,7 @@ class RequestDesk:
             answer.set_result(event.output)
 
     def _expire(self) -> None:
-        for expired in self._router.expire(time_s=self._run.clock.now()):
+        for expired in self._router.expire(time_s=self._run.clock.real_s()):
             self._answers[expired.id.first].set_result(
                 RequestOutput(request_id=str(expired.id), samples=(), error=_where(expired))
             )

@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 ENGINE_ERROR = "engine_error"
 REWARD_ERROR = "reward_error"
 REWARD_LEFT_OUT = "reward_left_out"
+WORKLOAD_FILTERED = "workload_filtered"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,7 @@ class RolloutLoop:
         self._buffer = books.buffer
         self._source = source
         self._requests = requests
+        self._workload = requests.workload
         self._replicas = replicas
         self._scorer = scorer
         self._decode = decode
@@ -117,7 +119,7 @@ class RolloutLoop:
     def _submit(self, group: PromptGroup, record: GroupRecord) -> None:
         self._asked[group.id] = group
         spec = self._requests.of(group, admitted_version=record.admitted_version, attempt=record.attempt)
-        self._router.submit(spec, time_s=self._run.clock.now())
+        self._router.submit(spec, time_s=self._run.clock.real_s())
 
     def _note_started(self, event: RequestsStarted) -> None:
         for request_id in event.ids:
@@ -131,7 +133,17 @@ class RolloutLoop:
 
     def _note_answer(self, event: RequestAnswered) -> None:
         if event.id.kind is RequestKind.TRAINING:
-            self._finished.put_nowait((self._asked.pop(event.id.name), event.output))
+            group = self._asked.pop(event.id.name)
+            wait_s = 0.0 if self._workload is None else self._workload.tool_wait_s(group)
+            if wait_s:
+                self._run.tasks.create_task(self._finish_after(wait_s, group, event.output))
+            else:
+                self._finished.put_nowait((group, event.output))
+
+    async def _finish_after(self, wait_s: float, group: PromptGroup, output: RequestOutput) -> None:
+        """For tools, while the group holds no step of an engine."""
+        await self._run.clock.sleep(wait_s)
+        self._finished.put_nowait((group, output))
 
     async def score(self) -> None:
         """Score finished groups, as many at once as there are workers, and put them into the buffer."""
@@ -160,6 +172,10 @@ class RolloutLoop:
 
     def _take(self, group: PromptGroup, output: RequestOutput, scores: Sequence[Score]) -> None:
         rewards = tuple(score.value for score in scores if score.value is not None)
+        if self._workload is not None and not self._workload.keeps(group, self._run.counters.num_steps):
+            self._drop(group, WORKLOAD_FILTERED)
+            self._tell_finished(output, kept=False)
+            return
         if len(rewards) < len(scores):
             self._drop(group, REWARD_LEFT_OUT)
             self._tell_finished(output, kept=False)

@@ -89,6 +89,7 @@ class RunSaver:
         return sum_up(
             self._current_counters(),
             self._books.ledger,
+            self._run.pacing.verdict(),
             held_out_after=held_out_after,
             weight_version=self._weights.version,
             seconds_total=self._run.clock.now(),

@@ -13,8 +13,12 @@ from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.gangs import Gang
+from rlserve.pool.pacing.base import Pacing
+from rlserve.pool.pacing.factory import paced_engine, run_costs
 from rlserve.pool.slots import Slot
 from rlserve.rollout.end_tokens import EndTokens
+from rlserve.rollout.workload.workload import Workload, read_trace
+from rlserve.roofline.accelerators import is_paced
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker
@@ -38,11 +42,19 @@ class RunSetup:
     """To go on from; None begins anew."""
     worker_python: str | None = None
     """What Ray starts workers with, in place of Python; None for Python itself."""
+    workload: Workload | None = None
+    """The load of a paced run."""
+
+    @property
+    def dilation(self) -> float | None:
+        """Seconds of this machine that a second of a paced run takes; None where nothing is paced."""
+        return self.config.pool.pacing.dilation if self.config.pool.is_paced else None
 
 
 def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
     """What the worker of a slot is told."""
-    config = setup.config
+    config, pacing = setup.config, slot_pacing(setup.config, slot)
+    engine = config.rollout.engine
     return WorkerSpec(
         slot_id=slot.id,
         device=slot.type.device,
@@ -50,13 +62,45 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         model_path=setup.preparation.model_path,
         seed=config.seed,
         temperature=config.rollout.temperature,
-        engine=config.rollout.engine,
+        engine=engine if pacing is None else paced_engine(engine, pacing),
         trainer=config.trainer,
         algorithm=config.algorithm,
         weights=weights_config(setup),
         switch_timeout_s=config.pool.switch_timeout_s,
         notice_probe=config.pool.notice_probe,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
+        pacing=pacing,
+    )
+
+
+def slot_pacing(config: RunConfig, slot: Slot) -> Pacing | None:
+    """The accelerator that a slot stands for; None where it is what it is.
+
+    Raises:
+        UserError: ``pool.pacing.model`` is not a model.
+    """
+    if not is_paced(slot.type.name):
+        return None
+    pacing, size = config.pool.pacing, config.rollout.engine.tensor_parallel_size
+    costs = run_costs(pacing, config.algorithm, tensor_parallel_size=size)
+    return Pacing(slot_type=slot.type, costs=costs, dilation=pacing.dilation)
+
+
+def run_workload(config: RunConfig) -> Workload | None:
+    """The load that a paced run is put under; None where slots are what they are.
+
+    Raises:
+        UserError: ``rollout.workload.trace`` has no lengths.
+    """
+    if not config.pool.is_paced:
+        return None
+    workload = config.rollout.workload
+    return Workload(
+        config=workload,
+        seed=config.seed,
+        num_steps=config.num_steps,
+        tokens_scale=config.pool.pacing.tokens_scale,
+        lengths=() if workload.trace is None else read_trace(Path(workload.trace)),
     )
 
 

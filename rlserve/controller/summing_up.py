@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from rlserve.controller.counters import Counters
+from rlserve.pool.pacing.verdict import PacingVerdict
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.summary import RunSummary
 
@@ -11,7 +14,13 @@ _SHORTEST_S = 1e-9
 
 
 def sum_up(
-    counters: Counters, ledger: Ledger, *, held_out_after: float | None, weight_version: int, seconds_total: float
+    counters: Counters,
+    ledger: Ledger,
+    pacing: PacingVerdict | None,
+    *,
+    held_out_after: float | None,
+    weight_version: int,
+    seconds_total: float,
 ) -> RunSummary:
     """The summary of a run, however it ended; ``counters`` with what this process has added."""
     loop_s = max(counters.loop_s, _SHORTEST_S)
@@ -35,4 +44,8 @@ def sum_up(
         mean_abs_log_prob_difference=(
             counters.sum_abs_log_prob_difference / counters.num_steps if counters.num_steps else None
         ),
+        loop_s=counters.loop_s,
+        overrun_share=None if pacing is None else pacing.overrun_share,
+        host_was_bottleneck=None if pacing is None else pacing.host_was_bottleneck,
+        paced_activities={} if pacing is None else {name: asdict(each) for name, each in pacing.activities.items()},
     )

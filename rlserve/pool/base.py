@@ -10,6 +10,7 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
+from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
 from rlserve.weights.config import WeightsConfig
@@ -39,6 +40,8 @@ class WorkerSpec:
     log_path: Path
     notice_probe: str | None = None
     """What is asked whether the machine will be taken away (``pool.notice_probe``)."""
+    pacing: Pacing | None = None
+    """The accelerator that it stands for; None: it is what it is."""
     incarnation: int = 0
     """Counts the processes that this slot has had."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlserve.errors import check_fields
+from rlserve.pool.pacing.config import PacingConfig
+from rlserve.roofline.accelerators import is_paced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -13,7 +15,8 @@ class SlotGroupConfig:
     """A number of like slots: ``{type: H100, count: 8, prefer: train}``."""
 
     type: str
-    """A type of the catalogue (``H100``, ``H200``, ``A100`` …), or any name that begins with ``cpu``."""
+    """A type of the catalogue (``H100``, ``H200``, ``A100`` …), or any name that begins with ``cpu``.
+    ``paced-H100`` is a CPU process that takes as long for everything as an H100 would: see ``pool.pacing``."""
     count: int
     """Slots of this type."""
     prefer: Literal["train", "rollout"] | None = None
@@ -68,6 +71,12 @@ class PoolConfig:
     """Longest that a worker may leave that unanswered, whatever it is doing; then it is ended and replaced."""
     max_worker_failures: int = 8
     """Lost workers that are replaced; one more stops the run."""
+    pacing: PacingConfig = field(default_factory=PacingConfig)
+
+    @property
+    def is_paced(self) -> bool:
+        """Whether slots stand for accelerators."""
+        return self.slots != "auto" and any(is_paced(group.type) for group in self.slots)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -29,6 +29,8 @@ from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
+from rlserve.pool.pacing.base import PacingAccount
+from rlserve.pool.pacing.factory import create_pace
 from rlserve.trainers import Batch, Membership
 from rlserve.weights.offer import Offer, Receipt, SentPart
 
@@ -53,9 +55,10 @@ class Worker:
 
         torch.set_num_threads(spec.num_threads)
         self._spec = spec
-        self._rank = EngineRank(spec, timeout_s=spec.switch_timeout_s)
+        self._pace = create_pace(spec.pacing)
+        self._rank = EngineRank(spec, self._pace, timeout_s=spec.switch_timeout_s)
         self._rollout: RolloutRole | None = None
-        self._train = TrainRole(spec)
+        self._train = TrainRole(spec, self._pace)
         self._notices = WorkerNotices()
         self._notices.receive_signals()
         if spec.notice_probe is not None:
@@ -70,6 +73,11 @@ class Worker:
         """A sign of life, with the notice that this worker's slot will be taken away."""
         return self._notices.newest()
 
+    @ray.method(concurrency_group="health")  # type: ignore[untyped-decorator]
+    def pacing_account(self) -> PacingAccount | None:
+        """How the times of a paced slot have come out; None where nothing is paced."""
+        return self._pace.account()
+
     # -- rollout role ----------------------------------------------------------------------------------------
 
     def start_rollout(self, place: RankPlace | None) -> None:
@@ -81,7 +89,8 @@ class Worker:
         from rlserve.weights.transports.factory import create_receiving_end
 
         assert not self._train.active, "a worker has one role at a time"
-        self._rollout = RolloutRole(self._rank.lead(place), Receiver(create_receiving_end(self._spec.weights)))
+        receiver = Receiver(create_receiving_end(self._spec.weights))
+        self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace)
         logger.info("rollout role: started")
 
     def follow_rollout(self, place: RankPlace) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
+from rlserve.rollout.workload.config import WorkloadConfig
 
 _NUM_FUNCTION_WORKERS = 2
 _OWN_TEMPLATE_ARGUMENTS = frozenset(
@@ -166,6 +167,7 @@ class RolloutConfig:
     max_refusal_share: float = 0.25
     """Share of the last 32 prompt groups that the engine may refuse; more stops the run."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    workload: WorkloadConfig = field(default_factory=WorkloadConfig)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -5,7 +5,7 @@ The names are those that Ray gives to nodes (``accelerator_type:H100``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 
@@ -80,13 +80,24 @@ GPU_TYPES = {
 _UNKNOWN_GPU = (500, 100, 24, 12.5, 0.5)
 
 
+PACED_PREFIX = "paced-"
+"""Of the name of a type that is a CPU process which takes as long as an accelerator would: ``paced-H100``."""
+
+
 def is_cpu(type_name: str) -> bool:
-    """Whether a slot of this type is a CPU process: its name begins with ``cpu``."""
-    return type_name.lower().startswith("cpu")
+    """Whether a slot of this type is a CPU process: its name begins with ``cpu``, or it is paced."""
+    return type_name.lower().startswith("cpu") or is_paced(type_name)
+
+
+def is_paced(type_name: str) -> bool:
+    """Whether a slot of this type is a CPU process that takes as long as an accelerator would."""
+    return type_name.startswith(PACED_PREFIX)
 
 
 def slot_type(name: str) -> SlotType:
     """The figures of a type; one that the catalogue does not know is taken for a modest GPU."""
+    if is_paced(name):
+        return replace(slot_type(name.removeprefix(PACED_PREFIX)), name=name, device="cpu")
     if is_cpu(name):
         return SlotType(
             name=name,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlserve.errors import UserError
@@ -59,8 +61,22 @@ def model_shape(name: str) -> ModelShape:
         UserError: no such name.
     """
     if name not in MODEL_SHAPES:
-        raise UserError(f"no model size is called {name!r}: there are {', '.join(MODEL_SHAPES)}")
+        raise UserError(
+            f"no model size is called {name!r}, and no folder has such a model: there are {', '.join(MODEL_SHAPES)}"
+        )
     return MODEL_SHAPES[name]
+
+
+def read_shape(model: str) -> ModelShape:
+    """The shape of a named size, or of the model in a folder.
+
+    Raises:
+        UserError: it is neither, or the model is not one that is modelled.
+    """
+    file = Path(model) / "config.json"
+    if model in MODEL_SHAPES or not file.is_file():
+        return model_shape(model)
+    return shape_of_config(model, json.loads(file.read_text(encoding="utf-8")))
 
 
 def shape_of_config(name: str, config: Mapping[str, Any]) -> ModelShape:

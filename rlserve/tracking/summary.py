@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.table import Table
@@ -42,6 +42,15 @@ class RunSummary:
     """Most steps that a trained token was older than the policy it trained."""
     mean_abs_log_prob_difference: float | None
     """Between engine and trainer, over all trained tokens."""
+    loop_s: float = 0.0
+    """From the first prompt to the last step; of a paced run in modelled seconds."""
+    overrun_share: float | None = None
+    """Of a paced run: how much later than modelled things ended, as a share of the modelled time, in the role where it
+    is more."""
+    host_was_bottleneck: bool | None = None
+    """Of a paced run: whether that is too much for its times to count."""
+    paced_activities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Of a paced run: by activity the number, and the modelled, computed and late seconds of all workers."""
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
@@ -77,6 +86,7 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
         ),
         ("largest staleness", f"{summary.max_staleness} (steps)"),
         ("engine against trainer", f"{_difference(summary)} mean absolute log-probability difference"),
+        *_pacing(summary),
     ]
 
 
@@ -105,6 +115,15 @@ def format_score(value: float, num_digits: int = 2) -> str:
         num_digits += 1
         text = f"{value:.{num_digits}f}"
     return text
+
+
+def _pacing(summary: RunSummary) -> list[tuple[str, str]]:
+    if summary.overrun_share is None:
+        return []
+    late = f"{summary.overrun_share:.1%} of the modelled time late"
+    if summary.host_was_bottleneck:
+        return [("paced", f"{late}: the host was the bottleneck; not counted (raise pool.pacing.dilation)")]
+    return [("paced", f"{late}: the host kept up; times are modelled seconds")]
 
 
 def _score(value: float | None) -> str:

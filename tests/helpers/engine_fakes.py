@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from rlserve.engine import EngineStats, Request, RequestOutput, SampleDelta, SamplingParams
+from rlserve.engine.stats.step_work import NO_WORK
 
 
 class FakeEngine:
@@ -23,6 +24,7 @@ class FakeEngine:
         self.in_step = threading.Event()
         self.tensors: dict[str, torch.Tensor] = {}
         self.failure: BaseException | None = None
+        self.last_work = NO_WORK
 
     @property
     def has_work(self) -> bool:

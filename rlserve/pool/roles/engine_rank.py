@@ -13,6 +13,7 @@ from rlserve.distributed.base import RankPlace
 from rlserve.engine import Engine, EngineConfig, FollowerThread, join_ranks
 from rlserve.errors import RlserveError
 from rlserve.pool.base import WorkerSpec
+from rlserve.pool.pacing.base import Pace
 
 _END_S = 20.0
 """How long a thread that follows may take to end once the rank that it follows is lost or has closed its engine."""
@@ -21,9 +22,10 @@ _END_S = 20.0
 class EngineRank:
     """Makes, keeps and ends one rank of an engine; calls are serialised by a lock."""
 
-    def __init__(self, spec: WorkerSpec, *, timeout_s: float) -> None:
+    def __init__(self, spec: WorkerSpec, pace: Pace, *, timeout_s: float) -> None:
         """``timeout_s`` bounds how long the ranks wait for each other, to join and in each operation."""
         self._spec = spec
+        self._pace = pace
         self._config = _engine_config(spec)
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -38,7 +40,7 @@ class EngineRank:
             WorkerFailedError: another rank is lost.
             DeadlineExceededError: not all ranks joined in time.
         """
-        with self._lock:
+        with self._lock, self._pace.waking():
             if self._engine is not None and place == self._place:
                 self._engine.restore_memory()
             else:
@@ -70,10 +72,10 @@ class EngineRank:
 
     def _form(self, place: RankPlace | None) -> Engine:
         if place is None:
-            return Engine(self._spec.model_path, self._config, load_weights=False)
+            return Engine(self._spec.model_path, self._config, load_weights=False, clock=self._pace.now_s)
         group = join_ranks(place, self._config, timeout_s=self._timeout_s)
         try:
-            return Engine(self._spec.model_path, self._config, load_weights=False, ranks=group)
+            return Engine(self._spec.model_path, self._config, load_weights=False, ranks=group, clock=self._pace.now_s)
         except BaseException:
             group.close()  # so that the others fail at once
             raise

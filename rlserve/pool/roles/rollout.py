@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, RolloutStats
+from rlserve.pool.pacing.base import Pace
 from rlserve.weights.offer import Offer, Receipt
 from rlserve.weights.receiver import Receiver
 
@@ -26,24 +26,26 @@ class RolloutRole:
     once the engine has failed, and all but :meth:`collect` once the role is being given up.
     """
 
-    def __init__(self, engine: Engine, receiver: Receiver) -> None:
+    def __init__(self, engine: Engine, receiver: Receiver, pace: Pace) -> None:
         self._engine = engine
         self._receiver = receiver
-        self._loop = EngineLoop(engine)
+        self._pace = pace
+        self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
 
     def take_weights(self, offer: Offer, cargo: Sequence[Any]) -> Receipt:
         """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
-        tensors = self._receiver.receive(offer, cargo)
+        with self._pace.receiving():
+            tensors = self._receiver.receive(offer, cargo)
 
         def swap(engine: Engine) -> Receipt:
-            start = time.perf_counter()
+            start = self._pace.now_s()
             engine.load_weights(offer.version, tensors)
             loaded = fingerprint(engine.named_weights())
             return Receipt(
                 version=engine.weight_version,
                 fingerprint=loaded,
-                load_s=time.perf_counter() - start,
+                load_s=self._pace.now_s() - start,
             )
 
         return self._loop.run(swap)
@@ -64,7 +66,8 @@ class RolloutRole:
         Outputs that finished before are still handed out by ``collect``, each exactly once.
         """
         partials = self._loop.stop()
-        self._engine.release_memory(weights=True)
+        with self._pace.freeing():
+            self._engine.release_memory(weights=True)
         self._engine.check_integrity()
         return partials
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from rlserve.errors import CheckpointError, WorkerFailedError
 from rlserve.pool.base import POLICY_FOLDER, WorkerSpec
+from rlserve.pool.pacing.base import Pace
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
 from rlserve.weights.sender import Sender
 from rlserve.weights.transports.factory import create_sending_end
@@ -27,8 +28,11 @@ class TrainRole:
     The trainer object outlives a spell of training: a worker that returns to it joins with the same, warm object.
     """
 
-    def __init__(self, spec: WorkerSpec) -> None:
+    def __init__(self, spec: WorkerSpec, pace: Pace) -> None:
         self._spec = spec
+        self._pace = pace
+        self._num_ranks = 0
+        """Of the group that it was in last."""
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
         self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), getattr(torch, spec.engine.dtype))
@@ -58,15 +62,17 @@ class TrainRole:
                 )
             elif is_newcomer:
                 self._trainer.leave()
-            self._trainer.resize(membership)
-            self.active = True
+            num_before = self._num_ranks if self.active else membership.num_ranks - 1
+            with self._pace.resharding(num_ranks=membership.num_ranks, num_before=num_before):
+                self._trainer.resize(membership)
+            self.active, self._num_ranks = True, membership.num_ranks
             num_steps = self._trainer.num_steps
         logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
         return num_steps
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""
-        with self._lock:
+        with self._lock, self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)):
             return self._active_trainer().step(batch)
 
     def last_metrics(self) -> dict[str, float]:
@@ -76,12 +82,12 @@ class TrainRole:
 
     def snapshot_weights(self, version: int) -> None:
         """Copy the policy's weights for the sender, in the engines' type. Any member has them."""
-        with self._lock:
+        with self._lock, self._pace.copying():
             self.sender.take_snapshot(version, self._active_trainer().weights())
 
     def leave(self) -> None:
         """Give the role up and free its memory."""
-        with self._lock:
+        with self._lock, self._pace.freeing():
             self._active_trainer().leave()
             self.active = False
         logger.info("left the trainers")

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
+from rlserve.rollout.workload.workload import Workload
 
 
 def sampling_seed(run_seed: int, group_id: str) -> int:
@@ -23,6 +24,8 @@ class TrainingRequests:
     sampling: SamplingParams
     """Holds for every group; its seed is replaced by the group's own."""
     run_seed: int
+    workload: Workload | None = None
+    """What decides lengths; None: the model does."""
 
     def of(self, group: PromptGroup, *, admitted_version: int, attempt: int = 0) -> RequestSpec:
         """The request for ``group``. ``attempt`` is the ledger's, above 0 after a resume of the run.
@@ -30,10 +33,11 @@ class TrainingRequests:
         A group starts only on a replica whose weights are at least as new as the policy at its admission: with that, no
         token is older than ``admitted_version``, which the bound on staleness rests on.
         """
+        sampling = self.sampling if self.workload is None else self.workload.sampling(group, self.sampling)
         return RequestSpec(
             id=RequestId(kind=RequestKind.TRAINING, name=group.id, attempt=attempt),
             prompt_token_ids=group.prompt_token_ids,
-            sampling=replace(self.sampling, seed=sampling_seed(self.run_seed, group.id)),
+            sampling=replace(sampling, seed=sampling_seed(self.run_seed, group.id)),
             position=group.position,
             min_version=admitted_version,
         )

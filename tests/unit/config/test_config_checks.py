@@ -39,6 +39,31 @@ def problems_of(discovered: dict[str, int] | None = None, **parts: Any) -> list[
     return [str(problem) for problem in check_parts(config_of(**parts), discovered or {})]
 
 
+PACED = [{"type": "paced-H100", "count": 2}, {"type": "paced-H200", "count": 2}]
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"rollout": {"workload": {"median_tokens": 2000}}}, "rollout.workload: is for runs on paced slots only"),
+        ({"pool": {"slots": TWO_TYPES, "pacing": {"dilation": 0.5}}}, "pool.pacing: has no effect"),
+        ({"pool": {"slots": [PACED[0], TWO_TYPES[0]]}}, "pool.slots: must all be of paced types or none, got cpu-a"),
+        ({"pool": {"slots": PACED, "pacing": {"model": "9B"}}}, "pool.pacing.model: no model size is called '9B'"),
+        (
+            {"pool": {"slots": PACED[:1], "pacing": {"model": "70B"}}},
+            "pool.pacing.model: 70B leaves no room",
+        ),
+    ],
+)
+def test_paced_slots_and_their_load_go_together(parts: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(**parts)
+    assert found.startswith(problem)
+
+
+def test_paced_slots_need_no_accelerators() -> None:
+    assert problems_of(pool={"slots": PACED}, rollout={"workload": {"median_tokens": 2000}}) == []
+
+
 def test_the_default_pool_is_fine() -> None:
     assert problems_of() == []
 
@@ -277,7 +302,7 @@ def test_references_that_are_fine(folder: Path) -> None:
     [
         ("model.path", "/nowhere", "no such folder, and no name on the hub (org/name): '/nowhere'"),
         ("model.path", "", "must not be empty"),
-        ("model.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition"),
+        ("model.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
         ("model.path", "file.txt", "file.txt is a file, and no model: name the folder that holds its config.json"),
         ("model.tokenizer_path", "builtin:addition", "no builtin model can stand here, got 'builtin:addition'"),
         (
@@ -285,7 +310,7 @@ def test_references_that_are_fine(folder: Path) -> None:
             "data/train.jsonl",
             "no such file or folder, and no data set's name on the hub: 'data/train.jsonl'",
         ),
-        ("data.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition"),
+        ("data.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
         ("reward.function", "score", "must be module:function or path/to/file.py:function, got 'score'"),
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),

@@ -40,7 +40,12 @@ class Ending:
             saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),
         )
         setup = SimpleNamespace(
-            config=SimpleNamespace(num_steps=NUM_STEPS), gangs=(), roles={}, saved=None, tracker=FakeTracker()
+            config=SimpleNamespace(num_steps=NUM_STEPS),
+            gangs=(),
+            roles={},
+            saved=None,
+            tracker=FakeTracker(),
+            dilation=None,
         )
         ports = SimpleNamespace(
             fleet=SimpleNamespace(start=self._at_once, close=lambda: None),

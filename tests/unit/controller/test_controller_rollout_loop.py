@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 from controller_fakes import output, recorded, run_context, settled, until
+from virtual_time import run_virtual
 
+from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books
 from rlserve.controller.controller import first_error
 from rlserve.controller.events import EventBus, GroupFinished, RequestAnswered, RequestsStarted
-from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
+from rlserve.controller.rollout_loop import WORKLOAD_FILTERED, FailureLimits, RolloutLoop
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.buffer import SampleBuffer
@@ -23,6 +25,8 @@ from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.workload.config import WorkloadConfig
+from rlserve.rollout.workload.workload import Workload
 
 
 class FakeSource:
@@ -80,12 +84,12 @@ class FakeReplicas:
 class Setting:
     """Room for four groups: two a step, one step ahead."""
 
-    def __init__(self) -> None:
+    def __init__(self, workload: Workload | None = None, clock: RunClock | None = None) -> None:
         self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
         self.router = Router()
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=2)
         self.scorer = FakeScorer()
-        self.context = run_context()
+        self.context = run_context(clock=clock)
         self.replicas = FakeReplicas(self.router, self.context.events)
         fakes: Any = self
         source: Any = FakeSource()
@@ -93,7 +97,7 @@ class Setting:
             self.context,
             Books(ledger=self.ledger, buffer=self.buffer, router=self.router),
             source=source,
-            requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0),
+            requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0, workload=workload),
             replicas=fakes.replicas,
             scorer=fakes.scorer,
             decode=str,
@@ -120,6 +124,48 @@ def start(setting: Setting, tasks: asyncio.TaskGroup, wanted: int) -> list[async
         tasks.create_task(setting.loop.admit(lambda: wanted)),
         tasks.create_task(setting.loop.score()),
     ]
+
+
+def test_a_load_that_keeps_few_groups_drops_the_others_for_its_own_reason() -> None:
+    config = WorkloadConfig(kept_share=1e-9)
+    workload = Workload(config=config, seed=0, num_steps=10, tokens_scale=1.0)
+
+    async def scenario() -> None:
+        setting = Setting(workload)
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks, wanted=4)
+            await settled()
+            setting.finish_all()
+            while not setting.ledger.num_dropped:
+                await settled()
+            for loop in loops:
+                loop.cancel()
+        assert set(setting.ledger.num_dropped) == {WORKLOAD_FILTERED}
+        assert len(setting.buffer) == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_waits_for_tools_is_scored_after_them() -> None:
+    config = WorkloadConfig(tool_share=1.0, tool_wait_s=40.0, sigma=0.0)
+    workload = Workload(config=config, seed=0, num_steps=10, tokens_scale=1.0)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        setting = Setting(workload, RunClock(started=0.0, read=loop.time))
+        async with setting.context.tasks as tasks:
+            loops = start(setting, tasks, wanted=4)
+            await asyncio.sleep(1.0)
+            setting.finish_all()
+            await asyncio.sleep(39.0)
+            assert len(setting.buffer) == 0
+            await asyncio.sleep(2.0)
+            assert len(setting.buffer) == 4
+            for each in loops:
+                each.cancel()
+        assert loop.time() == 42.0
+
+    run_virtual(scenario())
 
 
 def test_groups_are_admitted_while_there_is_room_and_scored_into_the_buffer() -> None:

@@ -29,6 +29,7 @@ from rlserve.engine import (
 )
 from rlserve.engine.loop import AnswerSubscription, DeltaSubscription
 from rlserve.engine.loop.commands import CommandQueue
+from rlserve.engine.stats.step_work import NO_WORK, StepWork
 from rlserve.errors import WorkerFailedError
 
 END_S = 20.0
@@ -89,6 +90,59 @@ def test_only_time_within_steps_counts_as_busy(engine: Any) -> None:
     assert answers.read(END_S)
     assert loop.stats.busy_s == loop.stats.num_steps >= 1
     loop.stop()
+
+
+class FakePace:
+    """Holds each step up until it is let go."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self.works: list[StepWork] = []
+        self.goes_on: list[bool] = []
+
+    def computed(self, start_s: float, work: StepWork) -> None:
+        self.works.append(work)
+
+    def left_s(self) -> float:
+        return 0.0 if self.is_over else END_S
+
+    def ended(self, *, goes_on: bool) -> None:
+        self.goes_on.append(goes_on)
+
+
+def test_a_paced_step_hands_nothing_out_before_its_end_and_commands_do_not_wait_for_it(engine: Any) -> None:
+    pace = FakePace()
+    loop = EngineLoop(engine, pace=pace)
+    answers = loop.subscribe_answers()
+    loop.submit(requests_of("a", "b"), answers)
+    assert engine.in_step.wait(END_S)
+    loop.run(lambda _: engine.events.append("command"))
+    assert answers.read(0.0) == ()
+    assert engine.events.count("step ends") == 1, "the next step waits for the end of this one"
+    pace.is_over = True
+    loop.run(lambda _: None)  # wakes it up
+    found = _read_until(answers, 2)
+    loop.stop()
+    assert found == ["a", "b"]
+    assert pace.goes_on == [True, False]
+    assert pace.works == [NO_WORK, NO_WORK]
+
+
+def test_a_stop_in_a_paced_step_hands_out_what_was_computed(engine: Any) -> None:
+    loop = EngineLoop(engine, pace=FakePace())
+    answers = loop.subscribe_answers()
+    loop.submit(requests_of("a", "b"), answers)
+    assert engine.in_step.wait(END_S)
+    partials = loop.stop()
+    assert [output.request_id for output in partials] == ["b"]
+    assert _read_all(answers) == ["a"]
+
+
+def _read_until(subscription: AnswerSubscription, number: int) -> list[str]:
+    found: list[str] = []
+    while len(found) < number:
+        found += [output.request_id for output in subscription.read(END_S)]
+    return found
 
 
 def test_the_samples_of_a_step_are_weighted_by_its_time(engine: Any) -> None:

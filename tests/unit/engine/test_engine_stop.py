@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from rlserve.engine import FinishReason, SampleOutput
 from rlserve.engine.sequences.stop_strings import StopStringChecker
+from rlserve.engine.stats.step_work import StepWork
 
 pytestmark = BOTH_WAYS
 
@@ -34,6 +35,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def free_run(folder: Path) -> SampleOutput:
     """Forty greedy tokens that nothing stops."""
     return run(make_engine(folder), [make_request("0", PROMPT, max_tokens=40, seed=3)])["0"].samples[0]
+
+
+def test_each_sample_may_have_a_length_of_its_own(folder: Path) -> None:
+    request = make_request("0", PROMPT, n=3, max_tokens=9, sample_max_tokens=(2, 9, 5), ignore_eos=True)
+    output = run(make_engine(folder), [request])["0"]
+    assert [len(sample.token_ids) for sample in output.samples] == [2, 9, 5]
+    assert {sample.finish_reason for sample in output.samples} == {FinishReason.LENGTH}
+
+
+def test_the_work_of_a_step_is_told(folder: Path) -> None:
+    engine = make_engine(folder)
+    engine.add(make_request("0", PROMPT, n=2, max_tokens=9, ignore_eos=True))
+    engine.step()
+    assert engine.last_work == StepWork(num_samples=0, num_kv_tokens=0, num_prefill_tokens=len(PROMPT))
+    engine.step()
+    assert engine.last_work == StepWork(num_samples=2, num_kv_tokens=2 * (len(PROMPT) + 1), num_prefill_tokens=0)
 
 
 def test_length_ends_a_sample_that_nothing_else_ends(free_run: SampleOutput) -> None:

@@ -16,6 +16,7 @@ from rlserve.distributed.addresses import free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WorkerFailedError
+from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.engine_rank import EngineRank
 
 CONFIG = EngineConfig(dtype="float32", num_blocks=16, tensor_parallel_size=2, max_num_batched_tokens=64)
@@ -29,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def ranks(model: Path) -> Iterator[tuple[EngineRank, EngineRank]]:
     spec = make_spec("cpu/0", model_path=str(model), engine=CONFIG)
-    leader, follower = EngineRank(spec, timeout_s=20.0), EngineRank(spec, timeout_s=20.0)
+    leader, follower = (EngineRank(spec, Unpaced(), timeout_s=20.0) for _ in range(2))
     yield leader, follower
     leader.end()
     follower.end()

@@ -12,6 +12,7 @@ from engine_fakes import FakeEngine, requests_of
 
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import WorkerFailedError
+from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.weights.config import ObjectStoreConfig
 from rlserve.weights.offer import Offer, SentPart
@@ -43,7 +44,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def role(engine: Any) -> RolloutRole:
-    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())))
+    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())), Unpaced())
 
 
 def test_every_output_is_handed_out_exactly_once(role: RolloutRole) -> None:

@@ -9,7 +9,7 @@ from conftest import make_summary
 from rich.console import Console
 
 from rlserve.tracking.run_folder import RunFolder
-from rlserve.tracking.summary import print_summary, read_summary, write_summary
+from rlserve.tracking.summary import print_summary, read_summary, summary_rows, write_summary
 
 FIELDS = {
     "held_out_before",
@@ -29,6 +29,10 @@ FIELDS = {
     "trained_tokens_per_s",
     "max_staleness",
     "mean_abs_log_prob_difference",
+    "loop_s",
+    "overrun_share",
+    "host_was_bottleneck",
+    "paced_activities",
 }
 
 
@@ -46,6 +50,14 @@ def test_summary_reads_back_and_has_exactly_the_promised_fields(
     write_summary(folder, summary)
     assert read_summary(folder) == summary
     assert json.loads(folder.summary_file.read_text()).keys() == FIELDS
+
+
+def test_the_summary_of_a_paced_run_says_whether_it_counts() -> None:
+    late = dict(summary_rows(make_summary(overrun_share=0.041, host_was_bottleneck=True)))["paced"]
+    assert late.startswith("4.1% of the modelled time late: the host was the bottleneck; not counted")
+    fine = dict(summary_rows(make_summary(overrun_share=0.004, host_was_bottleneck=False)))["paced"]
+    assert fine.startswith("0.4% of the modelled time late: the host kept up")
+    assert "paced" not in dict(summary_rows(make_summary()))
 
 
 def test_closing_table_has_the_numbers_and_places_that_can_be_copied(folder: RunFolder) -> None:
