@@ -123,7 +123,7 @@ def test_a_dry_run_prints_a_configuration_that_can_be_launched(
     assert launch.calls == []
     printed = capsys.readouterr().out
     assert "# prompts: " in printed
-    assert "# rollout slots: 1 of 2 at the start; at least 1, at most 1 (queue_threshold)\n" in printed
+    assert "# rollout slots: 1 of 2 at the start; at least 1, at most 1 (rate_matching)\n" in printed
     assert "pool.slots: one of the 2 trains and one rolls out, so nothing ever moves (manager=static)\n" in printed
     (tmp_path / "printed.yaml").write_text(printed, encoding="utf-8")
     overrides = ["num_steps=3", "pool=two"]
