@@ -68,8 +68,8 @@ def test_a_users_file_comes_before_the_packaged_one(project: Project) -> None:
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("conf/rlhff.yaml", "no such configuration; those that come with rlserve: conf/rlhf.yaml"),
-        ("/nowhere/rlhf.yaml", "no such configuration; those that come with rlserve: conf/rlhf.yaml"),
+        ("conf/rlhff.yaml", "no such configuration; those that come with rlserve: conf/paced.yaml, conf/rlhf.yaml"),
+        ("/nowhere/rlhf.yaml", "no such configuration; those that come with rlserve: conf/paced.yaml, conf/rlhf.yaml"),
         ("conf", "is a folder: name one of its .yaml files"),
         ("conf/run.yml", "a configuration's name must end in .yaml"),
     ],
