@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -97,7 +98,10 @@ class Engine:
             overlaps=self._runner.overlaps,
             clock=clock,
         )
-        self._weights = WeightVersions(self._runner, on_change=self._weights_changed)
+        # Not a method of this engine: an engine that is forgotten is freed at once, and with it its other ranks.
+        recompute = config.on_new_weights == "recompute"
+        on_change = partial(self._generation.weights_changed, recompute=recompute)
+        self._weights = WeightVersions(self._runner, on_change=on_change)
         self._pause_mode: PauseMode | None = None
         self._kv_cache_released = False
         if load_weights:
@@ -374,9 +378,6 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that no block, row or sample is lost: free + held = total, counts exact."""
         self._generation.check_integrity()
-
-    def _weights_changed(self, version: int) -> None:
-        self._generation.weights_changed(version, recompute=self.config.on_new_weights == "recompute")
 
     def _find_problem(self, request: Request) -> str | None:
         if not isinstance(request.id, str):

@@ -190,10 +190,8 @@ class FakeClock(RunClock):
     """Seconds that the test counts."""
 
     def __init__(self, now_s: float) -> None:
+        super().__init__(started=0.0, read=lambda: self.now_s)
         self.now_s = now_s
-
-    def now(self) -> float:
-        return self.now_s
 
 
 class FakeTracker:
