@@ -118,7 +118,7 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
         finally:
             progress.show_status("writing the records")
             tracker.close(exit_code, reason)
-            if folder.summary_file.exists():
+            if config.tracking.report and folder.summary_file.exists():
                 progress.show_status("making the report")
                 _report(folder)
     finally:

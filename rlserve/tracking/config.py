@@ -51,6 +51,8 @@ class TrackingConfig:
     tells. None serves none."""
     prometheus_host: str = "127.0.0.1"
     """Address that this port is on; 0.0.0.0 lets other machines in, and asks nobody for a password."""
+    report: bool = True
+    """Make ``report.png`` and ``report.html`` when the run ends; ``rlserve report`` makes them at any time."""
     progress: Literal["auto", "live", "plain", "none"] = "auto"
     """``auto`` is a live display in a terminal and plain lines elsewhere."""
 

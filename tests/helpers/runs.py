@@ -36,7 +36,7 @@ SMALL: Mapping[str, Any] = {
         "switch_timeout_s": 40.0,
     },
     "manager": {"policy": "static"},
-    "tracking": {"wandb": {"enabled": False}, "tensorboard": False, "progress": "plain"},
+    "tracking": {"wandb": {"enabled": False}, "tensorboard": False, "report": False, "progress": "plain"},
     "launch": {"kind": "local"},
 }
 REWARD = """

@@ -1,27 +1,40 @@
-"""A run that Prometheus watches."""
+"""A run that Prometheus watches, in a temporary folder too long for Ray's sockets."""
 
 from __future__ import annotations
 
+import re
+import signal
 import socket
 import urllib.request
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from runs import Workplace
 
+from rlserve.controller.checkpoint import is_whole
+
 pytestmark = pytest.mark.slow
 
 
-def test_the_engines_of_a_run_are_seen_while_it_goes_on(workplace: Workplace) -> None:
+def test_a_run_is_watched_and_terminated_with_a_long_temporary_folder(workplace: Workplace) -> None:
+    """Its engines are seen while it goes on. Ray goes elsewhere and leaves nothing there."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run = workplace.start("watched", {"num_steps": 1000, "tracking": {"prometheus_port": port}})
+    long = workplace.place / ("a" * 90)
+    long.mkdir()
+    changes = {"num_steps": 1000, "tracking": {"prometheus_port": port}}
+    run = workplace.start("watched", changes, environment={"TMPDIR": str(long)})
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
-    run.interrupt()
-    assert run.wait() == 130, run.output
+    (ray_folder,) = {found[0] for word in run.words() if (found := re.search(r"/tmp/rlserve-ray-[^/]+", word))}
+    run.process.send_signal(signal.SIGUSR2)
+    assert run.wait() == 128 + signal.SIGUSR2, run.output
+    assert not Path(ray_folder).exists()
+    assert is_whole(max(run.folder.glob("checkpoints/step_*")))
+    run.wait_for_no_processes()
     samples = {sample.name: sample for family in families for sample in family.samples}
     generated = samples["vllm:generation_tokens_total"]
     assert generated.labels["engine"] == "cpu-b/0"

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(shared_workplace: Workplace) -> Run:
     """One run of two slots, three steps, that came to its end."""
-    run = shared_workplace.start("finished", {"algorithm": {"kl_coefficient": 0.01}})
+    run = shared_workplace.start("finished", {"algorithm": {"kl_coefficient": 0.01}, "tracking": {"report": True}})
     assert run.wait() == 0, run.output
     return run
 
