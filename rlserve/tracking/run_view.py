@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rlserve.tracking import names
 from rlserve.tracking.jsonl import Line, read_last_json_lines
 from rlserve.tracking.live import LiveState, read_live
+from rlserve.tracking.move_outcomes import find_outcome
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
 
@@ -97,17 +98,7 @@ def move_views(moves: Sequence[Line], outcomes: Iterable[Line]) -> list[MoveView
     """Each decision to move with what became of it: the first outcome of its slot that begins before the slot's next
     move."""
     outcomes = list(outcomes)
-    views = []
-    for index, move in enumerate(moves):
-        later = (other["time_s"] for other in moves[index + 1 :] if other["slot_id"] == move["slot_id"])
-        until_s = next(later, float("inf"))
-        own = [
-            outcome
-            for outcome in outcomes
-            if outcome["slot_id"] == move["slot_id"] and move["time_s"] <= outcome["begin_s"] < until_s
-        ]
-        views.append(_move_view(move, own[0] if own else None))
-    return views
+    return [_move_view(move, find_outcome(move, moves[index + 1 :], outcomes)) for index, move in enumerate(moves)]
 
 
 def _move_view(decision: Line, outcome: Line | None) -> MoveView:

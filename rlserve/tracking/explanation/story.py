@@ -7,9 +7,11 @@ one without an outcome had too few training steps after it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from rlserve.tracking.move_outcomes import find_outcome
 
 Record = Mapping[str, Any]
 _NUMBER = re.compile(r"\d+(\.\d+)?(e[+-]?\d+)?")
@@ -146,13 +148,19 @@ def explain(
     )
 
 
+_JUDGED = ("trainer_pause_s", "rate_before", "rate_after", "load", "cost", "num_steps_after")
+"""What a move takes over from its outcome."""
+
+
 def _entries(decisions: Sequence[Record], events: Sequence[Record], end_s: float) -> list[Hold | Move]:
     entries: list[Hold | Move] = []
+    outcomes = [event for event in events if event["event"] == "outcome"]
     for index, decision in enumerate(decisions):
         until_s = decisions[index + 1]["time_s"] if index + 1 < len(decisions) else end_s
         if decision["action"] != "hold":
-            later = (each["time_s"] for each in decisions[index + 1 :] if each["action"] != "hold")
-            entries.append(_move(decision, events, next(later, end_s)))
+            later = [each for each in decisions[index + 1 :] if each["action"] != "hold"]
+            next_s = later[0]["time_s"] if later else end_s
+            entries.append(_move(decision, events, next_s, find_outcome(decision, later, outcomes)))
             continue
         hold = _hold(decision, until_s)
         before = entries[-1] if entries else None
@@ -181,7 +189,7 @@ def _hold(decision: Record, until_s: float) -> Hold:
     )
 
 
-def _move(decision: Record, events: Sequence[Record], next_s: float) -> Move:
+def _move(decision: Record, events: Sequence[Record], next_s: float, outcome: Record | None) -> Move:
     begin_s, action = decision["time_s"], decision["action"]
     arrived_s = next(
         (
@@ -193,7 +201,6 @@ def _move(decision: Record, events: Sequence[Record], next_s: float) -> Move:
         ),
         None,
     )
-    outcome = _outcome(decision, events, next_s)
     duration_s = None if arrived_s is None else arrived_s - begin_s
     return Move(
         time_s=begin_s,
@@ -210,13 +217,5 @@ def _move(decision: Record, events: Sequence[Record], next_s: float) -> Move:
         predicted_gain=decision.get("gain"),
         predicted_cost=decision.get("cost"),
         horizon_s=decision.get("horizon_s"),
-        **outcome,
+        **({} if outcome is None else {name: outcome[name] for name in _JUDGED}),
     )
-
-
-def _outcome(decision: Record, events: Iterable[Record], next_s: float) -> dict[str, Any]:
-    for event in events:
-        if event["event"] == "outcome" and decision["time_s"] <= event["begin_s"] < next_s:
-            wanted = ("trainer_pause_s", "rate_before", "rate_after", "load", "cost", "num_steps_after")
-            return {name: event[name] for name in wanted}
-    return {}
