@@ -168,7 +168,7 @@ def _parts(
         hand_moves=HandMoves(run, book, reallocation, MoveRequests(setup.folder.requests), hold_s=pool.move_hold_s),
         notice_watch=_notice_watch(setup, ports, book, departures),
         node_watch=_node_watch(run, setup, ports, book, recovery, departures),
-        host_watch=None if ports.processors is None or pool.is_paced else HostWatch(measuring, ports.processors),
+        host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
         heartbeat=Heartbeat(
             ports.fleet, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s

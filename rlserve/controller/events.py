@@ -14,7 +14,7 @@
     WeightsNotTaken     weight sync               replicas: it is lost
     ReplicaHeard        replicas                  measuring; replica log
     GroupFinished       rollout loop              measuring
-    StepEnded           training loop             measuring
+    StepEnded           training loop             measuring, host watch
     GroupsTrained       training loop             answer log
     HeldOutAnswered     evaluation                answer log
     tracking.Record     whoever did it            tracker: the run's files; the display, of a Decision

@@ -118,13 +118,24 @@ def test_what_a_move_came_to_is_recorded_with_what_was_expected_of_it() -> None:
 def test_processors_are_asked_once_a_second_and_the_first_answer_is_not_used() -> None:
     async def scenario() -> list[Reading]:
         setting, answers = Setting(), iter([0.9, 0.25, 0.5, 0.75])
-        watching = asyncio.create_task(HostWatch(setting.measuring, lambda: {"here": next(answers)}).watch())
+        watch = HostWatch(setting.context, setting.measuring, lambda: {"here": next(answers)})
+        watching = asyncio.create_task(watch.watch())
         await asyncio.sleep(2.5)
         watching.cancel()
         return setting.meter.readings
 
     shares = [reading.busy_share for reading in run_virtual(scenario()) if isinstance(reading, HostPolled)]
     assert shares == [0.25, 0.5]
+
+
+def test_processors_are_asked_at_the_end_of_a_first_step_that_comes_sooner() -> None:
+    setting, answers = Setting(), iter([0.25, 0.5])
+    HostWatch(setting.context, setting.measuring, lambda: {"here": next(answers)})
+    for _ in range(2):
+        setting.context.events.emit(
+            StepEnded(slot_ids=("t0", "t1"), num_groups=4, num_tokens=90, wait_s=0.1, weights_s=0.1, work_s=0.1)
+        )
+    assert [reading.busy_share for reading in setting.meter.readings if isinstance(reading, HostPolled)] == [0.25]
 
 
 def test_metrics_are_of_what_was_measured_and_nothing_else() -> None:
