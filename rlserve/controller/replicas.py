@@ -55,8 +55,9 @@ class _Replica:
     leaving: bool = False
     stats: RolloutStats | None = None
     since_s: float
-    """When it began to serve."""
+    """When it began to serve, on the run's clock."""
     last_progress_s: float
+    """Seconds of this machine."""
     num_engine_steps: int = -1
     num_tokens_before: int = 0
     """Tokens that this worker's engine had generated when it joined."""
@@ -126,7 +127,7 @@ class Replicas:
         now = self._run.clock.real_s()
         replica = _Replica(
             worker=worker,
-            since_s=now,
+            since_s=self._run.clock.now(),
             last_progress_s=now,
             num_tokens_before=first.stats.num_generated_tokens,
         )

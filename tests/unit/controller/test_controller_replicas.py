@@ -18,7 +18,7 @@ from controller_fakes import (
 )
 from virtual_time import run_virtual
 
-from rlserve.controller.events import RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
+from rlserve.controller.events import ReplicaHeard, RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
 from rlserve.controller.trainer_group import TrainerGroup
@@ -188,6 +188,21 @@ def test_time_that_engines_computed_counts_also_of_replicas_that_left() -> None:
         assert setting.replicas.busy_s == 7.0
 
     run(scenario, "a", "b")
+
+
+def test_when_a_replica_began_to_serve_is_told_on_the_clock_of_the_run() -> None:
+    async def scenario(setting: Setting) -> None:
+        heard = recorded(setting.context.events, ReplicaHeard)
+        setting.clock.now_s = 1000.0
+        setting.clock.dilate(0.5)
+        setting.clock.now_s += 10.0
+        await setting.replicas.join("a")
+        await settled()
+        setting.worker("a").changed.set()
+        await settled()
+        assert {event.since_s for event in heard} == {1000.0 + 10.0 / 0.5}
+
+    run(scenario, "a")
 
 
 def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
