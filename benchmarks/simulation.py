@@ -1,10 +1,12 @@
 """Compare the policies on a simulated pool of twelve GPUs, and measure the simulator itself.
 
-python benchmarks/simulation.py [--seeds N] [--hours H] [--policy A,B] [--json FILE]
+python benchmarks/simulation.py [--load NAME …] [--seeds N] [--hours H] [--policy A,B] [--folder DIR] [--json FILE]
 
 Three loads: the share of prompt groups that is kept is steady, drifts, or is a square wave of six phases. Each row has
-the bar that it must reach, and the exit code is 1 where one is missed. Then: how much faster than real time a
-simulation is with 12 and with 1,000 GPUs, and how long one decision takes with 1,000.
+the bar that it must reach, and the exit code is 1 where one is missed. The raw 100/10 rule is compared where a switch
+takes 3 s, 2 s of them without training. Then: how much faster than real time a simulation is with 12 and with 1,000
+GPUs, and how long one decision takes with 1,000. Runs of policies that measure nothing (all static splits, and the raw
+rule) are kept in ``--folder`` and not done again (``kept_runs.py``).
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from kept_runs import KeptRuns, kept_runs
 from machine import circumstances
 from rich.console import Console
 from rich.table import Table
@@ -34,7 +37,7 @@ from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.from_config import POLICY_CONFIGS
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import simulate
-from rlserve.simulate.study import Study, StudyResult
+from rlserve.simulate.study import Study, StudyResult, run_job
 from rlserve.simulate.table import study_data, study_table
 from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
 from rlserve.simulate.workload.schedules import Drift, Schedule, SquareWave, Steady
@@ -42,6 +45,7 @@ from rlserve.simulate.workload.schedules import Drift, Schedule, SquareWave, Ste
 LOADS: dict[str, Schedule] = {"steady": Steady(0.7), "drift": Drift(1.0, 0.4), "square": SquareWave(1.0, 0.4, 6)}
 OF_ORACLE = {"steady": 0.97, "drift": 0.96, "square": 0.92}
 MAX_MOVES_PER_HOUR, MAX_DECISION_S, MIN_SPEED = 30.0, 0.010, 1000.0
+RAW = "raw 100/10"
 DEFAULT = ManagerConfig.__args__[0]().policy  # type: ignore[attr-defined]
 
 
@@ -57,6 +61,20 @@ class Check:
     @property
     def holds(self) -> bool:
         return self.value >= self.bar if self.at_least else self.value <= self.bar
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowMoves(RooflineCosts):
+    """A change of role takes three seconds, for two of which training stands still."""
+
+    def sleep_s(self, type_name: str) -> float:
+        return 1.0
+
+    def wake_s(self, type_name: str) -> float:
+        return max(0.0, 1.0 - self.weights_s(type_name))
+
+    def reshard_s(self, type_names: Sequence[str], num_before: int) -> float:
+        return 2.0
 
 
 def gangs(**counts: int) -> tuple[GangView, ...]:
@@ -137,43 +155,66 @@ def speed(scale: int, hours: float, manager: ManagerConfig) -> float:
     return run.duration_s / run.host_s
 
 
-def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--policy", default=DEFAULT, help=f"to compare; the first is judged ({DEFAULT})")
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    parsed = parser.parse_args(arguments)
+def run_load(parsed: argparse.Namespace, load: str, run: KeptRuns | None) -> tuple[StudyResult, StudyResult]:
+    """The policies, and where moves are slow the judged one against the raw rule."""
     names = parsed.policy.split(",")
     policies: dict[str, ManagerConfig] = {name: POLICY_CONFIGS[name]() for name in names}
-    policies["raw 100/10"] = QueueThresholdConfig(interval_s=5.0, cooldown_s=0.0)
-    console, checks, data = Console(width=112), list[Check](), {}
+    raw = {names[0]: policies[names[0]], RAW: QueueThresholdConfig(interval_s=5.0, cooldown_s=0.0)}
+    usual = scenario(LOADS[load], parsed.hours)
+    slow = replace(usual, costs=SlowMoves(roofline=Costs(shape=model_shape("8B"))))
     with ProcessPoolExecutor(parsed.jobs) as executor:
-        for load, kept in LOADS.items():
-            study = Study(scenario(kept, parsed.hours), seeds=range(parsed.seeds), executor=executor)
-            result = study.run(policies)
-            console.print(f"\n{load}", style="bold")
-            console.print(study_table(result))
-            data[load] = study_data(result)
-            checks += load_checks(load, result, names[0])
-            by_name = {each.name: each.groups_per_s.mean for each in result.policies}
-            checks.append(
-                Check(what=f"{load}: against raw 100/10", value=by_name[names[0]] / by_name["raw 100/10"], bar=1.10)
-            )
-    manager = policies[names[0]]
-    checks += [
-        Check(what="one decision, 1,000 GPUs, s", value=decision_s(manager), bar=MAX_DECISION_S, at_least=False),
-        Check(what="times real time, 12 GPUs", value=speed(1, 1.0, manager), bar=MIN_SPEED),
-    ]
-    large = speed(83, 0.02, StaticConfig())
+        results = [
+            Study(each, seeds=range(parsed.seeds), executor=executor, run=run or run_job).run(compared)
+            for each, compared in ((usual, policies), (slow, raw))
+        ]
+    return results[0], results[1]
+
+
+def raw_check(load: str, slow: StudyResult, policy: str) -> Check:
+    """Against the raw rule."""
+    rates = {each.name: each.groups_per_s.mean for each in slow.policies}
+    return Check(what=f"{load}: against {RAW}, switches of 3 s", value=rates[policy] / rates[RAW], bar=1.10)
+
+
+def check_table(checks: Sequence[Check]) -> Table:
+    """A row a check."""
     table = Table(box=None, padding=(0, 2, 0, 0))
     for heading in ("check", "value", "bar", ""):
         table.add_column(heading, justify="left" if heading == "check" else "right")
     for check in checks:
         sign = "≥" if check.at_least else "≤"
         table.add_row(check.what, f"{check.value:.4g}", f"{sign} {check.bar:g}", "ok" if check.holds else "missed")
-    console.print(table)
+    return table
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Simulate, and print what came of it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--load", nargs="+", default=list(LOADS), choices=list(LOADS), metavar="NAME")
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--hours", type=float, default=2.0)
+    parser.add_argument("--policy", default=DEFAULT, help=f"to compare; the first is judged ({DEFAULT})")
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--folder", type=Path, help="where runs are kept, and found again")
+    parser.add_argument("--json", type=Path)
+    parsed = parser.parse_args(arguments)
+    judged = parsed.policy.split(",")[0]
+    run = kept_runs(parsed.folder) if parsed.folder else None
+    console, checks, data = Console(width=112), list[Check](), {}
+    for load in parsed.load:
+        usual, slow = run_load(parsed, load, run)
+        for title, result in ((load, usual), (f"{load}, switches of 3 s", slow)):
+            console.print(f"\n{title}", style="bold")
+            console.print(study_table(result))
+            data[title] = study_data(result)
+        checks += [*load_checks(load, usual, judged), raw_check(load, slow, judged)]
+    manager = POLICY_CONFIGS[judged]()
+    checks += [
+        Check(what="one decision, 1,000 GPUs, s", value=decision_s(manager), bar=MAX_DECISION_S, at_least=False),
+        Check(what="times real time, 12 GPUs", value=speed(1, 1.0, manager), bar=MIN_SPEED),
+    ]
+    large = speed(83, 0.02, StaticConfig())
+    console.print(check_table(checks))
     console.print(f"times real time, 996 GPUs: {large:.1f}")
     if parsed.json:
         found = [{**asdict(check), "holds": check.holds} for check in checks]

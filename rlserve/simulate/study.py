@@ -71,10 +71,19 @@ def run_job(job: Job) -> SimulatedRun:
 class Study:
     """Simulates a scenario under policies."""
 
-    def __init__(self, scenario: Scenario, *, seeds: Sequence[int], executor: Executor | None = None) -> None:
-        """``executor`` runs simulations beside each other; without one they run one after the other here."""
+    def __init__(
+        self,
+        scenario: Scenario,
+        *,
+        seeds: Sequence[int],
+        executor: Executor | None = None,
+        run: Callable[[Job], SimulatedRun] = run_job,
+    ) -> None:
+        """``executor`` runs simulations beside each other; without one they run one after the other here. ``run`` is
+        what runs a job."""
         self._scenario = scenario
         self._seeds = tuple(seeds)
+        self._run = run
         self._map: Callable[[Callable[[Job], SimulatedRun], Iterable[Job]], Iterable[SimulatedRun]] = (
             map if executor is None else executor.map
         )
@@ -110,7 +119,7 @@ class Study:
         return self._runs(with_split(self._scenario, num_rollout), _STATIC)
 
     def _runs(self, scenario: Scenario, manager: ManagerConfig) -> tuple[SimulatedRun, ...]:
-        return tuple(self._map(run_job, [Job(scenario=scenario, manager=manager, seed=seed) for seed in self._seeds]))
+        return tuple(self._map(self._run, [Job(scenario=scenario, manager=manager, seed=seed) for seed in self._seeds]))
 
 
 def policy_result(
