@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from launches import launch, read_steps, read_summary
 from machine import circumstances
 
-ROOT = Path(__file__).parent.parent
 SETTLING_S = 60.0
 """After which a run that began badly must keep up with the best split."""
 
@@ -177,32 +175,21 @@ def _trials(scenario: Scenario, num_seeds: int, splits: tuple[int, ...] | None) 
 
 
 def _run(trial: Trial, folder: Path, arguments: argparse.Namespace) -> None:
-    if (folder / trial.name / "summary.json").exists():
-        return
     scenario = trial.scenario
-    command = [
-        *(sys.executable, "-m", "rlserve", "launch", scenario.run_file, *scenario.settings),
+    settings = [
+        *scenario.settings,
         f"num_steps={arguments.steps or scenario.num_steps}",
         f"seed={trial.seed}",
         f"pool.num_initial_rollout={scenario.start if trial.num_rollout is None else trial.num_rollout}",
-        f"name={trial.name}",
-        f"output_dir={folder}",
-        "tracking=off",
-        "checkpoint.every_steps=0",
         "manager=rate_matching" if trial.num_rollout is None else "manager=static",
     ]
     if arguments.dilation and scenario.run_file == "conf/paced.yaml":
-        command.append(f"pool.pacing.dilation={arguments.dilation}")
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
+        settings.append(f"pool.pacing.dilation={arguments.dilation}")
+    launch(scenario.run_file, *settings, name=trial.name, folder=folder)
 
 
 def _outcome(trial: Trial, folder: Path) -> Outcome:
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    steps = [row for row in rows if "timing_s/step" in row]
+    summary, steps = read_summary(folder), read_steps(folder)
     ends_s = [row["training/time_s"] for row in steps]
     settled = [end_s for end_s in ends_s if end_s >= ends_s[0] + SETTLING_S]
     return Outcome(
