@@ -52,10 +52,12 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
+from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission
 from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
@@ -191,6 +193,8 @@ def _reallocation(
     measuring: Measuring,
 ) -> Reallocation:
     config = setup.config
+    if isinstance(config.deciding, RateMatchingConfig):
+        prepare_planning(len(setup.gangs))
     return Reallocation(
         run,
         book,

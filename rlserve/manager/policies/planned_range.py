@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rlserve.manager.policies.base import Observation
 from rlserve.manager.policies.placement import staying
-from rlserve.manager.policies.planner import TypeRates, fluid_optimum
+from rlserve.manager.policies.planner import TypeRates, fluid_optimum, load_solver
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState
 from rlserve.manager.prediction.model import SplitModel
 from rlserve.manager.prediction.splits import split_now
@@ -18,13 +18,23 @@ _NEW_LOAD = 0.05
 _SLACK_GANGS = 2
 _SLACK = 0.1
 """Of all gangs: gangs cannot be divided, and the programme knows no batches that become smaller."""
+_FEW_GANGS = 8
+"""With so many, the quick rule looks at every split anyhow."""
+
+
+def prepare_planning(num_gangs: int) -> None:
+    """Load what planning will need, if it will, so that no decision waits for it."""
+    if num_gangs > _FEW_GANGS:
+        load_solver()
 
 
 def plan_range(
     state: RateState, observation: Observation, model: SplitModel, *, interval_s: float, bounds: tuple[int, int]
 ) -> RateState:
-    """The state with a range that is not out of date."""
+    """The state with a range that is not out of date; with none where there are few gangs."""
     planned, present = state.planned, staying(observation)
+    if len(present) <= _FEW_GANGS:
+        return replace(state, planned=None)
     if (
         planned is not None
         and observation.time_s - planned.time_s < interval_s

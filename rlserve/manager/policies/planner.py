@@ -9,10 +9,10 @@ the quick rule has to look.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from scipy.optimize import linprog
+from functools import cache
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,9 +37,17 @@ class FluidOptimum:
     """Of each type, in the order given."""
 
 
+@cache
+def load_solver() -> Callable[..., Any]:
+    """``linprog``. Its import takes half a second, which runs that never plan are spared."""
+    from scipy.optimize import linprog
+
+    return linprog  # type: ignore[no-any-return]
+
+
 def fluid_optimum(types: Sequence[TypeRates]) -> FluidOptimum:
     """The best division of these gangs; ``types`` is not empty."""
-    solution = linprog(
+    solution = load_solver()(
         c=[-1.0, *(0.0 for _ in types)],
         A_ub=[
             [1.0, *(-each.rollout_rate for each in types)],

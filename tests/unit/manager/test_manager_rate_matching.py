@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -193,3 +195,27 @@ def test_the_fluid_optimum_bounds_every_split(kinds: list[tuple[int, float, floa
     for n in range(len(gangs) + 1):
         split = min(sum(g.rollout_rate for g in gangs[:n]), sum(g.train_rate for g in gangs[n:]))
         assert split <= optimum.rate * (1 + 1e-6)
+
+
+def test_few_gangs_are_not_planned_for_and_load_no_solver() -> None:
+    program = """
+import sys
+from rlserve.manager.config import RateMatchingConfig
+from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.policies.planned_range import prepare_planning
+create_policy(RateMatchingConfig())
+prepare_planning(8)
+few = "scipy" in sys.modules
+prepare_planning(9)
+print(few, "scipy" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(("num_gangs", "is_planned"), [(8, False), (9, True)])
+def test_a_range_is_planned_where_the_quick_rule_does_not_look_at_every_split(num_gangs: int, is_planned: bool) -> None:
+    world = World(gangs_of(num_gangs - 4, 4), kept_share=0.7)
+    policy = RateMatchingPolicy(RateMatchingConfig())
+    _, state = policy.decide(world.observe(), policy.initial_state())
+    assert (state.planned is not None) == is_planned
