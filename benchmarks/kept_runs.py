@@ -74,4 +74,5 @@ def _read(path: Path) -> SimulatedRun:
     found = json.loads(path.read_text(encoding="utf-8"))
     moves = tuple(SimulatedMove(**{**move, "to": Role(move["to"])}) for move in found.pop("moves"))
     staleness = {int(age): number for age, number in found.pop("staleness").items()}
-    return SimulatedRun(**{**found, "moves": moves, "staleness": staleness, "history": ()})
+    ends_s = tuple(found.pop("step_ends_s"))
+    return SimulatedRun(**{**found, "moves": moves, "staleness": staleness, "step_ends_s": ends_s, "history": ()})

@@ -30,6 +30,9 @@ from rlserve.manager.measurement.figures import Measurements
 from rlserve.manager.policies.base import GangFigures, GangView, Observation
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.roles import Role
+from rlserve.rollout.workload.courses import Course, Drift, SquareWave, Steady
+from rlserve.rollout.workload.lengths import LogNormalLengths
+from rlserve.rollout.workload.workload import Workload
 from rlserve.roofline.accelerators import slot_type
 from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import model_shape
@@ -39,10 +42,8 @@ from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import simulate
 from rlserve.simulate.study import Study, StudyResult, run_job
 from rlserve.simulate.table import study_data, study_table
-from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
-from rlserve.simulate.workload.schedules import Drift, Schedule, SquareWave, Steady
 
-LOADS: dict[str, Schedule] = {"steady": Steady(0.7), "drift": Drift(1.0, 0.4), "square": SquareWave(1.0, 0.4, 6)}
+LOADS: dict[str, Course] = {"steady": Steady(0.7), "drift": Drift(1.0, 0.4), "square": SquareWave(1.0, 0.4, 6)}
 OF_ORACLE = {"steady": 0.97, "drift": 0.96, "square": 0.92}
 MAX_MOVES_PER_HOUR, MAX_DECISION_S, MIN_SPEED = 30.0, 0.010, 1000.0
 RAW = "raw 100/10"
@@ -92,11 +93,12 @@ def gangs(**counts: int) -> tuple[GangView, ...]:
     )
 
 
-def scenario(kept: Schedule, hours: float, *, scale: int = 1) -> Scenario:
+def scenario(kept: Course, hours: float, *, scale: int = 1) -> Scenario:
     """``scale`` times 8 H100 and 4 H200 with an 8B model."""
     return Scenario(
         gangs=gangs(H100=8 * scale, H200=4 * scale),
-        workload=LogNormalWorkload(config=LogNormalConfig(kept=kept, sigma=0.75, max_tokens=16_384)),
+        workload=Workload(lengths=LogNormalLengths(median_tokens=Steady(2000.0), sigma=0.75), kept=kept, num_steps=1),
+        max_tokens=16_384,
         costs=RooflineCosts(roofline=Costs(shape=model_shape("8B"))),
         prompts_per_step=64 * scale,
         max_staleness=8,

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _TABLE_WIDTH = 112
 _EXAMPLES = """\
 examples:
-  rlserve simulate conf/rlhf.yaml pool=h100_h200 --policy static,queue_threshold
+  rlserve simulate conf/paced.yaml --policy rate_matching,queue_threshold
+  rlserve simulate conf/rlhf.yaml pool=h100_h200 --policy static,queue_threshold --hours 2
   rlserve simulate conf/rlhf.yaml pool=h100_h200 --keep 1..0.4 --hours 2 --seeds 10
   rlserve simulate conf/rlhf.yaml pool=h100_h200 rollout.max_tokens=16384 --trace lengths.jsonl --json result.json
 
@@ -57,18 +58,20 @@ def run(arguments: Sequence[str]) -> int:
 
 def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerConfig]]:
     from rlserve.config import load
-    from rlserve.simulate.from_config import AnyNumber, Load, build_scenario, choose_policies
-    from rlserve.simulate.workload.schedules import parse_schedule
+    from rlserve.rollout.workload.courses import parse_course
+    from rlserve.simulate.from_config import AnyNumber, Changes, build_scenario, choose_policies
 
     config = load(parsed.config[0], parsed.config[1:], discovered=AnyNumber()).config
-    work = Load(
-        median=parse_schedule(parsed.median),
+    changes = Changes(
+        hours=parsed.hours,
+        model=parsed.model,
+        median=None if parsed.median is None else parse_course(parsed.median),
         sigma=parsed.sigma,
-        kept=parse_schedule(parsed.keep),
+        kept=None if parsed.keep is None else parse_course(parsed.keep),
         num_prompt_tokens=parsed.prompt_tokens,
         trace=parsed.trace,
     )
-    scenario = build_scenario(config, work, model=parsed.model, duration_s=3600 * parsed.hours)
+    scenario = build_scenario(config, changes)
     return scenario, choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
 
 
@@ -77,7 +80,8 @@ def _study(parsed: argparse.Namespace, scenario: Scenario, policies: dict[str, M
 
     jobs = min(parsed.jobs, parsed.seeds)
     with ProcessPoolExecutor(jobs) if jobs > 1 else nullcontext() as executor:
-        return Study(scenario, seeds=range(parsed.seeds), executor=executor).run(policies)
+        first = scenario.workload.seed
+        return Study(scenario, seeds=range(first, first + parsed.seeds), executor=executor).run(policies)
 
 
 def _draw(path: Path, scenario: Scenario, policies: dict[str, ManagerConfig]) -> None:
@@ -86,7 +90,12 @@ def _draw(path: Path, scenario: Scenario, policies: dict[str, ManagerConfig]) ->
     from rlserve.simulate.timeline import write_timeline
 
     name = list(policies)[-1]
-    write_timeline(scenario, simulate(scenario, policies[name], seed=0), path, title=f"{name}: who has which slot")
+    write_timeline(
+        scenario,
+        simulate(scenario, policies[name], seed=scenario.workload.seed),
+        path,
+        title=f"{name}: who has which slot",
+    )
     sys.stdout.write(f"{path}\n")
 
 
@@ -111,14 +120,14 @@ def _parser() -> argparse.ArgumentParser:
         "config", nargs="+", metavar="CONFIG [key=value ...]", help="as for rlserve launch; no GPU is needed"
     )
     parser.add_argument("--policy", metavar="A,B", help="policies to compare; without it that of the configuration")
-    parser.add_argument("--hours", type=_positive, default=2.0, help="to simulate (2)")
+    parser.add_argument("--hours", type=_positive, help="to simulate, in place of the steps of the configuration")
     parser.add_argument("--seeds", type=_at_least_one, default=3, metavar="N", help="runs of each policy (3)")
-    parser.add_argument("--model", default="8B", metavar="SIZE", help="whose costs are taken (8B)")
-    parser.add_argument("--keep", default="1", metavar="SCHEDULE", help="share of prompt groups that are kept (1)")
-    parser.add_argument("--median", default="2000", metavar="SCHEDULE", help="median length of answers (2000)")
-    parser.add_argument("--sigma", type=_not_negative, default=0.75, help="of the logarithm of lengths (0.75)")
-    parser.add_argument("--prompt-tokens", type=_at_least_one, default=256, metavar="N", help="of a prompt (256)")
-    parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a JSONL file instead")
+    parser.add_argument("--model", metavar="SIZE", help="whose costs are taken, in place of pool.pacing.model (8B)")
+    parser.add_argument("--keep", metavar="SCHEDULE", help="share of prompt groups that are kept (1)")
+    parser.add_argument("--median", metavar="SCHEDULE", help="median length of answers (2000)")
+    parser.add_argument("--sigma", type=_not_negative, help="of the logarithm of lengths (1)")
+    parser.add_argument("--prompt-tokens", type=_at_least_one, metavar="N", help="of a prompt (256)")
+    parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a file instead")
     parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")

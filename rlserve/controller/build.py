@@ -55,7 +55,7 @@ from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.measurement.outcome import OutcomeMeter
-from rlserve.manager.policies.base import Admission
+from rlserve.manager.policies.base import Admission, admission_window
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.pool.gangs import Gang
@@ -114,10 +114,10 @@ def _books(setup: RunSetup) -> Books:
 
 def _admission(config: RunConfig) -> Admission:
     rollout = config.rollout
-    return Admission(
+    return admission_window(
         prompts_per_step=rollout.prompts_per_step,
         samples_per_prompt=rollout.samples_per_prompt,
-        max_live_groups=(rollout.max_staleness + 1) * rollout.prompts_per_step,
+        max_staleness=rollout.max_staleness,
         max_samples_per_replica=rollout.engine.max_num_sequences,
     )
 

@@ -134,7 +134,7 @@ class RolloutLoop:
     def _note_answer(self, event: RequestAnswered) -> None:
         if event.id.kind is RequestKind.TRAINING:
             group = self._asked.pop(event.id.name)
-            wait_s = 0.0 if self._workload is None else self._workload.tool_wait_s(group)
+            wait_s = 0.0 if self._workload is None else self._workload.group_tool_wait_s(group.position)
             if wait_s:
                 self._run.tasks.create_task(self._finish_after(wait_s, group, event.output))
             else:
@@ -172,7 +172,7 @@ class RolloutLoop:
 
     def _take(self, group: PromptGroup, output: RequestOutput, scores: Sequence[Score]) -> None:
         rewards = tuple(score.value for score in scores if score.value is not None)
-        if self._workload is not None and not self._workload.keeps(group, self._run.counters.num_steps):
+        if not self._is_kept(group):
             self._drop(group, WORKLOAD_FILTERED)
             self._tell_finished(output, kept=False)
             return
@@ -197,6 +197,11 @@ class RolloutLoop:
         )
         self._tell_finished(output, kept=True)
         self._run.changed.notify()
+
+    def _is_kept(self, group: PromptGroup) -> bool:
+        """By the load of a paced run."""
+        workload = self._workload
+        return workload is None or workload.keeps(group.position, workload.progress(self._run.counters.num_steps))
 
     def _tell_finished(self, output: RequestOutput, *, kept: bool) -> None:
         num_tokens = sum(len(sample.tokens) for sample in output.samples)

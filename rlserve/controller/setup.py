@@ -17,7 +17,8 @@ from rlserve.pool.pacing.base import Pacing
 from rlserve.pool.pacing.factory import paced_engine, run_costs
 from rlserve.pool.slots import Slot
 from rlserve.rollout.end_tokens import EndTokens
-from rlserve.rollout.workload.workload import Workload, read_trace
+from rlserve.rollout.workload.factory import create_workload
+from rlserve.rollout.workload.workload import Workload
 from rlserve.roofline.accelerators import is_paced
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
@@ -90,17 +91,15 @@ def run_workload(config: RunConfig) -> Workload | None:
     """The load that a paced run is put under; None where slots are what they are.
 
     Raises:
-        UserError: ``rollout.workload.trace`` has no lengths.
+        DataError: ``rollout.workload.trace`` has no lengths.
     """
     if not config.pool.is_paced:
         return None
-    workload = config.rollout.workload
-    return Workload(
-        config=workload,
+    return create_workload(
+        config.rollout.workload,
         seed=config.seed,
         num_steps=config.num_steps,
         tokens_scale=config.pool.pacing.tokens_scale,
-        lengths=() if workload.trace is None else read_trace(Path(workload.trace)),
     )
 
 

@@ -47,6 +47,7 @@ class Clock:
         self.num_events = 0
         self._due: list[tuple[float, int, Callable[[], None]]] = []
         self._order = count()
+        self._stopped = False
 
     def after(self, delay_s: float, action: Callable[[], None]) -> None:
         """Call ``action`` in ``delay_s`` seconds."""
@@ -68,13 +69,18 @@ class Clock:
 
         go_on()
 
+    def stop(self) -> None:
+        """Let nothing happen any more: time stands still from now on."""
+        self._stopped = True
+
     def run_until(self, end_s: float) -> None:
-        """Let everything happen that is due by ``end_s``, where time then stands."""
+        """Let everything happen that is due by ``end_s``, where time then stands, unless it is stopped before."""
         due, pop = self._due, heapq.heappop
-        while due and due[0][0] <= end_s:
+        while not self._stopped and due and due[0][0] <= end_s:
             time_s, _, action = pop(due)
             assert time_s >= self.now_s, "time went back"
             self.now_s = time_s
             self.num_events += 1
             action()
-        self.now_s = end_s
+        if not self._stopped:
+            self.now_s = end_s

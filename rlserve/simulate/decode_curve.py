@@ -15,7 +15,7 @@ _FAR = 1_000_000
 
 class DecodeCurve:
     """Steps of a batch that nobody joins or leaves: every one adds a token to each sample, and so to what the next one
-    reads."""
+    reads. Time runs evenly through them: whole steps take what they cost, parts of them nearly so."""
 
     def __init__(self, costs: Costs, type_name: str) -> None:
         self._costs = costs
@@ -35,11 +35,12 @@ class DecodeCurve:
         return min(most, (math.sqrt(first_s * first_s + 2 * growth_s * time_s) - first_s) / growth_s)
 
     def _pace(self, num_samples: int, num_kv_tokens: float, num_steps: float) -> tuple[float, float]:
-        """Time of the first step, and how much longer each one is than that before it, on the way to the last."""
+        """Seconds a step at the begin, and how they grow with each one, on the way to the last."""
         line = self._lines.get(num_samples)
         if line is None:
             line = self._lines[num_samples] = self._line(num_samples)
         floor_s, base_s, slope_s = line
+        num_kv_tokens -= 0.5 * num_samples  # what a step reads is what there is at its begin
         first_s = max(floor_s, base_s + slope_s * num_kv_tokens)
         if num_steps <= 0:
             return first_s, 0.0

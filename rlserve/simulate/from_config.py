@@ -1,4 +1,8 @@
-"""From the configuration of a run to what is simulated: the same YAML as for ``rlserve launch``."""
+"""From the configuration of a run to what is simulated: the same YAML as for ``rlserve launch``.
+
+A pool of paced slots is simulated as it would run: the modelled model and its tokens, the load of ``rollout.workload``,
+the steps of the run. Other pools take their costs and their load from the options of the command.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +16,25 @@ from rlserve.config.tree import RunConfig
 from rlserve.errors import UserError
 from rlserve.manager.config import ManagerConfig
 from rlserve.pool.gangs import check_gangs, cut_gangs
-from rlserve.roofline.costs import Costs
-from rlserve.roofline.model_shapes import model_shape
+from rlserve.pool.pacing.config import PacingConfig
+from rlserve.pool.pacing.factory import run_costs
+from rlserve.rollout.workload.courses import Course
+from rlserve.rollout.workload.factory import create_workload
+from rlserve.rollout.workload.lengths import LogNormalLengths
+from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.workload.base import Workload
-from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
-from rlserve.simulate.workload.schedules import Schedule
-from rlserve.simulate.workload.trace import read_trace
+from rlserve.tasks.registry import TASKS
 
 POLICY_CONFIGS: Mapping[str, type[ManagerConfig]] = {config().policy: config for config in get_args(ManagerConfig)}
+
+CALL_S = 0.02
+"""Of a machine's time, that a call between processes takes with what is done around it."""
+_MEDIAN_TOKENS = 2000.0
+_NUM_PROMPT_TOKENS = 256
+_NUM_MEASURED = 32
+_LONGEST_S = 30 * 24 * 3600.0
+"""A run that is counted in steps ends by then."""
 
 
 class AnyNumber(dict[str, int]):
@@ -36,21 +49,22 @@ class AnyNumber(dict[str, int]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """What a configuration does not say of the work that there will be."""
+class Changes:
+    """What is asked for in place of what the configuration says. None leaves it."""
 
-    median: Schedule
-    """Response tokens."""
-    sigma: float
-    kept: Schedule
-    num_prompt_tokens: int
-    max_tokens: int | None = None
-    """None takes ``rollout.max_tokens``."""
+    hours: float | None = None
+    """Of a run that has no certain number of steps."""
+    model: str | None = None
+    median: Course | None = None
+    """Tokens of an answer of the modelled model."""
+    sigma: float | None = None
+    kept: Course | None = None
+    num_prompt_tokens: int | None = None
     trace: Path | None = None
-    """Lengths from this file instead."""
+    """Lengths from this file."""
 
 
-def build_scenario(config: RunConfig, load: Load, *, model: str, duration_s: float) -> Scenario:
+def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     """The scenario of a configuration.
 
     Raises:
@@ -59,23 +73,29 @@ def build_scenario(config: RunConfig, load: Load, *, model: str, duration_s: flo
     groups = find_groups(config, AnyNumber())
     if groups is None or config.pool.slots == "auto":
         raise UserError("a simulation needs to know its pool: set pool.slots, or choose one, as in pool=h100_h200")
-    rollout = config.rollout
+    rollout, pacing = config.rollout, _pacing(config, changes)
     size = rollout.engine.tensor_parallel_size
     cut = cut_gangs(groups, size)
     check_gangs(cut, size)
     return Scenario(
         gangs=tuple(gang_view(gang) for gang in cut.gangs),
-        workload=_workload(config, load),
+        workload=_workload(config, changes, tokens_scale=pacing.tokens_scale),
         costs=RooflineCosts(
-            roofline=Costs(shape=model_shape(model), tensor_parallel_size=size),
+            roofline=run_costs(pacing, config.algorithm, tensor_parallel_size=size),
             memory_fraction=rollout.engine.gpu_memory_fraction,
+            block_size=rollout.engine.block_size,
+            num_blocks=rollout.engine.num_blocks,
         ),
+        num_prompt_tokens=changes.num_prompt_tokens or _num_prompt_tokens(config),
+        max_tokens=rollout.max_tokens,
         prompts_per_step=rollout.prompts_per_step,
         samples_per_prompt=rollout.samples_per_prompt,
         max_staleness=rollout.max_staleness,
         max_num_sequences=rollout.engine.max_num_sequences,
         num_initial_rollout=config.pool.num_initial_rollout,
-        duration_s=duration_s,
+        num_steps=None if changes.hours else config.num_steps,
+        duration_s=3600 * changes.hours if changes.hours else _LONGEST_S,
+        call_s=CALL_S / pacing.dilation,
     )
 
 
@@ -97,18 +117,30 @@ def choose_policies(config: RunConfig, names: Sequence[str]) -> dict[str, Manage
     return chosen
 
 
-def _workload(config: RunConfig, load: Load) -> Workload:
-    max_tokens = load.max_tokens or config.rollout.max_tokens
-    samples = config.rollout.samples_per_prompt
-    if load.trace is not None:
-        return read_trace(load.trace, kept=load.kept, samples_per_prompt=samples, max_tokens=max_tokens)
-    return LogNormalWorkload(
-        config=LogNormalConfig(
-            median=load.median,
-            sigma=load.sigma,
-            max_tokens=max_tokens,
-            num_prompt_tokens=load.num_prompt_tokens,
-            samples_per_prompt=samples,
-            kept=load.kept,
-        )
-    )
+def _pacing(config: RunConfig, changes: Changes) -> PacingConfig:
+    """What the slots stand for; those that are not paced, for what they are."""
+    pacing = config.pool.pacing if config.pool.is_paced else PacingConfig(tokens_scale=1.0)
+    return pacing if changes.model is None else replace(pacing, model=changes.model)
+
+
+def _workload(config: RunConfig, changes: Changes, *, tokens_scale: float) -> Workload:
+    asked = config.rollout.workload
+    if changes.trace is not None:
+        asked = replace(asked, median_tokens=None, trace=str(changes.trace))
+    elif asked.median_tokens is None and asked.trace is None:
+        asked = replace(asked, median_tokens=_MEDIAN_TOKENS)
+    if changes.sigma is not None:
+        asked = replace(asked, sigma=changes.sigma)
+    load = create_workload(asked, seed=config.seed, num_steps=config.num_steps, tokens_scale=tokens_scale)
+    if changes.median is not None and asked.trace is None:
+        load = replace(load, lengths=LogNormalLengths(median_tokens=changes.median, sigma=asked.sigma))
+    return load if changes.kept is None else replace(load, kept=changes.kept, says_kept=None)
+
+
+def _num_prompt_tokens(config: RunConfig) -> int:
+    """Of a prompt, in the mean: of a built-in task, whose characters are tokens, where the run would take them."""
+    task = TASKS.get(config.data.path.removeprefix("builtin:"))
+    if task is None or not config.pool.is_paced:
+        return _NUM_PROMPT_TOKENS
+    records = task.records(seed=config.seed, split="train", count=_NUM_MEASURED)
+    return max(1, round(sum(len(record.prompt) for record in records) / _NUM_MEASURED))

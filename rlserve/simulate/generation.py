@@ -6,6 +6,7 @@ The ledger and the buffer are those of a real run.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from rlserve.manager.measurement.readings import GroupDone, ReplicaPolled
@@ -17,7 +18,7 @@ from rlserve.simulate.dispatch import Dispatcher
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.replica import Replica
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.work import Group, Sample, Scored
+from rlserve.simulate.work import Group, GroupWork, Sample, Scored
 
 NOT_KEPT = "reward_left_out"
 
@@ -35,23 +36,35 @@ class Generation:
         self.replicas: dict[str, Replica] = {}
         self.policy_version = 0
         self._clock = clock
-        self._scenario = scenario
         self._journal = journal
-        self._workload = scenario.workload.seeded(seed)
+        self._scenario = replace(scenario, workload=scenario.workload.seeded(seed))
         self._curves: dict[str, DecodeCurve] = {}
         self._on_ready = on_ready
 
     @property
-    def share(self) -> float:
-        """Of the run that has passed."""
+    def progress(self) -> float:
+        """Of the run, 0 to 1."""
+        if self._scenario.num_steps is not None:
+            return self._journal.num_steps / self._scenario.num_steps
         return self._clock.now_s / self._scenario.duration_s
+
+    @property
+    def _room(self) -> int:
+        """Groups that may be admitted: no more than the run's steps take, with one for each that was dropped."""
+        room, num_steps = self.ledger.room, self._scenario.num_steps
+        if num_steps is None:
+            return room
+        wanted = num_steps * self._scenario.prompts_per_step + self.ledger.count(GroupState.DROPPED)
+        return min(room, wanted - self.ledger.num_admitted)
 
     def admit(self) -> None:
         """Let in as many groups as there is room for."""
-        ledger, now_s = self.ledger, self._clock.now_s
-        while ledger.room > 0:
+        ledger, now_s, scenario = self.ledger, self._clock.now_s, self._scenario
+        while self._room > 0:
             position = ledger.num_admitted
-            work = self._workload.group(position, self.share)
+            work = GroupWork(
+                num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, self.progress)
+            )
             group = Group(
                 id=str(position),
                 position=position,
@@ -91,8 +104,9 @@ class Generation:
 
     def leave(self, gang_id: str, *, lost: bool = False) -> None:
         """A replica serves no more; its groups wait again, with their tokens, or without if it was lost."""
+        self.dispatcher.close(gang_id)
         replica = self.replicas.pop(gang_id)
-        replica.leave()
+        replica.leave(lost=lost)
         self._retire(replica)
         for group in self.dispatcher.left(gang_id):
             if lost:
@@ -148,15 +162,16 @@ class Generation:
 
     def _note_done(self, replica: Replica, group: Group) -> None:
         self.dispatcher.finished(replica.gang_id, group)
-        if self._scenario.scoring_s:
-            self._clock.after(self._scenario.scoring_s, partial(self._score, group))
+        delay_s = self._scenario.scoring_s + self._scenario.workload.group_tool_wait_s(group.position)
+        if delay_s:
+            self._clock.after(delay_s, partial(self._score, group))
         else:
             self._score(group)
         self.dispatch()
 
     def _score(self, group: Group) -> None:
         now_s = self._clock.now_s
-        kept = group.work.kept_up_to < self._workload.kept_share(self.share)
+        kept = self._scenario.workload.keeps(group.position, self.progress)
         self._journal.note(GroupDone(time_s=now_s, kept=kept, num_tokens=group.num_tokens))
         if kept:
             self.ledger.score(group.id, time_s=now_s)

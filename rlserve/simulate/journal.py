@@ -19,6 +19,7 @@ class Journal:
     """With the part of the step under way that was done when the run ended."""
     num_trained_tokens: float = 0.0
     num_steps: int = 0
+    step_ends_s: list[float] = field(default_factory=list)
     wait_s: float = 0.0
     """The trainer waited for batches."""
     train_s: float = 0.0

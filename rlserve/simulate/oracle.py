@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
+from statistics import fmean, harmonic_mean
 
 from rlserve.manager.policies.ordering import order_for_rollout
 from rlserve.simulate.clock import Clock
 from rlserve.simulate.decode_curve import DecodeCurve
 from rlserve.simulate.replica import Replica
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.work import Group, Sample
+from rlserve.simulate.work import Group, GroupWork, Sample
 
 _NUM_WARM_UP, _NUM_MEASURED = 3, 12
 """Times that a replica's places are filled anew."""
@@ -47,19 +48,19 @@ def saturated_rates(scenario: Scenario) -> Rates:
     )
 
 
-def fluid_groups(scenario: Scenario, rates: Rates) -> float:
-    """Groups that the oracle trains in the whole run."""
-    step_s = scenario.duration_s / _NUM_POINTS
-    return sum(step_s * fluid_rate(scenario, rates, (point + 0.5) / _NUM_POINTS) for point in range(_NUM_POINTS))
+def fluid_groups_per_s(scenario: Scenario, rates: Rates) -> float:
+    """Groups a second that the oracle trains in the whole run: the mean over its time, or over its steps."""
+    points = [fluid_rate(scenario, rates, (point + 0.5) / _NUM_POINTS) for point in range(_NUM_POINTS)]
+    return fmean(points) if scenario.num_steps is None else harmonic_mean(points)
 
 
 def fluid_rate(scenario: Scenario, rates: Rates, share: float) -> float:
     """Groups that the oracle trains in a second, with the load when ``share`` of the run has passed."""
-    kept = scenario.workload.mean_kept_share(share)
+    kept = scenario.workload.kept_share(share)
     if kept <= 0:
         return 0.0
-    num_generated = scenario.samples_per_prompt * scenario.workload.mean_length(share)
-    num_trained = num_generated + scenario.samples_per_prompt * scenario.workload.group(0, share).num_prompt_tokens
+    num_generated = scenario.samples_per_prompt * scenario.mean_num_tokens(share)
+    num_trained = num_generated + scenario.samples_per_prompt * scenario.num_prompt_tokens
     counts = Counter(gang.type for gang in scenario.gangs)
     generate = {name: rates.generate[name] * kept / num_generated for name in counts}
     train = {name: rates.train[name] / num_trained for name in counts}
@@ -87,10 +88,10 @@ def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:
     def trained(num_rollout: int) -> float:
         total = 0.0
         for share in shares:
-            num_generated = scenario.samples_per_prompt * scenario.workload.mean_length(share)
-            prompt = scenario.samples_per_prompt * scenario.workload.group(0, share).num_prompt_tokens
+            num_generated = scenario.samples_per_prompt * scenario.mean_num_tokens(share)
+            prompt = scenario.samples_per_prompt * scenario.num_prompt_tokens
             generated = sum(rates.generate[gang.type] for gang in ordered[:num_rollout]) / num_generated
-            kept = scenario.workload.mean_kept_share(share)
+            kept = scenario.workload.kept_share(share)
             total += min(
                 generated * kept,
                 sum(rates.train[gang.type] for gang in ordered[num_rollout:]) / (num_generated + prompt),
@@ -103,7 +104,8 @@ def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:
 def _generation_rate(scenario: Scenario, type_name: str) -> float:
     """Tokens a second of one replica that is given a new group as soon as it has room for one."""
     clock = Clock()
-    workload, capacity = scenario.workload.seeded(_SEED), scenario.max_num_sequences
+    scenario = replace(scenario, workload=scenario.workload.seeded(_SEED))
+    capacity = scenario.max_num_sequences
     num_places = max(1, capacity // scenario.samples_per_prompt)
     rounds = (_NUM_WARM_UP, _NUM_WARM_UP + _NUM_MEASURED)
     marks: list[tuple[float, float]] = []
@@ -113,7 +115,7 @@ def _generation_rate(scenario: Scenario, type_name: str) -> float:
     def feed() -> None:
         nonlocal position, held
         while not held or held + scenario.samples_per_prompt <= capacity:
-            work = workload.group(position, 0.0)
+            work = GroupWork(num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, 0.0))
             group = Group(id=str(position), position=position, admitted_version=0, work=work)
             group.unfinished = [Sample(group=group, length=length) for length in work.lengths]
             position += 1

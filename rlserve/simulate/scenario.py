@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlserve.errors import check_fields
-from rlserve.manager.policies.base import Admission, GangView
+from rlserve.manager.policies.base import Admission, GangView, admission_window
+from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
-from rlserve.simulate.workload.base import Workload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +18,10 @@ class Scenario:
     """Without roles: who begins as what follows from ``num_initial_rollout``."""
     workload: Workload
     costs: Costs
+    num_prompt_tokens: int = 256
+    """Of a prompt."""
+    max_tokens: int = 32_768
+    """Of an answer."""
     prompts_per_step: int = 64
     samples_per_prompt: int = 8
     max_staleness: int = 1
@@ -26,8 +30,14 @@ class Scenario:
     num_initial_rollout: int | None = None
     """Gangs that begin as rollout; None takes those that prefer it, or half."""
     duration_s: float = 7200.0
+    """The run ends then at the latest."""
+    num_steps: int | None = None
+    """It ends with this step, which its load takes its course by; None: time alone counts."""
     scoring_s: float = 0.0
     """From the end of a group to its reward."""
+    call_s: float = 0.0
+    """What a call between the controller and workers adds: to each training step, and to each version's way to a
+    replica, twice."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -35,16 +45,29 @@ class Scenario:
             {
                 "gangs": len(self.gangs) >= 2 or "must hold at least 2 gangs: one to train and one to roll out",
                 "duration_s": self.duration_s > 0 or "must be above 0",
+                "num_steps": self.num_steps is None or self.num_steps >= 1 or "must be at least 1",
+                "num_prompt_tokens": self.num_prompt_tokens >= 1 or "must be at least 1",
+                "call_s": self.call_s >= 0 or "must be at least 0",
                 "scoring_s": self.scoring_s >= 0 or "must be at least 0",
             },
         )
 
+    def num_tokens(self, position: int, progress: float) -> tuple[int, ...]:
+        """Tokens of each answer of the group at ``position``, admitted at this point of the run."""
+        return tuple(
+            self.workload.num_tokens(position, self.samples_per_prompt, max_tokens=self.max_tokens, progress=progress)
+        )
+
+    def mean_num_tokens(self, progress: float) -> float:
+        """Of an answer, at this point of the run."""
+        return self.workload.mean_num_tokens(progress, max_tokens=self.max_tokens)
+
     @property
     def admission(self) -> Admission:
         """How much work is let in."""
-        return Admission(
+        return admission_window(
             prompts_per_step=self.prompts_per_step,
             samples_per_prompt=self.samples_per_prompt,
-            max_live_groups=(self.max_staleness + 1) * self.prompts_per_step,
+            max_staleness=self.max_staleness,
             max_samples_per_replica=self.max_num_sequences,
         )

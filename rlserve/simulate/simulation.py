@@ -40,6 +40,7 @@ class SimulatedRun:
     num_trained_tokens: float
     num_generated_tokens: float
     num_steps: int
+    step_ends_s: tuple[float, ...]
     wait_share: float
     """Of the time, that the trainer waited for batches."""
     bubble_share: float
@@ -73,7 +74,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> Simula
     began = time.process_time()
     clock, journal = Clock(), Journal(meter=None if manager.policy == "static" else Meter())
     generation = Generation(clock, scenario, journal, seed=seed, on_ready=lambda: training.go_on())
-    weights = Weights(clock, scenario.costs, journal, generation)
+    weights = Weights(clock, scenario.costs, journal, generation, call_s=scenario.call_s)
     training = Training(clock, scenario, journal, generation, publish=weights.publish)
     reallocation = Reallocation(
         clock,
@@ -93,14 +94,15 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> Simula
     generation.close()
     generation.check_integrity()
     reallocation.table.check_integrity()
-    gang_s = len(scenario.gangs) * scenario.duration_s
+    gang_s = len(scenario.gangs) * clock.now_s
     return SimulatedRun(
-        duration_s=scenario.duration_s,
+        duration_s=clock.now_s,
         num_trained_groups=journal.num_trained_groups,
         num_trained_tokens=journal.num_trained_tokens,
         num_generated_tokens=journal.num_generated_tokens,
         num_steps=journal.num_steps,
-        wait_share=journal.wait_s / scenario.duration_s,
+        step_ends_s=tuple(journal.step_ends_s),
+        wait_share=journal.wait_s / clock.now_s,
         bubble_share=1 - (journal.train_s + journal.generate_s) / gang_s,
         staleness=dict(sorted(journal.staleness.items())),
         moves=tuple(

@@ -14,7 +14,7 @@ from statistics import fmean
 
 from rlserve.manager.config import ManagerConfig, StaticConfig
 from rlserve.simulate.intervals import Estimate, estimate
-from rlserve.simulate.oracle import fluid_groups, optimal_num_rollout, saturated_rates, with_split
+from rlserve.simulate.oracle import fluid_groups_per_s, optimal_num_rollout, saturated_rates, with_split
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun, simulate
 
@@ -79,8 +79,8 @@ class Study:
         executor: Executor | None = None,
         run: Callable[[Job], SimulatedRun] = run_job,
     ) -> None:
-        """``executor`` runs simulations beside each other; without one they run one after the other here. ``run`` is
-        what runs a job."""
+        """``seeds`` are those of the load. ``executor`` runs simulations beside each other; without one they run one
+        after the other here. ``run`` is what runs a job."""
         self._scenario = scenario
         self._seeds = tuple(seeds)
         self._run = run
@@ -91,15 +91,15 @@ class Study:
 
     def run(self, policies: Mapping[str, ManagerConfig]) -> StudyResult:
         """Try the static splits, then the policies."""
-        oracle = fluid_groups(self._scenario, self._rates)
+        oracle = fluid_groups_per_s(self._scenario, self._rates)
         splits = self._static_splits()
-        best = max(splits, key=lambda num_rollout: _mean_groups(splits[num_rollout]))
+        best = max(splits, key=lambda num_rollout: _mean_rate(splits[num_rollout]))
         tried = {f"best static ({best})": splits[best]}
         tried |= {name: self._runs(self._scenario, manager) for name, manager in policies.items()}
         return StudyResult(
             best_num_rollout=best,
-            splits={num: _mean_groups(runs) / self._scenario.duration_s for num, runs in sorted(splits.items())},
-            oracle_groups_per_s=oracle / self._scenario.duration_s,
+            splits={num: _mean_rate(runs) for num, runs in sorted(splits.items())},
+            oracle_groups_per_s=oracle,
             policies=tuple(policy_result(name, runs, splits[best], oracle) for name, runs in tried.items()),
         )
 
@@ -107,12 +107,12 @@ class Study:
         first = optimal_num_rollout(self._scenario, self._rates)
         tried = {first: self._split(first)}
         for direction in (1, -1):
-            best, num_worse, number = _mean_groups(tried[first]), 0, first + direction
+            best, num_worse, number = _mean_rate(tried[first]), 0, first + direction
             while 1 <= number < len(self._scenario.gangs) and num_worse < _NUM_WORSE:
                 tried[number] = self._split(number)
-                groups = _mean_groups(tried[number])
-                num_worse = 0 if groups > best else num_worse + 1
-                best, number = max(best, groups), number + direction
+                rate = _mean_rate(tried[number])
+                num_worse = 0 if rate > best else num_worse + 1
+                best, number = max(best, rate), number + direction
         return tried
 
     def _split(self, num_rollout: int) -> tuple[SimulatedRun, ...]:
@@ -123,7 +123,7 @@ class Study:
 
 
 def policy_result(
-    name: str, runs: Sequence[SimulatedRun], best_static: Sequence[SimulatedRun], oracle_groups: float
+    name: str, runs: Sequence[SimulatedRun], best_static: Sequence[SimulatedRun], oracle_groups_per_s: float
 ) -> PolicyResult:
     """Sum a policy's runs up."""
     staleness = Counter[int]()
@@ -134,9 +134,9 @@ def policy_result(
         runs=tuple(runs),
         groups_per_s=estimate([run.groups_per_s for run in runs]),
         tokens_per_s=estimate([run.num_trained_tokens / run.duration_s for run in runs]),
-        of_oracle=estimate([run.num_trained_groups / oracle_groups for run in runs]),
+        of_oracle=estimate([run.groups_per_s / oracle_groups_per_s for run in runs]),
         of_best_static=estimate(
-            [run.num_trained_groups / best.num_trained_groups for run, best in zip(runs, best_static, strict=True)]
+            [run.groups_per_s / best.groups_per_s for run, best in zip(runs, best_static, strict=True)]
         ),
         moves_per_hour=estimate([run.moves_per_hour for run in runs]),
         wait_share=estimate([run.wait_share for run in runs]),
@@ -145,5 +145,5 @@ def policy_result(
     )
 
 
-def _mean_groups(runs: Sequence[SimulatedRun]) -> float:
-    return fmean(run.num_trained_groups for run in runs)
+def _mean_rate(runs: Sequence[SimulatedRun]) -> float:
+    return fmean(run.groups_per_s for run in runs)

@@ -59,7 +59,7 @@ def write_timeline(scenario: Scenario, run: SimulatedRun, path: Path, *, title: 
         points = [index / _NUM_POINTS for index in range(_NUM_POINTS + 1)]
         load.plot(
             [share * run.duration_s for share in points],
-            [scenario.workload.mean_kept_share(share) for share in points],
+            [scenario.workload.kept_share(share) for share in points],
             linewidth=1.5,
         )
         load.set_ylim(0, 1.04)

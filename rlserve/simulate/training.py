@@ -110,6 +110,7 @@ class Training:
         self._batch, self._busy, self._computing = batch, True, True
         self._work_began_s = now_s
         self._work_s = self._scenario.costs.train_step_s(tuple(self.members.values()), num_tokens)
+        self._work_s += self._scenario.call_s
         self._step += 1
         self._clock.after(self._work_s, partial(self._stepped, self._step))
 
@@ -135,6 +136,7 @@ class Training:
             self._journal.staleness[version - scored.oldest_version] += 1
         self._count(batch, 1.0)
         self._journal.num_steps += 1
+        self._journal.step_ends_s.append(now_s)
         self._journal.note(
             StepDone(
                 end_s=now_s,
@@ -150,6 +152,9 @@ class Training:
         self._wait_began_s, self._paused_s = now_s, 0.0
         self._generation.policy_version = self._journal.num_steps
         self._publish(self._journal.num_steps)
+        if self._journal.num_steps == self._scenario.num_steps:
+            self._clock.stop()
+            return
         self._generation.admit()
         self.go_on()
 

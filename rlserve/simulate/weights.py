@@ -18,8 +18,10 @@ from rlserve.simulate.replica import Replica
 class Weights:
     """Knows the newest version and who is taking one."""
 
-    def __init__(self, clock: Clock, costs: Costs, journal: Journal, generation: Generation) -> None:
+    def __init__(self, clock: Clock, costs: Costs, journal: Journal, generation: Generation, *, call_s: float) -> None:
+        """``call_s`` is what a call to a worker takes: one sends a version, another has a replica take it."""
         self.version = 0
+        self._call_s = call_s
         self._clock = clock
         self._costs = costs
         self._journal = journal
@@ -37,7 +39,7 @@ class Weights:
         if replica.version < self.version and replica not in self._taking:
             self._taking.add(replica)
             self._clock.after(
-                self._costs.weights_s(replica.type_name),
+                2 * self._call_s + self._costs.weights_s(replica.type_name),
                 partial(self._arrived, replica, self.version, self._clock.now_s),
             )
 

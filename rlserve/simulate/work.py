@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from rlserve.simulate.workload.base import GroupWork
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GroupWork:
+    """What one prompt group takes."""
+
+    num_prompt_tokens: int
+    lengths: tuple[int, ...]
+    """Tokens of its answers."""
 
 
 @dataclass(eq=False, slots=True)
@@ -15,7 +22,7 @@ class Sample:
     length: int
     """Tokens that it will have."""
     num_done: float = 0.0
-    """Tokens that it has, as of when it last came to a replica or left one. Not whole when it is moved in mid-step."""
+    """Tokens that it has, as of when it last came to a replica or left one."""
     started_at: float = 0.0
     """Steps that its replica had done when it started there."""
 

@@ -60,6 +60,18 @@ class Admission:
     """That a replica holds, with those of its groups that have ended already."""
 
 
+def admission_window(
+    *, prompts_per_step: int, samples_per_prompt: int, max_staleness: int, max_samples_per_replica: int
+) -> Admission:
+    """What a run with this bound on staleness lets in."""
+    return Admission(
+        prompts_per_step=prompts_per_step,
+        samples_per_prompt=samples_per_prompt,
+        max_live_groups=(max_staleness + 1) * prompts_per_step,
+        max_samples_per_replica=max_samples_per_replica,
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Observation:
     """The run at one moment. A reading that failed is None: unknown, not zero."""

@@ -1,1 +1,1 @@
-"""The load that a paced run is put under: how long answers are, which groups are kept, how long tools take."""
+"""The load of a paced or simulated run: how long answers are, which groups are kept, how long tools take."""

@@ -18,7 +18,8 @@ class WorkloadConfig:
     sigma: float = 1.0
     """Standard deviation of the logarithm of lengths. Half of the variance is common to a prompt group."""
     trace: str | None = None
-    """Take the lengths from a file in place of that: one number of tokens a line, in order and from the start again."""
+    """Take the lengths from a file in place of that: one number of tokens a line, or one prompt group
+    (``[812, 930, …]``), in order and from the start again; with a seed other than 0 in an order of its own."""
     kept_share: float = 1.0
     """Share of the prompt groups that may be trained on, at the start; others are dropped, as by a filter of groups
     whose answers all have the same reward."""

@@ -1,9 +1,9 @@
-"""The load of a paced run: pure, the same for the same seed whatever else happens.
+"""The load of a run, paced or simulated: pure, the same for the same seed whatever else happens.
 
-    length of a sample   median * exp(sigma * (g + s) / sqrt(2)),  g ~ N(0, 1) of its group, s ~ N(0, 1) of its own
-    kept                 u < share(step),  u ~ U(0, 1) of the group
+    kept     u < share(progress),  u ~ U(0, 1) of the group
 
-Groups whose lengths go together are what is seen of reasoning models: hard prompts have long answers, all of them.
+What a group is like follows from its position in the data, so a paced and a simulated run of one configuration have the
+same work.
 """
 
 from __future__ import annotations
@@ -11,111 +11,90 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from rlserve.engine.requests.request import SamplingParams
-from rlserve.errors import UserError
 from rlserve.rollout.groups import PromptGroup
-from rlserve.rollout.workload.config import WorkloadConfig
-
-_GROUP_SHARE = 0.5
-"""Of the variance of logarithmic lengths."""
+from rlserve.rollout.workload.courses import Course, Steady
+from rlserve.rollout.workload.lengths import Lengths
+from rlserve.rollout.workload.trace import Trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Shapes the requests of a run, and decides which of its groups count."""
+    """Shapes the requests of a run, and decides which of its groups count. Points of a run are its progress, 0 to 1."""
 
-    config: WorkloadConfig
-    seed: int
-    num_steps: int
+    lengths: Lengths | None = None
+    """None: the model decides."""
+    kept: Course = field(default_factory=lambda: Steady(1.0))
+    """Share of the groups that may be trained on."""
+    says_kept: Trace | None = None
+    """A trace that says it of every group, in place of that."""
+    tool_share: float = 0.0
+    """Share of the groups whose answers wait for a tool."""
+    tool_wait_s: float = 10.0
+    """Median of that wait."""
+    tool_sigma: float = 1.0
+    """Of its logarithm."""
+    seed: int = 0
+    num_steps: int = 1
     """Of the whole run."""
-    tokens_scale: float
+    tokens_scale: float = 1.0
     """Modelled tokens that a token of an answer stands for."""
-    lengths: tuple[float, ...] = ()
-    """Of the trace, in modelled tokens."""
 
     def sampling(self, group: PromptGroup, sampling: SamplingParams) -> SamplingParams:
         """How the group is sampled: as ``sampling`` says, but for the lengths where the load decides them."""
-        lengths = self._lengths_of(group, sampling.n)
-        if not lengths:
+        if self.lengths is None:
             return sampling
-        num_tokens = tuple(min(max(1, round(each / self.tokens_scale)), sampling.max_tokens) for each in lengths)
-        return replace(sampling, sample_max_tokens=num_tokens, ignore_eos=True, stop=(), stop_token_ids=())
+        num_tokens = self.num_tokens(group.position, sampling.n, max_tokens=sampling.max_tokens)
+        return replace(sampling, sample_max_tokens=tuple(num_tokens), ignore_eos=True, stop=(), stop_token_ids=())
 
     def held_out(self, sampling: SamplingParams) -> SamplingParams:
         """How held-out prompts are: no answer longer than the median, where the load decides lengths."""
-        median = sorted(self.lengths)[len(self.lengths) // 2] if self.lengths else self.config.median_tokens
-        if median is None:
+        if self.lengths is None:
             return sampling
-        return replace(sampling, max_tokens=min(max(1, round(median / self.tokens_scale)), sampling.max_tokens))
+        median = max(1, round(self.lengths.median() / self.tokens_scale))
+        return replace(sampling, max_tokens=min(median, sampling.max_tokens))
 
-    def keeps(self, group: PromptGroup, step: int) -> bool:
-        """Whether the group may be trained on, after so many steps of the run."""
-        return self._random(group, "kept").random() < self.kept_share(step)
+    def num_tokens(self, position: int, num_samples: int, *, max_tokens: int, progress: float = 0.0) -> Sequence[int]:
+        """Tokens of each answer of the group at ``position``."""
+        assert self.lengths is not None, "the model decides the lengths"
+        lengths = self.lengths.of(position, num_samples, seed=self.seed, progress=progress)
+        return [min(max(1, round(each / self.tokens_scale)), max_tokens) for each in lengths]
 
-    def kept_share(self, step: int) -> float:
-        """The share of groups that are kept after so many steps of the run."""
-        progress = step / self.num_steps
-        start, end = self.config.kept_share, self.config.kept_share_end
-        if end is None:
-            return start
-        if self.config.kept_course == "linear":
-            return start + (end - start) * min(max(progress, 0.0), 1.0)
-        phase = min(int(progress * self.config.num_phases), self.config.num_phases - 1)
-        return start if phase % 2 == 0 else end
+    def mean_num_tokens(self, progress: float, *, max_tokens: int) -> float:
+        """Of an answer."""
+        assert self.lengths is not None, "the model decides the lengths"
+        return max(1.0, self.lengths.mean(progress, cap=max_tokens * self.tokens_scale) / self.tokens_scale)
 
-    def tool_wait_s(self, group: PromptGroup) -> float:
+    def progress(self, num_steps: int) -> float:
+        """The point of the run at which so many steps are done."""
+        return num_steps / self.num_steps
+
+    def keeps(self, position: int, progress: float) -> bool:
+        """Whether the group at ``position``, scored at this point of the run, may be trained on."""
+        if self.says_kept is not None:
+            return self.says_kept.keeps(position, seed=self.seed)
+        share = self.kept.at(progress)
+        return share >= 1 or self._random(position, "kept").random() < share
+
+    def kept_share(self, progress: float) -> float:
+        """The share of groups that are kept, in the mean."""
+        return self.kept.at(progress) if self.says_kept is None else fmean(self.says_kept.kept)
+
+    def group_tool_wait_s(self, position: int) -> float:
         """Seconds that the answers of a group wait for tools before they are scored."""
-        rng = self._random(group, "tool")
-        if rng.random() >= self.config.tool_share:
+        if not self.tool_share:
             return 0.0
-        return self.config.tool_wait_s * math.exp(self.config.sigma * rng.gauss(0.0, 1.0))
+        rng = self._random(position, "tool")
+        if rng.random() >= self.tool_share:
+            return 0.0
+        return self.tool_wait_s * math.exp(self.tool_sigma * rng.gauss(0.0, 1.0))
 
-    def _lengths_of(self, group: PromptGroup, num_samples: int) -> Sequence[float]:
-        if self.lengths:
-            first = group.position * num_samples
-            return [self.lengths[(first + index) % len(self.lengths)] for index in range(num_samples)]
-        if self.config.median_tokens is None:
-            return ()
-        rng = self._random(group, "length")
-        common = math.sqrt(_GROUP_SHARE) * rng.gauss(0.0, 1.0)
-        own = math.sqrt(1 - _GROUP_SHARE)
-        return [
-            self.config.median_tokens * math.exp(self.config.sigma * (common + own * rng.gauss(0.0, 1.0)))
-            for _ in range(num_samples)
-        ]
+    def seeded(self, seed: int) -> Workload:
+        """The same with other random numbers."""
+        return replace(self, seed=seed)
 
-    def _random(self, group: PromptGroup, what: str) -> random.Random:
-        return random.Random(f"{self.seed} {group.id} {what}")
-
-
-def read_trace(path: Path) -> tuple[float, ...]:
-    """The lengths in a trace.
-
-    Raises:
-        UserError: it cannot be read, is empty, or has a line that is not a number above 0.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"rollout.workload.trace: {path} cannot be read: {error}") from error
-    lengths = []
-    for number, line in enumerate(lines, start=1):
-        text = line.strip()
-        if text:
-            lengths.append(_length(text, path, number))
-    if not lengths:
-        raise UserError(f"rollout.workload.trace: {path} has no lengths: one number of tokens a line")
-    return tuple(lengths)
-
-
-def _length(text: str, path: Path, number: int) -> float:
-    try:
-        length = float(text)
-    except ValueError:
-        length = math.nan
-    if not 0 < length < math.inf:
-        raise UserError(f"rollout.workload.trace: line {number} of {path} must be a number above 0, got {text[:40]!r}")
-    return length
+    def _random(self, position: int, what: str) -> random.Random:
+        return random.Random(f"{self.seed} {position} {what}")

@@ -12,8 +12,12 @@ class Costs(Protocol):
     def decode_step_s(self, type_name: str, num_samples: int, num_kv_tokens: int) -> float:
         """A step in which ``num_samples`` gain a token each, over ``num_kv_tokens`` that they have together."""
 
-    def prefill_s(self, type_name: str, num_tokens: int) -> float:
-        """Computing the keys and values of ``num_tokens``; decoding waits for it."""
+    def prefill_step_s(self, type_name: str, num_samples: int, num_kv_tokens: int, num_prefill_tokens: int) -> float:
+        """A step that also computes the keys and values of ``num_prefill_tokens``; it may decode no sample."""
+
+    @property
+    def block_size(self) -> int:
+        """Tokens of the blocks that a replica's cache is given out in."""
 
     def num_kv_tokens(self, type_name: str) -> int:
         """That a replica's cache holds."""

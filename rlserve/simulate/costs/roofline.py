@@ -16,17 +16,27 @@ class RooflineCosts:
     roofline: Roofline
     memory_fraction: float = 0.9
     """Of a slot's memory, for weights and KV cache."""
+    block_size: int = 16
+    num_blocks: int | None = None
+    """Of a replica's cache; None: as many as the memory holds."""
 
     def decode_step_s(self, type_name: str, num_samples: int, num_kv_tokens: int) -> float:
         """See the contract, as everywhere here."""
         return self.roofline.decode_step_s(slot_type(type_name), num_samples, num_kv_tokens)
 
-    def prefill_s(self, type_name: str, num_tokens: int) -> float:
-        """Chunks share steps with decoding, and come on top of its time."""
-        return self.roofline.prefill_s(slot_type(type_name), num_tokens)
+    def prefill_step_s(self, type_name: str, num_samples: int, num_kv_tokens: int, num_prefill_tokens: int) -> float:
+        """Prompts come on top of the time of decoding."""
+        return self.roofline.engine_step_s(
+            slot_type(type_name),
+            num_samples=num_samples,
+            num_kv_tokens=num_kv_tokens,
+            num_prefill_tokens=num_prefill_tokens,
+        )
 
     def num_kv_tokens(self, type_name: str) -> int:
-        """Beside the weights."""
+        """Beside the weights, or what ``num_blocks`` says."""
+        if self.num_blocks is not None:
+            return self.num_blocks * self.block_size
         return self.roofline.num_kv_tokens(slot_type(type_name), memory_fraction=self.memory_fraction)
 
     def train_step_s(self, type_names: Sequence[str], num_tokens: int) -> float:

@@ -9,13 +9,15 @@ from kept_runs import KeptRuns, kept_runs
 from simulation import gangs
 
 from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, RateMatchingConfig, StaticConfig
+from rlserve.rollout.workload.courses import Steady
+from rlserve.rollout.workload.lengths import LogNormalLengths
+from rlserve.rollout.workload.workload import Workload
 from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import model_shape
 from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun
 from rlserve.simulate.study import Job
-from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
 
 EAGER = QueueThresholdConfig(interval_s=1.0, cooldown_s=3.0, queue_high=4, queue_low=2)
 
@@ -23,7 +25,8 @@ EAGER = QueueThresholdConfig(interval_s=1.0, cooldown_s=3.0, queue_high=4, queue
 def job(manager: ManagerConfig, seed: int = 0) -> Job:
     pool = Scenario(
         gangs=gangs(H100=3),
-        workload=LogNormalWorkload(config=LogNormalConfig(max_tokens=2000)),
+        workload=Workload(lengths=LogNormalLengths(median_tokens=Steady(2000.0), sigma=1.0)),
+        max_tokens=2000,
         costs=RooflineCosts(roofline=Costs(shape=model_shape("8B"))),
         prompts_per_step=16,
         num_initial_rollout=1,

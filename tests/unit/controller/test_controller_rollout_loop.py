@@ -26,6 +26,7 @@ from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.workload.config import WorkloadConfig
+from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.workload import Workload
 
 
@@ -128,7 +129,7 @@ def start(setting: Setting, tasks: asyncio.TaskGroup, wanted: int) -> list[async
 
 def test_a_load_that_keeps_few_groups_drops_the_others_for_its_own_reason() -> None:
     config = WorkloadConfig(kept_share=1e-9)
-    workload = Workload(config=config, seed=0, num_steps=10, tokens_scale=1.0)
+    workload = create_workload(config, seed=0, num_steps=10, tokens_scale=1.0)
 
     async def scenario() -> None:
         setting = Setting(workload)
@@ -148,7 +149,7 @@ def test_a_load_that_keeps_few_groups_drops_the_others_for_its_own_reason() -> N
 
 def test_a_group_that_waits_for_tools_is_scored_after_them() -> None:
     config = WorkloadConfig(tool_share=1.0, tool_wait_s=40.0, sigma=0.0)
-    workload = Workload(config=config, seed=0, num_steps=10, tokens_scale=1.0)
+    workload = create_workload(config, seed=0, num_steps=10, tokens_scale=1.0)
 
     async def scenario() -> None:
         loop = asyncio.get_running_loop()

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlserve.manager.policies.base import GangFigures, GangView
+from rlserve.rollout.workload.lengths import Lengths
+from rlserve.rollout.workload.trace import Trace
+from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.workload.base import GroupWork, Workload
 
 NO_LIMIT = 10**12
 
@@ -30,8 +32,13 @@ class PlainCosts:
         speed = 2.0 if type_name == "fast" else 1.0
         return (self.base_s + self.sample_s * num_samples + self.token_s * num_kv_tokens) / speed
 
-    def prefill_s(self, type_name: str, num_tokens: int) -> float:
-        return self.prefill_token_s * num_tokens
+    def prefill_step_s(self, type_name: str, num_samples: int, num_kv_tokens: int, num_prefill_tokens: int) -> float:
+        decoding_s = self.decode_step_s(type_name, num_samples, num_kv_tokens)
+        return decoding_s + self.prefill_token_s * num_prefill_tokens
+
+    @property
+    def block_size(self) -> int:
+        return 1
 
     def num_kv_tokens(self, type_name: str) -> int:
         return self.cache_tokens
@@ -58,34 +65,27 @@ class PlainCosts:
         return self.pause_s
 
 
-@dataclass(frozen=True, kw_only=True)
-class EqualWork(Workload):
-    """All answers are of one length; every so-many-th group is dropped."""
+@dataclass(frozen=True)
+class EqualLengths(Lengths):
+    """All answers are of one length."""
 
     length: int = 100
-    num_prompt_tokens: int = 10
-    samples: int = 2
-    drop_every: int = 0
 
-    def group(self, position: int, share: float) -> GroupWork:
-        is_dropped = self.drop_every > 0 and position % self.drop_every == 0
-        return GroupWork(
-            num_prompt_tokens=self.num_prompt_tokens,
-            lengths=(self.length,) * self.samples,
-            kept_up_to=1.0 if is_dropped else 0.0,
-        )
+    def of(self, position: int, num_samples: int, *, seed: int, progress: float) -> list[float]:
+        return [float(self.length)] * num_samples
 
-    def kept_share(self, share: float) -> float:
-        return 0.5
-
-    def mean_kept_share(self, share: float) -> float:
-        return 1 - 1 / self.drop_every if self.drop_every else 1.0
-
-    def mean_length(self, share: float) -> float:
+    def mean(self, progress: float, *, cap: float) -> float:
         return float(self.length)
 
-    def seeded(self, seed: int) -> EqualWork:
-        return self
+    def median(self) -> float:
+        return float(self.length)
+
+
+def equal_work(*, drop_every: int = 0) -> Workload:
+    """All answers have 100 tokens; every so-many-th group is dropped."""
+    kept = tuple(position > 0 for position in range(drop_every))
+    says_kept = Trace(groups=((100.0,),) * drop_every, kept=kept) if drop_every else None
+    return Workload(lengths=EqualLengths(), says_kept=says_kept, seed=0)
 
 
 def gangs(**counts: int) -> tuple[GangView, ...]:
@@ -105,7 +105,8 @@ def scenario(**changes: object) -> Scenario:
     """Four even gangs and equal work, changed as asked."""
     defaults: dict[str, object] = {
         "gangs": gangs(even=4),
-        "workload": EqualWork(),
+        "workload": equal_work(),
+        "num_prompt_tokens": 10,
         "costs": PlainCosts(),
         "prompts_per_step": 4,
         "samples_per_prompt": 2,

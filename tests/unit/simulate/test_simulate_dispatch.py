@@ -9,8 +9,7 @@ from rlserve.engine.requests.request import RequestOutput, SamplingParams
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router
 from rlserve.simulate.dispatch import Dispatcher
-from rlserve.simulate.work import Group, Sample
-from rlserve.simulate.workload.base import GroupWork
+from rlserve.simulate.work import Group, GroupWork, Sample
 
 REPLICAS = ("a", "b", "c")
 
@@ -40,7 +39,7 @@ class Pair:
             time_s=0.0,
         )
         lengths = (9,) * num_samples
-        work = GroupWork(num_prompt_tokens=num_prompt_tokens + 1, lengths=lengths, kept_up_to=0.0)
+        work = GroupWork(num_prompt_tokens=num_prompt_tokens + 1, lengths=lengths)
         group = Group(id=str(position), position=position, admitted_version=version, min_version=version, work=work)
         group.unfinished = [Sample(group=group, length=9) for _ in lengths]
         self.dispatcher.submit(group)

@@ -12,12 +12,11 @@ from simulate_builders import PlainCosts
 from rlserve.simulate.clock import Clock
 from rlserve.simulate.decode_curve import DecodeCurve
 from rlserve.simulate.replica import Replica
-from rlserve.simulate.work import Group, Sample
-from rlserve.simulate.workload.base import GroupWork
+from rlserve.simulate.work import Group, GroupWork, Sample
 
 
 def group(position: int, *lengths: int, prompt: int = 10) -> Group:
-    work = GroupWork(num_prompt_tokens=prompt, lengths=lengths, kept_up_to=0.0)
+    work = GroupWork(num_prompt_tokens=prompt, lengths=lengths)
     made = Group(id=str(position), position=position, admitted_version=0, work=work)
     made.unfinished = [Sample(group=made, length=length) for length in lengths]
     return made
@@ -45,10 +44,10 @@ def test_equal_samples_end_together_after_their_steps() -> None:
     bench = Bench(PlainCosts(base_s=0.01, sample_s=0.001))
     bench.replica.add(group(0, 100, 100, 100))
     bench.clock.run_until(100)
-    assert bench.ends_s == {"0": pytest.approx(100 * 0.013)}
+    assert bench.ends_s == {"0": pytest.approx(0.01 + 99 * 0.013)}  # the first step computes the prompt alone
     assert bench.replica.num_generated == pytest.approx(300)
-    assert bench.replica.busy_s == pytest.approx(1.3)
-    assert bench.replica.running_s == pytest.approx(3.9)
+    assert bench.replica.busy_s == pytest.approx(0.01 + 99 * 0.013)
+    assert bench.replica.running_s == pytest.approx(3 * (0.01 + 99 * 0.013))
 
 
 def test_the_cache_read_grows_with_every_step() -> None:
@@ -56,7 +55,7 @@ def test_the_cache_read_grows_with_every_step() -> None:
     bench = Bench(costs)
     bench.replica.add(group(0, 1000, prompt=50))
     bench.clock.run_until(100)
-    assert bench.ends_s["0"] == pytest.approx(1000 * 0.01 + 1e-5 * (1000 * 50 + 1000 * 1000 / 2))
+    assert bench.ends_s["0"] == pytest.approx(1000 * 0.01 + 1e-5 * (999 * 50 + 999 * 1000 / 2))
 
 
 def test_the_rest_goes_faster_when_a_sample_ends() -> None:
@@ -64,7 +63,7 @@ def test_the_rest_goes_faster_when_a_sample_ends() -> None:
     bench.replica.add(group(0, 10))
     bench.replica.add(group(1, 30))
     bench.clock.run_until(100)
-    assert bench.ends_s == {"0": pytest.approx(10 * 0.02), "1": pytest.approx(10 * 0.02 + 20 * 0.01)}
+    assert bench.ends_s == {"0": pytest.approx(9 * 0.02), "1": pytest.approx(9 * 0.02 + 20 * 0.01)}
 
 
 def test_a_prompt_is_computed_once_a_group_and_holds_decoding_up() -> None:
@@ -77,6 +76,7 @@ def test_a_prompt_is_computed_once_a_group_and_holds_decoding_up() -> None:
 def test_samples_beyond_the_rows_wait_for_one() -> None:
     bench = Bench(PlainCosts(base_s=0.01), rows=2)
     bench.replica.add(group(0, 10, 10, 10))
+    bench.clock.run_until(0.05)
     assert (bench.replica.num_running, bench.replica.num_waiting) == (2, 1)
     bench.clock.run_until(100)
     assert bench.ends_s["0"] == pytest.approx(0.2)
@@ -93,6 +93,19 @@ def test_a_full_cache_sends_the_last_one_back_with_its_tokens() -> None:
     assert bench.replica.num_generated == pytest.approx(200)
 
 
+def test_what_comes_begins_at_the_next_boundary_and_its_prompt_makes_that_step_longer() -> None:
+    bench = Bench(PlainCosts(base_s=0.1, prefill_token_s=0.01))
+    bench.replica.add(group(0, 10, prompt=10))  # 0.2 s with its prompt, and 0.1 s for each further token
+    bench.clock.after(0.45, partial(bench.replica.add, group(1, 3, prompt=20)))
+    bench.clock.run_until(0.49)
+    assert (bench.replica.num_running, bench.replica.num_waiting) == (1, 1)
+    bench.clock.run_until(0.55)
+    assert bench.replica.num_running == 2
+    bench.clock.run_until(100)
+    assert bench.ends_s["1"] == pytest.approx(0.5 + (0.1 + 20 * 0.01) + 2 * 0.1)
+    assert bench.ends_s["0"] == pytest.approx(0.2 + 9 * 0.1 + 20 * 0.01)
+
+
 def test_one_that_leaves_hands_whole_tokens_over_and_one_that_is_lost_none() -> None:
     bench = Bench(PlainCosts(base_s=0.01))
     moved = group(0, 100, 20)
@@ -100,8 +113,10 @@ def test_one_that_leaves_hands_whole_tokens_over_and_one_that_is_lost_none() -> 
     bench.replica.add(moved)
     bench.clock.run_until(0.505)
     bench.replica.leave()
-    assert [(sample.length, sample.num_done) for sample in moved.unfinished] == [(100, 50.0)]
-    assert moved.num_resumed_tokens == 10 + 50 + 20
+    assert [(sample.length, sample.num_done) for sample in moved.unfinished] == [
+        (100, 51.0)
+    ]  # with that of the step under way
+    assert moved.num_resumed_tokens == 10 + 51 + 20
     moved.take_back()
     assert [(sample.length, sample.num_done) for sample in moved.unfinished] == [(100, 0.0), (20, 0.0)]
     assert moved.num_running == 0

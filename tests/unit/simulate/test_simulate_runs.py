@@ -7,16 +7,17 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulate_builders import EqualWork, PlainCosts, gangs, scenario
+from simulate_builders import PlainCosts, equal_work, gangs, scenario
 
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
 from rlserve.manager.gang_table import GangState
 from rlserve.manager.roles import Role
+from rlserve.rollout.workload.courses import Drift, Steady
+from rlserve.rollout.workload.lengths import LogNormalLengths
+from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
-from rlserve.simulate.oracle import best_division, fluid_groups, saturated_rates
+from rlserve.simulate.oracle import best_division, fluid_groups_per_s, saturated_rates
 from rlserve.simulate.simulation import simulate
-from rlserve.simulate.workload.log_normal import LogNormalConfig, LogNormalWorkload
-from rlserve.simulate.workload.schedules import Drift, Steady
 
 STATIC = StaticConfig()
 EAGER = QueueThresholdConfig(interval_s=1.0, cooldown_s=3.0, queue_high=4, queue_low=2)
@@ -42,7 +43,7 @@ def test_where_generation_is_slow_replicas_are_always_busy_and_set_the_rate() ->
 def test_dropped_groups_cost_generation_and_are_not_trained_on() -> None:
     costs = PlainCosts(base_s=0.05, train_token_s=1e-6)
     kept, dropped = (
-        simulate(scenario(costs=costs, max_staleness=3, workload=EqualWork(drop_every=each)), STATIC, seed=0)
+        simulate(scenario(costs=costs, max_staleness=3, workload=equal_work(drop_every=each)), STATIC, seed=0)
         for each in (0, 2)
     )
     assert dropped.num_trained_groups == pytest.approx(kept.num_trained_groups / 2, rel=0.05)
@@ -69,12 +70,8 @@ def test_a_long_queue_takes_trainers_one_at_a_time_and_every_phase_of_a_move_tak
     assert states[states.index(GangState.LEAVING_TRAIN) :][:4] == moved
 
 
-def small_workload(sigma: float, kept: float) -> LogNormalWorkload:
-    return LogNormalWorkload(
-        config=LogNormalConfig(
-            median=Steady(60), sigma=sigma, max_tokens=400, num_prompt_tokens=5, samples_per_prompt=2, kept=Steady(kept)
-        )
-    )
+def small_workload(sigma: float, kept: float) -> Workload:
+    return Workload(lengths=LogNormalLengths(median_tokens=Steady(60), sigma=sigma), kept=Steady(kept))
 
 
 @settings(max_examples=25, deadline=None)
@@ -97,6 +94,7 @@ def test_every_admitted_group_is_in_one_place_or_ended_whatever_moves(
         scenario(
             gangs=gangs(even=3, fast=2),
             workload=small_workload(0.8, kept),
+            max_tokens=400,
             costs=costs,
             max_staleness=staleness,
             num_initial_rollout=num_rollout,
@@ -111,10 +109,32 @@ def test_every_admitted_group_is_in_one_place_or_ended_whatever_moves(
 
 
 def test_a_seed_gives_the_same_run_and_another_one_another() -> None:
-    wanted = scenario(workload=small_workload(0.8, 0.6))
+    wanted = scenario(workload=small_workload(0.8, 0.6), max_tokens=400)
     first, again, other = (replace(simulate(wanted, EAGER, seed=seed), host_s=0.0) for seed in (3, 3, 4))
     assert first == again
     assert first != other
+
+
+def test_a_run_that_is_counted_in_steps_ends_with_the_last_and_admits_no_more_than_they_take() -> None:
+    counted = scenario(workload=equal_work(drop_every=3), num_steps=7, max_staleness=3, duration_s=1e6)
+    run = simulate(counted, STATIC, seed=0)
+    assert run.num_steps == len(run.step_ends_s) == 7
+    assert run.duration_s == run.step_ends_s[-1]
+    assert run.num_trained_groups == 7 * 4
+    num_generated = 100 * 2 * (7 * 4 + 7 * 4 / 2)  # and no group is generated that no step trains, but those dropped
+    assert run.num_generated_tokens == pytest.approx(num_generated, rel=0.05)
+
+
+def test_calls_to_workers_take_their_time() -> None:
+    slow = scenario(costs=PlainCosts(base_s=0.001, train_token_s=0.02))
+    quick, called = (simulate(replace(slow, call_s=call_s, num_steps=20), STATIC, seed=0) for call_s in (0.0, 0.5))
+    assert called.duration_s - quick.duration_s == pytest.approx(20 * 0.5)
+
+
+def test_tools_hold_groups_up_before_they_are_scored() -> None:
+    waits = replace(equal_work(), tool_share=1.0, tool_wait_s=30.0, tool_sigma=0.0)
+    plain, waiting = (simulate(scenario(workload=work, num_steps=1), STATIC, seed=0) for work in (equal_work(), waits))
+    assert waiting.duration_s - plain.duration_s == pytest.approx(30.0)
 
 
 def test_the_divided_gang_of_the_oracle() -> None:
@@ -129,7 +149,7 @@ def test_no_policy_beats_the_oracle_and_an_even_split_of_even_work_nearly_reache
     """Two replicas generate as fast as two trainers train."""
     costs = PlainCosts(base_s=0.05, train_token_s=0.05 / 8 * 100 / 110)
     even = scenario(costs=costs, max_staleness=4, duration_s=600.0)
-    oracle = fluid_groups(even, saturated_rates(even))
+    oracle = fluid_groups_per_s(even, saturated_rates(even)) * even.duration_s
     assert oracle == pytest.approx(2 * 4 / (100 * 0.05) * even.duration_s, rel=0.01)
     reached = {num: simulate(replace(even, num_initial_rollout=num), STATIC, seed=0) for num in (1, 2, 3)}
     shares = {num: run.num_trained_groups / oracle for num, run in reached.items()}
@@ -140,9 +160,8 @@ def test_no_policy_beats_the_oracle_and_an_even_split_of_even_work_nearly_reache
 
 def test_the_oracle_follows_a_drift() -> None:
     def oracle(kept: Steady | Drift) -> float:
-        config = replace(small_workload(0.0, 1.0).config, kept=kept)
-        drifting = scenario(workload=LogNormalWorkload(config=config))
-        return fluid_groups(drifting, saturated_rates(drifting))
+        drifting = scenario(workload=replace(small_workload(0.0, 1.0), kept=kept))
+        return fluid_groups_per_s(drifting, saturated_rates(drifting))
 
     assert oracle(Steady(0.4)) < oracle(Drift(0.4, 1.0)) < oracle(Steady(1.0))
     assert oracle(Drift(0.4, 1.0)) == pytest.approx(oracle(Drift(1.0, 0.4)))

@@ -1,4 +1,4 @@
-"""How a number changes over a run. Pure functions of the share of the run that has passed, 0 to 1."""
+"""How a number changes over a run. Pure functions of the progress of the run, from 0 at its start to 1 at its end."""
 
 from __future__ import annotations
 
@@ -9,55 +9,55 @@ from dataclasses import dataclass
 from rlserve.errors import UserError
 
 
-class Schedule(ABC):
+class Course(ABC):
     """A number over the run."""
 
     @abstractmethod
-    def at(self, share: float) -> float:
-        """Its value when ``share`` of the run has passed."""
+    def at(self, progress: float) -> float:
+        """Its value at a point of the run."""
 
 
 @dataclass(frozen=True)
-class Steady(Schedule):
+class Steady(Course):
     """The same all the time."""
 
     value: float
 
-    def at(self, share: float) -> float:
+    def at(self, progress: float) -> float:
         """``value``."""
         return self.value
 
 
 @dataclass(frozen=True)
-class Drift(Schedule):
+class Drift(Course):
     """Goes from one value to another in a straight line."""
 
     first: float
     last: float
 
-    def at(self, share: float) -> float:
+    def at(self, progress: float) -> float:
         """Between the two."""
-        return self.first + (self.last - self.first) * share
+        return self.first + (self.last - self.first) * min(max(progress, 0.0), 1.0)
 
 
 @dataclass(frozen=True)
-class SquareWave(Schedule):
+class SquareWave(Course):
     """Goes back and forth between two values, in phases of equal length."""
 
     first: float
     other: float
     num_phases: int
 
-    def at(self, share: float) -> float:
+    def at(self, progress: float) -> float:
         """One of the two."""
-        phase = min(int(share * self.num_phases), self.num_phases - 1)
+        phase = min(int(progress * self.num_phases), self.num_phases - 1)
         return self.first if phase % 2 == 0 else self.other
 
 
 _NUMBER = r"(\d+(?:\.\d+)?)"
 
 
-def parse_schedule(text: str) -> Schedule:
+def parse_course(text: str) -> Course:
     """``0.7`` is steady, ``1..0.4`` drifts, ``1/0.4x6`` is a square wave of six phases.
 
     Raises:
