@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.answer_log import AnswerLog
+from rlserve.controller.calls import Calls
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.counters import Counters
@@ -199,7 +200,7 @@ def _reallocation(
         run,
         book,
         recovery,
-        trainers=trainers,
+        calls=Calls(run, book, trainers=trainers, load=load, measuring=measuring),
         policy=create_policy(config.deciding),
         observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
         measuring=measuring,

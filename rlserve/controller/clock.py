@@ -34,6 +34,10 @@ class RunClock:
         self._before_s, self._since = self.now(), self._read()
         self._dilation = dilation
 
+    def timeout(self, duration_s: float | None) -> asyncio.Timeout:
+        """A context that ends after so many seconds of the run, with a ``TimeoutError``; never, if None."""
+        return asyncio.timeout(None if duration_s is None else duration_s * self._dilation)
+
     async def sleep(self, duration_s: float) -> None:
         """Wait for seconds of the run."""
         await asyncio.sleep(duration_s * self._dilation)

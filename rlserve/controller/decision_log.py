@@ -14,7 +14,7 @@ import re
 from dataclasses import asdict
 
 from rlserve.controller.context import RunContext
-from rlserve.manager.gang_table import GangState, GangTable
+from rlserve.manager.gang_table import SERVING, GangState, GangTable
 from rlserve.manager.policies.base import Observation, Plan
 from rlserve.manager.roles import Role
 from rlserve.tracking.events import Decision
@@ -46,7 +46,7 @@ class DecisionLog:
             slot_id=None if move is None else move.gang_id,
             queue_length=observation.queue_length,
             num_train=self._table.count(GangState.TRAIN),
-            num_rollout=self._table.count(GangState.ROLLOUT),
+            num_rollout=self._table.count(*SERVING),
             reason=plan.reason,
             **({} if plan.forecast is None else asdict(plan.forecast)),
             numbers=plan.numbers,

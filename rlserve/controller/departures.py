@@ -54,6 +54,8 @@ class Departures:
             self._book.leaving[gang.id] = notice.reason
             self._recovery.spawn(self._empty(gang))
             self._recovery.spawn(self._expire(gang, grace_s))
+        if new:
+            self._run.changed.notify()
         if new and self._num_staying() < _FEWEST:
             self._recovery.spawn(self._stop_in_time(grace_s / 2 if self._num_staying() else 0.0))
 

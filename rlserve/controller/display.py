@@ -11,7 +11,7 @@ from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
 from rlserve.controller.weight_sync import WeightSync
-from rlserve.manager.gang_table import GangState
+from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking import names
@@ -84,7 +84,7 @@ class RunDisplay:
             kl=self._kl,
             queue_length=self._router.num_waiting(RequestKind.TRAINING),
             num_train=table.count(GangState.TRAIN),
-            num_rollout=table.count(GangState.ROLLOUT),
+            num_rollout=table.count(*SERVING),
             num_moving=num_moving(self._reallocation),
             num_dead=table.count(GangState.DEAD),
             rollout_tokens_per_s=self._rollout_tokens_per_s,

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rlserve.controller.context import RunContext
-from rlserve.manager.gang_table import GangState, GangTable
+from rlserve.manager.gang_table import SERVING, GangState, GangTable
 from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerInfo
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import Owner, SlotEvent, WorkerEvent
 
-ROLES = {GangState.TRAIN: Role.TRAIN, GangState.ROLLOUT: Role.ROLLOUT}
+ROLES = {GangState.TRAIN: Role.TRAIN, **dict.fromkeys(SERVING, Role.ROLLOUT)}
 _OWNERS: dict[GangState, Owner] = {
     GangState.TRAIN: "train",
-    GangState.ROLLOUT: "rollout",
+    **dict.fromkeys(SERVING, "rollout"),
     GangState.DEAD: "dead",
     GangState.GONE: "gone",
 }

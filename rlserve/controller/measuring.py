@@ -22,6 +22,7 @@ from rlserve.manager.measurement.readings import (
     MoveDone,
     Reading,
     ReplicaPolled,
+    RolloutLeft,
     StepDone,
     SyncDone,
 )
@@ -57,6 +58,10 @@ class Measuring:
         end_s = self._run.clock.now()
         self._note(MoveDone(begin_s=begin_s, end_s=end_s, gang_id=gang.id, to=to, trainer_pause_s=trainer_pause_s))
         self._forecast = forecast
+
+    def note_left(self, gang: Gang, *, begin_s: float, end_s: float) -> None:
+        """A gang has left rollout."""
+        self._note(RolloutLeft(end_s=end_s, gang_id=gang.id, duration_s=end_s - begin_s))
 
     def finish(self) -> None:
         """The run ends: what the last move came to is known by now, or not at all."""

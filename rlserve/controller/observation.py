@@ -10,13 +10,13 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
-from rlserve.manager.gang_table import GangState
+from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.manager.measurement.figures import Measurements
 from rlserve.rollout.ledger import GroupState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
 
-_SETTLED = (GangState.TRAIN, GangState.ROLLOUT, GangState.DEAD, GangState.GONE)
+_SETTLED = (GangState.TRAIN, *SERVING, GangState.DEAD, GangState.GONE)
 
 
 class Rate:
@@ -90,7 +90,7 @@ class RolloutMetrics:
             "rollout/num_buffered": len(self._books.buffer),
             "rollout/num_dropped": ledger.count(GroupState.DROPPED),
             "pool/num_train": table.count(GangState.TRAIN),
-            "pool/num_rollout": table.count(GangState.ROLLOUT),
+            "pool/num_rollout": table.count(*SERVING),
             "pool/num_moving": num_moving(self._reallocation),
             "pool/num_dead": table.count(GangState.DEAD),
             "pool/num_worker_failures": counters.worker_failures,

@@ -4,12 +4,16 @@
 
     train → idle     (step boundary) the trainers re-form without the gang
     rollout → idle   the gang serves no more, its requests move on, the memory of its engine is freed
+    rollout → train  both, one beside the other: the trainers, if their step ends before, wait a little for the gang
     idle → rollout   the ranks of its engine are formed, or take their memory again; it takes the newest weights; it
                      serves
     idle → train     (step boundary) the trainers re-form with the gang
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
 
 from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.gang_book import GangBook
@@ -44,6 +48,33 @@ class RoleChanges:
             self._book.move(gang, GangState.JOINING_TRAIN, reason)
             await self._trainers.add(gang.slot_ids)
             self._book.move(gang, GangState.TRAIN, reason)
+
+    @property
+    def trainer_pause_s(self) -> float:
+        """Seconds that training stood still because its group was changed, since the run began."""
+        return self._trainers.pause_s
+
+    async def go_to_training(self, gang: Gang, reason: str, *, patience_s: Callable[[float], float]) -> None:
+        """Let a gang that rolls out leave, and join the trainers at the end of their step. ``patience_s`` says how long
+        they wait there for a gang that has been leaving since a time.
+
+        Raises:
+            WorkerFailedError: a worker of it was lost, or failed.
+        """
+        self._book.move(gang, GangState.LEAVING_ROLLOUT, reason)
+        left_since_s = self._book.table.entered_s(gang.id, GangState.LEAVING_ROLLOUT)
+        ready = asyncio.ensure_future(self._leave_rollout(gang, reason))
+        try:
+            await self._trainers.add_when(ready, gang.slot_ids, patience_s=lambda: patience_s(left_since_s))
+        finally:
+            ready.cancel()
+            await asyncio.wait([ready])
+        self._book.move(gang, GangState.TRAIN, reason)
+
+    async def _leave_rollout(self, gang: Gang, reason: str) -> None:
+        await self._replicas.leave(gang.leader)
+        self._book.move(gang, GangState.IDLE, "serves no more")
+        self._book.move(gang, GangState.JOINING_TRAIN, reason)
 
     async def give_up(self, gang: Gang, reason: str) -> bool:
         """Bring a gang to idle; False where it is the last of the trainers, and stays one.

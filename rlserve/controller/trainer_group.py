@@ -18,6 +18,7 @@ member, in whatever the group does, is reported once (``WorkerLost``).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -74,6 +75,10 @@ class TrainerGroup:
         self._generation = 0
         self._num_completed = 0
         self._boundary = StepBoundary(run.clock)
+        self.num_tokens: int | None = None
+        """Of the batch under way, or else of the last; None before the first."""
+        self.step_begin_s: float | None = None
+        """When the trainers began to compute on it; None between two steps."""
         self.step_s = 0.0
         """What the newest step took, without the wait for the end of a change of the group."""
 
@@ -123,10 +128,28 @@ class TrainerGroup:
             WorkerLostError: one was lost on the way, which was reported; the group goes on without the gang.
         """
         async with self._boundary.change():
-            self._note_gang(slot_ids)
-            await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
-            if not set(slot_ids) <= set(self._members):
-                raise WorkerLostError(f"{', '.join(slot_ids)}: lost while joining the trainers")
+            await self._add(slot_ids)
+
+    async def add_when(
+        self, ready: asyncio.Future[None], slot_ids: Sequence[str], *, patience_s: Callable[[], float]
+    ) -> None:
+        """As :meth:`add`, once the gang is ``ready`` to join. At the end of the step under way training waits for that,
+        but no longer than ``patience_s``, which is asked then; it goes on without the gang, which joins after a later
+        step.
+
+        Raises:
+            WorkerFailedError: as from :meth:`add`, or what ``ready`` failed with.
+        """
+        while True:
+            async with self._boundary.change():
+                with contextlib.suppress(TimeoutError):
+                    async with self._run.clock.timeout(patience_s()):
+                        await asyncio.shield(ready)
+                if ready.done():
+                    ready.result()
+                    await self._add(slot_ids)
+                    return
+            await asyncio.wait([ready])
 
     async def remove(self, slot_ids: Sequence[str], *, on_leaving: Callable[[], None]) -> bool:
         """Let the workers of a gang leave, all at once; their share of the work goes to the others.
@@ -144,9 +167,10 @@ class TrainerGroup:
                 return False
             on_leaving()
             await self._regroup(remaining, leaving=leaving)
-            for error in _failures(await self._call_all(leaving, "leave_training")).values():
-                raise error
-            return True
+        # The others train on while its memory is freed.
+        for error in _failures(await self._call_all(leaving, "leave_training")).values():
+            raise error
+        return True
 
     async def step(self, batch: Batch) -> dict[str, float]:
         """Train on a batch with all members; returns the metrics.
@@ -162,7 +186,7 @@ class TrainerGroup:
             metrics: dict[str, float]
             start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
             while True:
-                answers = await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
+                answers = await self._compute(batch, shared)
                 failures = _failures(answers)
                 if not failures:
                     metrics = answers[self._members[0]]
@@ -206,6 +230,21 @@ class TrainerGroup:
                 await self._regroup_survivors(failures)
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
+
+    async def _compute(self, batch: Batch, shared: Any) -> dict[str, Any]:
+        self.num_tokens, self.step_begin_s = len(batch.token_ids), self._run.clock.now()
+        self._run.changed.notify()
+        try:
+            return await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
+        finally:
+            self.step_begin_s = None
+            self._run.changed.notify()
+
+    async def _add(self, slot_ids: Sequence[str]) -> None:
+        self._note_gang(slot_ids)
+        await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
+        if not set(slot_ids) <= set(self._members):
+            raise WorkerLostError(f"{', '.join(slot_ids)}: lost while joining the trainers")
 
     def _note_gang(self, slot_ids: Sequence[str]) -> None:
         self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))

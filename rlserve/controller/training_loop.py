@@ -96,6 +96,7 @@ class TrainingLoop:
             return taken is not None or stop.is_set()
 
         self.waiting = True
+        self._run.changed.notify()
         await self._run.changed.wait_for(ready, f"the batch of step {self._run.counters.num_steps + 1}")
         self.waiting = False
         return taken

@@ -2,6 +2,9 @@
 
     starting ──> idle ──> joining_train ────> train ────> leaving_train ────> idle
                   │  ───> joining_rollout ──> rollout ──> leaving_rollout ──> idle
+                                                │ ▲            ▲
+                                                ▼ │            │
+                                          called_to_train ─────┘
     any state ──> dead ──> starting          joining_* ──> idle (given up)
     idle, dead ──> gone: its node has left
 
@@ -30,6 +33,8 @@ class GangState(StrEnum):
     LEAVING_TRAIN = "leaving_train"
     JOINING_ROLLOUT = "joining_rollout"
     ROLLOUT = "rollout"
+    CALLED_TO_TRAIN = "called_to_train"
+    """It rolls out as before, until the trainers are about to end their step."""
     LEAVING_ROLLOUT = "leaving_rollout"
     DEAD = "dead"
     """One of its worker processes is lost, and so is what the gang did."""
@@ -54,6 +59,7 @@ OWNER: Mapping[GangState, GangOwner] = {
     GangState.LEAVING_TRAIN: GangOwner.TRAINER,
     GangState.JOINING_ROLLOUT: GangOwner.ROLLOUT,
     GangState.ROLLOUT: GangOwner.ROLLOUT,
+    GangState.CALLED_TO_TRAIN: GangOwner.ROLLOUT,
     GangState.LEAVING_ROLLOUT: GangOwner.ROLLOUT,
     GangState.DEAD: GangOwner.NOBODY,
     GangState.GONE: GangOwner.NOBODY,
@@ -66,11 +72,16 @@ LEGAL_MOVES: Mapping[GangState, frozenset[GangState]] = {
     GangState.TRAIN: frozenset({GangState.LEAVING_TRAIN, GangState.DEAD}),
     GangState.LEAVING_TRAIN: frozenset({GangState.IDLE, GangState.DEAD}),
     GangState.JOINING_ROLLOUT: frozenset({GangState.ROLLOUT, GangState.IDLE, GangState.DEAD}),
-    GangState.ROLLOUT: frozenset({GangState.LEAVING_ROLLOUT, GangState.DEAD}),
+    GangState.ROLLOUT: frozenset({GangState.CALLED_TO_TRAIN, GangState.LEAVING_ROLLOUT, GangState.DEAD}),
+    GangState.CALLED_TO_TRAIN: frozenset({GangState.LEAVING_ROLLOUT, GangState.ROLLOUT, GangState.DEAD}),
     GangState.LEAVING_ROLLOUT: frozenset({GangState.IDLE, GangState.DEAD}),
     GangState.DEAD: frozenset({GangState.STARTING, GangState.GONE}),
     GangState.GONE: frozenset(),
 }
+
+
+SERVING = (GangState.ROLLOUT, GangState.CALLED_TO_TRAIN)
+"""States in which a gang generates."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +134,19 @@ class GangTable:
         """Who may use a gang's slots now."""
         return OWNER[self._states[gang_id]]
 
-    def count(self, state: GangState) -> int:
-        """Number of slots whose gang is in ``state``."""
-        return sum(self._num_slots[gang_id] for gang_id, current in self._states.items() if current is state)
+    def count(self, *states: GangState) -> int:
+        """Number of slots whose gang is in one of ``states``."""
+        return sum(self._num_slots[gang_id] for gang_id in self.in_state(*states))
 
     def in_state(self, *states: GangState) -> tuple[str, ...]:
         """Gangs in one of ``states``, in order of being added."""
         return tuple(gang_id for gang_id, current in self._states.items() if current in states)
+
+    def entered_s(self, gang_id: str, *states: GangState) -> float:
+        """When a gang last came to one of ``states``, in which it has been."""
+        return next(
+            change.time_s for change in reversed(self._history) if change.gang_id == gang_id and change.after in states
+        )
 
     def move(self, gang_id: str, state: GangState, *, time_s: float, reason: str) -> None:
         """Move a gang to ``state``.

@@ -54,6 +54,13 @@ class Clock:
         assert delay_s >= 0, f"time does not go back: {delay_s}"
         heapq.heappush(self._due, (self.now_s + delay_s, next(self._order), action))
 
+    def within(self, delay_s: float, latch: Latch) -> Latch:
+        """Opens when ``latch`` does, or in ``delay_s`` seconds."""
+        either = Latch()
+        latch.when_open(either.open)
+        self.after(delay_s, either.open)
+        return either
+
     def start(self, process: Process) -> None:
         """Run a process up to the first thing that it waits for, and on from there."""
 

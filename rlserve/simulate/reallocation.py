@@ -2,8 +2,8 @@
 
 ::
 
-    rollout → train   serves no more ─ sleep ─ wait for the step's end ─ the trainers re-form with it (training pauses)
-    train → rollout   wait for the step's end ─ the trainers re-form without it ─ wake ─ weights ─ serves
+    rollout → train   the step is about to end ─ serves no more ─ sleep ─ the trainers re-form with it (training pauses)
+    train → rollout   the step has ended ─ the trainers re-form without it ─ sleep ─ wake ─ weights ─ serves
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from rlserve.manager.gang_table import GangState, GangTable
+from rlserve.manager.gang_table import SERVING, GangState, GangTable
+from rlserve.manager.leaving import leave_at_s, patience_s
 from rlserve.manager.measurement.figures import Measurements
-from rlserve.manager.measurement.readings import MoveDone
+from rlserve.manager.measurement.readings import MoveDone, RolloutLeft
 from rlserve.manager.policies.base import GangView, Observation, Policy
 from rlserve.manager.roles import Role
 from rlserve.simulate.clock import Clock, Process
@@ -24,7 +25,7 @@ from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.training import Training
 from rlserve.simulate.weights import Weights
 
-_ROLES = {GangState.TRAIN: Role.TRAIN, GangState.ROLLOUT: Role.ROLLOUT}
+_ROLES = {GangState.TRAIN: Role.TRAIN, **dict.fromkeys(SERVING, Role.ROLLOUT)}
 
 
 class Reallocation:
@@ -120,29 +121,47 @@ class Reallocation:
         return self._views
 
     def _change_role(self, gang_id: str, to: Role, reason: str) -> Process:
-        begin_s, self._moving = self._clock.now_s, True
+        self._moving = True
         pauses: list[float] = []
-        if self.table.state(gang_id) is GangState.ROLLOUT:
-            yield from self._leave_rollout(gang_id, reason)
-        elif self.table.state(gang_id) is GangState.TRAIN:
-            yield self._training.at_boundary(lambda: self._leave_training(gang_id, reason, pauses))
-            self._move(gang_id, GangState.IDLE, reason)
         if to is Role.ROLLOUT:
+            yield self._training.at_boundary(lambda: self._leave_training(gang_id, reason, pauses))
+            yield self._scenario.costs.sleep_s(self.gangs[gang_id].type)
+            self._move(gang_id, GangState.IDLE, reason)
             yield from self._take_rollout(gang_id, reason)
         else:
-            self._move(gang_id, GangState.JOINING_TRAIN, reason)
-            yield self._training.at_boundary(lambda: self._join_training(gang_id, pauses))
-            self._move(gang_id, GangState.TRAIN, reason)
+            yield from self._wait_to_leave(gang_id, reason)
+            yield from self._go_to_training(gang_id, reason, pauses)
+        begin_s = self.table.entered_s(gang_id, GangState.LEAVING_ROLLOUT, GangState.LEAVING_TRAIN)
         self._moving = False
         now_s = self._last_move_end_s = self._clock.now_s
         self._journal.moves.append((begin_s, now_s, gang_id, to))
         self._journal.note(MoveDone(begin_s=begin_s, end_s=now_s, gang_id=gang_id, to=to, trainer_pause_s=sum(pauses)))
 
-    def _leave_rollout(self, gang_id: str, reason: str) -> Process:
+    def _wait_to_leave(self, gang_id: str, reason: str) -> Process:
+        self._move(gang_id, GangState.CALLED_TO_TRAIN, reason)
+        while True:
+            leave_s = leave_at_s(self._training.now, self._measured())
+            if leave_s is None:
+                yield self._training.next_stage
+            elif leave_s > self._clock.now_s:
+                yield self._clock.within(leave_s - self._clock.now_s, self._training.next_stage)
+            else:
+                return
+
+    def _go_to_training(self, gang_id: str, reason: str, pauses: list[float]) -> Process:
+        """Leave rollout, and join at the end of the step, which should come just then."""
         self._move(gang_id, GangState.LEAVING_ROLLOUT, reason)
         self._generation.leave(gang_id)
-        yield self._scenario.costs.sleep_s(self.gangs[gang_id].type)
+        sleep_s = self._scenario.costs.sleep_s(self.gangs[gang_id].type)
+        ready_s = self._clock.now_s + sleep_s
+        joined = self._training.at_boundary(lambda: self._join_training(gang_id, ready_s, pauses))
+        yield sleep_s
+        self._journal.note(RolloutLeft(end_s=ready_s, gang_id=gang_id, duration_s=sleep_s))
         self._move(gang_id, GangState.IDLE, reason)
+        self._move(gang_id, GangState.JOINING_TRAIN, reason)
+        self._training.go_on()
+        yield joined
+        self._move(gang_id, GangState.TRAIN, reason)
 
     def _take_rollout(self, gang_id: str, reason: str) -> Process:
         costs, type_name = self._scenario.costs, self.gangs[gang_id].type
@@ -161,10 +180,14 @@ class Reallocation:
         pauses.append(self._reshard_s(num_before))
         return pauses[-1]
 
-    def _join_training(self, gang_id: str, pauses: list[float]) -> float:
+    def _join_training(self, gang_id: str, ready_s: float, pauses: list[float]) -> float | None:
+        """None where the trainers go on without it, as it is not ready and takes too long."""
+        left_s = max(0.0, ready_s - self._clock.now_s)
+        if left_s and left_s > patience_s(self._training.now, self._measured(), left_s=left_s):
+            return None
         num_before = len(self._training.members)
         self._training.members[gang_id] = self.gangs[gang_id].type
-        pauses.append(self._reshard_s(num_before))
+        pauses.append(left_s + self._reshard_s(num_before))
         return pauses[-1]
 
     def _reshard_s(self, num_before: int) -> float:

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlserve.errors import UserError
-from rlserve.manager.gang_table import GangState
+from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun
 from rlserve.tracking.report.png import DOTS_PER_INCH, PAGE_WIDTH, STYLE
@@ -18,7 +18,7 @@ from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines
 
 _OWNERS = {
     GangState.TRAIN: "train",
-    GangState.ROLLOUT: "rollout",
+    **dict.fromkeys(SERVING, "rollout"),
     GangState.DEAD: "dead",
     GangState.GONE: "gone",
 }

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from rlserve.manager.leaving import TrainersNow
 from rlserve.manager.measurement.readings import StepDone
 from rlserve.simulate.clock import Clock, Latch
 from rlserve.simulate.generation import Generation
@@ -41,7 +42,11 @@ class Training:
         self._journal = journal
         self._generation = generation
         self._publish = publish
-        self._changes: deque[tuple[Callable[[], float], Latch]] = deque()
+        self._changes: deque[tuple[Callable[[], float | None], Latch]] = deque()
+        self._next_stage = Latch()
+        self._num_tokens: int | None = None
+        self._types: tuple[str, ...] = ()
+        """Of the gangs that made the step, who are others once the group has changed after it."""
         self._batch: list[Scored] | None = None
         self._busy = False
         self._computing = False
@@ -58,9 +63,24 @@ class Training:
         """A step is under way."""
         return self._computing
 
-    def at_boundary(self, change: Callable[[], float]) -> Latch:
-        """Make a change of the group between two steps: ``change`` makes it and returns how long training pauses. The
-        latch opens after the pause."""
+    @property
+    def now(self) -> TrainersNow:
+        """What the trainers are doing."""
+        return TrainersNow(
+            types=tuple(self.members.values()),
+            num_tokens=self._num_tokens,
+            step_begin_s=self._work_began_s if self._computing else None,
+            waiting=self.waiting,
+        )
+
+    @property
+    def next_stage(self) -> Latch:
+        """Opens when a step begins or ends, or training begins to wait for a batch."""
+        return self._next_stage
+
+    def at_boundary(self, change: Callable[[], float | None]) -> Latch:
+        """Make a change of the group between two steps: ``change`` makes it and returns how long training pauses, or
+        None where it is to be asked again later. The latch opens after the pause."""
         latch = Latch()
         self._changes.append((change, latch))
         self.go_on()
@@ -70,9 +90,12 @@ class Training:
         """Begin what can begin: a change that waits, or a step."""
         if self._busy:
             return
-        if self._changes:
+        for _ in range(len(self._changes)):
             change, latch = self._changes.popleft()
             pause_s = change()
+            if pause_s is None:
+                self._changes.append((change, latch))
+                continue
             self._busy = True
             self._paused_s += pause_s
             self._clock.after(pause_s, partial(self._changed, latch))
@@ -80,7 +103,9 @@ class Training:
         if self._batch is not None:
             self._finish_step()
             return
-        self.waiting = True
+        if not self.waiting:
+            self.waiting = True
+            self._note_stage()
         if not self.members or len(self._generation.buffer) < self._scenario.prompts_per_step:
             return
         batch = self._generation.buffer.take(self._journal.num_steps)
@@ -108,18 +133,25 @@ class Training:
         num_tokens = sum(scored.group.num_trained_tokens for scored in batch)
         self._journal.wait_s += max(0.0, now_s - self._wait_began_s - self._paused_s)
         self._batch, self._busy, self._computing = batch, True, True
-        self._work_began_s = now_s
-        self._work_s = self._scenario.costs.train_step_s(tuple(self.members.values()), num_tokens)
+        self._work_began_s, self._num_tokens = now_s, num_tokens
+        self._types = tuple(self.members.values())
+        self._work_s = self._scenario.costs.train_step_s(self._types, num_tokens)
         self._work_s += self._scenario.call_s
         self._step += 1
         self._clock.after(self._work_s, partial(self._stepped, self._step))
+        self._note_stage()
 
     def _stepped(self, step: int) -> None:
         if step != self._step:
             return
         self._busy, self._computing = False, False
+        self._note_stage()
         self._journal.train_s += self._work_s * len(self.members)
         self.go_on()
+
+    def _note_stage(self) -> None:
+        latch, self._next_stage = self._next_stage, Latch()
+        latch.open()
 
     def _finish_step(self) -> None:
         """Changes of the group that waited are made: copy the weights, and let the batch go."""
@@ -140,7 +172,7 @@ class Training:
         self._journal.note(
             StepDone(
                 end_s=now_s,
-                types=tuple(self.members.values()),
+                types=self._types,
                 wait_s=max(0.0, self._work_began_s - self._wait_began_s - self._paused_s),
                 weights_s=snapshot_s,
                 work_s=self._work_s,

@@ -18,6 +18,10 @@ class TrainRate:
     """Computing time of a step, recent ones counting most."""
     tokens_per_s: float
     """Of its batches, while computing."""
+    token_s: float
+    """What one more token in a batch adds to its step, by how recent steps differed."""
+    early_s: float
+    """How much sooner than that says the quickest of recent steps ended."""
     num_steps: int
     """Measured at this size."""
     last_s: float
@@ -73,7 +77,7 @@ class MoveCost:
     """What moves in one direction have cost, in the mean of the last few."""
 
     duration_s: float
-    """From the decision to useful work in the new role."""
+    """From the end of work in the old role to the begin of work in the new one."""
     trainer_pause_s: float
     num_moves: int
 
@@ -101,6 +105,8 @@ class Measurements:
     """Of a training step, lately, that went to copying and sending weights."""
     move_costs: Mapping[Role, MoveCost] = field(default_factory=dict)
     """By the role that was taken."""
+    leave_s: float | None = None
+    """Leaving rollout, the longest of the last few times."""
     sync_s: float | None = None
     """A version of the weights from trainer to replica, lately."""
     sync_pause_s: float | None = None

@@ -3,7 +3,7 @@
     StepDone       ──► training rate by the types of gangs that made the step; progress since the last move; waits
     ReplicaPolled  ──► rate of each replica, and how a decoding step grows with its batch, by type
     GroupDone      ──► share of groups kept, tokens a group: windows that end at the last change
-    MoveDone       ──► what a move costs, by direction
+    MoveDone       ──► what a move costs, by direction                RolloutLeft ──► how long leaving rollout takes
     SyncDone       ──► how long weights take       HostPolled ──► how busy shared processors are
 
 A replica is measured while it computes, together with the batch it computed on: one that gets too little work is not
@@ -27,6 +27,7 @@ from rlserve.manager.measurement.readings import (
     MoveDone,
     Reading,
     ReplicaPolled,
+    RolloutLeft,
     StepDone,
     SyncDone,
 )
@@ -36,6 +37,8 @@ from rlserve.manager.roles import Role
 
 _NUM_STEPS = 8
 """Steps that a rate rests on."""
+_SPREAD = 0.05
+"""Of the sizes of batches around their mean, relative: with so much, what was measured and proportion count alike."""
 _NUM_SIZES = 64
 """Sets of types that are remembered."""
 _NUM_GROUPS = 1024
@@ -62,13 +65,27 @@ class _Size:
     def rate(self, types: tuple[str, ...]) -> TrainRate:
         """Of its last steps."""
         work_s = sum(step.work_s for step in self.steps)
+        mean_s = work_s / len(self.steps)
+        mean_tokens = sum(step.num_tokens for step in self.steps) / len(self.steps)
+        token_s = self._token_s(mean_s, mean_tokens)
         return TrainRate(
             types=types,
-            step_s=work_s / len(self.steps),
-            tokens_per_s=sum(step.num_tokens for step in self.steps) / work_s,
+            step_s=mean_s,
+            tokens_per_s=mean_tokens / mean_s,
+            token_s=token_s,
+            early_s=max(mean_s + token_s * (step.num_tokens - mean_tokens) - step.work_s for step in self.steps),
             num_steps=self.num_steps,
             last_s=self.steps[-1].end_s,
         )
+
+    def _token_s(self, mean_s: float, mean_tokens: float) -> float:
+        """Slope of a line through the steps. With batches of one size it is not known: then steps are in proportion to
+        their tokens (ridge regression)."""
+        proportional = mean_s / mean_tokens if mean_tokens else 0.0
+        variance = sum((step.num_tokens - mean_tokens) ** 2 for step in self.steps) / len(self.steps)
+        covariance = sum((step.num_tokens - mean_tokens) * step.work_s for step in self.steps) / len(self.steps)
+        ridge = max((_SPREAD * mean_tokens) ** 2, 1.0)
+        return min(max((covariance + ridge * proportional) / (variance + ridge), 0.0), proportional)
 
 
 class Meter:
@@ -85,6 +102,7 @@ class Meter:
         self._kept = ShareWindow(_NUM_GROUPS)
         self._group_tokens = AmountWindow(_NUM_GROUPS)
         self._moves: dict[Role, deque[MoveDone]] = {role: deque(maxlen=_NUM_MOVES) for role in Role}
+        self._leaves: deque[RolloutLeft] = deque(maxlen=_NUM_MOVES)
         self._syncs: deque[SyncDone] = deque(maxlen=_NUM_SYNCS)
         self._hosts: dict[str, HostPolled] = {}
 
@@ -100,6 +118,8 @@ class Meter:
                 self._group_tokens.add(float(reading.num_tokens))
             case MoveDone():
                 self._note_move(reading)
+            case RolloutLeft():
+                self._leaves.append(reading)
             case SyncDone():
                 self._syncs.append(reading)
             case HostPolled():
@@ -125,6 +145,7 @@ class Meter:
             wait_share=_ratio(sum(step.wait_s for step in self._recent), sum(_whole_s(step) for step in self._recent)),
             weights_s=_ratio(sum(step.weights_s for step in self._recent), len(self._recent)),
             move_costs={role: _mean_cost(moves) for role, moves in self._moves.items() if moves},
+            leave_s=max((left.duration_s for left in self._leaves), default=None),
             sync_s=_ratio(sum(sync.duration_s for sync in syncs), len(syncs)),
             sync_pause_s=_ratio(sum(sync.pause_s for sync in syncs), len(syncs)),
             host_busy_share=max((polled.busy_share for polled in self._hosts.values()), default=None),

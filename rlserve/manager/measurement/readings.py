@@ -70,11 +70,22 @@ class MoveDone(Reading):
     """A gang has changed its role."""
 
     begin_s: float
+    """When it stopped what it did before."""
     end_s: float
     gang_id: str
     to: Role
     trainer_pause_s: float
     """How long training stood still for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutLeft(Reading):
+    """A gang has left rollout: its requests went on elsewhere, and its memory is free."""
+
+    end_s: float
+    gang_id: str
+    duration_s: float
+    """Since it was given nothing more to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +228,20 @@ def begin(
         tracker=tracker,
         folder=folder,
     )
+
+
+_REQUESTS = count()
+
+
+async def ask(run: SimulatedRun, action: str, gang_id: str | None = None, role: str | None = None) -> dict[str, Any]:
+    """What ``rlserve move`` asks, and what it is answered."""
+    name = f"r{next(_REQUESTS)}"
+    request, answer = (run.folder.requests / f"{name}.{kind}.json" for kind in ("request", "answer"))
+    request.write_text(json.dumps({"id": name, "action": action, "gang_id": gang_id, "role": role}))
+    while not answer.exists():
+        await asyncio.sleep(0.1)
+    found: dict[str, Any] = json.loads(answer.read_text())
+    return found
 
 
 Disturb = Callable[[SimulatedRun], Coroutine[Any, Any, None]]

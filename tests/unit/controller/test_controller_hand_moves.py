@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from simulated_run import SimulatedRun, make_config, simulate
+from simulated_run import SimulatedRun, ask, make_config, simulate
 from simulated_workers import Speeds, World
 
 from rlserve.config.tree import RunConfig
@@ -21,7 +19,6 @@ from rlserve.tracking.run_folder import RunFolder
 
 NUM_STEPS = 60
 HOLD_S = 40.0
-_NUMBERS = count()
 
 
 def run_config() -> RunConfig:
@@ -34,16 +31,6 @@ def run_config() -> RunConfig:
         pool=PoolConfig(move_hold_s=HOLD_S),
         manager=QueueThresholdConfig(queue_high=200, queue_low=100, cooldown_s=2.0),
     )
-
-
-async def ask(run: SimulatedRun, action: str, gang_id: str | None = None, role: str | None = None) -> dict[str, Any]:
-    name = f"r{next(_NUMBERS)}"
-    request, answer = (run.folder.requests / f"{name}.{kind}.json" for kind in ("request", "answer"))
-    request.write_text(json.dumps({"id": name, "action": action, "gang_id": gang_id, "role": role}))
-    while not answer.exists():
-        await asyncio.sleep(0.1)
-    found: dict[str, Any] = json.loads(answer.read_text())
-    return found
 
 
 def roles(run: SimulatedRun) -> dict[str, str]:

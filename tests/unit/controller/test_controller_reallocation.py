@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from controller_fakes import FakeFleet, make_gang, recorded, run_context, settled, until
 
+from rlserve.controller.calls import Calls
 from rlserve.controller.departures import Departures
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.gang_book import GangBook
@@ -48,6 +49,14 @@ class FakeTrainers:
         self.log, self.members = log, members
         self.failures: dict[str, Exception] = {}
         self.pause_s = 0.0
+        self.num_tokens: int | None = None
+        self.step_begin_s: float | None = None
+
+    async def add_when(
+        self, ready: asyncio.Future[None], slot_ids: tuple[str, ...], *, patience_s: Callable[[], float]
+    ) -> None:
+        await ready
+        await self.add(slot_ids)
 
     async def add(self, slot_ids: tuple[str, ...]) -> None:
         self.log.append(f"trainers add {' '.join(slot_ids)}")
@@ -123,7 +132,7 @@ class Setting:
             self.context,
             self.book,
             self.recovery,
-            trainers=fakes.trainers,
+            calls=Calls(self.context, self.book, trainers=fakes.trainers, load=fakes, measuring=self.measuring),
             policy=policy or ScriptedPolicy(*moves),
             observer=Observer(
                 self.context,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError
 from rlserve.manager.roles import Role
 
-BATCH: Any = object()
+BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
 
 
 class Setting:
@@ -433,5 +434,74 @@ def test_the_last_gang_keeps_the_state_where_it_loses_one_while_another_joins() 
         assert setting.lost == ["a"]
         assert last_place(setting, "b").rank == 0
         assert last_place(setting, "b").gang_size == 1
+
+    asyncio.run(scenario())
+
+
+def test_at_the_end_of_a_step_training_waits_for_a_gang_that_is_nearly_ready() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        with unfinished(setting.fleet["a"], "step") as stepped:
+            first = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            assert (setting.group.num_tokens, setting.group.step_begin_s) == (3, 0.0)
+            adding = asyncio.create_task(setting.group.add_when(ready, ("b",), patience_s=lambda: 60.0))
+            await settled()
+            stepped.set_result({"loss": 1.0})
+            await first
+        assert setting.group.step_begin_s is None
+        second = asyncio.create_task(setting.group.step(BATCH))
+        await settled()
+        assert setting.group.members == ("a",)
+        ready.set_result(None)
+        await asyncio.gather(adding, second)
+        assert setting.group.members == ("a", "b")
+        assert [method for slot_id, method in setting.fleet.log if slot_id == "b"][-2:] == ["join_training", "step"]
+
+    asyncio.run(scenario())
+
+
+def test_training_goes_on_without_a_gang_that_takes_too_long_which_joins_later() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        adding = asyncio.create_task(setting.group.add_when(ready, ("b",), patience_s=lambda: 0.0))
+        await settled()
+        await setting.group.step(BATCH)
+        assert setting.group.members == ("a",)
+        ready.set_result(None)
+        await adding
+        assert setting.group.members == ("a", "b")
+
+    asyncio.run(scenario())
+
+
+def test_a_gang_that_is_lost_before_it_is_ready_holds_nobody_up() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        adding = asyncio.create_task(setting.group.add_when(ready, ("b",), patience_s=lambda: 60.0))
+        await settled()
+        ready.set_exception(WorkerLostError("died while it left"))
+        with pytest.raises(WorkerLostError, match="died while it left"):
+            await adding
+        assert await setting.group.step(BATCH) == {"loss": 1.0}
+        assert setting.group.members == ("a",)
+
+    asyncio.run(scenario())
+
+
+def test_those_who_stay_train_on_while_the_memory_of_one_that_left_is_freed() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        with unfinished(setting.fleet["b"], "leave_training") as left:
+            removing = asyncio.create_task(setting.group.remove(("b",), on_leaving=lambda: None))
+            await settled()
+            assert await setting.group.step(BATCH) == {"loss": 1.0}
+            assert not removing.done()
+            left.set_result(None)
+            assert await removing
+        assert setting.group.pause_s == 0.0
 
     asyncio.run(scenario())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFai
 from rlserve.tracking.events import WeightEvent
 from rlserve.weights.offer import Offer, Receipt, SentPart
 
-BATCH: Any = object()
+BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
 
 
 class Setting:

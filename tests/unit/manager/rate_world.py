@@ -66,7 +66,13 @@ class World:
         tokens_per_s = min(num_train, self.useful_trainers) * self.trainer_rate * TOKENS
         types = tuple(sorted(gang.type for gang in self.gangs if gang.role is Role.TRAIN))
         self.sizes[num_train] = TrainRate(
-            types=types, step_s=1.0, tokens_per_s=tokens_per_s, num_steps=5, last_s=self.time_s
+            types=types,
+            step_s=1.0,
+            tokens_per_s=tokens_per_s,
+            token_s=1.0 / tokens_per_s,
+            early_s=0.0,
+            num_steps=5,
+            last_s=self.time_s,
         )
         step_s = 64 / (self.replica_rate * TOKENS)
         return Measurements(

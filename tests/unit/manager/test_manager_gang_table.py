@@ -10,10 +10,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from rlserve.errors import IllegalTransitionError
-from rlserve.manager.gang_table import LEGAL_MOVES, OWNER, GangOwner, GangState, GangTable, GangTransition
+from rlserve.manager.gang_table import LEGAL_MOVES, OWNER, SERVING, GangOwner, GangState, GangTable, GangTransition
 
 TO_ROLLOUT = (GangState.LEAVING_TRAIN, GangState.IDLE, GangState.JOINING_ROLLOUT, GangState.ROLLOUT)
-TO_TRAIN = (GangState.LEAVING_ROLLOUT, GangState.IDLE, GangState.JOINING_TRAIN, GangState.TRAIN)
+TO_TRAIN = (
+    GangState.CALLED_TO_TRAIN,
+    GangState.LEAVING_ROLLOUT,
+    GangState.IDLE,
+    GangState.JOINING_TRAIN,
+    GangState.TRAIN,
+)
 
 
 def path_to(state: GangState) -> list[GangState]:
@@ -65,8 +71,12 @@ def test_a_gang_is_gone_for_good_and_only_when_nobody_has_it() -> None:
 
 
 def test_no_role_is_reached_but_through_idle_and_joining() -> None:
-    for role, joining in ((GangState.TRAIN, GangState.JOINING_TRAIN), (GangState.ROLLOUT, GangState.JOINING_ROLLOUT)):
-        assert [state for state, moves in LEGAL_MOVES.items() if role in moves] == [joining]
+    ways = {
+        GangState.TRAIN: (GangState.JOINING_TRAIN, []),
+        GangState.ROLLOUT: (GangState.JOINING_ROLLOUT, [GangState.CALLED_TO_TRAIN]),
+    }
+    for role, (joining, called_off) in ways.items():
+        assert [state for state, moves in LEGAL_MOVES.items() if role in moves] == [joining, *called_off]
         assert [state for state, moves in LEGAL_MOVES.items() if joining in moves] == [GangState.IDLE]
 
 
@@ -83,7 +93,26 @@ def test_a_gang_moves_to_the_other_role_and_back() -> None:
         table.move("s", state, time_s=1.0, reason="queue")
         owners.append(table.owner("s"))
     trainer, pool, rollout = GangOwner.TRAINER, GangOwner.POOL, GangOwner.ROLLOUT
-    assert owners == [trainer, pool, rollout, rollout, rollout, pool, trainer, trainer]
+    assert owners == [trainer, pool, rollout, rollout, rollout, rollout, pool, trainer, trainer]
+
+
+def test_a_gang_that_is_called_to_training_rolls_out_and_may_be_called_off_at_any_time() -> None:
+    assert OWNER[GangState.CALLED_TO_TRAIN] is OWNER[GangState.ROLLOUT]
+    assert LEGAL_MOVES[GangState.CALLED_TO_TRAIN] == LEGAL_MOVES[GangState.ROLLOUT] - {GangState.CALLED_TO_TRAIN} | {
+        GangState.ROLLOUT
+    }
+    assert GangState.CALLED_TO_TRAIN in SERVING
+
+
+def test_when_a_gang_last_came_to_a_state_is_known() -> None:
+    table = table_with(GangState.ROLLOUT)
+    table.add("other", time_s=0.0)
+    for time_s, state in enumerate((GangState.CALLED_TO_TRAIN, GangState.ROLLOUT, GangState.CALLED_TO_TRAIN), start=1):
+        table.move("s", state, time_s=float(time_s), reason="test")
+    table.move("other", GangState.IDLE, time_s=9.0, reason="test")
+    assert table.entered_s("s", GangState.CALLED_TO_TRAIN) == 3.0
+    assert table.entered_s("s", GangState.ROLLOUT, GangState.IDLE) == 2.0
+    assert table.count(*SERVING) == 1
 
 
 def test_the_history_tells_what_happened_when_and_why() -> None:

@@ -70,6 +70,20 @@ def test_training_is_measured_by_the_types_of_its_gangs_while_it_computes() -> N
     assert (one.step_s, one.tokens_per_s) == (20.0, 1600.0)
 
 
+@pytest.mark.parametrize("fixed_s", [0.0, 5.0])
+def test_what_a_token_adds_to_a_step_is_found_where_batches_differ(fixed_s: float) -> None:
+    sizes = (20_000, 40_000, 30_000, 25_000, 35_000)
+    (rate,) = measured(
+        *(step(12.0 * n, num_tokens=size, work_s=fixed_s + 1e-4 * size) for n, size in enumerate((1, *sizes)))
+    ).train
+    assert rate.token_s == pytest.approx(1e-4, rel=0.15)
+    assert rate.early_s < 0.2
+    even, odd = measured(*(step(12.0 * n, work_s=10.0 - n % 2) for n in range(9))), measured(step(0.0))
+    assert even.train[0].token_s == pytest.approx(9.5 / 32_000), "in proportion, where they do not differ"
+    assert even.train[0].early_s == pytest.approx(0.5)
+    assert odd.train[0].early_s == 0.0
+
+
 def test_recent_steps_replace_old_ones() -> None:
     (rate,) = measured(*(step(12.0 * n, work_s=10.0 if n < 20 else 5.0) for n in range(30))).train
     assert (rate.step_s, rate.num_steps) == (5.0, 30)

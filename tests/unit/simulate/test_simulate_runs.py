@@ -70,6 +70,20 @@ def test_a_long_queue_takes_trainers_one_at_a_time_and_every_phase_of_a_move_tak
     assert states[states.index(GangState.LEAVING_TRAIN) :][:4] == moved
 
 
+def test_a_gang_generates_until_the_step_is_about_to_end_and_joins_then() -> None:
+    """The first step of a run is not known beforehand; and no size but that of the start has been measured."""
+    costs = PlainCosts(base_s=0.01, train_token_s=0.05, move_s=1.5, pause_s=0.5)
+    slow = scenario(gangs=gangs(even=5), costs=costs, max_staleness=5, num_initial_rollout=4, duration_s=400.0)
+    run = simulate(slow, QueueThresholdConfig(interval_s=1.0, cooldown_s=60.0, queue_high=100, queue_low=99), seed=0)
+    assert len(run.moves) >= 3
+    assert {move.to for move in run.moves} == {Role.TRAIN}
+    for move in run.moves[1:]:
+        entered = {change.after: change.time_s for change in run.history if change.gang_id == move.gang_id}
+        assert entered[GangState.LEAVING_ROLLOUT] - entered[GangState.CALLED_TO_TRAIN] > 2.0
+        assert move.begin_s == entered[GangState.LEAVING_ROLLOUT]
+        assert move.end_s - move.begin_s == pytest.approx(1.5 + 0.5, abs=0.1)
+
+
 def small_workload(sigma: float, kept: float) -> Workload:
     return Workload(lengths=LogNormalLengths(median_tokens=Steady(60), sigma=sigma), kept=Steady(kept))
 
