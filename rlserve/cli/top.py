@@ -108,7 +108,7 @@ def _gangs(live: LiveState) -> Table:
 
 
 def _style(gang: LiveGang) -> str:
-    return OWNER_COLOURS[gang.state if gang.state in OWNER_COLOURS else "moving"]
+    return OWNER_COLOURS[gang.owner]
 
 
 def _decision(decision: MoveView) -> Text:

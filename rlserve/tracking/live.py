@@ -7,10 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rlserve.errors import DataError
+from rlserve.tracking.events import Owner
+
+_OWNERS: Mapping[str, Owner] = {"train": "train", "rollout": "rollout", "called_to_train": "rollout", "dead": "dead"}
+"""By the state of a gang; in the others it is on its way."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,7 @@ class LiveGang:
     """Of its slots."""
     num_slots: int
     state: str
-    """``train``, ``rollout``, or on the way: ``leaving_train``, ``joining_rollout`` …"""
+    """``train``, ``rollout`` or ``called_to_train``, or on the way: ``leaving_train``, ``joining_rollout`` …"""
     version: int | None = None
     """Of the weights that it serves, or trains."""
     num_running: int | None = None
@@ -33,6 +38,11 @@ class LiveGang:
     """0 to 1."""
     tokens_per_s: float | None = None
     """Generated."""
+
+    @property
+    def owner(self) -> Owner:
+        """Who has it."""
+        return _OWNERS.get(self.state, "moving")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ METRICS: Mapping[str, str] = {
     HOST_BUSY: "share of their time that the processors of this machine are busy, where CPU slots share them",
     QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
     "manager/num_moves_to_{train,rollout}": "moves since the run began",
-    "manager/move_s": "seconds of the last move",
+    "manager/move_s": "seconds of the last move, from the end of the old role to the new one",
     "manager/trainer_pause_s": "seconds that training stood still for it",
     "weights/version": "newest version that replicas can take",
     "weights/snapshot_s": "seconds that training stood still for a copy of the weights",

@@ -31,7 +31,7 @@ from rlserve.tracking.report import LIBRARY
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
 from rlserve.tracking.run_view import RunView, read_run_view
-from rlserve.tracking.timeline.ownership import WORKING, Interval, slot_timelines
+from rlserve.tracking.timeline.ownership import Interval, slot_timelines
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +176,7 @@ def _slots(folder: RunFolder, view: RunView) -> list[dict[str, Any]]:
     changed = {row.gang_id for row in rows}
     for gang in view.live.gangs if view.live else ():
         if gang.id not in changed:
-            owner = gang.state if gang.state in WORKING else "moving"
-            always = Interval(owner=owner, start_s=min(times_s), end_s=end_s)
+            always = Interval(owner=gang.owner, start_s=min(times_s), end_s=end_s)
             shown.append({"label": gang.id, "intervals": [asdict(always)]})
     return sorted(shown, key=lambda row: natural_order(row["label"]))[:MAX_NUM_SLOTS]
 

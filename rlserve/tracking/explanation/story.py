@@ -52,7 +52,7 @@ class Move:
     """Before it."""
     num_rollout: int
     duration_s: float | None
-    """None where the slot did not get the role before something else happened."""
+    """From the end of its old role; None where the slot did not get the new one before something else happened."""
     lasted_s: float
     """From its end to the next move, or to the end of what was written."""
     predicted_rate_before: float | None
@@ -60,6 +60,8 @@ class Move:
     predicted_gain: float | None
     predicted_cost: float | None
     horizon_s: float | None
+    waited_s: float = 0.0
+    """From the decision on, in its old role: for a training step to end."""
     trainer_pause_s: float | None = None
     rate_before: float | None = None
     rate_after: float | None = None
@@ -69,13 +71,18 @@ class Move:
     num_steps_after: int = 0
 
     @property
+    def end_s(self) -> float:
+        """When it got the role; when it was decided on, where it did not."""
+        return self.time_s + self.waited_s + (self.duration_s or 0.0)
+
+    @property
     def gain(self) -> float | None:
         """Prompt groups more than without it, its cost taken off, until the next move."""
         return None if self.cost is None else self.rate_change * self.lasted_s - self.cost
 
     def gain_until(self, end_s: float) -> float | None:
         """The same until later, were nothing else moved."""
-        rest_s = end_s - self.time_s - (self.duration_s or 0.0)
+        rest_s = end_s - self.end_s
         return None if self.gain is None else self.gain + self.rate_change * (rest_s - self.lasted_s)
 
     @property
@@ -165,7 +172,7 @@ def _entries(decisions: Sequence[Record], events: Sequence[Record], end_s: float
         hold = _hold(decision, until_s)
         before = entries[-1] if entries else None
         if isinstance(before, Move) and before.duration_s is not None:
-            hold = replace(hold, begin_s=max(hold.begin_s, before.time_s + before.duration_s))
+            hold = replace(hold, begin_s=max(hold.begin_s, before.end_s))
         if isinstance(before, Hold) and _is_same(before, hold):
             entries[-1] = replace(hold, begin_s=before.begin_s)
         else:
@@ -190,28 +197,29 @@ def _hold(decision: Record, until_s: float) -> Hold:
 
 
 def _move(decision: Record, events: Sequence[Record], next_s: float, outcome: Record | None) -> Move:
-    begin_s, action = decision["time_s"], decision["action"]
-    arrived_s = next(
-        (
-            event["time_s"]
-            for event in events
-            if event["event"] == "slot"
-            and (event["gang_id"], event["owner"]) == (decision["slot_id"], _OWNERS[action])
-            and begin_s <= event["time_s"] <= next_s
-        ),
-        None,
-    )
-    duration_s = None if arrived_s is None else arrived_s - begin_s
+    decided_s, action = decision["time_s"], decision["action"]
+    own = [
+        event
+        for event in events
+        if event["event"] == "slot"
+        and event["gang_id"] == decision["slot_id"]
+        and decided_s <= event["time_s"] <= next_s
+    ]
+    arrived_s = next((event["time_s"] for event in own if event["owner"] == _OWNERS[action]), None)
+    end_s = decided_s if arrived_s is None else arrived_s
+    left_s = (event["time_s"] for event in own if event["owner"] == "moving" and event["time_s"] <= end_s)
+    begin_s = next(left_s, decided_s)
     return Move(
-        time_s=begin_s,
+        time_s=decided_s,
         step=decision["step"],
         action=action,
         slot_id=decision["slot_id"],
         reason=decision["reason"],
         num_train=decision["num_train"],
         num_rollout=decision["num_rollout"],
-        duration_s=duration_s,
-        lasted_s=max(next_s - begin_s - (duration_s or 0.0), 0.0),
+        duration_s=None if arrived_s is None else end_s - begin_s,
+        waited_s=0.0 if arrived_s is None else begin_s - decided_s,
+        lasted_s=max(next_s - end_s, 0.0),
         predicted_rate_before=decision.get("rate_now"),
         predicted_rate_after=decision.get("rate_after"),
         predicted_gain=decision.get("gain"),

@@ -14,6 +14,8 @@ _MAX_REASONS = 3
 """Of a time without moves, unless all are asked for."""
 _SHORT = 0.05
 """Share of a time without moves below which a reason is left out."""
+_WAITED_S = 1.0
+"""A shorter wait for the end of a step is not told."""
 
 
 def describe(explanation: Explanation, *, in_full: bool = False) -> str:
@@ -104,6 +106,8 @@ def _came(move: Move, *, is_running: bool) -> str:
     if move.duration_s is None:
         return "it is under way" if is_running else "the slot did not get there"
     took = f"it took {move.duration_s:.1f} s"
+    if move.waited_s >= _WAITED_S:
+        took = f"after {move.waited_s:.1f} s at its old work, until a training step ended, {took}"
     if move.trainer_pause_s is not None:
         took += f", of which training stood still for {move.trainer_pause_s:.1f} s"
     if move.rate_before is None or move.rate_after is None or move.cost is None or move.gain is None:

@@ -158,6 +158,18 @@ def test_a_run_that_goes_on_or_was_killed_is_told_as_far_as_it_is_written() -> N
     assert early.gain_against_start is None
 
 
+def test_a_gang_that_generates_until_a_step_ends_does_not_move_meanwhile() -> None:
+    made = decision(10.0, "queue 0 < 2", "to_train")
+    events = [taken(10.0, "rollout"), taken(30.0, "moving"), taken(32.5, "train")]
+    explanation = explained([made, decision(40.0, "the split is good")], events)
+    move, hold = explanation.entries
+    assert isinstance(move, Move)
+    assert (move.waited_s, move.duration_s, move.end_s, explanation.moving_s) == (20.0, 2.5, 32.5, 2.5)
+    assert isinstance(hold, Hold)
+    assert hold.begin_s == 40.0
+    assert "came: after 20.0 s at its old work, until a training step ended, it took 2.5 s" in describe(explanation)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["hold", "to_rollout", "to_train"]), st.floats(0.0, 50.0)), max_size=20),
     st.lists(st.tuples(st.sampled_from(["rollout", "train", "moving", "dead"]), st.floats(0.0, 900.0)), max_size=20),
@@ -171,9 +183,7 @@ def test_every_second_is_told_once(plans: list[tuple[str, float]], owners: list[
     explanation = explained(decisions, events)
     assert sum(isinstance(entry, Move) for entry in explanation.entries) == sum(plan != "hold" for plan, _ in plans)
     spans = [
-        (entry.begin_s, entry.end_s)
-        if isinstance(entry, Hold)
-        else (entry.time_s, entry.time_s + (entry.duration_s or 0.0))
+        (entry.begin_s, entry.end_s) if isinstance(entry, Hold) else (entry.time_s, entry.end_s)
         for entry in explanation.entries
     ]
     assert all(begin_s <= end_s for begin_s, end_s in spans)
