@@ -28,6 +28,9 @@ _END_GRACE_S = 1.0
 _SYSTEM_CONFIG = {
     "prestart_worker_first_driver": False,  # our workers are none of Ray's idle ones
     "worker_niceness": 0,  # at Ray's 15, any other load starves workers until they are taken for lost
+    # Nobody reads Ray's own metrics, nor its records of calls: this Ray has no dashboard.
+    "enable_metrics_collection": False,
+    "task_events_report_interval_ms": 0,
 }
 
 
@@ -87,7 +90,7 @@ def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:
                 _temp_dir=str(folder),
                 _system_config=_SYSTEM_CONFIG,
             )
-    except (OSError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # Ray raises bare ones as well, such as when a busy machine is slow to start it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PoolError(
             f"Ray could not be started on this machine, with its files in {folder}: {reason}; "

@@ -1,4 +1,4 @@
-"""The outside of a real run: workers and scorers as Ray actors."""
+"""The outside of a real run: workers as Ray actors, scorers as such or as plain processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,11 @@ def ray_ports(setup: RunSetup) -> Ports:
     """Nothing is started yet."""
     return Ports(
         fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
-        scorer=create_scorer(setup.preparation.reward, setup.folder.path / "logs" / "reward.log"),
+        scorer=create_scorer(
+            setup.preparation.reward,
+            setup.folder.path / "logs" / "reward.log",
+            on_this_machine=setup.config.launch.kind == "local",
+        ),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )

@@ -31,6 +31,7 @@ from rlserve.rollout.rewards.output import redirect_output
 
 _START_TIMEOUT_S = 120.0
 _NUM_LAST_LINES = 5
+_MAX_LAST_BYTES = 4096
 _PR_SET_PDEATHSIG = 1
 _STANDARD_ERROR = 2
 
@@ -48,10 +49,11 @@ class Scored:
 class RewardProcess:
     """Has the reward from ``load`` to ``close``, and scores for one caller at a time."""
 
-    def __init__(self, config: RewardConfig, log_path: Path | None) -> None:
-        """What the reward prints goes to ``log_path``; None lets it go to standard error."""
+    def __init__(self, config: RewardConfig, log_path: Path | None, *, name: str = "probe") -> None:
+        """What the reward prints goes to ``log_path``, behind ``name``; None lets it go to standard error."""
         self._config = config
         self._log_path = log_path
+        self._name = name
         self._connection, theirs = Pipe()
         command = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
         output = _STANDARD_ERROR if log_path is None else subprocess.DEVNULL
@@ -61,6 +63,8 @@ class RewardProcess:
             stdout=output,
             stderr=output,
             pass_fds=(theirs.fileno(),),
+            env=_environment(config),
+            start_new_session=True,  # a signal to the group of the run's process is meant for that one
         )
         theirs.close()
 
@@ -76,7 +80,7 @@ class RewardProcess:
             if config.function is None
             else f"reward.function={config.function}"
         )
-        self._connection.send((config, self._log_path))
+        self._connection.send((config, self._log_path, self._name))
         error = self._receive(
             _START_TIMEOUT_S, f"{key}: while it was imported,", f"took longer than {_START_TIMEOUT_S:g} s"
         )
@@ -118,8 +122,15 @@ class RewardProcess:
     def _last_words(self) -> str:
         if self._log_path is None or not self._log_path.is_file():
             return ""
-        lines = self._log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-_NUM_LAST_LINES:]
+        with self._log_path.open("rb") as file:
+            file.seek(max(0, self._log_path.stat().st_size - _MAX_LAST_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()[-_NUM_LAST_LINES:]
         return "; the last that it printed:\n" + "\n".join(lines) if lines else ""
+
+
+def _environment(config: RewardConfig) -> dict[str, str]:
+    """A function gets one thread of PyTorch or NumPy unless the user says otherwise: the processors have other work."""
+    return dict(os.environ) if config.function is None else {"OMP_NUM_THREADS": "1", **os.environ}
 
 
 def serve(file_descriptor: int) -> None:
@@ -128,9 +139,9 @@ def serve(file_descriptor: int) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started this process ends it
     connection: Connection[Any, Any] = Connection(file_descriptor)
-    config, log_path = connection.recv()
+    config, log_path, name = connection.recv()
     if log_path is not None:
-        redirect_output(log_path, name="probe")
+        redirect_output(log_path, name=name)
     faulthandler.enable(file=_STANDARD_ERROR)
     if config.num_gpus == 0:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # as in a scorer without GPUs of its own

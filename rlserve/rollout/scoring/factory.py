@@ -10,11 +10,22 @@ from rlserve.rollout.scoring.ray_worker import RayScorerWorker
 from rlserve.rollout.scoring.scorer import Scorer
 
 
-def create_scorer(config: RewardConfig, log_path: Path) -> Scorer:
-    """As many workers as the configuration asks for, not started yet. What the reward prints goes to ``log_path``."""
+def create_scorer(config: RewardConfig, log_path: Path, *, on_this_machine: bool) -> Scorer:
+    """As many workers as the configuration asks for, not started yet. What the reward prints goes to ``log_path``.
+
+    Where the whole run is on this machine, functions without resources of their own need no Ray.
+    """
+    is_plain = config.function is not None and not config.num_cpus and not config.num_gpus
+    if on_this_machine and is_plain:
+        return _local_scorer(config, log_path)
     return Scorer([RayScorerWorker(config, index, log_path) for index in range(config.num_processes)])
 
 
 def create_local_scorer(config: RewardConfig) -> Scorer:
     """As many workers, on this machine without Ray. What the reward prints goes to standard error."""
-    return Scorer([LocalScorerWorker(config) for _ in range(config.num_processes)])
+    return _local_scorer(config, None)
+
+
+def _local_scorer(config: RewardConfig, log_path: Path | None) -> Scorer:
+    names = [f"scorer-{index}" for index in range(config.num_processes)]
+    return Scorer([LocalScorerWorker(config, name=name, log_path=log_path) for name in names])
