@@ -8,19 +8,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import yaml
-
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
-from rlserve.tracking import names
 from rlserve.tracking.explanation import Explanation, describe, explain
 from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.summary import read_summary
 
 _EXAMPLES = """\
 examples:
   rlserve explain                the newest run, also while it goes on
   rlserve explain my-run --all   with every reason why nothing moved
-  rlserve explain my-run --json | jq .gain_against_start
+  rlserve explain my-run --json | jq .judgement.against_start
 """
 
 
@@ -29,9 +27,8 @@ def run(arguments: Sequence[str]) -> int:
     parsed = _parser().parse_args(arguments)
     explanation = read_explanation(open_run(parsed.run, parsed.output_dir))
     if parsed.json:
-        sums = {"moving_s": explanation.moving_s, "gain_against_start": explanation.gain_against_start}
-        moves = [{**asdict(move), "gain": move.gain} for move in explanation.moves]
-        sys.stdout.write(json.dumps({**asdict(explanation), **sums, "moves": moves}, indent=2) + "\n")
+        sums = {"moving_s": explanation.moving_s, "moves": [asdict(move) for move in explanation.moves]}
+        sys.stdout.write(json.dumps({**asdict(explanation), **sums}, indent=2) + "\n")
     else:
         sys.stdout.write(describe(explanation, in_full=parsed.all))
     return 0
@@ -43,16 +40,14 @@ def read_explanation(folder: RunFolder) -> Explanation:
     Raises:
         DataError: a line is damaged.
     """
-    metrics = read_json_lines(folder.metrics_file)
-    last = max(metrics, key=lambda record: int(record["step"]), default={})
-    step_s = max((record.get(names.TIME) or 0.0 for record in metrics), default=0.0)
-    config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")) if folder.config_file.exists() else {}
+    summary = read_summary(folder)
     return explain(
         folder.name,
         decisions=read_json_lines(folder.decisions_file),
         events=read_json_lines(folder.events_file),
-        config=config,
-        last_step=(int(last.get("step", 0)), step_s),
+        metrics=read_json_lines(folder.metrics_file),
+        config=folder.read_config(),
+        host_was_bottleneck=bool(summary and summary.host_was_bottleneck),
     )
 
 

@@ -14,6 +14,7 @@ from rich.text import Text
 from rlserve.cli.list import STATE_STYLES, step_of
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
 from rlserve.tracking.colours import OWNER_COLOURS
+from rlserve.tracking.hindsight.comparison import CERTAIN
 from rlserve.tracking.live import LiveGang, LiveState
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_view import MoveView, RunView, read_run_view
@@ -61,7 +62,7 @@ def _heading(view: RunView) -> Text:
         (state.name, "bold"), "  ", (state.state, STATE_STYLES[state.state]), f"  step {step_of(state)}"
     )
     if view.live is not None:
-        text.append(f"  {format_duration(view.live.time_s)} gone", "dim")
+        text.append(f"  {format_duration(view.live.time_s)} gone{' (modelled)' if view.is_paced else ''}", "dim")
         if view.live.status != "training":
             text.append(f"  {view.live.status}", "yellow")
     if state.time_left_s is not None:
@@ -74,12 +75,12 @@ def _numbers(view: RunView) -> Table:
     live, last = view.live, view.points[-1] if view.points else None
     queue = view.state.queue_length if live is None else live.queue_length
     buffered = None if last is None else last.num_buffered
-    table = Table.grid(padding=(0, 3))
+    table = Table.grid(padding=(0, 2))
     table.add_row(
         _labelled("queue", _number(queue, ",.0f")),
         _labelled("in flight", "-" if live is None else f"{live.num_in_flight:,}"),
-        _labelled("buffer", _number(buffered if live is None else live.num_buffered, ",.0f")),
         _labelled("trainer waits", _share(view.wait_share) + (" (now)" if live and live.trainer_waiting else "")),
+        _labelled("buffer", _number(buffered if live is None else live.num_buffered, ",.0f")),
     )
     table.add_row(
         _labelled("generated", f"{_number(view.generated_tokens_per_s, ',.0f')} tokens/s"),
@@ -119,10 +120,12 @@ def _decision(decision: MoveView) -> Text:
 
 
 def _moves(moves: Sequence[MoveView]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False)
+    """Reasons are cut where there is no room: ``rlserve explain`` has them in full."""
+    table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
     for heading in ("at", "last moves", "took", "predicted", "realised", "why"):
+        words = heading in ("last moves", "why")
         table.add_column(
-            heading, justify="left" if heading in ("last moves", "why") else "right", no_wrap=heading != "why"
+            heading, justify="left" if words else "right", no_wrap=True, ratio=1 if heading == "why" else None
         )
     for move in moves:
         table.add_row(
@@ -130,10 +133,19 @@ def _moves(moves: Sequence[MoveView]) -> Table:
             Text(move.text),
             "-" if move.duration_s is None else f"{move.duration_s:.1f} s",
             _number(move.predicted, "+.1%"),
-            Text(_number(move.realised, "+.1%"), "red" if (move.realised or 0) < 0 else "green"),
+            _realised(move),
             Text(move.reason, "dim"),
         )
     return table
+
+
+def _realised(move: MoveView) -> Text:
+    """With its uncertainty; in a colour where it is no chance."""
+    if move.realised is None or move.realised_error is None:
+        return Text("-")
+    error = CERTAIN * move.realised_error
+    style = "" if abs(move.realised) < error else "red" if move.realised < 0 else "green"
+    return Text(f"{move.realised:+.1%} ± {error:.1%}", style)
 
 
 def _labelled(label: str, value: str) -> Text:

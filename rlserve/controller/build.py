@@ -55,7 +55,6 @@ from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.measurement.meter import Meter
-from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission, admission_window
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
@@ -143,7 +142,7 @@ def _parts(
     config = setup.config
     training = _training(run, setup, books, trainers, weights)
     book = GangBook(run, setup.gangs)
-    measuring = Measuring(run, book, Meter(), OutcomeMeter(num_settling=config.rollout.max_staleness + 1))
+    measuring = Measuring(run, book, Meter())
     recovery = Recovery(
         run,
         book,

@@ -3,7 +3,7 @@
 ::
 
     StepEnded, GroupFinished, ReplicaHeard, WeightsTaken (the bus)  ──► readings ──► meter ──► figures
-    moves (reallocation), processors (host watch)                       ──►        └──► what each move came to
+    moves (reallocation), processors (host watch)                       ──►        └──► MoveEvent: that it was made
 
 The parts of the controller know slots; the measurement knows gangs and their types.
 """
@@ -15,7 +15,6 @@ from rlserve.controller.events import GroupFinished, ReplicaHeard, StepEnded, We
 from rlserve.controller.gang_book import GangBook
 from rlserve.manager.measurement.figures import Measurements
 from rlserve.manager.measurement.meter import Meter
-from rlserve.manager.measurement.outcome import Outcome, OutcomeMeter
 from rlserve.manager.measurement.readings import (
     GroupDone,
     HostPolled,
@@ -26,22 +25,18 @@ from rlserve.manager.measurement.readings import (
     StepDone,
     SyncDone,
 )
-from rlserve.manager.policies.base import Forecast
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
-from rlserve.tracking.events import MoveOutcome
+from rlserve.tracking.events import MoveEvent
 
 
 class Measuring:
     """Makes readings of events, and keeps the meter."""
 
-    def __init__(self, run: RunContext, book: GangBook, meter: Meter, outcomes: OutcomeMeter) -> None:
+    def __init__(self, run: RunContext, book: GangBook, meter: Meter) -> None:
         self._run = run
         self._book = book
         self._meter = meter
-        self._outcomes = outcomes
-        self._forecast: Forecast | None = None
-        """Of the last move."""
         run.events.subscribe(StepEnded, self._note_step)
         run.events.subscribe(GroupFinished, self._note_group)
         run.events.subscribe(ReplicaHeard, self._note_replica)
@@ -51,21 +46,23 @@ class Measuring:
         """Everything that was measured until now."""
         return self._meter.figures(self._run.clock.now())
 
-    def note_move(
-        self, gang: Gang, to: Role, *, begin_s: float, trainer_pause_s: float, forecast: Forecast | None
-    ) -> None:
-        """A gang has just changed its role; ``forecast`` is what the policy expected of it."""
+    def note_move(self, gang: Gang, to: Role, *, begin_s: float, trainer_pause_s: float) -> None:
+        """A gang has just changed its role."""
         end_s = self._run.clock.now()
         self._note(MoveDone(begin_s=begin_s, end_s=end_s, gang_id=gang.id, to=to, trainer_pause_s=trainer_pause_s))
-        self._forecast = forecast
+        self._run.events.emit(
+            MoveEvent(
+                time_s=end_s,
+                slot_id=gang.id,
+                action="to_rollout" if to is Role.ROLLOUT else "to_train",
+                begin_s=begin_s,
+                trainer_pause_s=trainer_pause_s,
+            )
+        )
 
     def note_left(self, gang: Gang, *, begin_s: float, end_s: float) -> None:
         """A gang has left rollout."""
         self._note(RolloutLeft(end_s=end_s, gang_id=gang.id, duration_s=end_s - begin_s))
-
-    def finish(self) -> None:
-        """The run ends: what the last move came to is known by now, or not at all."""
-        self._record(self._outcomes.finish())
 
     def note_host(self, node: str, busy_share: float) -> None:
         """The processors of a node with CPU slots were looked at."""
@@ -73,31 +70,6 @@ class Measuring:
 
     def _note(self, reading: Reading) -> None:
         self._meter.note(reading)
-        self._record(self._outcomes.note(reading))
-
-    def _record(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            return
-        forecast = self._forecast
-        self._run.events.emit(
-            MoveOutcome(
-                time_s=self._run.clock.now(),
-                slot_id=outcome.gang_id,
-                action="to_rollout" if outcome.to is Role.ROLLOUT else "to_train",
-                begin_s=outcome.begin_s,
-                duration_s=outcome.duration_s,
-                trainer_pause_s=outcome.trainer_pause_s,
-                rate_before=outcome.rate_before,
-                rate_after=outcome.rate_after,
-                load=outcome.load,
-                cost=outcome.cost,
-                num_steps_before=outcome.num_steps_before,
-                num_steps_after=outcome.num_steps_after,
-                predicted_rate_before=None if forecast is None else forecast.rate_now,
-                predicted_rate_after=None if forecast is None else forecast.rate_after,
-                predicted_cost=None if forecast is None else forecast.cost,
-            )
-        )
 
     def _note_step(self, event: StepEnded) -> None:
         gangs = {gang.id: gang for gang in map(self._book.gang_of, event.slot_ids)}

@@ -143,7 +143,7 @@ class Reallocation:
         self._settled = True
         self._calls.call_off("the run is about to end")
         async with self._recovery.moving:
-            self._measuring.finish()
+            pass
 
     def _hand_move_obstacle(self, gang: Gang, role: Role, observation: Observation) -> str | None:
         if self._settled:
@@ -178,7 +178,7 @@ class Reallocation:
             begin_s = self.table.entered_s(gang.id, GangState.LEAVING_ROLLOUT, GangState.LEAVING_TRAIN)
             if role is Role.TRAIN:
                 self._measuring.note_left(gang, begin_s=begin_s, end_s=self.table.entered_s(gang.id, GangState.IDLE))
-            self._measuring.note_move(gang, role, begin_s=begin_s, trainer_pause_s=pause_s, forecast=plan.forecast)
+            self._measuring.note_move(gang, role, begin_s=begin_s, trainer_pause_s=pause_s)
         self.move_s = self._run.clock.now() - begin_s
         logger.info("%s is %s after %.2f s", gang.id, self._book.state(gang), self.move_s)
         self._last_move_end_s = self._run.clock.now()

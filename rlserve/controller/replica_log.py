@@ -58,10 +58,9 @@ class ReplicaLog:
             self._tell(event.slot_id)
 
     def _note_owner(self, event: SlotEvent) -> None:
-        """A replica that serves no more has a last stretch."""
+        """A replica that leaves has a last stretch; of one that is heard once more, what has come since."""
         if event.owner != "rollout" and event.slot_id in self._heard:
             self._tell(event.slot_id)
-            del self._heard[event.slot_id], self._told[event.slot_id]
 
     def _tell(self, slot_id: str) -> None:
         before, now = self._told[slot_id], self._heard[slot_id]

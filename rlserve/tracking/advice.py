@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from rlserve.tracking import names
 from rlserve.tracking.base import Sink
+from rlserve.tracking.paced import is_paced
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class AdviceContext:
     max_tokens: int | None = None
     is_restricted: bool = False
     """Answers are drawn with top-k or top-p."""
+    is_paced: bool = False
+    """How long answers are is part of the load."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,7 @@ def advise(steps: Sequence[StepMetrics], context: AdviceContext) -> tuple[Advice
         return ()
     last = list(steps)[-NUM_STEPS:]
     found = []
-    if _all(last, names.CLIP_RATIO, lambda value: value == 1):
+    if not context.is_paced and _all(last, names.CLIP_RATIO, lambda value: value == 1):
         found.append(Advice(kind="all answers cut", message=_all_cut(last, context)))
     if _all(last, names.FRAC_REWARD_ZERO_STD, lambda value: value == 1):
         found.append(Advice(kind="equal rewards", message=_equal_rewards(last, context)))
@@ -90,6 +93,7 @@ def read_context(run_name: str, run_config: Mapping[str, object]) -> AdviceConte
         run_name=run_name,
         max_tokens=rollout["max_tokens"],
         is_restricted=rollout["top_k"] > 0 or rollout["top_p"] < 1,
+        is_paced=is_paced(run_config),
     )
 
 

@@ -164,33 +164,17 @@ class ReplicaEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoveOutcome(Event):
-    """What a move came to, judged by the training steps before and after it. Rates are prompt groups trained in a
-    second, costs prompt groups."""
+class MoveEvent(Event):
+    """Slots do useful work, at ``time_s``, in the role that they were moved to."""
 
-    kind: ClassVar[str] = "outcome"
+    kind: ClassVar[str] = "move"
     slot_id: str
     """As in the decision."""
     action: Action
     begin_s: float
-    duration_s: float
-    """Of the move."""
+    """When they left their old role."""
     trainer_pause_s: float
     """How long training stood still for it."""
-    rate_before: float
-    rate_after: float
-    """At the load of before."""
-    load: float
-    """Work for a trained group afterwards, by that before: above 1, answers have become longer, or fewer are kept."""
-    cost: float
-    """Not trained because of it."""
-    num_steps_before: int
-    """Training steps that ``rate_before`` rests on."""
-    num_steps_after: int
-    predicted_rate_before: float | None
-    """None, as the next ones, where the policy predicts nothing."""
-    predicted_rate_after: float | None
-    predicted_cost: float | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -60,8 +60,10 @@ def read_first_json_lines(path: Path) -> list[dict[str, Any]]:
         return _parse(path, file.read(END_BYTES))
 
 
-def read_last_json_lines(path: Path) -> list[dict[str, Any]]:
+def read_last_json_lines(path: Path, *, also: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """The whole lines at the end of a file, of at most :data:`END_BYTES`; none if there is no file.
+
+    Of the lines before, those that begin with one of ``also`` come first.
 
     Raises:
         DataError: as for :func:`read_json_lines`; lines are counted from where reading began.
@@ -73,7 +75,13 @@ def read_last_json_lines(path: Path) -> list[dict[str, Any]]:
         file.seek(max(start - 1, 0))
         if start > 0:
             file.readline()  # the rest of a line, unless one ends right here
-        return _parse(path, file.read())
+        begin, end = file.tell(), file.read()
+        if not also:
+            return _parse(path, end)
+        file.seek(0)
+        beginnings = tuple(each.encode("utf-8") for each in also)
+        early = [line for line in file.read(begin).splitlines(keepends=True) if line.startswith(beginnings)]
+        return _parse(path, b"".join(early) + end)
 
 
 def _parse(path: Path, content: bytes) -> list[dict[str, Any]]:

@@ -34,11 +34,15 @@ import shlex
 import shutil
 import subprocess
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
 from itertools import count
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 import rlserve
 from rlserve.errors import UserError
@@ -186,6 +190,14 @@ class RunFolder:
     def write_config(self, yaml_text: str) -> None:
         """Keep the resolved configuration."""
         write_atomically(self.config_file, yaml_text)
+
+    def read_config(self) -> Mapping[str, Any]:
+        """The resolved configuration as plain data; empty where there is none."""
+        if not self.config_file.exists():
+            return {}
+        text = self.config_file.read_text(encoding="utf-8")
+        config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        return config if isinstance(config, dict) else {}
 
     def make_latest(self) -> None:
         """Let ``latest``, beside the folder, point at it; at no moment is there no ``latest``.

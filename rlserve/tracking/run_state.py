@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from rlserve.tracking import names
 from rlserve.tracking.jsonl import read_first_json_lines, read_last_json_lines
 from rlserve.tracking.owner import Owner, find_owner
@@ -76,7 +74,7 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
     summary, found = read_summary(folder), find_owner(folder.path, now=now)
     newest = {name: value for record in last for name, value in record.items() if value is not None}
     step = int(newest.get("step", 0))
-    num_steps = _num_steps(folder.config_file)
+    num_steps = _num_steps(folder.read_config())
     state = _state(found, events, summary, num_steps)
     before, after = held_out_scores([*first, *last])
     queue = newest.get(names.QUEUE_LENGTH)
@@ -160,11 +158,8 @@ def _state(
     return "finished" if summary is not None and summary.num_steps == num_steps else "failed"
 
 
-def _num_steps(config_file: Path) -> int | None:
-    if not config_file.exists():
-        return None
-    config = yaml.load(config_file.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    number = config.get("num_steps") if isinstance(config, dict) else None
+def _num_steps(config: Mapping[str, Any]) -> int | None:
+    number = config.get("num_steps")
     return number if isinstance(number, int) else None
 
 

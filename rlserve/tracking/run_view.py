@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlserve.tracking import names
+from rlserve.tracking.hindsight.judgement import Judged, Judgement, judge
 from rlserve.tracking.jsonl import Line, read_last_json_lines
 from rlserve.tracking.live import LiveState, read_live
-from rlserve.tracking.move_outcomes import find_outcome
+from rlserve.tracking.paced import is_paced
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
 
 MAX_NUM_MOVES = 6
 MAX_NUM_POINTS = 400
 NUM_STEPS_OF_SHARE = 10
+_SPLITS = tuple(f'{{"event": "{kind}"' for kind in ("run", "slot", "move"))
+"""How the lines begin that tell the split: the last of them may be hours old."""
+_ROLES = {"to_rollout": " to rollout", "to_train": " to train"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class MoveView:
-    """A move, with what it was to bring and what it brought; None is what is not known, or not yet."""
+    """A move, or a series of them in one direction, with what it was to bring and what it brought; None is what is not
+    known, or not yet."""
 
     time_s: float
     text: str
-    """``H100/3 to rollout``."""
+    """``H100/3 to rollout``; of several one after the other, all of them."""
     reason: str
     predicted: float | None
     """Change of the rate at which groups are trained: 0.05 is 5 % more."""
     realised: float | None
+    """Against what the split before would have made under the load of afterwards."""
+    realised_error: float | None
+    """Its standard error."""
     duration_s: float | None
 
 
@@ -60,6 +68,8 @@ class RunView:
     points: tuple[Point, ...]
     wait_share: float | None
     """Of the last steps' time that the trainer waited for a batch."""
+    is_paced: bool
+    """Times are those of the accelerators that it models."""
 
     @property
     def generated_tokens_per_s(self) -> float | None:
@@ -82,34 +92,50 @@ def read_run_view(folder: RunFolder) -> RunView:
     """
     state = read_run_state(folder)
     metrics, decisions = read_last_json_lines(folder.metrics_file), read_last_json_lines(folder.decisions_file)
-    outcomes = [event for event in read_last_json_lines(folder.events_file) if event["event"] == "outcome"]
-    moved = move_views([decision for decision in decisions if decision["action"] != "hold"], outcomes)
+    events, config = read_last_json_lines(folder.events_file, also=_SPLITS), folder.read_config()
+    moved = move_views(judge(decisions=decisions, events=events, metrics=metrics, config=config))
     return RunView(
         state=state,
         live=read_live(folder.live_file) if state.state == "running" else None,
-        decision=_move_view(decisions[-1], None) if decisions else None,
+        decision=_decision_view(decisions[-1]) if decisions else None,
         moves=tuple(reversed(moved[-MAX_NUM_MOVES:])),
         points=tuple(_point(record) for record in metrics if record.get(names.STEP_S) is not None)[-MAX_NUM_POINTS:],
         wait_share=_wait_share(metrics),
+        is_paced=is_paced(config),
     )
 
 
-def move_views(moves: Sequence[Line], outcomes: Iterable[Line]) -> list[MoveView]:
-    """Each decision to move with what became of it: the first outcome of its slot that begins before the slot's next
-    move."""
-    outcomes = list(outcomes)
-    return [_move_view(move, find_outcome(move, moves[index + 1 :], outcomes)) for index, move in enumerate(moves)]
+def move_views(judgement: Judgement) -> list[MoveView]:
+    """Each series of moves with what became of it."""
+    return [_move_view(judged) for judged in judgement.series]
 
 
-def _move_view(decision: Line, outcome: Line | None) -> MoveView:
-    action = {"to_rollout": " to rollout", "to_train": " to train"}.get(decision["action"])
+def _move_view(judged: Judged) -> MoveView:
+    series, after = judged.series, judged.after
+    durations_s = [move.duration_s for move in series.moves if move.duration_s is not None]
+    slots = ", ".join(move.slot_id for move in series.moves)
+    return MoveView(
+        time_s=series.begin_s,
+        text=f"{slots}{_ROLES[series.moves[0].action]}",
+        reason=series.moves[0].reason,
+        predicted=series.predicted_change,
+        realised=None if after is None else after.change,
+        realised_error=None if after is None else after.error,
+        duration_s=sum(durations_s) if durations_s else None,
+    )
+
+
+def _decision_view(decision: Line) -> MoveView:
+    """Of a decision whose time has not come yet."""
+    role = _ROLES.get(decision["action"])
     return MoveView(
         time_s=decision["time_s"],
-        text="hold" if action is None else f"{decision['slot_id']}{action}",
+        text="hold" if role is None else f"{decision['slot_id']}{role}",
         reason=decision["reason"],
         predicted=_change(decision["rate_now"], decision["rate_after"]),
-        realised=None if outcome is None else _change(outcome["rate_before"], outcome["rate_after"]),
-        duration_s=None if outcome is None else outcome["duration_s"],
+        realised=None,
+        realised_error=None,
+        duration_s=None,
     )
 
 
@@ -122,7 +148,7 @@ def _point(record: Line) -> Point:
         time_s=record[names.TIME],
         step=record["step"],
         queue_length=record.get(names.QUEUE_LENGTH),
-        num_buffered=record.get("rollout/num_buffered"),
+        num_buffered=record.get(names.NUM_BUFFERED),
         generated_tokens_per_s=record.get(names.ROLLOUT_TOKENS_PER_S),
         trained_tokens_per_s=record.get(names.TRAINED_TOKENS_PER_S),
         num_train=record.get("pool/num_train"),

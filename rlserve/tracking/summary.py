@@ -86,7 +86,7 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
         ),
         ("largest staleness", f"{summary.max_staleness} (steps)"),
         ("engine against trainer", f"{_difference(summary)} mean absolute log-probability difference"),
-        *_pacing(summary),
+        *pacing_rows(summary),
     ]
 
 
@@ -117,7 +117,8 @@ def format_score(value: float, num_digits: int = 2) -> str:
     return text
 
 
-def _pacing(summary: RunSummary) -> list[tuple[str, str]]:
+def pacing_rows(summary: RunSummary) -> list[tuple[str, str]]:
+    """Of a paced run, whether it counts."""
     if summary.overrun_share is None:
         return []
     late = f"{summary.overrun_share:.1%} of the modelled time late"

@@ -58,7 +58,13 @@ function bar(value) {
   return shown;
 }
 
-const gain = (value) => element("span", change(value), value === null ? "" : value >= 0 ? "good" : "bad");
+// What a move brought, with its uncertainty of two standard errors; in a colour where it is no chance.
+function gain(move) {
+  if (move.realised === null) return element("span", "-");
+  const error = 2 * move.realised_error;
+  const style = Math.abs(move.realised) < error ? "" : move.realised > 0 ? "good" : "bad";
+  return element("span", `${change(move.realised)} ± ${(100 * error).toFixed(1)} %`, style);
+}
 
 function drawFacts(run) {
   const live = run.live, last = run.points.at(-1);
@@ -87,7 +93,7 @@ function drawTables(run) {
       number(gang.num_running), number(gang.num_waiting), bar(gang.kv_cache_usage), number(gang.tokens_per_s)]));
   table(byId("moves"), [["at", 1], ["move"], ["took", 1], ["predicted", 1], ["realised", 1], ["why"]],
     run.moves.map((move) => [duration(move.time_s), move.text,
-      move.duration_s === null ? "-" : `${move.duration_s.toFixed(1)} s`, change(move.predicted), gain(move.realised),
+      move.duration_s === null ? "-" : `${move.duration_s.toFixed(1)} s`, change(move.predicted), gain(move),
       move.reason]));
   const decision = run.decision;
   byId("decision").textContent = decision === null ? "" :
@@ -106,7 +112,8 @@ const line = (points, y, name, color, more) =>
     line: { color, width: 2, ...more } });
 
 function drawFigures(run) {
-  const points = run.points, seconds = { title: { text: "seconds since the start of the run" } };
+  const points = run.points;
+  const seconds = { title: { text: `${run.is_paced ? "modelled " : ""}seconds since the start of the run` } };
   Plotly.react("rates", [
     line(points, "generated_tokens_per_s", "generated", COLOURS.rollout),
     line(points, "trained_tokens_per_s", "trained", COLOURS.train),

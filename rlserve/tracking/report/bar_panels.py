@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlserve.tracking import colours
+from rlserve.tracking.hindsight.comparison import CERTAIN
 from rlserve.tracking.report.report_data import ReportData
 from rlserve.tracking.timeline.activity import Kind
 
@@ -20,6 +21,8 @@ class Bars:
     values: tuple[float, ...]
     colour: str
     label: str = ""
+    errors: tuple[float, ...] = ()
+    """How uncertain the values are, where that is known: drawn as whiskers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,14 +62,19 @@ def time_panel(data: ReportData) -> BarPanel:
 
 
 def moves_panel(data: ReportData) -> BarPanel:
-    """How each move was to change the rate of training, and how it did."""
+    """How each series of moves was to change the rate of training, and how it did."""
     judged = [move for move in data.gains if move.realised is not None][-MAX_NUM_MOVES:]
     return BarPanel(
         title="change of rate by moves, %",
         labels=tuple(f"{move.time_s:.0f} s" for move in judged),
         bars=(
             Bars(values=tuple(move.predicted or 0.0 for move in judged), colour=colours.MUTED, label="predicted"),
-            Bars(values=tuple(move.realised or 0.0 for move in judged), colour=colours.REWARD, label="realised"),
+            Bars(
+                values=tuple(move.realised or 0.0 for move in judged),
+                colour=colours.REWARD,
+                label="realised",
+                errors=tuple(CERTAIN * (move.realised_error or 0.0) for move in judged),
+            ),
         ),
     )
 
@@ -82,7 +90,7 @@ def staleness_panel(data: ReportData) -> BarPanel:
 
 
 def efficiency_panel(data: ReportData) -> BarPanel:
-    """The rate of training against what was possible; how that is known says ``timeline.efficiency``."""
+    """The rate of training against what was possible; how that is known says ``hindsight.efficiency``."""
     found = data.efficiency
     if found is None:
         return BarPanel(title="groups trained/s", labels=(), bars=(), is_percent=False)

@@ -54,7 +54,12 @@ def step_panels(data: ReportData) -> tuple[CurvePanel, ...]:
         CurvePanel(
             title="share",
             curves=(
-                Curve(points=data.by_step(names.CLIP_RATIO), colour=colours.CUT, label="answers cut"),
+                # The load of a paced run says how long its answers are, so all of them are cut.
+                *(
+                    ()
+                    if data.is_paced
+                    else (Curve(points=data.by_step(names.CLIP_RATIO), colour=colours.CUT, label="answers cut"),)
+                ),
                 Curve(
                     points=data.by_step(names.FRAC_REWARD_ZERO_STD),
                     colour=colours.EQUAL_REWARDS,
@@ -94,7 +99,7 @@ def _kl_panel(data: ReportData) -> CurvePanel:
 def throughput_panel(data: ReportData) -> CurvePanel:
     """Tokens per second of both sides, over time."""
     return CurvePanel(
-        title="throughput, tokens/s",
+        title="throughput, tokens/s" + (" of the small model" if data.is_paced else ""),
         curves=(
             Curve(
                 points=data.by_time(names.ROLLOUT_TOKENS_PER_S),
@@ -134,7 +139,7 @@ def utilisation_panel(data: ReportData) -> CurvePanel:
 
 def time_label(data: ReportData) -> str:
     """What stands under the time axis; the start of the run is folded into it."""
-    label = "seconds since the start of the run"
+    label = f"{'modelled ' if data.is_paced else ''}seconds since the start of the run"
     if data.start_s >= 1:
         label += f"; the first {data.start_s:.0f} s, preparation and start of the workers, are not drawn"
     return label

@@ -24,7 +24,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from rlserve.tracking import colours, names
-from rlserve.tracking.report.bar_panels import BarPanel, bar_panels
+from rlserve.tracking.report.bar_panels import BarPanel, Bars, bar_panels
 from rlserve.tracking.report.curve_panels import (
     CurvePanel,
     step_panels,
@@ -190,6 +190,7 @@ def _draw_bars(figure: go.Figure, place: Place, panel: BarPanel) -> None:
             showlegend=bool(bars.label),
             marker={"color": bars.colour},
             offsetgroup=str(index),
+            error_x=_whiskers(panel, bars),
             hovertemplate="%{y}: %{x:.4~g}<extra></extra>",
         )
         for index, bars in enumerate(panel.bars)
@@ -197,6 +198,12 @@ def _draw_bars(figure: go.Figure, place: Place, panel: BarPanel) -> None:
     ]
     _add(figure, place, traces)
     figure.update_yaxes(type="category", autorange="reversed", row=place[0], col=place[1])
+
+
+def _whiskers(panel: BarPanel, bars: Bars) -> dict[str, object] | None:
+    """How uncertain bars are; None where that is not known."""
+    lengths = [100 * error if panel.is_percent else error for error in bars.errors]
+    return {"type": "data", "array": lengths, "color": colours.TEXT, "thickness": 1} if lengths else None
 
 
 def _draw_reward(figure: go.Figure, data: ReportData) -> None:

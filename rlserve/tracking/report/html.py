@@ -38,6 +38,7 @@ td, th {{ padding: .15rem 1.5rem .15rem 0; vertical-align: top; text-align: left
 </style></head><body>
 <h1>{title}</h1>
 <div class="facts">{facts}</div>
+{notes}
 <div id="figure"><noscript>This figure needs JavaScript; report.png shows the same.</noscript></div>
 {answers}
 <h2>summary</h2>
@@ -74,6 +75,7 @@ def write_html(data: ReportData, path: Path) -> None:
         facts="".join(
             f"<div><b>{html.escape(much)}</b><span>{html.escape(what)}</span></div>" for what, much in data.headline
         ),
+        notes="".join(f"<p>{html.escape(note)}</p>" for note in data.notes),
         answers=_answers_table(data.answers),
         summary="".join(
             f"<tr><td>{html.escape(what)}</td><td>{html.escape(much)}</td></tr>" for what, much in data.summary

@@ -2,7 +2,7 @@
 
 ::
 
-    headline
+    headline; what the moves came to, in words
     reward by step (wide)                     | KL
                                               | entropy
     answer length | shares | engine–trainer | staleness      by step
@@ -16,6 +16,8 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,10 @@ LEFT, RIGHT, BOTTOM = 1.1, 0.35, 0.65
 HEADLINE_HEIGHT = 0.9
 GAPS_ABOVE = (0.25, 0.5, 0.85, 1.2, 0.5, 0.5, 0.5, 1.0, 0.75)
 ANSWER_HEIGHT = 0.2
+NOTE_HEIGHT = 0.2
+"""Of a line of words."""
+NOTE_WIDTH = 165
+"""Characters of it."""
 MAX_NUM_CHARACTERS = 150
 """Of an answer's line."""
 STYLE: Any = {
@@ -85,7 +91,8 @@ def draw(data: ReportData) -> Figure:
     """The matplotlib figure."""
     slots_height = min(max(0.27 * len(data.slots), 0.9), 5.5)
     answers_height = ANSWER_HEIGHT * (len(data.answers) + 1)
-    heights = [HEADLINE_HEIGHT, 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
+    lines = [line for note in data.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
+    heights = [HEADLINE_HEIGHT + NOTE_HEIGHT * len(lines), 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
     page_height = sum(heights) + sum(GAPS_ABOVE) + BOTTOM
     figure = Figure(figsize=(PAGE_WIDTH, page_height))
     boxes: list[Box] = []
@@ -94,7 +101,7 @@ def draw(data: ReportData) -> Figure:
         top -= gap + height
         boxes.append((LEFT / PAGE_WIDTH, top / page_height, 1 - (LEFT + RIGHT) / PAGE_WIDTH, height / page_height))
     headline_box, reward_box, small_box, *by_time_boxes, bars_box, answers_box = boxes
-    _draw_headline(figure.add_axes(headline_box), data)
+    _draw_headline(figure.add_axes(headline_box), data, lines)
     _draw_steps(figure, reward_box, small_box, data)
     _draw_times(figure, by_time_boxes, data)
     for box, bars in zip(_side_by_side(bars_box, 4), bar_panels(data), strict=True):
@@ -103,16 +110,20 @@ def draw(data: ReportData) -> Figure:
     return figure
 
 
-def _draw_headline(axes: Axes, data: ReportData) -> None:
+def _draw_headline(axes: Axes, data: ReportData, lines: Sequence[str]) -> None:
+    """The name, the numbers below it, and ``lines`` of words below these; heights are inches."""
+    notes_height = NOTE_HEIGHT * len(lines)
     axes.set_axis_off()
     axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.text(0, 1, data.name, fontsize=16, fontweight="bold", va="top", parse_math=False)
+    axes.set_ylim(-notes_height, HEADLINE_HEIGHT)
+    axes.text(0, HEADLINE_HEIGHT, data.name, fontsize=16, fontweight="bold", va="top", parse_math=False)
+    for index, line in enumerate(lines):
+        axes.text(0, -NOTE_HEIGHT * (index + 0.25), line, fontsize=8.5, va="top", parse_math=False)
     widths = [max(len(what), 1.25 * len(how_much)) + 6 for what, how_much in data.headline]
     for index, (what, how_much) in enumerate(data.headline):
         x = sum(widths[:index]) / sum(widths)
-        axes.text(x, 0.24, how_much, fontsize=11.5, fontweight="bold", va="bottom")
-        axes.text(x, 0.16, what, fontsize=8.5, color=colours.MUTED, va="top")
+        axes.text(x, 0.24 * HEADLINE_HEIGHT, how_much, fontsize=11.5, fontweight="bold", va="bottom")
+        axes.text(x, 0.16 * HEADLINE_HEIGHT, what, fontsize=8.5, color=colours.MUTED, va="top")
 
 
 def _draw_steps(figure: Figure, reward_box: Box, small_box: Box, data: ReportData) -> None:

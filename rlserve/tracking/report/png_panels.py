@@ -83,6 +83,8 @@ def draw_bars(axes: Axes, panel: BarPanel) -> None:
     for row, bars in enumerate(panel.bars):
         places = [index + (row - (len(panel.bars) - 1) / 2) * height for index in range(len(bars.values))]
         drawn = axes.barh(places, bars.values, height, color=bars.colour, label=bars.label)
+        if bars.errors:
+            axes.errorbar(bars.values, places, xerr=bars.errors, linestyle="none", color=colours.TEXT, linewidth=0.8)
         if len(panel.bars) == 1:
             axes.bar_label(drawn, [panel.text(value) for value in bars.values], fontsize=7.5, padding=2)
     axes.set_yticks(range(len(panel.labels)), list(panel.labels), fontsize=7.5)
@@ -98,7 +100,7 @@ def draw_bars(axes: Axes, panel: BarPanel) -> None:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color=colours.MUTED, fontsize=8.5)
     elif len(panel.bars) > 1:
         axes.axvline(0, color=colours.MUTED, linewidth=0.8)
-        axes.legend(loc="best", fontsize=7)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), fontsize=7, ncols=2, borderaxespad=0)
 
 
 def draw_queue(axes: Axes, data: ReportData) -> None:

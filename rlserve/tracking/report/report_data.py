@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from rlserve.tracking import names
 from rlserve.tracking.answers import Answer, read_answers, worst_and_best
+from rlserve.tracking.explanation.verdict import verdict
+from rlserve.tracking.hindsight.efficiency import Efficiency
+from rlserve.tracking.hindsight.judgement import Judgement, judge
 from rlserve.tracking.jsonl import Line, read_json_lines
+from rlserve.tracking.paced import is_paced
 from rlserve.tracking.report.series import Series, broken_at, merge_steps, series, step_marks
 from rlserve.tracking.report.use_rows import use_headline, use_rows
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_view import MoveView, move_views
-from rlserve.tracking.summary import RunSummary, format_score, read_summary, summary_rows
+from rlserve.tracking.summary import RunSummary, format_score, pacing_rows, read_summary, summary_rows
 from rlserve.tracking.timeline.activity import Slices, activity
-from rlserve.tracking.timeline.efficiency import Efficiency, efficiency
 from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines, work_start_s
 from rlserve.tracking.timeline.usage import Usage, usage
 
@@ -55,6 +56,10 @@ class ReportData:
     """What, and how much: the summary in a few words; empty while the run goes on."""
     summary: tuple[tuple[str, str], ...]
     """The same in full."""
+    notes: tuple[str, ...]
+    """What the moves came to, and whether a paced run counts, in sentences."""
+    is_paced: bool
+    """Times are those of the accelerators that it models."""
     metrics: tuple[Line, ...]
     """One record a step."""
     queue: Series
@@ -71,7 +76,7 @@ class ReportData:
     usage: Usage
     """Of the time since work began."""
     gains: tuple[MoveView, ...]
-    """Every move with what it was to bring, and what it brought."""
+    """Every series of moves with what it was to bring, and what it brought."""
     staleness: Mapping[int, int]
     """Prompt groups trained, by the steps that their oldest token was old."""
     efficiency: Efficiency | None
@@ -111,20 +116,22 @@ def read_report_data(folder: RunFolder) -> ReportData:
     decisions = read_json_lines(folder.decisions_file)
     events = read_json_lines(folder.events_file)
     summary = read_summary(folder)
-    config = yaml.safe_load(folder.config_file.read_text(encoding="utf-8")) if folder.config_file.exists() else {}
+    config = folder.read_config()
     times_s = [record["time_s"] for record in (*decisions, *events)]
     times_s += [record[names.TIME] for record in metrics if record.get(names.TIME) is not None]
     end_s = max(times_s, default=0.0)
     slots = slot_timelines(events, end_s)
     start_s, slices = work_start_s(slots), activity(slots, events)
-    used, found = usage(slices, start_s, end_s), efficiency(slots, events)
-    moved = [decision for decision in decisions if decision["action"] != "hold"]
-    gains = tuple(move_views(moved, [event for event in events if event["event"] == "outcome"]))
+    used = usage(slices, start_s, end_s)
+    judgement = judge(decisions=decisions, events=events, metrics=metrics, config=config)
+    gains = tuple(move_views(judgement))
     resumes_s = tuple(event["time_s"] for event in events if event["event"] == "run" and event["resumed"])
     return ReportData(
         name=folder.name,
         headline=(*(headline(summary) if summary else ()), *use_headline(used)),
-        summary=(*(summary_rows(summary) if summary else ()), *use_rows(used, gains, events, found)),
+        summary=(*(summary_rows(summary) if summary else ()), *use_rows(used, gains, events)),
+        notes=notes(summary, judgement),
+        is_paced=is_paced(config),
         metrics=tuple(metrics),
         queue=broken_at(series(queue_lengths(decisions, metrics), "time_s", "queue_length"), resumes_s),
         queue_bounds=queue_bounds(config),
@@ -136,11 +143,17 @@ def read_report_data(folder: RunFolder) -> ReportData:
         usage=used,
         gains=gains,
         staleness=staleness(read_json_lines(folder.samples_file)),
-        efficiency=found,
+        efficiency=judgement.efficiency,
         start_s=start_s,
         resumes_s=resumes_s,
         end_s=end_s,
     )
+
+
+def notes(summary: RunSummary | None, judgement: Judgement) -> tuple[str, ...]:
+    """What is to be said of a run besides its numbers."""
+    pacing = [f"Paced run: {words}." for _, words in pacing_rows(summary)] if summary else []
+    return (*pacing, *verdict(judgement))
 
 
 def queue_lengths(decisions: Iterable[Line], metrics: Iterable[Line]) -> list[Line]:
@@ -202,10 +215,11 @@ def headline(summary: RunSummary) -> tuple[tuple[str, str], ...]:
     shown = dict(summary_rows(summary))
     before, after = summary.held_out_before, summary.held_out_after
     score = f"{format_score(before)} → {format_score(after)}" if before is not None and after is not None else "-"
+    paced = summary.overrun_share is not None
     return (
-        ("held-out score", score),
+        *(() if paced else (("held-out score", score),)),
         ("steps", str(summary.num_steps)),
-        ("time", shown["time"].split(",")[0]),
+        ("modelled time" if paced else "time", shown["time"].split(",")[0]),
         ("slots moved", f"{summary.moves_to_rollout} to rollout, {summary.moves_to_train} to train"),
         ("tokens/s generated", f"{summary.rollout_tokens_per_s:,.0f}"),
         ("workers lost", str(summary.worker_failures)),

@@ -7,7 +7,6 @@ from statistics import fmean
 
 from rlserve.tracking.jsonl import Line
 from rlserve.tracking.run_view import MoveView
-from rlserve.tracking.timeline.efficiency import Efficiency
 from rlserve.tracking.timeline.usage import Usage
 
 
@@ -16,9 +15,7 @@ def use_headline(used: Usage) -> tuple[tuple[str, str], ...]:
     return () if used.bubble is None else (("slots in use", f"{1 - used.bubble:.0%}"),)
 
 
-def use_rows(
-    used: Usage, gains: Sequence[MoveView], events: Iterable[Line], found: Efficiency | None
-) -> list[tuple[str, str]]:
+def use_rows(used: Usage, gains: Sequence[MoveView], events: Iterable[Line]) -> list[tuple[str, str]]:
     """What, and how much."""
     rows: list[tuple[str, str]] = []
     roles = {"trainers": used.of_role("train"), "replicas": used.of_role("rollout")}
@@ -32,17 +29,9 @@ def use_rows(
         predicted = [move.predicted for move in judged if move.predicted is not None]
         words = f"realised {fmean(move.realised or 0.0 for move in judged):+.1%} in the mean"
         words += f", predicted {fmean(predicted):+.1%}" if predicted else ""
-        rows.append(("change of rate by a move", f"{words}; {len(judged)} of {len(gains)} moves are judged"))
+        of_all = f"{len(judged)} of {len(gains)} series of moves can be judged"
+        rows.append(("change of rate by moves in one direction", f"{words}; {of_all}"))
     rows += _sync_rows(used, [event for event in events if event["event"] == "weights"])
-    if found is not None:
-        rows.append(
-            (
-                "prompt groups trained/s",
-                f"{found.realised:.3g}: {found.realised / found.best_static:.1%} of the best static split in hindsight "
-                f"({found.best_static_num_rollout} slots in rollout), {found.realised / found.oracle:.1%} of the fluid "
-                "oracle, both by the rates that this run measured",
-            )
-        )
     return rows
 
 

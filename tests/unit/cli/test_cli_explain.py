@@ -30,7 +30,7 @@ def test_a_run_is_explained_also_while_it_goes_on(place: Path, capsys: pytest.Ca
     assert main(["explain", "going", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["moves"][-1]["reason"] == "it pays"
-    assert (found["gain_against_start"], found["is_over"]) == (None, False)
+    assert (found["judgement"]["against_start"], found["is_over"]) == (None, False)
 
 
 def test_a_run_that_is_not_there_is_the_users_to_mend(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from small_runs import begin_run, do_steps, finished_run
@@ -12,7 +11,6 @@ from small_runs import begin_run, do_steps, finished_run
 from rlserve.cli import main
 from rlserve.tracking.live import LiveGang, LiveState
 from rlserve.tracking.owner import owned
-from rlserve.tracking.run_view import move_views
 
 LIVE = LiveState(
     time_s=75.0,
@@ -50,7 +48,7 @@ def test_a_frame_of_a_run_that_goes_on(place: Path, capsys: pytest.CaptureFixtur
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     text = [" ".join(words) for words in lines]
     assert text[0] == "alive running step 4/10 1:15 gone about 0:12 left"
-    assert text[1] == "queue 3 in flight 16 buffer 4 trainer waits 25% (now)"
+    assert text[1] == "queue 3 in flight 16 trainer waits 25% (now) buffer 4"
     assert text[2].startswith("generated 1,812 tokens/s trained - tokens/s reward 0.800")
     assert "cpu-a/0 train v2 - - - -" in text
     assert "cpu-b/0 rollout v1 30 2 50% 1,812" in text
@@ -65,31 +63,6 @@ def test_a_run_that_has_ended_has_no_live_numbers(place: Path, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert "done  finished  step 4/4" in text
     assert "KV cache" not in text
-
-
-def move(time_s: float, slot_id: str, **rates: float) -> dict[str, Any]:
-    return {
-        "time_s": time_s,
-        "slot_id": slot_id,
-        "action": "to_train",
-        "reason": "r",
-        "rate_now": rates.get("now"),
-        "rate_after": rates.get("after"),
-    }
-
-
-def outcome(begin_s: float, slot_id: str, before: float, after: float) -> dict[str, Any]:
-    return {"slot_id": slot_id, "begin_s": begin_s, "rate_before": before, "rate_after": after, "duration_s": 2.0}
-
-
-def test_each_move_has_the_outcome_that_is_its_own() -> None:
-    moves = [move(10, "a", now=4, after=5), move(20, "b"), move(30, "a", now=4, after=4)]
-    outcomes = [outcome(10.5, "a", 4, 3), outcome(30.5, "a", 4, 6)]
-    assert [(view.predicted, view.realised) for view in move_views(moves, outcomes)] == [
-        (0.25, -0.25),
-        (None, None),
-        (0.0, 0.5),
-    ]
 
 
 def test_a_trace_is_written_where_it_is_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.tracking import names
-from rlserve.tracking.events import Decision, FailureEvent, MoveOutcome, SlotEvent, TrainedBatch
+from rlserve.tracking.events import Decision, FailureEvent, MoveEvent, SlotEvent, TrainedBatch
 from rlserve.tracking.run_folder import RunFolder
 
 MAX_STALENESS = 2
@@ -101,9 +101,9 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     owners = {event.owner for event in run.tracker.of(SlotEvent)}
     assert owners == {"train", "rollout", "moving", "dead"}
     assert {decision.action for decision in run.tracker.of(Decision)} == {"hold", "to_rollout", "to_train"}
-    outcomes = run.tracker.of(MoveOutcome)
-    assert 5 <= len(outcomes) <= summary.moves_to_train + summary.moves_to_rollout
-    assert all(outcome.rate_before > 0.0 and outcome.rate_after > 0.0 for outcome in outcomes)
+    moves = run.tracker.of(MoveEvent)
+    assert 5 <= len(moves) <= summary.moves_to_train + summary.moves_to_rollout
+    assert all(move.begin_s < move.time_s and move.trainer_pause_s >= 0.0 for move in moves)
 
 
 @pytest.mark.parametrize("recompute_s", [None, 1.0], ids=["keep_kv", "recompute"])

@@ -16,7 +16,6 @@ from rlserve.controller.measuring import Measuring
 from rlserve.controller.observation import measured_metrics
 from rlserve.manager.measurement.figures import Measurements, ReplicaRate
 from rlserve.manager.measurement.meter import Meter
-from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.measurement.readings import (
     GroupDone,
     HostPolled,
@@ -26,9 +25,8 @@ from rlserve.manager.measurement.readings import (
     StepDone,
     SyncDone,
 )
-from rlserve.manager.policies.base import Forecast
 from rlserve.manager.roles import Role
-from rlserve.tracking.events import MoveOutcome
+from rlserve.tracking.events import MoveEvent
 
 PAIR = make_gang("t0", "t1")
 
@@ -48,8 +46,8 @@ class Setting:
     def __init__(self) -> None:
         self.context = run_context(clock=FakeClock(10.0))
         self.meter = FakeMeter()
-        book, outcomes = GangBook(self.context, [PAIR, make_gang("r0")]), OutcomeMeter(num_settling=1)
-        self.measuring = Measuring(self.context, book, self.meter, outcomes)
+        book = GangBook(self.context, [PAIR, make_gang("r0")])
+        self.measuring = Measuring(self.context, book, self.meter)
 
 
 def test_each_event_becomes_the_reading_of_its_gang() -> None:
@@ -62,7 +60,7 @@ def test_each_event_becomes_the_reading_of_its_gang() -> None:
     heard = replace(stats(), num_running=5, num_waiting=2, kv_cache_usage=0.25, busy_s=6.0, running_s=24.0)
     emit(ReplicaHeard(slot_id="r0", since_s=2.0, stats=heard, num_generated_tokens=700))
     emit(WeightsTaken(slot_id="r0", version=3, duration_s=0.75, pause_s=0.125))
-    setting.measuring.note_move(PAIR, Role.ROLLOUT, begin_s=8.0, trainer_pause_s=0.5, forecast=None)
+    setting.measuring.note_move(PAIR, Role.ROLLOUT, begin_s=8.0, trainer_pause_s=0.5)
     setting.measuring.note_host("here", 0.5)
     assert setting.meter.readings == [
         StepDone(end_s=10.0, types=("cpu",), wait_s=1.0, weights_s=0.5, work_s=3.0, num_groups=4, num_tokens=90),
@@ -85,34 +83,11 @@ def test_each_event_becomes_the_reading_of_its_gang() -> None:
     ]
 
 
-def test_what_a_move_came_to_is_recorded_with_what_was_expected_of_it() -> None:
+def test_a_move_is_recorded_once_it_is_made() -> None:
     setting = Setting()
-    clock, emit = setting.context.clock, setting.context.events.emit
-    assert isinstance(clock, FakeClock)
-    found = recorded(setting.context.events, MoveOutcome)
-
-    def step(work_s: float) -> None:
-        clock.now_s += work_s
-        emit(StepEnded(slot_ids=("r0",), num_groups=4, num_tokens=90, wait_s=0.0, weights_s=0.0, work_s=work_s))
-
-    def move(to: Role, forecast: Forecast | None) -> None:
-        setting.measuring.note_move(PAIR, to, begin_s=clock.now(), trainer_pause_s=1.0, forecast=forecast)
-
-    step(2.0)
-    step(2.0)
-    expected = Forecast(rate_now=2.0, rate_after=3.0, gain=60.0, cost=5.0, horizon_s=60.0, target_num_rollout=1)
-    move(Role.TRAIN, expected)
-    for _ in range(3):
-        step(1.0)
-    move(Role.ROLLOUT, None)  # cuts the first short, and predicts nothing
-    for _ in range(3):
-        step(2.0)
-    setting.measuring.finish()
-    first, second = found
-    assert (first.slot_id, first.action, first.begin_s, first.num_steps_after) == ("t0+t1", "to_train", 14.0, 2)
-    assert (first.rate_before, first.rate_after, first.cost) == (2.0, 4.0, 0.0)
-    assert (first.predicted_rate_before, first.predicted_rate_after, first.predicted_cost) == (2.0, 3.0, 5.0)
-    assert (second.action, second.rate_after, second.predicted_rate_after) == ("to_rollout", 2.0, None)
+    found = recorded(setting.context.events, MoveEvent)
+    setting.measuring.note_move(PAIR, Role.TRAIN, begin_s=8.0, trainer_pause_s=0.5)
+    assert found == [MoveEvent(time_s=10.0, slot_id="t0+t1", action="to_train", begin_s=8.0, trainer_pause_s=0.5)]
 
 
 def test_processors_are_asked_once_a_second_and_the_first_answer_is_not_used() -> None:

@@ -16,7 +16,7 @@ from rlserve.manager.config import RateMatchingConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.pool.gangs import Node
 from rlserve.rollout.config import RolloutConfig
-from rlserve.tracking.events import Decision, MoveOutcome, SlotEvent
+from rlserve.tracking.events import Decision, MoveEvent, SlotEvent
 from rlserve.tracking.run_folder import RunFolder
 
 
@@ -76,5 +76,5 @@ def test_the_side_that_is_behind_gets_slots_and_what_they_brought_is_recorded(
     assert all(move.rate_after > move.rate_now > 0.0 for move in decisions if move.action != "hold")
     last = decisions[-1]
     assert (last.num_train, last.num_rollout) in ({"rollout": [(2, 4), (1, 5)], "train": [(4, 2), (5, 1)]}[side])
-    for outcome in run.tracker.of(MoveOutcome):
-        assert outcome.predicted_rate_after is not None
+    made = [move.slot_id for move in run.tracker.of(MoveEvent)]
+    assert made == [move.slot_id for move in decisions if move.action != "hold"]

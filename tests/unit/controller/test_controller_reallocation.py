@@ -24,7 +24,6 @@ from rlserve.controller.recovery import Recovery
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
 from rlserve.manager.measurement.meter import Meter
-from rlserve.manager.measurement.outcome import OutcomeMeter
 from rlserve.manager.policies.base import Admission, Forecast, Move, Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
@@ -117,7 +116,7 @@ class Setting:
         self.nodes: tuple[Node, ...] = ()
         self.book = GangBook(self.context, gangs)
         fakes: Any = self
-        self.measuring = Measuring(self.context, self.book, Meter(), OutcomeMeter(num_settling=1))
+        self.measuring = Measuring(self.context, self.book, Meter())
         self.recovery = Recovery(
             self.context,
             self.book,

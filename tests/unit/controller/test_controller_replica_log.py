@@ -61,6 +61,16 @@ def test_stretches_follow_on_each_other_and_miss_nothing() -> None:
         assert (told.busy_s, told.running_s, told.num_tokens) == (duration_s / 2, 2 * duration_s, 10 * duration_s)
 
 
+def test_a_replica_that_is_heard_on_its_way_out_is_not_told_of_twice() -> None:
+    replica = Replica()
+    replica.serve(0.0, 7.0)
+    replica.leave()
+    replica.serve(0.0, 8.5)  # its last answers
+    replica.leave()
+    assert [(told.begin_s, told.time_s) for told in replica.told][-2:] == [(6, 7), (7, 8.5)]
+    assert sum(told.num_tokens for told in replica.told) == 85
+
+
 def test_a_long_run_has_longer_stretches() -> None:
     replica = Replica()
     replica.serve(0.0, 3000.0)

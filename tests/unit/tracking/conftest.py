@@ -15,7 +15,7 @@ from rlserve.tracking.config import TrackingConfig, WandbConfig
 from rlserve.tracking.events import (
     Decision,
     FailureEvent,
-    MoveOutcome,
+    MoveEvent,
     ReplicaEvent,
     RunEvent,
     StepEvent,
@@ -151,28 +151,6 @@ class InventedRun:
                     )
                 )
 
-    def judge(self, slot_id: str, action: str, time_s: float) -> None:
-        """What a move came to."""
-        self.tracker.record(
-            MoveOutcome(
-                time_s=time_s + 1.5,
-                slot_id=slot_id,
-                action=action,  # type: ignore[arg-type]
-                begin_s=time_s,
-                duration_s=1.5,
-                trainer_pause_s=0.25,
-                rate_before=4.0,
-                rate_after=4.0 * self.random.uniform(0.98, 1.15),
-                load=1.0,
-                cost=2.0,
-                num_steps_before=4,
-                num_steps_after=4,
-                predicted_rate_before=4.0,
-                predicted_rate_after=4.32,
-                predicted_cost=2.0,
-            )
-        )
-
     def decide(self, time_s: float, step: int) -> None:
         drift = (self.count("train") - self.count("rollout")) * 1.2 + self.random.gauss(0.6, 2.2)
         self.queue = min(max(self.queue + drift, 0.0), 40.0)
@@ -200,7 +178,15 @@ class InventedRun:
             self.last_move_s = time_s
             self.give(slot_id, "moving", time_s, "joining" + action.removeprefix("to"))
             self.give(slot_id, action.removeprefix("to_"), time_s + 1.5)
-            self.judge(slot_id, action, time_s)
+            self.tracker.record(
+                MoveEvent(
+                    time_s=time_s + 1.5,
+                    slot_id=slot_id,
+                    action=action,  # type: ignore[arg-type]
+                    begin_s=time_s,
+                    trainer_pause_s=0.25,
+                )
+            )
 
     def log_step(self, step: int, time_s: float) -> None:
         progress = step / self.num_steps

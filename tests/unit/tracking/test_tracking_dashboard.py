@@ -66,8 +66,9 @@ def test_all_of_a_run_is_there(server: DashboardServer) -> None:
     assert ended["live"] is None
     assert [slot["label"] for slot in ended["slots"]] == [f"{kind}/{n}" for kind in ("H100", "H200") for n in range(3)]
     assert len(ended["points"]) == 30
-    assert ended["moves"][0]["predicted"] == pytest.approx(0.08)
-    assert ended["moves"][0]["realised"] is not None
+    judged = [move for move in ended["moves"] if move["realised"] is not None]
+    assert judged
+    assert all(move["predicted"] >= 0.08 - 1e-9 and move["realised_error"] > 0.0 for move in judged)
     alive = read(server, f"/api/run/{quote(EVIL)}")
     assert alive["generated_tokens_per_s"] == 812.5
     assert [gang["state"] for gang in alive["live"]["gangs"]] == ["train", "rollout"]
@@ -165,4 +166,4 @@ def test_a_real_browser_draws_it(server: DashboardServer, tmp_path: Path) -> Non
     assert re.search(r'<p id="error" role="alert"></p>', found)
     assert found.count('class="main-svg"') >= 3, "all figures are drawn"
     assert "H200/2" in found
-    assert re.search(r'class="good">\+\d', found), "what a move gained"
+    assert re.search(r">[+\u2212]\d+\.\d % ± \d+\.\d %<", found), "what a move gained"
