@@ -33,6 +33,7 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.signal import Signal
 from rlserve.controller.training_loop import TrainingLoop
+from rlserve.controller.turns.at_once import AtOnce
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.pool.base import Collected, RolloutStats
@@ -265,6 +266,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         training = TrainingLoop(
             context,
             num_steps=shape.num_steps,
+            turns=AtOnce(),
             trainers=outside,
             weights=outside,
             buffer=buffer,

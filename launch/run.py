@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
-from rlserve.config.pool_split import gang_view
+from rlserve.config.pool_split import first_roles
 from rlserve.config.remarks import remarks_on_split
 from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
@@ -36,7 +36,6 @@ from rlserve.errors import RlserveError
 from rlserve.launch.connect.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
-from rlserve.manager.initial_split import initial_split
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.tasks import is_builtin
@@ -177,12 +176,11 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
             for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)
-        roles = initial_split([gang_view(gang) for gang in cut.gangs], config.pool.num_initial_rollout)
         setup = RunSetup(
             config=config,
             preparation=preparation,
             gangs=cut.gangs,
-            roles=roles,
+            roles=first_roles(config.pool, cut.gangs),
             folder=folder,
             tracker=tracker,
             progress=progress,

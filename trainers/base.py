@@ -93,6 +93,16 @@ class Trainer(ABC):
         """
 
     @abstractmethod
+    def sleep(self, *, offload: bool) -> None:
+        """Between two steps: free what only a step needs, and stay in the group. With ``offload`` parameters and the
+        optimizer's state go to host memory, where that is another than the device's. Until ``wake``, only ``weights``,
+        ``num_steps`` and ``leave`` may be called."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Be where ``sleep`` was called."""
+
+    @abstractmethod
     def leave(self) -> None:
         """Leave the group and free the memory of model and optimizer; ``resize`` brings the rank back."""
 

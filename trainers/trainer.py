@@ -62,6 +62,12 @@ class ElasticTrainer(Trainer):
     def resize(self, membership: Membership) -> None:
         self._backend.resize(membership)
 
+    def sleep(self, *, offload: bool) -> None:
+        self._backend.sleep(offload=offload)
+
+    def wake(self) -> None:
+        self._backend.wake()
+
     def leave(self) -> None:
         self._backend.leave()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from math import ceil, floor
 
+from rlserve.config.colocated_checks import check_colocated
 from rlserve.config.pacing_checks import check_pacing
 from rlserve.config.pool_split import find_groups, split_groups
 from rlserve.config.tree import RunConfig
@@ -29,6 +30,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_deterministic_training(config, discovered),
         *_check_launch(config),
         *check_pacing(config),
+        *check_colocated(config),
     )
 
 
@@ -39,7 +41,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
         advice = "ask for what there is (pool=auto), or join a cluster (launch=cluster)"
         yield Problem("pool.slots", f"{str(error).removeprefix('pool.slots ')}; {advice}")
         return
-    if groups is None:
+    if groups is None or config.pool.placement == "colocated":
         return
     size, wanted = config.rollout.engine.tensor_parallel_size, config.pool.num_initial_rollout
     cut = cut_gangs(groups, size)

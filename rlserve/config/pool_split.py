@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
@@ -10,7 +10,7 @@ from rlserve.manager.initial_split import initial_split
 from rlserve.manager.policies.base import GangFigures, GangView
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.roles import Role
-from rlserve.pool.config import SlotGroupConfig
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.gangs import Gang, check_gangs, cut_gangs
 from rlserve.pool.slots import slot_groups
 
@@ -45,6 +45,17 @@ def find_groups(config: RunConfig, discovered: Mapping[str, int]) -> tuple[SlotG
     return None if config.pool.slots == "auto" else config.pool.slots
 
 
+def first_roles(pool: PoolConfig, gangs: Sequence[Gang]) -> dict[str, Role]:
+    """The first role of every gang, by gang id: where they have both in turn, all begin as trainers.
+
+    Raises:
+        PoolError: no such split.
+    """
+    if pool.placement == "colocated":
+        return {gang.id: Role.TRAIN for gang in gangs}
+    return initial_split([gang_view(gang) for gang in gangs], pool.num_initial_rollout)
+
+
 def split_groups(
     groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int | None, gang_size: int
 ) -> tuple[GroupSplit, ...]:
@@ -77,6 +88,9 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     if groups is None:
         return f"slots: those of the cluster, found at launch\n{in_flight}\n"
     size = config.rollout.engine.tensor_parallel_size
+    if config.pool.placement == "colocated":
+        slots = ", ".join(f"{group.count} {group.type}" for group in groups)
+        return f"slots: {slots}; all of them roll out and train in turn (pool.placement=colocated)\n{in_flight}\n"
     parts = split_groups(groups, config.pool.num_initial_rollout, size)
     num_rollout = sum(part.num_rollout for part in parts)
     num_slots = num_rollout + sum(part.num_train for part in parts)

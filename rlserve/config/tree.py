@@ -96,7 +96,7 @@ class RunConfig:
 
     @property
     def deciding(self) -> ManagerConfig:
-        """The manager's configuration that holds: where roles are separate, that of the static policy."""
+        """The manager's configuration that holds: where nothing moves, that of the static policy."""
         if self.pool.placement == "elastic" or self.manager.policy == "static":
             return self.manager
         return StaticConfig(interval_s=self.manager.interval_s)

@@ -25,6 +25,7 @@ from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.counters import Counters
 from rlserve.controller.departures import Departures
 from rlserve.controller.display import RunDisplay
+from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.evaluation import Evaluation
 from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
 from rlserve.controller.gang_book import GangBook
@@ -44,6 +45,7 @@ from rlserve.controller.recovery import Recovery
 from rlserve.controller.replica_log import ReplicaLog
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
+from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.saving import RunSaver, restore
 from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
@@ -51,6 +53,13 @@ from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
+from rlserve.controller.turns.at_once import AtOnce
+from rlserve.controller.turns.base import Turns
+from rlserve.controller.turns.in_turn import InTurn
+from rlserve.controller.turns.roles import RolesInTurn
+from rlserve.controller.turns.trainers import TrainersInTurn
+from rlserve.controller.weight_handover import WeightHandover
+from rlserve.controller.weight_source import WeightSource
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.config import RateMatchingConfig
@@ -81,14 +90,17 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     run.events.subscribe(Record, setup.tracker.record)
     _log_answers(run, setup)
     ReplicaLog(run)
-    trainers = TrainerGroup(
+    is_colocated = config.pool.placement == "colocated"
+    trainers = (TrainersInTurn if is_colocated else TrainerGroup)(
         run,
         ports.fleet,
         switch_timeout_s=config.pool.switch_timeout_s,
         step_timeout_s=config.trainer.step_timeout_s,
         on_one_machine=config.launch.kind == "local",
     )
-    weights = WeightSync(run, ports.fleet, trainers, timeout_s=config.weights.timeout_s)
+    weights = (WeightHandover if is_colocated else WeightSync)(
+        run, ports.fleet, trainers, timeout_s=config.weights.timeout_s
+    )
     replicas = Replicas(
         run,
         fleet=ports.fleet,
@@ -135,24 +147,15 @@ def _parts(
     books: Books,
     sampling: SamplingParams,
     trainers: TrainerGroup,
-    weights: WeightSync,
+    weights: WeightSource,
     replicas: Replicas,
 ) -> Parts:
     """All that is built on trainers, weights and replicas."""
     config = setup.config
-    training = _training(run, setup, books, trainers, weights)
     book = GangBook(run, setup.gangs)
     measuring = Measuring(run, book, Meter())
-    recovery = Recovery(
-        run,
-        book,
-        fleet=ports.fleet,
-        trainers=trainers,
-        replicas=replicas,
-        nodes=ports.nodes,
-        switch_timeout_s=config.pool.switch_timeout_s,
-        max_worker_failures=config.pool.max_worker_failures,
-    )
+    recovery, turns = _roles(run, setup, ports, book, trainers, weights, replicas)
+    training = _training(run, setup, books, trainers, weights, turns)
     load = LoadReader(books, training)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
     pool, tracker = config.pool, setup.tracker
@@ -165,9 +168,10 @@ def _parts(
         replicas=replicas,
         rollouts=_rollouts(run, setup, ports, books, sampling, replicas),
         training=training,
+        turns=turns,
         reallocation=reallocation,
         recovery=recovery,
-        hand_moves=HandMoves(run, book, reallocation, MoveRequests(setup.folder.requests), hold_s=pool.move_hold_s),
+        hand_moves=_hand_moves(run, setup, book, reallocation),
         notice_watch=_notice_watch(setup, ports, book, departures),
         node_watch=_node_watch(run, setup, ports, book, recovery, departures),
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
@@ -181,6 +185,53 @@ def _parts(
         metrics=RolloutMetrics(run, books, replicas, reallocation, measuring),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
     )
+
+
+def _roles(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    book: GangBook,
+    trainers: TrainerGroup,
+    weights: WeightSource,
+    replicas: Replicas,
+) -> tuple[Recovery, Turns]:
+    """What gives gangs roles, and whose turn it is: both depend on the placement."""
+    config = setup.config
+    ranks = EngineRanks(ports.fleet, switch_timeout_s=config.pool.switch_timeout_s)
+
+    def recovery_of(roles: RoleChanges) -> Recovery:
+        return Recovery(
+            run,
+            book,
+            fleet=ports.fleet,
+            trainers=trainers,
+            replicas=replicas,
+            roles=roles,
+            nodes=ports.nodes,
+            max_worker_failures=config.pool.max_worker_failures,
+        )
+
+    if not isinstance(trainers, TrainersInTurn):
+        return recovery_of(RoleChanges(book, ranks, trainers, replicas)), AtOnce()
+    roles = RolesInTurn(book, ranks, trainers, replicas)
+    recovery = recovery_of(roles)
+    return recovery, InTurn(
+        run,
+        book,
+        recovery,
+        roles,
+        trainers=trainers,
+        weights=weights,
+        config=config.pool.colocated,
+        prompts_per_step=config.rollout.prompts_per_step,
+    )
+
+
+def _hand_moves(run: RunContext, setup: RunSetup, book: GangBook, reallocation: Reallocation) -> HandMoves:
+    pool, requests = setup.config.pool, MoveRequests(setup.folder.requests)
+    refusal = "all gangs have both roles in turn (pool.placement=colocated)" if pool.placement == "colocated" else None
+    return HandMoves(run, book, reallocation, requests, hold_s=pool.move_hold_s, refusal=refusal)
 
 
 def _reallocation(
@@ -208,11 +259,12 @@ def _reallocation(
 
 
 def _training(
-    run: RunContext, setup: RunSetup, books: Books, trainers: TrainerGroup, weights: WeightSync
+    run: RunContext, setup: RunSetup, books: Books, trainers: TrainerGroup, weights: WeightSource, turns: Turns
 ) -> TrainingLoop:
     return TrainingLoop(
         run,
         num_steps=setup.config.num_steps,
+        turns=turns,
         trainers=trainers,
         weights=weights,
         buffer=books.buffer,

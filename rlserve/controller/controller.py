@@ -52,7 +52,8 @@ from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import StepReport, TrainingLoop
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.turns.base import Turns
+from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import CheckpointError, WorkerLostError
 from rlserve.manager.roles import Role
 from rlserve.remote import answer
@@ -68,10 +69,11 @@ class Parts:
 
     books: Books
     trainers: TrainerGroup
-    weights: WeightSync
+    weights: WeightSource
     replicas: Replicas
     rollouts: RolloutLoop
     training: TrainingLoop
+    turns: Turns
     reallocation: Reallocation
     recovery: Recovery
     hand_moves: HandMoves
@@ -173,6 +175,7 @@ class Controller:
         await parts.weights.publish(counters.num_steps)
         await parts.weights.settled()
         await asyncio.gather(*(parts.reallocation.begin(gang, roles[gang.id]) for gang in gangs))
+        await parts.turns.begin_rollout()
         if counters.held_out_before is None and counters.num_steps == 0:
             parts.display.status = "scoring held-out prompts"
             found = await parts.evaluation.score(0)
@@ -190,7 +193,7 @@ class Controller:
             for loop in (
                 parts.rollouts.admit(self._num_groups_wanted),
                 parts.rollouts.score(),
-                parts.reallocation.run(),
+                *(() if self._config.pool.placement == "colocated" else (parts.reallocation.run(),)),
                 parts.hand_moves.run(),
                 parts.notice_watch.watch(),
                 parts.stall_guard.watch(),
@@ -216,12 +219,14 @@ class Controller:
         parts.saver.check_integrity()
         parts.display.note_step(metrics)
         if self._is_due(config.evaluation.every_steps, report.step):
+            await parts.turns.begin_rollout()
             await parts.weights.settled()
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
         self._setup.tracker.log(report.step, metrics)
         if self._is_due(config.checkpoint.every_steps, report.step):
+            await parts.turns.begin_training()
             try:
                 await parts.saver.save()
             except CheckpointError as error:  # a full disk may have room again by the next one
@@ -237,6 +242,7 @@ class Controller:
         if self._setup.dilation is not None:
             await self._read_paced_times()
         display.status = "saving"
+        await self._parts.turns.begin_training()
         failure: CheckpointError | None = None
         try:
             await self._parts.saver.save()
@@ -246,6 +252,7 @@ class Controller:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
             display.status = "scoring held-out prompts"
+            await self._parts.turns.begin_rollout()
             await self._parts.weights.settled()
             await self._score_after_training()
             display.status = "summing up"

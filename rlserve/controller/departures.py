@@ -20,7 +20,7 @@ from collections.abc import Iterable
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import GangsRunOut, WorkerNotified
-from rlserve.controller.gang_book import ROLES, GangBook
+from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import Fleet
 from rlserve.controller.recovery import Recovery
 from rlserve.manager.gang_table import GangState
@@ -28,9 +28,6 @@ from rlserve.pool.gangs import Gang
 from rlserve.pool.notices.base import Notice
 
 logger = logging.getLogger(__name__)
-
-_FEWEST = 2
-"""One trains and one rolls out."""
 
 
 class Departures:
@@ -56,7 +53,7 @@ class Departures:
             self._recovery.spawn(self._expire(gang, grace_s))
         if new:
             self._run.changed.notify()
-        if new and self._num_staying() < _FEWEST:
+        if new and self._num_staying() < self._recovery.roles.num_gangs_needed:
             self._recovery.spawn(self._stop_in_time(grace_s / 2 if self._num_staying() else 0.0))
 
     def lose(self, gangs: Iterable[Gang], reason: str) -> None:
@@ -83,17 +80,18 @@ class Departures:
 
     async def _stop_in_time(self, wait_s: float) -> None:
         await asyncio.sleep(wait_s)
-        num_staying = self._num_staying()
-        if num_staying < _FEWEST:
-            logger.warning("%d gangs stay, and a run needs %d: stopping, and saving", num_staying, _FEWEST)
+        num_staying, num_needed = self._num_staying(), self._recovery.roles.num_gangs_needed
+        if num_staying < num_needed:
+            logger.warning("%d gangs stay, and a run needs %d: stopping, and saving", num_staying, num_needed)
             self._run.events.emit(GangsRunOut(num_staying=num_staying))
 
     async def _empty(self, gang: Gang) -> None:
         """Let a gang give up whatever role it has, as soon as another has it too; then it is gone."""
 
+        roles = self._recovery.roles
+
         def may_leave() -> bool:
-            state = self._book.state(gang)
-            return state in (GangState.IDLE, GangState.GONE) or (state in ROLES and self._book.has_other(gang))
+            return self._book.state(gang) in (GangState.IDLE, GangState.GONE) or roles.may_give_up(gang)
 
         while self._book.state(gang) is not GangState.GONE:
             await self._run.changed.wait_for(may_leave, f"{gang.id} to leave")

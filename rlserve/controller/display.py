@@ -10,7 +10,7 @@ from rlserve.controller.observation import Rate, num_moving
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.weight_source import WeightSource
 from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.rollout.requests.router import Router
@@ -29,7 +29,7 @@ class RunDisplay:
         run: RunContext,
         setup: RunSetup,
         router: Router,
-        weights: WeightSync,
+        weights: WeightSource,
         replicas: Replicas,
         reallocation: Reallocation,
     ) -> None:

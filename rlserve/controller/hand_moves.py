@@ -27,14 +27,23 @@ class HandMoves:
     """Answers the requests of users."""
 
     def __init__(
-        self, run: RunContext, book: GangBook, reallocation: Reallocation, requests: MoveRequests, *, hold_s: float
+        self,
+        run: RunContext,
+        book: GangBook,
+        reallocation: Reallocation,
+        requests: MoveRequests,
+        *,
+        hold_s: float,
+        refusal: str | None,
     ) -> None:
-        """``hold_s`` is how long no policy changes a split that was made by hand."""
+        """``hold_s`` is how long no policy changes a split that was made by hand; ``refusal`` says why in this run no
+        gang can be moved."""
         self._run = run
         self._book = book
         self._reallocation = reallocation
         self._requests = requests
         self._hold_s = hold_s
+        self._refusal = refusal
 
     def open(self) -> None:
         """Begin to take requests; they are answered by :meth:`run`."""
@@ -59,6 +68,8 @@ class HandMoves:
                 return self._say("done", "")
             case "release":
                 return self._say("done", self._release(gang_id))
+            case "move" if self._refusal is not None:
+                return self._say("refused", self._refusal)
             case "move":
                 assert gang_id is not None, "requests are checked when they are read"
                 assert request.role is not None, "requests are checked when they are read"

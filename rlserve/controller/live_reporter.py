@@ -11,7 +11,7 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import LoadReader
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.weight_source import WeightSource
 from rlserve.manager.gang_table import GangState
 from rlserve.pool.base import RolloutStats
 from rlserve.pool.gangs import Gang
@@ -48,7 +48,7 @@ class LiveReporter:
         *,
         load: LoadReader,
         replicas: Replicas,
-        weights: WeightSync,
+        weights: WeightSource,
         display: RunDisplay,
         tracker: Tracker,
     ) -> None:

@@ -18,7 +18,6 @@ from collections.abc import Coroutine
 from typing import Any
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import Fleet, NodeSource
@@ -45,8 +44,8 @@ class Recovery:
         fleet: Fleet,
         trainers: TrainerGroup,
         replicas: Replicas,
+        roles: RoleChanges,
         nodes: NodeSource | None,
-        switch_timeout_s: float,
         max_worker_failures: int,
     ) -> None:
         """``nodes`` says which nodes are there; None where there is but this machine."""
@@ -57,11 +56,10 @@ class Recovery:
         self._replicas = replicas
         self._nodes = nodes
         self._max_worker_failures = max_worker_failures
-        self._ranks = EngineRanks(fleet, switch_timeout_s=switch_timeout_s)
         self._num_losses: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._repairs: dict[str, asyncio.Task[None]] = {}
-        self.roles = RoleChanges(book, self._ranks, trainers, replicas)
+        self.roles = roles
         self.moving = asyncio.Lock()
         run.events.subscribe(WorkerLost, self._note_lost)
 
@@ -183,7 +181,7 @@ class Recovery:
         reasons = [self._fleet.reason(each) for each in (slot_id, *gang.slot_ids)]
         if len(gang.slots) == 1 or isinstance(error, WorkerLostError):
             self._fleet.kill(slot_id)  # else its engine lost another rank, which is found when the gang recovers
-        self._ranks.forget(gang.id)
+        self.roles.note_lost(gang, error)
         return next((reason for reason in reasons if reason), str(error))
 
     def _count(self, gang: Gang, slot_id: str, reason: str) -> None:

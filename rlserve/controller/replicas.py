@@ -29,14 +29,14 @@ from rlserve.controller.events import (
     WorkerLost,
 )
 from rlserve.controller.ports import Fleet
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.weight_source import WeightSource
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
 )
 from rlserve.manager.roles import Role
-from rlserve.pool.base import Collected, RolloutStats
+from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
@@ -72,7 +72,7 @@ class Replicas:
         *,
         fleet: Fleet,
         router: Router,
-        weights: WeightSync,
+        weights: WeightSource,
         capacity: int,
         switch_timeout_s: float,
         request_timeout_s: float,
@@ -139,10 +139,10 @@ class Replicas:
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost as soon as it served")
 
-    async def leave(self, slot_id: str) -> None:
+    async def leave(self, slot_id: str) -> MemoryChange:
         """Take a worker out of the rollout role: no new work, unfinished requests move on with their tokens.
 
-        Its memory is freed.
+        Returns what was freed of its memory.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way.
@@ -156,10 +156,11 @@ class Replicas:
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
             await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
-        await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
+        freed: MemoryChange = await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost while it left")
         self._forget(slot_id, partials)
+        return freed
 
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""

@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import Callable
 
 from rlserve.controller.engine_ranks import EngineRanks
-from rlserve.controller.gang_book import GangBook
+from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.manager.gang_table import GangState
@@ -26,6 +26,9 @@ from rlserve.pool.gangs import Gang
 
 class RoleChanges:
     """Takes roles from gangs and gives them roles. Whatever fails in it is for the caller to handle."""
+
+    num_gangs_needed = 2
+    """One trains and one rolls out."""
 
     def __init__(self, book: GangBook, ranks: EngineRanks, trainers: TrainerGroup, replicas: Replicas) -> None:
         self._book = book
@@ -48,6 +51,14 @@ class RoleChanges:
             self._book.move(gang, GangState.JOINING_TRAIN, reason)
             await self._trainers.add(gang.slot_ids)
             self._book.move(gang, GangState.TRAIN, reason)
+
+    def may_give_up(self, gang: Gang) -> bool:
+        """Whether a gang may leave the role that it has now: another, which stays, has it too."""
+        return self._book.state(gang) in ROLES and self._book.has_other(gang)
+
+    def note_lost(self, gang: Gang, error: BaseException) -> None:
+        """A gang has lost a worker, and with it whatever role it had."""
+        self._ranks.forget(gang.id)
 
     @property
     def trainer_pause_s(self) -> float:

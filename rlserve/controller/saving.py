@@ -15,7 +15,7 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
 from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import CheckpointError
 from rlserve.pool.base import POLICY_FOLDER
 from rlserve.rollout.ledger import Ledger
@@ -34,7 +34,7 @@ class RunSaver:
         books: Books,
         setup: RunSetup,
         trainers: TrainerGroup,
-        weights: WeightSync,
+        weights: WeightSource,
         replicas: Replicas,
         reallocation: Reallocation,
     ) -> None:

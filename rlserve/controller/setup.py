@@ -68,6 +68,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         algorithm=config.algorithm,
         weights=weights_config(setup),
         switch_timeout_s=config.pool.switch_timeout_s,
+        offloads_trainer=config.pool.placement == "colocated" and config.pool.colocated.offload_trainer,
         notice_probe=config.pool.notice_probe,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
         pacing=pacing,

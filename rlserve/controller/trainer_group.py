@@ -89,8 +89,7 @@ class TrainerGroup:
 
     @property
     def num_steps(self) -> int:
-        """Steps that the members have completed: between two steps, all hold the same weights as long as this has not
-        changed."""
+        """Steps that the members have completed: as long as it has not changed, all hold the same weights."""
         return self._num_completed
 
     @property
@@ -117,7 +116,7 @@ class TrainerGroup:
                 await self._regroup(slot_ids)
             if restore_from is not None:
                 answers = await self._call_all(self._members, "load_trainer", restore_from)
-                for failure in _failures(answers).values():
+                for failure in failures_of(answers).values():
                     raise failure
                 self._num_completed = answers[self._members[0]]
 
@@ -168,7 +167,7 @@ class TrainerGroup:
             on_leaving()
             await self._regroup(remaining, leaving=leaving)
         # The others train on while its memory is freed.
-        for error in _failures(await self._call_all(leaving, "leave_training")).values():
+        for error in failures_of(await self._call_all(leaving, "leave_training")).values():
             raise error
         return True
 
@@ -187,7 +186,7 @@ class TrainerGroup:
             start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
             while True:
                 answers = await self._compute(batch, shared)
-                failures = _failures(answers)
+                failures = failures_of(answers)
                 if not failures:
                     metrics = answers[self._members[0]]
                     self._num_completed = before + 1
@@ -224,7 +223,7 @@ class TrainerGroup:
         async with self._boundary.training():
             while True:
                 timeout_s = self._step_timeout_s
-                failures = _failures(await self._call_all(self._members, "save_trainer", folder, timeout_s=timeout_s))
+                failures = failures_of(await self._call_all(self._members, "save_trainer", folder, timeout_s=timeout_s))
                 if not failures:
                     return
                 await self._regroup_survivors(failures)
@@ -359,7 +358,7 @@ class TrainerGroup:
         }
         calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
         answers = await self._gather(calls, "join_training", self._switch_timeout_s)
-        failures = _failures(answers)
+        failures = failures_of(answers)
         if not failures:
             self._num_completed = answers[members[0]]
         return failures
@@ -392,7 +391,8 @@ class TrainerGroup:
         return await answer(call, timeout_s=timeout_s or self._switch_timeout_s, what=f"trainer on {slot_id}, {method}")
 
 
-def _failures(answers: Mapping[str, Any]) -> dict[str, RlserveError]:
+def failures_of(answers: Mapping[str, Any]) -> dict[str, RlserveError]:
+    """Those members that have answered with an error."""
     return {member: found for member, found in answers.items() if isinstance(found, RlserveError)}
 
 

@@ -24,7 +24,8 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.controller.weight_sync import WeightSync
+from rlserve.controller.turns.base import Turns
+from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.batch import build_batch
 from rlserve.rollout.buffer import SampleBuffer
@@ -60,14 +61,16 @@ class TrainingLoop:
         run: RunContext,
         *,
         num_steps: int,
+        turns: Turns,
         trainers: TrainerGroup,
-        weights: WeightSync,
+        weights: WeightSource,
         buffer: SampleBuffer[ScoredGroup],
         folder: Path,
     ) -> None:
         """``folder`` keeps the batch of a step that failed."""
         self._run = run
         self._num_steps = num_steps
+        self._turns = turns
         self._trainers = trainers
         self._weights = weights
         self._buffer = buffer
@@ -84,6 +87,7 @@ class TrainingLoop:
         if groups is None:
             return None
         waits = _Waits(batch_s=self._run.clock.now() - start, weights_s=self._weights.busy_s - weights_before_s)
+        await self._turns.begin_training()
         return await self._train(groups, start_s=start, waits=waits)
 
     async def _next_batch(self, stop: asyncio.Event) -> list[ScoredGroup] | None:
@@ -91,10 +95,14 @@ class TrainingLoop:
 
         def ready() -> bool:
             nonlocal taken
-            if not stop.is_set():
-                taken = self._buffer.take(self._run.counters.num_steps)
+            num_steps = self._run.counters.num_steps
+            if not stop.is_set() and self._turns.is_ripe(len(self._buffer), self._num_steps - num_steps):
+                taken = self._buffer.take(num_steps)
             return taken is not None or stop.is_set()
 
+        if ready():
+            return taken
+        await self._turns.begin_rollout()
         self.waiting = True
         self._run.changed.notify()
         await self._run.changed.wait_for(ready, f"the batch of step {self._run.counters.num_steps + 1}")
@@ -147,6 +155,7 @@ class TrainingLoop:
                 **metrics,
                 **group_metrics(groups),
                 **self._weights.metrics(),
+                **self._turns.metrics(),
                 "training/global_step": step,
                 "training/time_s": self._run.clock.now(),
                 "timing_s/step": step_s,

@@ -35,6 +35,7 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import (
     ArgumentLostError,
     DeadlineExceededError,
@@ -82,8 +83,8 @@ class _Replica:
     updating: asyncio.Task[None] | None = None
 
 
-class WeightSync:
-    """Publishes versions and brings every replica to the newest."""
+class WeightSync(WeightSource):
+    """Of trainers and replicas that are different workers."""
 
     def __init__(self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float) -> None:
         """``timeout_s`` is the deadline of one worker sending or taking one version."""
@@ -100,8 +101,6 @@ class WeightSync:
         self._replicas: dict[str, _Replica] = {}
         self._num_taking: Counter[int] = Counter()
         self._busy = BusyTime(run.clock)
-        self.snapshot_s = 0.0
-        """What the newest snapshot took, without the wait for the end of a step or of a change of the group."""
         self._publish_s = 0.0
         self._swap_s = 0.0
 

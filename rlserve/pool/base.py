@@ -38,6 +38,8 @@ class WorkerSpec:
     switch_timeout_s: float
     """How long the ranks of one engine wait for each other."""
     log_path: Path
+    offloads_trainer: bool = False
+    """Whether a trainer that sleeps leaves the GPU (``pool.colocated.offload_trainer``)."""
     notice_probe: str | None = None
     """What is asked whether the machine will be taken away (``pool.notice_probe``)."""
     pacing: Pacing | None = None
@@ -53,6 +55,20 @@ class WorkerInfo:
     slot_id: str
     process_id: int
     host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryChange:
+    """What a worker held of its device's memory before and after it gave something back. Of a CPU slot it is all that
+    its process has in memory; of a GPU, what its process has taken from it."""
+
+    before_bytes: int
+    after_bytes: int
+
+    @property
+    def released_bytes(self) -> int:
+        """What is free for others now."""
+        return self.before_bytes - self.after_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

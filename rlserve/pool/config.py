@@ -36,6 +36,22 @@ class SlotGroupConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ColocatedConfig:
+    """How training and rollout share each slot with ``placement=colocated``."""
+
+    batches_per_turn: int = 1
+    """Batches that must be finished before training has its turn, in which it makes a step of each; at most
+    ``rollout.max_staleness`` + 1. More of them spread the cost of a change of turn over more steps, and make tokens
+    staler."""
+    offload_trainer: bool = True
+    """Whether parameters and optimizer's state of the trainer are in host memory while a GPU rolls out. Without effect
+    on CPU slots, whose memory is the host's."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"batches_per_turn": self.batches_per_turn >= 1 or "must be at least 1"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class PoolConfig:
     """The slots that training and rollout share."""
 
@@ -43,10 +59,12 @@ class PoolConfig:
     """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none; on a
     cluster also those of nodes that join while the run goes on. A list stays as it is, but slots that left with their
     node are taken again from another."""
-    placement: Literal["elastic", "separate"] = "elastic"
+    placement: Literal["elastic", "separate", "colocated"] = "elastic"
     """``elastic`` lets the manager's policy move slots between training and rollout. With ``separate`` roles stay as
     they start, whatever the policy, as with ``manager=static``: a role that would be empty still gets a slot, one that
-    joins gets a role, and ``rlserve move`` works."""
+    joins gets a role, and ``rlserve move`` works. With ``colocated`` all slots roll out, then all train, and so on: see
+    ``pool.colocated``; one slot is enough, nothing moves, and weights stay in their processes whatever
+    ``weights.transport`` says."""
     num_initial_rollout: int | None = None
     """Slots (gangs, where ``rollout.engine.tensor_parallel_size`` makes them) that begin as rollout; None takes those
     that prefer it, or half."""
@@ -71,6 +89,7 @@ class PoolConfig:
     """Longest that a worker may leave that unanswered, whatever it is doing; then it is ended and replaced."""
     max_worker_failures: int = 8
     """Lost workers that are replaced; one more stops the run."""
+    colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
 
     @property
@@ -83,8 +102,9 @@ class PoolConfig:
             self,
             {
                 "slots": self.slots == "auto"
+                or self.placement == "colocated"
                 or sum(group.count for group in self.slots) >= 2
-                or "must hold at least 2 slots: one to train and one to roll out",
+                or "must hold at least 2 slots: one to train and one to roll out; or take pool.placement=colocated",
                 "num_initial_rollout": self.num_initial_rollout is None
                 or self.num_initial_rollout >= 1
                 or "must be at least 1",

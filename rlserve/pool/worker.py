@@ -1,4 +1,4 @@
-"""The long-lived process of one slot, which has one of two roles: train or rollout.
+"""The long-lived process of one slot, which has one of two roles: train or rollout; or both, of which one sleeps.
 
 Imports, compiled kernels, the engine and the trainer stay warm, so changing roles is a method call and not a
 process start. The controller assigns the roles; a worker only refuses calls that do not fit its role. Calls
@@ -26,7 +26,7 @@ from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, MemoryChange, WorkerInfo, WorkerSpec
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
@@ -88,14 +88,14 @@ class Worker:
         from rlserve.weights.receiver import Receiver
         from rlserve.weights.transports.factory import create_receiving_end
 
-        assert not self._train.active, "a worker has one role at a time"
+        assert not self._train.is_awake, "a worker uses one role at a time"
         receiver = Receiver(create_receiving_end(self._spec.weights))
-        self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace)
+        self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace, self._spec.device)
         logger.info("rollout role: started")
 
     def follow_rollout(self, place: RankPlace) -> None:
         """Compute a part of the model for the gang's rank 0, whenever that asks for it. Returns at once."""
-        assert not self._train.active, "a worker has one role at a time"
+        assert not self._train.is_awake, "a worker uses one role at a time"
         self._rank.follow(place)
         logger.info("rollout role: rank %d of %d", place.rank, place.num_ranks)
 
@@ -107,6 +107,14 @@ class Worker:
             ArgumentLostError: what was sent is gone.
         """
         return self._rollout_role().take_weights(offer, cargo)
+
+    def take_own_weights(self, version: int) -> Receipt:
+        """Let the engine take the weights of the trainer that sleeps in this process.
+
+        Raises:
+            WeightsRefusedError: they are of another version, or not for this model.
+        """
+        return self._rollout_role().swap_in(version, self._train.weights_of(version))
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue a batch of requests."""
@@ -123,9 +131,11 @@ class Worker:
         logger.info("rollout role: ended, %d requests unfinished", len(partials))
         return partials
 
-    def rollout_ended(self) -> None:
-        """Forget the role once its last outputs were collected."""
+    def rollout_ended(self) -> MemoryChange:
+        """Forget the role once its last outputs were collected; what ``stop_rollout`` gave back."""
+        released = self._rollout_role().released
         self._rollout = None
+        return released
 
     def release(self) -> None:
         """Give up whatever role this worker has: its gang has lost another, and is formed anew. What it did is done
@@ -147,7 +157,7 @@ class Worker:
 
     def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
-        assert self._rollout is None, "a worker has one role at a time"
+        assert self._rollout is None, "a worker uses one role at a time"
         return self._train.join(membership, loads_model=loads_model, is_newcomer=is_newcomer)
 
     def step(self, batch: Batch) -> dict[str, float]:
@@ -175,6 +185,21 @@ class Worker:
     def discard_weights(self) -> None:
         """Remove all that was sent: the run is over."""
         self._train.sender.discard_all()
+
+    def sleep_training(self) -> MemoryChange:
+        """Keep the train role, and give back what it can of the device's memory (:meth:`TrainRole.sleep`)."""
+        return self._train.sleep()
+
+    def wake_training(self) -> None:
+        """Take the memory again, to step on."""
+        assert self._rollout is None, "a worker uses one role at a time"
+        self._train.wake()
+
+    def fingerprint_weights(self, version: int) -> int:
+        """Of the policy's weights in the engines' type, at a step boundary (:meth:`TrainRole.weights_of`)."""
+        from rlserve.engine.weights.fingerprint import fingerprint
+
+        return fingerprint(self._train.weights_of(version).items())
 
     def leave_training(self) -> None:
         """Give the train role up and free its memory."""

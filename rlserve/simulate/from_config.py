@@ -73,6 +73,10 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     groups = find_groups(config, AnyNumber())
     if groups is None or config.pool.slots == "auto":
         raise UserError("a simulation needs to know its pool: set pool.slots, or choose one, as in pool=h100_h200")
+    if config.pool.placement == "colocated":
+        raise UserError(
+            "pool.placement=colocated cannot be simulated: a simulation is of slots that move, or of a split that stays"
+        )
     rollout, pacing = config.rollout, _pacing(config, changes)
     size = rollout.engine.tensor_parallel_size
     cut = cut_gangs(groups, size)

@@ -164,6 +164,20 @@ class ReplicaEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TurnEvent(Event):
+    """All gangs have the other role since ``time_s``: with ``pool.placement=colocated`` they have both in turn."""
+
+    kind: ClassVar[str] = "turn"
+    to: Literal["train", "rollout"]
+    begin_s: float
+    """When the turn before was over."""
+    released_bytes: int
+    """Memory that the role of before gave back, on all slots together."""
+    kept_bytes: int
+    """What their processes held then."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveEvent(Event):
     """Slots do useful work, at ``time_s``, in the role that they were moved to."""
 

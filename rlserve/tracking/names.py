@@ -103,6 +103,11 @@ METRICS: Mapping[str, str] = {
     "rollout/num_dropped": "prompt groups dropped since the run began",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
+    "pool/turn_to_{train,rollout}_s": "(colocated) seconds from the end of the other role's turn until all gangs had "
+    "this one",
+    "pool/{engine,trainer}_released_bytes": "(colocated) memory that engines or trainers gave back at the end of their "
+    "last turn, all slots together",
+    "pool/{engine,trainer}_kept_bytes": "(colocated) what the processes of all slots still held then",
     HOST_BUSY: "share of their time that the processors of this machine are busy, where CPU slots share them",
     QUEUE_LENGTH: "prompt groups that wait for a replica: what the queue-length rule looks at",
     "manager/num_moves_to_{train,rollout}": "moves since the run began",

@@ -180,6 +180,14 @@ class Backend(ABC):
         """As ``Trainer.resize``."""
 
     @abstractmethod
+    def sleep(self, *, offload: bool) -> None:
+        """As ``Trainer.sleep``."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """As ``Trainer.wake``."""
+
+    @abstractmethod
     def leave(self) -> None:
         """As ``Trainer.leave``."""
 

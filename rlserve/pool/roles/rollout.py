@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import torch
 
 from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, RolloutStats
+from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.pool.pacing.base import Pace
+from rlserve.pool.roles.memory import used_bytes
 from rlserve.weights.offer import Offer, Receipt
 from rlserve.weights.receiver import Receiver
 
@@ -26,10 +29,13 @@ class RolloutRole:
     once the engine has failed, and all but :meth:`collect` once the role is being given up.
     """
 
-    def __init__(self, engine: Engine, receiver: Receiver, pace: Pace) -> None:
+    def __init__(self, engine: Engine, receiver: Receiver, pace: Pace, device: str) -> None:
         self._engine = engine
         self._receiver = receiver
         self._pace = pace
+        self._device = device
+        self.released = MemoryChange(before_bytes=0, after_bytes=0)
+        """What :meth:`stop` gave back."""
         self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
 
@@ -37,10 +43,14 @@ class RolloutRole:
         """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
         with self._pace.receiving():
             tensors = self._receiver.receive(offer, cargo)
+        return self.swap_in(offer.version, tensors)
+
+    def swap_in(self, version: int, tensors: Mapping[str, torch.Tensor]) -> Receipt:
+        """Copy weights in between two steps, and prove what is loaded."""
 
         def swap(engine: Engine) -> Receipt:
             start = self._pace.now_s()
-            engine.load_weights(offer.version, tensors)
+            engine.load_weights(version, tensors)
             loaded = fingerprint(engine.named_weights())
             return Receipt(
                 version=engine.weight_version,
@@ -66,8 +76,10 @@ class RolloutRole:
         Outputs that finished before are still handed out by ``collect``, each exactly once.
         """
         partials = self._loop.stop()
+        before_bytes = used_bytes(self._device)
         with self._pace.freeing():
             self._engine.release_memory(weights=True)
+        self.released = MemoryChange(before_bytes=before_bytes, after_bytes=used_bytes(self._device))
         self._engine.check_integrity()
         return partials
 

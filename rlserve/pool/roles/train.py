@@ -10,9 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from rlserve.errors import CheckpointError, WorkerFailedError
-from rlserve.pool.base import POLICY_FOLDER, WorkerSpec
+from rlserve.engine.device.memory import free_device_memory
+from rlserve.errors import CheckpointError, WeightsRefusedError, WorkerFailedError
+from rlserve.pool.base import POLICY_FOLDER, MemoryChange, WorkerSpec
 from rlserve.pool.pacing.base import Pace
+from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
 from rlserve.weights.sender import Sender
 from rlserve.weights.transports.factory import create_sending_end
@@ -35,10 +37,17 @@ class TrainRole:
         """Of the group that it was in last."""
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
-        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), getattr(torch, spec.engine.dtype))
+        self._dtype: torch.dtype = getattr(torch, spec.engine.dtype)
+        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), self._dtype)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
         self.active = False
         """Whether the worker has the role now."""
+        self._sleeps = False
+
+    @property
+    def is_awake(self) -> bool:
+        """Whether the worker has the role, and uses it."""
+        return self.active and not self._sleeps
 
     def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
         """Take the role, or change the group; returns how many steps have been completed. All members call this
@@ -62,6 +71,9 @@ class TrainRole:
                 )
             elif is_newcomer:
                 self._trainer.leave()
+            elif self._sleeps:
+                self._trainer.wake()
+            self._sleeps = False
             num_before = self._num_ranks if self.active else membership.num_ranks - 1
             with self._pace.resharding(num_ranks=membership.num_ranks, num_before=num_before):
                 self._trainer.resize(membership)
@@ -85,11 +97,41 @@ class TrainRole:
         with self._lock, self._pace.copying():
             self.sender.take_snapshot(version, self._active_trainer().weights())
 
+    def weights_of(self, version: int) -> dict[str, torch.Tensor]:
+        """The policy's weights in the engines' type, at a step boundary, also of a trainer that sleeps. Views, where
+        that is the trainer's own type: the next step changes them.
+
+        Raises:
+            WeightsRefusedError: the trainer holds another version.
+        """
+        with self._lock:
+            trainer = self._held_trainer()
+            if trainer.num_steps != version:
+                raise WeightsRefusedError(
+                    f"{self._spec.slot_id} holds version {trainer.num_steps} of the weights, asked for was {version}"
+                )
+            return {name: tensor.to(self._dtype) for name, tensor in trainer.weights().items()}
+
+    def sleep(self) -> MemoryChange:
+        """Keep the role, and give back what it can of the device's memory, until :meth:`wake` or :meth:`join`."""
+        with self._lock, self._pace.freeing():
+            trainer, before_bytes = self._active_trainer(), used_bytes(self._spec.device)
+            trainer.sleep(offload=self._spec.offloads_trainer)
+            free_device_memory(torch.device(self._spec.device))
+            self._sleeps = True
+            return MemoryChange(before_bytes=before_bytes, after_bytes=used_bytes(self._spec.device))
+
+    def wake(self) -> None:
+        """Take the memory again."""
+        with self._lock, self._pace.waking():
+            self._held_trainer().wake()
+            self._sleeps = False
+
     def leave(self) -> None:
         """Give the role up and free its memory."""
         with self._lock, self._pace.freeing():
-            self._active_trainer().leave()
-            self.active = False
+            self._held_trainer().leave()
+            self.active = self._sleeps = False
         logger.info("left the trainers")
 
     def save(self, folder: Path) -> None:
@@ -115,6 +157,11 @@ class TrainRole:
             return trainer.num_steps
 
     def _active_trainer(self) -> Trainer:
+        trainer = self._held_trainer()
+        assert not self._sleeps, "the trainer sleeps: wake it first"
+        return trainer
+
+    def _held_trainer(self) -> Trainer:
         if self._trainer is None or not self.active:
             raise WorkerFailedError(f"{self._spec.slot_id} does not have the train role")
         return self._trainer

@@ -133,7 +133,11 @@ class SimulatedRun:
     def living(self, role: Role) -> list[SimulatedWorker]:
         """Workers in a role that are well."""
         workers = [self.fleet.workers[slot_id] for slot_id in self.fleet.ready]
-        in_role = (lambda worker: worker.training) if role is Role.TRAIN else (lambda worker: worker.rolling_out)
+        in_role = (
+            (lambda worker: worker.training and not worker.sleeping)
+            if role is Role.TRAIN
+            else (lambda worker: worker.rolling_out)
+        )
         return [worker for worker in workers if in_role(worker) and not (worker.dead or worker.hung or worker.wedged)]
 
     @property
@@ -183,7 +187,8 @@ def begin(
     loop = asyncio.get_running_loop()
     node_id = cluster[0].id if cluster else None
     gangs = tuple(make_gang(f"cpu/{number}", node_id=node_id) for number in range(num_slots))
-    roles = {gang.id: Role.TRAIN if index < num_slots // 2 else Role.ROLLOUT for index, gang in enumerate(gangs)}
+    num_train = num_slots if config.pool.placement == "colocated" else num_slots // 2
+    roles = {gang.id: Role.TRAIN if index < num_train else Role.ROLLOUT for index, gang in enumerate(gangs)}
     saved = read_run(newest_checkpoint(folder.checkpoints)) if resume else None
     source = Source()
     if saved is not None:

@@ -1,7 +1,8 @@
 """Workers on virtual time that do what the real ones promise, and fall over on demand.
 
-They record what was asked of them and check what must hold from where they stand: one role at a time, weights that
-never go back, tokens of no newer version than their replica's, every step of the trainers on the same batch.
+They record what was asked of them and check what must hold from where they stand: one role at a time, or the other one
+asleep; weights that never go back, tokens of no newer version than their replica's, every step of the trainers on the
+same batch.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from controller_fakes import stats
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.pool.base import Collected, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, MemoryChange, WorkerInfo, WorkerSpec
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.slots import Slot
 from rlserve.tracking import names
@@ -101,6 +102,8 @@ class SimulatedWorker:
         """What it was told."""
         self._calls: set[asyncio.Future[Any]] = set()
         self.rolling_out = self.training = self.closed = False
+        self.sleeping = False
+        """It trains, and serves meanwhile."""
         self.version = -1
         self.running: dict[str, _Running] = {}
         self.outbox: list[RequestOutput] = []
@@ -177,7 +180,7 @@ class SimulatedWorker:
     # -- rollout ---------------------------------------------------------------------------------------------
 
     async def do_start_rollout(self, place: None) -> None:
-        assert not self.training, f"{self.slot_id} trains"
+        assert self.sleeping or not self.training, f"{self.slot_id} trains"
         assert not self.rolling_out, f"{self.slot_id} serves already"
         await asyncio.sleep(self.world.speeds.switch_s)
         self.rolling_out, self.closed, self.version = True, False, -1
@@ -195,6 +198,14 @@ class SimulatedWorker:
             for running in self.running.values():
                 self._pause(running, self.world.recompute_s)
         return Receipt(version=offer.version, fingerprint=offer.fingerprint, load_s=0.0)
+
+    async def do_take_own_weights(self, version: int) -> Receipt:
+        assert self.rolling_out, f"{self.slot_id} does not serve"
+        assert self.sleeping, f"{self.slot_id} has no trainer that sleeps"
+        assert self.batches is not None
+        await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
+        self.version = len(self.batches)
+        return Receipt(version=self.version, fingerprint=1000 + self.version, load_s=0.0)
 
     async def do_submit(self, requests: list[Request]) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"
@@ -296,8 +307,9 @@ class SimulatedWorker:
         self.changed.set()
         return partials
 
-    async def do_rollout_ended(self) -> None:
+    async def do_rollout_ended(self) -> MemoryChange:
         assert not self.outbox, "what had finished was collected"
+        return MemoryChange(before_bytes=300, after_bytes=100)
 
     # -- training --------------------------------------------------------------------------------------------
 
@@ -306,7 +318,7 @@ class SimulatedWorker:
 
     async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
         assert not self.rolling_out, f"{self.slot_id} serves"
-        self.training, self.place = True, place
+        self.training, self.sleeping, self.place = True, False, place
         if loads_model:
             self.batches = ()
         elif is_newcomer:
@@ -325,6 +337,7 @@ class SimulatedWorker:
 
     async def do_step(self, batch: Batch) -> dict[str, float]:
         assert self.training, f"{self.slot_id} does not train"
+        assert not self.sleeping, f"{self.slot_id} sleeps"
         assert self.place is not None
         assert self.batches is not None
         key = ("step", self.place.generation, len(self.batches))
@@ -361,7 +374,25 @@ class SimulatedWorker:
     async def do_leave_training(self) -> None:
         self.training, self.batches = False, None
 
+    async def do_sleep_training(self) -> MemoryChange:
+        assert self.training, f"{self.slot_id} does not train"
+        await asyncio.sleep(self.world.speeds.switch_s)
+        self.sleeping = True
+        return MemoryChange(before_bytes=200, after_bytes=150)
+
+    async def do_wake_training(self) -> None:
+        assert not self.rolling_out, f"{self.slot_id} serves"
+        assert self.training, f"{self.slot_id} does not train"
+        await asyncio.sleep(self.world.speeds.switch_s)
+        self.sleeping = False
+
+    async def do_fingerprint_weights(self, version: int) -> int:
+        assert self.batches is not None
+        assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
+        return 1000 + version
+
     async def do_save_trainer(self, folder: Path) -> None:
+        assert not self.sleeping, f"{self.slot_id} sleeps"
         assert self.place is not None
         if self.place.rank == 0:
             (folder / TRAINER_FILE).write_text(json.dumps(self.batches))

@@ -13,6 +13,7 @@ from controller_fakes import FakeFleet, make_gang, recorded, run_context, settle
 
 from rlserve.controller.calls import Calls
 from rlserve.controller.departures import Departures
+from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import Load
@@ -21,6 +22,7 @@ from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.observer import Observer
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
+from rlserve.controller.role_changes import RoleChanges
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.gang_table import GangState
 from rlserve.manager.measurement.meter import Meter
@@ -123,8 +125,10 @@ class Setting:
             fleet=fakes.fleet,
             trainers=fakes.trainers,
             replicas=fakes.replicas,
+            roles=RoleChanges(
+                self.book, EngineRanks(fakes.fleet, switch_timeout_s=5.0), fakes.trainers, fakes.replicas
+            ),
             nodes=self.look,
-            switch_timeout_s=5.0,
             max_worker_failures=max_worker_failures,
         )
         self.reallocation = Reallocation(

@@ -12,6 +12,7 @@ from controller_fakes import FakeClock, output, recorded, run_context, settled
 
 from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.training_loop import StepReport, TrainingLoop
+from rlserve.controller.turns.at_once import AtOnce
 from rlserve.engine.requests.request import FinishReason
 from rlserve.errors import NonFiniteLossError
 from rlserve.rollout.buffer import SampleBuffer
@@ -44,6 +45,7 @@ class Setting:
         self.loop = TrainingLoop(
             self.context,
             num_steps=num_steps,
+            turns=AtOnce(),
             trainers=fakes,
             weights=fakes,
             buffer=self.buffer,

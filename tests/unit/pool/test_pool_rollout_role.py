@@ -44,7 +44,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def role(engine: Any) -> RolloutRole:
-    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())), Unpaced())
+    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())), Unpaced(), "cpu")
 
 
 def test_every_output_is_handed_out_exactly_once(role: RolloutRole) -> None:

@@ -188,10 +188,25 @@ class TorchBackend(Backend):
         self._group = join_group(membership, timeout_s=self._config.timeout_s, device=self.device)
         reshard(self._state, self._group, membership)
 
+    def sleep(self, *, offload: bool) -> None:
+        state = self._held_state()
+        state.progress.begin()
+        if offload and self.device.type != "cpu":
+            state.move(torch.device("cpu"))
+        self._free_memory()
+
+    def wake(self) -> None:
+        state = self._held_state()
+        if state.flat.vector.device.type != self.device.type:
+            state.move(self.device)
+
     def leave(self) -> None:
         self._group.close()
         self._group = LocalGroup()
         self._state = None
+        self._free_memory()
+
+    def _free_memory(self) -> None:
         if self.device.type == "cuda":
             gc.collect()  # modules refer to each other in circles, and keep their parameters until then
             torch.cuda.synchronize(self.device)

@@ -22,6 +22,11 @@ class Moments:
     first: Tensor
     second: Tensor
 
+    def copied(self, device: torch.device) -> Moments:
+        """A copy on some device."""
+        first, second = (moment.to(device, copy=True) for moment in (self.first, self.second))
+        return Moments(elements=self.elements, first=first, second=second)
+
     def part(self, elements: Interval) -> Moments:
         """Views of some of the elements."""
         where = slice(elements.first - self.elements.first, elements.end - self.elements.first)

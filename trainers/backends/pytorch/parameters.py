@@ -53,6 +53,12 @@ class FlatParameters:
                 place.view(self.vector).copy_(place.parameter)
                 place.parameter.data = place.view(self.vector)
 
+    def move(self, device: torch.device) -> None:
+        """Copy the vector to another device; the modules' parameters become views of the copy. Their buffers stay."""
+        self.vector = self.vector.to(device, copy=True)
+        for place in self._all_places():
+            place.parameter.data = place.view(self.vector)
+
     def views(self, module_name: str, vector: Tensor) -> dict[str, Tensor]:
         """Any vector of this layout (parameters, moments, gradients), taken apart by the names of one module."""
         return {name: place.view(vector) for name, place in self._places[module_name].items()}

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from rlserve.trainers.backends.pytorch.optimizer import Moments, ShardedAdamW
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.elastic.intervals import Interval, difference, union
 from rlserve.trainers.elastic.standing import NOTHING, Standing
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,7 +80,7 @@ class StepProgress:
         staged, self._staged = self._staged, None
         if metrics is None and self._before is None:
             self._before = _Before(
-                shards=[(_host_copy(held), self._parameters(held).to("cpu", copy=True)) for held in self._held()],
+                shards=[(held.copied(_HOST), self._parameters(held).to("cpu", copy=True)) for held in self._held()],
                 num_updates=self._optimizer.num_updates,
             )
         self._optimizer.update(staged.gradients, staged.norms)
@@ -140,9 +143,3 @@ class StepProgress:
 
     def _parameters(self, held: Moments) -> Tensor:
         return self._flat.vector[held.elements.elements]
-
-
-def _host_copy(moments: Moments) -> Moments:
-    return Moments(
-        elements=moments.elements, first=moments.first.to("cpu", copy=True), second=moments.second.to("cpu", copy=True)
-    )

@@ -70,6 +70,13 @@ class TrainingState:
         if load_weights:
             self._hold_everything()
 
+    def move(self, device: torch.device) -> None:
+        """Copy parameters, reference and moments to another device, and let go of where they were."""
+        self.flat.move(device)
+        if self.flat_reference is not None:
+            self.flat_reference.move(device)
+        self.optimizer.hold([moments.copied(device) for moments in self.optimizer.moments])
+
     def gather_parameters(self, group: Group) -> None:
         """After an update: get what other ranks have updated."""
         if self.progress.has_all_parameters:

@@ -1,0 +1,34 @@
+"""Checks of slots that have both roles in turn, across the parts that they concern. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlserve.config.tree import RunConfig
+from rlserve.errors import Problem
+from rlserve.pool.config import ColocatedConfig
+
+
+def check_colocated(config: RunConfig) -> Iterator[Problem]:
+    """What ``pool.placement=colocated`` does not go together with, and what goes with it alone."""
+    pool, rollout = config.pool, config.rollout
+    if pool.placement != "colocated":
+        if pool.colocated != ColocatedConfig():
+            yield Problem("pool.colocated", f"is for pool.placement=colocated only, got {pool.placement}")
+        return
+    if pool.is_paced:
+        yield Problem("pool.placement", "must be elastic or separate on paced slots, got colocated")
+    if rollout.engine.tensor_parallel_size > 1:
+        size = rollout.engine.tensor_parallel_size
+        yield Problem("rollout.engine.tensor_parallel_size", f"must be 1 with pool.placement=colocated, got {size}")
+    if pool.num_initial_rollout is not None:
+        yield Problem(
+            "pool.num_initial_rollout",
+            f"has no effect with pool.placement=colocated: all slots roll out in turn, got {pool.num_initial_rollout}",
+        )
+    if pool.colocated.batches_per_turn > rollout.max_staleness + 1:
+        yield Problem(
+            "pool.colocated.batches_per_turn",
+            f"must be at most rollout.max_staleness + 1 = {rollout.max_staleness + 1}, since no more batches are ever "
+            f"under way, got {pool.colocated.batches_per_turn}",
+        )

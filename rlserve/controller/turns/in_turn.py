@@ -1,0 +1,130 @@
+"""All gangs train, then all roll out, and so on: both roles on one accelerator.
+
+::
+
+    turn of rollout    every gang serves while its trainer sleeps      until pool.colocated.batches_per_turn batches are
+                           │                                            finished, or somebody else needs the trainers
+                           ▼  requests wait with their tokens; engines free weights and KV cache; trainers wake
+    turn of training   every gang trains                               until no whole batch is left
+                           │
+                           ▼  trainers free what they can; each engine takes the weights of the trainer beside it
+    turn of rollout    …
+
+A change of turn is asked for by whoever needs the other role, so none happens that nobody needs: steps follow each
+other while there are batches, and a checkpoint that is due after a step is written in the same turn. Gangs that are
+lost, join or leave do so at the begin of a turn of training or within it (``rlserve.controller.turns.roles``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+
+from rlserve.controller.context import RunContext
+from rlserve.controller.gang_book import GangBook
+from rlserve.controller.recovery import Recovery
+from rlserve.controller.turns.base import Turns
+from rlserve.controller.turns.roles import RolesInTurn
+from rlserve.controller.turns.trainers import TrainersInTurn
+from rlserve.controller.weight_source import WeightSource
+from rlserve.manager.gang_table import GangState
+from rlserve.manager.roles import Role
+from rlserve.pool.base import MemoryChange
+from rlserve.pool.config import ColocatedConfig
+from rlserve.pool.gangs import Gang
+from rlserve.tracking.events import TurnEvent
+
+logger = logging.getLogger(__name__)
+
+
+class InTurn(Turns):
+    """Of the placement ``colocated``. A run begins with the turn of training, in which the first group is formed."""
+
+    def __init__(
+        self,
+        run: RunContext,
+        book: GangBook,
+        recovery: Recovery,
+        roles: RolesInTurn,
+        *,
+        trainers: TrainersInTurn,
+        weights: WeightSource,
+        config: ColocatedConfig,
+        prompts_per_step: int,
+    ) -> None:
+        self._run = run
+        self._book = book
+        self._recovery = recovery
+        self._roles = roles
+        self._trainers = trainers
+        self._weights = weights
+        self._config = config
+        self._prompts_per_step = prompts_per_step
+        self._metrics: dict[str, float] = {}
+
+    def is_ripe(self, num_buffered: int, num_steps_left: int) -> bool:
+        num_batches = min(self._config.batches_per_turn, num_steps_left)
+        return self._roles.turn is Role.TRAIN or num_buffered >= num_batches * self._prompts_per_step
+
+    def metrics(self) -> Mapping[str, float]:
+        return self._metrics
+
+    async def begin_training(self) -> None:
+        if self._roles.turn is Role.TRAIN:
+            return
+        begin_s, changes = self._run.clock.now(), list[MemoryChange]()
+
+        async def stop(gang: Gang) -> None:
+            changes.append(await self._roles.stop_serving(gang))
+
+        async with self._recovery.moving:
+            serving = self._gangs(GangState.ROLLOUT)
+            await asyncio.gather(*(self._recovery.guard(gang, Role.TRAIN, stop(gang)) for gang in serving))
+            await self._trainers.wake()
+            self._roles.turn = Role.TRAIN
+            members, idle = self._trainers.members, self._gangs(GangState.IDLE)
+            for gang in idle:
+                if gang.leader in members:
+                    self._book.move(gang, GangState.JOINING_TRAIN, "turn of training")
+                    self._book.move(gang, GangState.TRAIN, "turn of training")
+            for gang in idle:
+                if gang.leader not in members and gang.id not in self._book.leaving:
+                    join = self._roles.take(gang, Role.TRAIN, "takes part from this turn on")
+                    await self._recovery.guard(gang, Role.TRAIN, join)
+        self._note(Role.TRAIN, begin_s, changes)
+
+    async def begin_rollout(self) -> None:
+        if self._roles.turn is Role.ROLLOUT:
+            return
+        begin_s = self._run.clock.now()
+        async with self._recovery.moving:
+            await self._weights.settled()
+            changes = await self._trainers.sleep()
+            self._roles.turn = Role.ROLLOUT
+            gangs = self._gangs(GangState.TRAIN)
+            for gang in gangs:
+                self._book.move(gang, GangState.LEAVING_TRAIN, "turn of rollout")
+                self._book.move(gang, GangState.IDLE, "its trainer sleeps")
+            await asyncio.gather(*(self._recovery.guard(gang, Role.ROLLOUT, self._roles.serve(gang)) for gang in gangs))
+        self._note(Role.ROLLOUT, begin_s, changes)
+
+    def _gangs(self, state: GangState) -> list[Gang]:
+        return [self._book[gang_id] for gang_id in self._book.table.in_state(state)]
+
+    def _note(self, to: Role, begin_s: float, changes: Sequence[MemoryChange]) -> None:
+        now, released_bytes = self._run.clock.now(), sum(change.released_bytes for change in changes)
+        kept_bytes = sum(change.after_bytes for change in changes)
+        self._run.events.emit(
+            TurnEvent(time_s=now, to=to.value, begin_s=begin_s, released_bytes=released_bytes, kept_bytes=kept_bytes)
+        )
+        role = "trainer" if to is Role.ROLLOUT else "engine"
+        self._metrics |= {
+            f"pool/turn_to_{to}_s": now - begin_s,
+            f"pool/{role}_released_bytes": released_bytes,
+            f"pool/{role}_kept_bytes": kept_bytes,
+        }
+        logger.info(
+            "turn of %s after %.2f s: each %s released %.0f MiB in the mean, and keeps %.0f MiB",
+            to, now - begin_s, role, *(each / max(len(changes), 1) / 2**20 for each in (released_bytes, kept_bytes)),
+        )  # fmt: skip
