@@ -73,7 +73,9 @@ def test_every_metric_that_is_documented_is_written_and_every_one_written_is_doc
     written = {name for line in finished.lines("metrics.jsonl") for name in line} - {"step"}
     assert "reward/num_kinds/mean" in written
     of_another_algorithm = {"actor/kl_loss"}
-    expected = spelled_out() - of_another_algorithm
+    of_another_placement = {name for name in spelled_out() if re.match(r"pool/(turn|engine|trainer)_", name)}
+    assert of_another_placement
+    expected = spelled_out() - of_another_algorithm - of_another_placement
     assert {re.sub(r"^reward/\w+/", "reward/NAME/", name) for name in written} == expected
 
 
@@ -120,13 +122,16 @@ def test_nothing_but_our_own_lines_is_printed(finished: Run) -> None:
     assert "Traceback" not in finished.output
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2"])
-def test_other_families_on_a_pool_of_one_type_measure_no_difference(workplace: Workplace, family: str) -> None:
-    """With ``trainer.deterministic``, engine and trainer of a whole run give the same log-probabilities."""
+@pytest.mark.parametrize(("family", "placement"), [("llama", "elastic"), ("qwen2", "colocated")])
+def test_other_families_on_a_pool_of_one_type_measure_no_difference(
+    workplace: Workplace, family: str, placement: str
+) -> None:
+    """With ``trainer.deterministic``, engine and trainer of a whole run give the same log-probabilities: also where
+    each engine has the weights of the trainer in its own process."""
     changes = {
         "model": {"path": str(write_model(workplace.place / family, family))},
         "num_steps": 2,
-        "pool": {"slots": [{"type": "cpu", "count": 3}]},
+        "pool": {"slots": [{"type": "cpu", "count": 3}], "placement": placement},
         "trainer": {"deterministic": True},
         "rollout": {"max_staleness": 0, "temperature": 0.8},
     }
@@ -138,3 +143,18 @@ def test_other_families_on_a_pool_of_one_type_measure_no_difference(workplace: W
     assert [line["training/log_prob_diff_staleness"] for line in steps] == [0, 0]
     assert [line["training/log_prob_diff_max"] for line in steps] == [0.0, 0.0]
     assert [line["training/behaviour_kl"] for line in steps] == [0.0, 0.0]
+    turns = run.events("turn")
+    if placement == "elastic":
+        assert turns == []
+        return
+    assert [turn["to"] for turn in turns] == ["rollout", "train", "rollout", "train", "rollout"]
+    assert all(turn["released_bytes"] > 0 for turn in turns if turn["to"] == "train"), "engines gave memory back"
+    owners = [event["owner"] for event in run.events("slot") if event["slot_id"] == "cpu/0"]
+    assert [owner for owner in owners if owner != "moving"] == [
+        "train",
+        "rollout",
+        "train",
+        "rollout",
+        "train",
+        "rollout",
+    ]

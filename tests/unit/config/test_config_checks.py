@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.config.checks import check_parts
-from rlserve.config.pool_split import render_split
+from rlserve.config.pool_split import first_roles, render_split
 from rlserve.config.references import check_references
 from rlserve.config.remarks import remarks_on_split
 from rlserve.config.tree import RunConfig
@@ -221,6 +221,39 @@ def test_separate_roles_are_those_of_the_static_policy_whatever_the_manager() ->
     assert render_split(config, {}).splitlines()[2] == "rollout slots: 1 of 10 at the start; never moved (static)"
     elastic = config_of(pool={"slots": slots, "num_initial_rollout": 1}, **keys)
     assert [problem.key for problem in check_parts(elastic, {})] == ["pool.num_initial_rollout"]
+
+
+ONE_SLOT = {"slots": [{"type": "cpu", "count": 1}], "placement": "colocated"}
+
+
+def test_one_slot_is_enough_where_it_has_both_roles_in_turn() -> None:
+    config = config_of(pool=ONE_SLOT)
+    assert check_parts(config, {}) == ()
+    assert first_roles(config.pool, cut_gangs(config.pool.slots, 1).gangs) == {"cpu/0": Role.TRAIN}  # type: ignore[arg-type]
+    assert render_split(config, {}).splitlines()[0] == (
+        "slots: 1 cpu; all of them roll out and train in turn (pool.placement=colocated)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        ({"pool": {"slots": TWO_TYPES, "colocated": {"batches_per_turn": 2}}}, "pool.colocated: is for"),
+        ({"pool": {"slots": PACED, "placement": "colocated"}}, "pool.placement: must be elastic or separate on paced"),
+        (
+            {"pool": ONE_SLOT, "rollout": {"engine": {"tensor_parallel_size": 2}}},
+            "rollout.engine.tensor_parallel_size: must be 1 with pool.placement=colocated, got 2",
+        ),
+        ({"pool": {**ONE_SLOT, "num_initial_rollout": 1}}, "pool.num_initial_rollout: has no effect"),
+        (
+            {"pool": {**ONE_SLOT, "colocated": {"batches_per_turn": 3}}, "rollout": {"max_staleness": 1}},
+            "pool.colocated.batches_per_turn: must be at most rollout.max_staleness + 1 = 2",
+        ),
+    ],
+)
+def test_what_does_not_go_together_with_both_roles_in_turn(parts: dict[str, Any], problem: str) -> None:
+    (found,) = problems_of(**parts)
+    assert found.startswith(problem)
 
 
 def test_the_split_in_gangs() -> None:

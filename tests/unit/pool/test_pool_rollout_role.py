@@ -87,6 +87,14 @@ def test_stop_frees_the_memory_and_nothing_runs_after_it(engine: FakeEngine, rol
     assert role.collect(0.0).closed
 
 
+def test_what_is_freed_is_measured(engine: FakeEngine, role: RolloutRole, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [torch.ones(2**24)]
+    monkeypatch.setattr(engine, "release_memory", lambda *, weights: held.clear())
+    role.stop()
+    assert role.released.released_bytes == pytest.approx(2**26, rel=0.2)
+    assert role.released.after_bytes > 0
+
+
 def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, role: RolloutRole) -> None:
     collected = role.collect(0.0)
     assert (collected.outputs, collected.closed) == ((), False)
