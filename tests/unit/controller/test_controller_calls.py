@@ -27,7 +27,7 @@ from rlserve.manager.measurement.figures import Measurements, TrainRate
 from rlserve.pool.gangs import Gang
 from rlserve.pool.notices.base import Notice
 from rlserve.rollout.config import RolloutConfig
-from rlserve.tracking.events import FailureEvent, MoveOutcome, SlotEvent
+from rlserve.tracking.events import FailureEvent, MoveEvent, SlotEvent
 from rlserve.tracking.run_folder import RunFolder
 
 GANGS = (make_gang("t0"), make_gang("t1"), make_gang("r0"), make_gang("r1"))
@@ -285,10 +285,9 @@ def test_a_move_to_training_costs_no_step_of_generation(tmp_path: Path) -> None:
     entered = history(run, "cpu/5")
     assert entered["leaving_rollout"] - entered["called_to_train"] > 10.0
     assert entered["train"] - entered["leaving_rollout"] < 3.0
-    (outcome,) = run.tracker.of(MoveOutcome)
-    assert outcome.begin_s == entered["leaving_rollout"]
-    assert outcome.duration_s < 3.0
-    assert outcome.trainer_pause_s < 1.0
+    (move,) = run.tracker.of(MoveEvent)
+    assert (move.begin_s, move.time_s) == (entered["leaving_rollout"], entered["train"])
+    assert move.trainer_pause_s < 1.0
 
 
 def test_a_gang_that_is_called_and_told_to_leave_goes_at_once(tmp_path: Path) -> None:
