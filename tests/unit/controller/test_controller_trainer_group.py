@@ -466,13 +466,17 @@ def test_training_goes_on_without_a_gang_that_takes_too_long_which_joins_later()
     async def scenario() -> None:
         setting = await Setting("a", others=("b",)).formed()
         ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        adding = asyncio.create_task(setting.group.add_when(ready, ("b",), patience_s=lambda: 0.0))
+        asked: list[None] = []
+        adding = asyncio.create_task(
+            setting.group.add_when(ready, ("b",), patience_s=lambda: asked.append(None) or 0.0)
+        )
         await settled()
         await setting.group.step(BATCH)
-        assert setting.group.members == ("a",)
+        await settled()
+        assert (setting.group.members, len(asked)) == (("a",), 1)
         ready.set_result(None)
         await adding
-        assert setting.group.members == ("a", "b")
+        assert (setting.group.members, len(asked)) == (("a", "b"), 2)
 
     asyncio.run(scenario())
 

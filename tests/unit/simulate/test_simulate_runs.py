@@ -11,11 +11,13 @@ from simulate_builders import PlainCosts, equal_work, gangs, scenario
 
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
 from rlserve.manager.gang_table import GangState
+from rlserve.manager.measurement.readings import Reading, StepDone
 from rlserve.manager.roles import Role
 from rlserve.rollout.workload.courses import Drift, Steady
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
+from rlserve.simulate.journal import Journal
 from rlserve.simulate.oracle import best_division, fluid_groups_per_s, saturated_rates
 from rlserve.simulate.simulation import simulate
 
@@ -82,6 +84,24 @@ def test_a_gang_generates_until_the_step_is_about_to_end_and_joins_then() -> Non
         assert entered[GangState.LEAVING_ROLLOUT] - entered[GangState.CALLED_TO_TRAIN] > 2.0
         assert move.begin_s == entered[GangState.LEAVING_ROLLOUT]
         assert move.end_s - move.begin_s == pytest.approx(1.5 + 0.5, abs=0.1)
+
+
+def test_a_step_is_put_down_to_those_who_made_it_whoever_has_joined_or_left_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    steps: list[StepDone] = []
+    note = Journal.note
+
+    def noted(journal: Journal, reading: Reading) -> None:
+        steps.extend([reading] if isinstance(reading, StepDone) else [])
+        note(journal, reading)
+
+    monkeypatch.setattr(Journal, "note", noted)
+    costs = PlainCosts(base_s=0.2, train_token_s=0.001, move_s=0.5, pause_s=0.5)
+    run = simulate(scenario(gangs=gangs(even=5), costs=costs, max_staleness=5), EAGER, seed=0)
+    assert len(run.moves) >= 2
+    assert len({step.types for step in steps}) >= 2
+    assert all(step.work_s == pytest.approx(0.001 * step.num_tokens / len(step.types)) for step in steps)
 
 
 def small_workload(sigma: float, kept: float) -> Workload:
