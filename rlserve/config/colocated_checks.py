@@ -26,6 +26,19 @@ def check_colocated(config: RunConfig) -> Iterator[Problem]:
             "pool.num_initial_rollout",
             f"has no effect with pool.placement=colocated: all slots roll out in turn, got {pool.num_initial_rollout}",
         )
+    if pool.colocated.rollout_time_share and not rollout.max_staleness:
+        yield Problem(
+            "pool.colocated.rollout_time_share",
+            "has no effect with rollout.max_staleness=0, where nothing is generated beyond the batch that is next, got "
+            f"{pool.colocated.rollout_time_share:g}",
+        )
+    if pool.colocated.rollout_memory_share is not None:
+        for name in ("num_blocks", "kv_cache_bytes"):
+            if (value := getattr(rollout.engine, name)) is not None:
+                yield Problem(
+                    f"rollout.engine.{name}",
+                    f"must be null beside pool.colocated.rollout_memory_share, which sizes the KV cache, got {value}",
+                )
     if pool.colocated.batches_per_turn > rollout.max_staleness + 1:
         yield Problem(
             "pool.colocated.batches_per_turn",

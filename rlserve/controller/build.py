@@ -154,7 +154,7 @@ def _parts(
     config = setup.config
     book = GangBook(run, setup.gangs)
     measuring = Measuring(run, book, Meter())
-    recovery, turns = _roles(run, setup, ports, book, trainers, weights, replicas)
+    recovery, turns = _roles(run, setup, ports, books, book, trainers, weights, replicas)
     training = _training(run, setup, books, trainers, weights, turns)
     load = LoadReader(books, training)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
@@ -191,6 +191,7 @@ def _roles(
     run: RunContext,
     setup: RunSetup,
     ports: Ports,
+    books: Books,
     book: GangBook,
     trainers: TrainerGroup,
     weights: WeightSource,
@@ -223,8 +224,8 @@ def _roles(
         roles,
         trainers=trainers,
         weights=weights,
+        books=books,
         config=config.pool.colocated,
-        prompts_per_step=config.rollout.prompts_per_step,
     )
 
 

@@ -68,11 +68,21 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         algorithm=config.algorithm,
         weights=weights_config(setup),
         switch_timeout_s=config.pool.switch_timeout_s,
+        engine_memory_share=_engine_memory_share(setup, slot),
         offloads_trainer=config.pool.placement == "colocated" and config.pool.colocated.offload_trainer,
         notice_probe=config.pool.notice_probe,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
         pacing=pacing,
     )
+
+
+def _engine_memory_share(setup: RunSetup, slot: Slot) -> float | None:
+    """CPU slots of one machine share its memory."""
+    pool = setup.config.pool
+    share = pool.colocated.rollout_memory_share if pool.placement == "colocated" else None
+    if share is None or slot.type.device == "cuda":
+        return share
+    return share / sum(each.node_id == slot.node_id for gang in setup.gangs for each in gang.slots)
 
 
 def slot_pacing(config: RunConfig, slot: Slot) -> Pacing | None:

@@ -96,7 +96,7 @@ class TrainingLoop:
         def ready() -> bool:
             nonlocal taken
             num_steps = self._run.counters.num_steps
-            if not stop.is_set() and self._turns.is_ripe(len(self._buffer), self._num_steps - num_steps):
+            if not stop.is_set() and self._turns.is_ripe(self._num_steps - num_steps):
                 taken = self._buffer.take(num_steps)
             return taken is not None or stop.is_set()
 

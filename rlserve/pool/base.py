@@ -40,6 +40,9 @@ class WorkerSpec:
     log_path: Path
     offloads_trainer: bool = False
     """Whether a trainer that sleeps leaves the GPU (``pool.colocated.offload_trainer``)."""
+    engine_memory_share: float | None = None
+    """Share of the GPU's memory, or of the machine's, that weights and KV cache of the engine may take beside a trainer
+    that sleeps (``pool.colocated.rollout_memory_share``); None leaves the size of the cache to ``engine``."""
     notice_probe: str | None = None
     """What is asked whether the machine will be taken away (``pool.notice_probe``)."""
     pacing: Pacing | None = None

@@ -43,12 +43,29 @@ class ColocatedConfig:
     """Batches that must be finished before training has its turn, in which it makes a step of each; at most
     ``rollout.max_staleness`` + 1. More of them spread the cost of a change of turn over more steps, and make tokens
     staler."""
+    rollout_time_share: float = 0.0
+    """Least share of the time that rollout has, as long as there is anything to generate: with 0.7, a turn of rollout
+    after one of training of 3 s lasts 7 s, also where batches are finished before. It needs
+    ``rollout.max_staleness`` of 1 or more, since otherwise nothing may be generated beyond one batch."""
+    rollout_memory_share: float | None = None
+    """Share of a slot's memory that its engine may take, weights and KV cache together; the rest is left to the trainer
+    that sleeps beside it. The slots of a machine's CPU have equal parts of its memory. None sizes the KV cache as
+    ``rollout.engine`` says: on a GPU by what the trainer leaves free."""
     offload_trainer: bool = True
     """Whether parameters and optimizer's state of the trainer are in host memory while a GPU rolls out. Without effect
     on CPU slots, whose memory is the host's."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {"batches_per_turn": self.batches_per_turn >= 1 or "must be at least 1"})
+        check_fields(
+            self,
+            {
+                "batches_per_turn": self.batches_per_turn >= 1 or "must be at least 1",
+                "rollout_time_share": 0 <= self.rollout_time_share < 1 or "must be in [0, 1)",
+                "rollout_memory_share": self.rollout_memory_share is None
+                or 0 < self.rollout_memory_share < 1
+                or "must be in (0, 1)",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

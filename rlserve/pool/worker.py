@@ -89,6 +89,8 @@ class Worker:
         from rlserve.weights.transports.factory import create_receiving_end
 
         assert not self._train.is_awake, "a worker uses one role at a time"
+        if self._train.active:
+            self._rank.size_cache(weight_bytes=self._train.weight_bytes)
         receiver = Receiver(create_receiving_end(self._spec.weights))
         self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace, self._spec.device)
         logger.info("rollout role: started")

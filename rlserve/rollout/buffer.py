@@ -61,6 +61,11 @@ class SampleBuffer(Generic[FinishedT]):
         """Groups that wait; those of the step under way are not counted."""
         return len(self._groups) - len(self._taken)
 
+    @property
+    def num_batches(self) -> int:
+        """Whole batches among them."""
+        return len(self) // self._prompts_per_step
+
     def put(self, scored: FinishedT, *, time_s: float) -> None:
         """Add a scored group (ledger: scored → buffered)."""
         self._ledger.buffer(scored.group.id, time_s=time_s)

@@ -16,7 +16,7 @@ class AtOnce(Turns):
     async def begin_rollout(self) -> None:
         pass
 
-    def is_ripe(self, num_buffered: int, num_steps_left: int) -> bool:
+    def is_ripe(self, num_steps_left: int) -> bool:
         return True
 
     def metrics(self) -> Mapping[str, float]:

@@ -26,8 +26,8 @@ class Turns(ABC):
         """
 
     @abstractmethod
-    def is_ripe(self, num_buffered: int, num_steps_left: int) -> bool:
-        """Whether training may take a batch while rollout goes on, of ``num_buffered`` finished prompt groups."""
+    def is_ripe(self, num_steps_left: int) -> bool:
+        """Whether training may take a batch. Asked whenever something has changed."""
 
     @abstractmethod
     def metrics(self) -> Mapping[str, float]:

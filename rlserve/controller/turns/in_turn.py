@@ -2,8 +2,9 @@
 
 ::
 
-    turn of rollout    every gang serves while its trainer sleeps      until pool.colocated.batches_per_turn batches are
-                           │                                            finished, or somebody else needs the trainers
+    turn of rollout    every gang serves while its trainer sleeps      until batches_per_turn batches are finished, and
+                           │                                            it has had rollout_time_share of the time; or
+                           │                                            until somebody else needs the trainers
                            ▼  requests wait with their tokens; engines free weights and KV cache; trainers wake
     turn of training   every gang trains                               until no whole batch is left
                            │
@@ -21,7 +22,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 
-from rlserve.controller.context import RunContext
+from rlserve.controller.context import Books, RunContext
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.turns.base import Turns
@@ -33,6 +34,7 @@ from rlserve.manager.roles import Role
 from rlserve.pool.base import MemoryChange
 from rlserve.pool.config import ColocatedConfig
 from rlserve.pool.gangs import Gang
+from rlserve.rollout.ledger import GroupState
 from rlserve.tracking.events import TurnEvent
 
 logger = logging.getLogger(__name__)
@@ -50,8 +52,8 @@ class InTurn(Turns):
         *,
         trainers: TrainersInTurn,
         weights: WeightSource,
+        books: Books,
         config: ColocatedConfig,
-        prompts_per_step: int,
     ) -> None:
         self._run = run
         self._book = book
@@ -60,12 +62,19 @@ class InTurn(Turns):
         self._trainers = trainers
         self._weights = weights
         self._config = config
-        self._prompts_per_step = prompts_per_step
+        self._books = books
+        self._training_begin_s = self._rollout_until_s = 0.0
+        """When the newest turn of training began, and until when rollout has its share of the time."""
         self._metrics: dict[str, float] = {}
 
-    def is_ripe(self, num_buffered: int, num_steps_left: int) -> bool:
-        num_batches = min(self._config.batches_per_turn, num_steps_left)
-        return self._roles.turn is Role.TRAIN or num_buffered >= num_batches * self._prompts_per_step
+    def is_ripe(self, num_steps_left: int) -> bool:
+        if self._roles.turn is Role.TRAIN:
+            return True
+        if self._books.buffer.num_batches < min(self._config.batches_per_turn, num_steps_left):
+            return False
+        ledger = self._books.ledger
+        is_generating = ledger.count(GroupState.PENDING) + ledger.count(GroupState.RUNNING) > 0
+        return not is_generating or self._run.clock.now() >= self._rollout_until_s
 
     def metrics(self) -> Mapping[str, float]:
         return self._metrics
@@ -92,6 +101,7 @@ class InTurn(Turns):
                 if gang.leader not in members and gang.id not in self._book.leaving:
                     join = self._roles.take(gang, Role.TRAIN, "takes part from this turn on")
                     await self._recovery.guard(gang, Role.TRAIN, join)
+        self._training_begin_s = self._run.clock.now()
         self._note(Role.TRAIN, begin_s, changes)
 
     async def begin_rollout(self) -> None:
@@ -108,6 +118,16 @@ class InTurn(Turns):
                 self._book.move(gang, GangState.IDLE, "its trainer sleeps")
             await asyncio.gather(*(self._recovery.guard(gang, Role.ROLLOUT, self._roles.serve(gang)) for gang in gangs))
         self._note(Role.ROLLOUT, begin_s, changes)
+        share = self._config.rollout_time_share
+        if share and self._run.counters.num_steps:
+            wait_s = (begin_s - self._training_begin_s) * share / (1 - share)
+            self._rollout_until_s = self._run.clock.now() + wait_s
+            self._recovery.spawn(self._tell_after(wait_s))
+
+    async def _tell_after(self, wait_s: float) -> None:
+        """Let whoever waits for ``is_ripe`` ask again."""
+        await self._run.clock.sleep(wait_s)
+        self._run.changed.notify()
 
     def _gangs(self, state: GangState) -> list[Gang]:
         return [self._book[gang_id] for gang_id in self._book.table.in_state(state)]

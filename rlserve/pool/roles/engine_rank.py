@@ -11,9 +11,11 @@ from dataclasses import replace
 
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Engine, EngineConfig, FollowerThread, join_ranks
+from rlserve.engine.models.factory import read_model_spec
 from rlserve.errors import RlserveError
 from rlserve.pool.base import WorkerSpec
 from rlserve.pool.pacing.base import Pace
+from rlserve.pool.roles.memory import kv_cache_bytes, total_bytes
 
 _END_S = 20.0
 """How long a thread that follows may take to end once the rank that it follows is lost or has closed its engine."""
@@ -32,6 +34,18 @@ class EngineRank:
         self._place: RankPlace | None = None
         self._engine: Engine | None = None
         self._follower: FollowerThread | None = None
+
+    def size_cache(self, *, weight_bytes: int) -> None:
+        """Where the run says what share of the memory is the engine's, size its KV cache by that.
+
+        Raises:
+            UserError: it is too little.
+        """
+        share, config = self._spec.engine_memory_share, self._config
+        if share is not None and self._engine is None:
+            budget_bytes, spec = int(share * total_bytes(self._spec.device)), read_model_spec(self._spec.model_path)
+            num_bytes = kv_cache_bytes(config, spec, budget_bytes=budget_bytes, weight_bytes=weight_bytes)
+            self._config = replace(config, kv_cache_bytes=num_bytes)
 
     def lead(self, place: RankPlace | None) -> Engine:
         """The engine, with its memory taken. ``place`` is that of rank 0; None for an engine of this worker alone.

@@ -112,6 +112,11 @@ class TrainRole:
                 )
             return {name: tensor.to(self._dtype) for name, tensor in trainer.weights().items()}
 
+    @property
+    def weight_bytes(self) -> int:
+        """Of the policy in the engines' type."""
+        return sum(weight.numel() for weight in self._held_trainer().weights().values()) * self._dtype.itemsize
+
     def sleep(self) -> MemoryChange:
         """Keep the role, and give back what it can of the device's memory, until :meth:`wake` or :meth:`join`."""
         with self._lock, self._pace.freeing():

@@ -249,6 +249,17 @@ def test_one_slot_is_enough_where_it_has_both_roles_in_turn() -> None:
             {"pool": {**ONE_SLOT, "colocated": {"batches_per_turn": 3}}, "rollout": {"max_staleness": 1}},
             "pool.colocated.batches_per_turn: must be at most rollout.max_staleness + 1 = 2",
         ),
+        (
+            {"pool": {**ONE_SLOT, "colocated": {"rollout_time_share": 0.7}}, "rollout": {"max_staleness": 0}},
+            "pool.colocated.rollout_time_share: has no effect with rollout.max_staleness=0",
+        ),
+        (
+            {
+                "pool": {**ONE_SLOT, "colocated": {"rollout_memory_share": 0.7}},
+                "rollout": {"engine": {"kv_cache_bytes": 1000}},
+            },
+            "rollout.engine.kv_cache_bytes: must be null beside pool.colocated.rollout_memory_share",
+        ),
     ],
 )
 def test_what_does_not_go_together_with_both_roles_in_turn(parts: dict[str, Any], problem: str) -> None:

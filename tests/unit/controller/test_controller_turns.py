@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,9 @@ from rlserve.tracking.events import Decision, FailureEvent, SlotEvent, StepEvent
 from rlserve.tracking.run_folder import RunFolder
 
 
-def run_config(num_steps: int, *, max_staleness: int = 1, batches_per_turn: int = 1, **parts: Any) -> RunConfig:
+def run_config(
+    num_steps: int, *, max_staleness: int = 1, colocated: ColocatedConfig | None = None, **parts: Any
+) -> RunConfig:
     defaults = {
         "num_steps": num_steps,
         "rollout": RolloutConfig(
@@ -35,7 +38,7 @@ def run_config(num_steps: int, *, max_staleness: int = 1, batches_per_turn: int 
         "pool": PoolConfig(
             placement="colocated",
             max_worker_failures=10_000,
-            colocated=ColocatedConfig(batches_per_turn=batches_per_turn),
+            colocated=colocated or ColocatedConfig(),
         ),
     }
     return make_config(**defaults | parts)
@@ -79,7 +82,7 @@ def test_all_gangs_have_both_roles_in_turn_and_the_bound_on_staleness_holds(tmp_
 
 
 def test_training_waits_for_as_many_batches_as_a_turn_is_to_have(tmp_path: Path) -> None:
-    config = run_config(7, max_staleness=2, batches_per_turn=3)
+    config = run_config(7, max_staleness=2, colocated=ColocatedConfig(batches_per_turn=3))
     run = simulate(config, folder(tmp_path), world=World(speeds=Speeds(token_s=0.06), seed=4))
     run.check(max_staleness=2)
     assert run.controller.summary().num_steps == 7
@@ -90,6 +93,19 @@ def test_training_waits_for_as_many_batches_as_a_turn_is_to_have(tmp_path: Path)
         elif isinstance(record, StepEvent):
             steps_of_turns[-1] += 1
     assert steps_of_turns == [3, 3, 1], "the last turn has what is left"
+
+
+def test_rollout_has_its_share_of_the_time(tmp_path: Path) -> None:
+    def share_of_rollout(name: str, wanted: float) -> float:
+        config = run_config(20, max_staleness=3, colocated=ColocatedConfig(rollout_time_share=wanted))
+        run = simulate(config, RunFolder.create(tmp_path, name), world=World(speeds=Speeds(token_s=0.02), seed=4))
+        run.check(max_staleness=3)
+        turns = run.tracker.of(TurnEvent)
+        spans = [(before.to, after.begin_s - before.time_s) for before, after in pairwise(turns)]
+        times = {role: sum(span for to, span in spans[2:] if to == role) for role in ("train", "rollout")}
+        return times["rollout"] / sum(times.values())
+
+    assert share_of_rollout("half", 0.5) > share_of_rollout("any", 0.0) + 0.05
 
 
 async def chaos(run: SimulatedRun) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
 from pool_builders import make_spec
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 
-from rlserve.engine import EngineConfig, Request, SamplingParams
+from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.errors import WeightsRefusedError
+from rlserve.errors import UserError, WeightsRefusedError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.engine_rank import EngineRank
 from rlserve.pool.roles.rollout import RolloutRole
@@ -60,6 +63,22 @@ def test_each_turn_of_rollout_serves_the_weights_of_the_step_before(tmp_path: Pa
         fingerprints.append(expected)
     assert len(set(fingerprints)) == 3
     both.rank.end()
+
+
+def test_the_cache_is_as_large_as_the_share_of_the_memory_allows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(total=2**22))
+    config = EngineConfig(dtype="float32", max_model_len=64)
+    spec = make_spec("cpu/0", model_path=save_tiny_model(tmp_path), engine=config, engine_memory_share=0.25)
+    rank = EngineRank(spec, Unpaced(), timeout_s=20.0)
+    with pytest.raises(UserError, match=r"rollout_memory_share gives an engine 1 MiB, of which its weights take 1 MiB"):
+        rank.size_cache(weight_bytes=2**20 - 1000)
+    rank.size_cache(weight_bytes=2**19)
+    told = Engine(spec.model_path, replace(config, kv_cache_bytes=2**19), load_weights=False)
+    assert rank.lead(None).stats().num_blocks == told.stats().num_blocks
+    told.close()
+    rank.end()
 
 
 def test_a_trainer_that_slept_steps_to_the_same_bits(tmp_path: Path) -> None:
