@@ -93,7 +93,7 @@ def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:
     except Exception as error:  # Ray raises bare ones as well, such as when a busy machine is slow to start it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PoolError(
-            f"Ray could not be started on this machine, with its files in {folder}: {reason}; "
+            f"Ray could not be started on this machine, with its files in {folder}: {reason.rstrip('.')}; "
             "free memory, disk space or ports, or set TMPDIR to another folder"
         ) from error
 

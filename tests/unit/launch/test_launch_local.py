@@ -67,7 +67,7 @@ def test_slices_are_shown_to_ray_one_by_one(monkeypatch: pytest.MonkeyPatch, cap
 def test_a_ray_that_does_not_come_up_is_an_error_with_a_remedy(
     monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
-    monkeypatch.setattr(ray, "init", FakeRay(kind("no room for the object store\nand more")))
+    monkeypatch.setattr(ray, "init", FakeRay(kind("no room for the object store.\nand more")))
     launcher = LocalLauncher()
     with pytest.raises(PoolError, match=r"could not be started .*: no room for the object store; free memory"):
         launcher.connect(CPU)
