@@ -3,16 +3,17 @@
 python benchmarks/reward_curves.py [--seeds N] [--steps N] [--folder DIR] [--json FILE] [--png FILE]
 
 Both kinds are the default run on two cores from the same split: with ``manager=eager``, which moves a slot every few
-seconds, and with ``manager=static``, one of each a seed. Their curves are laid over each other and compared in three
-ways, none of which knows the other runs' order:
+seconds, and with ``manager=static``. Runs of one seed begin with the same weights, see the same prompts in the same
+order and draw the same random numbers, so they are compared in pairs: what differs between seeds is many times what
+differs within one. In three ways:
 
-- area: the mean reward over the trained tokens that all runs have; exact permutation test of the difference of means
-- shape: the largest distance between the mean curves, which also finds curves that cross; permutation test
-- bound: the 95 % confidence interval of the difference of areas (Welch). The test may miss what it is too weak to see;
-  this says how large that can be, as a share of what static runs learn from their first tenth to their last
+- area: the mean reward over the trained tokens that all runs have; exact permutation test, swapping within pairs
+- shape: the largest distance between the mean curves, which also finds curves that cross; the same test
+- bound: the 95 % confidence interval of the difference of areas (paired t). The tests may miss what they are too weak
+  to see; this says how large that can be, as a share of what static runs learn from their first tenth to their last
 
-With fewer than four seeds no permutation test can find anything at 5 %, so there are at least four. Runs that lie in
-``--folder`` already are not done again.
+With fewer than six pairs no permutation test can find anything at 5 %. Runs that lie in ``--folder`` already are not
+done again, and may have been stopped at another step: curves are cut where the shortest ends.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from numpy.typing import NDArray
 
 RUN_FILE = "conf/rlhf.yaml"
 POLICIES = {"moves": "eager", "static": "static"}
-MIN_SEEDS = 4
+MIN_PAIRS = 6
 NUM_POINTS = 20
 """Of a curve: each is the mean reward of a twentieth of the tokens."""
 LEAST_P = 0.05
@@ -60,6 +61,7 @@ class Curve:
 class Comparison:
     """Curves of runs with moves against those of static runs. Differences are with moves minus static."""
 
+    num_pairs: int
     difference: float
     """Of the mean rewards over all trained tokens."""
     low: float
@@ -109,10 +111,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--folder", help="where runs are kept, and found again")
     parser.add_argument("--json", metavar="FILE", help="write everything that was measured there")
     parser.add_argument("--png", metavar="FILE", help="draw the curves there")
-    arguments = parser.parse_args()
-    if arguments.seeds < MIN_SEEDS:
-        parser.error(f"--seeds {arguments.seeds}: with fewer than {MIN_SEEDS} no difference could be found")
-    return arguments
+    return parser.parse_args()
 
 
 def read_curve(folder: Path, seed: int) -> Curve:
@@ -143,29 +142,30 @@ def resample(curves: Sequence[Curve]) -> NDArray[np.float64]:
 
 
 def compare_curves(moving: Sequence[Curve], static: Sequence[Curve]) -> Comparison:
-    """All three comparisons; with few runs every permutation is tried."""
-    from scipy.stats import permutation_test, ttest_ind
+    """All three comparisons; curves in the same place are a pair. With up to 14 pairs every swap is tried."""
+    from scipy.stats import permutation_test, ttest_rel
 
-    points = resample([*moving, *static])
-    with_moves, without = points[: len(moving)], points[len(moving) :]
+    assert [curve.seed for curve in moving] == [curve.seed for curve in static]
+    points, num_pairs = resample([*moving, *static]), len(moving)
+    with_moves, without = points[:num_pairs], points[num_pairs:]
 
     def area_difference(one: NDArray[np.float64], other: NDArray[np.float64], axis: int) -> Any:
-        return one.mean(axis=axis) - other.mean(axis=axis)
-
-    areas = with_moves.mean(axis=1), without.mean(axis=1)
-    every = {"permutation_type": "independent", "n_resamples": 20_000, "rng": np.random.default_rng(0)}
-    area = permutation_test(areas, area_difference, vectorized=True, alternative="two-sided", **every)
-    # permutes numbers, not curves: it is given which runs are meant
-    numbers = np.arange(len(moving)), len(moving) + np.arange(len(static))
+        return (one - other).mean(axis=axis)
 
     def distance(one: NDArray[np.int64], other: NDArray[np.int64]) -> float:
         return float(np.abs(points[one].mean(axis=0) - points[other].mean(axis=0)).max())
 
-    shape = permutation_test(numbers, distance, vectorized=False, alternative="greater", **every)
-    interval = ttest_ind(*areas, equal_var=False).confidence_interval(0.95)
+    areas = with_moves.mean(axis=1), without.mean(axis=1)
+    swaps = {"permutation_type": "samples", "n_resamples": 2**14, "rng": np.random.default_rng(0)}
+    area = permutation_test(areas, area_difference, vectorized=True, alternative="two-sided", **swaps)
+    # it permutes numbers, not curves: so it is given which curves are meant
+    numbers = np.arange(num_pairs), num_pairs + np.arange(num_pairs)
+    shape = permutation_test(numbers, distance, vectorized=False, alternative="greater", **swaps)
+    interval = ttest_rel(*areas).confidence_interval(0.95)
     tenth = NUM_POINTS // 10
     return Comparison(
-        difference=float(areas[0].mean() - areas[1].mean()),
+        num_pairs=num_pairs,
+        difference=float(area.statistic),
         low=float(interval.low),
         high=float(interval.high),
         learned=float(without[:, -tenth:].mean() - without[:, :tenth].mean()),
@@ -179,6 +179,7 @@ def make_checks(moving: Sequence[Curve], comparison: Comparison) -> list[dict[st
     """One for each bar; runs that moved nothing prove nothing."""
     fewest = min(curve.num_moves for curve in moving)
     rows = (
+        ("pairs of runs", comparison.num_pairs, MIN_PAIRS, comparison.num_pairs >= MIN_PAIRS),
         ("fewest moves of a run with moves", fewest, 2, fewest >= 2),
         ("same area, p", comparison.area_p, LEAST_P, comparison.area_p >= LEAST_P),
         ("same shape, p", comparison.shape_p, LEAST_P, comparison.shape_p >= LEAST_P),
