@@ -8,6 +8,7 @@ from math import ceil, floor
 from rlserve.config.colocated_checks import check_colocated
 from rlserve.config.pacing_checks import check_pacing
 from rlserve.config.pool_split import find_groups, split_groups
+from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
 from rlserve.manager.config import StaticConfig
@@ -31,6 +32,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_launch(config),
         *check_pacing(config),
         *check_colocated(config),
+        *check_thresholds(config.deciding, config.rollout),
     )
 
 

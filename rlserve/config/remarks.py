@@ -13,19 +13,16 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.pool.gangs import Cut, Gang, cut_gangs
-from rlserve.rollout.config import RolloutConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
 
 def remarks_on(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Remarks on a configuration that has passed all checks; ``discovered`` as for the checks."""
-    manager = config.deciding
-    thresholds = tuple(_on_thresholds(manager, config.rollout)) if isinstance(manager, QueueThresholdConfig) else ()
     groups = find_groups(config, discovered)
     if groups is None:
-        return thresholds
-    return (*thresholds, *remarks_on_split(config, cut_gangs(groups, config.rollout.engine.tensor_parallel_size)))
+        return ()
+    return remarks_on_split(config, cut_gangs(groups, config.rollout.engine.tensor_parallel_size))
 
 
 def remarks_on_split(config: RunConfig, cut: Cut) -> tuple[Problem, ...]:
@@ -36,19 +33,6 @@ def remarks_on_split(config: RunConfig, cut: Cut) -> tuple[Problem, ...]:
     if isinstance(manager, StaticConfig):
         return remarks
     return (*remarks, *_on_split(manager, config.pool, cut.gangs))
-
-
-def _on_thresholds(manager: QueueThresholdConfig, rollout: RolloutConfig) -> Iterator[Problem]:
-    num_groups = (rollout.max_staleness + 1) * rollout.prompts_per_step
-    if manager.queue_high >= num_groups:
-        yield Problem(
-            "manager.queue_high",
-            f"the queue is never longer than the {num_groups} prompt groups that may be under way ((max_staleness "
-            f"{rollout.max_staleness} + 1) x prompts_per_step {rollout.prompts_per_step}), so at "
-            f"{manager.queue_high} no slot ever goes to rollout: set it below {num_groups}, or take manager=static",
-        )
-    if manager.queue_low == 0:
-        yield Problem("manager.queue_low", "no queue is below 0, so no slot ever goes back to training: set it above 0")
 
 
 def _on_split(

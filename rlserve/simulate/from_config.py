@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import get_args
 
 from rlserve.config.pool_split import find_groups, gang_view
+from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
 from rlserve.errors import UserError
 from rlserve.manager.config import ManagerConfig
@@ -107,7 +108,7 @@ def choose_policies(config: RunConfig, names: Sequence[str]) -> dict[str, Manage
     """Policies by name: that of the configuration as it is configured there, others with their defaults.
 
     Raises:
-        UserError: no such policy.
+        UserError: no such policy, or one that could never act with its defaults.
     """
     known = ", ".join(POLICY_CONFIGS)
     chosen: dict[str, ManagerConfig] = {}
@@ -118,6 +119,8 @@ def choose_policies(config: RunConfig, names: Sequence[str]) -> dict[str, Manage
             chosen[name] = replace(POLICY_CONFIGS[name](), interval_s=config.manager.interval_s)
         else:
             raise UserError(f"no policy is called {name!r}: there are {known}")
+        for problem in check_thresholds(chosen[name], config.rollout):
+            raise UserError(f"{name}: {problem.key}: {problem.message}; say manager={name} with both")
     return chosen
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from rlserve.config.thresholds import suggested_thresholds
 from rlserve.manager.policies.ordering import order_for_rollout
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.study import StudyResult
 
-_HIGH_SHARE, _LOW_SHARE = 0.25, 0.1
-"""Of the prompt groups that may be live."""
 _COOLDOWN_MOVES = 15.0
 """A move's length, which a cooldown should be so many times of: fewer flap, more are late."""
 _LEAST_COOLDOWN_S = 60.0
@@ -50,13 +49,13 @@ def suggest(scenario: Scenario, result: StudyResult) -> Suggestion:
     best = max(others, key=lambda policy: policy.of_best_static.mean, default=result.policies[0])
     gain = best.of_best_static.mean - 1
     max_live = scenario.admission.max_live_groups
-    queue_low = max(1, round(_LOW_SHARE * max_live))
+    queue_high, queue_low = suggested_thresholds(max_live)
     moves_s = [move.end_s - move.begin_s for policy in others for run in policy.runs for move in run.moves]
     move_s = sum(moves_s) / len(moves_s) if moves_s else _phases_s(scenario)
     return Suggestion(
         num_initial_rollout=result.best_num_rollout,
         trainer=dict(Counter(gang.type for gang in training)),
-        queue_high=max(queue_low + 1, round(_HIGH_SHARE * max_live)),
+        queue_high=queue_high,
         queue_low=queue_low,
         cooldown_s=max(_LEAST_COOLDOWN_S, _COOLDOWN_MOVES * move_s),
         best_policy=best.name if gain > 0 else "static",

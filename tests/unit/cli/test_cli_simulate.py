@@ -9,7 +9,14 @@ import pytest
 
 from rlserve.cli import main
 
-SMALL = ("pool=h100_h200", "rollout.prompts_per_step=8", "rollout.max_tokens=4096", "manager=queue_threshold")
+SMALL = (
+    "pool=h100_h200",
+    "rollout.prompts_per_step=8",
+    "rollout.max_tokens=4096",
+    "manager=queue_threshold",
+    "manager.queue_high=4",
+    "manager.queue_low=2",
+)
 QUICK = ("--hours", "0.05", "--seeds", "2", "--jobs", "1")
 
 

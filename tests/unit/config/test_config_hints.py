@@ -108,7 +108,6 @@ def test_a_remedy_for_parts_that_do_not_fit_works(
 @pytest.mark.parametrize(
     "doubtful",
     [
-        ["manager=queue_threshold"],
         ["pool=two"],
         ["manager.min_rollout_share=0.5", "manager.max_rollout_share=0.6"],
     ],

@@ -169,16 +169,22 @@ def remarks(*overrides: str) -> list[str]:
     return [f"{remark.key}: {remark.message}" for remark in loaded(*overrides).remarks]
 
 
-def test_thresholds_that_can_never_act() -> None:
+def test_thresholds_that_can_never_act_are_refused_with_values_that_do() -> None:
     eager = "manager=eager"
-    assert remarks() == remarks(eager, "manager.queue_high=31") == remarks("manager=static") == []
-    (high,) = remarks("manager=queue_threshold")
-    assert high.startswith("manager.queue_high: the queue is never longer than the 32 prompt groups")
-    (bound,) = re.findall(r"set it below (\d+)", high)
-    assert remarks("manager=queue_threshold", f"manager.queue_high={int(bound) - 1}") == []
-    assert len(remarks("manager=queue_threshold", f"manager.queue_high={bound}")) == 1
-    (low,) = remarks(eager, "manager.queue_low=0")
-    assert low.startswith("manager.queue_low: no queue is below 0")
+    assert remarks(eager, "manager.queue_high=31") == remarks("manager=static") == []
+    (high,) = problems("manager=queue_threshold")
+    assert "manager.queue_high: the queue is never longer than the 32 prompt groups that may be live" in high
+    assert "rollout.max_staleness 1 + 1) x rollout.prompts_per_step 16" in high
+    advised = re.findall(r"manager\.queue_(?:high|low)=\d+", high)
+    assert len(advised) == 2
+    loaded("manager=queue_threshold", *advised)
+    loaded("manager=queue_threshold", "manager.queue_high=31")
+    assert len(problems("manager=queue_threshold", "manager.queue_high=32")) == 1
+    (low,) = problems(eager, "manager.queue_low=0")
+    assert "manager.queue_low: no queue is below 0" in low
+    loaded(eager, *re.findall(r"manager\.queue_low=\d+", low))
+    assert problems("manager=queue_threshold", "manager.queue_low=0", "rollout.max_staleness=6") != []
+    loaded("manager=queue_threshold", "pool.placement=separate")
 
 
 def test_splits_that_can_never_change() -> None:
