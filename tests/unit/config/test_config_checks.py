@@ -215,7 +215,9 @@ def test_a_group_that_is_divided_and_a_split_that_stays() -> None:
 def test_separate_roles_are_those_of_the_static_policy_whatever_the_manager() -> None:
     """Its shares are no bounds, and nothing moves."""
     slots = [{"type": "cpu", "count": 10}]
-    keys: dict[str, Any] = {"manager": {"policy": "queue_threshold", "min_rollout_share": 0.3}}
+    keys: dict[str, Any] = {
+        "manager": {"policy": "queue_threshold", "min_rollout_share": 0.3, "queue_high": 8, "queue_low": 3}
+    }
     config = config_of(pool={"slots": slots, "num_initial_rollout": 1, "placement": "separate"}, **keys)
     assert check_parts(config, {}) == ()
     assert render_split(config, {}).splitlines()[2] == "rollout slots: 1 of 10 at the start; never moved (static)"
