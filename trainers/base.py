@@ -103,6 +103,10 @@ class Trainer(ABC):
         """Be where ``sleep`` was called."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """After ``leave``: build what ``resize`` fills, beforehand, so that the others do not wait for it there."""
+
+    @abstractmethod
     def leave(self) -> None:
         """Leave the group and free the memory of model and optimizer; ``resize`` brings the rank back."""
 

@@ -68,6 +68,9 @@ class ElasticTrainer(Trainer):
     def wake(self) -> None:
         self._backend.wake()
 
+    def prepare(self) -> None:
+        self._backend.prepare()
+
     def leave(self) -> None:
         self._backend.leave()
 

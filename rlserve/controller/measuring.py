@@ -61,7 +61,7 @@ class Measuring:
         )
 
     def note_left(self, gang: Gang, *, begin_s: float, end_s: float) -> None:
-        """A gang has left rollout."""
+        """A gang has left rollout, and is ready to join the trainers."""
         self._note(RolloutLeft(end_s=end_s, gang_id=gang.id, duration_s=end_s - begin_s))
 
     def note_host(self, node: str, busy_share: float) -> None:

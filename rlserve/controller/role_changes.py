@@ -7,7 +7,7 @@
     rollout → train  both, one beside the other: the trainers, if their step ends before, wait a little for the gang
     idle → rollout   the ranks of its engine are formed, or take their memory again; it takes the newest weights; it
                      serves
-    idle → train     (step boundary) the trainers re-form with the gang
+    idle → train     the gang builds model and optimizer, empty; (step boundary) the trainers re-form with it
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ class RoleChanges:
             self._book.move(gang, GangState.ROLLOUT, reason)
         else:
             self._book.move(gang, GangState.JOINING_TRAIN, reason)
+            await self._trainers.prepare(gang.slot_ids)
             await self._trainers.add(gang.slot_ids)
             self._book.move(gang, GangState.TRAIN, reason)
 
@@ -84,7 +85,8 @@ class RoleChanges:
 
     async def _leave_rollout(self, gang: Gang, reason: str) -> None:
         await self._replicas.leave(gang.leader)
-        self._book.move(gang, GangState.IDLE, "serves no more")
+        await self._trainers.prepare(gang.slot_ids)
+        self._book.move(gang, GangState.IDLE, "serves no more, and is ready to train")
         self._book.move(gang, GangState.JOINING_TRAIN, reason)
 
     async def give_up(self, gang: Gang, reason: str) -> bool:

@@ -120,6 +120,15 @@ class TrainerGroup:
                     raise failure
                 self._num_completed = answers[self._members[0]]
 
+    async def prepare(self, slot_ids: Sequence[str]) -> None:
+        """Let the idle workers of a gang build what they need to join, while the others train.
+
+        Raises:
+            WorkerFailedError: one of them was lost, or failed.
+        """
+        for error in failures_of(await self._call_all(slot_ids, "prepare_training")).values():
+            raise error
+
     async def add(self, slot_ids: Sequence[str]) -> None:
         """Let the idle workers of a gang join as the last ranks, all at once; of the last gang, those that it lost.
 

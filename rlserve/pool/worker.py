@@ -146,8 +146,7 @@ class Worker:
             self._rollout.abandon()
             self._rollout = None
         self._rank.end()
-        if self._train.active:
-            self._train.leave()
+        self._train.release()
         logger.info("released: the gang has lost a worker")
 
     # -- train role ------------------------------------------------------------------------------------------
@@ -156,6 +155,11 @@ class Worker:
         """Address and free port for the rendezvous store of a new group, served by this worker as rank 0."""
         host = LOOPBACK if on_one_machine else ray.util.get_node_ip_address()
         return host, free_port(host)
+
+    def prepare_training(self) -> None:
+        """Before ``join_training``: build what that fills (:meth:`TrainRole.prepare`)."""
+        assert self._rollout is None, "a worker uses one role at a time"
+        self._train.prepare()
 
     def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""

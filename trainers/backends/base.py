@@ -188,6 +188,10 @@ class Backend(ABC):
         """As ``Trainer.wake``."""
 
     @abstractmethod
+    def prepare(self) -> None:
+        """As ``Trainer.prepare``."""
+
+    @abstractmethod
     def leave(self) -> None:
         """As ``Trainer.leave``."""
 

@@ -106,7 +106,7 @@ class Measurements:
     move_costs: Mapping[Role, MoveCost] = field(default_factory=dict)
     """By the role that was taken."""
     leave_s: float | None = None
-    """Leaving rollout, the longest of the last few times."""
+    """Leaving rollout for training until ready to join, the longest of the last few times."""
     sync_s: float | None = None
     """A version of the weights from trainer to replica, lately."""
     sync_pause_s: float | None = None

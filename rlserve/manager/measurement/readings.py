@@ -80,7 +80,8 @@ class MoveDone(Reading):
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutLeft(Reading):
-    """A gang has left rollout: its requests went on elsewhere, and its memory is free."""
+    """A gang has left rollout for training: its requests went on elsewhere, its memory is free, and it is ready to
+    join."""
 
     end_s: float
     gang_id: str

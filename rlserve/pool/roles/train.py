@@ -43,11 +43,24 @@ class TrainRole:
         self.active = False
         """Whether the worker has the role now."""
         self._sleeps = False
+        self._is_prepared = False
+        """Model and optimizer are built, and hold nothing."""
 
     @property
     def is_awake(self) -> bool:
         """Whether the worker has the role, and uses it."""
         return self.active and not self._sleeps
+
+    def prepare(self) -> None:
+        """Before the role is taken: build what joining fills, so that the other members do not wait for it."""
+        with self._lock:
+            assert not self.active, "this worker trains already"
+            if self._trainer is None:
+                self._trainer = self._create_trainer(loads_model=False)
+            else:
+                self._trainer.leave()
+                self._trainer.prepare()
+            self._is_prepared = True
 
     def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
         """Take the role, or change the group; returns how many steps have been completed. All members call this
@@ -60,20 +73,12 @@ class TrainRole:
         """
         with self._lock:
             if self._trainer is None:
-                self._trainer = create_trainer(
-                    self._spec.trainer,
-                    self._spec.algorithm,
-                    model_path=self._spec.model_path,
-                    seed=self._spec.seed,
-                    temperature=self._spec.temperature,
-                    device=self._spec.device,
-                    load_weights=loads_model,
-                )
-            elif is_newcomer:
+                self._trainer = self._create_trainer(loads_model=loads_model)
+            elif is_newcomer and not self._is_prepared:
                 self._trainer.leave()
             elif self._sleeps:
                 self._trainer.wake()
-            self._sleeps = False
+            self._sleeps = self._is_prepared = False
             num_before = self._num_ranks if self.active else membership.num_ranks - 1
             with self._pace.resharding(num_ranks=membership.num_ranks, num_before=num_before):
                 self._trainer.resize(membership)
@@ -139,6 +144,16 @@ class TrainRole:
             self.active = self._sleeps = False
         logger.info("left the trainers")
 
+    def release(self) -> None:
+        """Free the memory, whether the worker has the role or was only prepared for it."""
+        if self.active:
+            self.leave()
+        elif self._is_prepared:
+            with self._lock:
+                assert self._trainer is not None, "it was prepared"
+                self._trainer.leave()
+                self._is_prepared = False
+
     def save(self, folder: Path) -> None:
         """Write the policy as a Hugging Face folder and everything else as one safetensors file. All members call this
         together, and rank 0 writes.
@@ -160,6 +175,17 @@ class TrainRole:
             trainer = self._active_trainer()
             trainer.load_state(load_file(folder / TRAINER_FILE))
             return trainer.num_steps
+
+    def _create_trainer(self, *, loads_model: bool) -> Trainer:
+        return create_trainer(
+            self._spec.trainer,
+            self._spec.algorithm,
+            model_path=self._spec.model_path,
+            seed=self._spec.seed,
+            temperature=self._spec.temperature,
+            device=self._spec.device,
+            load_weights=loads_model,
+        )
 
     def _active_trainer(self) -> Trainer:
         trainer = self._held_trainer()

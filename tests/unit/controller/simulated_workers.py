@@ -316,6 +316,10 @@ class SimulatedWorker:
     async def do_choose_port(self, on_one_machine: bool) -> tuple[str, int]:
         return "127.0.0.1", 1
 
+    async def do_prepare_training(self) -> None:
+        assert not self.rolling_out, f"{self.slot_id} serves"
+        assert not self.training, f"{self.slot_id} trains already"
+
     async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
         assert not self.rolling_out, f"{self.slot_id} serves"
         self.training, self.sleeping, self.place = True, False, place

@@ -53,6 +53,11 @@ class FakeTrainers:
         self.num_tokens: int | None = None
         self.step_begin_s: float | None = None
 
+    async def prepare(self, slot_ids: tuple[str, ...]) -> None:
+        self.log.append(f"trainers prepare {' '.join(slot_ids)}")
+        if "prepare" in self.failures:
+            raise self.failures.pop("prepare")
+
     async def add_when(
         self, ready: asyncio.Future[None], slot_ids: tuple[str, ...], *, patience_s: Callable[[], float]
     ) -> None:
@@ -253,7 +258,7 @@ def test_what_the_policy_predicts_stands_in_the_decision() -> None:
 def test_a_move_to_training() -> None:
     async def scenario(setting: Setting) -> None:
         await until(lambda: setting.state("r0") is GangState.TRAIN)
-        assert setting.log == ["replicas leave r0", "trainers add r0"]
+        assert setting.log == ["replicas leave r0", "trainers prepare r0", "trainers add r0"]
         assert (setting.counters.moves_to_rollout, setting.counters.moves_to_train) == (0, 1)
 
     run(scenario, TO_TRAIN)
@@ -265,6 +270,7 @@ def test_a_move_to_training() -> None:
         (TO_ROLLOUT, "trainers", "remove"),
         (TO_ROLLOUT, "replicas", "join"),
         (TO_TRAIN, "replicas", "leave"),
+        (TO_TRAIN, "trainers", "prepare"),
         (TO_TRAIN, "trainers", "add"),
     ],
 )
@@ -433,7 +439,7 @@ def test_a_gang_of_trainers_that_loses_one_comes_back_as_a_whole() -> None:
         setting.fleet["u1"].kill()
         setting.lose("u1", Role.TRAIN)
         await until(lambda: setting.state("u0+u1") is GangState.TRAIN)
-        assert setting.log == ["trainers add u0 u1"]
+        assert setting.log == ["trainers prepare u0 u1", "trainers add u0 u1"]
         assert [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"] == ["u1"]
 
     run(scenario, gangs=GANGS)

@@ -188,6 +188,10 @@ class TorchBackend(Backend):
         self._group = join_group(membership, timeout_s=self._config.timeout_s, device=self.device)
         reshard(self._state, self._group, membership)
 
+    def prepare(self) -> None:
+        if self._state is None:
+            self._state = self._new_state(load_weights=False)
+
     def sleep(self, *, offload: bool) -> None:
         state = self._held_state()
         state.progress.begin()

@@ -1,0 +1,92 @@
+"""How a worker takes the train role: what it builds beforehand, while the others train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pool_builders import make_spec
+from trainer_samples import random_batch, save_tiny_model
+
+from rlserve.pool.pacing.unpaced import Unpaced
+from rlserve.pool.roles import train
+from rlserve.pool.roles.train import TrainRole
+from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer
+from rlserve.trainers.algorithms.config import GRPOConfig
+from rlserve.trainers.backends.pytorch.backend import TorchBackend
+
+ALONE = Membership(rank=0, num_ranks=1, host="127.0.0.1", port=0, secret="s", generation=1)
+
+
+class LoggedTrainer:
+    """Writes down what it is asked."""
+
+    num_steps = 3
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *arguments: self.log.append(name)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    calls: list[str] = []
+
+    def create(*arguments: Any, **settings: Any) -> LoggedTrainer:
+        calls.append("create")
+        return LoggedTrainer(calls)
+
+    monkeypatch.setattr(train, "create_trainer", create)
+    return calls
+
+
+def test_what_was_prepared_is_not_built_again_when_the_worker_joins(log: list[str]) -> None:
+    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    for built in (["create"], ["leave", "prepare"]):
+        log.clear()
+        role.prepare()
+        assert log == built
+        role.join(ALONE, loads_model=False, is_newcomer=True)
+        assert log == [*built, "resize"]
+        role.leave()
+
+
+def test_a_newcomer_that_was_not_prepared_keeps_nothing_of_before(log: list[str]) -> None:
+    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role.prepare()
+    role.join(ALONE, loads_model=False, is_newcomer=True)
+    log.clear()
+    role.join(ALONE, loads_model=False, is_newcomer=True)
+    assert log == ["leave", "resize"]
+
+
+def test_a_worker_whose_gang_is_lost_before_it_joins_frees_what_it_prepared(log: list[str]) -> None:
+    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role.release()
+    role.prepare()
+    log.clear()
+    role.release()
+    role.release()
+    assert log == ["leave"]
+
+
+def test_a_prepared_trainer_takes_a_state_without_building_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = save_tiny_model(tmp_path)
+    first, second = (
+        create_trainer(TorchTrainerConfig(), GRPOConfig(), model_path=model, seed=0, load_weights=loads, device="cpu")
+        for loads in (True, False)
+    )
+    second.leave()
+    second.prepare()
+    monkeypatch.setattr(TorchBackend, "_new_state", None)
+    second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
+    for trainer in (first, second):
+        trainer.step(random_batch(0))
+    weights = first.weights()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in second.weights().items())
