@@ -1,5 +1,6 @@
 """Compare the policies on a simulated pool of twelve GPUs, and measure the simulator itself.
 
+python benchmarks/simulation.py --validate [--case NAME …] [--folder DIR] [--json FILE]
 python benchmarks/simulation.py [--load NAME …] [--seeds N] [--hours H] [--policy A,B] [--folder DIR] [--json FILE]
 
 Three loads: the share of prompt groups that is kept is steady, drifts, or is a square wave of six phases. Each row has
@@ -7,6 +8,9 @@ the bar that it must reach, and the exit code is 1 where one is missed. The raw 
 takes 3 s, 2 s of them without training. Then: how much faster than real time a simulation is with 12 and with 1,000
 GPUs, and how long one decision takes with 1,000. Runs of policies that measure nothing (all static splits, and the raw
 rule) are kept in ``--folder`` and not done again (``kept_runs.py``).
+
+With ``--validate``, real paced runs (docs/paced_runs.md) beside simulated ones of the same configuration instead
+(``simulation_validation.py``). Real runs that lie in ``--folder`` are not done again.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -24,6 +29,7 @@ from kept_runs import KeptRuns, kept_runs
 from machine import circumstances
 from rich.console import Console
 from rich.table import Table
+from simulation_validation import CASES, MAX_ERROR, validate
 
 from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
 from rlserve.manager.measurement.figures import Measurements
@@ -189,6 +195,16 @@ def check_table(checks: Sequence[Check]) -> Table:
     return table
 
 
+def run_validation(parsed: argparse.Namespace) -> int:
+    """Real runs beside simulated ones."""
+    runs, checks = validate(Path(parsed.folder or tempfile.mkdtemp(prefix="validation-")).absolute(), parsed.case)
+    num_met = sum(check["met"] for check in checks[:-1])
+    print(f"{num_met} of {checks[-1]['value']} runs that count are within {MAX_ERROR:.0%}")
+    if parsed.json:
+        parsed.json.write_text(json.dumps({**circumstances(), "runs": runs, "checks": checks}, indent=1) + "\n")
+    return 0 if all(check["met"] for check in checks) else 1
+
+
 def main(arguments: Sequence[str]) -> int:
     """Simulate, and print what came of it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -199,7 +215,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="where runs are kept, and found again")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--validate", action="store_true", help="compare with real paced runs instead")
+    parser.add_argument("--case", nargs="+", default=[], choices=[case.name for case in CASES], metavar="NAME")
     parsed = parser.parse_args(arguments)
+    if parsed.validate:
+        return run_validation(parsed)
     judged = parsed.policy.split(",")[0]
     run = kept_runs(parsed.folder) if parsed.folder else None
     console, checks, data = Console(width=112), list[Check](), {}
