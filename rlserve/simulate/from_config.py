@@ -24,13 +24,13 @@ from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.roofline import RooflineCosts
-from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.scenario import Overheads, Scenario
 from rlserve.tasks.registry import TASKS
 
 POLICY_CONFIGS: Mapping[str, type[ManagerConfig]] = {config().policy: config for config in get_args(ManagerConfig)}
 
-CALL_S = 0.02
-"""Of a machine's time, that a call between processes takes with what is done around it."""
+_OVERHEADS = Overheads(step_s=0.03, sync_s=0.08)
+"""Of this machine's time, with nothing else running on it."""
 _MEDIAN_TOKENS = 2000.0
 _NUM_PROMPT_TOKENS = 256
 _NUM_MEASURED = 32
@@ -100,7 +100,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
         num_initial_rollout=config.pool.num_initial_rollout,
         num_steps=None if changes.hours else config.num_steps,
         duration_s=3600 * changes.hours if changes.hours else _LONGEST_S,
-        call_s=CALL_S / pacing.dilation,
+        overheads=Overheads(step_s=_OVERHEADS.step_s / pacing.dilation, sync_s=_OVERHEADS.sync_s / pacing.dilation),
     )
 
 

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
 from rlserve.manager.policies.base import Admission, GangView, admission_window
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overheads:
+    """What calls between processes and the controller's own work add to the times of a run's costs."""
+
+    step_s: float = 0.0
+    """To a training step."""
+    sync_s: float = 0.0
+    """To the way of a version of the weights to a replica; half as much to one and a half times, as it happens."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "step_s": self.step_s >= 0 or "must be at least 0",
+                "sync_s": self.sync_s >= 0 or "must be at least 0",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +54,7 @@ class Scenario:
     """It ends with this step, which its load takes its course by; None: time alone counts."""
     scoring_s: float = 0.0
     """From the end of a group to its reward."""
-    call_s: float = 0.0
-    """What a call between the controller and workers adds: to each training step, and to each version's way to a
-    replica, twice."""
+    overheads: Overheads = field(default_factory=Overheads)
 
     def __post_init__(self) -> None:
         check_fields(
@@ -47,7 +64,6 @@ class Scenario:
                 "duration_s": self.duration_s > 0 or "must be above 0",
                 "num_steps": self.num_steps is None or self.num_steps >= 1 or "must be at least 1",
                 "num_prompt_tokens": self.num_prompt_tokens >= 1 or "must be at least 1",
-                "call_s": self.call_s >= 0 or "must be at least 0",
                 "scoring_s": self.scoring_s >= 0 or "must be at least 0",
             },
         )

@@ -65,8 +65,10 @@ class SimulatedRun:
         return 3600 * len(self.moves) / self.duration_s
 
 
-def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> SimulatedRun:
+def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: int = 0) -> SimulatedRun:
     """Run a scenario under a policy. Equal arguments give equal results, but for ``host_s``.
+
+    ``seed`` is that of the load, ``chance`` of all else that is left to chance.
 
     Raises:
         PoolError: no such split of the pool.
@@ -74,7 +76,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int) -> Simula
     began = time.process_time()
     clock, journal = Clock(), Journal(meter=None if manager.policy == "static" else Meter())
     generation = Generation(clock, scenario, journal, seed=seed, on_ready=lambda: training.go_on())
-    weights = Weights(clock, scenario.costs, journal, generation, call_s=scenario.call_s)
+    weights = Weights(clock, scenario.costs, journal, generation, overheads=scenario.overheads, chance=chance)
     training = Training(clock, scenario, journal, generation, publish=weights.publish)
     reallocation = Reallocation(
         clock,

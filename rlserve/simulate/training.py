@@ -136,7 +136,7 @@ class Training:
         self._work_began_s, self._num_tokens = now_s, num_tokens
         self._types = tuple(self.members.values())
         self._work_s = self._scenario.costs.train_step_s(self._types, num_tokens)
-        self._work_s += self._scenario.call_s
+        self._work_s += self._scenario.overheads.step_s
         self._step += 1
         self._clock.after(self._work_s, partial(self._stepped, self._step))
         self._note_stage()

@@ -1,10 +1,12 @@
 """Versions of the weights on their way to the replicas, beside the training, as ``rlserve.controller.weight_sync``.
 
-Each replica takes the newest version at its own pace; versions that came meanwhile are skipped.
+Each replica takes the newest version at its own pace; versions that came meanwhile are skipped. Which of them is the
+first is chance, and matters: groups that wait for a new version go to whoever has it.
 """
 
 from __future__ import annotations
 
+import random
 from functools import partial
 
 from rlserve.manager.measurement.readings import SyncDone
@@ -13,15 +15,19 @@ from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.generation import Generation
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.replica import Replica
+from rlserve.simulate.scenario import Overheads
 
 
 class Weights:
     """Knows the newest version and who is taking one."""
 
-    def __init__(self, clock: Clock, costs: Costs, journal: Journal, generation: Generation, *, call_s: float) -> None:
-        """``call_s`` is what a call to a worker takes: one sends a version, another has a replica take it."""
+    def __init__(
+        self, clock: Clock, costs: Costs, journal: Journal, generation: Generation, *, overheads: Overheads, chance: int
+    ) -> None:
+        """``overheads`` come on top of the time that a version takes on the wire."""
         self.version = 0
-        self._call_s = call_s
+        self._overhead_s = overheads.sync_s
+        self._random = random.Random(f"{chance} weights")
         self._clock = clock
         self._costs = costs
         self._journal = journal
@@ -39,7 +45,7 @@ class Weights:
         if replica.version < self.version and replica not in self._taking:
             self._taking.add(replica)
             self._clock.after(
-                2 * self._call_s + self._costs.weights_s(replica.type_name),
+                self._costs.weights_s(replica.type_name) + self._overhead_s * self._random.uniform(0.5, 1.5),
                 partial(self._arrived, replica, self.version, self._clock.now_s),
             )
 

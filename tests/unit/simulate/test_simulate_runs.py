@@ -19,6 +19,7 @@ from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.oracle import best_division, fluid_groups_per_s, saturated_rates
+from rlserve.simulate.scenario import Overheads
 from rlserve.simulate.simulation import simulate
 
 STATIC = StaticConfig()
@@ -161,8 +162,19 @@ def test_a_run_that_is_counted_in_steps_ends_with_the_last_and_admits_no_more_th
 
 def test_calls_to_workers_take_their_time() -> None:
     slow = scenario(costs=PlainCosts(base_s=0.001, train_token_s=0.02))
-    quick, called = (simulate(replace(slow, call_s=call_s, num_steps=20), STATIC, seed=0) for call_s in (0.0, 0.5))
+    quick, called = (
+        simulate(replace(slow, overheads=Overheads(step_s=step_s), num_steps=20), STATIC, seed=0)
+        for step_s in (0.0, 0.5)
+    )
     assert called.duration_s - quick.duration_s == pytest.approx(20 * 0.5)
+
+
+def test_a_version_that_is_long_on_its_way_holds_up_groups_that_need_it() -> None:
+    strict = scenario(max_staleness=0, num_steps=10)
+    quick, late = (
+        simulate(replace(strict, overheads=Overheads(sync_s=sync_s)), STATIC, seed=0) for sync_s in (0.0, 0.5)
+    )
+    assert late.duration_s - quick.duration_s == pytest.approx(9 * 0.5, rel=0.5)
 
 
 def test_tools_hold_groups_up_before_they_are_scored() -> None:
