@@ -16,7 +16,7 @@ from rlserve.tracking.run_state import RunState, read_run_state
 MAX_NUM_MOVES = 6
 MAX_NUM_POINTS = 400
 NUM_STEPS_OF_SHARE = 10
-_SPLITS = tuple(f'{{"event": "{kind}"' for kind in ("run", "slot", "move"))
+SPLIT_LINES = tuple(f'{{"event": "{kind}"' for kind in ("run", "slot", "move"))
 """How the lines begin that tell the split: the last of them may be hours old."""
 _ROLES = {"to_rollout": " to rollout", "to_train": " to train"}
 
@@ -92,7 +92,7 @@ def read_run_view(folder: RunFolder) -> RunView:
     """
     state = read_run_state(folder)
     metrics, decisions = read_last_json_lines(folder.metrics_file), read_last_json_lines(folder.decisions_file)
-    events, config = read_last_json_lines(folder.events_file, also=_SPLITS), folder.read_config()
+    events, config = read_last_json_lines(folder.events_file, also=SPLIT_LINES), folder.read_config()
     moved = move_views(judge(decisions=decisions, events=events, metrics=metrics, config=config))
     return RunView(
         state=state,

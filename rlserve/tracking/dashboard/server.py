@@ -30,7 +30,7 @@ from rlserve.tracking.jsonl import read_last_json_lines, to_json_line
 from rlserve.tracking.report import LIBRARY
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
-from rlserve.tracking.run_view import RunView, read_run_view
+from rlserve.tracking.run_view import SPLIT_LINES, RunView, read_run_view
 from rlserve.tracking.timeline.ownership import Interval, slot_timelines
 
 logger = logging.getLogger(__name__)
@@ -164,9 +164,8 @@ def run_content(folder: RunFolder) -> dict[str, Any]:
 
 
 def _slots(folder: RunFolder, view: RunView) -> list[dict[str, Any]]:
-    """Whose each slot was, as far as the end of the events tells. A gang that has not changed hands since then has had
-    its role all the time."""
-    events = read_last_json_lines(folder.events_file)
+    """Whose each slot was. A gang that has not changed hands yet has had its role all the time."""
+    events = read_last_json_lines(folder.events_file, also=SPLIT_LINES)
     times_s = [event["time_s"] for event in events] or [0.0]
     end_s = max([*times_s, *([view.live.time_s] if view.live else [])])
     rows = slot_timelines(events, end_s)

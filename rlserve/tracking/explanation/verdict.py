@@ -22,7 +22,8 @@ def verdict(judgement: Judgement) -> Iterator[str]:
         else:
             yield f"Verdict: {_against_start(start, against)}"
     if judgement.efficiency is not None:
-        yield _against_possible(judgement.efficiency)
+        caveat = "; both are too high, since slots that share processors slow each other down"
+        yield f"{_against_possible(judgement.efficiency)}{caveat if judgement.shares_processors else ''}."
 
 
 def change(relative: float, error: float | None = None) -> str:
@@ -53,5 +54,5 @@ def _against_possible(found: Efficiency) -> str:
         f"{found.realised:.3g} prompt groups a second were trained; by the rates that this run measured, about "
         f"{found.best_static:.3g} with the best split that never moves ({found.best_static_num_rollout} roll out: this "
         f"run {change(found.realised / found.best_static - 1.0)}), and {found.oracle:.3g} if the best split at every "
-        f"moment cost nothing ({found.realised / found.oracle:.0%} of it)."
+        f"moment cost nothing ({found.realised / found.oracle:.0%} of it)"
     )

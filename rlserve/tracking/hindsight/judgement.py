@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rlserve.roofline.accelerators import is_cpu, is_paced
 from rlserve.tracking import names
 from rlserve.tracking.hindsight.comparison import Comparison, Hindsight, look_back
 from rlserve.tracking.hindsight.efficiency import Efficiency, efficiency
@@ -55,6 +56,8 @@ class Judgement:
     against_start: Comparison | None
     """The whole run against it; None where it cannot be told, or nothing moved."""
     efficiency: Efficiency | None
+    shares_processors: bool
+    """Slots are CPU processes that slow each other down, so other splits promise too much."""
     min_steps: int
     """Training steps between two moves with which something can be told."""
 
@@ -79,6 +82,7 @@ def judge(
         start=start,
         against_start=hindsight.compare(windows, start) if hindsight and start else None,
         efficiency=efficiency(hindsight) if hindsight else None,
+        shares_processors=any(is_cpu(row.slot_type) and not is_paced(row.slot_type) for row in rows),
         min_steps=length,
     )
 

@@ -56,6 +56,14 @@ def test_three_steps_in_a_row_are_spoken_of(change: StepMetrics, kind: str, word
     assert kinds(advise(steps({}, change, change, change), CONTEXT)) == [kind], "only the last ones count"
 
 
+def test_answers_of_a_paced_run_are_as_long_as_its_load_says() -> None:
+    rollout = {"max_tokens": 4, "top_k": 0, "top_p": 1.0}
+    cut = {names.CLIP_RATIO: 1.0}
+    for type_name, found in (("paced-H100", []), ("H100", ["all answers cut"])):
+        context = read_context("r1", {"rollout": rollout, "pool": {"slots": [{"type": type_name, "count": 2}]}})
+        assert kinds(advise(steps(cut, cut, cut), context)) == found
+
+
 def test_where_rewards_are_equal_a_gradient_of_zero_is_no_news() -> None:
     change = {names.FRAC_REWARD_ZERO_STD: 1.0, names.POLICY_GRAD_NORM: 0.0}
     assert kinds(advise(steps(change, change, change), CONTEXT)) == ["equal rewards"]

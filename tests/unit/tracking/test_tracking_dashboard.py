@@ -20,6 +20,7 @@ from small_runs import begin_run, do_steps
 from test_tracking_live import STATE
 
 from rlserve.errors import UserError
+from rlserve.tracking import jsonl
 from rlserve.tracking.dashboard.server import DashboardServer, natural_order
 from rlserve.tracking.owner import owned
 from rlserve.tracking.run_state import find_runs
@@ -74,6 +75,14 @@ def test_all_of_a_run_is_there(server: DashboardServer) -> None:
     assert [gang["state"] for gang in alive["live"]["gangs"]] == ["train", "rollout"]
     labels = [slot["label"] for slot in alive["slots"]]
     assert labels == ["H100/0", "H200/0-1", "cpu-a/0", "cpu-b/0"], "also a gang that has not changed hands lately"
+
+
+def test_slots_that_changed_hands_long_ago_are_drawn(server: DashboardServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = read(server, "/api/run/my%20run")
+    monkeypatch.setattr(jsonl, "END_BYTES", 2000)
+    short = read(server, "/api/run/my%20run")
+    assert len(short["points"]) < len(whole["points"])
+    assert short["slots"] == whole["slots"]
 
 
 def test_a_damaged_run_is_named_and_hides_no_other(server: DashboardServer) -> None:

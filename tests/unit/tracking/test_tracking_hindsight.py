@@ -73,7 +73,9 @@ def test_a_load_that_grows_is_not_taken_for_what_a_move_did() -> None:
 def test_what_cannot_be_told_is_not() -> None:
     world = World(1)
     world.steps(1)
-    assert judged_run(world) == Judgement(series=(), start=None, against_start=None, efficiency=None, min_steps=3)
+    assert judged_run(world) == Judgement(
+        series=(), start=None, against_start=None, efficiency=None, shares_processors=False, min_steps=3
+    )
     world.move(1)
     world.steps(3)
     early = judged_run(world)

@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.errors import DataError
-from rlserve.tracking.jsonl import JsonLinesWriter, JsonlSink, read_json_lines, to_json_line
+from rlserve.tracking import jsonl
+from rlserve.tracking.jsonl import (
+    JsonLinesWriter,
+    JsonlSink,
+    read_json_lines,
+    read_last_json_lines,
+    to_json_line,
+)
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -49,6 +56,20 @@ def test_a_line_broken_off_by_a_kill_is_passed_over_and_cut_off(tmp_path: Path, 
     writer.write({"step": 3})
     writer.close()
     assert read_json_lines(path) == [*before, {"step": 3}]
+
+
+def test_lines_of_a_kind_are_read_however_long_ago_they_were_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(f'{{"event": "{"b" if n % 5 == 0 else "a"}", "n": {n}}}\n' for n in range(20)))
+    whole = read_json_lines(path)
+    for end_bytes in (1, 30, 90, 10_000):
+        monkeypatch.setattr(jsonl, "END_BYTES", end_bytes)
+        tail = read_last_json_lines(path)
+        assert tail == whole[len(whole) - len(tail) :]
+        early = [line for line in whole[: len(whole) - len(tail)] if line["event"] == "b"]
+        assert read_last_json_lines(path, also=('{"event": "b"',)) == [*early, *tail]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import FILES_ONLY, MakeRun, make_answers
+from conftest import FILES_ONLY, MakeRun, make_answers, make_summary
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import rc_context
@@ -41,6 +41,7 @@ from rlserve.tracking.report.series import (
     thinned,
 )
 from rlserve.tracking.run_folder import RunFolder
+from rlserve.tracking.summary import write_summary
 from rlserve.tracking.timeline.ownership import Interval, slot_timelines
 from rlserve.tracking.tracker import create_tracker
 
@@ -265,6 +266,24 @@ def test_how_the_slots_were_used(make_run: MakeRun) -> None:
     assert any("split of the start" in note for note in data.notes)
     assert "if the best split at every moment cost nothing" in data.notes[-1]
     assert dict(data.headline)["slots in use"].endswith("%")
+
+
+@pytest.mark.parametrize(("late", "verdict"), [(0.004, "the host kept up"), (0.2, "the host was the bottleneck")])
+def test_a_paced_run_says_whether_it_counts_and_has_modelled_seconds(
+    make_run: MakeRun, late: float, verdict: str
+) -> None:
+    folder = make_run(num_slots=4, num_steps=60)
+    folder.write_config("pool:\n  slots:\n  - {type: paced-H100, count: 4}\n")
+    write_summary(folder, make_summary(overrun_share=late, host_was_bottleneck=late > 0.03))
+    data = read_report_data(folder)
+    assert data.notes[0].startswith(f"Paced run: {late:.1%} of the modelled time late: {verdict}")
+    assert time_label(data).startswith("modelled seconds")
+    shown = dict(data.headline)
+    assert "held-out score" not in shown
+    assert "modelled time" in shown
+    assert "answers cut" not in [curve.label for panel in step_panels(data) for curve in panel.curves]
+    write_html(data, folder.report_html)
+    assert verdict in folder.report_html.read_text()
 
 
 def test_panels_over_steps_have_their_metrics(make_run: MakeRun) -> None:
