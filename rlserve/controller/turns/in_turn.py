@@ -19,8 +19,8 @@ lost, join or leave do so at the begin of a turn of training or within it (``rls
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
 
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.gang_book import GangBook
@@ -36,8 +36,6 @@ from rlserve.pool.config import ColocatedConfig
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.ledger import GroupState
 from rlserve.tracking.events import TurnEvent
-
-logger = logging.getLogger(__name__)
 
 
 class InTurn(Turns):
@@ -88,17 +86,13 @@ class InTurn(Turns):
             changes.append(await self._roles.stop_serving(gang))
 
         async with self._recovery.moving:
-            serving = self._gangs(GangState.ROLLOUT)
-            await asyncio.gather(*(self._recovery.guard(gang, Role.TRAIN, stop(gang)) for gang in serving))
+            await self._change_all(self._gangs(GangState.ROLLOUT), Role.TRAIN, stop)
             await self._trainers.wake()
             self._roles.turn = Role.TRAIN
-            members, idle = self._trainers.members, self._gangs(GangState.IDLE)
-            for gang in idle:
-                if gang.leader in members:
-                    self._book.move(gang, GangState.JOINING_TRAIN, "turn of training")
-                    self._book.move(gang, GangState.TRAIN, "turn of training")
-            for gang in idle:
-                if gang.leader not in members and gang.id not in self._book.leaving:
+            for gang in self._gangs(GangState.JOINING_TRAIN):
+                self._book.move(gang, GangState.TRAIN, "turn of training")
+            for gang in self._gangs(GangState.IDLE):
+                if gang.id not in self._book.leaving:
                     join = self._roles.take(gang, Role.TRAIN, "takes part from this turn on")
                     await self._recovery.guard(gang, Role.TRAIN, join)
         self._training_begin_s = self._run.clock.now()
@@ -110,19 +104,25 @@ class InTurn(Turns):
         begin_s = self._run.clock.now()
         async with self._recovery.moving:
             await self._weights.settled()
+            for gang in self._gangs(GangState.TRAIN):
+                self._book.move(gang, GangState.LEAVING_TRAIN, "turn of rollout")
             changes = await self._trainers.sleep()
             self._roles.turn = Role.ROLLOUT
-            gangs = self._gangs(GangState.TRAIN)
-            for gang in gangs:
-                self._book.move(gang, GangState.LEAVING_TRAIN, "turn of rollout")
-                self._book.move(gang, GangState.IDLE, "its trainer sleeps")
-            await asyncio.gather(*(self._recovery.guard(gang, Role.ROLLOUT, self._roles.serve(gang)) for gang in gangs))
+            await self._change_all(self._gangs(GangState.LEAVING_TRAIN), Role.ROLLOUT, self._roles.serve)
         self._note(Role.ROLLOUT, begin_s, changes)
         share = self._config.rollout_time_share
         if share and self._run.counters.num_steps:
             wait_s = (begin_s - self._training_begin_s) * share / (1 - share)
             self._rollout_until_s = self._run.clock.now() + wait_s
             self._recovery.spawn(self._tell_after(wait_s))
+
+    async def _change_all(
+        self, gangs: Sequence[Gang], to: Role, change: Callable[[Gang], Coroutine[Any, Any, None]]
+    ) -> None:
+        """All at once; a gang that is lost in it is recovered, and whatever else fails ends the others."""
+        async with asyncio.TaskGroup() as tasks:
+            for gang in gangs:
+                tasks.create_task(self._recovery.guard(gang, to, change(gang)))
 
     async def _tell_after(self, wait_s: float) -> None:
         """Let whoever waits for ``is_ripe`` ask again."""
@@ -144,7 +144,3 @@ class InTurn(Turns):
             f"pool/{role}_released_bytes": released_bytes,
             f"pool/{role}_kept_bytes": kept_bytes,
         }
-        logger.info(
-            "turn of %s after %.2f s: each %s released %.0f MiB in the mean, and keeps %.0f MiB",
-            to, now - begin_s, role, *(each / max(len(changes), 1) / 2**20 for each in (released_bytes, kept_bytes)),
-        )  # fmt: skip

@@ -2,7 +2,7 @@
 
 ::
 
-    turn of training   idle ──► train      a newcomer joins the trainers     train ──► idle   it leaves them
+    turn of training   idle ──► train: a newcomer joins the trainers           train ──► idle: it leaves them for good
     turn of rollout    idle: a newcomer waits for the next turn of training, since it has no weights before
 
 All gangs change sides together (``rlserve.controller.turns.in_turn``); here is what happens to single ones meanwhile.
@@ -60,10 +60,12 @@ class RolesInTurn(RoleChanges):
         Raises:
             WorkerFailedError: it was lost, or failed, on the way.
         """
+        self._book.move(gang, GangState.IDLE, "its trainer sleeps")
         await super().take(gang, Role.ROLLOUT, "turn of rollout")
 
     async def stop_serving(self, gang: Gang) -> MemoryChange:
-        """Bring a gang that serves to idle; its requests wait with their tokens. Returns what its engine gave back.
+        """Bring a gang that serves to where its trainer can wake; its requests wait with their tokens. Returns what its
+        engine gave back.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way.
@@ -71,4 +73,5 @@ class RolesInTurn(RoleChanges):
         self._book.move(gang, GangState.LEAVING_ROLLOUT, "turn of training")
         change = await self._replicas.leave(gang.leader)
         self._book.move(gang, GangState.IDLE, "serves no more")
+        self._book.move(gang, GangState.JOINING_TRAIN, "turn of training")  # at once: idle are those without a trainer
         return change

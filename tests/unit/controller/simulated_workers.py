@@ -104,6 +104,8 @@ class SimulatedWorker:
         self.rolling_out = self.training = self.closed = False
         self.sleeping = False
         """It trains, and serves meanwhile."""
+        self.garbled = False
+        """Its engine loads other weights than its trainer has."""
         self.version = -1
         self.running: dict[str, _Running] = {}
         self.outbox: list[RequestOutput] = []
@@ -205,7 +207,7 @@ class SimulatedWorker:
         assert self.batches is not None
         await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
         self.version = len(self.batches)
-        return Receipt(version=self.version, fingerprint=1000 + self.version, load_s=0.0)
+        return Receipt(version=self.version, fingerprint=7 if self.garbled else 1000 + self.version, load_s=0.0)
 
     async def do_submit(self, requests: list[Request]) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from simulated_run import SimulatedRun, SimulatedScorer, make_config, simulate
+from simulated_run import SimulatedRun, SimulatedScorer, ask, make_config, simulate
 from simulated_workers import Speeds, World
 
 from rlserve.config.tree import CheckpointConfig, EvaluationConfig, RunConfig
 from rlserve.engine.config import EngineConfig
-from rlserve.errors import WorkerFailedError
+from rlserve.errors import WeightsRefusedError, WorkerFailedError
 from rlserve.manager.roles import Role
 from rlserve.pool.config import ColocatedConfig, PoolConfig
 from rlserve.pool.notices.base import Notice
@@ -177,6 +177,31 @@ def test_all_lost_while_they_roll_out_end_the_run(tmp_path: Path) -> None:
 
     with pytest.raises(WorkerFailedError, match=r"no trainer is left that holds the state \(.* --resume"):
         simulate(run_config(100), folder(tmp_path), disturb=lose_all)
+
+
+def test_an_engine_with_other_weights_than_were_trained_ends_the_run(tmp_path: Path) -> None:
+    async def garble(run: SimulatedRun) -> None:
+        while not run.trained:
+            await asyncio.sleep(0.1)
+        run.living(Role.TRAIN)[0].garbled = True
+
+    message = r"reports version 1 with fingerprint 0000000000000007, trained was version 1 with 00000000000003e9"
+    with pytest.raises(WeightsRefusedError, match=message):
+        simulate(run_config(100), folder(tmp_path), disturb=garble)
+
+
+def test_no_gang_is_moved_by_hand(tmp_path: Path) -> None:
+    answers: list[dict[str, Any]] = []
+
+    async def move(run: SimulatedRun) -> None:
+        while not run.trained:
+            await asyncio.sleep(0.1)
+        answers.append(await ask(run, "move", "cpu/0", "train"))
+
+    simulate(run_config(10), folder(tmp_path), disturb=move)
+    assert [(answer["outcome"], "pool.placement=colocated" in answer["message"]) for answer in answers] == [
+        ("refused", True)
+    ]
 
 
 def test_one_slot_is_enough(tmp_path: Path) -> None:
