@@ -70,6 +70,8 @@ def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerCo
         kept=None if parsed.keep is None else parse_course(parsed.keep),
         num_prompt_tokens=parsed.prompt_tokens,
         trace=parsed.trace,
+        failures_per_hour=parsed.failures_per_hour,
+        notices_per_hour=parsed.notices_per_hour,
     )
     scenario = build_scenario(config, changes)
     return scenario, choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
@@ -128,6 +130,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=_not_negative, help="of the logarithm of lengths (1)")
     parser.add_argument("--prompt-tokens", type=_at_least_one, metavar="N", help="of a prompt (256)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a file instead")
+    parser.add_argument("--failures-per-hour", type=_not_negative, default=0.0, metavar="N", help="workers that die")
+    parser.add_argument("--notices-per-hour", type=_not_negative, default=0.0, metavar="N", help="nodes that leave")
     parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")

@@ -24,7 +24,7 @@ from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.roofline import RooflineCosts
-from rlserve.simulate.scenario import Overheads, Scenario
+from rlserve.simulate.scenario import LossRates, Overheads, Scenario
 from rlserve.tasks.registry import TASKS
 
 POLICY_CONFIGS: Mapping[str, type[ManagerConfig]] = {config().policy: config for config in get_args(ManagerConfig)}
@@ -63,6 +63,8 @@ class Changes:
     num_prompt_tokens: int | None = None
     trace: Path | None = None
     """Lengths from this file."""
+    failures_per_hour: float = 0.0
+    notices_per_hour: float = 0.0
 
 
 def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
@@ -100,6 +102,11 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
         num_initial_rollout=config.pool.num_initial_rollout,
         num_steps=None if changes.hours else config.num_steps,
         duration_s=3600 * changes.hours if changes.hours else _LONGEST_S,
+        losses=LossRates(
+            failures_per_hour=changes.failures_per_hour,
+            notices_per_hour=changes.notices_per_hour,
+            grace_s=config.pool.notice_grace_s,
+        ),
         overheads=Overheads(step_s=_OVERHEADS.step_s / pacing.dilation, sync_s=_OVERHEADS.sync_s / pacing.dilation),
     )
 

@@ -30,6 +30,25 @@ class Overheads:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossRates:
+    """How often gangs are lost, and how they come back. Rates are those of the whole pool."""
+
+    failures_per_hour: float = 0.0
+    """Workers that die without a word."""
+    restart_s: float = 20.0
+    """Until a new one is up."""
+    notices_per_hour: float = 0.0
+    """Nodes that say that they will leave, as spot instances do."""
+    grace_s: float = 30.0
+    """From the notice until the node is away."""
+    away_s: float = 300.0
+    """Until another joins in its place."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {name: value >= 0 or "must be at least 0" for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scenario:
     """A pool, its work, and what things cost there."""
 
@@ -55,6 +74,7 @@ class Scenario:
     scoring_s: float = 0.0
     """From the end of a group to its reward."""
     overheads: Overheads = field(default_factory=Overheads)
+    losses: LossRates = field(default_factory=LossRates)
 
     def __post_init__(self) -> None:
         check_fields(

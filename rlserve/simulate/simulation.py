@@ -15,6 +15,7 @@ from rlserve.manager.roles import Role
 from rlserve.simulate.clock import Clock
 from rlserve.simulate.generation import Generation
 from rlserve.simulate.journal import Journal
+from rlserve.simulate.losses import Losses
 from rlserve.simulate.reallocation import Reallocation
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.training import Training
@@ -48,6 +49,8 @@ class SimulatedRun:
     staleness: Mapping[int, int]
     """Trained groups by the age of their oldest token, in steps."""
     moves: tuple[SimulatedMove, ...]
+    num_failures: int
+    num_notices: int
     history: tuple[GangTransition, ...]
     """What each gang did when."""
     num_events: int
@@ -91,6 +94,8 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
     generation.admit()
     training.go_on()
     clock.start(reallocation.run(manager.interval_s))
+    losses = Losses(clock, scenario.losses, reallocation, seed=seed)
+    losses.begin()
     clock.run_until(scenario.duration_s)
     training.close()
     generation.close()
@@ -111,6 +116,8 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
             SimulatedMove(begin_s=begin_s, end_s=end_s, gang_id=gang_id, to=to)
             for begin_s, end_s, gang_id, to in journal.moves
         ),
+        num_failures=losses.num_failures,
+        num_notices=losses.num_notices,
         history=reallocation.table.history,
         num_events=clock.num_events,
         host_s=time.process_time() - began,

@@ -34,7 +34,7 @@ def timelines(scenario: Scenario, run: SimulatedRun) -> tuple[SlotTimeline, ...]
             "time_s": change.time_s,
             "slot_id": change.gang_id,
             "gang_id": change.gang_id,
-            "slot_type": types[change.gang_id],
+            "slot_type": types[change.gang_id.partition("+")[0]],
             "state": str(change.after),
             "owner": _OWNERS.get(change.after, "moving"),
         }

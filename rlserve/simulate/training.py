@@ -48,6 +48,8 @@ class Training:
         self._types: tuple[str, ...] = ()
         """Of the gangs that made the step, who are others once the group has changed after it."""
         self._batch: list[Scored] | None = None
+        self._broken: list[Scored] | None = None
+        """Batch of a step that lost a trainer, and is done again."""
         self._busy = False
         self._computing = False
         self._step = 0
@@ -86,6 +88,17 @@ class Training:
         self.go_on()
         return latch
 
+    def lose(self, gang_id: str, pause: Callable[[], float]) -> None:
+        """A member is lost: the others form anew, which takes ``pause``, and do a step that was under way again."""
+        del self.members[gang_id]
+        if self._computing:
+            self._step += 1
+            self._busy = self._computing = False
+            self._broken, self._batch = self._batch, None
+            self._wait_began_s, self._paused_s = self._clock.now_s, 0.0
+            self._note_stage()
+        self.at_boundary(pause)
+
     def go_on(self) -> None:
         """Begin what can begin: a change that waits, or a step."""
         if self._busy:
@@ -102,6 +115,10 @@ class Training:
             return
         if self._batch is not None:
             self._finish_step()
+            return
+        if self._broken is not None:
+            again, self._broken = self._broken, None
+            self._begin_step(again)
             return
         if not self.waiting:
             self.waiting = True

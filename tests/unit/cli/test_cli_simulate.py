@@ -25,6 +25,7 @@ def test_policies_are_compared_with_the_oracle_and_the_best_split(
 ) -> None:
     written = tmp_path / "result.json"
     arguments = ["simulate", "conf/rlhf.yaml", *SMALL, *QUICK, "--keep", "1..0.4", "--json", str(written)]
+    arguments += ["--failures-per-hour", "60", "--notices-per-hour", "30"]
     assert main([*arguments, "--policy", "static,queue_threshold"]) == 0
     result = json.loads(written.read_text())
     best = f"best static ({result['best_static_num_rollout']})"

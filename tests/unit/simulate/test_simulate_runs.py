@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulate_builders import PlainCosts, equal_work, gangs, scenario
 
-from rlserve.manager.config import QueueThresholdConfig, StaticConfig
+from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
 from rlserve.manager.gang_table import GangState
 from rlserve.manager.measurement.readings import Reading, StepDone
 from rlserve.manager.roles import Role
@@ -19,7 +19,7 @@ from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.oracle import best_division, fluid_groups_per_s, saturated_rates
-from rlserve.simulate.scenario import Overheads
+from rlserve.simulate.scenario import LossRates, Overheads
 from rlserve.simulate.simulation import simulate
 
 STATIC = StaticConfig()
@@ -175,6 +175,45 @@ def test_a_version_that_is_long_on_its_way_holds_up_groups_that_need_it() -> Non
         simulate(replace(strict, overheads=Overheads(sync_s=sync_s)), STATIC, seed=0) for sync_s in (0.0, 0.5)
     )
     assert late.duration_s - quick.duration_s == pytest.approx(9 * 0.5, rel=0.5)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from((STATIC, EAGER)), st.floats(0.0, 4.0))
+def test_whatever_is_lost_every_group_is_in_one_place_or_ended(
+    seed: int, manager: ManagerConfig, grace_s: float
+) -> None:
+    losses = LossRates(failures_per_hour=500, restart_s=3.0, notices_per_hour=500, grace_s=grace_s, away_s=5.0)
+    costs = PlainCosts(train_token_s=0.005, move_s=0.3, pause_s=0.2, transfer_s=0.1)
+    pool = scenario(gangs=gangs(even=4, fast=2), costs=costs, losses=losses, max_staleness=2, duration_s=120.0)
+    run = simulate(pool, manager, seed=seed)
+    assert run.num_failures + run.num_notices > 5
+    assert run.num_steps > 3
+    assert sum(run.staleness.values()) == 4 * run.num_steps
+    assert {change.after for change in run.history} >= {GangState.DEAD, GangState.TRAIN, GangState.ROLLOUT}
+
+
+def test_a_lost_trainer_costs_its_step_and_comes_back() -> None:
+    losses = LossRates(failures_per_hour=200.0, restart_s=5.0)
+    costs = PlainCosts(base_s=0.001, train_token_s=0.02, pause_s=1.0)
+    quiet, lossy = (
+        simulate(scenario(costs=costs, num_steps=30, losses=rates, duration_s=1e5), STATIC, seed=1)
+        for rates in (LossRates(), losses)
+    )
+    assert lossy.num_steps == quiet.num_steps == 30
+    assert lossy.num_failures > 0
+    assert lossy.duration_s > quiet.duration_s
+    again = [change for change in lossy.history if change.reason == "replaces a lost worker"]
+    assert {change.after for change in again} >= {GangState.TRAIN, GangState.ROLLOUT}
+
+
+def test_a_node_that_leaves_is_replaced_by_another_gang() -> None:
+    losses = LossRates(notices_per_hour=120.0, grace_s=30.0, away_s=10.0)
+    run = simulate(scenario(losses=losses, duration_s=400.0), STATIC, seed=0)
+    assert run.num_notices > 3
+    gone = {change.gang_id for change in run.history if change.after is GangState.GONE}
+    back = {change.gang_id for change in run.history if change.after in (GangState.TRAIN, GangState.ROLLOUT)}
+    assert gone
+    assert any("+1" in gang_id for gang_id in back)
 
 
 def test_tools_hold_groups_up_before_they_are_scored() -> None:
