@@ -42,7 +42,9 @@ class BarPanel:
 
     def text(self, value: float) -> str:
         """What stands at a bar."""
-        return f"{100 * value:.0f}" if self.is_percent else f"{value:.3g}"
+        if not self.is_percent:
+            return f"{value:.3g}"
+        return f"{100 * value:.1g}" if 0.0 < abs(value) < 0.0095 else f"{100 * value:.0f}"
 
 
 def bar_panels(data: ReportData) -> tuple[BarPanel, ...]:

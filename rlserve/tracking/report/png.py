@@ -92,7 +92,7 @@ def draw(data: ReportData) -> Figure:
     slots_height = min(max(0.27 * len(data.slots), 0.9), 5.5)
     answers_height = ANSWER_HEIGHT * (len(data.answers) + 1)
     lines = [line for note in data.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
-    heights = [HEADLINE_HEIGHT + NOTE_HEIGHT * len(lines), 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
+    heights = [HEADLINE_HEIGHT + _notes_height(lines), 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
     page_height = sum(heights) + sum(GAPS_ABOVE) + BOTTOM
     figure = Figure(figsize=(PAGE_WIDTH, page_height))
     boxes: list[Box] = []
@@ -110,15 +110,20 @@ def draw(data: ReportData) -> Figure:
     return figure
 
 
+def _notes_height(lines: Sequence[str]) -> float:
+    """With a little room above them."""
+    return NOTE_HEIGHT * (len(lines) + 0.6) if lines else 0.0
+
+
 def _draw_headline(axes: Axes, data: ReportData, lines: Sequence[str]) -> None:
     """The name, the numbers below it, and ``lines`` of words below these; heights are inches."""
-    notes_height = NOTE_HEIGHT * len(lines)
+    notes_height = _notes_height(lines)
     axes.set_axis_off()
     axes.set_xlim(0, 1)
     axes.set_ylim(-notes_height, HEADLINE_HEIGHT)
     axes.text(0, HEADLINE_HEIGHT, data.name, fontsize=16, fontweight="bold", va="top", parse_math=False)
     for index, line in enumerate(lines):
-        axes.text(0, -NOTE_HEIGHT * (index + 0.25), line, fontsize=8.5, va="top", parse_math=False)
+        axes.text(0, -NOTE_HEIGHT * (index + 0.6), line, fontsize=8.5, va="top", parse_math=False)
     widths = [max(len(what), 1.25 * len(how_much)) + 6 for what, how_much in data.headline]
     for index, (what, how_much) in enumerate(data.headline):
         x = sum(widths[:index]) / sum(widths)
