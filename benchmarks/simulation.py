@@ -49,7 +49,7 @@ from rlserve.simulate.simulation import simulate
 from rlserve.simulate.study import Study, StudyResult, run_job
 from rlserve.simulate.table import study_data, study_table
 
-LOADS: dict[str, Course] = {"steady": Steady(0.7), "drift": Drift(1.0, 0.4), "square": SquareWave(1.0, 0.4, 6)}
+LOADS: dict[str, Course] = {"steady": Steady(0.7), "drift": Drift(1.0, 0.25), "square": SquareWave(1.0, 0.25, 6)}
 OF_ORACLE = {"steady": 0.97, "drift": 0.96, "square": 0.92}
 MAX_MOVES_PER_HOUR, MAX_DECISION_S, MIN_SPEED = 30.0, 0.010, 1000.0
 RAW = "raw 100/10"
@@ -104,7 +104,7 @@ def scenario(kept: Course, hours: float, *, scale: int = 1) -> Scenario:
     return Scenario(
         gangs=gangs(H100=8 * scale, H200=4 * scale),
         workload=Workload(lengths=LogNormalLengths(median_tokens=Steady(2000.0), sigma=0.75), kept=kept, num_steps=1),
-        max_tokens=16_384,
+        max_tokens=8_192,
         costs=RooflineCosts(roofline=Costs(shape=model_shape("8B"))),
         prompts_per_step=64 * scale,
         max_staleness=8,

@@ -73,6 +73,8 @@ class RequestsStarted(ControllerEvent):
     """A replica was given requests."""
 
     ids: tuple[RequestId, ...]
+    version: int
+    """Of the weights that it serves."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,7 +173,8 @@ class Replicas:
     def dispatch(self) -> None:
         """Send waiting requests to replicas with room, one message a replica."""
         for slot_id, requests in self._router.assign(time_s=self._run.clock.real_s()).items():
-            self._run.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests)))
+            ids = tuple(RequestId.parse(request.id) for request in requests)
+            self._run.events.emit(RequestsStarted(ids=ids, version=self._router.version(slot_id)))
             self._submit(slot_id, requests)
 
     async def close(self) -> None:

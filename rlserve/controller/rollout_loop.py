@@ -118,13 +118,13 @@ class RolloutLoop:
 
     def _submit(self, group: PromptGroup, record: GroupRecord) -> None:
         self._asked[group.id] = group
-        spec = self._requests.of(group, admitted_version=record.admitted_version, attempt=record.attempt)
+        spec = self._requests.of(group, min_version=record.oldest_version, attempt=record.attempt)
         self._router.submit(spec, time_s=self._run.clock.real_s())
 
     def _note_started(self, event: RequestsStarted) -> None:
         for request_id in event.ids:
             if request_id.kind is RequestKind.TRAINING:
-                self._ledger.start(request_id.name, time_s=self._run.clock.now())
+                self._ledger.start(request_id.name, version=event.version, time_s=self._run.clock.now())
 
     def _note_returned(self, event: RequestsReturned) -> None:
         for request_id in event.ids:
@@ -190,7 +190,6 @@ class RolloutLoop:
                 output=output,
                 rewards=rewards,
                 reward_parts=tuple(score.parts for score in scores),
-                admitted_version=record.admitted_version,
                 attempt=record.attempt,
             ),
             time_s=now,

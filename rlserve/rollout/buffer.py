@@ -3,7 +3,8 @@
 Legend: B prompt groups of a batch, s ``max_staleness``, v the version of the policy that the batch will train.
 
 Every live group has a deadline: the last version that may train it, its oldest token's version + s. For a group still
-in flight the admitted version stands in for its oldest token, which is not older (``rlserve.rollout.requests.router``).
+in flight the ledger's bound stands in for its oldest token: its version at admission, then that of the replica which
+started it. So a deadline only moves away from the present while a group is on its way.
 
 A batch takes the finished groups with the earliest deadlines. It must wait if it would leave more behind than later
 batches can take in time, that is unless, for every k in 0..s,
@@ -109,5 +110,5 @@ class SampleBuffer(Generic[FinishedT]):
     def _deadline(self, group_id: str) -> int:
         """The last version that may train a live group."""
         scored = self._groups.get(group_id)
-        oldest_version = self._ledger.get(group_id).admitted_version if scored is None else scored.oldest_version
+        oldest_version = self._ledger.get(group_id).oldest_version if scored is None else scored.oldest_version
         return oldest_version + self._ledger.max_staleness

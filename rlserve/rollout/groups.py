@@ -52,7 +52,6 @@ class ScoredGroup:
     """One for each sample of ``output``, in the same order."""
     reward_parts: tuple[Mapping[str, float], ...] = ()
     """Further numbers of the reward for each sample, by name; empty where the reward gives a number alone."""
-    admitted_version: int
     attempt: int
     """How often the group had to start over before this output."""
 

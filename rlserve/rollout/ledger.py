@@ -59,8 +59,9 @@ class GroupRecord:
     id: str
     position: int
     state: GroupState
-    admitted_version: int
-    """Version of the trainer's weights at admission: no token of the group is older."""
+    oldest_version: int
+    """No token of the group is from older weights: the trainer's version at admission, and once a replica has started
+    the group, that replica's version then. So a group does not age while it waits for a replica."""
     attempt: int
     """How often it had to start over."""
     changed_s: float
@@ -144,7 +145,7 @@ class Ledger:
             id=group_id,
             position=position,
             state=GroupState.PENDING,
-            admitted_version=current_version,
+            oldest_version=current_version,
             attempt=0,
             changed_s=time_s,
         )
@@ -152,9 +153,12 @@ class Ledger:
         self._num_admitted += 1
         return record
 
-    def start(self, group_id: str, *, time_s: float) -> None:
-        """pending → running: a replica has it."""
-        self._move(group_id, GroupState.RUNNING, time_s)
+    def start(self, group_id: str, *, version: int, time_s: float) -> None:
+        """pending → running: a replica with weights of ``version`` has it."""
+        record = self._move(group_id, GroupState.RUNNING, time_s)
+        assert version >= record.oldest_version, f"{group_id} needs weights {record.oldest_version}, got {version}"
+        if not record.attempt:
+            self._live[group_id] = replace(record, oldest_version=version)
 
     def requeue(self, group_id: str, *, time_s: float) -> None:
         """running → pending: its replica was lost or left. Counts one more attempt."""
@@ -213,7 +217,7 @@ class Ledger:
                 id=group_id,
                 position=position,
                 state=GroupState.PENDING,
-                admitted_version=current_version,
+                oldest_version=current_version,
                 attempt=attempt + 1,
                 changed_s=time_s,
             )

@@ -68,7 +68,6 @@ class Generation:
             group = Group(
                 id=str(position),
                 position=position,
-                admitted_version=self.policy_version,
                 min_version=self.policy_version,
                 work=work,
             )
@@ -80,7 +79,7 @@ class Generation:
     def dispatch(self) -> None:
         """Give waiting groups to replicas with room."""
         for gang_id, group in self.dispatcher.assign():
-            self.ledger.start(group.id, time_s=self._clock.now_s)
+            self.ledger.start(group.id, version=self.replicas[gang_id].version, time_s=self._clock.now_s)
             group.arrive()
             self.replicas[gang_id].add(group)
 

@@ -116,7 +116,7 @@ def _generation_rate(scenario: Scenario, type_name: str) -> float:
         nonlocal position, held
         while not held or held + scenario.samples_per_prompt <= capacity:
             work = GroupWork(num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, 0.0))
-            group = Group(id=str(position), position=position, admitted_version=0, work=work)
+            group = Group(id=str(position), position=position, work=work)
             group.unfinished = [Sample(group=group, length=length) for length in work.lengths]
             position += 1
             held += len(work.lengths)

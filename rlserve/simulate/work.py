@@ -33,7 +33,6 @@ class Group:
 
     id: str
     position: int
-    admitted_version: int
     work: GroupWork
     attempt: int = 0
     min_version: int = 0

@@ -91,6 +91,7 @@ class Measurements:
     curves: tuple[DecodeCurve, ...] = ()
     progress: Progress | None = None
     """None until a step has ended after the last move."""
+    last_step_end_s: float | None = None
     tokens_per_group: float | None = None
     """Generated, of groups kept or not."""
     trained_tokens_per_group: float | None = None

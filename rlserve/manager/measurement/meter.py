@@ -136,6 +136,7 @@ class Meter:
             replicas=self._replicas.rates(now_s),
             curves=self._replicas.curves(),
             progress=self._progress(),
+            last_step_end_s=self._recent[-1].end_s if self._recent else None,
             tokens_per_group=self._group_tokens.mean,
             trained_tokens_per_group=_ratio(
                 sum(step.num_tokens for step in self._recent), sum(step.num_groups for step in self._recent)

@@ -63,10 +63,12 @@ class AdaptiveWindow(ABC):
         best, best_gain = None, self._threshold
         whole = self._sums[-1] - self._sums[0]
         for length in _SUFFIXES:
+            if length < self._shortest:
+                continue
             if length > len(self) - _MIN_BEFORE:
                 break
             after = self._sums[-1] - self._sums[-1 - length]
-            gain = self._log_likelihood(whole - after) + self._log_likelihood(after) - self._log_likelihood(whole)
+            gain = self._gain(whole - after, after, whole)
             if gain > best_gain:
                 best, best_gain = length, gain
         return best
@@ -83,14 +85,18 @@ class AdaptiveWindow(ABC):
         """Least gain in log-likelihood that counts as a change."""
 
     @abstractmethod
-    def _log_likelihood(self, sums: _Sums) -> float:
-        """Of these values, under the best distribution for them."""
+    def _gain(self, before: _Sums, after: _Sums, whole: _Sums) -> float:
+        """Log-likelihood of two means, less that of one."""
 
 
 class ShareWindow(AdaptiveWindow):
     """Of values that are 0 or 1."""
 
     _threshold = 9.0
+    _shortest = 8
+
+    def _gain(self, before: _Sums, after: _Sums, whole: _Sums) -> float:
+        return self._log_likelihood(before) + self._log_likelihood(after) - self._log_likelihood(whole)
 
     def _log_likelihood(self, sums: _Sums) -> float:
         share = sums.total / sums.count
@@ -100,11 +106,17 @@ class ShareWindow(AdaptiveWindow):
 
 
 class AmountWindow(AdaptiveWindow):
-    """Of values that vary around their mean, such as lengths."""
+    """Of values that vary around their mean, such as lengths: a change of the mean counts, one of the spread does
+    not."""
 
     _threshold = 10.0
+    _shortest = 64
 
-    def _log_likelihood(self, sums: _Sums) -> float:
-        mean = sums.total / sums.count
-        variance = max(sums.squares / sums.count - mean * mean, 1e-4 * mean * mean, 1e-12)
-        return -0.5 * sums.count * math.log(variance)
+    def _gain(self, before: _Sums, after: _Sums, whole: _Sums) -> float:
+        floor = 1e-4 * whole.total * whole.total / whole.count
+        apart = max(self._squares(before) + self._squares(after), floor)
+        return 0.5 * whole.count * math.log(max(self._squares(whole), floor) / apart)
+
+    def _squares(self, sums: _Sums) -> float:
+        """Squared distances from the mean."""
+        return max(0.0, sums.squares - sums.total * sums.total / sums.count)

@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.policies.base import Forecast, GangView, Move, Observation, Plan, Policy
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.placement import needed_move, staying
 from rlserve.manager.policies.planned_range import plan_range
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation, note_progress
+from rlserve.manager.prediction.fluid import at_stock, values
 from rlserve.manager.prediction.model import SplitModel, split_model
 from rlserve.manager.prediction.splits import Split, directions, split_now
 from rlserve.manager.roles import Role
@@ -35,6 +38,7 @@ _STEPS_BEFORE_TURNING = 2
 """Of training after a move, before one in the other direction."""
 _FREE_TURNS = 3
 """In an hour; each more doubles the cooldown, since the rates do not show what the splits differ in."""
+_NUM_STAGES = 8
 _SATURATED = 0.95
 """Share of a host's processor time from which on one more process adds nothing."""
 
@@ -54,6 +58,8 @@ class _Option:
     """Prompt groups over the horizon, with the kept share less favourable."""
     cost: float
     """Prompt groups."""
+    advantage: float
+    """Gain over safety times cost."""
 
     @property
     def relative(self) -> float:
@@ -88,19 +94,17 @@ class RateMatchingPolicy(Policy[RateState]):
         if isinstance(model, str):
             return Plan(reason=model), state
         state = note_progress(state, observation, model)
-        learned = replace(model.work, tail_tokens=state.tail_tokens, rollout_factor=state.rollout_factor)
-        model = replace(model, work=learned)
-        model = replace(model, correct=state.corrections(model, now))
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
         return self._plan(observation, state, model, bounds=(fewest, most)), state
 
     def _plan(self, observation: Observation, state: RateState, model: SplitModel, bounds: tuple[int, int]) -> Plan:
-        options = self._options(observation, state, model, bounds)
         now, unit = split_now(observation), observation.unit
-        numbers = _numbers(observation, model, now)
+        stock = model.stock(observation)
+        numbers = {**_numbers(observation, model, now), "stock": stock}
+        options = self._options(observation, state, model, stock, bounds)
         if not options:
             return Plan(reason=f"no other split is legal: {now.num_rollout} {unit}s roll out", numbers=numbers)
-        best = max(options, key=lambda each: (each.gain - self._config.safety * each.cost, -each.num_moves))
+        best = max(options, key=lambda each: (each.advantage, -each.num_moves))
         forecast = Forecast(
             rate_now=best.rate_now,
             rate_after=best.rate_after,
@@ -116,31 +120,41 @@ class RateMatchingPolicy(Policy[RateState]):
         return Plan(moves=moves, reason=_reason(best, now, model, unit), forecast=forecast, numbers=numbers)
 
     def _options(
-        self, observation: Observation, state: RateState, model: SplitModel, bounds: tuple[int, int]
+        self, observation: Observation, state: RateState, model: SplitModel, stock: float, bounds: tuple[int, int]
     ) -> list[_Option]:
-        now, planned = split_now(observation), state.planned
-        options = []
-        for direction in directions(observation, *bounds):
-            unfavourable = model.unfavourable_share(direction.to, _errors(state, direction.to))
-            pessimistic_now = model.rates(now, kept_share=unfavourable).rate
-            rate_now, cost_s = model.rates(now).rate, self._move_cost_s(observation, direction.to)
-            for num_moves, split in direction.splits:
-                if planned is not None and not _is_within(split.num_rollout, now.num_rollout, planned):
-                    continue
-                gain = model.rates(split, kept_share=unfavourable).rate - pessimistic_now
-                options.append(
-                    _Option(
-                        to=direction.to,
-                        gang=direction.gangs[0],
-                        num_moves=num_moves,
-                        split=split,
-                        rate_now=rate_now,
-                        rate_after=model.rates(split).rate,
-                        gain=gain * self._config.horizon_s,
-                        cost=num_moves * cost_s * rate_now,
-                    )
-                )
-        return options
+        now, planned, horizon_s = split_now(observation), state.planned, self._config.horizon_s
+        reached = [
+            (direction.to, direction.gangs[0], num_moves, split)
+            for direction in directions(observation, *bounds)
+            for num_moves, split in direction.splits
+            if planned is None or _is_within(split.num_rollout, now.num_rollout, planned)
+        ]
+        if not reached:
+            return []
+        rate_now = model.rates(now).rate
+        cost = {role: rate_now * self._move_cost_s(observation, role) for role in Role}
+        places = np.array([0] + [num if to is Role.ROLLOUT else -num for to, _, num, _ in reached])
+        distance = places[None, :] - places[:, None]
+        lost = np.where(distance > 0, cost[Role.ROLLOUT], cost[Role.TRAIN]) * np.abs(distance)
+        least = self._config.min_gain * rate_now * horizon_s
+        costs = self._config.safety * lost + least * np.abs(distance)
+        flows = model.flows([now, *(split for _, _, _, split in reached)])
+        stage_s = max(horizon_s / _NUM_STAGES, 1e-3)
+        value = at_stock(flows, values(flows, costs=costs, stage_s=stage_s, horizon_s=horizon_s), stock)
+        return [
+            _Option(
+                to=to,
+                gang=gang,
+                num_moves=num_moves,
+                split=split,
+                rate_now=rate_now,
+                rate_after=rate_now + (value[index] - value[0]) / horizon_s,
+                gain=value[index] - value[0],
+                cost=lost[0, index],
+                advantage=value[index] - value[0] - costs[0, index],
+            )
+            for index, (to, gang, num_moves, split) in enumerate(reached, start=1)
+        ]
 
     def _move_cost_s(self, observation: Observation, to: Role) -> float:
         """Of one move, in seconds of the whole run: training stands still, and a gang does nothing."""
@@ -154,11 +168,11 @@ class RateMatchingPolicy(Policy[RateState]):
         """Why the best move is not made."""
         config, unit = self._config, observation.unit
         what = f"{best.split.num_rollout} {unit}s in rollout"
-        if best.gain <= 0.0 or best.relative < config.min_gain:
+        if best.gain <= 0.0 or best.gain < config.min_gain * best.rate_now * config.horizon_s * best.num_moves:
             return (
                 f"the split is good: {what} would gain {_percent(best.relative)}, less than {100 * config.min_gain:g} %"
             )
-        if best.gain <= config.safety * best.cost:
+        if best.advantage <= 0.0:
             return (
                 f"{what} would gain {_percent(best.relative)}: {best.gain:.1f} prompt groups in "
                 f"{config.horizon_s:.0f} s do not pay {config.safety:g} times for the {best.cost:.1f} that moving costs"
@@ -175,10 +189,8 @@ class RateMatchingPolicy(Policy[RateState]):
         if not state.moves or state.moves[-1][1] is to:
             return None
         costs, progress = observation.measured.move_costs, observation.measured.progress
-        if progress is None or progress.num_steps < _STEPS_BEFORE_TURNING:
-            return "the last move went the other way, and what it brought is not known after so few steps"
         duration_s = max((cost.duration_s for cost in costs.values()), default=0.0)
-        cooldown_s = max(config.cooldown_s, _COOLDOWN_MOVES * duration_s) * 2 ** max(0, state.num_turns - _FREE_TURNS)
+        cooldown_s = config.cooldown_s
         rest_s = state.moves[-1][0] + cooldown_s - observation.time_s
         return f"the last move went the other way: cooldown for another {rest_s:.0f} s" if rest_s > 0 else None
 

@@ -116,8 +116,9 @@ def _note_move(state: RateState, observation: Observation) -> RateState:
     num_rollout, end_s = split_now(observation).num_rollout, observation.last_move_end_s
     last_s = state.moves[-1][0] if state.moves else None
     if end_s is not None and end_s != last_s and state.num_rollout not in (None, num_rollout):
-        to = Role.ROLLOUT if num_rollout > (state.num_rollout or 0) else Role.TRAIN
-        state = replace(state, moves=(*state.moves, (end_s, to)))
+        num_more = num_rollout - (state.num_rollout or 0)
+        to = Role.ROLLOUT if num_more > 0 else Role.TRAIN
+        state = replace(state, moves=(*state.moves, *[(end_s, to)] * abs(num_more)))
     return replace(state, num_rollout=num_rollout)
 
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.curves import StepLine, TrainingCurve, step_lines
+from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
-from rlserve.manager.prediction.splits import Split
-from rlserve.manager.prediction.throughput import Rates, Work, steady_rates
+from rlserve.manager.prediction.splits import Split, split_now
+from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, steady_rates
 from rlserve.manager.roles import Role
 
+_NUM_STOCKS = 17
 _MIN_GROUPS = 16
 """Scored before the kept share is worth a decision."""
 
@@ -38,6 +42,35 @@ class SplitModel:
         """Of a split, by the curves alone."""
         work = self.work if kept_share is None else replace(self.work, kept_share=kept_share)
         return steady_rates(split.rollout, split.train, work=work, lines=self.lines, training=self.training)
+
+    def stock(self, observation: Observation) -> float:
+        """Finished groups beyond what training needs to go on without a pause when its step ends."""
+        num_prompts = self.work.admission.prompts_per_step
+        left = 0.0
+        if not observation.trainer_waiting and observation.measured.last_step_end_s is not None:
+            step_s = num_prompts / self.rates(split_now(observation)).trainer
+            since_s = observation.time_s - observation.measured.last_step_end_s
+            left = min(max(1.0 - since_s / step_s, 0.0), 1.0)
+        return max(0.0, observation.num_buffered + left * num_prompts - num_prompts)
+
+    def flows(self, splits: Sequence[Split]) -> Flows:
+        """Of these splits, by the stock of finished groups."""
+        admission = self.work.admission
+        num_prompts = admission.prompts_per_step
+        most = max(1.0, admission.max_live_groups - 1.5 * num_prompts)
+        stocks = np.linspace(0.0, most, _NUM_STOCKS)
+        rates = [self.rates(split) for split in splits]
+        return Flows(
+            stocks=stocks,
+            generated=np.stack(
+                [
+                    generation_rates(split.rollout, most - stocks, work=self.work, lines=self.lines)
+                    for split in splits
+                ]
+            ),
+            trained=np.array([each.trainer for each in rates]),
+            balanced=np.array([each.rate for each in rates]),
+        )
 
     def gang_rates(self, type_name: str, split: Split) -> tuple[float, float]:
         """Prompt groups a second of one more gang, in rollout and in training, if it adds as much as those of ``split``

@@ -24,9 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rlserve.manager.policies.base import Admission
 from rlserve.manager.prediction.curves import Counts, StepLine, TrainingCurve
+
+Array: TypeAlias = NDArray[np.float64]
 
 _NUM_HALVINGS = 5
 """Before the straight line between the two ends is as good as the curve."""
@@ -116,3 +122,15 @@ def steady_rates(
         else:
             high, missing = middle, difference
     return rates(low + (high - low) * spare / (spare - missing))
+
+
+def generation_rates(
+    rollout: Counts, num_groups: Array, *, work: Work, lines: Mapping[str, StepLine]
+) -> Array:
+    """Groups that training can use, a second, with so many groups to generate; the slowest ones aside."""
+    present = [(count, lines[name]) for name, count in rollout.items() if count]
+    num_replicas = sum(count for count, _ in present)
+    samples = np.maximum(num_groups, 0.0) * work.admission.samples_per_prompt * work.running_share
+    batch = np.minimum(work.max_batch, samples / num_replicas)
+    tokens_per_s = sum((count * batch / (line.base_s + line.per_sample_s * batch) for count, line in present), start=0.0 * batch)
+    return work.rollout_factor * work.kept_share * tokens_per_s / work.tokens_per_group

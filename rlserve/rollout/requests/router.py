@@ -149,6 +149,10 @@ class Router:
         assert capacity >= 1
         self._replicas[replica_id] = _Replica(version=version, capacity=capacity, progress_s=time_s)
 
+    def version(self, replica_id: str) -> int:
+        """Of the weights that a replica serves, as far as the router has heard: it may have newer ones."""
+        return self._replicas[replica_id].version
+
     def close(self, replica_id: str) -> None:
         """Give nothing more to a replica that is about to leave; what it has may still finish there."""
         self._replicas[replica_id].closed = True

@@ -27,11 +27,11 @@ class TrainingRequests:
     workload: Workload | None = None
     """What decides lengths; None: the model does."""
 
-    def of(self, group: PromptGroup, *, admitted_version: int, attempt: int = 0) -> RequestSpec:
+    def of(self, group: PromptGroup, *, min_version: int, attempt: int = 0) -> RequestSpec:
         """The request for ``group``. ``attempt`` is the ledger's, above 0 after a resume of the run.
 
         A group starts only on a replica whose weights are at least as new as the policy at its admission: with that, no
-        token is older than ``admitted_version``, which the bound on staleness rests on.
+        token is older than ``min_version``, which the bound on staleness rests on.
         """
         sampling = self.sampling if self.workload is None else self.workload.sampling(group, self.sampling)
         return RequestSpec(
@@ -39,5 +39,5 @@ class TrainingRequests:
             prompt_token_ids=group.prompt_token_ids,
             sampling=replace(sampling, seed=sampling_seed(self.run_seed, group.id)),
             position=group.position,
-            min_version=admitted_version,
+            min_version=min_version,
         )

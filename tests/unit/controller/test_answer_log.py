@@ -43,7 +43,6 @@ def scored(position: int, rewards: tuple[float, ...] = (0.0, 1.0)) -> ScoredGrou
         output=output(f"0:{position}", FinishReason.STOP, num_samples=len(rewards)),
         rewards=rewards,
         reward_parts=tuple({"format": reward / 2} for reward in rewards),
-        admitted_version=0,
         attempt=0,
     )
 

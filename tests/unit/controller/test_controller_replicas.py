@@ -94,13 +94,13 @@ class Setting:
         assert isinstance(worker, FakeReplica)
         return worker
 
-    def submit(self, *group_ids: str, admitted_version: int = 0) -> None:
+    def submit(self, *group_ids: str, min_version: int = 0) -> None:
         for position, group_id in enumerate(group_ids):
             group = PromptGroup(
                 id=group_id, position=position, row=position, prompt_text="", prompt_token_ids=(position,), answer=None
             )
             requests = TrainingRequests(sampling=SamplingParams(n=1), run_seed=0)
-            self.router.submit(requests.of(group, admitted_version=admitted_version), time_s=self.clock.now())
+            self.router.submit(requests.of(group, min_version=min_version), time_s=self.clock.now())
         self.replicas.dispatch()
 
     def ask(self, *names: str) -> asyncio.Task[list[RequestOutput]]:
@@ -164,7 +164,7 @@ def test_a_version_published_while_a_replica_joins_reaches_it_before_it_is_in() 
 def test_the_router_knows_what_a_replica_serves_and_groups_that_wait_for_it_go_out() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
-        setting.submit("0:0", admitted_version=1)
+        setting.submit("0:0", min_version=1)
         await settled()
         assert setting.worker("a").held == {}
         await setting.weights.publish(1)

@@ -78,7 +78,7 @@ class FakeReplicas:
 
     def dispatch(self) -> None:
         for requests in self.router.assign(time_s=0.0).values():
-            self.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests)))
+            self.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests), version=0))
             self.held += [request.id for request in requests]
 
 

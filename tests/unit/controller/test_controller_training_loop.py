@@ -80,10 +80,10 @@ class Setting:
             id=name, position=position, row=position, prompt_text="", prompt_token_ids=(1, 2), answer=None
         )
         self.ledger.admit(name, position=position, current_version=0, time_s=0.0)
-        self.ledger.start(name, time_s=0.0)
+        self.ledger.start(name, version=0, time_s=0.0)
         self.ledger.score(name, time_s=0.0)
         scored = ScoredGroup(
-            group=group, output=output(name, FinishReason.STOP), rewards=(1.0,), admitted_version=0, attempt=0
+            group=group, output=output(name, FinishReason.STOP), rewards=(1.0,), attempt=0
         )
         self.buffer.put(scored, time_s=0.0)
 

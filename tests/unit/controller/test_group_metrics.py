@@ -18,7 +18,6 @@ def scored(position: int, reason: FinishReason, rewards: tuple[float, ...]) -> S
         group=group,
         output=output(group.id, reason, num_samples=len(rewards)),
         rewards=rewards,
-        admitted_version=0,
         attempt=0,
     )
 

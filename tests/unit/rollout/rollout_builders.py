@@ -37,15 +37,12 @@ def make_sample(
     )
 
 
-def make_scored(
-    group: PromptGroup, versions: Sequence[Sequence[int]], *, admitted_version: int = 0, attempt: int = 0
-) -> ScoredGroup:
+def make_scored(group: PromptGroup, versions: Sequence[Sequence[int]], *, attempt: int = 0) -> ScoredGroup:
     """A finished group, one sequence of token versions a sample; sample i has reward i."""
     samples = tuple(make_sample(index, sample_versions) for index, sample_versions in enumerate(versions))
     return ScoredGroup(
         group=group,
         output=RequestOutput(request_id=f"{group.id}#{attempt}", samples=samples),
         rewards=tuple(float(index) for index in range(len(samples))),
-        admitted_version=admitted_version,
         attempt=attempt,
     )

@@ -20,15 +20,19 @@ class Bench:
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=prompts_per_step)
 
     def admit(self, count: int, *, version: int) -> None:
-        for position in range(self.ledger.num_admitted, self.ledger.num_admitted + count):
+        for position in self.enqueue(count, version=version):
+            self.ledger.start(f"0:{position}", version=version, time_s=0.0)
+
+    def enqueue(self, count: int, *, version: int) -> range:
+        positions = range(self.ledger.num_admitted, self.ledger.num_admitted + count)
+        for position in positions:
             self.ledger.admit(f"0:{position}", position=position, current_version=version, time_s=0.0)
-            self.ledger.start(f"0:{position}", time_s=0.0)
+        return positions
 
     def finish(self, *positions: int, version: int) -> None:
         for position in positions:
             self.ledger.score(f"0:{position}", time_s=0.0)
-            admitted_version = self.ledger.get(f"0:{position}").admitted_version
-            scored = make_scored(make_group(position), [[version]], admitted_version=admitted_version)
+            scored = make_scored(make_group(position), [[version]])
             self.buffer.put(scored, time_s=0.0)
 
     def take(self, version: int) -> list[int] | None:
@@ -132,13 +136,15 @@ def test_staleness_is_bounded_and_training_goes_on_whatever_the_durations(
     """
     random = Random(seed)
     bench = Bench(prompts_per_step=prompts_per_step, max_staleness=max_staleness)
-    longest = 12
+    longest, waiting = 12, list[int]()
     under_way: dict[int, tuple[int, int]] = {}  # position: (rounds to go, version of its first token)
     version = rounds_without_step = 0
     for _ in range(80):
-        first = bench.ledger.num_admitted
-        bench.admit(bench.ledger.room, version=version)
-        for position in range(first, bench.ledger.num_admitted):
+        waiting += bench.enqueue(bench.ledger.room, version=version)
+        num_started = random.randint(0, len(waiting))
+        started, waiting = waiting[:num_started], waiting[num_started:]
+        for position in started:
+            bench.ledger.start(f"0:{position}", version=version, time_s=0.0)
             under_way[position] = (longest if random.random() < share_slow else random.randint(1, 3), version)
         for position, (rounds, first_version) in list(under_way.items()):
             chance = random.random()
@@ -147,7 +153,7 @@ def test_staleness_is_bounded_and_training_goes_on_whatever_the_durations(
                 del under_way[position]
             elif chance < 0.02:
                 bench.ledger.requeue(f"0:{position}", time_s=0.0)
-                bench.ledger.start(f"0:{position}", time_s=0.0)
+                bench.ledger.start(f"0:{position}", version=version, time_s=0.0)
                 under_way[position] = (rounds, version)
             elif rounds == 1:
                 bench.finish(position, version=first_version)

@@ -92,11 +92,11 @@ def test_groups_are_admitted_in_order_without_a_gap(position: int) -> None:
 def test_a_record_tells_when_and_how_often() -> None:
     ledger = Ledger(prompts_per_step=1, max_staleness=0)
     ledger.admit("0:0", position=0, current_version=7, time_s=1.0)
-    ledger.start("0:0", time_s=2.0)
+    ledger.start("0:0", version=9, time_s=2.0)
     ledger.requeue("0:0", time_s=3.0)
-    ledger.start("0:0", time_s=4.5)
+    ledger.start("0:0", version=12, time_s=4.5)
     record = ledger.get("0:0")
-    assert (record.admitted_version, record.attempt, record.changed_s) == (7, 1, 4.5)
+    assert (record.oldest_version, record.attempt, record.changed_s) == (9, 1, 4.5), "its oldest token is of the first"
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -125,7 +125,9 @@ class LedgerMachine(RuleBasedStateMachine):
         group_id = data.draw(st.sampled_from([record.id for record in self.ledger.live()]))
         after = data.draw(st.sampled_from(sorted(LEGAL_MOVES[self.states[group_id]])))
         reason = data.draw(st.sampled_from(["reward", "timeout"])) if after is GroupState.DROPPED else None
-        if reason is None:
+        if reason is None and after is GroupState.RUNNING:
+            self.ledger.start(group_id, version=self.version, time_s=0.0)
+        elif reason is None:
             getattr(self.ledger, VERBS[after])(group_id, time_s=0.0)
         else:
             self.ledger.drop(group_id, reason=reason, time_s=0.0)
@@ -155,7 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.attempts.update(key for key, state in states.items() if state not in ended)
         self.ledger = self.make()
         self.ledger.restore(json.loads(text), current_version=self.version, time_s=9.0)
-        assert all(record.admitted_version == self.version for record in self.ledger.live())
+        assert all(record.oldest_version == self.version for record in self.ledger.live())
 
     @invariant()
     def ledger_agrees_with_the_model(self) -> None:

@@ -94,7 +94,7 @@ class PipelineMachine(RuleBasedStateMachine):
         for position in range(self.ledger.num_admitted, self.ledger.num_admitted + min(count, self.ledger.room)):
             group = make_group(position)
             record = self.ledger.admit(group.id, position=position, current_version=self.version, time_s=0.0)
-            spec = self.training.of(group, admitted_version=record.admitted_version)
+            spec = self.training.of(group, min_version=record.oldest_version)
             self.router.submit(spec, time_s=self.now_s)
 
     @rule(count=st.integers(1, 3))
@@ -148,19 +148,19 @@ class PipelineMachine(RuleBasedStateMachine):
             urgencies = [URGENCY[RequestId.parse(request.id).kind] for request in requests]
             assert urgencies == sorted(urgencies, reverse=True), "the urgent go first"
             for request in requests:
-                self._give(self.replicas[replica_id], request)
+                self._give(self.replicas[replica_id], request, self.router.version(replica_id))
         has_waiting = self.router.num_waiting(RequestKind.EVALUATION) > 0
         for replica in self.replicas.values():
             if has_waiting and replica.version == self.version:  # as new as anything may ask for
                 assert self._load(replica, RequestKind.EVALUATION) >= replica.capacity, "it has room for the urgent"
 
-    def _give(self, replica: FakeReplica, request: Request) -> None:
+    def _give(self, replica: FakeReplica, request: Request, version: int) -> None:
         request_id = RequestId.parse(request.id)
         load = self._load(replica, request_id.kind)
         replica.add(request)
         assert load == 0 or self._load(replica, request_id.kind) <= replica.capacity, "over its capacity"
         if request_id.kind is RequestKind.TRAINING:
-            self.ledger.start(request_id.name, time_s=0.0)
+            self.ledger.start(request_id.name, version=version, time_s=0.0)
         else:
             self.unanswered[request_id.name] = self.now_s
 
@@ -221,10 +221,9 @@ class PipelineMachine(RuleBasedStateMachine):
             group=group,
             output=output,
             rewards=(0.0,) * NUM_SAMPLES,
-            admitted_version=record.admitted_version,
             attempt=record.attempt,
         )
-        assert scored.oldest_version >= record.admitted_version
+        assert scored.oldest_version >= record.oldest_version
         self.buffer.put(scored, time_s=0.0)
 
     @precondition(some_replica)

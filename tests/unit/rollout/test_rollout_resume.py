@@ -60,9 +60,9 @@ class FakeRun:
     def _generate(self, group_id: str) -> None:
         record = self.ledger.get(group_id)
         group = self.source.get(group_id, position=record.position)
-        self.ledger.start(group_id, time_s=0.0)
+        self.ledger.start(group_id, version=self.version, time_s=0.0)
         self.ledger.score(group_id, time_s=0.0)
-        scored = make_scored(group, [[self.version]], admitted_version=record.admitted_version, attempt=record.attempt)
+        scored = make_scored(group, [[self.version]], attempt=record.attempt)
         self.buffer.put(scored, time_s=0.0)
 
 

@@ -27,7 +27,7 @@ class Routed(Router):
             self.join(replica_id, version=0, capacity=capacity, time_s=0.0)
 
     def submit_group(self, group: PromptGroup, *, version: int = 0, attempt: int = 0) -> None:
-        self.submit(self.requests.of(group, admitted_version=version, attempt=attempt), time_s=0.0)
+        self.submit(self.requests.of(group, min_version=version, attempt=attempt), time_s=0.0)
 
     def assign_now(self) -> dict[str, list[Request]]:
         return self.assign(time_s=0.0)

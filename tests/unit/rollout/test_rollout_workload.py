@@ -56,7 +56,7 @@ def test_lengths_follow_from_the_seed_and_are_the_engines_to_keep() -> None:
 
 def test_a_request_carries_the_lengths_of_its_group() -> None:
     workload = _workload(median_tokens=2000)
-    spec = TrainingRequests(sampling=SAMPLING, run_seed=0, workload=workload).of(_group(5), admitted_version=0)
+    spec = TrainingRequests(sampling=SAMPLING, run_seed=0, workload=workload).of(_group(5), min_version=0)
     assert spec.sampling.sample_max_tokens == workload.sampling(_group(5), SAMPLING).sample_max_tokens
 
 

@@ -40,7 +40,7 @@ class Pair:
         )
         lengths = (9,) * num_samples
         work = GroupWork(num_prompt_tokens=num_prompt_tokens + 1, lengths=lengths)
-        group = Group(id=str(position), position=position, admitted_version=version, min_version=version, work=work)
+        group = Group(id=str(position), position=position, min_version=version, work=work)
         group.unfinished = [Sample(group=group, length=9) for _ in lengths]
         self.dispatcher.submit(group)
 

@@ -17,7 +17,7 @@ from rlserve.simulate.work import Group, GroupWork, Sample
 
 def group(position: int, *lengths: int, prompt: int = 10) -> Group:
     work = GroupWork(num_prompt_tokens=prompt, lengths=lengths)
-    made = Group(id=str(position), position=position, admitted_version=0, work=work)
+    made = Group(id=str(position), position=position, work=work)
     made.unfinished = [Sample(group=made, length=length) for length in lengths]
     return made
 

@@ -1,0 +1,100 @@
+"""When to move: the best control of a fluid between two taps and a tank, by dynamic programming.
+
+    rollout ── g(split, x) ──►  tank: x finished groups in stock  ── s(split) ──► training
+
+Work is a fluid: rollout makes g groups a second that training can use, and less the fuller the tank is, since what is
+in stock counts against the limit of live groups; training takes s, or what comes in where the tank is empty. Gangs
+cannot be divided, so no split has g = s. But the tank bridges the difference: with a split on each side of the best
+division, one fills it and one empties it, and training is never slower than it has to be. So a move is worth as much as
+the stock at that moment says: to rollout when it runs out, to training when it fills up.
+
+The value of a split and a stock is what is trained from then on, discounted over the horizon for which rates are
+trusted (Bellman 1957):
+
+    V(split, x) = max over splits m of   W(m, x) - cost of the moves to m
+    W(m, x)     = groups trained by m in a stage  +  e^(-stage / horizon)  V(m, stock after the stage)
+
+solved by value iteration on a grid. A change of the load shows at once in g, and where that is known late, in x.
+
+Legend: M splits, X grid points of the stock.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array: TypeAlias = NDArray[np.float64]
+
+_NUM_SUBSTEPS = 4
+"""Of a stage, in which flows are constant."""
+_TOLERANCE = 0.01
+"""Of a group: only differences of values count, and once all change by the same between two sweeps, these are known."""
+_MAX_SWEEPS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flows:
+    """What each split does, by stock."""
+
+    stocks: Array
+    """[X], evenly spaced from 0."""
+    generated: Array
+    """[M, X] groups that training can use, a second."""
+    trained: Array
+    """[M] groups a second while there is stock."""
+    balanced: Array
+    """[M] groups trained a second with none, where rollout is behind."""
+
+
+def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float) -> Array:
+    """W, [M, X]: groups trained from now on if a split is made now, up to a constant. ``costs``, [M, M]: groups lost by
+    going from one split (row) to another (column)."""
+    reward, after = _stage(flows, stage_s)
+    discount = math.exp(-stage_s / horizon_s)
+    step = float(flows.stocks[1] - flows.stocks[0])
+    below = np.minimum((after / step).astype(np.int64), len(flows.stocks) - 2)
+    upper = after / step - below
+    lower, above = 1.0 - upper, below + 1
+    value = reward / (1.0 - discount)
+    for _ in range(_MAX_SWEEPS):
+        best = (value[None, :, :] - costs[:, :, None]).max(axis=1)
+        ahead = np.take_along_axis(best, below, axis=1) * lower + np.take_along_axis(best, above, axis=1) * upper
+        last, value = value, reward + discount * ahead
+        change = value - last
+        if float(change.max() - change.min()) < _TOLERANCE:
+            break
+    return value
+
+
+def at_stock(flows: Flows, table: Array, stock: float) -> Array:
+    """A column of [M, X] between its grid points."""
+    position = min(max(stock, 0.0), float(flows.stocks[-1])) / float(flows.stocks[1] - flows.stocks[0])
+    below = min(int(position), len(flows.stocks) - 2)
+    upper: Array = table[:, below] + (position - below) * (table[:, below + 1] - table[:, below])
+    return upper
+
+
+def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
+    """Groups trained in a stage, and the stock after it; both [M, X]."""
+    num_splits, num_stocks = flows.generated.shape
+    substep_s = stage_s / _NUM_SUBSTEPS
+    step, most = float(flows.stocks[1] - flows.stocks[0]), float(flows.stocks[-1])
+    stock = np.broadcast_to(flows.stocks, (num_splits, num_stocks)).copy()
+    trained = np.zeros_like(stock)
+    rate, balanced = flows.trained[:, None], flows.balanced[:, None]
+    for _ in range(_NUM_SUBSTEPS):
+        below = np.minimum((stock / step).astype(np.int64), num_stocks - 2)
+        upper = stock / step - below
+        generated = (
+            np.take_along_axis(flows.generated, below, axis=1) * (1.0 - upper)
+            + np.take_along_axis(flows.generated, below + 1, axis=1) * upper
+        )
+        ahead = stock + (generated - rate) * substep_s
+        trained += np.where(ahead >= 0.0, rate * substep_s, stock + np.minimum(balanced, rate) * substep_s)
+        stock = np.clip(ahead, 0.0, most)
+    return np.minimum(trained, rate * stage_s), stock
