@@ -68,11 +68,10 @@ class RateMatchingConfig:
     """How long rates are trusted to stay: what a move gains in that time must exceed what it costs."""
     safety: float = 2.0
     """How many times its cost a move must gain."""
-    min_gain: float = 0.02
-    """Least gain of the rate that a move is made for, as a share of it."""
+    min_gain: float = 0.005
+    """Least gain of each move over its cost, as a share of what is trained over the horizon."""
     cooldown_s: float = 60.0
-    """Least time between the end of one move and the next in the other direction; ten times as long as a move takes, if
-    that is more."""
+    """Least time between the end of one move and the next in the other direction."""
     max_moves_per_hour: int = 30
     """No more moves for the sake of the rate in any hour."""
     planner_interval_s: float = 180.0

@@ -84,6 +84,11 @@ class AdaptiveWindow(ABC):
     def _threshold(self) -> float:
         """Least gain in log-likelihood that counts as a change."""
 
+    @property
+    @abstractmethod
+    def _shortest(self) -> int:
+        """Least number of values in which a change is seen."""
+
     @abstractmethod
     def _gain(self, before: _Sums, after: _Sums, whole: _Sums) -> float:
         """Log-likelihood of two means, less that of one."""
@@ -110,7 +115,7 @@ class AmountWindow(AdaptiveWindow):
     not."""
 
     _threshold = 10.0
-    _shortest = 64
+    _shortest = 64  # groups end in no random order: after a wait the long ones come, one after the other
 
     def _gain(self, before: _Sums, after: _Sums, whole: _Sums) -> float:
         floor = 1e-4 * whole.total * whole.total / whole.count

@@ -1,13 +1,14 @@
 """Rate matching: gangs go where they raise the rate of training most, if that pays for the moves.
 
-    measured rates ──► model of the run ──► rate of every split in reach ──► the best net of its moves' cost
-                                                                                    │ one move towards it
-    pays:  gain over the horizon  >  safety × cost of the moves                     ▼
-           also if the kept share is a standard error less favourable than it was measured, or two, to turn back
+    measured rates ──► model of the run ──► flows of every split in reach ──┐
+    finished groups in stock ───────────────────────────────────────────────┴─► value of every split now
+                                                                                    │ one move towards the best
+    pays:  value gained  >  safety × what the moves cost  +  min_gain for each      ▼
 
-Moves towards one target follow each other at once. The next in the other direction waits for the cooldown, and there
-are no more than so many in an hour, so noise moves nothing back and forth. What a split really came to is remembered
-with its load: one that did not keep what was predicted is left again, and not tried again until the load has changed.
+Between two splits, of which one makes more than training takes and one less, the stock of finished groups decides: see
+``rlserve.manager.prediction.fluid``. So both sides work all the time although gangs cannot be divided, and a load that
+changes is answered as soon as it shows, in the rates or in the stock. Moves towards one target follow each other at
+once. The next in the other direction waits for the cooldown, and there are no more than so many in an hour.
 """
 
 from __future__ import annotations
@@ -22,23 +23,21 @@ from rlserve.manager.policies.base import Forecast, GangView, Move, Observation,
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.placement import needed_move, staying
 from rlserve.manager.policies.planned_range import plan_range
-from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation, note_progress
+from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation
 from rlserve.manager.prediction.fluid import at_stock, values
 from rlserve.manager.prediction.model import SplitModel, split_model
 from rlserve.manager.prediction.splits import Split, directions, split_now
+from rlserve.manager.prediction.throughput import Rates
 from rlserve.manager.roles import Role
 from rlserve.roofline.accelerators import is_cpu
 
 _PRIOR_DURATION_S = 10.0
 _PRIOR_PAUSE_S = 2.0
 """Of a move, before there was one."""
-_COOLDOWN_MOVES = 10.0
-"""Least time before a move in the other direction, in durations of a move."""
-_STEPS_BEFORE_TURNING = 2
-"""Of training after a move, before one in the other direction."""
-_FREE_TURNS = 3
-"""In an hour; each more doubles the cooldown, since the rates do not show what the splits differ in."""
 _NUM_STAGES = 8
+"""Of the horizon, after each of which the best control may move gangs again."""
+_LOOKS_PER_STEP = 16
+"""Of training: nothing that counts is quicker."""
 _SATURATED = 0.95
 """Share of a host's processor time from which on one more process adds nothing."""
 
@@ -52,19 +51,12 @@ class _Option:
     """The first to move."""
     num_moves: int
     split: Split
-    rate_now: float
-    rate_after: float
     gain: float
-    """Prompt groups over the horizon, with the kept share less favourable."""
+    """Prompt groups over the horizon, against waiting with it."""
     cost: float
     """Prompt groups."""
-    advantage: float
-    """Gain over safety times cost."""
-
-    @property
-    def relative(self) -> float:
-        """Gain of the rate."""
-        return self.rate_after / self.rate_now - 1.0 if self.rate_now else 0.0
+    price: float
+    """What the gain has to exceed."""
 
 
 class RateMatchingPolicy(Policy[RateState]):
@@ -87,27 +79,30 @@ class RateMatchingPolicy(Policy[RateState]):
             return Plan(moves=(move,), reason=reason), state
         if observation.moving:
             return Plan(reason="a move is under way"), state
+        if state.plan is not None and observation.time_s < state.look_again_s:
+            return state.plan, state
         now = split_now(observation)
         if not now.rollout or not now.train:
             return Plan(reason="one of the two roles is not there yet"), state
         model = split_model(observation, state.running_share)
         if isinstance(model, str):
             return Plan(reason=model), state
-        state = note_progress(state, observation, model)
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
-        return self._plan(observation, state, model, bounds=(fewest, most)), state
+        plan = self._plan(observation, state, model, bounds=(fewest, most))
+        look_again_s = observation.time_s + model.rates(now).train_step_s / _LOOKS_PER_STEP
+        return plan, replace(state, plan=None if plan.moves else plan, look_again_s=look_again_s)
 
     def _plan(self, observation: Observation, state: RateState, model: SplitModel, bounds: tuple[int, int]) -> Plan:
-        now, unit = split_now(observation), observation.unit
-        stock = model.stock(observation)
-        numbers = {**_numbers(observation, model, now), "stock": stock}
+        now, unit, stock = split_now(observation), observation.unit, model.stock(observation)
+        rates = model.rates(now)
+        numbers = _numbers(observation, model, now, rates, stock)
         options = self._options(observation, state, model, stock, bounds)
         if not options:
             return Plan(reason=f"no other split is legal: {now.num_rollout} {unit}s roll out", numbers=numbers)
-        best = max(options, key=lambda each: (each.advantage, -each.num_moves))
+        best = max(options, key=lambda each: (each.gain - each.price, -each.num_moves))
         forecast = Forecast(
-            rate_now=best.rate_now,
-            rate_after=best.rate_after,
+            rate_now=rates.rate,
+            rate_after=rates.rate + best.gain / self._config.horizon_s,
             gain=best.gain,
             cost=best.cost,
             horizon_s=self._config.horizon_s,
@@ -117,7 +112,7 @@ class RateMatchingPolicy(Policy[RateState]):
         if obstacle is not None:
             return Plan(reason=obstacle, forecast=forecast, numbers=numbers)
         moves = (Move(gang_id=best.gang.id, to=best.to),)
-        return Plan(moves=moves, reason=_reason(best, now, model, unit), forecast=forecast, numbers=numbers)
+        return Plan(moves=moves, reason=_reason(best, forecast, rates, stock, unit), forecast=forecast, numbers=numbers)
 
     def _options(
         self, observation: Observation, state: RateState, model: SplitModel, stock: float, bounds: tuple[int, int]
@@ -132,28 +127,25 @@ class RateMatchingPolicy(Policy[RateState]):
         if not reached:
             return []
         rate_now = model.rates(now).rate
-        cost = {role: rate_now * self._move_cost_s(observation, role) for role in Role}
-        places = np.array([0] + [num if to is Role.ROLLOUT else -num for to, _, num, _ in reached])
-        distance = places[None, :] - places[:, None]
-        lost = np.where(distance > 0, cost[Role.ROLLOUT], cost[Role.TRAIN]) * np.abs(distance)
-        least = self._config.min_gain * rate_now * horizon_s
-        costs = self._config.safety * lost + least * np.abs(distance)
+        to_rollout, to_train = (rate_now * self._move_cost_s(observation, role) for role in (Role.ROLLOUT, Role.TRAIN))
+        places = np.array([0, *(num if to is Role.ROLLOUT else -num for to, _, num, _ in reached)])
+        moves = places[None, :] - places[:, None]  # [from, to], those to training negative
+        costs = np.where(moves > 0, to_rollout, to_train) * np.abs(moves)
+        prices = self._config.safety * costs + self._config.min_gain * rate_now * horizon_s * np.abs(moves)
         flows = model.flows([now, *(split for _, _, _, split in reached)])
-        stage_s = max(horizon_s / _NUM_STAGES, 1e-3)
-        value = at_stock(flows, values(flows, costs=costs, stage_s=stage_s, horizon_s=horizon_s), stock)
+        value = values(flows, costs=prices, stage_s=horizon_s / _NUM_STAGES, horizon_s=horizon_s)
+        value_now, *others = at_stock(flows, value, stock).tolist()
         return [
             _Option(
                 to=to,
                 gang=gang,
                 num_moves=num_moves,
                 split=split,
-                rate_now=rate_now,
-                rate_after=rate_now + (value[index] - value[0]) / horizon_s,
-                gain=value[index] - value[0],
-                cost=lost[0, index],
-                advantage=value[index] - value[0] - costs[0, index],
+                gain=others[index] - value_now,
+                cost=float(costs[0, index + 1]),
+                price=float(prices[0, index + 1]),
             )
-            for index, (to, gang, num_moves, split) in enumerate(reached, start=1)
+            for index, (to, gang, num_moves, split) in enumerate(reached)
         ]
 
     def _move_cost_s(self, observation: Observation, to: Role) -> float:
@@ -166,16 +158,14 @@ class RateMatchingPolicy(Policy[RateState]):
 
     def _obstacle(self, observation: Observation, state: RateState, best: _Option) -> str | None:
         """Why the best move is not made."""
-        config, unit = self._config, observation.unit
+        unit, horizon_s = observation.unit, self._config.horizon_s
         what = f"{best.split.num_rollout} {unit}s in rollout"
-        if best.gain <= 0.0 or best.gain < config.min_gain * best.rate_now * config.horizon_s * best.num_moves:
+        if best.gain <= 0.0:
+            return f"the split is good: to go to {what} now would gain nothing"
+        if best.gain <= best.price:
             return (
-                f"the split is good: {what} would gain {_percent(best.relative)}, less than {100 * config.min_gain:g} %"
-            )
-        if best.advantage <= 0.0:
-            return (
-                f"{what} would gain {_percent(best.relative)}: {best.gain:.1f} prompt groups in "
-                f"{config.horizon_s:.0f} s do not pay {config.safety:g} times for the {best.cost:.1f} that moving costs"
+                f"the split is good: {what} would gain {best.gain:.1f} prompt groups in {horizon_s:.0f} s, and have to "
+                f"gain {best.price:.1f} to pay for the move"
             )
         busy = observation.measured.host_busy_share
         if busy is not None and busy >= _SATURATED and is_cpu(best.gang.type):
@@ -188,16 +178,8 @@ class RateMatchingPolicy(Policy[RateState]):
             return f"there were {len(state.moves)} moves in the last hour, and no more are allowed"
         if not state.moves or state.moves[-1][1] is to:
             return None
-        costs, progress = observation.measured.move_costs, observation.measured.progress
-        duration_s = max((cost.duration_s for cost in costs.values()), default=0.0)
-        cooldown_s = config.cooldown_s
-        rest_s = state.moves[-1][0] + cooldown_s - observation.time_s
+        rest_s = state.moves[-1][0] + config.cooldown_s - observation.time_s
         return f"the last move went the other way: cooldown for another {rest_s:.0f} s" if rest_s > 0 else None
-
-
-def _errors(state: RateState, to: Role) -> float:
-    """Standard errors that the kept share may be off: two for a move that takes the last one back."""
-    return 2.0 if state.moves and state.moves[-1][1] is not to else 1.0
 
 
 def _is_within(num_rollout: int, num_now: int, planned: PlannedRange) -> bool:
@@ -206,23 +188,24 @@ def _is_within(num_rollout: int, num_now: int, planned: PlannedRange) -> bool:
     return planned.fewest <= num_rollout <= planned.most or abs(num_rollout - nearest) < abs(num_now - nearest)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
-
-
-def _reason(best: _Option, now: Split, model: SplitModel, unit: str) -> str:
-    before = model.rates(now)
-    side = "training waits for rollout" if before.trainer_waits else "rollout is ahead of training"
-    more = f"one more rollout {unit}" if best.to is Role.ROLLOUT else f"one rollout {unit} fewer"
+def _reason(best: _Option, forecast: Forecast, rates: Rates, stock: float, unit: str) -> str:
+    if best.to is Role.TRAIN:
+        why, what = f"{stock:.0f} prompt groups are in stock for training", f"one rollout {unit} fewer"
+    else:
+        why = "training waits for rollout" if rates.trainer_waits else "what is in stock for training runs out"
+        what = f"one more rollout {unit}"
     towards = f", the first of {best.num_moves} moves" if best.num_moves > 1 else ""
+    share = forecast.rate_after / forecast.rate_now - 1.0 if forecast.rate_now else 0.0
     return (
-        f"{side}: {more}{towards}, brings {best.rate_after:.3g} prompt groups a second in place of {best.rate_now:.3g} "
-        f"({_percent(best.relative)} more)"
+        f"{why}: {what}{towards}, brings {forecast.rate_after:.3g} prompt groups a second in place of "
+        f"{forecast.rate_now:.3g} ({100 * share:.1f} % more)"
     )
 
 
-def _numbers(observation: Observation, model: SplitModel, now: Split) -> Mapping[str, float]:
-    work, rates, measured = model.work, model.rates(now), observation.measured
+def _numbers(
+    observation: Observation, model: SplitModel, now: Split, rates: Rates, stock: float
+) -> Mapping[str, float]:
+    work, measured = model.work, observation.measured
     numbers = {
         "num_train": float(sum(now.train.values())),
         "num_rollout": float(now.num_rollout),
@@ -231,6 +214,7 @@ def _numbers(observation: Observation, model: SplitModel, now: Split) -> Mapping
         "tokens_per_group": work.tokens_per_group,
         "running_share": work.running_share,
         "trainer_rate": rates.trainer,
+        "stock": stock,
         "buffered_s": observation.num_buffered / rates.trainer,
     }
     generated = sum(replica.tokens_per_s or 0.0 for replica in measured.replicas)

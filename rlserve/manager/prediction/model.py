@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,9 +14,9 @@ from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
 from rlserve.manager.prediction.splits import Split, split_now
 from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, steady_rates
-from rlserve.manager.roles import Role
 
 _NUM_STOCKS = 17
+"""Points of the grid of stocks."""
 _MIN_GROUPS = 16
 """Scored before the kept share is worth a decision."""
 
@@ -30,44 +30,31 @@ class SplitModel:
     """Standard error of the kept share."""
     lines: Mapping[str, StepLine]
     training: TrainingCurve
-    correct: Callable[[Split], float] = lambda split: 1.0
-    """Measured over predicted rate, as far as it is known."""
 
-    def rates(self, split: Split, *, kept_share: float | None = None) -> Rates:
-        """Of a split; ``kept_share`` in place of the measured one."""
-        rates, factor = self.uncorrected(split, kept_share=kept_share), self.correct(split)
-        return replace(rates, rate=rates.rate * factor, trainer=rates.trainer * factor)
-
-    def uncorrected(self, split: Split, *, kept_share: float | None = None) -> Rates:
-        """Of a split, by the curves alone."""
-        work = self.work if kept_share is None else replace(self.work, kept_share=kept_share)
-        return steady_rates(split.rollout, split.train, work=work, lines=self.lines, training=self.training)
+    def rates(self, split: Split) -> Rates:
+        """Of a split, once it has settled."""
+        return steady_rates(split.rollout, split.train, work=self.work, lines=self.lines, training=self.training)
 
     def stock(self, observation: Observation) -> float:
-        """Finished groups beyond what training needs to go on without a pause when its step ends."""
-        num_prompts = self.work.admission.prompts_per_step
+        """Finished groups beyond those that training takes when its step under way ends."""
+        num_prompts, last_s = self.work.admission.prompts_per_step, observation.measured.last_step_end_s
         left = 0.0
-        if not observation.trainer_waiting and observation.measured.last_step_end_s is not None:
-            step_s = num_prompts / self.rates(split_now(observation)).trainer
-            since_s = observation.time_s - observation.measured.last_step_end_s
-            left = min(max(1.0 - since_s / step_s, 0.0), 1.0)
-        return max(0.0, observation.num_buffered + left * num_prompts - num_prompts)
+        if not observation.trainer_waiting and last_s is not None:
+            step_s = self.rates(split_now(observation)).train_step_s
+            left = max(0.0, 1.0 - (observation.time_s - last_s) / step_s)
+        return max(0.0, observation.num_buffered - num_prompts * (1.0 - left))
 
     def flows(self, splits: Sequence[Split]) -> Flows:
-        """Of these splits, by the stock of finished groups."""
+        """Of these splits, by the stock of finished groups. A step in training holds its groups, and half a step's have
+        been put aside for the next in the mean; the rest of the live groups is in stock or to be generated."""
         admission = self.work.admission
-        num_prompts = admission.prompts_per_step
-        most = max(1.0, admission.max_live_groups - 1.5 * num_prompts)
+        most = max(1.0, admission.max_live_groups - 1.5 * admission.prompts_per_step)
         stocks = np.linspace(0.0, most, _NUM_STOCKS)
         rates = [self.rates(split) for split in splits]
+        generated = [generation_rates(each.rollout, most - stocks, work=self.work, lines=self.lines) for each in splits]
         return Flows(
             stocks=stocks,
-            generated=np.stack(
-                [
-                    generation_rates(split.rollout, most - stocks, work=self.work, lines=self.lines)
-                    for split in splits
-                ]
-            ),
+            generated=np.stack(generated),
             trained=np.array([each.trainer for each in rates]),
             balanced=np.array([each.rate for each in rates]),
         )
@@ -78,11 +65,6 @@ class SplitModel:
         work, batch = self.work, max(1.0, self.rates(split).batch)
         rollout = work.kept_share * batch / self.lines[type_name].step_s(batch) / work.tokens_per_group
         return rollout, 1.0 / (work.trained_tokens_per_group * self.training.gang_token_s(type_name, split.train))
-
-    def unfavourable_share(self, to: Role, num_errors: float) -> float:
-        """The kept share so many standard errors off, to where moves to a role gain less."""
-        share, error = self.work.kept_share, num_errors * self.kept_error
-        return min(share + error, 1.0) if to is Role.ROLLOUT else max(share - error, 0.1 * share)
 
 
 def split_model(observation: Observation, running_share: float | None) -> SplitModel | str:

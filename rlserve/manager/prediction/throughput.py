@@ -9,11 +9,8 @@ left to generate (Little's law)
 and X is the largest rate that both sides can bear:
 
     X <= P / T                    the trainer never waits
-    X <= f k g(C(X)) / n          k: share of groups kept, n: tokens generated for a group, f: a measured factor
+    X <= k g(C(X)) / n            k: share of groups kept, n: tokens generated for a group
     g(C) = Σ b / t(b)             over the replicas; b: samples of each, as C gives, at most the engine's limit
-
-    X <= L / (m t(b) + T)         no group may be older than the bound on staleness, so the slowest, of m tokens, is
-                                  waited for, and lives as long as it takes; m follows from what rollout falls short
 
 So a replica more helps in two ways that both flatten out: more room while groups queue, and quicker steps with a
 smaller batch once none do. Of the samples of a group that is under way only a part still runs, since it ends with its
@@ -54,10 +51,6 @@ class Work:
     """Of the samples of groups under way, those that an engine computes."""
     max_batch: float
     """Samples that a replica computes at once."""
-    tail_tokens: float = 0.0
-    """Of the slowest samples, which batches wait for; 0 where they were not seen to."""
-    rollout_factor: float = 1.0
-    """Measured over predicted rate of rollout, where it set the pace."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,9 +94,7 @@ def steady_rates(
         """Groups kept a second with what is left to generate at ``rate``."""
         batch = batch_at(rate)
         tokens_per_s = sum(count * batch / line.step_s(batch) for count, line in present) if batch else 0.0
-        slowest_s = max(line.step_s(batch) for _, line in present)
-        kept = work.rollout_factor * work.kept_share * tokens_per_s / work.tokens_per_group
-        return min(kept, num_live / (work.tail_tokens * slowest_s + step_s))
+        return work.kept_share * tokens_per_s / work.tokens_per_group
 
     def rates(rate: float) -> Rates:
         batch = batch_at(rate)
@@ -124,13 +115,12 @@ def steady_rates(
     return rates(low + (high - low) * spare / (spare - missing))
 
 
-def generation_rates(
-    rollout: Counts, num_groups: Array, *, work: Work, lines: Mapping[str, StepLine]
-) -> Array:
-    """Groups that training can use, a second, with so many groups to generate; the slowest ones aside."""
+def generation_rates(rollout: Counts, num_groups: Array, *, work: Work, lines: Mapping[str, StepLine]) -> Array:
+    """Groups a second that training can use, for each number of groups to generate."""
     present = [(count, lines[name]) for name, count in rollout.items() if count]
-    num_replicas = sum(count for count, _ in present)
     samples = np.maximum(num_groups, 0.0) * work.admission.samples_per_prompt * work.running_share
-    batch = np.minimum(work.max_batch, samples / num_replicas)
-    tokens_per_s = sum((count * batch / (line.base_s + line.per_sample_s * batch) for count, line in present), start=0.0 * batch)
-    return work.rollout_factor * work.kept_share * tokens_per_s / work.tokens_per_group
+    batch = np.minimum(work.max_batch, samples / sum(count for count, _ in present))
+    tokens_per_s = np.zeros_like(batch)
+    for count, line in present:
+        tokens_per_s += count * batch / (line.base_s + line.per_sample_s * batch)
+    return work.kept_share * tokens_per_s / work.tokens_per_group

@@ -82,9 +82,7 @@ class Setting:
         self.ledger.admit(name, position=position, current_version=0, time_s=0.0)
         self.ledger.start(name, version=0, time_s=0.0)
         self.ledger.score(name, time_s=0.0)
-        scored = ScoredGroup(
-            group=group, output=output(name, FinishReason.STOP), rewards=(1.0,), attempt=0
-        )
+        scored = ScoredGroup(group=group, output=output(name, FinishReason.STOP), rewards=(1.0,), attempt=0)
         self.buffer.put(scored, time_s=0.0)
 
 
