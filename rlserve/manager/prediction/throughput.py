@@ -31,6 +31,8 @@ from rlserve.manager.prediction.curves import Counts, StepLine, TrainingCurve
 
 Array: TypeAlias = NDArray[np.float64]
 
+_LEAST_S = 1e-9
+"""Of a decoding step."""
 _NUM_HALVINGS = 5
 """Before the straight line between the two ends is as good as the curve."""
 
@@ -122,5 +124,5 @@ def generation_rates(rollout: Counts, num_groups: Array, *, work: Work, lines: M
     batch = np.minimum(work.max_batch, samples / sum(count for count, _ in present))
     tokens_per_s = np.zeros_like(batch)
     for count, line in present:
-        tokens_per_s += count * batch / (line.base_s + line.per_sample_s * batch)
+        tokens_per_s += count * batch / np.maximum(line.base_s + line.per_sample_s * batch, _LEAST_S)
     return work.kept_share * tokens_per_s / work.tokens_per_group

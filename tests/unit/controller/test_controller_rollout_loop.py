@@ -77,8 +77,9 @@ class FakeReplicas:
         router.join("r0", version=0, capacity=100, time_s=0.0)
 
     def dispatch(self) -> None:
-        for requests in self.router.assign(time_s=0.0).values():
-            self.events.emit(RequestsStarted(ids=tuple(RequestId.parse(request.id) for request in requests), version=0))
+        for replica_id, requests in self.router.assign(time_s=0.0).items():
+            ids = tuple(RequestId.parse(request.id) for request in requests)
+            self.events.emit(RequestsStarted(ids=ids, version=self.router.version(replica_id)))
             self.held += [request.id for request in requests]
 
 

@@ -90,8 +90,9 @@ def change(setting: Setting) -> None:
 
 
 def start_group(setting: Setting) -> None:
-    for move in (setting.ledger.start, setting.ledger.requeue):
-        move("0:0", time_s=asyncio.get_running_loop().time())
+    now_s = asyncio.get_running_loop().time()
+    setting.ledger.start("0:0", version=0, time_s=now_s)
+    setting.ledger.requeue("0:0", time_s=now_s)
 
 
 def train(setting: Setting) -> None:

@@ -33,6 +33,8 @@ def do(ledger: Ledger, verb: str, group_id: str) -> None:
     """Make one move."""
     if verb == "drop":
         ledger.drop(group_id, reason="test", time_s=1.0)
+    elif verb == "start":
+        ledger.start(group_id, version=3, time_s=1.0)
     else:
         getattr(ledger, verb)(group_id, time_s=1.0)
 
