@@ -33,6 +33,9 @@ class _Lately:
     busy_s: float = 0.0
     running_s: float = 0.0
     num_tokens: float = 0.0
+    uncounted_busy_s: float = 0.0
+    """Since tokens were last seen to be made: they may be told of when an answer ends."""
+    uncounted_running_s: float = 0.0
 
     def rate(self) -> ReplicaRate:
         """As the policy is shown it."""
@@ -99,9 +102,12 @@ class ReplicaMeter:
         lately.busy_s = lately.busy_s * fade + busy_s
         lately.running_s = lately.running_s * fade + running_s
         lately.num_tokens = lately.num_tokens * fade + num_tokens
-        if busy_s > 0.0 and num_tokens > 0 and running_s > 0.0:
-            batch = running_s / busy_s
-            self._types.setdefault(poll.type, _Moments()).add(batch, batch * busy_s / num_tokens, busy_s)
+        lately.uncounted_busy_s += busy_s
+        lately.uncounted_running_s += running_s
+        if num_tokens > 0 and lately.uncounted_busy_s > 0.0 and lately.uncounted_running_s > 0.0:
+            busy_s, running_s = lately.uncounted_busy_s, lately.uncounted_running_s
+            lately.uncounted_busy_s = lately.uncounted_running_s = 0.0
+            self._types.setdefault(poll.type, _Moments()).add(running_s / busy_s, running_s / num_tokens, busy_s)
 
     def forget(self, gang_id: str) -> None:
         """It is no replica any more."""
