@@ -49,6 +49,8 @@ class Explanation:
     within: tuple[tuple[Hold, ...], ...]
     """Of each series, the times between its moves."""
     judgement: Judgement
+    turns_s: tuple[float, ...]
+    """What each change of turn took, where all slots have both roles in turn."""
     wait_share: float | None
     """Of the trainer's time, that it waited for answers; None before the first step."""
     busy_share: float | None
@@ -103,6 +105,7 @@ def explain(
         entries=tuple(sorted(entries, key=_begin_s)),
         within=within,
         judgement=judgement,
+        turns_s=tuple(event["time_s"] - event["begin_s"] for event in events if event["event"] == "turn"),
         wait_share=_share(
             (event["work_begin_s"] - event["begin_s"], event["time_s"] - event["begin_s"])
             for event in events

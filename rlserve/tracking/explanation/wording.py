@@ -48,7 +48,8 @@ def _summary(explanation: Explanation) -> Iterator[str]:
     state = "so far" if not explanation.is_over else "in all"
     steps = _count(explanation.num_steps, "training step")
     modelled = ", times as modelled" if explanation.is_paced else ""
-    yield f"{explanation.name}: policy {explanation.policy}, {steps} in {clock(explanation.end_s)} {state}{modelled}"
+    policy = "both roles in turn" if explanation.turns_s else f"policy {explanation.policy}"
+    yield f"{explanation.name}: {policy}, {steps} in {clock(explanation.end_s)} {state}{modelled}"
     if explanation.host_was_bottleneck:
         yield "This machine was too slow for the pace, so nothing here counts: raise pool.pacing.dilation."
     if explanation.wait_share is not None:
@@ -56,6 +57,10 @@ def _summary(explanation: Explanation) -> Iterator[str]:
             "" if explanation.busy_share is None else f", the replicas computed {explanation.busy_share:.0%} of theirs"
         )
         yield f"The trainer waited {explanation.wait_share:.0%} of its time for answers{busy}."
+    if turns_s := explanation.turns_s:
+        share = sum(turns_s) / max(explanation.end_s, 1e-9)
+        yield f"All slots changed sides {len(turns_s)} times, in {sum(turns_s):.1f} s in all, {share:.0%} of the time."
+        return
     if not explanation.entries:
         yield "The manager has decided nothing yet."
         return

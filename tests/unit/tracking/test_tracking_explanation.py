@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from known_rates import World
 
-from rlserve.tracking.events import Decision, EndEvent, Event, SlotEvent
+from rlserve.tracking.events import Decision, EndEvent, Event, SlotEvent, TurnEvent
 from rlserve.tracking.explanation import Explanation, Hold, describe, explain
 
 FORECAST = {"rate_now": 2.0, "rate_after": 2.5, "gain": 60.0, "cost": 4.0, "horizon_s": 120.0}
@@ -176,3 +176,14 @@ def test_every_second_is_told_once(plans: list[tuple[str, float]], owners: list[
     assert all(begin_s <= end_s for begin_s, end_s in spans)
     assert all(one[1] <= other[0] + 1e-9 for one, other in pairwise(spans))
     assert len(describe(explanation)) <= len(describe(explanation, in_full=True))
+
+
+def test_slots_that_have_both_roles_in_turn() -> None:
+    turns = [
+        line(TurnEvent(time_s=end_s, to=to, begin_s=end_s - 2.0, released_bytes=1, kept_bytes=1))
+        for end_s, to in ((50.0, "rollout"), (100.0, "train"))
+    ]
+    assert describe(explained([], [*turns, END])).splitlines()[:2] == [
+        "demo: both roles in turn, 30 training steps in 3:20 in all",
+        "All slots changed sides 2 times, in 4.0 s in all, 2% of the time.",
+    ]
