@@ -27,6 +27,7 @@ _SOURCES = (
     "rollout/ledger.py",
     "manager/gang_table.py",
     "manager/initial_split.py",
+    "manager/leaving.py",
     *(f"manager/policies/{name}.py" for name in ("bounds", "ordering", "placement", "queue_threshold", "static")),
 )
 

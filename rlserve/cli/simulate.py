@@ -70,6 +70,7 @@ def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerCo
         kept=None if parsed.keep is None else parse_course(parsed.keep),
         num_prompt_tokens=parsed.prompt_tokens,
         trace=parsed.trace,
+        costs=parsed.costs,
         failures_per_hour=parsed.failures_per_hour,
         notices_per_hour=parsed.notices_per_hour,
     )
@@ -130,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sigma", type=_not_negative, help="of the logarithm of lengths (1)")
     parser.add_argument("--prompt-tokens", type=_at_least_one, metavar="N", help="of a prompt (256)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a file instead")
+    parser.add_argument("--costs", type=Path, metavar="RUN", help="take costs as the run in this folder recorded them")
     parser.add_argument("--failures-per-hour", type=_not_negative, default=0.0, metavar="N", help="workers that die")
     parser.add_argument("--notices-per-hour", type=_not_negative, default=0.0, metavar="N", help="nodes that leave")
     parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")

@@ -23,9 +23,13 @@ from rlserve.rollout.workload.courses import Course
 from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
+from rlserve.simulate.costs.base import Costs
+from rlserve.simulate.costs.recorded import recorded_costs
 from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.scenario import LossRates, Overheads, Scenario
 from rlserve.tasks.registry import TASKS
+from rlserve.tracking.jsonl import read_json_lines
+from rlserve.tracking.run_folder import RunFolder
 
 POLICY_CONFIGS: Mapping[str, type[ManagerConfig]] = {config().policy: config for config in get_args(ManagerConfig)}
 
@@ -65,13 +69,16 @@ class Changes:
     """Lengths from this file."""
     failures_per_hour: float = 0.0
     notices_per_hour: float = 0.0
+    costs: Path | None = None
+    """As this run recorded them."""
 
 
 def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     """The scenario of a configuration.
 
     Raises:
-        UserError: the pool is of no certain size, or has no two gangs; the trace cannot be used; no such model.
+        UserError: the pool is of no certain size, or has no two gangs; the trace cannot be used; no such model;
+            no run to take costs from.
     """
     groups = find_groups(config, AnyNumber())
     if groups is None or config.pool.slots == "auto":
@@ -87,12 +94,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     return Scenario(
         gangs=tuple(gang_view(gang) for gang in cut.gangs),
         workload=_workload(config, changes, tokens_scale=pacing.tokens_scale),
-        costs=RooflineCosts(
-            roofline=run_costs(pacing, config.algorithm, tensor_parallel_size=size),
-            memory_fraction=rollout.engine.gpu_memory_fraction,
-            block_size=rollout.engine.block_size,
-            num_blocks=rollout.engine.num_blocks,
-        ),
+        costs=_costs(config, pacing, changes),
         num_prompt_tokens=changes.num_prompt_tokens or _num_prompt_tokens(config),
         max_tokens=rollout.max_tokens,
         prompts_per_step=rollout.prompts_per_step,
@@ -107,7 +109,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
             notices_per_hour=changes.notices_per_hour,
             grace_s=config.pool.notice_grace_s,
         ),
-        overheads=Overheads(step_s=_OVERHEADS.step_s / pacing.dilation, sync_s=_OVERHEADS.sync_s / pacing.dilation),
+        overheads=_overheads(pacing, changes),
     )
 
 
@@ -149,6 +151,33 @@ def _workload(config: RunConfig, changes: Changes, *, tokens_scale: float) -> Wo
     if changes.median is not None and asked.trace is None:
         load = replace(load, lengths=LogNormalLengths(median_tokens=changes.median, sigma=asked.sigma))
     return load if changes.kept is None else replace(load, kept=changes.kept, says_kept=None)
+
+
+def _costs(config: RunConfig, pacing: PacingConfig, changes: Changes) -> Costs:
+    engine = config.rollout.engine
+    size = engine.tensor_parallel_size
+    if changes.costs is not None:
+        run = RunFolder.open(changes.costs)
+        return recorded_costs(
+            read_json_lines(run.events_file),
+            read_json_lines(run.metrics_file),
+            block_size=engine.block_size,
+            num_blocks=engine.num_blocks,
+            gang_size=size,
+        )
+    return RooflineCosts(
+        roofline=run_costs(pacing, config.algorithm, tensor_parallel_size=size),
+        memory_fraction=engine.gpu_memory_fraction,
+        block_size=engine.block_size,
+        num_blocks=engine.num_blocks,
+    )
+
+
+def _overheads(pacing: PacingConfig, changes: Changes) -> Overheads:
+    """What is recorded has them in it."""
+    if changes.costs is not None:
+        return Overheads()
+    return Overheads(step_s=_OVERHEADS.step_s / pacing.dilation, sync_s=_OVERHEADS.sync_s / pacing.dilation)
 
 
 def _num_prompt_tokens(config: RunConfig) -> int:

@@ -4,8 +4,7 @@
                              Σ (1 - x_g) s_g  ≥  X · trained tokens a group         0 ≤ x_g ≤ 1
 
 r_g is what a replica of the type generates when it always has work (simulated by itself, with its group boundaries and
-prompts), s_g what a trainer of it trains. Filled in order of r/s, at most one gang is divided. Integrated over a load
-that drifts.
+prompts), s_g what a trainer of it trains. The programme is the slow planner's. Integrated over a load that drifts.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, harmonic_mean
 
 from rlserve.manager.policies.ordering import order_for_rollout
+from rlserve.manager.policies.planner import TypeRates, fluid_optimum
 from rlserve.simulate.clock import Clock
 from rlserve.simulate.decode_curve import DecodeCurve
 from rlserve.simulate.replica import Replica
@@ -64,20 +64,12 @@ def fluid_rate(scenario: Scenario, rates: Rates, share: float) -> float:
     counts = Counter(gang.type for gang in scenario.gangs)
     generate = {name: rates.generate[name] * kept / num_generated for name in counts}
     train = {name: rates.train[name] / num_trained for name in counts}
-    return best_division([(counts[name], generate[name], train[name]) for name in counts])
-
-
-def best_division(types: list[tuple[int, float, float]]) -> float:
-    """The maximum of min(Σ x_g r_g, Σ (1 - x_g) s_g); ``types`` are numbers of gangs with their r and s."""
-    ordered = sorted(types, key=lambda each: each[1] / each[2], reverse=True)
-    rolled, trained = 0.0, sum(number * s for number, _, s in ordered)
-    for number, r, s in ordered:
-        if rolled + number * r < trained - number * s:
-            rolled, trained = rolled + number * r, trained - number * s
-            continue
-        divided = (trained - rolled) / (r + s)
-        return rolled + divided * r
-    return min(rolled, trained)
+    return fluid_optimum(
+        [
+            TypeRates(type=name, num_gangs=number, rollout_rate=generate[name], train_rate=train[name])
+            for name, number in counts.items()
+        ]
+    ).rate
 
 
 def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:

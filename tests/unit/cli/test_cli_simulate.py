@@ -55,6 +55,7 @@ def test_a_trace_gives_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--policy", "magic"], "no policy is called 'magic'"),
         (["--model", "9B"], "no model size is called '9B'"),
         (["--trace", "no/such.jsonl"], "no/such.jsonl"),
+        (["--costs", "no/such/run"], "no/such/run"),
         (["pool=auto"], "pool.slots"),
     ],
 )

@@ -18,7 +18,7 @@ from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.journal import Journal
-from rlserve.simulate.oracle import best_division, fluid_groups_per_s, saturated_rates
+from rlserve.simulate.oracle import fluid_groups_per_s, saturated_rates
 from rlserve.simulate.scenario import LossRates, Overheads
 from rlserve.simulate.simulation import simulate
 
@@ -220,14 +220,6 @@ def test_tools_hold_groups_up_before_they_are_scored() -> None:
     waits = replace(equal_work(), tool_share=1.0, tool_wait_s=30.0, tool_sigma=0.0)
     plain, waiting = (simulate(scenario(workload=work, num_steps=1), STATIC, seed=0) for work in (equal_work(), waits))
     assert waiting.duration_s - plain.duration_s == pytest.approx(30.0)
-
-
-def test_the_divided_gang_of_the_oracle() -> None:
-    assert best_division([(10, 1.0, 1.0)]) == pytest.approx(5.0)
-    assert best_division([(12, 2.0, 1.0)]) == pytest.approx(12 * 2 / 3)  # N r s / (r + s)
-    assert best_division([(2, 3.0, 1.0), (2, 1.0, 1.0)]) == pytest.approx(3.0)  # the quick ones roll out, and 1 trains
-    # two quick ones generate 6 and two slow ones train 2: of the quick ones, x such that 3 x = 2 + (2 - x)
-    assert best_division([(2, 1.0, 1.0), (2, 3.0, 1.0)]) == pytest.approx(3.0)
 
 
 def test_no_policy_beats_the_oracle_and_an_even_split_of_even_work_nearly_reaches_it() -> None:
