@@ -29,15 +29,14 @@ from rlserve.controller.boundary import StepBoundary
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.ports import Fleet
+from rlserve.controller.trainer_calls import TrainerCalls, failures_of, lost_of
 from rlserve.errors import (
-    DeadlineExceededError,
     RlserveError,
     StateLostError,
     WorkerFailedError,
     WorkerLostError,
 )
 from rlserve.manager.roles import Role
-from rlserve.remote import answer
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 
@@ -45,8 +44,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_FORMATIONS = 5
-_MENDABLE = (WorkerFailedError, DeadlineExceededError)
-"""What a group can be formed anew after; any other error is the run's."""
 
 
 class TrainerGroup:
@@ -64,7 +61,7 @@ class TrainerGroup:
         """``on_one_machine`` keeps the group's connections on the loopback interface."""
         self._run = run
         self._fleet = fleet
-        self._switch_timeout_s = switch_timeout_s
+        self._calls = TrainerCalls(fleet, timeout_s=switch_timeout_s)
         self._step_timeout_s = step_timeout_s
         self._on_one_machine = on_one_machine
         self._members: tuple[str, ...] = ()
@@ -115,7 +112,7 @@ class TrainerGroup:
             if len(slot_ids) > 1:
                 await self._regroup(slot_ids)
             if restore_from is not None:
-                answers = await self._call_all(self._members, "load_trainer", restore_from)
+                answers = await self._calls.all(self._members, "load_trainer", restore_from)
                 for failure in failures_of(answers).values():
                     raise failure
                 self._num_completed = answers[self._members[0]]
@@ -126,7 +123,7 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: one of them was lost, or failed.
         """
-        for error in failures_of(await self._call_all(slot_ids, "prepare_training")).values():
+        for error in failures_of(await self._calls.all(slot_ids, "prepare_training")).values():
             raise error
 
     async def add(self, slot_ids: Sequence[str]) -> None:
@@ -176,7 +173,7 @@ class TrainerGroup:
             on_leaving()
             await self._regroup(remaining, leaving=leaving)
         # The others train on while its memory is freed.
-        for error in failures_of(await self._call_all(leaving, "leave_training")).values():
+        for error in failures_of(await self._calls.all(leaving, "leave_training")).values():
             raise error
         return True
 
@@ -202,7 +199,7 @@ class TrainerGroup:
                     break
                 await self._regroup_survivors(failures)
                 if self._num_completed > before:
-                    metrics = await self._by_leader(lambda leader: self._call(leader, "last_metrics"))
+                    metrics = await self._by_leader(lambda leader: self._calls.one(leader, "last_metrics"))
                     break
             self.step_s = self._run.clock.now() - start
             return metrics
@@ -232,7 +229,9 @@ class TrainerGroup:
         async with self._boundary.training():
             while True:
                 timeout_s = self._step_timeout_s
-                failures = failures_of(await self._call_all(self._members, "save_trainer", folder, timeout_s=timeout_s))
+                failures = failures_of(
+                    await self._calls.all(self._members, "save_trainer", folder, timeout_s=timeout_s)
+                )
                 if not failures:
                     return
                 await self._regroup_survivors(failures)
@@ -243,7 +242,7 @@ class TrainerGroup:
         self.num_tokens, self.step_begin_s = len(batch.token_ids), self._run.clock.now()
         self._run.changed.notify()
         try:
-            return await self._call_all(self._members, "step", shared, timeout_s=self._step_timeout_s)
+            return await self._calls.all(self._members, "step", shared, timeout_s=self._step_timeout_s)
         finally:
             self.step_begin_s = None
             self._run.changed.notify()
@@ -267,7 +266,7 @@ class TrainerGroup:
 
     async def _regroup_survivors(self, failures: Mapping[str, RlserveError]) -> None:
         """After something that all members do together has failed: go on without whoever is lost."""
-        lost = _lost(failures)
+        lost = lost_of(failures)
         if not lost:
             raise next(iter(failures.values()))
         await self._regroup(self._members, lost=lost)
@@ -316,7 +315,7 @@ class TrainerGroup:
             newcomers = frozenset()  # from now on they may hold what nobody else does
             if not failures and not hand_over:
                 break
-            all_lost |= _lost(failures)
+            all_lost |= lost_of(failures)
             state_lost = [error for error in failures.values() if isinstance(error, StateLostError)]
             if state_lost and (hand_over or not leaving):
                 names = f" ({', '.join(all_lost)} lost)" if all_lost else ""
@@ -348,7 +347,7 @@ class TrainerGroup:
         members = (*staying, *leaving)
         self._generation += 1
         try:
-            host, port = await self._call(members[0], "choose_port", self._on_one_machine)
+            host, port = await self._calls.one(members[0], "choose_port", self._on_one_machine)
         except WorkerLostError as error:
             return {members[0]: error}
         secret = secrets.token_hex(32)
@@ -366,44 +365,8 @@ class TrainerGroup:
             for rank, member in enumerate(members)
         }
         calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
-        answers = await self._gather(calls, "join_training", self._switch_timeout_s)
+        answers = await self._calls.each(calls, "join_training")
         failures = failures_of(answers)
         if not failures:
             self._num_completed = answers[members[0]]
         return failures
-
-    async def _call_all(
-        self, members: Sequence[str], method: str, *arguments: Any, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        return await self._gather(dict.fromkeys(members, arguments), method, timeout_s or self._switch_timeout_s)
-
-    async def _gather(self, calls: Mapping[str, tuple[Any, ...]], method: str, timeout_s: float) -> dict[str, Any]:
-        """Answers, or errors, of all members. Ends when all have answered, or their deadline has passed; the call of
-        a worker that is ended meanwhile, by the heartbeat or anybody, fails at once.
-
-        Raises:
-            RlserveError: an error that no new group can mend.
-        """
-        tasks = {
-            member: asyncio.ensure_future(self._call(member, method, *arguments, timeout_s=timeout_s))
-            for member, arguments in calls.items()
-        }
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
-        answers = {member: task.exception() or task.result() for member, task in tasks.items()}
-        for error in answers.values():
-            if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
-                raise error
-        return answers
-
-    async def _call(self, slot_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-        call = getattr(self._fleet[slot_id], method).remote(*arguments)
-        return await answer(call, timeout_s=timeout_s or self._switch_timeout_s, what=f"trainer on {slot_id}, {method}")
-
-
-def failures_of(answers: Mapping[str, Any]) -> dict[str, RlserveError]:
-    """Those members that have answered with an error."""
-    return {member: found for member, found in answers.items() if isinstance(found, RlserveError)}
-
-
-def _lost(failures: Mapping[str, RlserveError]) -> dict[str, RlserveError]:
-    return {member: error for member, error in failures.items() if isinstance(error, WorkerLostError)}

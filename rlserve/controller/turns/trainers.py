@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from rlserve.controller.trainer_group import TrainerGroup, failures_of
+from rlserve.controller.trainer_calls import failures_of
+from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.pool.base import MemoryChange
 
 
@@ -29,7 +30,7 @@ class TrainersInTurn(TrainerGroup):
             WorkerFailedError: no member survived.
         """
         async with self._boundary.change():
-            while failures := failures_of(answers := await self._call_all(self._members, "sleep_training")):
+            while failures := failures_of(answers := await self._calls.all(self._members, "sleep_training")):
                 await self._regroup_survivors(failures)
             return list(answers.values())
 
@@ -47,7 +48,7 @@ class TrainersInTurn(TrainerGroup):
             WorkerFailedError: no member survived, or some part of the state was lost.
         """
         async with self._boundary.change():
-            failures = failures_of(await self._call_all(self._members, "wake_training"))
+            failures = failures_of(await self._calls.all(self._members, "wake_training"))
             if failures:
                 await self._regroup_survivors(failures)
             elif self._was_left_out:
