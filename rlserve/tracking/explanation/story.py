@@ -124,20 +124,20 @@ def _holds(decisions: Sequence[Line], all_series: Sequence[Series], end_s: float
     """Neighbours for one reason are one; what a move takes is none."""
     arrivals_s = {move.time_s: move.end_s for series in all_series for move in series.moves}
     holds: list[Hold] = []
+    arrived_s, follows_move = 0.0, False
     for index, decision in enumerate(decisions):
         until_s = decisions[index + 1]["time_s"] if index + 1 < len(decisions) else end_s
         if decision["action"] != "hold":
+            arrived_s, follows_move = arrivals_s[decision["time_s"]], True
             continue
-        before = decisions[index - 1] if index else None
-        follows_move = before is not None and before["action"] != "hold"
-        begin_s = decision["time_s"]
-        if before is not None and follows_move:
-            begin_s = min(max(begin_s, arrivals_s.get(before["time_s"], begin_s)), until_s)
-        hold = _hold(decision, begin_s, until_s)
+        if decision["time_s"] < arrived_s and until_s <= arrived_s:
+            continue
+        hold = _hold(decision, max(decision["time_s"], arrived_s), until_s)
         if holds and not follows_move and _is_same(holds[-1], hold):
             holds[-1] = replace(hold, begin_s=holds[-1].begin_s)
         else:
             holds.append(hold)
+        follows_move = False
     return holds
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import chain, pairwise
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from known_rates import World
 
@@ -161,6 +161,7 @@ def test_a_gang_that_generates_until_a_step_ends_does_not_move_meanwhile() -> No
     st.lists(st.tuples(st.sampled_from(["hold", "to_rollout", "to_train"]), st.floats(0.0, 50.0)), max_size=20),
     st.lists(st.tuples(st.sampled_from(["rollout", "train", "moving", "dead"]), st.floats(0.0, 900.0)), max_size=20),
 )
+@example([("to_train", 0.0), ("hold", 0.0), ("hold", 0.0)], [("train", 1.0)])  # held while the slot was on its way
 def test_every_second_is_told_once(plans: list[tuple[str, float]], owners: list[tuple[str, float]]) -> None:
     decisions, now_s = [], 0.0
     for action, after_s in plans:
