@@ -30,6 +30,7 @@ class Ending:
             trainers=SimpleNamespace(form=self._at_once),
             rollouts=SimpleNamespace(readmit=lambda: None, admit=self._forever, score=self._forever),
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
+            turns=SimpleNamespace(begin_rollout=self._at_once, begin_training=self._at_once),
             recovery=SimpleNamespace(close=self._at_once),
             hand_moves=SimpleNamespace(open=lambda: None, run=self._forever),
             notice_watch=SimpleNamespace(open=lambda: None, watch=self._forever),
@@ -40,7 +41,7 @@ class Ending:
             saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),
         )
         setup = SimpleNamespace(
-            config=SimpleNamespace(num_steps=NUM_STEPS),
+            config=SimpleNamespace(num_steps=NUM_STEPS, pool=SimpleNamespace(placement="elastic")),
             gangs=(),
             roles={},
             saved=None,
