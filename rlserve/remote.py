@@ -31,7 +31,9 @@ async def answer(call: Awaitable[Any], *, timeout_s: float, what: str) -> Any:
         RlserveError: one of our errors, as the worker raised it.
     """
     try:
-        return await asyncio.wait_for(call, timeout_s)
+        # Not wait_for: that of Python 3.11 swallows a cancellation that comes just when the answer does.
+        async with asyncio.timeout(timeout_s):
+            return await call
     except Exception as error:
         if type(error) is TimeoutError:  # not of a subclass: where a worker raised one, Ray's error is one too
             raise WorkerLostError(f"{what}: no answer for {timeout_s:g} s") from None

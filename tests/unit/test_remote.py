@@ -44,3 +44,18 @@ def test_each_failure_has_its_culprit(raised: Exception, expected: type[RlserveE
 def test_no_answer_in_time_is_the_workers_loss() -> None:
     with pytest.raises(WorkerLostError, match=r"the replica on a: no answer for 0\.01 s"):
         asyncio.run(answer(asyncio.sleep(60), timeout_s=0.01, what="the replica on a"))
+
+
+def test_who_is_cancelled_just_when_the_answer_comes_ends() -> None:
+    """Or it would go on to its next call, and whoever waits for its end waits for ever."""
+
+    async def scenario() -> None:
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        task = asyncio.create_task(answer(call, timeout_s=60.0, what="the replica on a"))
+        await asyncio.sleep(0)
+        call.set_result(None)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
