@@ -57,6 +57,7 @@ def test_a_trace_gives_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--trace", "no/such.jsonl"], "no/such.jsonl"),
         (["--costs", "no/such/run"], "no/such/run"),
         (["pool=auto"], "pool.slots"),
+        (["pool.placement=colocated"], "cannot be simulated"),
     ],
 )
 def test_what_the_user_can_mend_is_said_without_a_traceback(
