@@ -140,7 +140,7 @@ class InTurn(Turns):
         )
         role = "trainer" if to is Role.ROLLOUT else "engine"
         self._metrics |= {
-            f"pool/turn_to_{to}_s": now - begin_s,
+            "pool/turn_to_rollout_s" if to is Role.ROLLOUT else "pool/turn_to_train_s": now - begin_s,
             f"pool/{role}_released_bytes": released_bytes,
             f"pool/{role}_kept_bytes": kept_bytes,
         }
