@@ -41,6 +41,7 @@ _SPREAD = 0.05
 """Of the sizes of batches around their mean, relative: with so much, what was measured and proportion count alike."""
 _NUM_SIZES = 64
 """Sets of types that are remembered."""
+_NUM_KEPT = 192
 _NUM_GROUPS = 1024
 _NUM_MOVES = 5
 _NUM_SYNCS = 16
@@ -99,7 +100,7 @@ class Meter:
         self._num_since_move = 0
         self._move_end_s = float("-inf")
         self._replicas = ReplicaMeter()
-        self._kept = ShareWindow(_NUM_GROUPS)
+        self._kept = ShareWindow(_NUM_KEPT)
         self._group_tokens = AmountWindow(_NUM_GROUPS)
         self._moves: dict[Role, deque[MoveDone]] = {role: deque(maxlen=_NUM_MOVES) for role in Role}
         self._leaves: deque[RolloutLeft] = deque(maxlen=_NUM_MOVES)
