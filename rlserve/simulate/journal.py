@@ -20,6 +20,8 @@ class Journal:
     num_trained_tokens: float = 0.0
     num_steps: int = 0
     step_ends_s: list[float] = field(default_factory=list)
+    first_step_s: float | None = None
+    """When the first step began."""
     wait_s: float = 0.0
     """The trainer waited for batches."""
     train_s: float = 0.0

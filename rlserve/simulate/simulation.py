@@ -42,6 +42,8 @@ class SimulatedRun:
     num_generated_tokens: float
     num_steps: int
     step_ends_s: tuple[float, ...]
+    first_step_s: float | None
+    """When the first step began; None where none did."""
     wait_share: float
     """Of the time, that the trainer waited for batches."""
     bubble_share: float
@@ -61,6 +63,11 @@ class SimulatedRun:
     def groups_per_s(self) -> float:
         """Prompt groups trained in a second."""
         return self.num_trained_groups / self.duration_s
+
+    @property
+    def training_s(self) -> float:
+        """Time since there was a first batch to train on."""
+        return self.duration_s - (self.first_step_s or 0.0)
 
     @property
     def moves_per_hour(self) -> float:
@@ -109,6 +116,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
         num_generated_tokens=journal.num_generated_tokens,
         num_steps=journal.num_steps,
         step_ends_s=tuple(journal.step_ends_s),
+        first_step_s=journal.first_step_s,
         wait_share=journal.wait_s / clock.now_s,
         bubble_share=1 - (journal.train_s + journal.generate_s) / gang_s,
         staleness=dict(sorted(journal.staleness.items())),

@@ -134,7 +134,7 @@ def policy_result(
         runs=tuple(runs),
         groups_per_s=estimate([run.groups_per_s for run in runs]),
         tokens_per_s=estimate([run.num_trained_tokens / run.duration_s for run in runs]),
-        of_oracle=estimate([run.groups_per_s / oracle_groups_per_s for run in runs]),
+        of_oracle=estimate([run.num_trained_groups / (oracle_groups_per_s * run.training_s) for run in runs]),
         of_best_static=estimate(
             [run.groups_per_s / best.groups_per_s for run, best in zip(runs, best_static, strict=True)]
         ),

@@ -151,6 +151,8 @@ class Training:
         self._journal.wait_s += max(0.0, now_s - self._wait_began_s - self._paused_s)
         self._batch, self._busy, self._computing = batch, True, True
         self._work_began_s, self._num_tokens = now_s, num_tokens
+        if self._journal.first_step_s is None:
+            self._journal.first_step_s = now_s
         self._types = tuple(self.members.values())
         self._work_s = self._scenario.costs.train_step_s(self._types, num_tokens)
         self._work_s += self._scenario.overheads.step_s
