@@ -6,9 +6,10 @@ python benchmarks/coscheduling.py [--scenario NAME …] [--seeds N] [--splits 4,
 Scenarios but ``default`` are runs on twelve paced slots (docs/paced_runs.md): real processes, modelled accelerators.
 Runs that are compared do the same number of steps on the same work, so what counts is the time from the end of the
 first step to the end of the last, in seconds of the run; in a paced run to the end of the last but eight, since from
-then on only groups are admitted that replace dropped ones, one after the other, which no longer run would notice. The best static split is found by trying those that are asked
-for, all by default. A paced run in which this machine was the bottleneck is shown and does not count. Runs that lie in
-``--folder`` already are not done again, so a measurement can be spread over several calls.
+then on only groups are admitted that replace dropped ones, one after the other, which a longer run would not notice.
+The best static split is found by trying those that are asked for, all by default. A paced run in which this machine was
+the bottleneck is shown and does not count. Runs that lie in ``--folder`` already are not done again, so a measurement
+can be spread over several calls.
 """
 
 from __future__ import annotations
