@@ -73,6 +73,16 @@ class Progress:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Alternation:
+    """A share that goes to and fro."""
+
+    mean: float
+    """Of the last two times between changes."""
+    regime_s: float
+    """Mean time between two changes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MoveCost:
     """What moves in one direction have cost, in the mean of the last few."""
 
@@ -98,6 +108,8 @@ class Measurements:
     """Of the batches lately, prompts included."""
     kept_share: float | None = None
     """Of scored groups, lately, that may be trained on."""
+    kept_alternation: Alternation | None = None
+    """Of that share; None where it does not go to and fro."""
     num_kept_observed: int = 0
     """Scored groups that ``kept_share`` rests on; few right after the share has changed."""
     wait_share: float | None = None

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
+from rlserve.manager.measurement.alternation import Alternations
 from rlserve.manager.measurement.figures import (
     Measurements,
     MoveCost,
@@ -101,6 +102,7 @@ class Meter:
         self._move_end_s = float("-inf")
         self._replicas = ReplicaMeter()
         self._kept = ShareWindow(_NUM_KEPT)
+        self._alternations = Alternations()
         self._group_tokens = AmountWindow(_NUM_GROUPS)
         self._moves: dict[Role, deque[MoveDone]] = {role: deque(maxlen=_NUM_MOVES) for role in Role}
         self._leaves: deque[RolloutLeft] = deque(maxlen=_NUM_MOVES)
@@ -115,7 +117,8 @@ class Meter:
             case ReplicaPolled():
                 self._replicas.note(reading)
             case GroupDone():
-                self._kept.add(float(reading.kept))
+                changed = self._kept.add(float(reading.kept))
+                self._alternations.note(reading.time_s, float(reading.kept), changed=changed)
                 self._group_tokens.add(float(reading.num_tokens))
             case MoveDone():
                 self._note_move(reading)
@@ -143,6 +146,7 @@ class Meter:
                 sum(step.num_tokens for step in self._recent), sum(step.num_groups for step in self._recent)
             ),
             kept_share=self._kept.mean,
+            kept_alternation=self._alternations.figure(),
             num_kept_observed=len(self._kept),
             wait_share=_ratio(sum(step.wait_s for step in self._recent), sum(_whole_s(step) for step in self._recent)),
             weights_s=_ratio(sum(step.weights_s for step in self._recent), len(self._recent)),

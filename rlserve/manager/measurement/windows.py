@@ -48,8 +48,8 @@ class AdaptiveWindow(ABC):
         window = self._sums[-1] - self._sums[0]
         return window.total / window.count if window.count else None
 
-    def add(self, value: float) -> None:
-        """Take a value in, and cut the window where the values before look different."""
+    def add(self, value: float) -> bool:
+        """Take a value in, and cut the window where the values before look different; returns whether they did."""
         last = self._sums[-1]
         self._sums.append(_Sums(last.count + 1, last.total + value, last.squares + value * value))
         if len(self) > self._max_length:
@@ -57,6 +57,7 @@ class AdaptiveWindow(ABC):
         length = self._change()
         if length is not None:
             self._cut(length)
+        return length is not None
 
     def _change(self) -> int | None:
         """How many of the last values have come since the change; None where there was none."""

@@ -13,6 +13,7 @@ once. The next in the other direction waits for the cooldown, and there are no m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -24,7 +25,7 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.placement import needed_move, staying
 from rlserve.manager.policies.planned_range import plan_range
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation
-from rlserve.manager.prediction.fluid import at_stock, values
+from rlserve.manager.prediction.fluid import Later, at_stock, values
 from rlserve.manager.prediction.model import SplitModel, split_model
 from rlserve.manager.prediction.splits import Split, directions, split_now
 from rlserve.manager.prediction.throughput import Rates
@@ -132,8 +133,14 @@ class RateMatchingPolicy(Policy[RateState]):
         moves = places[None, :] - places[:, None]  # [from, to], those to training negative
         costs = np.where(moves > 0, to_rollout, to_train) * np.abs(moves)
         prices = self._config.safety * costs + self._config.min_gain * rate_now * horizon_s * np.abs(moves)
-        flows = model.flows([now, *(split for _, _, _, split in reached)])
-        value = values(flows, costs=prices, stage_s=horizon_s / _NUM_STAGES, horizon_s=horizon_s)
+        splits = [now, *(split for _, _, _, split in reached)]
+        flows, stage_s, later = model.flows(splits), horizon_s / _NUM_STAGES, None
+        alternation = observation.measured.kept_alternation
+        if alternation is not None:
+            mean = model.with_kept_share(alternation.mean).flows(splits)
+            value = values(mean, costs=prices, stage_s=stage_s, horizon_s=horizon_s)
+            later = Later(value=value, share=1.0 - math.exp(-stage_s / alternation.regime_s))
+        value = values(flows, costs=prices, stage_s=stage_s, horizon_s=horizon_s, later=later)
         value_now, *others = at_stock(flows, value, stock).tolist()
         return [
             _Option(

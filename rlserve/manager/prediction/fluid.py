@@ -14,7 +14,9 @@ trusted (Bellman 1957):
     V(split, x) = max over splits m of   W(m, x) - cost of the moves to m
     W(m, x)     = groups trained by m in a stage  +  e^(-stage / horizon)  V(m, stock after the stage)
 
-solved by value iteration on a grid. A change of the load shows at once in g, and where that is known late, in x.
+solved by value iteration on a grid. A change of the load shows at once in g, and where that is known late, in x. Where
+the load goes to and fro, V after a stage is mixed with that under the mean load, as probable as a change is by then: so
+the stock is worth keeping, and gangs are not sent after every swing.
 
 Legend: M splits, X grid points of the stock.
 """
@@ -51,9 +53,19 @@ class Flows:
     """[M] groups trained a second with none, where rollout is behind."""
 
 
-def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float) -> Array:
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """What comes after the load that there is now."""
+
+    value: Array
+    """W, [M, X], under the load that is then."""
+    share: float
+    """Probability that it comes within a stage."""
+
+
+def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, later: Later | None = None) -> Array:
     """W, [M, X]: groups trained from now on if a split is made now, up to a constant. ``costs``, [M, M]: groups lost by
-    going from one split (row) to another (column)."""
+    going from one split (row) to another (column). Without ``later`` the load stays as it is."""
     reward, after = _stage(flows, stage_s)
     discount = math.exp(-stage_s / horizon_s)
     step = float(flows.stocks[1] - flows.stocks[0])
@@ -61,14 +73,21 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float) -> A
     upper = after / step - below
     lower, above = 1.0 - upper, below + 1
     value = reward / (1.0 - discount)
+    share, best_later = (0.0, np.zeros_like(reward)) if later is None else (later.share, _best(later.value, costs))
     for _ in range(_MAX_SWEEPS):
-        best = (value[None, :, :] - costs[:, :, None]).max(axis=1)
+        best = (1.0 - share) * _best(value, costs) + share * best_later
         ahead = np.take_along_axis(best, below, axis=1) * lower + np.take_along_axis(best, above, axis=1) * upper
         last, value = value, reward + discount * ahead
         change = value - last
         if float(change.max() - change.min()) < _TOLERANCE:
             break
     return value
+
+
+def _best(value: Array, costs: Array) -> Array:
+    """V, [M, X]: with the best move from each split."""
+    best: Array = (value[None, :, :] - costs[:, :, None]).max(axis=1)
+    return best
 
 
 def at_stock(flows: Flows, table: Array, stock: float) -> Array:

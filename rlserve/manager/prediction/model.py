@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,10 @@ class SplitModel:
             step_s = self.rates(split_now(observation)).train_step_s
             left = max(0.0, 1.0 - (observation.time_s - last_s) / step_s)
         return max(0.0, observation.num_buffered - num_prompts * (1.0 - left))
+
+    def with_kept_share(self, kept_share: float) -> SplitModel:
+        """The same with another share."""
+        return replace(self, work=replace(self.work, kept_share=kept_share))
 
     def flows(self, splits: Sequence[Split]) -> Flows:
         """Of these splits, by the stock of finished groups. A step in training holds its groups, and half a step's have
