@@ -70,6 +70,8 @@ class Dispatcher:
             for replica_id, place in self._places.items()
             if not place.closed and place.num_samples < place.capacity
         ]
+        if not open_places:
+            return assigned
         left: list[Group] = []
         refused: tuple[int, int] | None = None
         """Samples and version of a group that found no place: one that asks for no less finds none either."""

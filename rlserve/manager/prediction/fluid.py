@@ -68,15 +68,13 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, late
     going from one split (row) to another (column). Without ``later`` the load stays as it is."""
     reward, after = _stage(flows, stage_s)
     discount = math.exp(-stage_s / horizon_s)
-    step = float(flows.stocks[1] - flows.stocks[0])
-    below = np.minimum((after / step).astype(np.int64), len(flows.stocks) - 2)
-    upper = after / step - below
-    lower, above = 1.0 - upper, below + 1
+    below, upper = _places(flows.stocks, after)
+    lower = 1.0 - upper
     value = reward / (1.0 - discount)
     share, best_later = (0.0, np.zeros_like(reward)) if later is None else (later.share, _best(later.value, costs))
     for _ in range(_MAX_SWEEPS):
         best = (1.0 - share) * _best(value, costs) + share * best_later
-        ahead = np.take_along_axis(best, below, axis=1) * lower + np.take_along_axis(best, above, axis=1) * upper
+        ahead = best.take(below) * lower + best.take(below + 1) * upper
         last, value = value, reward + discount * ahead
         change = value - last
         if float(change.max() - change.min()) < _TOLERANCE:
@@ -101,19 +99,23 @@ def at_stock(flows: Flows, table: Array, stock: float) -> Array:
 def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
     """Groups trained in a stage, and the stock after it; both [M, X]."""
     num_splits, num_stocks = flows.generated.shape
-    substep_s = stage_s / _NUM_SUBSTEPS
-    step, most = float(flows.stocks[1] - flows.stocks[0]), float(flows.stocks[-1])
+    substep_s, most = stage_s / _NUM_SUBSTEPS, float(flows.stocks[-1])
     stock = np.broadcast_to(flows.stocks, (num_splits, num_stocks)).copy()
     trained = np.zeros_like(stock)
     rate, balanced = flows.trained[:, None], flows.balanced[:, None]
     for _ in range(_NUM_SUBSTEPS):
-        below = np.minimum((stock / step).astype(np.int64), num_stocks - 2)
-        upper = stock / step - below
-        generated = (
-            np.take_along_axis(flows.generated, below, axis=1) * (1.0 - upper)
-            + np.take_along_axis(flows.generated, below + 1, axis=1) * upper
-        )
+        below, upper = _places(flows.stocks, stock)
+        generated = flows.generated.take(below) * (1.0 - upper) + flows.generated.take(below + 1) * upper
         ahead = stock + (generated - rate) * substep_s
         trained += np.where(ahead >= 0.0, rate * substep_s, stock + np.minimum(balanced, rate) * substep_s)
         stock = np.clip(ahead, 0.0, most)
     return np.minimum(trained, rate * stage_s), stock
+
+
+def _places(stocks: Array, stock: Array) -> tuple[NDArray[np.int64], Array]:
+    """Where ``stock`` [M, X] lies on the grid: indices into a flat [M, X] of the points below, and how far above them,
+    0 to 1."""
+    position = stock / float(stocks[1] - stocks[0])
+    below = np.minimum(position.astype(np.int64), len(stocks) - 2)
+    rows = np.arange(stock.shape[0])[:, None] * len(stocks)
+    return below + rows, position - below
