@@ -33,6 +33,8 @@ from simulation_validation import CASES, MAX_ERROR, validate
 
 from rlserve.manager.config import ManagerConfig, QueueThresholdConfig, StaticConfig
 from rlserve.manager.measurement.figures import Measurements
+from rlserve.manager.measurement.meter import Meter
+from rlserve.manager.measurement.readings import GroupDone, ReplicaPolled, StepDone
 from rlserve.manager.policies.base import GangFigures, GangView, Observation
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.roles import Role
@@ -129,32 +131,71 @@ def load_checks(load: str, result: StudyResult, policy: str) -> list[Check]:
 
 
 def decision_s(manager: ManagerConfig) -> float:
-    """One decision about 1,000 GPUs, the best of a few."""
-    pool = [
-        replace(gang, role=Role.TRAIN if index % 2 else Role.ROLLOUT)
+    """One decision about 1,000 GPUs of which everything has been measured, a minute after another; the best of a
+    few."""
+    pool = tuple(
+        replace(gang, role=Role.TRAIN if index % 3 == 0 else Role.ROLLOUT)
         for index, gang in enumerate(gangs(H100=666, H200=334))
-    ]
+    )
     whole = scenario(LOADS["steady"], 1.0, scale=83)
     policy = create_policy(manager)
     observation = Observation(
         time_s=1000.0,
         queue_length=5000,
-        num_buffered=100,
-        num_in_flight=8000,
+        num_buffered=6000,
+        num_in_flight=30_000,
         trainer_waiting=False,
         admission=whole.admission,
-        measured=Measurements(),
-        gangs=tuple(pool),
+        measured=measured(pool),
+        gangs=pool,
         legal_trainer_sizes=tuple(range(1, 1000)),
         moving=False,
         last_move_end_s=None,
     )
     times_s = []
+    _, state = policy.decide(observation, policy.initial_state())
+    observation = replace(observation, time_s=1060.0)
     for _ in range(20):
         began = time.perf_counter()
-        policy.decide(observation, policy.initial_state())
+        plan, _ = policy.decide(observation, state)
         times_s.append(time.perf_counter() - began)
+    assert manager.policy != DEFAULT or plan.forecast is not None, f"nothing was weighed: {plan.reason}"
     return min(times_s)
+
+
+def measured(pool: Sequence[GangView]) -> Measurements:
+    """Of a pool that has done its work for 1,000 seconds."""
+    meter = Meter()
+    trainers = tuple(gang.type for gang in pool if gang.role is Role.TRAIN)
+    for second in range(0, 1001, 50):
+        for gang in pool:
+            if gang.role is Role.ROLLOUT:
+                poll = ReplicaPolled(
+                    time_s=second,
+                    gang_id=gang.id,
+                    type=gang.type,
+                    since_s=0.0,
+                    num_running=90,
+                    num_waiting=0,
+                    kv_cache_usage=0.5,
+                    num_generated_tokens=(4000 if gang.type == "H100" else 5700) * second,
+                    busy_s=second,
+                    running_s=90.0 * second,
+                )
+                meter.note(poll)
+        step = StepDone(
+            end_s=second,
+            types=trainers,
+            wait_s=1.0,
+            weights_s=0.1,
+            work_s=48.0,
+            num_groups=5312,
+            num_tokens=100_000_000,
+        )
+        meter.note(step)
+        for number in range(40):
+            meter.note(GroupDone(time_s=second, kept=number % 10 < 7, num_tokens=20_000))
+    return meter.figures(1000.0)
 
 
 def speed(scale: int, hours: float, manager: ManagerConfig) -> float:

@@ -2,8 +2,8 @@
 
 An average over minutes is late by minutes, a short one is noise. So the window grows while what comes looks alike, and
 is cut where it does not: with every fourth value, the last 8, 12, 16, 24 … are held against all before them by a
-likelihood ratio (as in ADWIN, Bifet and Gavaldà 2007, with a likelihood ratio in place of its bound, which needs several
-times as many values). Between 0.4 and 1.0 of groups kept it takes about 12 groups, between 0.4 and 0.7 about 60; without
+likelihood ratio (as in ADWIN, Bifet and Gavaldà 2007, but for its bound, which needs several times as many
+values). Between 0.4 and 1.0 of groups kept it takes about 12, between 0.4 and 0.7 about 60; without a
 change the window is shorter than 200 values in one or two hundredths of the time.
 """
 
