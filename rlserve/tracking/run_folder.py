@@ -42,8 +42,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import rlserve
 from rlserve.errors import UserError
 
@@ -195,6 +193,8 @@ class RunFolder:
         """The resolved configuration as plain data; empty where there is none."""
         if not self.config_file.exists():
             return {}
+        import yaml  # takes longer than a command needs to answer
+
         text = self.config_file.read_text(encoding="utf-8")
         config = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
         return config if isinstance(config, dict) else {}
