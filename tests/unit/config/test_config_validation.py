@@ -108,8 +108,8 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ({"pool": {"slots": [{"type": "a"}]}}, "pool.slots.0.count: must be given"),
         (
             {"pool": {"slots": [{"type": "a", "count": 1}]}},
-            "pool.slots: must hold at least 2 slots: one to train and one to roll out; or take pool.placement=colocated, "
-            "got "
+            "pool.slots: must hold at least 2 slots: one to train and one to roll out; or take "
+            "pool.placement=colocated, got "
             f"{(SlotGroupConfig(type='a', count=1),)!r}",
         ),
         (
