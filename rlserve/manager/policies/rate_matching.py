@@ -94,8 +94,9 @@ class RateMatchingPolicy(Policy[RateState]):
         return plan, replace(state, plan=None if plan.moves else plan, look_again_s=look_again_s)
 
     def _plan(self, observation: Observation, state: RateState, model: SplitModel, bounds: tuple[int, int]) -> Plan:
-        now, unit, stock = split_now(observation), observation.unit, model.stock(observation)
+        now, unit = split_now(observation), observation.unit
         rates = model.rates(now)
+        stock = model.stock(observation, rates)
         numbers = _numbers(observation, model, now, rates, stock)
         options = self._options(observation, state, model, stock, bounds)
         if not options:
@@ -127,8 +128,10 @@ class RateMatchingPolicy(Policy[RateState]):
         ]
         if not reached:
             return []
-        rate_now = model.rates(now).rate
-        to_rollout, to_train = (rate_now * self._move_cost_s(observation, role) for role in (Role.ROLLOUT, Role.TRAIN))
+        rate_now, num_staying = model.rates(now).rate, len(staying(observation))
+        to_rollout, to_train = (
+            rate_now * self._move_cost_s(observation, role, num_staying) for role in (Role.ROLLOUT, Role.TRAIN)
+        )
         places = np.array([0, *(num if to is Role.ROLLOUT else -num for to, _, num, _ in reached)])
         moves = places[None, :] - places[:, None]  # [from, to], those to training negative
         costs = np.where(moves > 0, to_rollout, to_train) * np.abs(moves)
@@ -155,13 +158,13 @@ class RateMatchingPolicy(Policy[RateState]):
             for index, (to, gang, num_moves, split) in enumerate(reached)
         ]
 
-    def _move_cost_s(self, observation: Observation, to: Role) -> float:
+    def _move_cost_s(self, observation: Observation, to: Role, num_staying: int) -> float:
         """Of one move, in seconds of the whole run: training stands still, and a gang does nothing."""
         costs = observation.measured.move_costs
         measured = costs.get(to) or next(iter(costs.values()), None)
         duration_s = _PRIOR_DURATION_S if measured is None else measured.duration_s
         pause_s = _PRIOR_PAUSE_S if measured is None else measured.trainer_pause_s
-        return pause_s + duration_s / len(staying(observation))
+        return pause_s + duration_s / num_staying
 
     def _obstacle(self, observation: Observation, state: RateState, best: _Option) -> str | None:
         """Why the best move is not made."""

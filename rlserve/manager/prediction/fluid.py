@@ -34,8 +34,9 @@ Array: TypeAlias = NDArray[np.float64]
 
 _NUM_SUBSTEPS = 4
 """Of a stage, in which flows are constant."""
-_TOLERANCE = 0.01
-"""Of a group: only differences of values count, and once all change by the same between two sweeps, these are known."""
+_TOLERANCE = 1e-4
+"""Of what a stage trains: only differences of values count, and once all change by the same between two sweeps, these
+are known."""
 _MAX_SWEEPS = 200
 
 
@@ -70,14 +71,14 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, late
     discount = math.exp(-stage_s / horizon_s)
     below, upper = _places(flows.stocks, after)
     lower = 1.0 - upper
-    value = reward / (1.0 - discount)
+    value, tolerance = reward / (1.0 - discount), _TOLERANCE * float(reward.max())
     share, best_later = (0.0, np.zeros_like(reward)) if later is None else (later.share, _best(later.value, costs))
     for _ in range(_MAX_SWEEPS):
         best = (1.0 - share) * _best(value, costs) + share * best_later
         ahead = best.take(below) * lower + best.take(below + 1) * upper
         last, value = value, reward + discount * ahead
         change = value - last
-        if float(change.max() - change.min()) < _TOLERANCE:
+        if float(change.max() - change.min()) < tolerance:
             break
     return value
 

@@ -12,7 +12,7 @@ from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.curves import StepLine, TrainingCurve, step_lines
 from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
-from rlserve.manager.prediction.splits import Split, split_now
+from rlserve.manager.prediction.splits import Split
 from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, steady_rates
 
 _NUM_STOCKS = 17
@@ -35,13 +35,13 @@ class SplitModel:
         """Of a split, once it has settled."""
         return steady_rates(split.rollout, split.train, work=self.work, lines=self.lines, training=self.training)
 
-    def stock(self, observation: Observation) -> float:
-        """Finished groups beyond those that training takes when its step under way ends."""
+    def stock(self, observation: Observation, rates: Rates) -> float:
+        """Finished groups beyond those that training takes when its step under way ends; ``rates`` are those of the
+        split that there is."""
         num_prompts, last_s = self.work.admission.prompts_per_step, observation.measured.last_step_end_s
         left = 0.0
         if not observation.trainer_waiting and last_s is not None:
-            step_s = self.rates(split_now(observation)).train_step_s
-            left = max(0.0, 1.0 - (observation.time_s - last_s) / step_s)
+            left = max(0.0, 1.0 - (observation.time_s - last_s) / rates.train_step_s)
         return max(0.0, observation.num_buffered - num_prompts * (1.0 - left))
 
     def with_kept_share(self, kept_share: float) -> SplitModel:
