@@ -60,6 +60,21 @@ class _Option:
     """What the gain has to exceed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Situation:
+    """What a decision rests on, worked out once."""
+
+    observation: Observation
+    model: SplitModel
+    now: Split
+    rates: Rates
+    """Of that split."""
+    stock: float
+    planned: PlannedRange | None
+    bounds: tuple[int, int]
+    """Of the number of gangs in rollout."""
+
+
 class RateMatchingPolicy(Policy[RateState]):
     """Moves one gang at a time towards the split with the highest predicted rate."""
 
@@ -89,18 +104,26 @@ class RateMatchingPolicy(Policy[RateState]):
         if isinstance(model, str):
             return Plan(reason=model), state
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
-        plan = self._plan(observation, state, model, bounds=(fewest, most))
-        look_again_s = observation.time_s + model.rates(now).train_step_s / _LOOKS_PER_STEP
+        rates = model.rates(now)
+        situation = _Situation(
+            observation=observation,
+            model=model,
+            now=now,
+            rates=rates,
+            stock=model.stock(observation, rates),
+            planned=state.planned,
+            bounds=(fewest, most),
+        )
+        plan = self._plan(situation, state)
+        look_again_s = observation.time_s + rates.train_step_s / _LOOKS_PER_STEP
         return plan, replace(state, plan=None if plan.moves else plan, look_again_s=look_again_s)
 
-    def _plan(self, observation: Observation, state: RateState, model: SplitModel, bounds: tuple[int, int]) -> Plan:
-        now, unit = split_now(observation), observation.unit
-        rates = model.rates(now)
-        stock = model.stock(observation, rates)
-        numbers = _numbers(observation, model, now, rates, stock)
-        options = self._options(observation, state, model, stock, bounds)
+    def _plan(self, situation: _Situation, state: RateState) -> Plan:
+        observation, rates = situation.observation, situation.rates
+        numbers, options = _numbers(situation), self._options(situation)
         if not options:
-            return Plan(reason=f"no other split is legal: {now.num_rollout} {unit}s roll out", numbers=numbers)
+            num_rollout, unit = situation.now.num_rollout, observation.unit
+            return Plan(reason=f"no other split is legal: {num_rollout} {unit}s roll out", numbers=numbers)
         best = max(options, key=lambda each: (each.gain - each.price, -each.num_moves))
         forecast = Forecast(
             rate_now=rates.rate,
@@ -114,21 +137,20 @@ class RateMatchingPolicy(Policy[RateState]):
         if obstacle is not None:
             return Plan(reason=obstacle, forecast=forecast, numbers=numbers)
         moves = (Move(gang_id=best.gang.id, to=best.to),)
-        return Plan(moves=moves, reason=_reason(best, forecast, rates, stock, unit), forecast=forecast, numbers=numbers)
+        return Plan(moves=moves, reason=_reason(best, forecast, situation), forecast=forecast, numbers=numbers)
 
-    def _options(
-        self, observation: Observation, state: RateState, model: SplitModel, stock: float, bounds: tuple[int, int]
-    ) -> list[_Option]:
-        now, planned, horizon_s = split_now(observation), state.planned, self._config.horizon_s
+    def _options(self, situation: _Situation) -> list[_Option]:
+        observation, model, now, planned = situation.observation, situation.model, situation.now, situation.planned
+        rate_now, horizon_s = situation.rates.rate, self._config.horizon_s
         reached = [
             (direction.to, direction.gangs[0], num_moves, split)
-            for direction in directions(observation, *bounds)
+            for direction in directions(observation, *situation.bounds)
             for num_moves, split in direction.splits
             if planned is None or _is_within(split.num_rollout, now.num_rollout, planned)
         ]
         if not reached:
             return []
-        rate_now, num_staying = model.rates(now).rate, len(staying(observation))
+        num_staying = len(staying(observation))
         to_rollout, to_train = (
             rate_now * self._move_cost_s(observation, role, num_staying) for role in (Role.ROLLOUT, Role.TRAIN)
         )
@@ -144,7 +166,7 @@ class RateMatchingPolicy(Policy[RateState]):
             value = values(mean, costs=prices, stage_s=stage_s, horizon_s=horizon_s)
             later = Later(value=value, share=1.0 - math.exp(-stage_s / alternation.regime_s))
         value = values(flows, costs=prices, stage_s=stage_s, horizon_s=horizon_s, later=later)
-        value_now, *others = at_stock(flows, value, stock).tolist()
+        value_now, *others = at_stock(flows, value, situation.stock).tolist()
         return [
             _Option(
                 to=to,
@@ -198,11 +220,14 @@ def _is_within(num_rollout: int, num_now: int, planned: PlannedRange) -> bool:
     return planned.fewest <= num_rollout <= planned.most or abs(num_rollout - nearest) < abs(num_now - nearest)
 
 
-def _reason(best: _Option, forecast: Forecast, rates: Rates, stock: float, unit: str) -> str:
+def _reason(best: _Option, forecast: Forecast, situation: _Situation) -> str:
+    unit = situation.observation.unit
     if best.to is Role.TRAIN:
-        why, what = f"{stock:.0f} prompt groups are in stock for training", f"one rollout {unit} fewer"
+        why, what = f"{situation.stock:.0f} prompt groups are in stock for training", f"one rollout {unit} fewer"
     else:
-        why = "training waits for rollout" if rates.trainer_waits else "what is in stock for training runs out"
+        why = (
+            "training waits for rollout" if situation.rates.trainer_waits else "what is in stock for training runs out"
+        )
         what = f"one more rollout {unit}"
     towards = f", the first of {best.num_moves} moves" if best.num_moves > 1 else ""
     share = forecast.rate_after / forecast.rate_now - 1.0 if forecast.rate_now else 0.0
@@ -212,9 +237,8 @@ def _reason(best: _Option, forecast: Forecast, rates: Rates, stock: float, unit:
     )
 
 
-def _numbers(
-    observation: Observation, model: SplitModel, now: Split, rates: Rates, stock: float
-) -> Mapping[str, float]:
+def _numbers(situation: _Situation) -> Mapping[str, float]:
+    observation, model, now, rates = situation.observation, situation.model, situation.now, situation.rates
     work, measured = model.work, observation.measured
     numbers = {
         "num_train": float(sum(now.train.values())),
@@ -224,7 +248,7 @@ def _numbers(
         "tokens_per_group": work.tokens_per_group,
         "running_share": work.running_share,
         "trainer_rate": rates.trainer,
-        "stock": stock,
+        "stock": situation.stock,
         "buffered_s": observation.num_buffered / rates.trainer,
     }
     generated = sum(replica.tokens_per_s or 0.0 for replica in measured.replicas)
