@@ -253,7 +253,9 @@ def _reallocation(
         recovery,
         calls=Calls(run, book, trainers=trainers, load=load, measuring=measuring),
         policy=create_policy(config.deciding),
-        observer=Observer(run, book, load=load, measuring=measuring, admission=_admission(config)),
+        observer=Observer(
+            run, book, load=load, measuring=measuring, admission=_admission(config), num_steps=config.num_steps
+        ),
         measuring=measuring,
         interval_s=config.manager.interval_s,
     )

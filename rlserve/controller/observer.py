@@ -16,9 +16,18 @@ class Observer:
     """Asks those who own it."""
 
     def __init__(
-        self, run: RunContext, book: GangBook, *, load: LoadReader, measuring: Measuring, admission: Admission
+        self,
+        run: RunContext,
+        book: GangBook,
+        *,
+        load: LoadReader,
+        measuring: Measuring,
+        admission: Admission,
+        num_steps: int,
     ) -> None:
+        """``num_steps``: of the whole run."""
         self._run = run
+        self._num_steps = num_steps
         self._book = book
         self._load = load
         self._measuring = measuring
@@ -33,6 +42,7 @@ class Observer:
             num_buffered=load.num_buffered,
             num_in_flight=load.num_in_flight,
             trainer_waiting=load.trainer_waiting,
+            num_steps_left=self._num_steps - self._run.counters.num_steps,
             admission=self._admission,
             measured=self._measuring.figures(),
             gangs=tuple(self._view(gang, moving=moving) for gang in present),

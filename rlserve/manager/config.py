@@ -65,7 +65,8 @@ class RateMatchingConfig:
     interval_s: float = 1.0
     """Time between two decisions."""
     horizon_s: float = 600.0
-    """How long rates are trusted to stay: what a move gains in that time must exceed what it costs."""
+    """How long rates are trusted to stay: what a move gains in that time, or in what is left of the run, must
+    exceed what it costs."""
     safety: float = 2.0
     """How many times its cost a move must gain."""
     min_gain: float = 0.005

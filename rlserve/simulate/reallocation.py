@@ -174,6 +174,7 @@ class Reallocation:
             num_buffered=num_buffered,
             num_in_flight=generation.ledger.num_live - num_buffered,
             trainer_waiting=self._training.waiting,
+            num_steps_left=self._num_steps_left(),
             admission=self._scenario.admission,
             measured=self._measured(),
             gangs=self._gang_views(),
@@ -181,6 +182,10 @@ class Reallocation:
             moving=self._moving,
             last_move_end_s=self._last_move_end_s,
         )
+
+    def _num_steps_left(self) -> int | None:
+        num_steps = self._scenario.num_steps
+        return None if num_steps is None else num_steps - self._journal.num_steps
 
     def _measured(self) -> Measurements:
         if self._journal.meter is not None:

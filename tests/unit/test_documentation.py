@@ -216,6 +216,7 @@ def _observation(queue_length: int) -> Observation:
         num_buffered=0,
         num_in_flight=0,
         trainer_waiting=False,
+        num_steps_left=None,
         admission=Admission(prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64),
         measured=Measurements(),
         gangs=tuple(GangView(id=name, type="test", figures=figures, role=role) for name, role in roles.items()),

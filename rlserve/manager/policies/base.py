@@ -85,6 +85,8 @@ class Observation:
     """Groups admitted and not yet finished."""
     trainer_waiting: bool | None
     """Whether the trainer waits for a batch."""
+    num_steps_left: int | None
+    """Training steps that the run has still to end; None if it has no end."""
     admission: Admission
     measured: Measurements
     gangs: tuple[GangView, ...]

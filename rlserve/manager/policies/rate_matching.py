@@ -73,6 +73,8 @@ class _Situation:
     planned: PlannedRange | None
     bounds: tuple[int, int]
     """Of the number of gangs in rollout."""
+    horizon_s: float
+    """How long rates are trusted, and no longer than the run still goes on."""
 
 
 class RateMatchingPolicy(Policy[RateState]):
@@ -113,13 +115,21 @@ class RateMatchingPolicy(Policy[RateState]):
             stock=model.stock(observation, rates),
             planned=state.planned,
             bounds=(fewest, most),
+            horizon_s=self._horizon_s(observation, rates),
         )
         plan = self._plan(situation, state)
         look_again_s = observation.time_s + rates.train_step_s / _LOOKS_PER_STEP
         return plan, replace(state, plan=None if plan.moves else plan, look_again_s=look_again_s)
 
+    def _horizon_s(self, observation: Observation, rates: Rates) -> float:
+        num_steps_left = observation.num_steps_left
+        if num_steps_left is None:
+            return self._config.horizon_s
+        left_s = max(1, num_steps_left) * observation.admission.prompts_per_step / rates.rate
+        return min(self._config.horizon_s, left_s)
+
     def _plan(self, situation: _Situation, state: RateState) -> Plan:
-        observation, rates = situation.observation, situation.rates
+        observation, rates, horizon_s = situation.observation, situation.rates, situation.horizon_s
         numbers, options = _numbers(situation), self._options(situation)
         if not options:
             num_rollout, unit = situation.now.num_rollout, observation.unit
@@ -127,13 +137,13 @@ class RateMatchingPolicy(Policy[RateState]):
         best = max(options, key=lambda each: (each.gain - each.price, -each.num_moves))
         forecast = Forecast(
             rate_now=rates.rate,
-            rate_after=rates.rate + best.gain / self._config.horizon_s,
+            rate_after=rates.rate + best.gain / horizon_s,
             gain=best.gain,
             cost=best.cost,
-            horizon_s=self._config.horizon_s,
+            horizon_s=horizon_s,
             target_num_rollout=best.split.num_rollout,
         )
-        obstacle = self._obstacle(observation, state, best)
+        obstacle = self._obstacle(situation, state, best)
         if obstacle is not None:
             return Plan(reason=obstacle, forecast=forecast, numbers=numbers)
         moves = (Move(gang_id=best.gang.id, to=best.to),)
@@ -141,7 +151,7 @@ class RateMatchingPolicy(Policy[RateState]):
 
     def _options(self, situation: _Situation) -> list[_Option]:
         observation, model, now, planned = situation.observation, situation.model, situation.now, situation.planned
-        rate_now, horizon_s = situation.rates.rate, self._config.horizon_s
+        rate_now, horizon_s = situation.rates.rate, situation.horizon_s
         reached = [
             (direction.to, direction.gangs[0], num_moves, split)
             for direction in directions(observation, *situation.bounds)
@@ -188,9 +198,10 @@ class RateMatchingPolicy(Policy[RateState]):
         pause_s = _PRIOR_PAUSE_S if measured is None else measured.trainer_pause_s
         return pause_s + duration_s / num_staying
 
-    def _obstacle(self, observation: Observation, state: RateState, best: _Option) -> str | None:
+    def _obstacle(self, situation: _Situation, state: RateState, best: _Option) -> str | None:
         """Why the best move is not made."""
-        unit, horizon_s = observation.unit, self._config.horizon_s
+        observation, horizon_s = situation.observation, situation.horizon_s
+        unit = observation.unit
         what = f"{best.split.num_rollout} {unit}s in rollout"
         if best.gain <= 0.0:
             return f"the split is good: to go to {what} now would gain nothing"

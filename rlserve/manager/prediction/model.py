@@ -12,13 +12,15 @@ from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.curves import StepLine, TrainingCurve, step_lines
 from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
-from rlserve.manager.prediction.splits import Split
-from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, steady_rates
+from rlserve.manager.prediction.splits import Split, split_now
+from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, groups_to_generate, steady_rates
 
 _NUM_STOCKS = 17
 """Points of the grid of stocks."""
 _MIN_GROUPS = 16
 """Scored before the kept share is worth a decision."""
+_NOISE = 0.1
+"""By which what replicas make may differ from what is predicted before that is put right."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def split_model(observation: Observation, running_share: float | None) -> SplitM
         return "no training step has been measured yet"
     prior = FiguresPrior(observation.gangs)
     smoothed = (kept_share * num_observed + 1.0) / (num_observed + 2.0)
-    return SplitModel(
+    model = SplitModel(
         work=Work(
             admission=admission,
             kept_share=max(kept_share, 1.0 / (num_observed + 2.0)),
@@ -103,3 +105,27 @@ def split_model(observation: Observation, running_share: float | None) -> SplitM
         lines=step_lines(types, measured.curves, prior),
         training=TrainingCurve([rate for rate in measured.train if set(rate.types) <= types], prior),
     )
+    return _as_quick_as_measured(model, observation)
+
+
+def _as_quick_as_measured(model: SplitModel, observation: Observation) -> SplitModel:
+    """Replicas make at least what they are seen to make by the clock. The lines through their steps say less where work
+    comes in bursts, larger batches than the even flow that is reckoned with; then all steps are that much quicker."""
+    work, now = model.work, split_now(observation)
+    tokens_per_s = sum(each.busy_share * (each.tokens_per_s or 0.0) for each in observation.measured.replicas)
+    measured = work.kept_share * tokens_per_s / work.tokens_per_group
+    if not (measured and now.rollout and now.train):
+        return model
+    rates = model.rates(now)
+    num_groups = groups_to_generate(
+        min(measured, rates.trainer), trainer=rates.trainer, train_step_s=rates.train_step_s, admission=work.admission
+    )
+    predicted = float(generation_rates(now.rollout, np.array(num_groups), work=work, lines=model.lines))
+    if not 0.0 < predicted * (1.0 + _NOISE) < measured:
+        return model
+    scale = predicted / measured
+    lines = {
+        name: StepLine(base_s=scale * line.base_s, per_sample_s=scale * line.per_sample_s)
+        for name, line in model.lines.items()
+    }
+    return replace(model, lines=lines)

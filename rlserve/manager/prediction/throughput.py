@@ -74,21 +74,27 @@ class Rates:
         return self.rate < self.trainer
 
 
+def groups_to_generate(rate: float, *, trainer: float, train_step_s: float, admission: Admission) -> float:
+    """C: those left for rollout while ``rate`` groups a second are trained by trainers that could do ``trainer``."""
+    num_prompts, num_live = admission.prompts_per_step, admission.max_live_groups
+    is_synchronous = num_live <= num_prompts
+    num_buffered = 0.5 * num_prompts * ((1.0 - rate / trainer) if is_synchronous else 1.0)
+    return max(0.0, num_live - rate * train_step_s - num_buffered)
+
+
 def steady_rates(
     rollout: Counts, train: Counts, *, work: Work, lines: Mapping[str, StepLine], training: TrainingCurve
 ) -> Rates:
     """The rates of a split with at least one gang on each side."""
-    num_prompts, num_live = work.admission.prompts_per_step, work.admission.max_live_groups
+    num_prompts = work.admission.prompts_per_step
     step_s = num_prompts * work.trained_tokens_per_group * training.token_s(train) + work.weights_s
     trainer = num_prompts / step_s
     present = [(count, lines[name]) for name, count in rollout.items() if count]
     num_replicas = sum(count for count, _ in present)
-    is_synchronous = num_live <= num_prompts
 
     def batch_at(rate: float) -> float:
         """Samples of a replica with what is left to generate at ``rate``."""
-        num_buffered = 0.5 * num_prompts * ((1.0 - rate / trainer) if is_synchronous else 1.0)
-        num_groups = max(0.0, num_live - rate * step_s - num_buffered)
+        num_groups = groups_to_generate(rate, trainer=trainer, train_step_s=step_s, admission=work.admission)
         samples = num_groups * work.admission.samples_per_prompt * work.running_share
         return min(work.max_batch, samples / num_replicas)
 

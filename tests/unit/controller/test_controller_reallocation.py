@@ -150,6 +150,7 @@ class Setting:
                 admission=Admission(
                     prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64
                 ),
+                num_steps=60,
             ),
             measuring=self.measuring,
             interval_s=0.001,

@@ -66,6 +66,36 @@ def test_a_move_that_does_not_pay_for_itself_is_not_made() -> None:
     assert plan.forecast.gain < 2 * plan.forecast.cost
 
 
+def test_nothing_moves_when_the_run_is_nearly_over() -> None:
+    world = World(gangs_of(6, 6), kept_share=0.7)
+    policy = RateMatchingPolicy(RateMatchingConfig())
+    for num_steps_left, num_moves in ((None, 1), (60, 1), (2, 0), (0, 0)):
+        observation = replace(world.observe(), num_steps_left=num_steps_left)
+        plan, _ = policy.decide(observation, policy.initial_state())
+        assert len(plan.moves) == num_moves
+    assert "in 4 s, and have to gain" in plan.reason, "16 groups, 4.2 a second"
+
+
+def test_replicas_that_make_what_training_takes_in_bursts_are_not_too_few() -> None:
+    """They work half the time, on more samples than run in the mean, and none just now."""
+    world = World(gangs_of(2, 2), kept_share=1.0, replica_rate=2.0)
+    observation = world.observe()
+    admission = replace(observation.admission, max_live_groups=32, samples_per_prompt=64)
+    idle = tuple(replace(each, num_running=0, busy_share=0.5) for each in observation.measured.replicas)
+    observation = replace(observation, admission=admission, queue_length=0, num_in_flight=16)
+    policy = RateMatchingPolicy(RateMatchingConfig())
+    bursts = replace(observation, measured=replace(observation.measured, replicas=idle))
+    plan, _ = policy.decide(bursts, policy.initial_state())
+    assert plan.moves == ()
+    assert plan.forecast is not None
+    assert plan.forecast.rate_now == pytest.approx(2.0)
+    slow = tuple(replace(each, busy_share=0.1) for each in idle)
+    (move,) = policy.decide(
+        replace(observation, measured=replace(observation.measured, replicas=slow)), policy.initial_state()
+    )[0].moves
+    assert move.to is Role.ROLLOUT
+
+
 def test_a_trainer_more_that_adds_nothing_is_found_out_and_taken_back_or_left() -> None:
     world = World(gangs_of(2, 6), kept_share=1.0, replica_rate=0.6, useful_trainers=3)
     play(world, 4000.0)
