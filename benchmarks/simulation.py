@@ -145,6 +145,7 @@ def decision_s(manager: ManagerConfig) -> float:
         num_buffered=6000,
         num_in_flight=30_000,
         trainer_waiting=False,
+        num_steps_left=None,
         admission=whole.admission,
         measured=measured(pool),
         gangs=pool,

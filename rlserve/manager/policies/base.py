@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Generic, TypeVar
 
 from rlserve.manager.measurement.figures import Measurements
@@ -97,6 +98,11 @@ class Observation:
     """A move is under way."""
     last_move_end_s: float | None
     """When the last move ended; None if there was none."""
+
+    @cached_property
+    def staying(self) -> tuple[GangView, ...]:
+        """Gangs that live and whose nodes have not said that they will leave: what a policy plans with."""
+        return tuple(gang for gang in self.gangs if gang.alive and not gang.leaving)
 
     @property
     def unit(self) -> str:

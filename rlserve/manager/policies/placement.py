@@ -17,11 +17,6 @@ from rlserve.manager.roles import Role
 _ORDERS = {Role.TRAIN: order_for_training, Role.ROLLOUT: order_for_rollout}
 
 
-def staying(observation: Observation) -> tuple[GangView, ...]:
-    """Gangs that live and whose nodes have not said that they will leave: what a policy plans with."""
-    return tuple(gang for gang in observation.gangs if gang.alive and not gang.leaving)
-
-
 def needed_move(observation: Observation, fewest_rollout: int, most_rollout: int) -> tuple[Move, str] | None:
     """The move that the rules above ask for, with its reason; None where they ask for none.
 
@@ -29,7 +24,7 @@ def needed_move(observation: Observation, fewest_rollout: int, most_rollout: int
     """
     if observation.moving:
         return None
-    present = staying(observation)
+    present = observation.staying
     by_role = {role: [gang for gang in present if gang.role is role] for role in Role}
     idle = [gang for gang in present if gang.idle]
     on_their_way = any(

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import replace
 
 from rlserve.manager.policies.base import Observation
-from rlserve.manager.policies.placement import staying
 from rlserve.manager.policies.planner import TypeRates, fluid_optimum, load_solver
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState
 from rlserve.manager.prediction.model import SplitModel
@@ -32,7 +31,7 @@ def plan_range(
     state: RateState, observation: Observation, model: SplitModel, *, interval_s: float, bounds: tuple[int, int]
 ) -> RateState:
     """The state with a range that is not out of date; with none where there are few gangs."""
-    planned, present = state.planned, staying(observation)
+    planned, present = state.planned, observation.staying
     if len(present) <= _FEW_GANGS:
         return replace(state, planned=None)
     if (

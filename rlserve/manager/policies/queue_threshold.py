@@ -16,7 +16,7 @@ from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.policies.base import GangView, Move, Observation, Plan, Policy
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
-from rlserve.manager.policies.placement import needed_move, staying
+from rlserve.manager.policies.placement import needed_move
 from rlserve.manager.roles import Role
 
 
@@ -65,7 +65,7 @@ class QueueThresholdPolicy(Policy[None]):
         return Plan(moves=moves, reason=reason, numbers=numbers), None
 
     def _pool(self, observation: Observation) -> _Pool:
-        present = staying(observation)
+        present = observation.staying
         fewest, most = rollout_bounds(self._config, len(present))
         return _Pool(
             unit=observation.unit,

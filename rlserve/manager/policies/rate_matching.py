@@ -22,7 +22,7 @@ import numpy as np
 from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.policies.base import Forecast, GangView, Move, Observation, Plan, Policy
 from rlserve.manager.policies.bounds import rollout_bounds
-from rlserve.manager.policies.placement import needed_move, staying
+from rlserve.manager.policies.placement import needed_move
 from rlserve.manager.policies.planned_range import plan_range
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation
 from rlserve.manager.prediction.fluid import Later, at_stock, values
@@ -90,7 +90,7 @@ class RateMatchingPolicy(Policy[RateState]):
     def decide(self, observation: Observation, state: RateState) -> tuple[Plan, RateState]:
         """At most one move."""
         state = note_observation(state, observation)
-        fewest, most = rollout_bounds(self._config, len(staying(observation)))
+        fewest, most = rollout_bounds(self._config, len(observation.staying))
         needed = needed_move(observation, fewest, most)
         if needed is not None:
             move, reason = needed
@@ -102,7 +102,7 @@ class RateMatchingPolicy(Policy[RateState]):
         now = split_now(observation)
         if not now.rollout or not now.train:
             return Plan(reason="one of the two roles is not there yet"), state
-        model = split_model(observation, state.running_share)
+        model = split_model(observation, now, state.running_share)
         if isinstance(model, str):
             return Plan(reason=model), state
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
@@ -160,7 +160,7 @@ class RateMatchingPolicy(Policy[RateState]):
         ]
         if not reached:
             return []
-        num_staying = len(staying(observation))
+        num_staying = len(observation.staying)
         to_rollout, to_train = (
             rate_now * self._move_cost_s(observation, role, num_staying) for role in (Role.ROLLOUT, Role.TRAIN)
         )

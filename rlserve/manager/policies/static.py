@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlserve.manager.config import StaticConfig
 from rlserve.manager.policies.base import Observation, Plan, Policy
 from rlserve.manager.policies.bounds import rollout_bounds
-from rlserve.manager.policies.placement import needed_move, staying
+from rlserve.manager.policies.placement import needed_move
 
 
 class StaticPolicy(Policy[None]):
@@ -19,7 +19,7 @@ class StaticPolicy(Policy[None]):
 
     def decide(self, observation: Observation, state: None) -> tuple[Plan, None]:
         """An empty plan, unless a gang is new or a role is empty."""
-        needed = needed_move(observation, *rollout_bounds(self._config, len(staying(observation))))
+        needed = needed_move(observation, *rollout_bounds(self._config, len(observation.staying)))
         if needed is None:
             return Plan(reason="the split is static"), None
         move, reason = needed

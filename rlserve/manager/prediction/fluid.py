@@ -70,13 +70,11 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, late
     reward, after = _stage(flows, stage_s)
     discount = math.exp(-stage_s / horizon_s)
     below, upper = _places(flows.stocks, after)
-    lower = 1.0 - upper
     value, tolerance = reward / (1.0 - discount), _TOLERANCE * float(reward.max())
     share, best_later = (0.0, np.zeros_like(reward)) if later is None else (later.share, _best(later.value, costs))
     for _ in range(_MAX_SWEEPS):
         best = (1.0 - share) * _best(value, costs) + share * best_later
-        ahead = best.take(below) * lower + best.take(below + 1) * upper
-        last, value = value, reward + discount * ahead
+        last, value = value, reward + discount * _read(best, below, upper)
         change = value - last
         if float(change.max() - change.min()) < tolerance:
             break
@@ -91,10 +89,8 @@ def _best(value: Array, costs: Array) -> Array:
 
 def at_stock(flows: Flows, table: Array, stock: float) -> Array:
     """A column of [M, X] between its grid points."""
-    position = min(max(stock, 0.0), float(flows.stocks[-1])) / float(flows.stocks[1] - flows.stocks[0])
-    below = min(int(position), len(flows.stocks) - 2)
-    upper: Array = table[:, below] + (position - below) * (table[:, below + 1] - table[:, below])
-    return upper
+    column = np.full((len(table), 1), min(max(stock, 0.0), float(flows.stocks[-1])))
+    return _read(table, *_places(flows.stocks, column))[:, 0]
 
 
 def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
@@ -105,8 +101,7 @@ def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
     trained = np.zeros_like(stock)
     rate, balanced = flows.trained[:, None], flows.balanced[:, None]
     for _ in range(_NUM_SUBSTEPS):
-        below, upper = _places(flows.stocks, stock)
-        generated = flows.generated.take(below) * (1.0 - upper) + flows.generated.take(below + 1) * upper
+        generated = _read(flows.generated, *_places(flows.stocks, stock))
         ahead = stock + (generated - rate) * substep_s
         trained += np.where(ahead >= 0.0, rate * substep_s, stock + np.minimum(balanced, rate) * substep_s)
         stock = np.clip(ahead, 0.0, most)
@@ -114,9 +109,14 @@ def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
 
 
 def _places(stocks: Array, stock: Array) -> tuple[NDArray[np.int64], Array]:
-    """Where ``stock`` [M, X] lies on the grid: indices into a flat [M, X] of the points below, and how far above them,
+    """Where ``stock`` [M, …] lies on the grid: indices into a flat [M, X] of the points below, and how far above them,
     0 to 1."""
     position = stock / float(stocks[1] - stocks[0])
     below = np.minimum(position.astype(np.int64), len(stocks) - 2)
     rows = np.arange(stock.shape[0])[:, None] * len(stocks)
     return below + rows, position - below
+
+
+def _read(table: Array, below: NDArray[np.int64], upper: Array) -> Array:
+    """``table`` [M, X] between its grid points, at places from ``_places``."""
+    return table.take(below) * (1.0 - upper) + table.take(below + 1) * upper

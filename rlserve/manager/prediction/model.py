@@ -12,7 +12,7 @@ from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.curves import StepLine, TrainingCurve, step_lines
 from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
-from rlserve.manager.prediction.splits import Split, split_now
+from rlserve.manager.prediction.splits import Split
 from rlserve.manager.prediction.throughput import Rates, Work, generation_rates, groups_to_generate, steady_rates
 
 _NUM_STOCKS = 17
@@ -73,10 +73,11 @@ class SplitModel:
         return rollout, 1.0 / (work.trained_tokens_per_group * self.training.gang_token_s(type_name, split.train))
 
 
-def split_model(observation: Observation, running_share: float | None) -> SplitModel | str:
+def split_model(observation: Observation, now: Split, running_share: float | None) -> SplitModel | str:
     """The model, or what has not been measured yet.
 
-    ``running_share``: of the samples of groups under way, those that an engine computes.
+    ``now``: the split that there is, with gangs in both roles. ``running_share``: of the samples of groups under way,
+    those that an engine computes.
     """
     measured, admission = observation.measured, observation.admission
     types = {gang.type for gang in observation.gangs}
@@ -105,16 +106,16 @@ def split_model(observation: Observation, running_share: float | None) -> SplitM
         lines=step_lines(types, measured.curves, prior),
         training=TrainingCurve([rate for rate in measured.train if set(rate.types) <= types], prior),
     )
-    return _as_quick_as_measured(model, observation)
+    return _as_quick_as_measured(model, observation, now)
 
 
-def _as_quick_as_measured(model: SplitModel, observation: Observation) -> SplitModel:
+def _as_quick_as_measured(model: SplitModel, observation: Observation, now: Split) -> SplitModel:
     """Replicas make at least what they are seen to make by the clock. The lines through their steps say less where work
     comes in bursts, larger batches than the even flow that is reckoned with; then all steps are that much quicker."""
-    work, now = model.work, split_now(observation)
+    work = model.work
     tokens_per_s = sum(each.busy_share * (each.tokens_per_s or 0.0) for each in observation.measured.replicas)
     measured = work.kept_share * tokens_per_s / work.tokens_per_group
-    if not (measured and now.rollout and now.train):
+    if not measured:
         return model
     rates = model.rates(now)
     num_groups = groups_to_generate(

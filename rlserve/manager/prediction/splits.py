@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from rlserve.manager.policies.base import GangView, Observation
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
-from rlserve.manager.policies.placement import staying
 from rlserve.manager.prediction.curves import Counts
 from rlserve.manager.roles import Role
 
@@ -46,12 +45,12 @@ class Direction:
 
 def split_now(observation: Observation) -> Split:
     """Of the gangs that live and stay."""
-    return _split(staying(observation))
+    return _split(observation.staying)
 
 
 def directions(observation: Observation, fewest_rollout: int, most_rollout: int) -> tuple[Direction, Direction]:
     """To rollout and to training, within the limits and over legal numbers of trainers only."""
-    present = staying(observation)
+    present = observation.staying
     train = order_for_rollout(gang for gang in present if gang.role is Role.TRAIN)
     rollout = order_for_training(gang for gang in present if gang.role is Role.ROLLOUT)
     legal = frozenset(observation.legal_trainer_sizes)
@@ -74,8 +73,10 @@ def _num_legal(num_train: int, step: int, most: int, legal: frozenset[int]) -> i
 
 def _reached(now: Split, gangs: Sequence[GangView], num_moves: int) -> Iterator[tuple[int, Split]]:
     to_rollout = bool(gangs) and gangs[0].role is Role.TRAIN
+    moved, num_moved = Counter[str](), 0
     for number in _looked_at(num_moves):
-        moved = Counter(gang.type for gang in gangs[:number])
+        moved.update(gang.type for gang in gangs[num_moved:number])
+        num_moved = number
         gained, lost = (now.rollout, now.train) if to_rollout else (now.train, now.rollout)
         more = dict(Counter(gained) + moved)
         fewer = dict(Counter(lost) - moved)
