@@ -50,9 +50,10 @@ def _against_start(start: Split, against: Comparison) -> str:
 
 
 def _against_possible(found: Efficiency) -> str:
+    against = change(found.realised / found.best_static - 1.0, found.static_error)
     return (
         f"{found.realised:.3g} prompt groups a second were trained; by the rates that this run measured, about "
         f"{found.best_static:.3g} with the best split that never moves ({found.best_static_num_rollout} roll out: this "
-        f"run {change(found.realised / found.best_static - 1.0)}), and {found.oracle:.3g} if the best split at every "
+        f"run {against}), and {found.oracle:.3g} if the best split at every "
         f"moment cost nothing ({found.realised / found.oracle:.0%} of it)"
     )

@@ -116,7 +116,7 @@ def _expected(series: Series, predicted: float) -> str:
     first = series.moves[0]
     if len(series.moves) > 1:
         return f"the rate {change(predicted)} by all of them together"
-    more = "" if first.gain is None else f"; {_groups(first.gain)} in {first.horizon_s:g} s"
+    more = "" if first.gain is None else f"; {_groups(first.gain)} in {first.horizon_s:.0f} s"
     spent = "" if first.cost is None else f", for {first.cost:.1f} that moving costs"
     return f"{_rates(first.rate_now or 0.0, first.rate_after or 0.0)}{more}{spent}"
 

@@ -77,8 +77,12 @@ class Hindsight:
             num_groups=sum(window.num_groups for window in windows),
             duration_s=sum(window.duration_s for window in windows),
             would_s=self.duration_s(windows, lambda window: factor * self.rates.of(window, split)),
-            error=self.scatter * math.sqrt(1.0 / len(windows) + 1.0 / num_windows),
+            error=self.error(len(windows), num_windows),
         )
+
+    def error(self, num_windows: int, num_of_factor: int) -> float:
+        """Standard error of so many windows against a factor of so many, relative."""
+        return self.scatter * math.sqrt(1.0 / num_windows + 1.0 / num_of_factor)
 
     @staticmethod
     def duration_s(windows: Sequence[Window], rate: Callable[[Window], float]) -> float:

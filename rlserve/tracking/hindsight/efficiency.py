@@ -25,6 +25,8 @@ class Efficiency:
     best_static: float
     best_static_num_rollout: int
     """Gangs in rollout of that split."""
+    static_error: float | None
+    """Standard error of ``realised`` by ``best_static``; None where the run never had another split."""
     oracle: float
 
 
@@ -41,10 +43,12 @@ def efficiency(hindsight: Hindsight) -> Efficiency | None:
     best = min(static_s, key=lambda number: static_s[number])
     oracle_s = hindsight.duration_s(windows, lambda window: oracle_rate(hindsight, window))
     num_groups = sum(window.num_groups for window in windows)
+    moved = any(window.share_of(splits[best]) < 1.0 for window in windows)
     return Efficiency(
         realised=num_groups / sum(window.duration_s for window in windows),
         best_static=hindsight.factor * num_groups / static_s[best],
         best_static_num_rollout=best,
+        static_error=hindsight.error(len(windows), len(windows)) if moved else None,
         oracle=hindsight.factor * num_groups / oracle_s,
     )
 

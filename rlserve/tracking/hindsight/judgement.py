@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,8 @@ from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines
 
 _UNBOUNDED = 4096.0
 """Samples of a replica where the configuration does not tell."""
+_MOST_AT_END = 0.25
+"""Share of a run that is its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +72,11 @@ def judge(
     end_s = max((line["time_s"] for line in (*decisions, *events)), default=0.0)
     rows = slot_timelines(events, end_s)
     pieces = split_pieces(rows)
-    windows = cut_windows(events, pieces, _buffered(metrics))
-    max_batch = config.get("rollout", {}).get("engine", {}).get("max_num_sequences", _UNBOUNDED)
+    buffered, waiting = (_after_steps(metrics, name) for name in (names.NUM_BUFFERED, names.QUEUE_LENGTH))
+    rollout = config.get("rollout", {})
+    last_step = _last_step(config.get("num_steps", math.inf), rollout.get("max_staleness", 0))
+    windows = cut_windows(events, pieces, buffered, waiting, last_step=last_step)
+    max_batch = rollout.get("engine", {}).get("max_num_sequences", _UNBOUNDED)
     rates = measured_rates(rows, events, windows, max_batch=float(max_batch))
     hindsight = look_back(rates, windows, _gangs(rows))
     moves, num_steps = read_moves(decisions, events, end_s), sum(event["event"] == "step" for event in events)
@@ -115,11 +121,14 @@ def _rate(windows: Sequence[Window]) -> float | None:
     return sum(window.num_groups for window in windows) / duration_s if duration_s > 0 else None
 
 
-def _buffered(metrics: Sequence[Line]) -> dict[int, float]:
-    """After each step, finished groups that wait for the trainer."""
-    return {
-        record["step"]: record[names.NUM_BUFFERED] for record in metrics if record.get(names.NUM_BUFFERED) is not None
-    }
+def _last_step(num_steps: float, max_staleness: int) -> float:
+    """Before the end, when as many batches are still to be trained as may be under way."""
+    return num_steps - min(max_staleness, num_steps * _MOST_AT_END)
+
+
+def _after_steps(metrics: Sequence[Line], name: str) -> dict[int, float]:
+    """A metric after each step that has it."""
+    return {record["step"]: record[name] for record in metrics if record.get(name) is not None}
 
 
 def _gangs(rows: Sequence[SlotTimeline]) -> tuple[str, ...]:

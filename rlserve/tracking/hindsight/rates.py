@@ -7,7 +7,8 @@
                                                      a trained token takes a / T + c on T gangs
 
 S is what ran at once in the window where most did: what is admitted is bounded, and the more of it waits for the
-trainer, the less is generated.
+trainer, the less is generated. Where groups waited for a replica, replicas were full: what each ran then is the most
+that it runs, which is less than its limit where answers of one group end at different times.
 """
 
 from __future__ import annotations
@@ -96,11 +97,17 @@ def measured_rates(
             training.append((1.0 / num_gangs, work_s / event["num_tokens"], event["num_tokens"]))
     if not decoding or not training or not windows:
         return None
+    num_running = [_num_running(window, events) for window in windows]
+    full = [
+        number / window.num_rollout
+        for number, window in zip(num_running, windows, strict=True)
+        if window.num_waiting > 0 and window.num_rollout > 0
+    ]
     return Rates(
         decoding={name: fitted(points, proportional=_BATCH_SHARE) for name, points in decoding.items()},
         training=fitted(training[1:] or training, proportional=1.0),
-        num_samples=max(_num_running(window, events) for window in windows),
-        max_batch=max_batch,
+        num_samples=max(num_running),
+        max_batch=min(max_batch, max(full, default=max_batch)),
     )
 
 

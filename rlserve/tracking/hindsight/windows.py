@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,8 @@ class Window:
     """Of a step for each of its groups, besides waiting and computing: weights are copied."""
     pause_s: float
     """Training stood still for moves."""
+    num_waiting: float
+    """Prompt groups that waited for a replica, where there were fewest of them: with any, replicas were full."""
     splits: tuple[tuple[Split, float], ...]
     """With the share of the time that there was each."""
 
@@ -43,6 +46,11 @@ class Window:
         """Where the window lies."""
         return (self.begin_s + self.end_s) / 2
 
+    @property
+    def num_rollout(self) -> float:
+        """Gangs in rollout, in the mean."""
+        return sum(split.num_rollout * share for split, share in self.splits)
+
     def share_of(self, split: Split) -> float:
         """Of its time with a split."""
         return sum(share for each, share in self.splits if each == split)
@@ -53,22 +61,32 @@ def window_length(num_steps: int) -> int:
     return max(MIN_STEPS, num_steps // MAX_NUM_WINDOWS)
 
 
-def cut_windows(events: Iterable[Line], pieces: Sequence[SplitPiece], buffered: Mapping[int, float]) -> list[Window]:
+def cut_windows(
+    events: Iterable[Line],
+    pieces: Sequence[SplitPiece],
+    buffered: Mapping[int, float],
+    waiting: Mapping[int, float],
+    *,
+    last_step: float = math.inf,
+) -> list[Window]:
     """All of a run but its first step, which waits for the first answers.
 
     Args:
         events: of the run.
         pieces: its splits.
         buffered: after some steps, by their numbers, finished groups that wait for the trainer.
+        waiting: likewise, groups that wait for a replica.
+        last_step: the last that counts. At the end of a run only groups are admitted that replace dropped ones, one
+            after the other.
     """
     events = list(events)
-    steps = [event for event in events if event["event"] == "step"]
+    steps = [event for event in events if event["event"] == "step" and event["step"] <= last_step]
     length = window_length(len(steps))
     num_windows = (len(steps) - 1) // length
     windows = []
     for index in range(num_windows):
         first, last = (1 + (len(steps) - 1) * edge // num_windows for edge in (index, index + 1))
-        window = _window(steps[first:last], steps[first - 1], events, pieces, buffered)
+        window = _window(steps[first:last], steps[first - 1], events, pieces, buffered, waiting)
         windows += [] if window is None else [window]
     return windows
 
@@ -79,6 +97,7 @@ def _window(
     events: Sequence[Line],
     pieces: Sequence[SplitPiece],
     buffered: Mapping[int, float],
+    waiting: Mapping[int, float],
 ) -> Window | None:
     """None where something was not measured."""
     begin_s, end_s = before["time_s"], steps[-1]["time_s"]
@@ -104,5 +123,6 @@ def _window(
             for event in events
             if event["event"] == "move" and begin_s <= event["time_s"] < end_s
         ),
+        num_waiting=min(waiting.get(step["step"], 0.0) for step in (before, *steps)),
         splits=shares(pieces, begin_s, end_s),
     )

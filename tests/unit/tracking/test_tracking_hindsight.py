@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from known_rates import DECODE, NUM_GROUPS, World
+from known_rates import DECODE, NUM_GROUPS, NUM_SAMPLES, World
 
 from rlserve.tracking.hindsight.comparison import look_back
 from rlserve.tracking.hindsight.efficiency import efficiency, oracle_rate
 from rlserve.tracking.hindsight.judgement import Judgement, judge
 from rlserve.tracking.hindsight.lines import Straight, fitted
-from rlserve.tracking.hindsight.rates import Rates
+from rlserve.tracking.hindsight.rates import Rates, measured_rates
 from rlserve.tracking.hindsight.series import Series
 from rlserve.tracking.hindsight.splits import Split, split_of, split_pieces
 from rlserve.tracking.hindsight.windows import Window, cut_windows
@@ -155,10 +155,26 @@ def test_groups_that_went_into_the_buffer_were_generated_too() -> None:
     world.steps(31, generated=200.0)
     filled = {step: 10.0 * min(step, 16) for step in range(1, 32)}
     pieces = split_pieces(slot_timelines(world.events, world.now_s))
-    windows = cut_windows(world.events, pieces, filled)
+    windows = cut_windows(world.events, pieces, filled, {})
     assert [window.generated_tokens for window in windows] == pytest.approx([100.0] * 5 + [200.0] * 5)
     assert all(window.splits == ((split_of(4, {"q": 2}), 1.0),) for window in windows)
-    assert [window.generated_tokens for window in cut_windows(world.events, pieces, {})] == pytest.approx([200.0] * 10)
+    assert [window.generated_tokens for window in cut_windows(world.events, pieces, {}, {})] == pytest.approx(
+        [200.0] * 10
+    )
+
+
+@pytest.mark.parametrize(("num_waiting", "max_batch"), [(3.0, NUM_SAMPLES / 4), (0.0, 64.0)])
+def test_replicas_ran_as_many_samples_as_they_can_only_where_groups_waited(
+    num_waiting: float, max_batch: float
+) -> None:
+    """With four slots in rollout, a quarter of the samples each."""
+    world = World(4)
+    world.steps(12)
+    rows = slot_timelines(world.events, world.now_s)
+    windows = cut_windows(world.events, split_pieces(rows), {}, dict.fromkeys(range(1, 13), num_waiting))
+    rates = measured_rates(rows, world.events, windows, max_batch=64.0)
+    assert rates is not None
+    assert rates.max_batch == pytest.approx(max_batch, rel=0.02)
 
 
 @pytest.mark.parametrize(("slope", "base"), [(2.0, 1.0), (0.0, 3.0), (1.5, 0.0)])
@@ -187,6 +203,7 @@ positive = st.floats(0.1, 100)
         trained_tokens=positive,
         overhead_s=st.floats(0.0, 1.0),
         pause_s=st.just(0.0),
+        num_waiting=st.just(0.0),
         splits=st.just(((Split(num_train=1, rollout=(("q", 1),)), 1.0),)),
     ),
     positive,
