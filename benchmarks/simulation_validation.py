@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from launches import launch
+
 from rlserve.config import load
 from rlserve.simulate.from_config import AnyNumber, Changes, build_scenario
 from rlserve.simulate.scenario import Overheads, Scenario
 from rlserve.simulate.simulation import SimulatedRun, simulate
 
-ROOT = Path(__file__).parent.parent
 MAX_ERROR = 0.05
 MIN_CASES = 12
 NUM_CHANCES = 3
@@ -108,19 +107,9 @@ class Comparison:
 
 def run_case(case: Case, folder: Path) -> Path:
     """The folder of the case's real run, which is done unless it is there."""
-    place = folder / case.name
-    if (place / "summary.json").exists():
-        return place
-    command = [
-        *(sys.executable, "-m", "rlserve", "launch", "conf/paced.yaml", *case.settings),
-        *(f"num_steps={case.num_steps}", f"pool.pacing.dilation={case.dilation}"),
-        *(f"name={case.name}", f"output_dir={folder}", "tracking=off", "checkpoint.every_steps=0"),
-    ]
-    environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return place
+    settings = (*case.settings, f"num_steps={case.num_steps}", f"pool.pacing.dilation={case.dilation}")
+    launch("conf/paced.yaml", *settings, name=case.name, folder=folder)
+    return folder / case.name
 
 
 def compare_run(folder: Path) -> Comparison:
