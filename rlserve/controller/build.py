@@ -39,7 +39,7 @@ from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import RolloutMetrics
 from rlserve.controller.observer import Observer
-from rlserve.controller.ports import Ports
+from rlserve.controller.ports import Fleet, Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.replica_log import ReplicaLog
@@ -98,9 +98,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
         step_timeout_s=config.trainer.step_timeout_s,
         on_one_machine=config.launch.kind == "local",
     )
-    weights = (WeightHandover if is_colocated else WeightSync)(
-        run, ports.fleet, trainers, timeout_s=config.weights.timeout_s
-    )
+    weights = _weights(run, setup, ports.fleet, trainers)
     replicas = Replicas(
         run,
         fleet=ports.fleet,
@@ -112,6 +110,13 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     )
     setup.tracker.watch_engines(lambda: {slot_id: stats.engine_metrics for slot_id, stats in replicas.stats.items()})
     return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, weights, replicas))
+
+
+def _weights(run: RunContext, setup: RunSetup, fleet: Fleet, trainers: TrainerGroup) -> WeightSource:
+    config = setup.config.weights
+    if setup.config.pool.placement == "colocated":
+        return WeightHandover(run, fleet, trainers, timeout_s=config.timeout_s)
+    return WeightSync(run, fleet, trainers, timeout_s=config.timeout_s, anchor_every=config.anchor_every)
 
 
 def _books(setup: RunSetup) -> Books:

@@ -13,7 +13,7 @@ from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
 from rlserve.pool.slots import Slot
 from rlserve.rollout.scoring.base import AnswerScorer
-from rlserve.weights.offer import SentPart
+from rlserve.weights.offer import Holding, SentPart
 
 
 class RemoteMethod(Protocol):
@@ -26,7 +26,7 @@ class RemoteMethod(Protocol):
 class SendMethod(Protocol):
     """The method that sends weights: the first thing that it returns is for receivers alone, and is not awaited."""
 
-    def remote(self, version: int, needed: Sequence[int]) -> tuple[Any, Awaitable[SentPart]]:
+    def remote(self, version: int, base: Holding | None, needed: Sequence[int]) -> tuple[Any, Awaitable[SentPart]]:
         """Call it."""
 
 

@@ -5,7 +5,8 @@
     step v ─► snapshot (at the step boundary) ─► step v+1 … the training goes on
                   │
                   ▼ one at a time
-               send by one of the trainers ─► offer ─► each replica takes it at its own pace
+               send by one of the trainers ─► chain ─► each replica takes, at its own pace, the links that it lacks:
+                  whole, or what changed               whole ◄─ delta ◄─ delta …   in one call, loaded once
 
 What always holds:
 
@@ -16,6 +17,13 @@ What always holds:
    between are skipped.
 3. Once nothing is under way (``settled``), every replica has the newest version, or was reported as failed.
 4. A trainer holds two snapshots at most: the one that is being sent, and the newest, which replaces one that waits.
+   With deltas, it keeps the one that it sent last besides.
+5. A delta is based on the version that was sent before it, so versions that were superseded leave no gap. Whoever has
+   the version of one link gets to the newest by the links after it, and anybody by all (``weights.chain``). The next
+   version is whole where the chain is ``anchor_every`` links long, where a link is gone or was refused, and where the
+   sender is another: it has no base.
+6. A replica that refuses a chain with deltas is sent the version whole, once. One that refuses a whole version, or
+   whose engine holds something else than was published, stops the run.
 
 Nobody waits here for the bound on staleness: the router gives no group to a replica that is too old for it, so the
 batch is not ready before a replica has the version that it needs.
@@ -26,8 +34,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlserve.controller.busy_time import BusyTime
@@ -35,44 +43,33 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
+from rlserve.controller.weight_snapshots import WeightSnapshot, WeightSnapshots
 from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import (
     ArgumentLostError,
     DeadlineExceededError,
     RlserveError,
     WeightsRefusedError,
-    WorkerFailedError,
-    WorkerLostError,
 )
 from rlserve.remote import answer
 from rlserve.tracking.events import WeightEvent
-from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
+from rlserve.weights.chain import Link, WeightChain
+from rlserve.weights.offer import Holding, Offer, Receipt
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Snapshot:
-    """A copy of the weights that lies with a trainer."""
-
-    version: int
-    num_group_steps: int
-    """Of the group when it was taken: its members hold the same state as long as this has not changed."""
-    slot_id: str
-    worker: WorkerHandle
-    taken_s: float
-    duration_s: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Publication:
     """A version that replicas can take."""
 
-    offer: Offer
-    cargo: tuple[Any, ...]
-    """References that only receivers open."""
-    snapshot: _Snapshot
+    link: Link
+    snapshot: WeightSnapshot
     published_s: float
+
+    @property
+    def offer(self) -> Offer:
+        return self.link.offer
 
 
 @dataclass(kw_only=True, eq=False)
@@ -86,14 +83,18 @@ class _Replica:
 class WeightSync(WeightSource):
     """Of trainers and replicas that are different workers."""
 
-    def __init__(self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float) -> None:
-        """``timeout_s`` is the deadline of one worker sending or taking one version."""
+    def __init__(
+        self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float, anchor_every: int
+    ) -> None:
+        """``timeout_s`` is the deadline of one worker sending or taking one version; of ``anchor_every`` versions that
+        are sent, one at least is whole."""
         self._run = run
         self._clock = run.clock
         self._fleet = fleet
-        self._trainers = trainers
         self._timeout_s = timeout_s
-        self._next: _Snapshot | None = None
+        self._snapshots = WeightSnapshots(run, fleet, trainers, timeout_s=timeout_s)
+        self._chain = WeightChain(anchor_every)
+        self._next: WeightSnapshot | None = None
         self._publisher: asyncio.Task[None] | None = None
         self._published: _Publication | None = None
         self._has_published = asyncio.Event()
@@ -111,13 +112,19 @@ class WeightSync(WeightSource):
 
     def metrics(self) -> dict[str, float]:
         """What the newest versions took; names are documented in ``rlserve.tracking.names``."""
-        return {
+        found = {
             "weights/version": self.version,
             "weights/snapshot_s": self.snapshot_s,
             "weights/publish_s": self._publish_s,
             "weights/swap_s": self._swap_s,
             "weights/load_s": max((replica.load_s for replica in self._replicas.values()), default=0.0),
         }
+        if self._published is not None:
+            offer = self._published.offer
+            found |= {"weights/sent_bytes": offer.num_bytes, "weights/whole_bytes": offer.num_whole_bytes}
+            if offer.changed_share is not None:
+                found["weights/changed_share"] = offer.changed_share
+        return found
 
     @property
     def busy_s(self) -> float:
@@ -132,11 +139,12 @@ class WeightSync(WeightSource):
         Raises:
             WorkerFailedError: no member of the trainers' group is left.
         """
-        snapshot = await self._trainers.by_leader(lambda leader: self._snapshot(leader, version))
+        snapshot = await self._snapshots.take(version)
+        self.snapshot_s = snapshot.duration_s
         superseded, self._next = self._next, snapshot
         if superseded is not None:
             logger.info("version %d of the weights is superseded before it was sent", superseded.version)
-            await self._drop(superseded)
+            await self._snapshots.drop(superseded)
         if self._publisher is None:
             self._publisher = self._under_way(self._publish())
 
@@ -151,14 +159,8 @@ class WeightSync(WeightSource):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._published is None:
-            return
-        member = self._trainers.members[0]
-        try:
-            call = self._fleet[member].discard_weights.remote()
-            await answer(call, timeout_s=self._timeout_s, what=f"{member} removing the weights that were sent")
-        except WorkerFailedError as error:  # all else was done
-            logger.warning("%s", error)
+        if self._published is not None:
+            await self._snapshots.discard_sent()
 
     async def _publish(self) -> None:
         try:
@@ -170,60 +172,15 @@ class WeightSync(WeightSource):
         finally:
             self._publisher = None
 
-    async def _snapshot(self, slot_id: str, version: int) -> _Snapshot:
-        worker = self._fleet[slot_id]
-        what = f"the trainer on {slot_id}, copying version {version} of the weights"
-        start = self._clock.now()
-        await answer(worker.snapshot_weights.remote(version), timeout_s=self._timeout_s, what=what)
-        self.snapshot_s = self._clock.now() - start
-        return _Snapshot(
-            version=version,
-            num_group_steps=self._trainers.num_steps,
-            slot_id=slot_id,
-            worker=worker,
-            taken_s=self._clock.now(),
-            duration_s=self.snapshot_s,
-        )
-
-    async def _snapshot_again(self, lost: _Snapshot) -> _Snapshot | None:
-        """From whoever is rank 0 now; None where the group has stepped on, so that nobody holds this version."""
-
-        async def action(leader: str) -> _Snapshot | None:
-            if self._trainers.num_steps != lost.num_group_steps:
-                return None
-            again = await self._snapshot(leader, lost.version)
-            return replace(again, taken_s=lost.taken_s)
-
-        return await self._trainers.by_leader(action)
-
-    async def _send(self, snapshot: _Snapshot | None) -> _Publication | None:
+    async def _send(self, snapshot: WeightSnapshot | None) -> _Publication | None:
         """Send a snapshot; if its sender is lost, let another member send that version. None where none has it."""
         while snapshot is not None:
-            version = snapshot.version
-            needed = sorted({self.version, *self._num_taking.elements()} - {-1})
-            cargo, sent = snapshot.worker.send_weights.remote(version, needed)
-            what = f"the trainer on {snapshot.slot_id}, sending version {version} of the weights"
-            try:
-                part: SentPart = await answer(sent, timeout_s=self._timeout_s, what=what)
-            except WorkerLostError as error:
-                logger.warning("%s", error)
-                await self._trainers.expel(snapshot.slot_id, error)
-                snapshot = await self._snapshot_again(snapshot)
-                continue
-            return _Publication(
-                offer=Offer(version=version, parts=(part,)),
-                cargo=(cargo,),
-                snapshot=snapshot,
-                published_s=self._clock.now(),
-            )
+            needed = sorted({*self._chain.versions, *self._num_taking.elements()})
+            link = await self._snapshots.send(snapshot, self._chain.next_base, needed)
+            if link is not None:
+                return _Publication(link=link, snapshot=snapshot, published_s=self._clock.now())
+            snapshot = await self._snapshots.take_again(snapshot)
         return None
-
-    async def _drop(self, snapshot: _Snapshot) -> None:
-        what = f"the trainer on {snapshot.slot_id}, dropping version {snapshot.version} of the weights"
-        try:
-            await answer(snapshot.worker.drop_snapshot.remote(snapshot.version), timeout_s=self._timeout_s, what=what)
-        except WorkerLostError as error:  # the snapshot is gone with it
-            logger.warning("%s", error)
 
     def _offer(self, publication: _Publication) -> None:
         """Let all replicas have it.
@@ -240,6 +197,7 @@ class WeightSync(WeightSource):
                 f"not {before.offer.fingerprint:016x}"
             )
         self._published = publication
+        self._chain.add(publication.link)
         self._publish_s = publication.published_s - publication.snapshot.taken_s
         self._has_published.set()
         self._has_published = asyncio.Event()
@@ -256,7 +214,7 @@ class WeightSync(WeightSource):
             WeightsRefusedError: its engine does not hold what was published.
             WorkerFailedError: it died, failed, or did not take the version in time.
         """
-        return await self._taken(slot_id, self._fleet[slot_id])
+        return await self._taken(slot_id, self._fleet[slot_id], None)
 
     async def add(self, slot_id: str, receipt: Receipt) -> None:
         """Bring a replica to every version from now on; returns when it has the newest one, or was reported."""
@@ -274,17 +232,14 @@ class WeightSync(WeightSource):
 
     def _update(self, slot_id: str) -> None:
         replica = self._replicas[slot_id]
-        if replica.updating is None and self._newer_than(replica.holding):
+        if replica.updating is None and self._chain.links_for(replica.holding):
             replica.updating = self._under_way(self._bring_up(slot_id, replica))
-
-    def _newer_than(self, holding: Holding) -> bool:
-        return self._published is not None and self._published.offer.fits(holding)
 
     async def _bring_up(self, slot_id: str, replica: _Replica) -> None:
         try:
-            while self._replicas.get(slot_id) is replica and self._newer_than(replica.holding):
+            while self._replicas.get(slot_id) is replica and self._chain.links_for(replica.holding):
                 start = self._clock.now()
-                receipt = await self._taken(slot_id, replica.worker)
+                receipt = await self._taken(slot_id, replica.worker, replica.holding)
                 if self._replicas.get(slot_id) is replica:
                     replica.holding, replica.load_s = receipt.holding, receipt.load_s
                     self._run.events.emit(
@@ -306,39 +261,52 @@ class WeightSync(WeightSource):
             if self._published is not None and not self._updates():
                 self._swap_s = self._clock.now() - self._published.published_s
 
-    async def _taken(self, slot_id: str, worker: WorkerHandle) -> Receipt:
+    async def _taken(self, slot_id: str, worker: WorkerHandle, holding: Holding | None) -> Receipt:
         """Let a worker take the newest version. What is gone with its sender's node is sent again: whoever was to
-        receive it is not to blame."""
-        start = self._clock.now()
+        receive it is not to blame. So is what changed, whole, for one that cannot build on what it has."""
+        start, was_refused = self._clock.now(), False
         while True:
-            publication = self._published
+            publication, links = self._published, self._chain.links_for(holding)
             assert publication is not None, "nothing was published yet"
             try:
-                receipt = await self._deliver(publication, slot_id, worker)
-                self._record(receipt.version, slot_id, self._clock.now() - start, pause_s=receipt.load_s)
-                return receipt
+                receipt = await self._deliver(links, slot_id, worker)
             except ArgumentLostError as error:
                 logger.warning("%s", error)
-                await self._replace(publication)
+            except WeightsRefusedError as error:
+                if was_refused or all(link.offer.base is None for link in links):
+                    raise
+                logger.warning("the replica on %s gets the weights whole: %s", slot_id, error)
+                was_refused, holding = True, None
+            else:
+                self._prove(receipt, publication.offer, slot_id)
+                self._record(receipt.version, slot_id, self._clock.now() - start, pause_s=receipt.load_s)
+                return receipt
+            await self._replace(publication)
 
-    async def _deliver(self, publication: _Publication, slot_id: str, worker: WorkerHandle) -> Receipt:
-        offer = publication.offer
-        what = f"the replica on {slot_id}, taking version {offer.version} of the weights"
-        self._num_taking[offer.version] += 1
+    async def _deliver(self, links: Sequence[Link], slot_id: str, worker: WorkerHandle) -> Receipt:
+        """All links in one call."""
+        offers = tuple(link.offer for link in links)
+        what = f"the replica on {slot_id}, taking version {offers[-1].version} of the weights"
+        versions = [offer.version for offer in offers]
+        self._num_taking.update(versions)
         try:
-            call = worker.take_weights.remote(offer, *publication.cargo)
+            call = worker.take_weights.remote(offers, *(piece for link in links for piece in link.cargo))
             receipt: Receipt = await answer(call, timeout_s=self._timeout_s, what=what)
         finally:
-            self._num_taking[offer.version] -= 1
-        if (receipt.version, receipt.fingerprint) != (offer.version, offer.fingerprint):
+            self._num_taking.subtract(versions)
+        return receipt
+
+    @staticmethod
+    def _prove(receipt: Receipt, offer: Offer, slot_id: str) -> None:
+        if receipt.holding != offer.holding:
             raise WeightsRefusedError(
                 f"the replica on {slot_id} reports version {receipt.version} with fingerprint "
                 f"{receipt.fingerprint:016x}, published was version {offer.version} with {offer.fingerprint:016x}"
             )
-        return receipt
 
     async def _replace(self, gone: _Publication) -> None:
-        """Send a version again that is gone; where the group has stepped on, wait for the next one.
+        """Send a version again, whole, that is gone or cannot be built on; where the group has stepped on, wait for the
+        next one, which is whole then.
 
         Raises:
             DeadlineExceededError: it does not come.
@@ -346,8 +314,9 @@ class WeightSync(WeightSource):
         version = gone.offer.version
         async with self._replacing:
             if self._published is gone:
-                logger.warning("version %d of the weights is gone and is sent again", version)
-                again = await self._send(await self._snapshot_again(gone.snapshot))
+                logger.warning("version %d of the weights is sent again, whole", version)
+                self._chain.end()
+                again = await self._send(await self._snapshots.take_again(gone.snapshot))
                 if again is not None:
                     self._offer(again)
         try:
@@ -356,8 +325,8 @@ class WeightSync(WeightSource):
                     await self._has_published.wait()
         except TimeoutError:
             raise DeadlineExceededError(
-                f"version {version} of the weights is gone, the trainers have stepped, and no newer version was "
-                f"published for weights.timeout_s={self._timeout_s:g} s"
+                f"version {version} of the weights cannot be taken, the trainers have stepped, and no newer version "
+                f"was published for weights.timeout_s={self._timeout_s:g} s"
             ) from None
 
     def _under_way(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:

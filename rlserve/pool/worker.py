@@ -32,7 +32,7 @@ from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
 from rlserve.trainers import Batch, Membership
-from rlserve.weights.offer import Offer, Receipt, SentPart
+from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
 
 if TYPE_CHECKING:
     from rlserve.pool.roles.rollout import RolloutRole
@@ -91,7 +91,8 @@ class Worker:
         assert not self._train.is_awake, "a worker uses one role at a time"
         if self._train.active:
             self._rank.size_cache(weight_bytes=self._train.weight_bytes)
-        receiver = Receiver(create_receiving_end(self._spec.weights))
+        keeps_last = self._spec.weights.anchor_every > 1
+        receiver = Receiver(create_receiving_end(self._spec.weights), keeps_last=keeps_last)
         self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace, self._spec.device)
         logger.info("rollout role: started")
 
@@ -101,14 +102,15 @@ class Worker:
         self._rank.follow(place)
         logger.info("rollout role: rank %d of %d", place.rank, place.num_ranks)
 
-    def take_weights(self, offer: Offer, *cargo: Any) -> Receipt:
-        """Receive what is offered and swap it in at a step boundary. ``cargo`` is that of the parts, in their order.
+    def take_weights(self, offers: Sequence[Offer], *cargo: Any) -> Receipt:
+        """Receive what is offered, link by link of a chain, and swap the last version in at a step boundary. ``cargo``
+        is that of all parts, in their order.
 
         Raises:
-            WeightsRefusedError: damaged, older than what is loaded, or not for this model.
+            WeightsRefusedError: damaged, changes to what is not here, older than what is loaded, or not for this model.
             ArgumentLostError: what was sent is gone.
         """
-        return self._rollout_role().take_weights(offer, cargo)
+        return self._rollout_role().take_weights(offers, cargo)
 
     def take_own_weights(self, version: int) -> Receipt:
         """Let the engine take the weights of the trainer that sleeps in this process.
@@ -183,10 +185,10 @@ class Worker:
         self._train.sender.drop_snapshot(version)
 
     @ray.method(num_returns=2)  # type: ignore[untyped-decorator]
-    def send_weights(self, version: int, needed: Sequence[int]) -> tuple[Any, SentPart]:
+    def send_weights(self, version: int, base: Holding | None, needed: Sequence[int]) -> tuple[Any, SentPart]:
         """Send a copy, beside whatever else this worker does (:meth:`Sender.send`). The cargo is for receivers alone:
         it stays in the object store."""
-        return self._train.sender.send(version, needed)
+        return self._train.sender.send(version, base, needed)
 
     def discard_weights(self) -> None:
         """Remove all that was sent: the run is over."""

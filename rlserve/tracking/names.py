@@ -119,5 +119,9 @@ METRICS: Mapping[str, str] = {
     "weights/load_s": "longest that an engine stood still for its version: the swap and the proof of what is loaded",
     SYNC_S: "seconds from the offer of a version until a replica serves it, in the mean of the last",
     "weights/swap_s": "seconds from then until the last replica served the version",
+    "weights/changed_share": "share of the elements, in the engines' type, that differ in any bit from the version "
+    "sent before; of a sample where they are many",
+    "weights/sent_bytes": "size of the newest version as it travelled, whole or as what changed",
+    "weights/whole_bytes": "size of the whole weights",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""

@@ -16,9 +16,11 @@ class ObjectStoreConfig:
     """How new weights get from the trainers into the engines."""
     timeout_s: float = 120.0
     """Deadline of a trainer sending a version, and of a replica taking it."""
+    anchor_every: int = 10
+    """One version of so many is sent whole, the others as what changed, where that pays. 1 sends all whole."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {"timeout_s": self.timeout_s > 0 or "must be above 0"})
+        _check(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +33,22 @@ class SharedFolderConfig:
     """The folder, in which the run makes its own; empty takes the run's folder. One in memory is fastest."""
     timeout_s: float = 120.0
     """Deadline of a trainer sending a version, and of a replica taking it."""
+    anchor_every: int = 10
+    """One version of so many is sent whole, the others as what changed, where that pays. 1 sends all whole."""
 
     def __post_init__(self) -> None:
-        check_fields(self, {"timeout_s": self.timeout_s > 0 or "must be above 0"})
+        _check(self)
 
 
 WeightsConfig = ObjectStoreConfig | SharedFolderConfig
 """One of them, by ``transport``."""
+
+
+def _check(config: WeightsConfig) -> None:
+    check_fields(
+        config,
+        {
+            "timeout_s": config.timeout_s > 0 or "must be above 0",
+            "anchor_every": config.anchor_every >= 1 or "must be at least 1",
+        },
+    )

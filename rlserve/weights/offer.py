@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 FINGERPRINT_MASK = (1 << 64) - 1
@@ -9,7 +10,7 @@ FINGERPRINT_MASK = (1 << 64) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Holding:
-    """What a replica has: the version that its engine serves, and the fingerprint of what is really loaded."""
+    """Weights that somebody has: a replica in its engine, or both ends as the base of a delta."""
 
     version: int
     fingerprint: int
@@ -17,13 +18,20 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True)
 class SentPart:
-    """What one sender has sent of a version: whole tensors, each of them in one part only."""
+    """What one sender has sent of a version: whole tensors, or what changed of them; each tensor in one part only."""
 
     sender: str
     """Slot of the trainer that sent it."""
     num_bytes: int
+    """That travel."""
+    num_whole_bytes: int
+    """Of these tensors."""
     fingerprint: int
     """Of these tensors at this version, also where only what changed of them was sent."""
+    base: Holding | None = None
+    """What the changes are to be made to; None: it was sent whole."""
+    changed_share: float | None = None
+    """Of the elements, since the version that this sender sent before; None where it has nothing to compare with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +40,45 @@ class Offer:
 
     version: int
     parts: tuple[SentPart, ...]
-    """In the order of their cargo; one a sender."""
-    base_version: int | None = None
-    """None offers the whole weights; a version offers what changed since that one."""
+    """In the order of their cargo; one a sender. All are whole, or all have one base version."""
+
+    @property
+    def holding(self) -> Holding:
+        """What a replica has that took it."""
+        return Holding(version=self.version, fingerprint=self.fingerprint)
+
+    @property
+    def base(self) -> Holding | None:
+        """What a replica must have to take it; None: nothing, it is whole."""
+        bases = [part.base for part in self.parts if part.base is not None]
+        if not bases:
+            return None
+        assert len(bases) == len(self.parts), "some parts are whole and some are not"
+        return Holding(version=bases[0].version, fingerprint=_sum(base.fingerprint for base in bases))
 
     @property
     def fingerprint(self) -> int:
         """Of the whole weights at this version: a fingerprint is a sum over tensors, so those of the parts add up."""
-        return sum(part.fingerprint for part in self.parts) & FINGERPRINT_MASK
+        return _sum(part.fingerprint for part in self.parts)
 
     @property
     def num_bytes(self) -> int:
-        """Size of all parts."""
+        """Of all parts, as they travel."""
         return sum(part.num_bytes for part in self.parts)
 
-    def fits(self, holding: Holding | None) -> bool:
-        """Whether a replica can take this: it gets newer weights, or its first ones, and has the base of a delta."""
-        if holding is None:
-            return self.base_version is None
-        return self.version > holding.version and self.base_version in (None, holding.version)
+    @property
+    def num_whole_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(part.num_whole_bytes for part in self.parts)
+
+    @property
+    def changed_share(self) -> float | None:
+        """Of all elements; None where a sender had nothing to compare with."""
+        shares = [part.changed_share for part in self.parts]
+        changed = [
+            share * part.num_whole_bytes for share, part in zip(shares, self.parts, strict=True) if share is not None
+        ]
+        return sum(changed) / self.num_whole_bytes if len(changed) == len(shares) and self.num_whole_bytes else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,3 +95,7 @@ class Receipt:
     def holding(self) -> Holding:
         """What the replica has now."""
         return Holding(version=self.version, fingerprint=self.fingerprint)
+
+
+def _sum(fingerprints: Iterable[int]) -> int:
+    return sum(fingerprints) & FINGERPRINT_MASK

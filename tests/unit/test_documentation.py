@@ -185,12 +185,13 @@ def test_the_transport_that_is_shown_keeps_what_is_needed() -> None:
     names: dict[str, Any] = {}
     exec(source, names)
     transport = names["KEEPING"]
-    sender = Sender("cpu/0", transport.sending(None), torch.float32)
+    sender = Sender("cpu/0", transport.sending(None), torch.float32, keeps_last=True)
     weight = torch.tensor([1.0, 2.0])
     for version in (1, 2, 3):
         sender.take_snapshot(version, {"w": version * weight})
-        cargo, part = sender.send(version, needed=(1,))
-    found = Receiver(transport.receiving(None)).receive(Offer(version=3, parts=(part,)), [cargo])
+        cargo, part = sender.send(version, None, needed=(1,))
+    receiver = Receiver(transport.receiving(None), keeps_last=True)
+    found = receiver.receive([Offer(version=3, parts=(part,))], [cargo])
     assert torch.equal(found["w"], 3 * weight)
     assert set(names["KeepingSendingEnd"].kept) == {1, 3}
 

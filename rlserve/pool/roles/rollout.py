@@ -39,11 +39,12 @@ class RolloutRole:
         self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
 
-    def take_weights(self, offer: Offer, cargo: Sequence[Any]) -> Receipt:
-        """Check a version beside the running model, copy it in between two steps, and prove what is loaded."""
+    def take_weights(self, offers: Sequence[Offer], cargo: Sequence[Any]) -> Receipt:
+        """Bring the last version that is offered into memory beside the running model and check it, copy it in between
+        two steps, and prove what is loaded."""
         with self._pace.receiving():
-            tensors = self._receiver.receive(offer, cargo)
-        return self.swap_in(offer.version, tensors)
+            tensors = self._receiver.receive(offers, cargo)
+        return self.swap_in(offers[-1].version, tensors)
 
     def swap_in(self, version: int, tensors: Mapping[str, torch.Tensor]) -> Receipt:
         """Copy weights in between two steps, and prove what is loaded."""
@@ -79,6 +80,7 @@ class RolloutRole:
         before_bytes = used_bytes(self._device)
         with self._pace.freeing():
             self._engine.release_memory(weights=True)
+            self._receiver.drop()
         self.released = MemoryChange(before_bytes=before_bytes, after_bytes=used_bytes(self._device))
         self._engine.check_integrity()
         return partials

@@ -38,7 +38,8 @@ class TrainRole:
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
         self._dtype: torch.dtype = getattr(torch, spec.engine.dtype)
-        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), self._dtype)
+        keeps_last = spec.weights.anchor_every > 1
+        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), self._dtype, keeps_last=keeps_last)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
         self.active = False
         """Whether the worker has the role now."""
@@ -141,6 +142,7 @@ class TrainRole:
         """Give the role up and free its memory."""
         with self._lock, self._pace.freeing():
             self._held_trainer().leave()
+            self.sender.retire()
             self.active = self._sleeps = False
         logger.info("left the trainers")
 

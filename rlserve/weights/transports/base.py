@@ -20,7 +20,8 @@ class SendingEnd(ABC):
 
     @abstractmethod
     def send(self, packed: PackedWeights) -> Any:
-        """Make a version available to receivers; returns the cargo. The payload is not changed afterwards.
+        """Make a version available to receivers, whole or as what changed: bytes are bytes. Returns the cargo. The
+        payload is not changed afterwards.
 
         Raises:
             WorkerFailedError: it cannot be sent from here; nothing of it can be taken for a version.
@@ -36,7 +37,8 @@ class ReceivingEnd(ABC):
 
     @abstractmethod
     def receive(self, cargo: Any) -> PackedWeights:
-        """What was sent; whether it is whole is checked by whoever unpacks it.
+        """What was sent; whether it is undamaged is checked by whoever opens it. A payload that is writable is the
+        caller's own.
 
         Raises:
             ArgumentLostError: it is gone; it can be sent again.

@@ -38,9 +38,11 @@ class FakeWorker:
             "join_training": 0,
             "load_trainer": 0,
             "step": {"loss": 1.0},
-            "send_weights": lambda version, needed: SentPart(sender=slot_id, num_bytes=8, fingerprint=version),
-            "take_weights": lambda offer, *cargo: Receipt(
-                version=offer.version, fingerprint=offer.fingerprint, load_s=0.0
+            "send_weights": lambda version, base, needed: SentPart(
+                sender=slot_id, num_bytes=8, num_whole_bytes=8, fingerprint=version
+            ),
+            "take_weights": lambda offers, *cargo: Receipt(
+                version=offers[-1].version, fingerprint=offers[-1].fingerprint, load_s=0.0
             ),
         }
         self.arguments: dict[str, list[tuple[Any, ...]]] = {}

@@ -26,7 +26,7 @@ from rlserve.pool.slots import Slot
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
-from rlserve.weights.offer import Offer, Receipt, SentPart
+from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
 
 _PEER_TIMEOUT_S = 5.0
 TRAINER_FILE = "trainer.json"
@@ -107,6 +107,10 @@ class SimulatedWorker:
         self.garbled = False
         """Its engine loads other weights than its trainer has."""
         self.version = -1
+        self.holding: Holding | None = None
+        """What it can apply a delta to."""
+        self.sent: Holding | None = None
+        """What it can send a delta to."""
         self.running: dict[str, _Running] = {}
         self.outbox: list[RequestOutput] = []
         self.changed = asyncio.Event()
@@ -185,17 +189,22 @@ class SimulatedWorker:
         assert self.sleeping or not self.training, f"{self.slot_id} trains"
         assert not self.rolling_out, f"{self.slot_id} serves already"
         await asyncio.sleep(self.world.speeds.switch_s)
-        self.rolling_out, self.closed, self.version = True, False, -1
+        self.rolling_out, self.closed, self.version, self.holding = True, False, -1, None
         self.busy_s = self.running_s = 0.0
 
-    async def do_take_weights(self, offer: Offer, cargo: int) -> Receipt:
+    async def do_take_weights(self, offers: Sequence[Offer], *cargo: int) -> Receipt:
         assert self.rolling_out, f"{self.slot_id} does not serve"
-        assert cargo == offer.version, "the cargo of another version"
+        assert cargo == tuple(offer.version for offer in offers), "the cargo of another version"
+        held = self.holding
+        for offer in offers:
+            assert offer.base in (None, held), f"{self.slot_id} holds {held}, not {offer.base}"
+            held = offer.holding
+        offer = offers[-1]
         await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
         assert offer.version > self.version, f"{self.slot_id} goes back from version {self.version} to {offer.version}"
         for running in self.running.values():
             self._advance(running)
-        self.version = offer.version
+        self.version, self.holding = offer.version, held
         if self.world.recompute_s is not None and not self.wedged:
             for running in self.running.values():
                 self._pause(running, self.world.recompute_s)
@@ -368,11 +377,12 @@ class SimulatedWorker:
     async def do_drop_snapshot(self, version: int) -> None:
         self.snapshots.discard(version)
 
-    async def do_send_weights(self, version: int, needed: Sequence[int]) -> SentPart:
+    async def do_send_weights(self, version: int, base: Holding | None, needed: Sequence[int]) -> SentPart:
         assert version in self.snapshots, f"{self.slot_id} has no snapshot of version {version}"
         await asyncio.sleep(self.world.chance.uniform(0.0, self.world.speeds.switch_s))
         self.snapshots.discard(version)
-        return SentPart(sender=self.slot_id, num_bytes=1, fingerprint=1000 + version)
+        known, self.sent = base if base == self.sent else None, Holding(version=version, fingerprint=1000 + version)
+        return SentPart(sender=self.slot_id, num_bytes=1, num_whole_bytes=9, fingerprint=1000 + version, base=known)
 
     async def do_discard_weights(self) -> None:
         pass

@@ -38,7 +38,7 @@ class BothRoles:
 
     def roll_out(self) -> RolloutRole:
         self.train.sleep()
-        receiver = Receiver(OBJECT_STORE.receiving(self.spec.weights))
+        receiver = Receiver(OBJECT_STORE.receiving(self.spec.weights), keeps_last=True)
         return RolloutRole(self.rank.lead(None), receiver, Unpaced(), "cpu")
 
 

@@ -21,10 +21,10 @@ from rlserve.weights.receiver import Receiver
 from rlserve.weights.transports.factory import create_receiving_end
 
 
-def _offered(version: int) -> tuple[Offer, list[PackedWeights]]:
+def _offered(version: int) -> tuple[list[Offer], list[PackedWeights]]:
     snapshot = take_snapshot(version, {"weight": torch.full((4,), float(version))}, torch.float32)
-    part = SentPart(sender="trainer", num_bytes=16, fingerprint=snapshot.fingerprint())
-    return Offer(version=version, parts=(part,)), [snapshot.pack()]
+    part = SentPart(sender="trainer", num_bytes=16, num_whole_bytes=16, fingerprint=snapshot.fingerprint())
+    return [Offer(version=version, parts=(part,))], [snapshot.pack()]
 
 
 def _collect_all(role: RolloutRole) -> list[str]:
@@ -44,7 +44,7 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def role(engine: Any) -> RolloutRole:
-    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig())), Unpaced(), "cpu")
+    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig()), keeps_last=True), Unpaced(), "cpu")
 
 
 def test_every_output_is_handed_out_exactly_once(role: RolloutRole) -> None:
@@ -68,7 +68,7 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, role: Rollou
         receipt = loading.result(timeout=10)
     role.stop()
     assert receipt.version == 1
-    assert receipt.fingerprint == _offered(1)[0].fingerprint
+    assert receipt.fingerprint == _offered(1)[0][0].fingerprint
     place = engine.events.index("load 1")
     before = engine.events[:place]
     assert before.count("step begins") == before.count("step ends")

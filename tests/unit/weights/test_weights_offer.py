@@ -12,29 +12,36 @@ from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
 from rlserve.weights.packing import take_snapshot
 
 
-def offer(version: int, base_version: int | None = None) -> Offer:
-    part = SentPart(sender="a", num_bytes=8, fingerprint=5)
-    return Offer(version=version, base_version=base_version, parts=(part,))
+def part(
+    sender: str,
+    *,
+    num_whole_bytes: int = 8,
+    fingerprint: int = 5,
+    base: Holding | None = None,
+    share: float | None = None,
+) -> SentPart:
+    return SentPart(
+        sender=sender,
+        num_bytes=2,
+        num_whole_bytes=num_whole_bytes,
+        fingerprint=fingerprint,
+        base=base,
+        changed_share=share,
+    )
 
 
-@pytest.mark.parametrize(
-    ("offered", "held", "fits"),
-    [
-        (offer(3), None, True),
-        (offer(3), 2, True),
-        (offer(3), 0, True),
-        (offer(3), 3, False),
-        (offer(3), 4, False),
-        (offer(3, 2), 2, True),
-        (offer(3, 2), 1, False),
-        (offer(3, 2), None, False),
-        (offer(3, 2), 3, False),
-    ],
-)
-def test_a_whole_version_fits_whoever_is_older_and_a_delta_whoever_has_its_base(
-    offered: Offer, held: int | None, fits: bool
-) -> None:
-    assert offered.fits(None if held is None else Holding(version=held, fingerprint=0)) is fits
+def test_changes_to_several_parts_have_the_sum_of_their_bases_as_base() -> None:
+    bases = [Holding(version=2, fingerprint=fingerprint) for fingerprint in (7, 2**64 - 3)]
+    offer = Offer(version=3, parts=(part("a", base=bases[0]), part("b", base=bases[1])))
+    assert offer.base == Holding(version=2, fingerprint=4)
+    assert offer.holding == Holding(version=3, fingerprint=10)
+    assert Offer(version=3, parts=(part("a"),)).base is None
+
+
+def test_the_share_that_changed_is_that_of_all_elements() -> None:
+    known = part("a", share=0.5), part("b", share=0.1, num_whole_bytes=24)
+    assert Offer(version=3, parts=known).changed_share == pytest.approx((4 + 2.4) / 32)
+    assert Offer(version=3, parts=(known[0], part("b"))).changed_share is None
 
 
 @given(cut=st.integers(0, 5))
@@ -44,13 +51,13 @@ def test_the_parts_of_several_senders_add_up_to_the_whole(cut: int) -> None:
     parts = []
     for sender, own in (("a", names[:cut]), ("b", names[cut:])):
         snapshot = take_snapshot(1, {name: tensors[name] for name in own}, torch.float32)
-        parts.append(SentPart(sender=sender, num_bytes=snapshot.payload.nbytes, fingerprint=snapshot.fingerprint()))
+        size = snapshot.payload.nbytes
+        parts.append(SentPart(sender=sender, num_bytes=size, num_whole_bytes=size, fingerprint=snapshot.fingerprint()))
     whole = Offer(version=1, parts=tuple(parts))
     assert whole.fingerprint == fingerprint(tensors.items())
-    assert whole.num_bytes == sum(part.num_bytes for part in parts)
+    assert whole.num_bytes == whole.num_whole_bytes == sum(part.num_bytes for part in parts)
 
 
 def test_a_receipt_is_what_the_replica_holds_from_then_on() -> None:
     receipt = Receipt(version=4, fingerprint=7, load_s=0.1)
     assert receipt.holding == Holding(version=4, fingerprint=7)
-    assert not offer(4).fits(receipt.holding)

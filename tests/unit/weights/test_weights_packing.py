@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +12,8 @@ from hypothesis import strategies as st
 
 from rlserve.engine.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.errors import WeightsRefusedError
-from rlserve.weights.packing import PackedWeights, take_snapshot, unpack
+from rlserve.weights.offer import Holding
+from rlserve.weights.packing import PackedWeights, take_snapshot, tensors_in
 
 TENSORS = {
     "embed.weight": torch.arange(12, dtype=torch.float32).reshape(4, 3),
@@ -20,6 +24,12 @@ TENSORS = {
 
 def packed(version: int) -> PackedWeights:
     return take_snapshot(version, TENSORS, torch.float32).pack()
+
+
+def unpack(packed: PackedWeights) -> dict[str, torch.Tensor]:
+    """As a receiver does, in memory of its own."""
+    packed.check()
+    return dict(tensors_in(packed.payload.copy(), packed.manifest.entries))
 
 
 def test_round_trip_keeps_every_bit_and_name() -> None:
@@ -43,17 +53,21 @@ def test_a_snapshot_stays_as_it_was_while_the_trainer_steps() -> None:
     assert unpack(snapshot.pack())["w"].tolist() == [1.0, 2.0]
 
 
-def test_read_only_payload_is_unpacked() -> None:
-    sent = packed(0)
-    sent.payload.flags.writeable = False  # as memory mapped from an object store is
-    assert torch.equal(unpack(sent)["embed.weight"], TENSORS["embed.weight"])
+def test_what_is_sent_cannot_be_written_to_by_whoever_gets_it() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        packed(0).payload[0] = 1
 
 
-def test_damaged_payload_is_refused() -> None:
-    sent = packed(7)
-    sent.payload[5] ^= 1
+@pytest.mark.parametrize("is_delta", [False, True])
+def test_damaged_payload_is_refused(is_delta: bool) -> None:
+    snapshot = take_snapshot(7, TENSORS, torch.float32)
+    coded = np.arange(30, dtype=np.uint8)
+    sent = snapshot.pack_delta(coded, Holding(version=6, fingerprint=1)) if is_delta else snapshot.pack()
+    sent.check()
+    damaged = sent.payload.copy()
+    damaged[5] ^= 1
     with pytest.raises(WeightsRefusedError, match=r"version 7 .* wrong checksum"):
-        unpack(sent)
+        replace(sent, payload=damaged).check()
 
 
 @given(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import ArgumentLostError, WeightsRefusedError, WorkerFailedError
 from rlserve.weights.config import ObjectStoreConfig, SharedFolderConfig, WeightsConfig
-from rlserve.weights.offer import Offer
+from rlserve.weights.offer import Holding, Offer
 from rlserve.weights.packing import take_snapshot
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
@@ -26,17 +27,24 @@ class Ends:
 
     def __init__(self, config: WeightsConfig) -> None:
         self.sending = create_sending_end(config)
-        self.sender = Sender("cpu/0", self.sending, torch.float32)
-        self.receiver = Receiver(create_receiving_end(config))
+        self.sender = Sender("cpu/0", self.sending, torch.float32, keeps_last=True)
+        self.receiver = Receiver(create_receiving_end(config), keeps_last=True)
 
-    def send(self, version: int, *, scale: float = 1.0, needed: tuple[int, ...] = ()) -> tuple[Offer, Any]:
-        self.sender.take_snapshot(version, {name: tensor * scale for name, tensor in WEIGHTS.items()})
-        cargo, part = self.sender.send(version, needed)
-        return pickle.loads(pickle.dumps((Offer(version=version, parts=(part,)), cargo)))
+    def send(
+        self, version: int, *, scale: float = 1.0, needed: tuple[int, ...] = (), base: Holding | None = None
+    ) -> tuple[Offer, Any]:
+        return self.send_these(version, {name: tensor * scale for name, tensor in WEIGHTS.items()}, needed, base)
 
-    def receive(self, sent: tuple[Offer, Any]) -> dict[str, torch.Tensor]:
-        offer, cargo = sent
-        return self.receiver.receive(offer, [cargo])
+    def send_these(
+        self, version: int, weights: dict[str, torch.Tensor], needed: tuple[int, ...] = (), base: Holding | None = None
+    ) -> tuple[Offer, Any]:
+        self.sender.take_snapshot(version, weights)
+        cargo, part = self.sender.send(version, base, needed)
+        return Offer(version=version, parts=(part,)), cargo
+
+    def receive(self, *sent: tuple[Offer, Any]) -> dict[str, torch.Tensor]:
+        sent = pickle.loads(pickle.dumps(sent))
+        return self.receiver.receive([offer for offer, _ in sent], [cargo for _, cargo in sent])
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def test_any_number_of_receivers_get_every_bit(ends: Ends) -> None:
 
 def test_what_one_receiver_does_with_its_tensors_is_seen_by_no_other(ends: Ends) -> None:
     offer, cargo = ends.send(1)
-    for received in (ends.receive((offer, pickle.loads(pickle.dumps(cargo)))) for _ in range(2)):
+    for received in (ends.receive((offer, cargo)) for _ in range(2)):
         assert torch.equal(received["norm"], WEIGHTS["norm"])
         received["norm"].zero_()
 
@@ -83,9 +91,25 @@ def test_a_version_that_is_needed_can_be_had_after_newer_ones(ends: Ends) -> Non
 
 def test_the_same_version_sent_again_by_another_is_the_same(ends: Ends) -> None:
     first, again = ends.send(1), ends.send(1)
-    assert first[0] == again[0]
+    assert first[0].holding == again[0].holding
     for sent in (first, again):
         assert torch.equal(ends.receive(sent)["embed"], WEIGHTS["embed"])
+
+
+def test_what_changed_travels_as_the_whole_does(ends: Ends) -> None:
+    weights = [{"w": torch.linspace(-1, 1, 4096)}]
+    for _ in range(3):
+        weights.append({"w": weights[-1]["w"].clone()})
+        weights[-1]["w"][::100] += 1e-7
+    sent = [ends.send_these(0, weights[0])]
+    for version in (1, 2, 3):
+        sent.append(ends.send_these(version, weights[version], (0, 1, 2), sent[-1][0].holding))
+    assert [offer.base for offer, _ in sent] == [None, *(offer.holding for offer, _ in sent[:-1])]
+    assert all(offer.num_bytes < offer.num_whole_bytes / 30 for offer, _ in sent[1:])
+    assert torch.equal(ends.receive(sent[0])["w"], weights[0]["w"])
+    assert torch.equal(ends.receive(sent[1])["w"], weights[1]["w"])
+    assert torch.equal(ends.receive(sent[2], sent[3])["w"], weights[3]["w"]), "two links in one call"
+    assert torch.equal(ends.receive(*sent)["w"], weights[3]["w"]), "as a newcomer"
 
 
 def test_another_version_than_offered_is_refused(ends: Ends) -> None:
@@ -96,9 +120,9 @@ def test_another_version_than_offered_is_refused(ends: Ends) -> None:
 
 def test_a_tensor_in_two_parts_is_refused(ends: Ends) -> None:
     offer, cargo = ends.send(1)
-    twice = Offer(version=1, parts=offer.parts * 2)
+    twice = Offer(version=1, parts=(*offer.parts, replace(offer.parts[0], sender="cpu/1")))
     with pytest.raises(WeightsRefusedError, match="has embed in two parts"):
-        ends.receiver.receive(twice, [cargo, cargo])
+        ends.receiver.receive([twice], [cargo, cargo])
 
 
 def test_a_snapshot_is_sent_once_and_may_be_dropped(ends: Ends) -> None:
@@ -107,7 +131,7 @@ def test_a_snapshot_is_sent_once_and_may_be_dropped(ends: Ends) -> None:
     ends.sender.drop_snapshot(2)
     for version in (1, 2):
         with pytest.raises(WorkerFailedError, match=f"cpu/0 has no snapshot of version {version}"):
-            ends.sender.send(version, ())
+            ends.sender.send(version, None, ())
 
 
 def test_a_folder_keeps_what_is_needed_and_the_newest_and_is_gone_in_the_end(in_folder: Ends, folder: Path) -> None:
