@@ -44,6 +44,16 @@ _SHAPES = (
         num_kv_heads=1,
         head_dim=32,
     ),
+    ModelShape(  # that of the default run
+        name="default",
+        vocab_size=17,
+        hidden_size=128,
+        intermediate_size=256,
+        num_layers=2,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=32,
+    ),
     ModelShape(
         name="6m",
         vocab_size=4096,

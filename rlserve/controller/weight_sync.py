@@ -22,8 +22,9 @@ What always holds:
    the version of one link gets to the newest by the links after it, and anybody by all (``weights.chain``). The next
    version is whole where the chain is ``anchor_every`` links long, where a link is gone or was refused, and where the
    sender is another: it has no base.
-6. A replica that refuses a chain with deltas is sent the version whole, once. One that refuses a whole version, or
-   whose engine holds something else than was published, stops the run.
+6. A replica that refuses a chain with deltas gets everything from a whole version on, once: the newest is sent again,
+   whole, unless a newer one is there by then. One that refuses that too, or whose engine holds something else than was
+   published, stops the run.
 
 Nobody waits here for the bound on staleness: the router gives no group to a replica that is too old for it, so the
 batch is not ready before a replica has the version that it needs.

@@ -6,8 +6,9 @@
     ────────────────                    ──────────                        ────────────────
     Sender.take_snapshot  ◄── version ─ step boundary
     Sender.send           ◄─────────── (the next step trains)
+      whole, or what changed
         │ SendingEnd.send ─ cargo ┐
-        └ SentPart ─────────────► Offer ─── offer, cargo (unopened) ──► Receiver.receive
-                                                                           │ ReceivingEnd.receive
-                                  Receipt ◄────────── loaded, fingerprint ─┘
+        └ SentPart ─────────────► Offer ─► WeightChain ─ links that it lacks ─► Receiver.receive
+                                                                                  │ ReceivingEnd.receive
+                                  Receipt ◄───────────────── loaded, fingerprint ─┘
 """

@@ -64,7 +64,7 @@ def apply_delta(coded: NDArray[np.uint8], payload: NDArray[np.uint8]) -> None:
     Raises:
         WeightsRefusedError: the payload has another size.
     """
-    content = memoryview(coded)
+    content = coded.data
     num_elements, num_gap_bytes, element_size = _HEADER.unpack_from(content)
     if num_elements * element_size != payload.nbytes:
         raise WeightsRefusedError(
@@ -88,7 +88,8 @@ def _changed_positions(before: NDArray[Any], after: NDArray[Any]) -> NDArray[np.
 def _zig_zag(differences: NDArray[Any]) -> NDArray[Any]:
     """0, -1, 1, -2, 2 … (modulo the type) as 0, 1, 2, 3, 4 …"""
     signed = differences.view(f"<i{differences.itemsize}")
-    return ((signed << 1) ^ (signed >> (8 * differences.itemsize - 1))).view(differences.dtype)
+    found: NDArray[Any] = ((signed << 1) ^ (signed >> (8 * differences.itemsize - 1))).view(differences.dtype)
+    return found
 
 
 def _undo_zig_zag(numbers: NDArray[Any]) -> NDArray[Any]:

@@ -13,18 +13,31 @@ import numpy as np
 import pytest
 import sampling
 import trainer_memory
-import weight_swap
+import weight_sync
 
 
-def test_a_swap_is_measured_in_copies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sync_is_measured_whole_and_as_what_changed_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "out"
-    weight_swap.main(["--shape", "tiny", "--rounds", "2", "--model-cache", str(tmp_path), "--json", str(out)])
-    (result,) = json.loads(out.read_text())["results"]
-    assert result["num_copies"] == result["swap_s"] / result["copy_s"] > 0
+    arguments = ["--model", "tiny", "--rounds", "1", "--changed", "0.01", "1.0", "--model-cache", str(tmp_path)]
+    exit_code = weight_sync.main([*arguments, "--json", str(out)])
+    found = json.loads(out.read_text())
+    (result,) = found["results"]
     assert result["num_bytes"] > 10_000
-    assert [found["transport"] for found in result["transports"]] == ["object_store", "shared_folder"]
-    assert all(found["send_s"] > 0 for found in result["transports"])
-    assert "copies" in capsys.readouterr().out
+    assert [sync["transport"] for sync in result["syncs"]] == ["object_store"] * 3 + ["shared_folder"] * 3
+    assert [sync["is_delta"] for sync in result["syncs"]] == [False, True, False] * 2
+    few = result["syncs"][1]
+    assert few["num_bytes"] * 50 < result["num_bytes"]
+    assert few["plain_factor"] == pytest.approx(2 / 6 * 100, rel=0.2)
+    assert all(sync["send_s"] > 0 for sync in result["syncs"])
+    assert [check["name"] for check in found["checks"]] == [
+        "tiny: whole sync of a whole version, in copies",
+        "tiny: times fewer bytes at 1 % changed, plain",
+        "tiny: times fewer bytes at 1 % changed, coded",
+    ]
+    assert exit_code == (0 if all(check["met"] for check in found["checks"]) else 1)
+    assert "times fewer bytes" in capsys.readouterr().out
 
 
 def test_what_keeping_the_kv_costs_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ class Setting:
         self.deliveries = recorded(events, WeightEvent)
         fleet: Any = self.fleet
         self.trainers = TrainerGroup(self.context, fleet, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
-        self.weights = WeightSync(self.context, fleet, self.trainers, timeout_s=weights_timeout_s)
+        self.weights = WeightSync(self.context, fleet, self.trainers, timeout_s=weights_timeout_s, anchor_every=1)
         self.replicas = Replicas(
             self.context,
             fleet=fleet,

@@ -510,6 +510,22 @@ def test_one_that_cannot_build_on_what_it_has_gets_the_whole_once(caplog: pytest
     run(scenario, anchor_every=10)
 
 
+def test_one_that_refuses_what_is_superseded_already_gets_the_chain_from_its_anchor() -> None:
+    async def scenario(setting: Setting) -> None:
+        with unfinished(setting.fleet["r1"], "take_weights") as taken:
+            for _ in range(2):
+                await setting.step()
+                await settled()
+        del setting.held["r1"]
+        taken.set_exception(WeightsRefusedError("damaged"))
+        await setting.weights.settled()
+        assert setting.chains("r1")[1:] == [[-1], [0, -1, -2]]
+        assert setting.versions("r1") == [2]
+        assert setting.senders() == [("t0", 1), ("t0", 2)], "nothing is sent again"
+
+    run(scenario, anchor_every=10)
+
+
 def test_one_that_refuses_the_whole_too_stops_the_run() -> None:
     refusals: list[Any] = []
 

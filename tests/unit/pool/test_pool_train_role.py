@@ -16,6 +16,7 @@ from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer
 from rlserve.trainers.algorithms.config import GRPOConfig
 from rlserve.trainers.backends.pytorch.backend import TorchBackend
+from rlserve.weights.offer import Holding
 
 ALONE = Membership(rank=0, num_ranks=1, host="127.0.0.1", port=0, secret="s", generation=1)
 
@@ -62,6 +63,23 @@ def test_a_newcomer_that_was_not_prepared_keeps_nothing_of_before(log: list[str]
     log.clear()
     role.join(ALONE, loads_model=False, is_newcomer=True)
     assert log == ["leave", "resize"]
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+def test_one_that_leaves_the_trainers_keeps_no_weights_to_compare_with(
+    log: list[str], monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    monkeypatch.setattr(LoggedTrainer, "weights", lambda self: {"w": torch.zeros(4096)}, raising=False)
+    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role.join(ALONE, loads_model=True, is_newcomer=False)
+    role.snapshot_weights(1)
+    _, first = role.sender.send(1, None, ())
+    role.snapshot_weights(2)
+    if leaves:
+        role.leave()
+    base = Holding(version=1, fingerprint=first.fingerprint)
+    _, second = role.sender.send(2, base, ())
+    assert second.base == (None if leaves else base)
 
 
 def test_a_worker_whose_gang_is_lost_before_it_joins_frees_what_it_prepared(log: list[str]) -> None:
