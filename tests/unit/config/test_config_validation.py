@@ -79,7 +79,7 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ({"gamma": 1}, "gamma: unknown key, did you mean algorithm.gamma?"),
         (
             {"weights": {"zzz": 1}},
-            "weights.zzz: unknown key; valid keys: transport, timeout_s",
+            "weights.zzz: unknown key; valid keys: transport, timeout_s, anchor_every",
         ),
         ({"weights": {7: 1}}, "weights.7: unknown key; valid keys: transport, timeout_s"),
         ({"model": {}}, "model.path: must be given"),
