@@ -94,4 +94,5 @@ def _zig_zag(differences: NDArray[Any]) -> NDArray[Any]:
 
 def _undo_zig_zag(numbers: NDArray[Any]) -> NDArray[Any]:
     one = numbers.dtype.type(1)
-    return (numbers >> one) ^ (~(numbers & one) + one)
+    found: NDArray[Any] = (numbers >> one) ^ (~(numbers & one) + one)
+    return found
