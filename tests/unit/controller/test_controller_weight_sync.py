@@ -332,7 +332,7 @@ def test_a_next_version_that_does_not_come_has_a_deadline() -> None:
         assert isinstance(failure.error, DeadlineExceededError)
         assert "version 1 of the weights cannot be taken" in str(failure.error)
 
-    run(scenario, timeout_s=0.01)
+    run(scenario, timeout_s=0.25)
 
 
 def test_another_fingerprint_for_the_same_version_stops_the_run() -> None:
