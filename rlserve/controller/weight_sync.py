@@ -100,6 +100,8 @@ class WeightSync(WeightSource):
         self._published: _Publication | None = None
         self._has_published = asyncio.Event()
         self._replacing = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """All that is under way, for replicas that have left meanwhile too: what they refuse is sent again."""
         self._replicas: dict[str, _Replica] = {}
         self._num_taking: Counter[int] = Counter()
         self._busy = BusyTime(run.clock)
@@ -151,12 +153,12 @@ class WeightSync(WeightSource):
 
     async def settled(self) -> None:
         """Wait until nothing is under way. Every single step of it has a deadline, which names its culprit."""
-        while tasks := [task for task in (self._publisher, *self._updates()) if task is not None]:
-            await asyncio.wait(tasks)
+        while self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def close(self) -> None:
         """The run is over: break off what is under way, and let a trainer remove what was sent."""
-        tasks = [task for task in (self._publisher, *self._updates()) if task is not None]
+        tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -337,7 +339,10 @@ class WeightSync(WeightSource):
             with self._busy:
                 await work
 
-        return self._run.tasks.create_task(counted())
+        task = self._run.tasks.create_task(counted())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _record(self, version: int, slot_id: str | None, duration_s: float, *, pause_s: float) -> None:
         self._run.events.emit(
