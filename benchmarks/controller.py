@@ -21,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from checks import Check
 from machine import circumstances
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
@@ -67,16 +68,6 @@ class Shape:
     def num_generated(self) -> int:
         """Tokens of all answers."""
         return self.num_steps * self.prompts_per_step * self.samples_per_prompt * self.num_tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One number against its bar."""
-
-    name: str
-    value: float
-    bar: float
-    met: bool
 
 
 class Source:
@@ -312,7 +303,7 @@ def measure(shape: Shape) -> dict[str, float]:
 def checks_of(results: Mapping[str, float]) -> Iterable[Check]:
     """The numbers that have a bar."""
     for name, bar in BARS.items():
-        yield Check(name=name, value=results[name], bar=bar, met=results[name] <= bar)
+        yield Check(name=name, value=results[name], bar=bar, at_least=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -334,7 +325,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, value in results.items():
         sys.stdout.write(f"{name.replace('_', ' ')}: {value:.3f}\n")
     if options.json:
-        checks = [asdict(check) for check in checks_of(results)]
+        checks = [check.line() for check in checks_of(results)]
         content = {**circumstances(), "shape": asdict(shape), "results": results, "checks": checks}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 

@@ -22,9 +22,10 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from checks import Check
 from kept_runs import KeptRuns, kept_runs
 from machine import circumstances
 from rich.console import Console
@@ -56,20 +57,6 @@ OF_ORACLE = {"steady": 0.97, "drift": 0.96, "square": 0.92}
 MAX_MOVES_PER_HOUR, MAX_DECISION_S, MIN_SPEED = 30.0, 0.010, 1000.0
 RAW = "raw 100/10"
 DEFAULT = ManagerConfig.__args__[0]().policy  # type: ignore[attr-defined]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """A figure and its bar."""
-
-    what: str
-    value: float
-    bar: float
-    at_least: bool = True
-
-    @property
-    def holds(self) -> bool:
-        return self.value >= self.bar if self.at_least else self.value <= self.bar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,13 +107,13 @@ def load_checks(load: str, result: StudyResult, policy: str) -> list[Check]:
     """What one load must show of a policy."""
     found = {each.name: each for each in result.policies}[policy]
     return [
-        Check(what=f"{load}: share of the fluid oracle", value=found.of_oracle.mean, bar=OF_ORACLE[load]),
+        Check(name=f"{load}: share of the fluid oracle", value=found.of_oracle.mean, bar=OF_ORACLE[load]),
         Check(
-            what=f"{load}: against the best static split",
+            name=f"{load}: against the best static split",
             value=found.of_best_static.mean,
             bar=1.04 if load == "drift" else 0.99,
         ),
-        Check(what=f"{load}: moves an hour", value=found.moves_per_hour.mean, bar=MAX_MOVES_PER_HOUR, at_least=False),
+        Check(name=f"{load}: moves an hour", value=found.moves_per_hour.mean, bar=MAX_MOVES_PER_HOUR, at_least=False),
     ]
 
 
@@ -223,7 +210,7 @@ def run_load(parsed: argparse.Namespace, load: str, run: KeptRuns | None) -> tup
 def raw_check(load: str, slow: StudyResult, policy: str) -> Check:
     """Against the raw rule."""
     rates = {each.name: each.groups_per_s.mean for each in slow.policies}
-    return Check(what=f"{load}: against {RAW}, switches of 3 s", value=rates[policy] / rates[RAW], bar=1.10)
+    return Check(name=f"{load}: against {RAW}, switches of 3 s", value=rates[policy] / rates[RAW], bar=1.10)
 
 
 def check_table(checks: Sequence[Check]) -> Table:
@@ -233,7 +220,7 @@ def check_table(checks: Sequence[Check]) -> Table:
         table.add_column(heading, justify="left" if heading == "check" else "right")
     for check in checks:
         sign = "≥" if check.at_least else "≤"
-        table.add_row(check.what, f"{check.value:.4g}", f"{sign} {check.bar:g}", "ok" if check.holds else "missed")
+        table.add_row(check.name, f"{check.value:.4g}", f"{sign} {check.bar:g}", "ok" if check.met else "missed")
     return table
 
 
@@ -274,17 +261,17 @@ def main(arguments: Sequence[str]) -> int:
         checks += [*load_checks(load, usual, judged), raw_check(load, slow, judged)]
     manager = POLICY_CONFIGS[judged]()
     checks += [
-        Check(what="one decision, 1,000 GPUs, s", value=decision_s(manager), bar=MAX_DECISION_S, at_least=False),
-        Check(what="times real time, 12 GPUs", value=speed(1, 1.0, manager), bar=MIN_SPEED),
+        Check(name="one decision, 1,000 GPUs, s", value=decision_s(manager), bar=MAX_DECISION_S, at_least=False),
+        Check(name="times real time, 12 GPUs", value=speed(1, 1.0, manager), bar=MIN_SPEED),
     ]
     large = speed(83, 0.02, StaticConfig())
     console.print(check_table(checks))
     console.print(f"times real time, 996 GPUs: {large:.1f}")
     if parsed.json:
-        found = [{**asdict(check), "holds": check.holds} for check in checks]
+        found = [check.line() for check in checks]
         written = {**circumstances(), "loads": data, "checks": found, "speed_996_gpus": large}
         parsed.json.write_text(json.dumps(written, indent=1) + "\n")
-    return 0 if all(check.holds for check in checks) else 1
+    return 0 if all(check.met for check in checks) else 1
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 import numpy as np
 import torch
+from checks import Check
 from machine import circumstances
 from models import DEFAULT_CACHE, SHAPES, ModelShape, model_folder
 
@@ -91,21 +92,6 @@ class ModelResult:
     fingerprint_s: float
     """Reading back what is loaded, and adding it up."""
     syncs: tuple[SyncResult, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """A figure and its bar."""
-
-    name: str
-    value: float
-    bar: float
-    is_at_most: bool
-
-    @property
-    def met(self) -> bool:
-        """Whether it is within its bar."""
-        return self.value <= self.bar if self.is_at_most else self.value >= self.bar
 
 
 def measure(
@@ -208,15 +194,15 @@ def checks(results: Sequence[ModelResult]) -> list[Check]:
             if sync.changed == 0.01:
                 name, factor = f"{result.model}: times fewer bytes at 1 % changed", result.num_bytes / sync.num_bytes
                 plain = sync.plain_factor
-                found.append(Check(name=f"{name}, plain", value=plain, bar=MIN_PLAIN_FACTOR, is_at_most=False))
-                found.append(Check(name=f"{name}, coded", value=factor, bar=MIN_CODED_FACTOR, is_at_most=False))
+                found.append(Check(name=f"{name}, plain", value=plain, bar=MIN_PLAIN_FACTOR))
+                found.append(Check(name=f"{name}, coded", value=factor, bar=MIN_CODED_FACTOR))
             if sync.changed is None:
                 copies = sync.sync_s / result.copy_s
                 name = f"{result.model}: whole sync of a whole version, in copies"
-                found.append(Check(name=name, value=copies, bar=MAX_COPIES, is_at_most=True))
+                found.append(Check(name=name, value=copies, bar=MAX_COPIES, at_least=False))
             if result.model == "default" and sync.changed is None:
                 name = "default: pause of the engine, s"
-                found.append(Check(name=name, value=sync.pause_s, bar=MAX_PAUSE_S, is_at_most=True))
+                found.append(Check(name=name, value=sync.pause_s, bar=MAX_PAUSE_S, at_least=False))
     return found
 
 
@@ -258,14 +244,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(results[-1])
     found = checks(results)
     for check in found:
-        sign = "at most" if check.is_at_most else "at least"
+        sign = "at least" if check.at_least else "at most"
         print(f"{'met   ' if check.met else 'MISSED'}  {check.name}: {check.value:.3g}, {sign} {check.bar:g}")
     if options.json:
         content = {**circumstances(), "num_threads": options.threads, "torch": torch.__version__}
         content["results"] = [asdict(result) for result in results]
-        content["checks"] = [
-            {"name": check.name, "value": check.value, "bar": check.bar, "met": check.met} for check in found
-        ]
+        content["checks"] = [check.line() for check in found]
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(check.met for check in found) else 1
 
