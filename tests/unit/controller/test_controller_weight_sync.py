@@ -96,6 +96,11 @@ class Setting:
         await self.trainers.step(BATCH)
         await self.weights.publish(self.trainers.num_steps)
 
+    async def step_and_settle(self) -> None:
+        """A step whose version gets to everyone before anything else happens."""
+        await self.step()
+        await self.weights.settled()
+
     def chains(self, slot_id: str) -> list[list[int]]:
         """Versions of the links that a replica was offered, call by call; a delta's is negative."""
         calls = self.fleet[slot_id].arguments.get("take_weights", [])
@@ -155,8 +160,7 @@ def test_the_training_waits_for_the_snapshot_alone() -> None:
 
 def test_a_replica_is_offered_what_was_sent_and_its_cargo() -> None:
     async def scenario(setting: Setting) -> None:
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         offers, *cargo = setting.fleet["r1"].arguments["take_weights"][-1]
         assert offers == (Offer(version=1, parts=(sent_part("t0", 1),)),)
         assert cargo == ["version 1 from t0"]
@@ -214,8 +218,7 @@ def test_the_version_of_a_lost_sender_is_sent_by_another_that_has_not_stepped() 
 def test_a_sender_that_does_not_answer_in_time_is_lost_and_another_sends() -> None:
     async def scenario(setting: Setting) -> None:
         with unfinished(setting.fleet["t0"], "send_weights"):
-            await setting.step()
-            await setting.weights.settled()
+            await setting.step_and_settle()
         assert [(loss.slot_id, "no answer for 0.01 s" in str(loss.error)) for loss in setting.lost] == [("t0", True)]
         assert setting.trainers.members == ("t1",)
         assert setting.versions("r0") == [1]
@@ -341,8 +344,7 @@ def test_another_fingerprint_for_the_same_version_stops_the_run() -> None:
         setting.fleet["t0"].answers["send_weights"] = lambda version, base, needed: sent_part(
             "t0", len(setting.senders())
         )
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario)
@@ -362,8 +364,7 @@ def test_a_replica_that_holds_something_else_than_was_published_stops_the_run(fo
 
     async def scenario(setting: Setting) -> None:
         setting.fleet["r0"].answers["take_weights"] = found
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario)
@@ -374,8 +375,7 @@ def test_a_replica_that_fails_is_reported_once_and_offered_nothing_more() -> Non
     async def scenario(setting: Setting) -> None:
         setting.fleet["r0"].answers["take_weights"] = WorkerFailedError("the engine stopped")
         for _ in range(2):
-            await setting.step()
-            await setting.weights.settled()
+            await setting.step_and_settle()
         assert [failure.slot_id for failure in setting.not_taken] == ["r0"]
         assert setting.versions("r1") == [1, 2]
 
@@ -385,8 +385,7 @@ def test_a_replica_that_fails_is_reported_once_and_offered_nothing_more() -> Non
 def test_a_sender_that_fails_without_being_lost_stops_the_run() -> None:
     async def scenario(setting: Setting) -> None:
         setting.fleet["t0"].answers["send_weights"] = WorkerFailedError("No space left on device")
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario)
@@ -452,8 +451,7 @@ def test_what_changed_is_taken_link_by_link_and_a_newcomer_takes_the_whole_chain
 def test_every_so_many_versions_one_is_whole() -> None:
     async def scenario(setting: Setting) -> None:
         for _ in range(7):
-            await setting.step()
-            await setting.weights.settled()
+            await setting.step_and_settle()
         assert setting.chains("r0")[1:] == [[-1], [-2], [3], [-4], [-5], [6], [-7]]
 
     run(scenario, anchor_every=3)
@@ -461,15 +459,13 @@ def test_every_so_many_versions_one_is_whole() -> None:
 
 def test_the_successor_of_a_lost_sender_sends_whole_and_then_what_changes() -> None:
     async def scenario(setting: Setting) -> None:
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         with unfinished(setting.fleet["t0"], "send_weights"):
             await setting.step()
             await settled()
             setting.fleet["t0"].kill()
             await setting.weights.settled()
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         assert setting.chains("r0")[1:] == [[-1], [2], [-3]]
 
     run(scenario, anchor_every=10)
@@ -492,19 +488,16 @@ def test_versions_that_were_never_sent_leave_no_gap() -> None:
 
 def test_one_that_cannot_build_on_what_it_has_gets_the_whole_once(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(setting: Setting) -> None:
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         del setting.held["r1"]
         with caplog.at_level(logging.WARNING):
-            await setting.step()
-            await setting.weights.settled()
+            await setting.step_and_settle()
         assert setting.chains("r1")[1:] == [[-1], [-2], [2]]
         assert setting.versions("r0") == setting.versions("r1") == [1, 2]
         assert setting.senders() == [("t0", 1), ("t0", 2), ("t0", 2)]
         assert "the replica on r1 gets the weights whole: r1 does not have" in caplog.text
         assert setting.not_taken == []
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         assert setting.chains("r0")[-1] == setting.chains("r1")[-1] == [-3]
 
     run(scenario, anchor_every=10)
@@ -535,8 +528,7 @@ def test_one_that_refuses_the_whole_too_stops_the_run() -> None:
             raise WeightsRefusedError("not these")
 
         setting.fleet["r0"].answers["take_weights"] = refuse
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
 
     with pytest.raises(ExceptionGroup) as caught:
         run(scenario, anchor_every=10)
@@ -546,8 +538,7 @@ def test_one_that_refuses_the_whole_too_stops_the_run() -> None:
 
 def test_a_link_that_is_gone_lets_its_version_be_sent_again_whole() -> None:
     async def scenario(setting: Setting) -> None:
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         with unfinished(setting.fleet["r0"], "take_weights") as taken:
             await setting.step()
             await settled()
@@ -555,8 +546,7 @@ def test_a_link_that_is_gone_lets_its_version_be_sent_again_whole() -> None:
         await setting.weights.settled()
         assert setting.chains("r0")[1:] == [[-1], [-2], [2]]
         assert setting.chains("r1")[1:] == [[-1], [-2]]
-        await setting.step()
-        await setting.weights.settled()
+        await setting.step_and_settle()
         assert setting.chains("r1")[-1] == [-3], "on what was sent again: its bits are the same"
 
     run(scenario, anchor_every=10)
