@@ -32,6 +32,7 @@ from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
 from rlserve.trainers import Batch, Membership
+from rlserve.weights.config import sends_deltas
 from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
 
 if TYPE_CHECKING:
@@ -91,8 +92,8 @@ class Worker:
         assert not self._train.is_awake, "a worker uses one role at a time"
         if self._train.active:
             self._rank.size_cache(weight_bytes=self._train.weight_bytes)
-        keeps_last = self._spec.weights.anchor_every > 1
-        receiver = Receiver(create_receiving_end(self._spec.weights), keeps_last=keeps_last)
+        weights = self._spec.weights
+        receiver = Receiver(create_receiving_end(weights), keeps_last=sends_deltas(weights))
         self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace, self._spec.device)
         logger.info("rollout role: started")
 

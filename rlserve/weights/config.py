@@ -44,6 +44,11 @@ WeightsConfig = ObjectStoreConfig | SharedFolderConfig
 """One of them, by ``transport``."""
 
 
+def sends_deltas(config: WeightsConfig) -> bool:
+    """Whether a version may travel as what changed: then both ends keep the last one."""
+    return config.anchor_every > 1
+
+
 def _check(config: WeightsConfig) -> None:
     check_fields(
         config,

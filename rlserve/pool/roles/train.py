@@ -16,6 +16,7 @@ from rlserve.pool.base import POLICY_FOLDER, MemoryChange, WorkerSpec
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
+from rlserve.weights.config import sends_deltas
 from rlserve.weights.sender import Sender
 from rlserve.weights.transports.factory import create_sending_end
 
@@ -38,8 +39,8 @@ class TrainRole:
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
         self._dtype: torch.dtype = getattr(torch, spec.engine.dtype)
-        keeps_last = spec.weights.anchor_every > 1
-        self.sender = Sender(spec.slot_id, create_sending_end(spec.weights), self._dtype, keeps_last=keeps_last)
+        end, keeps_last = create_sending_end(spec.weights), sends_deltas(spec.weights)
+        self.sender = Sender(spec.slot_id, end, self._dtype, keeps_last=keeps_last)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
         self.active = False
         """Whether the worker has the role now."""
