@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
-from controller_fakes import output, recorded, settled
+from controller_fakes import output, recorded, until
 
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
@@ -117,9 +117,10 @@ def test_prompts_that_nobody_answers_give_no_score() -> None:
 def test_it_can_be_broken_off() -> None:
     class Hanging:
         def __init__(self) -> None:
-            self.num_left = 0
+            self.num_asked = self.num_left = 0
 
         async def score(self, samples: Sequence[RewardSample]) -> list[Score]:
+            self.num_asked += 1
             try:
                 await asyncio.Event().wait()
             finally:
@@ -129,7 +130,7 @@ def test_it_can_be_broken_off() -> None:
     async def scenario() -> None:
         scorer = Hanging()
         task = asyncio.create_task(evaluation(FakeDesk(), scorer).score(7))
-        await settled()
+        await until(lambda: scorer.num_asked == 3)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
