@@ -68,6 +68,7 @@ from rlserve.manager.policies.base import Admission, admission_window
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.pool.gangs import Gang
+from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -120,10 +121,11 @@ def _weights(run: RunContext, setup: RunSetup, fleet: Fleet, trainers: TrainerGr
 
 
 def _books(setup: RunSetup) -> Books:
-    rollout = setup.config.rollout
+    rollout, num_steps = setup.config.rollout, setup.config.num_steps
     ledger = Ledger(prompts_per_step=rollout.prompts_per_step, max_staleness=rollout.max_staleness)
     return Books(
         ledger=ledger,
+        admission=PromptAdmission(ledger, num_groups=num_steps * rollout.prompts_per_step),
         buffer=SampleBuffer(ledger, prompts_per_step=rollout.prompts_per_step),
         router=Router(),
     )

@@ -10,6 +10,7 @@ from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus
 from rlserve.controller.signal import Signal
 from rlserve.pool.pacing.verdict import PacingBook
+from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
@@ -36,5 +37,6 @@ class Books:
     """The owners of state on the rollout side: pure bookkeeping, no process and no clock."""
 
     ledger: Ledger
+    admission: PromptAdmission
     buffer: SampleBuffer[ScoredGroup]
     router: Router

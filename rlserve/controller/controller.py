@@ -191,7 +191,7 @@ class Controller:
         loops = [
             self._run.tasks.create_task(loop)
             for loop in (
-                parts.rollouts.admit(self._num_groups_wanted),
+                parts.rollouts.admit(),
                 parts.rollouts.score(),
                 *(() if self._config.pool.placement == "colocated" else (parts.reallocation.run(),)),
                 parts.hand_moves.run(),
@@ -206,12 +206,9 @@ class Controller:
         await parts.reallocation.settle()
         for loop in loops:
             loop.cancel()
+        if self._run.counters.num_steps >= self._config.num_steps:
+            parts.rollouts.drop_surplus()
         parts.saver.loops_end()
-
-    def _num_groups_wanted(self) -> int:
-        """Groups to admit in the whole run: every step's, and one more for each that was dropped."""
-        dropped = sum(self._parts.books.ledger.num_dropped.values())
-        return self._config.num_steps * self._config.rollout.prompts_per_step + dropped
 
     async def _after_step(self, report: StepReport) -> None:
         parts, config = self._parts, self._config

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +30,7 @@ from rlserve.controller.events import (
 )
 from rlserve.controller.ports import Fleet
 from rlserve.controller.weight_source import WeightSource
-from rlserve.engine.requests.request import Request, RequestOutput
+from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import (
     WorkerFailedError,
     WorkerLostError,
@@ -51,7 +51,8 @@ POLL_S = 1.0
 class _Replica:
     worker: Any
     collecting: asyncio.Task[None] | None = None
-    submits: set[asyncio.Task[None]] = field(default_factory=set)
+    sending: set[asyncio.Task[None]] = field(default_factory=set)
+    """Calls that are not answered yet."""
     leaving: bool = False
     stats: RolloutStats | None = None
     since_s: float
@@ -152,7 +153,7 @@ class Replicas:
         self._router.close(slot_id)
         replica.leaving = True
         self._weights.remove(slot_id)
-        await asyncio.gather(*replica.submits, return_exceptions=True)
+        await asyncio.gather(*replica.sending, return_exceptions=True)
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
             await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
@@ -175,7 +176,21 @@ class Replicas:
         for slot_id, requests in self._router.assign(time_s=self._run.clock.real_s()).items():
             ids = tuple(RequestId.parse(request.id) for request in requests)
             self._run.events.emit(RequestsStarted(ids=ids, version=self._router.version(slot_id)))
-            self._submit(slot_id, requests)
+            replica = self._replicas[slot_id]
+            self._send(slot_id, replica, replica.worker.submit.remote(requests), "taking requests")
+
+    def withdraw(self, request_ids: Iterable[RequestId]) -> None:
+        """Nobody waits for these any more: replicas that have them stop computing them. Others pass unnoticed."""
+        held: dict[str, list[str]] = {}
+        for request_id in request_ids:
+            if (found := self._router.withdraw(request_id)) is not None:
+                replica_id, attempt_id = found
+                held.setdefault(replica_id, []).append(str(attempt_id))
+        for slot_id, ids in held.items():
+            replica = self._replicas[slot_id]
+            if not replica.leaving:
+                self._send(slot_id, replica, replica.worker.abort.remote(ids), "ending requests")
+        self.dispatch()
 
     async def close(self) -> None:
         """Stop listening to all replicas."""
@@ -233,15 +248,15 @@ class Replicas:
         if request_id is not None:
             self._run.events.emit(RequestAnswered(id=request_id, output=output))
 
-    def _submit(self, slot_id: str, requests: list[Request]) -> None:
-        replica = self._replicas[slot_id]
-        task = self._run.tasks.create_task(self._send(slot_id, replica, requests))
-        replica.submits.add(task)
-        task.add_done_callback(replica.submits.discard)
+    def _send(self, slot_id: str, replica: _Replica, call: Any, doing: str) -> None:
+        """See to it in the background that a call is answered; a replica that does not is lost."""
+        task = self._run.tasks.create_task(self._answered(slot_id, replica, call, doing))
+        replica.sending.add(task)
+        task.add_done_callback(replica.sending.discard)
 
-    async def _send(self, slot_id: str, replica: _Replica, requests: list[Request]) -> None:
+    async def _answered(self, slot_id: str, replica: _Replica, call: Any, doing: str) -> None:
         try:
-            await self._within(replica.worker.submit.remote(requests), f"{slot_id} taking requests")
+            await self._within(call, f"{slot_id} {doing}")
         except WorkerFailedError as error:
             self._lose(slot_id, replica, error)
 

@@ -50,9 +50,8 @@ class RequestDesk:
                 self._expire()
         finally:
             for key in answers:
-                self._router.withdraw(key)
                 del self._answers[key]
-            self._replicas.dispatch()
+            self._replicas.withdraw(answers)
         return [answer.result() for answer in answers.values()]
 
     def _note_answer(self, event: RequestAnswered) -> None:

@@ -8,8 +8,9 @@
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
 whose request the engine refused, or whose reward failed or left it out, is dropped with its reason and counted, and the
-next prompt takes its place; too large a share of failures stops the run, which would otherwise eat up its prompts for
-nothing. As many groups are scored at once as the scorer has workers; the order in which they end does not matter.
+next prompt takes its place, towards the end of a run in advance (``rlserve.rollout.admission``); too large a share of
+failures stops the run, which would otherwise eat up its prompts for nothing. As many groups are scored at once as the
+scorer has workers; the order in which they end does not matter.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from rlserve.controller.events import GroupFinished, RequestAnswered, RequestsRe
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
+from rlserve.rollout.admission import NOT_NEEDED
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupRecord
 from rlserve.rollout.prompt_source import PromptSource
-from rlserve.rollout.requests.base import RequestKind
+from rlserve.rollout.requests.base import RequestId, RequestKind
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.samples import reward_sample
@@ -72,6 +74,7 @@ class RolloutLoop:
         self._run = run
         self._ledger = books.ledger
         self._router = books.router
+        self._admission = books.admission
         self._buffer = books.buffer
         self._source = source
         self._requests = requests
@@ -84,6 +87,7 @@ class RolloutLoop:
         self._num_left_out_in_a_row = 0
         self._asked: dict[str, PromptGroup] = {}
         """Groups whose answer is not there yet, by id."""
+        self._tool_waits: set[asyncio.Task[None]] = set()
         self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
         run.events.subscribe(RequestsStarted, self._note_started)
         run.events.subscribe(RequestsReturned, self._note_returned)
@@ -96,15 +100,24 @@ class RolloutLoop:
             self._submit(group, record)
         self._replicas.dispatch()
 
-    async def admit(self, wanted: Callable[[], int]) -> None:
-        """Admit groups while there is room and fewer than ``wanted()`` were admitted."""
+    async def admit(self) -> None:
+        """Admit groups while there is room."""
         while True:
-            await self._run.changed.wait_for(
-                lambda: self._ledger.room > 0 and self._ledger.num_admitted < wanted(), "room for another prompt group"
-            )
-            while self._ledger.room > 0 and self._ledger.num_admitted < wanted():
+            await self._run.changed.wait_for(lambda: self._admission.room > 0, "room for another prompt group")
+            while self._admission.room > 0:
                 self._admit_next()
             self._replicas.dispatch()
+
+    def drop_surplus(self) -> None:
+        """After the last step, once the loops are cancelled: what is live still is not needed."""
+        for task in self._tool_waits:
+            task.cancel()
+        now, asked = self._run.clock.now(), [*self._asked]
+        self._asked.clear()
+        self._replicas.withdraw(RequestId(kind=RequestKind.TRAINING, name=group_id) for group_id in asked)
+        self._buffer.drop_all(reason=NOT_NEEDED, time_s=now)
+        for record in self._ledger.live():
+            self._ledger.drop(record.id, reason=NOT_NEEDED, time_s=now)
 
     def _admit_next(self) -> None:
         group, now = self._source.next(), self._run.clock.now()
@@ -136,7 +149,9 @@ class RolloutLoop:
             group = self._asked.pop(event.id.name)
             wait_s = 0.0 if self._workload is None else self._workload.group_tool_wait_s(group.position)
             if wait_s:
-                self._run.tasks.create_task(self._finish_after(wait_s, group, event.output))
+                task = self._run.tasks.create_task(self._finish_after(wait_s, group, event.output))
+                self._tool_waits.add(task)
+                task.add_done_callback(self._tool_waits.discard)
             else:
                 self._finished.put_nowait((group, event.output))
 
@@ -183,6 +198,7 @@ class RolloutLoop:
             return
         self._num_left_out_in_a_row = 0
         record, now = self._ledger.get(group.id), self._run.clock.now()
+        self._admission.note(kept=True)
         self._ledger.score(group.id, time_s=now)
         self._buffer.put(
             ScoredGroup(
@@ -216,6 +232,7 @@ class RolloutLoop:
         ]
 
     def _drop(self, group: PromptGroup, reason: str) -> None:
+        self._admission.note(kept=False)
         self._ledger.drop(group.id, reason=reason, time_s=self._run.clock.now())
         self._run.changed.notify()
 

@@ -125,6 +125,10 @@ class Worker:
         """Queue a batch of requests."""
         self._rollout_role().submit(list(requests))
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests that nobody waits for any more."""
+        self._rollout_role().abort(request_ids)
+
     @ray.method(concurrency_group="poll")  # type: ignore[untyped-decorator]
     def collect(self, timeout_s: float) -> Collected:
         """Long poll for finished outputs."""

@@ -17,8 +17,8 @@ every k. That holds at first and stays so: what the batch before left behind met
 bound at v; and groups admitted since then are due at v - 1 + s at the earliest, where the ledger's limit of (s + 1) * B
 live groups, B of which were in that batch, is all that is needed.
 
-Finished work is never dropped for its age, and the trainer waits for a slow group only when no later batches could
-still take all that would then be due.
+Finished work is never dropped for its age, only as surplus after the last step, and the trainer waits for a slow group
+only when no later batches could still take all that would then be due.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ class SampleBuffer(Generic[FinishedT]):
             self._ledger.train(group_id, time_s=time_s)
             del self._groups[group_id]
         self._taken = ()
+
+    def drop_all(self, *, reason: str, time_s: float) -> None:
+        """After the last step: what was finished and is not needed goes (ledger: buffered → dropped)."""
+        assert not self._taken, "a step is under way"
+        for group_id in self._groups:
+            self._ledger.drop(group_id, reason=reason, time_s=time_s)
+        self._groups.clear()
 
     def check_integrity(self) -> None:
         """Assert that the buffer holds exactly the groups that the ledger calls buffered."""

@@ -3,7 +3,7 @@
     admit ──> pending ──> running ──> scored ──> buffered ──> trained
                  ^           │
                  └───────────┘ its replica was lost or left (attempt + 1)
-    pending | running | scored ──> dropped(reason)
+    pending | running | scored | buffered ──> dropped(reason)
 
 Two rules of a run live here. Every admitted group ends in exactly one of trained or dropped, and the number of
 admitted groups is the position in the data set (I1). Groups are admitted only while fewer than
@@ -44,7 +44,7 @@ LEGAL_MOVES: Mapping[GroupState, frozenset[GroupState]] = {
     GroupState.PENDING: frozenset({GroupState.RUNNING, GroupState.DROPPED}),
     GroupState.RUNNING: frozenset({GroupState.SCORED, GroupState.PENDING, GroupState.DROPPED}),
     GroupState.SCORED: frozenset({GroupState.BUFFERED, GroupState.DROPPED}),
-    GroupState.BUFFERED: frozenset({GroupState.TRAINED}),
+    GroupState.BUFFERED: frozenset({GroupState.TRAINED, GroupState.DROPPED}),
     GroupState.TRAINED: frozenset(),
     GroupState.DROPPED: frozenset(),
 }
@@ -179,7 +179,7 @@ class Ledger:
         self._num_trained += 1
 
     def drop(self, group_id: str, *, reason: str, time_s: float) -> None:
-        """pending, running or scored → dropped, counted under ``reason``."""
+        """Any live state → dropped, counted under ``reason``."""
         self._move(group_id, GroupState.DROPPED, time_s)
         self._dropped[reason] += 1
 

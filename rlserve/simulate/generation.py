@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 
 from rlserve.manager.measurement.readings import GroupDone, ReplicaPolled
+from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.simulate.clock import Clock
@@ -32,6 +33,7 @@ class Generation:
         """``on_ready`` is told whenever the buffer or what is due has changed."""
         self.ledger = Ledger(prompts_per_step=scenario.prompts_per_step, max_staleness=scenario.max_staleness)
         self.buffer: SampleBuffer[Scored] = SampleBuffer(self.ledger, prompts_per_step=scenario.prompts_per_step)
+        self._admission = PromptAdmission(self.ledger, num_groups=scenario.num_groups)
         self.dispatcher = Dispatcher()
         self.replicas: dict[str, Replica] = {}
         self.policy_version = 0
@@ -48,19 +50,10 @@ class Generation:
             return self._journal.num_steps / self._scenario.num_steps
         return self._clock.now_s / self._scenario.duration_s
 
-    @property
-    def _room(self) -> int:
-        """Groups that may be admitted: no more than the run's steps take, with one for each that was dropped."""
-        room, num_steps = self.ledger.room, self._scenario.num_steps
-        if num_steps is None:
-            return room
-        wanted = num_steps * self._scenario.prompts_per_step + self.ledger.count(GroupState.DROPPED)
-        return min(room, wanted - self.ledger.num_admitted)
-
     def admit(self) -> None:
         """Let in as many groups as there is room for."""
         ledger, now_s, scenario = self.ledger, self._clock.now_s, self._scenario
-        while self._room > 0:
+        for _ in range(self._admission.room):
             position = ledger.num_admitted
             work = GroupWork(
                 num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, self.progress)
@@ -172,6 +165,7 @@ class Generation:
         now_s = self._clock.now_s
         kept = self._scenario.workload.keeps(group.position, self.progress)
         self._journal.note(GroupDone(time_s=now_s, kept=kept, num_tokens=group.num_tokens))
+        self._admission.note(kept=kept)
         if kept:
             self.ledger.score(group.id, time_s=now_s)
             self.buffer.put(Scored(group=group, oldest_version=group.oldest_version), time_s=now_s)

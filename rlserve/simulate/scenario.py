@@ -99,6 +99,11 @@ class Scenario:
         return self.workload.mean_num_tokens(progress, max_tokens=self.max_tokens)
 
     @property
+    def num_groups(self) -> int | None:
+        """Trained in the whole run; None where time alone counts."""
+        return None if self.num_steps is None else self.num_steps * self.prompts_per_step
+
+    @property
     def admission(self) -> Admission:
         """How much work is let in."""
         return admission_window(

@@ -68,7 +68,10 @@ class InTurn(Turns):
     def is_ripe(self, num_steps_left: int) -> bool:
         if self._roles.turn is Role.TRAIN:
             return True
-        if self._books.buffer.num_batches < min(self._config.batches_per_turn, num_steps_left):
+        num_batches = self._books.buffer.num_batches
+        if num_batches >= num_steps_left:
+            return True  # what is still generated is surplus
+        if num_batches < self._config.batches_per_turn:
             return False
         ledger = self._books.ledger
         is_generating = ledger.count(GroupState.PENDING) + ledger.count(GroupState.RUNNING) > 0

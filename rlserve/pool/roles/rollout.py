@@ -65,6 +65,10 @@ class RolloutRole:
         """Queue a batch of requests; does not wait for the step under way."""
         self._loop.submit(requests, self._answers)
 
+    def abort(self, request_ids: Sequence[str]) -> None:
+        """End requests at the next boundary between two steps; does not wait for it."""
+        self._loop.abort(request_ids)
+
     def collect(self, timeout_s: float) -> Collected:
         """Outputs since the last call; waits up to ``timeout_s`` for the first one."""
         outputs = self._answers.read(timeout_s)

@@ -220,11 +220,18 @@ class Router:
         self._last_replica = OrderedDict(item for item in self._last_replica.items() if item[1] != replica_id)
         return [entry.id for entry in replica.held.values()]
 
-    def withdraw(self, request_id: RequestId) -> None:
-        """Nobody waits for a request any more; whatever becomes of it is passed over. Nothing if it is not here."""
+    def withdraw(self, request_id: RequestId) -> tuple[str, RequestId] | None:
+        """Nobody waits for a request any more; whatever becomes of it is passed over. Nothing if it is not here.
+
+        Returns which replica has it, and the id of the attempt that it has, if one does.
+        """
         key = request_id.first
-        if self._waiting.pop(key, None) is None and (replica := self._holder(key)) is not None:
-            self._release(replica, replica.held[key])
+        if self._waiting.pop(key, None) is not None or (replica_id := self._holder(key)) is None:
+            return None
+        replica = self._replicas[replica_id]
+        entry = replica.held[key]
+        self._release(replica, entry)
+        return replica_id, entry.id
 
     def expire(self, *, time_s: float) -> list[Expired]:
         """Withdraw, and return, what made no progress for its ``timeout_s``."""
@@ -249,8 +256,8 @@ class Router:
                 is_alone = sum(entry.id.kind is kind for entry in held) == 1
                 assert number <= replica.capacity or is_alone, f"replica {replica_id} is over its capacity of {kind}"
 
-    def _holder(self, key: RequestId) -> _Replica | None:
-        return next((replica for replica in self._replicas.values() if key in replica.held), None)
+    def _holder(self, key: RequestId) -> str | None:
+        return next((replica_id for replica_id, replica in self._replicas.items() if key in replica.held), None)
 
     def _choose(self, entry: _Entry) -> str | None:
         """The replica that should get ``entry`` now, or None."""

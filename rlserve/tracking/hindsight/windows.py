@@ -76,8 +76,8 @@ def cut_windows(
         pieces: its splits.
         buffered: after some steps, by their numbers, finished groups that wait for the trainer.
         waiting: likewise, groups that wait for a replica.
-        last_step: the last that counts. At the end of a run only groups are admitted that replace dropped ones, one
-            after the other.
+        last_step: the last that counts. At the end of a run no more groups are admitted than are needed, so replicas
+            run partly empty.
     """
     events = list(events)
     steps = [event for event in events if event["event"] == "step" and event["step"] <= last_step]

@@ -93,7 +93,7 @@ class FakeReplica(FakeWorker):
         self.closed = False
         self.busy_s = 0.0
         self.changed = asyncio.Event()
-        self.answers |= {"submit": self._submit, "stop_rollout": self._stop}
+        self.answers |= {"submit": self._submit, "abort": self._abort, "stop_rollout": self._stop}
 
     async def call(self, method: str, arguments: tuple[Any, ...]) -> Any:
         if method != "collect":
@@ -118,6 +118,12 @@ class FakeReplica(FakeWorker):
 
     def _submit(self, requests: list[Any]) -> None:
         self.held |= {request.id: request for request in requests}
+
+    def _abort(self, request_ids: list[str]) -> None:
+        for request_id in request_ids:
+            del self.held[request_id]
+            self.outbox.append(output(request_id, FinishReason.ABORT))
+        self.changed.set()
 
     def _stop(self) -> tuple[RequestOutput, ...]:
         self.closed = True

@@ -245,6 +245,18 @@ class SimulatedWorker:
             left_s = (length - len(versions)) * token_s
             running.timer = loop.call_later(max(left_s, 0.0), self._finish, request.id)
 
+    async def do_abort(self, request_ids: Sequence[str]) -> None:
+        assert self.rolling_out, f"{self.slot_id} does not serve"
+        self._count()
+        for request_id in request_ids:
+            if (running := self.running.pop(request_id, None)) is None:
+                continue  # it ended by itself
+            self._advance(running)
+            if running.timer is not None:
+                running.timer.cancel()
+            self.outbox.append(_output(running, FinishReason.ABORT))
+        self.changed.set()
+
     def _count(self) -> None:
         """Add the time up to now, in which the engine had the same requests; called before that changes."""
         now_s, num_samples = asyncio.get_running_loop().time(), self._num_samples

@@ -84,8 +84,9 @@ def test_a_thousand_steps_with_moves_both_ways_and_workers_lost_on_both_sides(tm
     assert summary.num_steps == 1000
     assert summary.groups_trained == len(run.trained) == 4000
     dropped = summary.groups_dropped
-    assert set(dropped) == {"reward_error", "reward_left_out"}
-    assert summary.groups_admitted == 4000 + sum(dropped.values()), "no more than were needed"
+    assert {"reward_error", "reward_left_out"} <= set(dropped) <= {"reward_error", "reward_left_out", "not_needed"}
+    assert summary.groups_admitted == 4000 + sum(dropped.values()), "each has ended"
+    assert dropped.get("not_needed", 0) <= 3, "hardly more than were needed"
     assert min(summary.moves_to_train, summary.moves_to_rollout) >= 3
     assert run.fleet.world.num_kept_tokens > 1000, "requests that moved took their tokens along"
     failures = run.tracker.of(FailureEvent)

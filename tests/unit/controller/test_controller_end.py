@@ -28,7 +28,9 @@ class Ending:
             training=SimpleNamespace(step=self._at_once),
             weights=SimpleNamespace(publish=self._at_once, settled=self._at_once, close=self._at_once),
             trainers=SimpleNamespace(form=self._at_once),
-            rollouts=SimpleNamespace(readmit=lambda: None, admit=self._forever, score=self._forever),
+            rollouts=SimpleNamespace(
+                readmit=lambda: None, admit=self._forever, score=self._forever, drop_surplus=lambda: None
+            ),
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
             turns=SimpleNamespace(begin_rollout=self._at_once, begin_training=self._at_once),
             recovery=SimpleNamespace(close=self._at_once),

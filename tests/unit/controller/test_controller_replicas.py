@@ -231,6 +231,46 @@ def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
     run(scenario, "a", "b")
 
 
+def test_replicas_are_told_of_requests_that_nobody_waits_for_any_more() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        setting.submit("0:0", "0:1")
+        await settled()
+        setting.submit("0:2", min_version=1)  # which waits
+        answer = setting.ask("x")
+        await settled()
+        setting.replicas.withdraw([training_id("0:1"), training_id("0:2"), training_id("0:9")])
+        answer.cancel()
+        await settled()
+        assert sorted(setting.worker("a").held) == ["training/0:0#0"]
+        assert setting.outputs == [], "what came out of the withdrawn ones is passed over"
+        setting.worker("a").finish("training/0:0#0")
+        await settled()
+        assert sorted(setting.outputs) == ["0:0"]
+        setting.router.check_integrity()
+
+    run(scenario, "a")
+
+
+def test_a_replica_that_leaves_is_told_of_no_withdrawn_request() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        setting.submit("0:0")
+        await settled()
+        with unfinished(setting.worker("a"), "stop_rollout") as stopped:
+            leaving = asyncio.create_task(setting.replicas.leave("a"))
+            await settled()
+            setting.replicas.withdraw([training_id("0:0")])
+            stopped.set_result(())
+            setting.worker("a").closed = True
+            setting.worker("a").changed.set()
+            await leaving
+        assert "abort" not in [method for _, method in setting.fleet.log]
+        assert setting.router.num_waiting(RequestKind.TRAINING) == 0
+
+    run(scenario, "a")
+
+
 def test_what_a_lost_replica_had_starts_over_elsewhere() -> None:
     async def scenario(setting: Setting) -> None:
         await setting.replicas.join("a")
@@ -402,9 +442,7 @@ def test_requests_of_whoever_is_cancelled_are_taken_back() -> None:
         assert setting.router.num_waiting(RequestKind.EVALUATION) == 0
         setting.submit("0:0")
         await settled()
-        assert "training/0:0#0" in setting.worker("a").held
-        setting.worker("a").finish("evaluation/0#0")
-        await settled()
+        assert list(setting.worker("a").held) == ["training/0:0#0"], "and no replica computes them any longer"
         assert setting.answers == []
 
     run(scenario, "a")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -17,6 +17,7 @@ from rlserve.controller.events import EventBus, GroupFinished, RequestAnswered, 
 from rlserve.controller.rollout_loop import WORKLOAD_FILTERED, FailureLimits, RolloutLoop
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
 from rlserve.errors import RewardError, UserError
+from rlserve.rollout.admission import NOT_NEEDED, PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import WINDOW
 from rlserve.rollout.groups import PromptGroup, mean_reward_parts
@@ -76,6 +77,11 @@ class FakeReplicas:
         self.held: list[str] = []
         router.join("r0", version=0, capacity=100, time_s=0.0)
 
+    def withdraw(self, request_ids: Iterable[RequestId]) -> None:
+        for request_id in request_ids:
+            if (found := self.router.withdraw(request_id)) is not None:
+                self.held.remove(str(found[1]))
+
     def dispatch(self) -> None:
         for replica_id, requests in self.router.assign(time_s=0.0).items():
             ids = tuple(RequestId.parse(request.id) for request in requests)
@@ -86,8 +92,11 @@ class FakeReplicas:
 class Setting:
     """Room for four groups: two a step, one step ahead."""
 
-    def __init__(self, workload: Workload | None = None, clock: RunClock | None = None) -> None:
+    def __init__(
+        self, workload: Workload | None = None, clock: RunClock | None = None, *, num_groups: int | None = None
+    ) -> None:
         self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
+        self.admission = PromptAdmission(self.ledger, num_groups=num_groups)
         self.router = Router()
         self.buffer = SampleBuffer(self.ledger, prompts_per_step=2)
         self.scorer = FakeScorer()
@@ -97,7 +106,7 @@ class Setting:
         source: Any = FakeSource()
         self.loop = RolloutLoop(
             self.context,
-            Books(ledger=self.ledger, buffer=self.buffer, router=self.router),
+            Books(ledger=self.ledger, admission=self.admission, buffer=self.buffer, router=self.router),
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0, workload=workload),
             replicas=fakes.replicas,
@@ -107,8 +116,11 @@ class Setting:
         )
 
     def finish_all(self, error: str | None = None) -> None:
-        held, self.replicas.held = self.replicas.held, []
-        for request_id in held:
+        self.finish(len(self.replicas.held), error)
+
+    def finish(self, number: int, error: str | None = None) -> None:
+        finished, self.replicas.held = self.replicas.held[:number], self.replicas.held[number:]
+        for request_id in finished:
             refusal = RequestOutput(request_id=request_id, samples=(), error=error)
             answer = output(request_id, FinishReason.STOP) if error is None else refusal
             found_id = self.router.finished("r0", answer)
@@ -121,9 +133,9 @@ class Setting:
             await settled()
 
 
-def start(setting: Setting, tasks: asyncio.TaskGroup, wanted: int) -> list[asyncio.Task[None]]:
+def start(setting: Setting, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
     return [
-        tasks.create_task(setting.loop.admit(lambda: wanted)),
+        tasks.create_task(setting.loop.admit()),
         tasks.create_task(setting.loop.score()),
     ]
 
@@ -135,7 +147,7 @@ def test_a_load_that_keeps_few_groups_drops_the_others_for_its_own_reason() -> N
     async def scenario() -> None:
         setting = Setting(workload)
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=4)
+            loops = start(setting, tasks)
             await settled()
             setting.finish_all()
             while not setting.ledger.num_dropped:
@@ -156,7 +168,7 @@ def test_a_group_that_waits_for_tools_is_scored_after_them() -> None:
         loop = asyncio.get_running_loop()
         setting = Setting(workload, RunClock(started=0.0, read=loop.time))
         async with setting.context.tasks as tasks:
-            loops = start(setting, tasks, wanted=4)
+            loops = start(setting, tasks)
             await asyncio.sleep(1.0)
             setting.finish_all()
             await asyncio.sleep(39.0)
@@ -174,7 +186,7 @@ def test_groups_are_admitted_while_there_is_room_and_scored_into_the_buffer() ->
     async def scenario() -> None:
         setting = Setting()
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=6)
+            loops = start(setting, tasks)
             await settled()
             assert setting.ledger.num_admitted == 4, "room for (1 + 1) * 2"
             setting.finish_all()
@@ -191,15 +203,65 @@ def test_groups_are_admitted_while_there_is_room_and_scored_into_the_buffer() ->
 
 def test_no_more_groups_are_admitted_than_the_run_needs() -> None:
     async def scenario() -> None:
-        setting = Setting()
+        setting = Setting(num_groups=3)
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=3)
+            loops = start(setting, tasks)
             await settled()
             assert setting.ledger.num_admitted == 3
             for loop in loops:
                 loop.cancel()
 
     asyncio.run(scenario())
+
+
+def test_towards_the_end_dropped_groups_are_replaced_in_advance_and_the_surplus_goes() -> None:
+    async def scenario() -> None:
+        setting = Setting(num_groups=2)
+        setting.scorer.scores = Score(value=None)
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks)
+            await settled()
+            assert setting.ledger.num_admitted == 2
+            setting.finish_all()
+            await until(lambda: setting.ledger.num_dropped == {"reward_left_out": 2})
+            await until(lambda: setting.ledger.num_admitted == 6)
+            setting.scorer.scores = Score(value=1.0)
+            setting.finish(3)
+            await until(lambda: len(setting.buffer) == 3)
+            assert setting.buffer.take(0) is not None
+            setting.buffer.commit(time_s=0.0)
+            for loop in loops:
+                loop.cancel()
+        assert len(setting.replicas.held) == 1
+        setting.loop.drop_surplus()
+        assert setting.ledger.num_dropped == {"reward_left_out": 2, NOT_NEEDED: 2}, "one was finished, one under way"
+        assert (setting.ledger.num_live, setting.replicas.held, len(setting.buffer)) == (0, [], 0)
+        setting.ledger.check_integrity()
+        setting.buffer.check_integrity()
+        setting.router.check_integrity()
+
+    asyncio.run(scenario())
+
+
+def test_no_group_waits_for_tools_after_the_end() -> None:
+    config = WorkloadConfig(tool_share=1.0, tool_wait_s=40.0, sigma=0.0)
+    workload = create_workload(config, seed=0, num_steps=10, tokens_scale=1.0)
+
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        setting = Setting(workload, RunClock(started=0.0, read=loop.time))
+        async with setting.context.tasks as tasks:
+            loops = start(setting, tasks)
+            await asyncio.sleep(1.0)
+            setting.finish_all()
+            await asyncio.sleep(1.0)
+            for each in loops:
+                each.cancel()
+            setting.loop.drop_surplus()
+        assert loop.time() == 2.0
+        assert setting.ledger.num_dropped == {NOT_NEEDED: 4}
+
+    run_virtual(scenario())
 
 
 REFUSED = r"the engine refused 3 of the last 32 prompt groups.*max_refusal_share allows \(2\); the last, 0:2: too long"
@@ -219,7 +281,7 @@ def test_a_few_failures_are_dropped_and_one_more_stops_the_run(
 ) -> None:
     async def run(setting: Setting) -> None:
         async with asyncio.TaskGroup() as tasks:
-            start(setting, tasks, wanted=100)
+            start(setting, tasks)
             tasks.create_task(setting.keep_failing(error))
 
     async def scenario() -> None:
@@ -240,7 +302,7 @@ def test_a_slow_group_holds_up_no_other() -> None:
         setting = Setting()
         setting.scorer.gates["0:0"] = asyncio.Event()
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=4)
+            loops = start(setting, tasks)
             await settled()
             setting.finish_all()
             await until(lambda: len(setting.buffer) == 3)
@@ -261,8 +323,8 @@ def test_groups_that_the_reward_leaves_out_are_no_failures(caplog: pytest.LogCap
         setting = Setting()
         setting.scorer.scores = Score(value=None)
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=100)
-            while setting.ledger.num_dropped != {"reward_left_out": 100}:
+            loops = start(setting, tasks)
+            while sum(setting.ledger.num_dropped.values()) < 100:
                 setting.finish_all()
                 await settled()
             setting.ledger.check_integrity()
@@ -284,11 +346,11 @@ def test_groups_that_the_reward_leaves_out_are_no_failures(caplog: pytest.LogCap
 )
 def test_of_each_answered_group_is_told_whether_it_was_kept(scores: Score | RewardError, kept: bool) -> None:
     async def scenario() -> None:
-        setting = Setting()
+        setting = Setting(num_groups=1)
         setting.scorer.scores = scores
         finished = recorded(setting.context.events, GroupFinished)
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=1)
+            loops = start(setting, tasks)
             await settled()
             setting.finish_all()
             await until(lambda: bool(finished))
@@ -301,10 +363,10 @@ def test_of_each_answered_group_is_told_whether_it_was_kept(scores: Score | Rewa
 
 def test_the_parts_of_a_reward_become_means() -> None:
     async def scenario() -> None:
-        setting = Setting()
+        setting = Setting(num_groups=2)
         setting.scorer.scores = Score(value=0.5, parts={"format": 1.0})
         async with asyncio.TaskGroup() as tasks:
-            loops = start(setting, tasks, wanted=2)
+            loops = start(setting, tasks)
             await settled()
             setting.finish_all()
             await until(lambda: len(setting.buffer) == 2)

@@ -15,6 +15,7 @@ from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard
 from rlserve.errors import DeadlineExceededError
 from rlserve.manager.gang_table import GangTable
+from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -57,6 +58,7 @@ class Setting:
             self.context,
             Books(
                 ledger=self.ledger,
+                admission=PromptAdmission(self.ledger, num_groups=None),
                 buffer=SampleBuffer(self.ledger, prompts_per_step=1),
                 router=Router(),
             ),

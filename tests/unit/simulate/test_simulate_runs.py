@@ -150,14 +150,17 @@ def test_a_seed_gives_the_same_run_and_another_one_another() -> None:
     assert first != other
 
 
-def test_a_run_that_is_counted_in_steps_ends_with_the_last_and_admits_no_more_than_they_take() -> None:
-    counted = scenario(workload=equal_work(drop_every=3), num_steps=7, max_staleness=3, duration_s=1e6)
+@pytest.mark.parametrize(("drop_every", "most"), [(0, 1.0), (3, 1.15)])
+def test_a_run_that_is_counted_in_steps_ends_with_the_last_and_admits_little_more_than_they_take(
+    drop_every: int, most: float
+) -> None:
+    counted = scenario(workload=equal_work(drop_every=drop_every), num_steps=7, max_staleness=3, duration_s=1e6)
     run = simulate(counted, STATIC, seed=0)
     assert run.num_steps == len(run.step_ends_s) == 7
     assert run.duration_s == run.step_ends_s[-1]
     assert run.num_trained_groups == 7 * 4
-    num_generated = 100 * 2 * (7 * 4 + 7 * 4 / 2)  # and no group is generated that no step trains, but those dropped
-    assert run.num_generated_tokens == pytest.approx(num_generated, rel=0.05)
+    num_groups = 7 * 4 * (drop_every / (drop_every - 1) if drop_every else 1.0)
+    assert num_groups <= run.num_generated_tokens / (100 * 2) <= most * num_groups
 
 
 def test_calls_to_workers_take_their_time() -> None:
