@@ -5,11 +5,9 @@ python benchmarks/coscheduling.py [--scenario NAME …] [--seeds N] [--splits 4,
 
 Scenarios but ``default`` are runs on twelve paced slots (docs/paced_runs.md): real processes, modelled accelerators.
 Runs that are compared do the same number of steps on the same work, so what counts is the time from the end of the
-first step to the end of the last, in seconds of the run; in a paced run to the end of the last but eight, since from
-then on only groups are admitted that replace dropped ones, one after the other, which a longer run would not notice.
-The best static split is found by trying those that are asked for, all by default. A paced run in which this machine was
-the bottleneck is shown and does not count. Runs that lie in ``--folder`` already are not done again, so a measurement
-can be spread over several calls.
+first step to the end of the last, in seconds of the run. The best static split is found by trying those that are asked
+for, all by default. A paced run in which this machine was the bottleneck is shown and does not count. Runs that lie in
+``--folder`` already are not done again, so a measurement can be spread over several calls.
 """
 
 from __future__ import annotations
@@ -27,8 +25,6 @@ from typing import Any
 from launches import launch, read_steps, read_summary
 from machine import circumstances
 
-NUM_FINISHING = 8
-"""Steps at the end of a paced run that do not count: as many batches as are let in ahead of training."""
 SETTLING_S = 60.0
 """After which a run that began badly must keep up with the best split."""
 
@@ -195,8 +191,6 @@ def _run(trial: Trial, folder: Path, arguments: argparse.Namespace) -> None:
 def _outcome(trial: Trial, folder: Path) -> Outcome:
     summary, steps = read_summary(folder), read_steps(folder)
     ends_s = [row["training/time_s"] for row in steps]
-    if summary["overrun_share"] is not None and len(ends_s) > 2 * NUM_FINISHING:
-        ends_s = ends_s[:-NUM_FINISHING]
     settled = [end_s for end_s in ends_s if end_s >= ends_s[0] + SETTLING_S]
     return Outcome(
         name=trial.name,
