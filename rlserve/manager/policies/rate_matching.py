@@ -7,14 +7,15 @@
 
 Between two splits, of which one makes more than training takes and one less, the stock of finished groups decides: see
 ``rlserve.manager.prediction.fluid``. So both sides work all the time although gangs cannot be divided, and a load that
-changes is answered as soon as it shows, in the rates or in the stock. Moves towards one target follow each other at
-once. The next in the other direction waits for the cooldown, and there are no more than so many in an hour.
+changes is answered as soon as it shows, in the rates or in the stock. Once the run ends within the horizon, what counts
+is when: see ``rlserve.manager.prediction.finish``. Moves towards one target follow each other at once. The next in the
+other direction waits for the cooldown, and there are no more than so many in an hour.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,7 +26,8 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.policies.placement import needed_move
 from rlserve.manager.policies.planned_range import plan_range
 from rlserve.manager.policies.rate_memory import PlannedRange, RateState, note_observation
-from rlserve.manager.prediction.fluid import Later, at_stock, values
+from rlserve.manager.prediction.finish import Change, WorkLeft, seconds_left
+from rlserve.manager.prediction.fluid import Array, Later, at_stock, values
 from rlserve.manager.prediction.model import SplitModel, split_model
 from rlserve.manager.prediction.splits import Split, directions, split_now
 from rlserve.manager.prediction.throughput import Rates
@@ -75,6 +77,8 @@ class _Situation:
     """Of the number of gangs in rollout."""
     horizon_s: float
     """How long rates are trusted, and no longer than the run still goes on."""
+    left: WorkLeft | None
+    """What the run has still to do, if it ends within that."""
 
 
 class RateMatchingPolicy(Policy[RateState]):
@@ -107,6 +111,8 @@ class RateMatchingPolicy(Policy[RateState]):
             return Plan(reason=model), state
         state = plan_range(state, observation, model, interval_s=self._config.planner_interval_s, bounds=(fewest, most))
         rates = model.rates(now)
+        left = model.work_left(observation, rates)
+        left_s = math.inf if left is None else (left.num_groups + left.prompts_per_step) / rates.rate
         situation = _Situation(
             observation=observation,
             model=model,
@@ -115,18 +121,12 @@ class RateMatchingPolicy(Policy[RateState]):
             stock=model.stock(observation, rates),
             planned=state.planned,
             bounds=(fewest, most),
-            horizon_s=self._horizon_s(observation, rates),
+            horizon_s=min(self._config.horizon_s, left_s),
+            left=left if left_s < self._config.horizon_s else None,
         )
         plan = self._plan(situation, state)
         look_again_s = observation.time_s + rates.train_step_s / _LOOKS_PER_STEP
         return plan, replace(state, plan=None if plan.moves else plan, look_again_s=look_again_s)
-
-    def _horizon_s(self, observation: Observation, rates: Rates) -> float:
-        num_steps_left = observation.num_steps_left
-        if num_steps_left is None:
-            return self._config.horizon_s
-        left_s = max(1, num_steps_left) * observation.admission.prompts_per_step / rates.rate
-        return min(self._config.horizon_s, left_s)
 
     def _plan(self, situation: _Situation, state: RateState) -> Plan:
         observation, rates, horizon_s = situation.observation, situation.rates, situation.horizon_s
@@ -150,7 +150,7 @@ class RateMatchingPolicy(Policy[RateState]):
         return Plan(moves=moves, reason=_reason(best, forecast, situation), forecast=forecast, numbers=numbers)
 
     def _options(self, situation: _Situation) -> list[_Option]:
-        observation, model, now, planned = situation.observation, situation.model, situation.now, situation.planned
+        observation, now, planned = situation.observation, situation.now, situation.planned
         rate_now, horizon_s = situation.rates.rate, situation.horizon_s
         reached = [
             (direction.to, direction.gangs[0], num_moves, split)
@@ -169,14 +169,7 @@ class RateMatchingPolicy(Policy[RateState]):
         costs = np.where(moves > 0, to_rollout, to_train) * np.abs(moves)
         prices = self._config.safety * costs + self._config.min_gain * rate_now * horizon_s * np.abs(moves)
         splits = [now, *(split for _, _, _, split in reached)]
-        flows, stage_s, later = model.flows(splits), horizon_s / _NUM_STAGES, None
-        alternation = observation.measured.kept_alternation
-        if alternation is not None:
-            mean = model.with_kept_share(alternation.mean).flows(splits)
-            value = values(mean, costs=prices, stage_s=stage_s, horizon_s=horizon_s)
-            later = Later(value=value, share=1.0 - math.exp(-stage_s / alternation.regime_s))
-        value = values(flows, costs=prices, stage_s=stage_s, horizon_s=horizon_s, later=later)
-        value_now, *others = at_stock(flows, value, situation.stock).tolist()
+        value_now, *others = _values(situation, splits, prices).tolist()
         return [
             _Option(
                 to=to,
@@ -223,6 +216,35 @@ class RateMatchingPolicy(Policy[RateState]):
             return None
         rest_s = state.moves[-1][0] + config.cooldown_s - observation.time_s
         return f"the last move went the other way: cooldown for another {rest_s:.0f} s" if rest_s > 0 else None
+
+
+def _values(situation: _Situation, splits: Sequence[Split], prices: Array) -> Array:
+    """Groups trained if each of the splits is made now, [M], up to a constant: within the horizon, or until the run is
+    done, in groups at the rate that there is now."""
+    if situation.left is not None:
+        return -situation.rates.rate * _seconds_left(situation, situation.left, splits, prices)
+    model, horizon_s, later = situation.model, situation.horizon_s, None
+    flows, stage_s = model.flows(splits), horizon_s / _NUM_STAGES
+    alternation = situation.observation.measured.kept_alternation
+    if alternation is not None:
+        mean = model.with_kept_share(alternation.mean).flows(splits)
+        value = values(mean, costs=prices, stage_s=stage_s, horizon_s=horizon_s)
+        later = Later(value=value, share=1.0 - math.exp(-stage_s / alternation.regime_s))
+    value = values(flows, costs=prices, stage_s=stage_s, horizon_s=horizon_s, later=later)
+    return at_stock(flows, value, situation.stock)
+
+
+def _seconds_left(situation: _Situation, left: WorkLeft, splits: Sequence[Split], prices: Array) -> Array:
+    """Until the run is done if each of the splits is made now, [M]."""
+    if not left.num_groups:
+        return np.zeros(len(splits))  # the last step is under way, or about to begin
+    model, costs_s, change = situation.model, prices / situation.rates.rate, None
+    flows, alternation = model.flows(splits), situation.observation.measured.kept_alternation
+    if alternation is not None:
+        mean = model.with_kept_share(alternation.mean).flows(splits)
+        left_then = replace(left, kept_share=alternation.mean)
+        change = Change(seconds=seconds_left(mean, left_then, costs_s=costs_s), mean_s=alternation.regime_s)
+    return at_stock(flows, seconds_left(flows, left, costs_s=costs_s, change=change)[-1], situation.stock)
 
 
 def _is_within(num_rollout: int, num_now: int, planned: PlannedRange) -> bool:

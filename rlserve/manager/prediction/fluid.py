@@ -90,7 +90,12 @@ def _best(value: Array, costs: Array) -> Array:
 def at_stock(flows: Flows, table: Array, stock: float) -> Array:
     """A column of [M, X] between its grid points."""
     column = np.full((len(table), 1), min(max(stock, 0.0), float(flows.stocks[-1])))
-    return _read(table, *_places(flows.stocks, column))[:, 0]
+    return read_at(flows.stocks, table, column)[:, 0]
+
+
+def read_at(stocks: Array, table: Array, stock: Array) -> Array:
+    """``table`` [M, X] between its grid points, at ``stock`` [M, …] of each split."""
+    return _read(table, *_places(stocks, stock))
 
 
 def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
@@ -101,7 +106,7 @@ def _stage(flows: Flows, stage_s: float) -> tuple[Array, Array]:
     trained = np.zeros_like(stock)
     rate, balanced = flows.trained[:, None], flows.balanced[:, None]
     for _ in range(_NUM_SUBSTEPS):
-        generated = _read(flows.generated, *_places(flows.stocks, stock))
+        generated = read_at(flows.stocks, flows.generated, stock)
         ahead = stock + (generated - rate) * substep_s
         trained += np.where(ahead >= 0.0, rate * substep_s, stock + np.minimum(balanced, rate) * substep_s)
         stock = np.clip(ahead, 0.0, most)

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlserve.manager.policies.base import Observation
 from rlserve.manager.prediction.curves import StepLine, TrainingCurve, step_lines
+from rlserve.manager.prediction.finish import WorkLeft
 from rlserve.manager.prediction.fluid import Flows
 from rlserve.manager.prediction.prior import FiguresPrior
 from rlserve.manager.prediction.splits import Split
@@ -40,11 +41,18 @@ class SplitModel:
     def stock(self, observation: Observation, rates: Rates) -> float:
         """Finished groups beyond those that training takes when its step under way ends; ``rates`` are those of the
         split that there is."""
-        num_prompts, last_s = self.work.admission.prompts_per_step, observation.measured.last_step_end_s
-        left = 0.0
-        if not observation.trainer_waiting and last_s is not None:
-            left = max(0.0, 1.0 - (observation.time_s - last_s) / rates.train_step_s)
-        return max(0.0, observation.num_buffered - num_prompts * (1.0 - left))
+        num_put_aside = self.work.admission.prompts_per_step * (1.0 - _step_left(observation, rates))
+        return max(0.0, observation.num_buffered - num_put_aside)
+
+    def work_left(self, observation: Observation, rates: Rates) -> WorkLeft | None:
+        """What the run has still to do after its step under way; None where it has no last step."""
+        if observation.num_steps_left is None:
+            return None
+        num_prompts = self.work.admission.prompts_per_step
+        num_steps = observation.num_steps_left - 2 + _step_left(observation, rates)  # the last one begins then
+        return WorkLeft(
+            num_groups=max(0.0, num_prompts * num_steps), prompts_per_step=num_prompts, kept_share=self.work.kept_share
+        )
 
     def with_kept_share(self, kept_share: float) -> SplitModel:
         """The same with another share."""
@@ -107,6 +115,14 @@ def split_model(observation: Observation, now: Split, running_share: float | Non
         training=TrainingCurve([rate for rate in measured.train if set(rate.types) <= types], prior),
     )
     return _as_quick_as_measured(model, observation, now)
+
+
+def _step_left(observation: Observation, rates: Rates) -> float:
+    """Share of the step under way that is still to be done."""
+    last_s = observation.measured.last_step_end_s
+    if observation.trainer_waiting or last_s is None:
+        return 0.0
+    return max(0.0, 1.0 - (observation.time_s - last_s) / rates.train_step_s)
 
 
 def _as_quick_as_measured(model: SplitModel, observation: Observation, now: Split) -> SplitModel:
