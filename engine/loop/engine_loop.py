@@ -50,6 +50,8 @@ class LoopStats:
     """Seconds that steps took; the rest of the time the engine waited for work, or ran commands."""
     running_s: float
     """Integral of the samples with KV blocks over ``busy_s``: divided by it, the mean batch of a step."""
+    first_token_s: float | None
+    """When this loop made its first token, on its clock; None before."""
 
 
 class EngineLoop:
@@ -82,6 +84,11 @@ class EngineLoop:
         self._num_steps = 0
         self._busy_s = 0.0
         self._running_s = 0.0
+        self._num_tokens_before = engine.stats().num_generated_tokens
+        self._first_token_s: float | None = None
+        self._goes_on_since_s: float | None = None
+        """When the last step ended, if the next one was to follow at once."""
+        self._longest_gap_s = 0.0
         self._stats = self._read_stats()
         gpu = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
         self._thread = threading.Thread(target=self._run, args=(gpu,), name="engine", daemon=True)
@@ -91,6 +98,13 @@ class EngineLoop:
     def stats(self) -> LoopStats:
         """The numbers of now. Waits for nothing."""
         return self._stats
+
+    def take_longest_gap_s(self) -> float:
+        """The longest time from the end of a step to the end of the next, of those that ended since the last call,
+        without the time in which there was no work; 0 where none ended."""
+        with self._commands.lock:
+            longest_s, self._longest_gap_s = self._longest_gap_s, 0.0
+        return longest_s
 
     def subscribe_answers(self) -> AnswerSubscription:
         """A reader of whole answers."""
@@ -175,13 +189,22 @@ class EngineLoop:
         engine = self._engine.stats()
         if self._pace is not None:
             self._hold(self._pace, start)
-        step_s = self._clock() - start
+        now = self._clock()
+        self._note_end(now, engine, since_s=start if self._goes_on_since_s is None else self._goes_on_since_s)
+        step_s = now - start
         self._busy_s += step_s
         self._num_steps += 1
         self._running_s += step_s * max(num_before, engine.num_running)
         self._stats = self._read_stats()  # before its outputs: who reads them finds the step counted
         self._route_held()
         self._serve_readers()
+
+    def _note_end(self, now_s: float, engine: EngineStats, *, since_s: float) -> None:
+        with self._commands.lock:
+            self._longest_gap_s = max(self._longest_gap_s, now_s - since_s)
+        self._goes_on_since_s = now_s if self._engine.can_step else None
+        if self._first_token_s is None and engine.num_generated_tokens > self._num_tokens_before:
+            self._first_token_s = now_s
 
     def _hold(self, pace: StepPace, start_s: float) -> None:
         pace.computed(start_s, self._engine.last_work)
@@ -242,4 +265,10 @@ class EngineLoop:
         return self._loop_stats(self._engine.stats())
 
     def _loop_stats(self, engine: EngineStats) -> LoopStats:
-        return LoopStats(engine=engine, num_steps=self._num_steps, busy_s=self._busy_s, running_s=self._running_s)
+        return LoopStats(
+            engine=engine,
+            num_steps=self._num_steps,
+            busy_s=self._busy_s,
+            running_s=self._running_s,
+            first_token_s=self._first_token_s,
+        )

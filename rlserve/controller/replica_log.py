@@ -10,7 +10,7 @@ about a thousand a replica in an hour, two thousand in a day.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import ReplicaHeard
@@ -30,6 +30,8 @@ class _Totals:
     busy_s: float = 0.0
     running_s: float = 0.0
     num_tokens: int = 0
+    longest_gap_s: float = 0.0
+    """Since it was told last."""
 
 
 class ReplicaLog:
@@ -47,12 +49,15 @@ class ReplicaLog:
         begun = self._told.get(event.slot_id)
         if begun is None or begun.since_s != event.since_s:
             self._told[event.slot_id] = _Totals(since_s=event.since_s, time_s=event.since_s)
+        before = self._heard.get(event.slot_id)
+        untold_s = 0.0 if before is None or before.since_s != event.since_s else before.longest_gap_s
         self._heard[event.slot_id] = _Totals(
             since_s=event.since_s,
             time_s=now,
             busy_s=stats.busy_s,
             running_s=stats.running_s,
             num_tokens=event.num_generated_tokens,
+            longest_gap_s=max(untold_s, stats.longest_gap_s),
         )
         if now - self._told[event.slot_id].time_s >= max(MIN_STRETCH_S, now * STRETCH_SHARE):
             self._tell(event.slot_id)
@@ -66,6 +71,7 @@ class ReplicaLog:
         before, now = self._told[slot_id], self._heard[slot_id]
         if now.time_s > before.time_s:
             self._told[slot_id] = now
+            self._heard[slot_id] = replace(now, longest_gap_s=0.0)
             self._run.events.emit(
                 ReplicaEvent(
                     time_s=now.time_s,
@@ -74,5 +80,6 @@ class ReplicaLog:
                     busy_s=now.busy_s - before.busy_s,
                     running_s=now.running_s - before.running_s,
                     num_tokens=now.num_tokens - before.num_tokens,
+                    longest_gap_s=now.longest_gap_s,
                 )
             )

@@ -40,6 +40,7 @@ from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
+from rlserve.tracking.events import RolePhase, RolePhaseEvent
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +124,9 @@ class Replicas:
             WorkerFailedError: it was lost, or failed, on the way. If it served already, that was reported.
         """
         worker = self._fleet[slot_id]
+        self._note_phase(slot_id, "engine_formed")
         receipt = await self._weights.take(slot_id)
+        self._note_phase(slot_id, "weights_taken")
         first = await self._within(worker.collect.remote(0.0), f"{slot_id} answering its first poll")
         now = self._run.clock.real_s()
         replica = _Replica(
@@ -141,9 +144,10 @@ class Replicas:
             raise WorkerLostError(f"the replica on {slot_id} was lost as soon as it served")
 
     async def leave(self, slot_id: str) -> MemoryChange:
-        """Take a worker out of the rollout role: no new work, unfinished requests move on with their tokens.
+        """Take a worker out of the rollout role: no new work, unfinished requests move on with their tokens, and only
+        then its memory is freed, of which nobody who generates has to know.
 
-        Returns what was freed of its memory.
+        Returns what was freed.
 
         Raises:
             WorkerFailedError: it was lost, or failed, on the way.
@@ -157,10 +161,12 @@ class Replicas:
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
             await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
-        freed: MemoryChange = await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost while it left")
         self._forget(slot_id, partials)
+        self._note_phase(slot_id, "requests_moved")
+        freed: MemoryChange = await self._within(worker.rollout_ended.remote(), f"{slot_id} ending its rollout")
+        self._note_phase(slot_id, "memory_released")
         return freed
 
     def forget(self, slot_id: str) -> None:
@@ -232,6 +238,8 @@ class Replicas:
                 f"the replica on {slot_id} has work but made no step for "
                 f"rollout.request_timeout_s={self._request_timeout_s:g} s"
             )
+        if replica.stats is None or replica.stats.first_token_ago_s is None:
+            self._note_first_token(slot_id, stats)
         replica.stats = stats
         self._run.events.emit(
             ReplicaHeard(
@@ -241,6 +249,10 @@ class Replicas:
                 num_generated_tokens=stats.num_generated_tokens - replica.num_tokens_before,
             )
         )
+
+    def _note_first_token(self, slot_id: str, stats: RolloutStats) -> None:
+        if stats.first_token_ago_s is not None:
+            self._note_phase(slot_id, "first_token", ago_s=stats.first_token_ago_s)
 
     def _take_answer(self, slot_id: str, output: RequestOutput) -> None:
         """Answers that come too late are passed over."""
@@ -286,6 +298,10 @@ class Replicas:
         returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.real_s())
         self._run.events.emit(RequestsReturned(ids=tuple(returned)))
         self.dispatch()
+
+    def _note_phase(self, slot_id: str, phase: RolePhase, *, ago_s: float = 0.0) -> None:
+        time_s = self._run.clock.now() - ago_s
+        self._run.events.emit(RolePhaseEvent(time_s=time_s, slot_id=slot_id, phase=phase))
 
     async def _within(self, call: Any, what: str) -> Any:
         return await answer(call, timeout_s=self._switch_timeout_s, what=what)

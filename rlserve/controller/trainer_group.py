@@ -37,6 +37,7 @@ from rlserve.errors import (
     WorkerLostError,
 )
 from rlserve.manager.roles import Role
+from rlserve.tracking.events import RolePhase, RolePhaseEvent
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 
@@ -125,6 +126,7 @@ class TrainerGroup:
         """
         for error in failures_of(await self._calls.all(slot_ids, "prepare_training")).values():
             raise error
+        self._note_phase(slot_ids, "trainer_built")
 
     async def add(self, slot_ids: Sequence[str]) -> None:
         """Let the idle workers of a gang join as the last ranks, all at once; of the last gang, those that it lost.
@@ -171,6 +173,7 @@ class TrainerGroup:
             if not remaining or not leaving:
                 return False
             on_leaving()
+            self._note_phase(leaving, "step_boundary")
             await self._regroup(remaining, leaving=leaving)
         # The others train on while its memory is freed.
         for error in failures_of(await self._calls.all(leaving, "leave_training")).values():
@@ -249,12 +252,17 @@ class TrainerGroup:
 
     async def _add(self, slot_ids: Sequence[str]) -> None:
         self._note_gang(slot_ids)
+        self._note_phase(slot_ids, "step_boundary")
         await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
         if not set(slot_ids) <= set(self._members):
             raise WorkerLostError(f"{', '.join(slot_ids)}: lost while joining the trainers")
 
     def _note_gang(self, slot_ids: Sequence[str]) -> None:
         self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))
+
+    def _note_phase(self, slot_ids: Sequence[str], phase: RolePhase) -> None:
+        event = RolePhaseEvent(time_s=self._run.clock.now(), slot_id=slot_ids[0], phase=phase)
+        self._run.events.emit(event)
 
     async def _by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
         while True:

@@ -92,6 +92,11 @@ class RolloutStats:
     """Seconds that the engine has computed since it took the role; the rest it waited for work."""
     running_s: float = 0.0
     """Integral of ``num_running`` over ``busy_s``: divided by it, the mean batch of a step."""
+    first_token_ago_s: float | None = None
+    """Since the first token that it made in this role; None before."""
+    longest_gap_s: float = 0.0
+    """Longest time between the ends of two steps, of those that ended since the numbers were told last; without the
+    time in which there was no work."""
     engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
 

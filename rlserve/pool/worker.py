@@ -135,14 +135,14 @@ class Worker:
         return self._rollout_role().collect(timeout_s)
 
     def stop_rollout(self) -> tuple[RequestOutput, ...]:
-        """Give the rollout role up; returns the unfinished requests with the tokens they have."""
+        """Generate no more; returns the unfinished requests with the tokens they have."""
         partials = self._rollout_role().stop()
-        logger.info("rollout role: ended, %d requests unfinished", len(partials))
+        logger.info("rollout role: stopped, %d requests unfinished", len(partials))
         return partials
 
     def rollout_ended(self) -> MemoryChange:
-        """Forget the role once its last outputs were collected; what ``stop_rollout`` gave back."""
-        released = self._rollout_role().released
+        """Give the role up once its last outputs were collected; what was freed of the engine's memory."""
+        released = self._rollout_role().free()
         self._rollout = None
         return released
 

@@ -16,6 +16,19 @@ from rlserve.tracking.run_folder import RunFolder
 
 Action = Literal["hold", "to_rollout", "to_train"]
 Owner = Literal["train", "rollout", "moving", "dead", "gone"]
+RolePhase = Literal[
+    "requests_moved",
+    "memory_released",
+    "trainer_built",
+    "step_boundary",
+    "engine_formed",
+    "weights_taken",
+    "first_token",
+]
+"""A part of a change of role that is done. To training: the requests are on their way to other replicas with their
+tokens; the memory of the engine is free; model and optimizer are built; the trainers have ended their step, and form
+their group anew. To rollout: the trainers have ended their step; the engine has its memory; the newest weights are
+loaded; the first token is made."""
 
 
 class Record:
@@ -157,6 +170,8 @@ class ReplicaEvent(Event):
     begin_s: float
     busy_s: float
     """Of the stretch, computing."""
+    longest_gap_s: float
+    """Longest time between the ends of two of its engine's steps, without the time in which there was no work."""
     running_s: float
     """Samples in its running batch, summed over that time."""
     num_tokens: int
@@ -189,6 +204,17 @@ class MoveEvent(Event):
     """When they left their old role."""
     trainer_pause_s: float
     """How long training stood still for it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolePhaseEvent(Event):
+    """A part of a change of role was done, at ``time_s``. The first token is told by the replica a little later, so
+    other lines may stand before it that are younger."""
+
+    kind: ClassVar[str] = "phase"
+    slot_id: str
+    """That leads its gang."""
+    phase: RolePhase
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ class FakeEngine:
         self.tensors: dict[str, torch.Tensor] = {}
         self.failure: BaseException | None = None
         self.last_work = NO_WORK
+        self.num_generated_tokens = 0
 
     @property
     def has_work(self) -> bool:
@@ -46,6 +47,7 @@ class FakeEngine:
         if self.failure is not None:
             raise self.failure
         self.events.append("step ends")
+        self.num_generated_tokens += len(self.waiting)
         return [output_of(self.waiting.pop(0))] if self.waiting else []
 
     def new_tokens(self, request_id: str, num_seen: Mapping[int, int]) -> tuple[SampleDelta, ...]:
@@ -71,10 +73,13 @@ class FakeEngine:
         pass
 
     def stats(self) -> EngineStats:
-        counts = dict.fromkeys(EngineStats.__dataclass_fields__, 0)
-        return EngineStats(
-            **(counts | {"num_blocks": 1, "weight_version": self.weight_version, "num_running": len(self.waiting)})
-        )
+        known = {
+            "num_blocks": 1,
+            "weight_version": self.weight_version,
+            "num_running": len(self.waiting),
+            "num_generated_tokens": self.num_generated_tokens,
+        }
+        return EngineStats(**(dict.fromkeys(EngineStats.__dataclass_fields__, 0) | known))
 
 
 def output_of(request_id: str) -> RequestOutput:

@@ -34,8 +34,6 @@ class RolloutRole:
         self._receiver = receiver
         self._pace = pace
         self._device = device
-        self.released = MemoryChange(before_bytes=0, after_bytes=0)
-        """What :meth:`stop` gave back."""
         self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
 
@@ -75,19 +73,21 @@ class RolloutRole:
         return Collected(outputs=outputs, stats=self._read_stats(), closed=self._answers.is_closed)
 
     def stop(self) -> tuple[RequestOutput, ...]:
-        """Give the role up: unfinished requests come back with their tokens, and the engine's memory is freed, that of
-        the weights too: whoever takes the role again gets the newest ones anyhow.
+        """Generate no more: unfinished requests come back with their tokens. :meth:`free` follows.
 
         Outputs that finished before are still handed out by ``collect``, each exactly once.
         """
         partials = self._loop.stop()
+        self._engine.check_integrity()
+        return partials
+
+    def free(self) -> MemoryChange:
+        """Free the engine's memory, that of the weights too: whoever takes the role again gets the newest ones."""
         before_bytes = used_bytes(self._device)
         with self._pace.freeing():
             self._engine.release_memory(weights=True)
             self._receiver.drop()
-        self.released = MemoryChange(before_bytes=before_bytes, after_bytes=used_bytes(self._device))
-        self._engine.check_integrity()
-        return partials
+        return MemoryChange(before_bytes=before_bytes, after_bytes=used_bytes(self._device))
 
     def abandon(self) -> None:
         """Give the role up without handing anything back: whatever was asked of it is asked of others again."""
@@ -98,7 +98,7 @@ class RolloutRole:
 
     def _read_stats(self) -> RolloutStats:
         loop = self._loop.stats
-        stats = loop.engine
+        stats, first_s = loop.engine, loop.first_token_s
         return RolloutStats(
             weight_version=stats.weight_version,
             num_running=stats.num_running,
@@ -110,5 +110,7 @@ class RolloutRole:
             num_steps=loop.num_steps,
             busy_s=loop.busy_s,
             running_s=loop.running_s,
+            first_token_ago_s=None if first_s is None else self._pace.now_s() - first_s,
+            longest_gap_s=self._loop.take_longest_gap_s(),
             engine_metrics=vllm_metrics(stats),
         )

@@ -2,7 +2,7 @@
 
 ::
 
-    process "slots"   a track a slot: whose it is, and within it what it does
+    process "slots"   a track a slot: whose it is, within it what it does, and within a change of role its parts
     process "run"     a track of training steps, each with its wait, its work and the copy of the weights;
                       a track of the manager's decisions; counters
 
@@ -13,6 +13,8 @@ https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0nSsKchNAySU
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +76,7 @@ def trace_events(lines: RunLines, run_name: str) -> Iterator[TraceEvent]:
     rows = slot_timelines(lines.events, lines.end_s)
     yield from _names(rows, run_name)
     yield from _slot_slices(rows, activity(rows, lines.events))
+    yield from _role_phase_slices(rows, lines.events)
     yield from _step_slices(lines.events)
     yield from _instants(lines)
     yield from _counters(lines)
@@ -96,6 +99,24 @@ def _slot_slices(rows: Sequence[SlotTimeline], slices: Slices) -> Iterator[Trace
             yield _slice(SLOTS, thread, _OWNER_NAMES[interval.owner], interval, {"slot": row.slot_id})
         for piece in slices[row.slot_id]:
             yield _slice(SLOTS, thread, piece.kind, piece, {})
+
+
+def _role_phase_slices(rows: Sequence[SlotTimeline], events: Iterable[Line]) -> Iterator[TraceEvent]:
+    """The parts of changes of role, by what ends each: they lie within the states of the gang on its way."""
+    gang_of = {row.slot_id: row.gang_id for row in rows}
+    ends: dict[str, list[tuple[float, str]]] = defaultdict(list)
+    for event in events:
+        if event["event"] == "phase" and event["slot_id"] in gang_of:
+            ends[gang_of[event["slot_id"]]].append((event["time_s"], event["phase"].replace("_", " ")))
+    for own in ends.values():
+        own.sort()
+    for thread, row in enumerate(rows, start=1):
+        own = ends[row.gang_id]
+        for state in (phase for phase in row.phases if phase.owner == "moving"):
+            begin_s = state.start_s
+            for end_s, name in own[bisect_left(own, (begin_s, "")) : bisect_right(own, (state.end_s, "~"))]:
+                yield _slice(SLOTS, thread, name, _interval(begin_s, end_s), {})
+                begin_s = end_s
 
 
 def _step_slices(events: Iterable[Line]) -> Iterator[TraceEvent]:

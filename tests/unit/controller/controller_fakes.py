@@ -92,6 +92,7 @@ class FakeReplica(FakeWorker):
         self.outbox: list[RequestOutput] = []
         self.closed = False
         self.busy_s = 0.0
+        self.first_token_ago_s: float | None = None
         self.changed = asyncio.Event()
         self.answers |= {"submit": self._submit, "abort": self._abort, "stop_rollout": self._stop}
 
@@ -104,7 +105,8 @@ class FakeReplica(FakeWorker):
         if self.dead:
             raise RayActorError()
         outputs, self.outbox = tuple(self.outbox), []
-        return Collected(outputs=outputs, stats=replace(stats(), busy_s=self.busy_s), closed=self.closed)
+        told = replace(stats(), busy_s=self.busy_s, first_token_ago_s=self.first_token_ago_s)
+        return Collected(outputs=outputs, stats=told, closed=self.closed)
 
     def finish(self, request_id: str) -> None:
         """Answer a request with one token for each sample."""

@@ -26,13 +26,16 @@ class Replica:
         self.run = run_context(clock=self.clock)
         self.log = ReplicaLog(self.run)
         self.told = recorded(self.run.events, ReplicaEvent)
+        self.gaps_s: list[float] = []
+        """Between its steps, as the next polls tell."""
 
     def serve(self, since_s: float, until_s: float) -> None:
         self.run.events.emit(slot_event(since_s, "b/0", "rollout"))
         while self.clock.now_s < until_s:
             self.clock.now_s += 0.5
             age_s = self.clock.now_s - since_s
-            heard = replace(stats(), busy_s=age_s / 2, running_s=2 * age_s)
+            gap_s = self.gaps_s.pop(0) if self.gaps_s else 0.0
+            heard = replace(stats(), busy_s=age_s / 2, running_s=2 * age_s, longest_gap_s=gap_s)
             self.run.events.emit(
                 ReplicaHeard(slot_id="b/0", since_s=since_s, stats=heard, num_generated_tokens=int(10 * age_s))
             )
@@ -69,6 +72,14 @@ def test_a_replica_that_is_heard_on_its_way_out_is_not_told_of_twice() -> None:
     replica.leave()
     assert [(told.begin_s, told.time_s) for told in replica.told][-2:] == [(6, 7), (7, 8.5)]
     assert sum(told.num_tokens for told in replica.told) == 85
+
+
+def test_the_longest_gap_of_a_stretch_is_that_of_all_polls_in_it() -> None:
+    replica = Replica()
+    replica.gaps_s = [0.01, 0.5, 0.02, 0.02, 0.03, 0.01, 0.04]
+    replica.serve(0.0, 3.5)
+    replica.leave()
+    assert [told.longest_gap_s for told in replica.told] == [0.5, 0.04]
 
 
 def test_a_long_run_has_longer_stretches() -> None:

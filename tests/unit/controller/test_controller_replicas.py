@@ -26,11 +26,12 @@ from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
 from rlserve.errors import WorkerFailedError
 from rlserve.manager.roles import Role
+from rlserve.pool.base import MemoryChange
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
-from rlserve.tracking.events import WeightEvent
+from rlserve.tracking.events import RolePhaseEvent, WeightEvent
 from rlserve.weights.offer import Receipt
 
 
@@ -267,6 +268,67 @@ def test_a_replica_that_leaves_is_told_of_no_withdrawn_request() -> None:
             await leaving
         assert "abort" not in [method for _, method in setting.fleet.log]
         assert setting.router.num_waiting(RequestKind.TRAINING) == 0
+
+    run(scenario, "a")
+
+
+def test_requests_go_on_elsewhere_before_the_memory_of_their_replica_is_free() -> None:
+    async def scenario(setting: Setting) -> None:
+        phases = recorded(setting.context.events, RolePhaseEvent)
+        await setting.replicas.join("a")
+        setting.submit("0:0")
+        await settled()
+        await setting.replicas.join("b")
+        with unfinished(setting.worker("a"), "rollout_ended") as freed:
+            leaving = asyncio.create_task(setting.replicas.leave("a"))
+            await settled()
+            assert list(setting.worker("b").held) == ["training/0:0#1"]
+            assert setting.replicas.slot_ids == ("b",)
+            freed.set_result(MemoryChange(before_bytes=3, after_bytes=1))
+            assert (await leaving).released_bytes == 2
+        assert [(each.slot_id, each.phase) for each in phases] == [
+            ("a", "engine_formed"),
+            ("a", "weights_taken"),
+            ("b", "engine_formed"),
+            ("b", "weights_taken"),
+            ("a", "requests_moved"),
+            ("a", "memory_released"),
+        ]
+
+    run(scenario, "a", "b")
+
+
+def test_a_replica_that_is_lost_once_its_requests_have_moved_does_not_give_them_back_again() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        setting.submit("0:0")
+        await settled()
+        await setting.replicas.join("b")
+        with unfinished(setting.worker("a"), "rollout_ended"):
+            leaving = asyncio.create_task(setting.replicas.leave("a"))
+            await settled()
+            setting.worker("a").kill()
+            with pytest.raises(WorkerFailedError):
+                await leaving
+        setting.replicas.forget("a")
+        assert [event.ids for event in setting.returned] == [(training_id("0:0"),)]
+        assert list(setting.worker("b").held) == ["training/0:0#1"]
+        setting.router.check_integrity()
+
+    run(scenario, "a", "b")
+
+
+def test_the_first_token_is_noted_once_when_it_was_made() -> None:
+    async def scenario(setting: Setting) -> None:
+        phases = recorded(setting.context.events, RolePhaseEvent)
+        await setting.replicas.join("a")
+        await settled()
+        setting.clock.now_s = 50.0
+        for ago_s in (None, 2.0, 9.0):
+            setting.worker("a").first_token_ago_s = ago_s
+            setting.worker("a").changed.set()  # ends its poll
+            await settled()
+        assert [each.time_s for each in phases if each.phase == "first_token"] == [48.0]
 
     run(scenario, "a")
 

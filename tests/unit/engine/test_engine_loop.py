@@ -160,6 +160,33 @@ def test_the_samples_of_a_step_are_weighted_by_its_time(engine: Any) -> None:
     assert (loop.stats.busy_s, loop.stats.running_s) == (6.0, 2.0 * (2 + 2 + 1))
 
 
+def test_the_first_token_and_the_longest_gap_between_steps_are_timed_without_the_time_in_which_there_was_no_work(
+    engine: FakeEngine,
+) -> None:
+    now, ends, step = [10.0], iter((12.0, 17.0, 101.0)), engine.step
+
+    def timed_step() -> list[RequestOutput]:
+        now[0] = next(ends)
+        return step()
+
+    engine.step = timed_step  # type: ignore[method-assign]
+    engine.is_paused = True
+    whole: Any = engine
+    loop = EngineLoop(whole, clock=lambda: now[0])
+    answers = loop.subscribe_answers()
+    loop.submit(requests_of("a", "b"), answers)
+    loop.run(lambda _: setattr(engine, "is_paused", False))
+    assert _read_until(answers, 2) == ["a", "b"]
+    assert loop.take_longest_gap_s() == 17.0 - 12.0
+    assert loop.take_longest_gap_s() == 0.0, "it is told once"
+    loop.run(lambda _: now.__setitem__(0, 100.0))
+    loop.submit(requests_of("c"), answers)
+    assert _read_until(answers, 1) == ["c"]
+    assert loop.take_longest_gap_s() == 101.0 - 100.0
+    assert loop.stats.first_token_s == 12.0
+    loop.stop()
+
+
 def test_functions_run_only_between_steps(engine: FakeEngine, loop: EngineLoop) -> None:
     engine.gate.clear()
     loop.submit(requests_of("a", "b"), loop.subscribe_answers())

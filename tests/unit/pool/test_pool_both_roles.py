@@ -58,6 +58,7 @@ def test_each_turn_of_rollout_serves_the_weights_of_the_step_before(tmp_path: Pa
         (output,) = role.collect(20.0).outputs
         assert output.samples[0].tokens.weight_versions.tolist() == [version] * len(output.samples[0].tokens)
         role.stop()
+        role.free()
         both.train.wake()
         both.train.step(random_batch(version))
         fingerprints.append(expected)

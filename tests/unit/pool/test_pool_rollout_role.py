@@ -74,9 +74,11 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, role: Rollou
     assert before.count("step begins") == before.count("step ends")
 
 
-def test_stop_frees_the_memory_and_nothing_runs_after_it(engine: FakeEngine, role: RolloutRole) -> None:
+def test_memory_is_freed_after_the_stop_and_nothing_runs_after_it(engine: FakeEngine, role: RolloutRole) -> None:
     role.submit(requests_of("a"))
     role.stop()
+    assert not any(event.startswith("release") for event in engine.events), "first the requests move on"
+    role.free()
     assert engine.events[-1] == "release, weights too: True"
     with pytest.raises(WorkerFailedError, match="is stopping"):
         role.take_weights(*_offered(1))
@@ -91,8 +93,9 @@ def test_what_is_freed_is_measured(engine: FakeEngine, role: RolloutRole, monkey
     held = [torch.ones(2**24)]
     monkeypatch.setattr(engine, "release_memory", lambda *, weights: held.clear())
     role.stop()
-    assert role.released.released_bytes == pytest.approx(2**26, rel=0.2)
-    assert role.released.after_bytes > 0
+    freed = role.free()
+    assert freed.released_bytes == pytest.approx(2**26, rel=0.2)
+    assert freed.after_bytes > 0
 
 
 def test_a_poll_tells_the_numbers_of_the_engine_by_the_names_of_vllm(engine: FakeEngine, role: RolloutRole) -> None:

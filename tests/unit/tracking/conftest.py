@@ -148,6 +148,7 @@ class InventedRun:
                         busy_s=busy_s,
                         running_s=20 * busy_s,
                         num_tokens=int(600 * busy_s),
+                        longest_gap_s=0.02,
                     )
                 )
 

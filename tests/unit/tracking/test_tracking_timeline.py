@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.tracking.config import TrackingConfig, WandbConfig
-from rlserve.tracking.events import Decision, Event, FailureEvent, ReplicaEvent, SlotEvent, StepEvent, WeightEvent
+from rlserve.tracking.events import (
+    Decision,
+    Event,
+    FailureEvent,
+    ReplicaEvent,
+    RolePhaseEvent,
+    SlotEvent,
+    StepEvent,
+    WeightEvent,
+)
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.timeline.activity import KINDS, activity
 from rlserve.tracking.timeline.ownership import slot_timelines
@@ -62,7 +71,13 @@ def step(number: int, begin_s: float, work_s: float, copy_s: float, end_s: float
 
 def stretch(slot_id: str, begin_s: float, end_s: float, busy_s: float) -> ReplicaEvent:
     return ReplicaEvent(
-        time_s=end_s, slot_id=slot_id, begin_s=begin_s, busy_s=busy_s, running_s=4 * busy_s, num_tokens=500
+        time_s=end_s,
+        slot_id=slot_id,
+        begin_s=begin_s,
+        busy_s=busy_s,
+        running_s=4 * busy_s,
+        num_tokens=500,
+        longest_gap_s=0.0,
     )
 
 
@@ -77,8 +92,12 @@ STORY: list[Event] = [
     WeightEvent(time_s=18, version=1, slot_id="b/0", duration_s=6, pause_s=1),
     stretch("b/0", 15, 20, 5),
     *changes(20, REPLICA, "leaving_rollout"),
+    RolePhaseEvent(time_s=20.25, slot_id="b/0", phase="requests_moved"),
+    RolePhaseEvent(time_s=20.75, slot_id="b/0", phase="memory_released"),
     *changes(21, REPLICA, "idle"),
     *changes(21, REPLICA, "joining_train"),
+    RolePhaseEvent(time_s=23, slot_id="b/0", phase="step_boundary"),
+    RolePhaseEvent(time_s=25, slot_id="b/0", phase="first_token"),
     *changes(24, REPLICA, "train"),
     step(2, 24, 24, 28, 28, "a/0", *REPLICA),
     FailureEvent(time_s=29, slot_id="b/1", reason="killed"),
@@ -236,6 +255,23 @@ def test_the_trace_is_valid_and_its_slices_nest_and_add_up(folder: RunFolder) ->
             wanted[kind] += seconds * 1_000_000
         assert spent == wanted
         assert sum(spent.values()) == 30_000_000
+
+
+def test_the_trace_has_the_parts_of_a_change_of_role(folder: RunFolder) -> None:
+    written(folder, STORY)
+    write_trace(folder, folder.trace_file)
+    events = json.loads(folder.trace_file.read_text())["traceEvents"]
+    parts = ("requests moved", "memory released", "step boundary", "first token")
+    found = [(each["name"], each["tid"], each["ts"], each["dur"]) for each in events if each["name"] in parts]
+    assert sorted(found, key=lambda each: each[1:3]) == [
+        (name, track, begin_us, duration_us)
+        for track in (2, 3)
+        for name, begin_us, duration_us in (
+            ("requests moved", 20_000_000, 250_000),
+            ("memory released", 20_250_000, 500_000),
+            ("step boundary", 21_000_000, 2_000_000),
+        )
+    ], "on both slots of the gang, and nothing of what came after it"
 
 
 def test_the_trace_has_steps_decisions_losses_and_counters(folder: RunFolder) -> None:
