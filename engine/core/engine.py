@@ -7,7 +7,7 @@ abort, memory) is called between two steps, so it always happens at a step bound
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +16,7 @@ import torch
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.core.generation import Generation
+from rlserve.engine.core.scoring import SequenceScorer
 from rlserve.engine.core.weight_versions import WeightVersions
 from rlserve.engine.decoder.parameters import WeightChanges
 from rlserve.engine.kv_cache.block_pool import BlockPool
@@ -98,6 +99,7 @@ class Engine:
             overlaps=self._runner.overlaps,
             clock=clock,
         )
+        self._scorer = SequenceScorer(self._runner, config, self.spec.vocab_size)
         # Not a method of this engine: an engine that is forgotten is freed at once, and with it its other ranks.
         recompute = config.on_new_weights == "recompute"
         on_change = partial(self._generation.weights_changed, recompute=recompute)
@@ -179,6 +181,21 @@ class Engine:
             By index; samples without news are left out, and those that have ended are told each time.
         """
         return self._generation.new_tokens(request_id, num_seen)
+
+    def score(self, sequences: Sequence[Sequence[int]]) -> tuple[tuple[float, ...], ...]:
+        """Raw log-probability of each token after those before it, of every sequence; the first has none. Requests are
+        left alone: it may be called between any two steps, and has room of its own.
+
+        Args:
+            sequences: token ids, 2 to 128 each, or fewer where the model or a step takes no more.
+
+        Raises:
+            UserError: a sequence that is too short or too long, or a token that the model does not have.
+            WeightsRefusedError: there are no weights to score with, or the memory is released.
+        """
+        if not self._weights.is_loaded or self._kv_cache_released:
+            raise WeightsRefusedError("cannot score: load a whole version, into memory that is not released, first")
+        return self._scorer.score(sequences)
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
         """End requests now and return what they have: finished samples as they are, the others with the tokens
@@ -342,33 +359,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The numbers of now."""
-        counts, totals = self._scheduler.counts, self._generation.counts
-        latencies = self._generation.latencies
-        return EngineStats(
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
-            num_blocks=self._pool.num_blocks,
-            num_used_blocks=self._pool.num_blocks - self._pool.num_free,
-            weight_version=self._weights.version,
-            num_steps=totals.num_steps,
-            num_prompt_tokens=totals.num_prompt_tokens,
-            num_generated_tokens=totals.num_generated_tokens,
-            num_computed_tokens=totals.num_computed_tokens,
-            num_dropped_tokens=totals.num_dropped_tokens,
-            num_finished_requests=totals.num_finished_requests,
-            num_preemptions=counts.num_preemptions,
-            num_forks=counts.num_forks,
-            num_block_copies=counts.num_block_copies,
-            num_prefill_chunks=counts.num_prefill_chunks,
-            num_partial_chunks=counts.num_partial_chunks,
-            prefix_queries=counts.prefix_queries,
-            prefix_hits=counts.prefix_hits,
-            num_recovered_tokens=counts.num_recovered_tokens,
-            time_to_first_token=latencies.time_to_first_token.snapshot(),
-            inter_token_latency=latencies.inter_token_latency.snapshot(),
-            queue_time=latencies.queue_time.snapshot(),
-            e2e_latency=latencies.e2e_latency.snapshot(),
-        )
+        return self._generation.stats(self._pool, self._weights.version)
 
     def close(self) -> None:
         """End the other ranks, if there are any; nothing can be computed afterwards. It happens by itself when the

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rlserve.engine.core.new_tokens import new_tokens
 from rlserve.engine.core.pipeline import InFlightStep, Pipeline
 from rlserve.engine.kernels.base import SampledTokens
+from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.engine.requests.generated_tokens import NO_TOKENS
@@ -31,6 +32,7 @@ from rlserve.engine.sequences.prompt_scores import PromptScores
 from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceState
 from rlserve.engine.sequences.stop_strings import StopStringChecker
 from rlserve.engine.sequences.table import SequenceTable
+from rlserve.engine.stats.engine_stats import EngineStats
 from rlserve.engine.stats.metrics import NO_TIME, Latencies
 from rlserve.engine.stats.step_work import NO_WORK, StepWork
 
@@ -163,6 +165,35 @@ class Generation:
         """See ``Engine.new_tokens``."""
         owner = self.requests.get(request_id)
         return () if owner is None else new_tokens(owner, self._table, num_seen)
+
+    def stats(self, pool: BlockPool, weight_version: int) -> EngineStats:
+        """The numbers of now."""
+        counts, totals, latencies = self._scheduler.counts, self.counts, self.latencies
+        return EngineStats(
+            num_running=self._scheduler.num_running,
+            num_waiting=self._scheduler.num_waiting,
+            num_blocks=pool.num_blocks,
+            num_used_blocks=pool.num_blocks - pool.num_free,
+            weight_version=weight_version,
+            num_steps=totals.num_steps,
+            num_prompt_tokens=totals.num_prompt_tokens,
+            num_generated_tokens=totals.num_generated_tokens,
+            num_computed_tokens=totals.num_computed_tokens,
+            num_dropped_tokens=totals.num_dropped_tokens,
+            num_finished_requests=totals.num_finished_requests,
+            num_preemptions=counts.num_preemptions,
+            num_forks=counts.num_forks,
+            num_block_copies=counts.num_block_copies,
+            num_prefill_chunks=counts.num_prefill_chunks,
+            num_partial_chunks=counts.num_partial_chunks,
+            prefix_queries=counts.prefix_queries,
+            prefix_hits=counts.prefix_hits,
+            num_recovered_tokens=counts.num_recovered_tokens,
+            time_to_first_token=latencies.time_to_first_token.snapshot(),
+            inter_token_latency=latencies.inter_token_latency.snapshot(),
+            queue_time=latencies.queue_time.snapshot(),
+            e2e_latency=latencies.e2e_latency.snapshot(),
+        )
 
     def check_integrity(self) -> None:
         """Assert that no sample is lost, and nothing that the scheduler holds."""

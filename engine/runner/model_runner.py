@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SCORED_AT_ONCE = 64
 """Prompt positions whose logits are in memory at once."""
+_SCORED_TOKENS = 128
+"""Of given sequences, beside the requests: so many have KV blocks of their own."""
 
 
 class ModelRunner:
@@ -78,7 +80,9 @@ class ModelRunner:
         block_bytes = attention.block_bytes(spec, config.block_size, dtype)
         self.num_blocks = count_blocks(config, block_bytes, self.max_model_len, left)
         self.max_model_len = min(self.max_model_len, self.num_blocks * config.block_size)
-        self._attention = self._make_attention(attention, shard, config, self.num_blocks)
+        self.scoring_blocks = range(self.num_blocks, self.num_blocks - (-_SCORED_TOKENS // config.block_size))
+        """KV blocks beyond those of requests, for sequences that are only scored."""
+        self._attention = self._make_attention(attention, shard, config, self.scoring_blocks.stop)
         self._decoder = self._make_decoder(shard, config, kernels)
         on_gpu = self._device.type == "cuda"
         is_alone = shard.num_ranks == 1  # others hear the tokens of a step from the host
