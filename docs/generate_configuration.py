@@ -71,7 +71,9 @@ def _own_docstrings(config_type: type[Any]) -> dict[str, str]:
 
 def render() -> str:
     """The whole page."""
-    return "\n".join([HEADER, *(line for section in sections(RunConfig) for line in _render_section(section))])
+    return "\n".join(
+        [HEADER, *(line for section in dict.fromkeys(sections(RunConfig)) for line in _render_section(section))]
+    )
 
 
 def _render_section(section: Section) -> Iterator[str]:

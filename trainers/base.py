@@ -137,8 +137,11 @@ class Trainer(ABC):
         """
 
     @abstractmethod
-    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
-        """[A] raw log-probabilities of the trained response tokens under the current policy; 0 at all others."""
+    def log_probs(self, batch: Batch, *, alone: bool = False) -> NDArray[np.float32]:
+        """[A] raw log-probabilities of the trained response tokens under the current policy; 0 at all others.
+
+        ``alone``: this rank computes all of them, and no other rank is asked.
+        """
 
     @abstractmethod
     def values(self, batch: Batch) -> NDArray[np.float32]:

@@ -83,8 +83,8 @@ class ElasticTrainer(Trainer):
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._backend.load_state(state)
 
-    def log_probs(self, batch: Batch) -> NDArray[np.float32]:
-        found = self._backend.score(batch, Wanted(policy=True)).raw_log_probs
+    def log_probs(self, batch: Batch, *, alone: bool = False) -> NDArray[np.float32]:
+        found = self._backend.score(batch, Wanted(policy=True), alone=alone).raw_log_probs
         assert found is not None
         return found
 

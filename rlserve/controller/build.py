@@ -20,6 +20,7 @@ from pathlib import Path
 from rlserve.config.tree import RunConfig
 from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.calls import Calls
+from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.counters import Counters
@@ -75,6 +76,7 @@ from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import Record
 from rlserve.tracking.move_requests import MoveRequests
+from rlserve.weights.canary import tolerance_of
 
 
 def build_controller(setup: RunSetup, ports: Ports) -> Controller:
@@ -115,9 +117,11 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
 
 def _weights(run: RunContext, setup: RunSetup, fleet: Fleet, trainers: TrainerGroup) -> WeightSource:
     config = setup.config.weights
+    tolerance = tolerance_of(config.canary, setup.config.rollout.engine, setup.config.trainer.dtype)
+    canary = CanaryWatch(run, tolerance=tolerance, timeout_s=config.timeout_s)
     if setup.config.pool.placement == "colocated":
-        return WeightHandover(run, fleet, trainers, timeout_s=config.timeout_s)
-    return WeightSync(run, fleet, trainers, timeout_s=config.timeout_s, anchor_every=config.anchor_every)
+        return WeightHandover(run, fleet, trainers, canary, timeout_s=config.timeout_s)
+    return WeightSync(run, fleet, trainers, canary, timeout_s=config.timeout_s, anchor_every=config.anchor_every)
 
 
 def _books(setup: RunSetup) -> Books:

@@ -67,6 +67,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         trainer=config.trainer,
         algorithm=config.algorithm,
         weights=weights_config(setup),
+        canary=setup.preparation.canary,
         switch_timeout_s=config.pool.switch_timeout_s,
         engine_memory_share=_engine_memory_share(setup, slot),
         offloads_trainer=config.pool.placement == "colocated" and config.pool.colocated.offload_trainer,

@@ -5,35 +5,40 @@
     step v ─► fingerprint of rank 0's weights ─► the trainers sleep ─► each worker: trainer ──copy──► engine
                         └───────────────────────── must be equal ◄──────── fingerprint of what is loaded
 
-All ranks hold the same weights to the bit (``trainers/elastic``), so one of them says what every engine must have.
+All ranks hold the same weights to the bit (``trainers/elastic``), so one of them says what every engine must have, and
+what it must make of the canary (``rlserve.controller.canary``).
 Nothing is sent, packed or kept twice. A replica serves one version as long as it serves.
 """
 
 from __future__ import annotations
 
 from rlserve.controller.busy_time import BusyTime
+from rlserve.controller.canary import CanaryWatch, Taken
 from rlserve.controller.context import RunContext
-from rlserve.controller.ports import Fleet
+from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import WeightsRefusedError
 from rlserve.remote import answer
 from rlserve.tracking.events import WeightEvent
-from rlserve.weights.offer import Receipt
+from rlserve.weights.offer import Receipt, TrainedWeights
 
 
 class WeightHandover(WeightSource):
     """Of the placement ``colocated``."""
 
-    def __init__(self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float) -> None:
+    def __init__(
+        self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, canary: CanaryWatch, *, timeout_s: float
+    ) -> None:
         """``timeout_s`` is the deadline of one worker taking one version."""
         self._clock = run.clock
         self._events = run.events
         self._fleet = fleet
         self._trainers = trainers
+        self._canary = canary
         self._timeout_s = timeout_s
         self._version = -1
-        self._fingerprint = 0
+        self._trained = TrainedWeights(fingerprint=0)
         self._published_s = 0.0
         self._load_s: dict[str, float] = {}
         self._swap_s = 0.0
@@ -54,10 +59,11 @@ class WeightHandover(WeightSource):
             "weights/publish_s": 0.0,
             "weights/swap_s": self._swap_s,
             "weights/load_s": max(self._load_s.values(), default=0.0),
+            **self._canary.metrics(),
         }
 
     async def publish(self, version: int) -> None:
-        self._fingerprint = await self._trainers.by_leader(lambda leader: self._ask(leader, version))
+        self._trained = await self._trainers.by_leader(lambda leader: self._ask(leader, version))
         self._version, self._published_s = version, self._clock.now()
         self._record(None, self.snapshot_s, pause_s=self.snapshot_s)
 
@@ -65,18 +71,9 @@ class WeightHandover(WeightSource):
         pass
 
     async def take(self, slot_id: str) -> Receipt:
-        version, start = self._version, self._clock.now()
-        what = f"the replica on {slot_id}, taking version {version} of the weights"
+        worker = self._fleet[slot_id]
         with self._busy:
-            call = self._fleet[slot_id].take_own_weights.remote(version)
-            receipt: Receipt = await answer(call, timeout_s=self._timeout_s, what=what)
-        if (receipt.version, receipt.fingerprint) != (version, self._fingerprint):
-            raise WeightsRefusedError(
-                f"the replica on {slot_id} reports version {receipt.version} with fingerprint "
-                f"{receipt.fingerprint:016x}, trained was version {version} with {self._fingerprint:016x}"
-            )
-        self._record(slot_id, self._clock.now() - start, pause_s=receipt.load_s)
-        return receipt
+            return await self._canary.accepted(slot_id, worker, lambda _: self._loaded(slot_id, worker))
 
     async def add(self, slot_id: str, receipt: Receipt) -> None:
         self._load_s[slot_id] = receipt.load_s
@@ -88,12 +85,26 @@ class WeightHandover(WeightSource):
     async def close(self) -> None:
         pass
 
-    async def _ask(self, slot_id: str, version: int) -> int:
-        start, what = self._clock.now(), f"the trainer on {slot_id}, fingerprinting version {version} of the weights"
-        call = self._fleet[slot_id].fingerprint_weights.remote(version)
-        fingerprint: int = await answer(call, timeout_s=self._timeout_s, what=what)
+    async def _loaded(self, slot_id: str, worker: WorkerHandle) -> Taken:
+        """Let a worker take the weights of its own trainer, and compare fingerprints."""
+        version, trained, start = self._version, self._trained, self._clock.now()
+        what = f"the replica on {slot_id}, taking version {version} of the weights"
+        call = worker.take_own_weights.remote(version)
+        receipt: Receipt = await answer(call, timeout_s=self._timeout_s, what=what)
+        if (receipt.version, receipt.fingerprint) != (version, trained.fingerprint):
+            raise WeightsRefusedError(
+                f"the replica on {slot_id} reports version {receipt.version} with fingerprint "
+                f"{receipt.fingerprint:016x}, trained was version {version} with {trained.fingerprint:016x}"
+            )
+        self._record(slot_id, self._clock.now() - start, pause_s=receipt.load_s)
+        return Taken(receipt=receipt, expected=trained.canary)
+
+    async def _ask(self, slot_id: str, version: int) -> TrainedWeights:
+        start, what = self._clock.now(), f"the trainer on {slot_id}, describing version {version} of the weights"
+        call = self._fleet[slot_id].describe_weights.remote(version)
+        trained: TrainedWeights = await answer(call, timeout_s=self._timeout_s, what=what)
         self.snapshot_s = self._clock.now() - start
-        return fingerprint
+        return trained
 
     def _record(self, slot_id: str | None, duration_s: float, *, pause_s: float) -> None:
         self._events.emit(

@@ -12,6 +12,7 @@ from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.remote import answer
+from rlserve.weights.canary import CanaryScores
 from rlserve.weights.chain import Link
 from rlserve.weights.offer import Holding, Offer, SentPart
 
@@ -29,6 +30,8 @@ class WeightSnapshot:
     worker: WorkerHandle
     taken_s: float
     duration_s: float
+    canary: CanaryScores
+    """The trainer's, with these weights; nothing where the version has no canary."""
 
 
 class WeightSnapshots:
@@ -94,7 +97,7 @@ class WeightSnapshots:
         worker = self._fleet[slot_id]
         what = f"the trainer on {slot_id}, copying version {version} of the weights"
         start = self._clock.now()
-        await answer(worker.snapshot_weights.remote(version), timeout_s=self._timeout_s, what=what)
+        canary = await answer(worker.snapshot_weights.remote(version), timeout_s=self._timeout_s, what=what)
         return WeightSnapshot(
             version=version,
             num_group_steps=self._trainers.num_steps,
@@ -102,4 +105,5 @@ class WeightSnapshots:
             worker=worker,
             taken_s=self._clock.now(),
             duration_s=self._clock.now() - start,
+            canary=canary,
         )

@@ -25,6 +25,8 @@ What always holds:
 6. A replica that refuses a chain with deltas gets everything from a whole version on, once: the newest is sent again,
    whole, unless a newer one is there by then. One that refuses that too, or whose engine holds something else than was
    published, stops the run.
+7. A replica serves a version for the router once it has computed the canary as the trainer did (``canary``), where the
+   version has one.
 
 Nobody waits here for the bound on staleness: the router gives no group to a replica that is too old for it, so the
 batch is not ready before a replica has the version that it needs.
@@ -40,6 +42,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlserve.controller.busy_time import BusyTime
+from rlserve.controller.canary import CanaryWatch, Taken
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken
 from rlserve.controller.ports import Fleet, WorkerHandle
@@ -85,13 +88,21 @@ class WeightSync(WeightSource):
     """Of trainers and replicas that are different workers."""
 
     def __init__(
-        self, run: RunContext, fleet: Fleet, trainers: TrainerGroup, *, timeout_s: float, anchor_every: int
+        self,
+        run: RunContext,
+        fleet: Fleet,
+        trainers: TrainerGroup,
+        canary: CanaryWatch,
+        *,
+        timeout_s: float,
+        anchor_every: int,
     ) -> None:
         """``timeout_s`` is the deadline of one worker sending or taking one version; of ``anchor_every`` versions that
         are sent, one at least is whole."""
         self._run = run
         self._clock = run.clock
         self._fleet = fleet
+        self._canary = canary
         self._timeout_s = timeout_s
         self._snapshots = WeightSnapshots(run, fleet, trainers, timeout_s=timeout_s)
         self._chain = WeightChain(anchor_every)
@@ -127,7 +138,7 @@ class WeightSync(WeightSource):
             found |= {"weights/sent_bytes": offer.num_bytes, "weights/whole_bytes": offer.num_whole_bytes}
             if offer.changed_share is not None:
                 found["weights/changed_share"] = offer.changed_share
-        return found
+        return found | self._canary.metrics()
 
     @property
     def busy_s(self) -> float:
@@ -265,6 +276,14 @@ class WeightSync(WeightSource):
                 self._swap_s = self._clock.now() - self._published.published_s
 
     async def _taken(self, slot_id: str, worker: WorkerHandle, holding: Holding | None) -> Receipt:
+        """Let a worker take the newest version, and everything anew where the canary says so."""
+
+        async def take(anew: bool) -> Taken:
+            return await self._loaded(slot_id, worker, None if anew else holding)
+
+        return await self._canary.accepted(slot_id, worker, take)
+
+    async def _loaded(self, slot_id: str, worker: WorkerHandle, holding: Holding | None) -> Taken:
         """Let a worker take the newest version. What is gone with its sender's node is sent again: whoever was to
         receive it is not to blame. So is what changed, whole, for one that cannot build on what it has."""
         start, was_refused = self._clock.now(), False
@@ -283,7 +302,7 @@ class WeightSync(WeightSource):
             else:
                 self._prove(receipt, publication.offer, slot_id)
                 self._record(receipt.version, slot_id, self._clock.now() - start, pause_s=receipt.load_s)
-                return receipt
+                return Taken(receipt=receipt, expected=publication.snapshot.canary)
             await self._replace(publication)
 
     async def _deliver(self, links: Sequence[Link], slot_id: str, worker: WorkerHandle) -> Receipt:

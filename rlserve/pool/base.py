@@ -13,6 +13,7 @@ from rlserve.engine.stats.metrics import Histogram
 from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.weights.canary import CanaryPrompts
 from rlserve.weights.config import WeightsConfig
 
 POLICY_FOLDER = "policy"
@@ -35,6 +36,8 @@ class WorkerSpec:
     algorithm: AlgorithmConfig
     weights: WeightsConfig
     """With the folder that this run sends through, if its transport has one."""
+    canary: CanaryPrompts = ()
+    """That trainer and replica must agree on."""
     switch_timeout_s: float
     """How long the ranks of one engine wait for each other."""
     log_path: Path

@@ -32,8 +32,9 @@ from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
 from rlserve.trainers import Batch, Membership
+from rlserve.weights.canary import CanaryScores
 from rlserve.weights.config import sends_deltas
-from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
+from rlserve.weights.offer import Holding, Offer, Receipt, SentPart, TrainedWeights
 
 if TYPE_CHECKING:
     from rlserve.pool.roles.rollout import RolloutRole
@@ -121,6 +122,10 @@ class Worker:
         """
         return self._rollout_role().swap_in(version, self._train.weights_of(version))
 
+    def score_canary(self, version: int) -> CanaryScores:
+        """What the engine makes of the canary with this version (:meth:`RolloutRole.score_canary`)."""
+        return self._rollout_role().score_canary(self._spec.canary, version)
+
     def submit(self, requests: Sequence[Request]) -> None:
         """Queue a batch of requests."""
         self._rollout_role().submit(list(requests))
@@ -181,9 +186,9 @@ class Worker:
         """Of the last completed training step."""
         return self._train.last_metrics()
 
-    def snapshot_weights(self, version: int) -> None:
-        """Copy the policy's weights at a step boundary, to be sent as ``version``."""
-        self._train.snapshot_weights(version)
+    def snapshot_weights(self, version: int) -> CanaryScores:
+        """Copy the policy's weights at a step boundary, to be sent as ``version``; what they make of the canary."""
+        return self._train.snapshot_weights(version)
 
     def drop_snapshot(self, version: int) -> None:
         """Free a copy that is not going to be sent."""
@@ -208,11 +213,9 @@ class Worker:
         assert self._rollout is None, "a worker uses one role at a time"
         self._train.wake()
 
-    def fingerprint_weights(self, version: int) -> int:
-        """Of the policy's weights in the engines' type, at a step boundary (:meth:`TrainRole.weights_of`)."""
-        from rlserve.engine.weights.fingerprint import fingerprint
-
-        return fingerprint(self._train.weights_of(version).items())
+    def describe_weights(self, version: int) -> TrainedWeights:
+        """What engines that take their own trainers' weights must agree with (:meth:`TrainRole.describe_weights`)."""
+        return self._train.describe_weights(version)
 
     def leave_training(self) -> None:
         """Give the train role up and free its memory."""

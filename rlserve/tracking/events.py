@@ -144,6 +144,21 @@ class WeightEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CanaryEvent(Event):
+    """The replica on ``slot_id`` computes other log-probabilities than the trainer."""
+
+    kind: ClassVar[str] = "canary"
+    slot_id: str
+    version: int
+    """Of the weights, which both have."""
+    difference: float
+    """Of the prompt that differs most, in nats a token."""
+    tolerance: float
+    is_replaced: bool
+    """It has taken the weights anew, in vain; else it does so now."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class StepEvent(Event):
     """A training step was done, at ``time_s``: ``begin_s`` waiting, ``work_begin_s`` computing, ``work_end_s`` copying
     the weights."""

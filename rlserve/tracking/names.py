@@ -123,5 +123,9 @@ METRICS: Mapping[str, str] = {
     "sent before; of a sample where they are many",
     "weights/sent_bytes": "size of the newest version as it travelled, whole or as what changed",
     "weights/whole_bytes": "size of the whole weights",
+    "weights/canary_difference_max": "largest difference of a replica from the trainer in the log-probabilities of the "
+    "canary, nats a token, at the newest version that was compared",
+    "weights/num_canary_refreshes": "times that a replica differed too much there and took the weights anew, since the "
+    "run began",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlserve.errors import check_fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryConfig:
+    """A few prompts of the data whose log-probabilities are compared between trainer and replica when a replica has
+    taken a version. One that differs takes the weights anew, and is replaced if it still differs."""
+
+    num_prompts: int = 4
+    """How many, of 16 tokens each; 0 compares nothing."""
+    every: int = 1
+    """One version of so many is compared."""
+    tolerance: float | None = None
+    """Largest mean difference over the tokens of a prompt, in nats. None takes 0.001 where engine and trainer compute
+    in float32, and 0.25 where one of them rounds: several times what sound ones were seen to differ by."""
+
+    def is_due(self, version: int) -> bool:
+        """Whether a version is compared."""
+        return self.num_prompts > 0 and version % self.every == 0
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "num_prompts": self.num_prompts >= 0 or "must be at least 0",
+                "every": self.every >= 1 or "must be at least 1",
+                "tolerance": self.tolerance is None or self.tolerance > 0 or "must be above 0",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +46,7 @@ class ObjectStoreConfig:
     """Deadline of a trainer sending a version, and of a replica taking it."""
     anchor_every: int = 10
     """One version of so many is sent whole, the others as what changed, where that pays. 1 sends all whole."""
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
 
     def __post_init__(self) -> None:
         _check(self)
@@ -35,6 +64,7 @@ class SharedFolderConfig:
     """Deadline of a trainer sending a version, and of a replica taking it."""
     anchor_every: int = 10
     """One version of so many is sent whole, the others as what changed, where that pays. 1 sends all whole."""
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
 
     def __post_init__(self) -> None:
         _check(self)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rlserve.weights.canary import CanaryScores
+
 FINGERPRINT_MASK = (1 << 64) - 1
 
 
@@ -95,6 +97,15 @@ class Receipt:
     def holding(self) -> Holding:
         """What the replica has now."""
         return Holding(version=self.version, fingerprint=self.fingerprint)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedWeights:
+    """What a trainer says of a version that does not travel: every engine must agree with it."""
+
+    fingerprint: int
+    """In the engines' type."""
+    canary: CanaryScores = ()
 
 
 def _sum(fingerprints: Iterable[int]) -> int:

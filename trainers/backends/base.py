@@ -124,8 +124,8 @@ class Backend(ABC):
         """Steps completed since the initial weights."""
 
     @abstractmethod
-    def score(self, batch: Batch, wanted: Wanted) -> Scores:
-        """Forward passes over the whole batch, without gradients."""
+    def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
+        """Forward passes over the whole batch, without gradients; ``alone`` without the other ranks."""
 
     @property
     @abstractmethod

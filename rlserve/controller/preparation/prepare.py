@@ -22,6 +22,7 @@ from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.tasks import is_builtin, resolve_model
+from rlserve.weights.canary import CanaryPrompts, choose_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,8 @@ class Preparation:
     """As the user gave it, with what depends on the reward model decided."""
     decode: AnswerText
     """The text of an answer, as the reward sees it."""
+    canary: CanaryPrompts = ()
+    """Prompts that trainer and replica must agree on."""
 
 
 def prepare(config: RunConfig, on_status: Callable[[str], None], *, reward_log: Path | None = None) -> Preparation:
@@ -75,6 +78,12 @@ def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str],
         model_path = _fetch(model_path)
     on_status("loading prompts")
     found = prepare_prompts(config, model_path)
+    canary = choose_prompts(
+        [group.prompt_token_ids for group in found.prompts.held_out],
+        num_prompts=config.weights.canary.num_prompts,
+        max_model_len=found.max_model_len,
+        seed=config.seed,
+    )
     return Preparation(
         model_path=model_path,
         tokenizer=found.tokenizer,
@@ -87,6 +96,7 @@ def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str],
             end_token_ids=found.end_tokens.all,
             skip_special_tokens=config.reward.skip_special_tokens,
         ),
+        canary=canary,
     )
 
 

@@ -11,10 +11,11 @@ import torch
 from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.errors import WorkerFailedError
+from rlserve.errors import WeightsRefusedError, WorkerFailedError
 from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
+from rlserve.weights.canary import CanaryPrompts, CanaryScores
 from rlserve.weights.offer import Offer, Receipt
 from rlserve.weights.receiver import Receiver
 
@@ -58,6 +59,22 @@ class RolloutRole:
             )
 
         return self._loop.run(swap)
+
+    def score_canary(self, prompts: CanaryPrompts, version: int) -> CanaryScores:
+        """What the engine makes of the canary, between two steps.
+
+        Raises:
+            WeightsRefusedError: it has another version.
+        """
+
+        def score(engine: Engine) -> CanaryScores:
+            if engine.weight_version != version:
+                raise WeightsRefusedError(
+                    f"the engine has version {engine.weight_version} of the weights, asked for was {version}"
+                )
+            return engine.score(prompts)
+
+        return self._loop.run(score)
 
     def submit(self, requests: list[Request]) -> None:
         """Queue a batch of requests; does not wait for the step under way."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -11,12 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rlserve.engine.device.memory import free_device_memory
+from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import CheckpointError, WeightsRefusedError, WorkerFailedError
 from rlserve.pool.base import POLICY_FOLDER, MemoryChange, WorkerSpec
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
+from rlserve.weights.canary import CanaryScores, batch_of
 from rlserve.weights.config import sends_deltas
+from rlserve.weights.offer import TrainedWeights
 from rlserve.weights.sender import Sender
 from rlserve.weights.transports.factory import create_sending_end
 
@@ -99,10 +103,12 @@ class TrainRole:
         with self._lock:
             return self._active_trainer().last_metrics
 
-    def snapshot_weights(self, version: int) -> None:
-        """Copy the policy's weights for the sender, in the engines' type. Any member has them."""
+    def snapshot_weights(self, version: int) -> CanaryScores:
+        """Copy the policy's weights for the sender, in the engines' type. Any member has them. Returns what they make
+        of the canary, if one is due."""
         with self._lock, self._pace.copying():
             self.sender.take_snapshot(version, self._active_trainer().weights())
+            return self._score_canary(version)
 
     def weights_of(self, version: int) -> dict[str, torch.Tensor]:
         """The policy's weights in the engines' type, at a step boundary, also of a trainer that sleeps. Views, where
@@ -112,12 +118,17 @@ class TrainRole:
             WeightsRefusedError: the trainer holds another version.
         """
         with self._lock:
-            trainer = self._held_trainer()
-            if trainer.num_steps != version:
-                raise WeightsRefusedError(
-                    f"{self._spec.slot_id} holds version {trainer.num_steps} of the weights, asked for was {version}"
-                )
-            return {name: tensor.to(self._dtype) for name, tensor in trainer.weights().items()}
+            return self._weights_of(version)
+
+    def describe_weights(self, version: int) -> TrainedWeights:
+        """What every engine must agree with that takes the weights of the trainer beside it, at a step boundary.
+
+        Raises:
+            WeightsRefusedError: the trainer holds another version.
+        """
+        with self._lock:
+            weights = self._weights_of(version)
+            return TrainedWeights(fingerprint=fingerprint(weights.items()), canary=self._score_canary(version))
 
     @property
     def weight_bytes(self) -> int:
@@ -178,6 +189,21 @@ class TrainRole:
             trainer = self._active_trainer()
             trainer.load_state(load_file(folder / TRAINER_FILE))
             return trainer.num_steps
+
+    def _weights_of(self, version: int) -> dict[str, torch.Tensor]:
+        trainer = self._held_trainer()
+        if trainer.num_steps != version:
+            raise WeightsRefusedError(
+                f"{self._spec.slot_id} holds version {trainer.num_steps} of the weights, asked for was {version}"
+            )
+        return {name: tensor.to(self._dtype) for name, tensor in trainer.weights().items()}
+
+    def _score_canary(self, version: int) -> CanaryScores:
+        prompts = self._spec.canary
+        if not prompts or not self._spec.weights.canary.is_due(version):
+            return ()
+        log_probs = iter(self._active_trainer().log_probs(batch_of(prompts), alone=True).tolist())
+        return tuple(tuple(islice(log_probs, len(prompt) - 1)) for prompt in prompts)
 
     def _create_trainer(self, *, loads_model: bool) -> Trainer:
         return create_trainer(

@@ -79,9 +79,9 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ({"gamma": 1}, "gamma: unknown key, did you mean algorithm.gamma?"),
         (
             {"weights": {"zzz": 1}},
-            "weights.zzz: unknown key; valid keys: transport, timeout_s, anchor_every",
+            "weights.zzz: unknown key; valid keys: transport, timeout_s, anchor_every, canary",
         ),
-        ({"weights": {7: 1}}, "weights.7: unknown key; valid keys: transport, timeout_s, anchor_every"),
+        ({"weights": {7: 1}}, "weights.7: unknown key; valid keys: transport, timeout_s, anchor_every, canary"),
         ({"model": {}}, "model.path: must be given"),
         ({"num_steps": "yes"}, "num_steps: must be a whole number, got 'yes'"),
         ({"num_steps": 3.0}, "num_steps: must be a whole number, got 3.0"),

@@ -38,6 +38,7 @@ class FakeWorker:
             "join_training": 0,
             "load_trainer": 0,
             "step": {"loss": 1.0},
+            "snapshot_weights": (),
             "send_weights": lambda version, base, needed: SentPart(
                 sender=slot_id, num_bytes=8, num_whole_bytes=8, fingerprint=version
             ),

@@ -26,7 +26,8 @@ from rlserve.pool.slots import Slot
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
-from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
+from rlserve.weights.canary import CanaryScores
+from rlserve.weights.offer import Holding, Offer, Receipt, SentPart, TrainedWeights
 
 _PEER_TIMEOUT_S = 5.0
 TRAINER_FILE = "trainer.json"
@@ -104,6 +105,8 @@ class SimulatedWorker:
         self.rolling_out = self.training = self.closed = False
         self.sleeping = False
         """It trains, and serves meanwhile."""
+        self.miscomputes = 0
+        """By how much its engine's log-probabilities are wrong."""
         self.garbled = False
         """Its engine loads other weights than its trainer has."""
         self.version = -1
@@ -201,7 +204,8 @@ class SimulatedWorker:
             held = offer.holding
         offer = offers[-1]
         await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
-        assert offer.version > self.version, f"{self.slot_id} goes back from version {self.version} to {offer.version}"
+        is_newer = offer.version > self.version or (self.miscomputes and offer.version == self.version)
+        assert is_newer, f"{self.slot_id} goes back from version {self.version} to {offer.version}"
         for running in self.running.values():
             self._advance(running)
         self.version, self.holding = offer.version, held
@@ -217,6 +221,12 @@ class SimulatedWorker:
         await asyncio.sleep(self.world.chance.uniform(0.0, 2 * self.world.speeds.switch_s))
         self.version = len(self.batches)
         return Receipt(version=self.version, fingerprint=7 if self.garbled else 1000 + self.version, load_s=0.0)
+
+    async def do_score_canary(self, version: int) -> CanaryScores:
+        if not self.rolling_out:  # it has left since it took the version
+            raise WorkerFailedError(f"{self.slot_id} does not have the rollout role")
+        assert version == self.version, f"{self.slot_id} has version {self.version}, not {version}"
+        return self.world.canary_of(version + self.miscomputes)
 
     async def do_submit(self, requests: list[Request]) -> None:
         assert self.rolling_out, f"{self.slot_id} does not serve"
@@ -380,11 +390,12 @@ class SimulatedWorker:
     async def do_last_metrics(self) -> dict[str, float]:
         return _METRICS
 
-    async def do_snapshot_weights(self, version: int) -> None:
+    async def do_snapshot_weights(self, version: int) -> CanaryScores:
         assert self.training, f"{self.slot_id} does not train"
         assert self.batches is not None
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
         self.snapshots.add(version)
+        return self.world.canary_of(version)
 
     async def do_drop_snapshot(self, version: int) -> None:
         self.snapshots.discard(version)
@@ -414,10 +425,10 @@ class SimulatedWorker:
         await asyncio.sleep(self.world.speeds.switch_s)
         self.sleeping = False
 
-    async def do_fingerprint_weights(self, version: int) -> int:
+    async def do_describe_weights(self, version: int) -> TrainedWeights:
         assert self.batches is not None
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
-        return 1000 + version
+        return TrainedWeights(fingerprint=1000 + version, canary=self.world.canary_of(version))
 
     async def do_save_trainer(self, folder: Path) -> None:
         assert not self.sleeping, f"{self.slot_id} sleeps"
@@ -469,6 +480,10 @@ class World:
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)
+
+    def canary_of(self, version: int) -> CanaryScores:
+        """What a trainer, and a sound engine, make of it."""
+        return ((-float(version), -1.0),)
 
     def meeting(self, key: tuple[Any, ...], size: int) -> Meeting:
         """The one that all with the same key come to."""

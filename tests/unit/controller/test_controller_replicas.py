@@ -18,6 +18,7 @@ from controller_fakes import (
 )
 from virtual_time import run_virtual
 
+from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.events import ReplicaHeard, RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
@@ -57,7 +58,10 @@ class Setting:
         self.deliveries = recorded(events, WeightEvent)
         fleet: Any = self.fleet
         self.trainers = TrainerGroup(self.context, fleet, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
-        self.weights = WeightSync(self.context, fleet, self.trainers, timeout_s=weights_timeout_s, anchor_every=1)
+        canary = CanaryWatch(self.context, tolerance=0.1, timeout_s=5.0)
+        self.weights = WeightSync(
+            self.context, fleet, self.trainers, canary, timeout_s=weights_timeout_s, anchor_every=1
+        )
         self.replicas = Replicas(
             self.context,
             fleet=fleet,

@@ -16,11 +16,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.exceptions import ObjectLostError, RayTaskError
 
+from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import DeadlineExceededError, WeightsRefusedError, WorkerFailedError
 from rlserve.tracking.events import WeightEvent
+from rlserve.weights.canary import CanaryScores
 from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
 
 BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
@@ -43,9 +45,14 @@ class Setting:
         self.trainers = TrainerGroup(
             self.context, outside, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True
         )
-        self.weights = WeightSync(self.context, outside, self.trainers, timeout_s=timeout_s, anchor_every=anchor_every)
+        canary = CanaryWatch(self.context, tolerance=0.1, timeout_s=timeout_s)
+        self.weights = WeightSync(
+            self.context, outside, self.trainers, canary, timeout_s=timeout_s, anchor_every=anchor_every
+        )
         self.snapshots: dict[tuple[str, int], int] = {}
         """(slot, version) → steps that the trainers had done when it was copied."""
+        self.expected: CanaryScores = ()
+        """What trainers make of the canary of the next version."""
         self.held: dict[str, Holding] = {}
         """What each replica can apply a delta to."""
         for slot_id in ("t0", "t1"):
@@ -64,8 +71,9 @@ class Setting:
     def _hold_snapshots(self, slot_id: str) -> None:
         last: list[Holding] = []
 
-        def snapshot(version: int) -> None:
+        def snapshot(version: int) -> CanaryScores:
             self.snapshots[slot_id, version] = self.trainers.num_steps
+            return self.expected
 
         def send(version: int, base: Holding | None, needed: list[int]) -> SentPart:
             fingerprint = self.snapshots.pop((slot_id, version))

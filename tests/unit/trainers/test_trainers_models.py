@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from rlserve.errors import ModelError
 from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, create_trainer
+from rlserve.trainers.elastic.base import LocalGroup
 
 
 def plain_log_probs(model_path: str, batch: Batch) -> np.ndarray:
@@ -33,6 +34,15 @@ def plain_log_probs(model_path: str, batch: Batch) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
+class Unreachable(LocalGroup):
+    """Rank 0 of two, without the other."""
+
+    num_ranks = 2
+
+    def all_gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        raise AssertionError("nobody answers")
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("tied", [True, False])
 def test_log_probs_equal_plain_transformers(tmp_path: Path, family: str, tied: bool) -> None:
@@ -40,6 +50,15 @@ def test_log_probs_equal_plain_transformers(tmp_path: Path, family: str, tied: b
     trainer = create_trainer(TorchTrainerConfig(num_logical_shards=3), PPOConfig(), model_path=path, seed=0)
     batch = random_batch(0)
     np.testing.assert_allclose(trainer.log_probs(batch), plain_log_probs(path, batch), atol=2e-5)
+
+
+def test_one_rank_scores_alone_while_the_others_do_not_know(tmp_path: Path) -> None:
+    trainer = create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=save_tiny_model(tmp_path), seed=0)
+    batch, together = random_batch(0), trainer.log_probs(random_batch(0))
+    trainer._backend._group = Unreachable()  # type: ignore[attr-defined]
+    with pytest.raises(AssertionError, match="nobody answers"):
+        trainer.log_probs(batch)
+    np.testing.assert_allclose(trainer.log_probs(batch, alone=True), together, atol=2e-5)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,11 @@ class TorchBackend(Backend):
     def last_metrics(self) -> dict[str, float]:
         return self._held_state().progress.metrics
 
-    def score(self, batch: Batch, wanted: Wanted) -> Scores:
-        return score_batch(self._held_state(), self._runner(), batch, wanted, temperature=self._temperature)
+    def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
+        runner = self._runner()
+        if alone:  # nothing is spread, so nothing need be cut
+            runner = ShardRunner(replace(self._config, num_logical_shards=1), LocalGroup(), self.device)
+        return score_batch(self._held_state(), runner, batch, wanted, temperature=self._temperature)
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
