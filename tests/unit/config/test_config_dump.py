@@ -92,6 +92,6 @@ def test_a_group_chosen_on_top_of_a_written_configuration_wins(tmp_path: Path) -
 
 
 def test_no_secret_of_the_environment_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", "canary-4711")
-    monkeypatch.setenv("HF_TOKEN", "canary-4711")
-    assert "canary" not in to_yaml(load("conf/rlhf.yaml", discovered={}).config)
+    monkeypatch.setenv("WANDB_API_KEY", "secret-4711")
+    monkeypatch.setenv("HF_TOKEN", "secret-4711")
+    assert "secret-4711" not in to_yaml(load("conf/rlhf.yaml", discovered={}).config)
