@@ -51,6 +51,12 @@ class Trainer(ABC):
     def last_metrics(self) -> dict[str, float]:
         """Of the last completed step; none before the first, and after ``load_state``."""
 
+    @property
+    @abstractmethod
+    def waits_for_others(self) -> bool:
+        """Whether this rank is in the middle of an operation of its group, in which others may keep it waiting. May be
+        read by any thread."""
+
     @abstractmethod
     def step(self, batch: Batch) -> dict[str, float]:
         """Train on one batch and return its metrics, the same on every rank.

@@ -37,6 +37,10 @@ class ElasticTrainer(Trainer):
     def last_metrics(self) -> dict[str, float]:
         return self._backend.last_metrics
 
+    @property
+    def waits_for_others(self) -> bool:
+        return self._backend.waits_for_others
+
     def step(self, batch: Batch) -> dict[str, float]:
         batch, num_left_out = self._finite_part(batch)
         try:

@@ -81,6 +81,7 @@ class EngineLoop:
         self._held: list[RequestOutput] = []
         """Outputs of a step that is computed and has not ended."""
         self._is_running = True
+        self._is_computing = False
         self._num_steps = 0
         self._busy_s = 0.0
         self._running_s = 0.0
@@ -105,6 +106,11 @@ class EngineLoop:
         with self._commands.lock:
             longest_s, self._longest_gap_s = self._longest_gap_s, 0.0
         return longest_s
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether the engine is in the middle of a step. Waits for nothing."""
+        return self._is_computing
 
     def subscribe_answers(self) -> AnswerSubscription:
         """A reader of whole answers."""
@@ -184,7 +190,11 @@ class EngineLoop:
 
     def _step(self) -> None:
         start, num_before = self._clock(), self._stats.engine.num_running
-        self._held = self._engine.step()
+        self._is_computing = True
+        try:
+            self._held = self._engine.step()
+        finally:
+            self._is_computing = False
         # Some begin with the step, others end with it: the larger number is nearer to its batch.
         engine = self._engine.stats()
         if self._pace is not None:

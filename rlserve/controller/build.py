@@ -188,7 +188,7 @@ def _parts(
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
         heartbeat=Heartbeat(
-            ports.fleet, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
+            ports.fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
         ),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
         display=display,

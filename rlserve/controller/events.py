@@ -8,6 +8,7 @@
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
     RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
+    WorkerDied          heartbeat                 recovery: whoever worked with it gives it up
     WorkerNotified      heartbeat                 departures: its gang is emptied
     GangsRunOut         departures                controller: stops and saves
     WeightsTaken        weight sync               replicas: the router learns the version; measuring
@@ -30,7 +31,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from rlserve.controller.ports import WorkerHandle
 from rlserve.engine.requests.request import RequestOutput
+from rlserve.errors import WorkerLostError
 from rlserve.manager.roles import Role
 from rlserve.pool.base import RolloutStats
 from rlserve.pool.notices.base import Notice
@@ -51,6 +54,16 @@ class WorkerLost(ControllerEvent):
     role: Role
     """What it did, or was about to do."""
     error: BaseException
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDied(ControllerEvent):
+    """The process of a worker is gone, or was ended because it stood still."""
+
+    slot_id: str
+    worker: WorkerHandle
+    """That was on the slot."""
+    error: WorkerLostError
 
 
 @dataclass(frozen=True, kw_only=True)

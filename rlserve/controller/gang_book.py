@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from rlserve.controller.context import RunContext
+from rlserve.controller.worker_book import WorkerBook
 from rlserve.manager.gang_table import SERVING, GangState, GangTable
 from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerInfo
@@ -28,6 +29,7 @@ class GangBook:
         self._gangs: dict[str, Gang] = {}
         self._gang_of: dict[str, Gang] = {}
         self.table = GangTable()
+        self.workers = WorkerBook(run.events, run.clock)
         self.leaving: dict[str, str] = {}
         """Gangs that are there for the last time, with the reason: their node leaves, or has left."""
         self.repairing: set[str] = set()
@@ -54,6 +56,8 @@ class GangBook:
         """Add a gang, whose workers are starting."""
         self._gangs[gang.id] = gang
         self._gang_of |= dict.fromkeys(gang.slot_ids, gang)
+        for slot_id in gang.slot_ids:
+            self.workers.add(slot_id)
         self.table.add(gang.id, num_slots=len(gang.slots), time_s=self._run.clock.now())
         self._record(gang)
 
@@ -69,10 +73,12 @@ class GangBook:
         """Move a gang to another state, and wake whoever waits for one."""
         self.table.move(gang.id, state, time_s=self._run.clock.now(), reason=reason)
         self._record(gang)
+        self._note_workers(gang, state, reason)
         self._run.changed.notify()
 
     def note_worker(self, info: WorkerInfo) -> None:
         """A worker has come up."""
+        self.workers.heard(info.slot_id)
         self._run.events.emit(
             WorkerEvent(time_s=self._run.clock.now(), slot_id=info.slot_id, process_id=info.process_id, host=info.host)
         )
@@ -85,6 +91,16 @@ class GangBook:
     def has_other(self, gang: Gang) -> bool:
         """Whether another gang, which stays, is in the same state."""
         return any(each not in self.leaving for each in self.table.in_state(self.state(gang)) if each != gang.id)
+
+    def _note_workers(self, gang: Gang, state: GangState, reason: str) -> None:
+        for slot_id in gang.slot_ids:
+            match state:
+                case GangState.TRAIN | GangState.ROLLOUT:
+                    self.workers.has_role(slot_id, str(state))
+                case GangState.IDLE | GangState.DEAD:
+                    self.workers.has_no_role(slot_id, reason)
+                case GangState.GONE:
+                    self.workers.retired(slot_id, reason)
 
     def _record(self, gang: Gang) -> None:
         owner = _OWNERS.get(self.state(gang), "moving")

@@ -1,16 +1,17 @@
-"""The heartbeat: finds workers that are stopped or wedged, whatever else they are doing.
+"""The heartbeat: finds workers that have died, are stopped or are wedged, whatever else they are doing.
 
 ::
 
-    every interval:  each worker that is up ── ping (a thread of its own in the worker) ──► answered: asked again
-                                                                                      └──► silent: one more missed
+    each worker that is up ── asked for a sign of life ──► answers after an interval ──► asked again
+                                  └──► its process died: known at once
+    every interval, a look at each ──► silent, or at a standstill, for the timeout ──► its process is ended
 
-A process that died is noticed by whoever calls it. One that is stopped is not: its calls only run into their
-deadlines, and those of a training step are minutes. So a worker that misses pings for the timeout is ended, and
-everybody who waits for it hears of it at once. The ping needs nothing that a long call, a compilation or an engine step
-holds, but Python's lock and some processor time, of which a healthy worker on an overloaded machine may get little. So
-where it can be seen that a silent worker does use the processor, it is given more time. Missed rounds are counted, not
-seconds: if this process itself was stopped for a while, nobody is to blame.
+A call to each worker is always under way, so one that dies is found at once, also where nobody else waits for it. One
+that is stopped breaks no call: its calls only run into their deadlines, and those of a training step are minutes. So a
+worker that stands still for the timeout (``rlserve.controller.silence``) is ended, and everybody who waits for it hears
+of it at once. Answers come from a thread that nothing else uses, and need nothing that a long call, a compilation or a
+step of the engine holds, but Python's lock and some processor time. Rounds are counted, not seconds: if this process
+itself was stopped for a while, nobody is to blame.
 """
 
 from __future__ import annotations
@@ -18,79 +19,122 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from rlserve.controller.events import EventBus, WorkerNotified
+from rlserve.controller.events import EventBus, WorkerDied, WorkerNotified
 from rlserve.controller.ports import Fleet
-from rlserve.errors import RlserveError
-from rlserve.pool.notices.base import Notice
+from rlserve.controller.silence import PATIENCE, Look, Silence
+from rlserve.controller.worker_book import WorkerBook
+from rlserve.errors import RlserveError, WorkerLostError
+from rlserve.pool.base import SignOfLife
 from rlserve.remote import answer
 
 logger = logging.getLogger(__name__)
 
-_PATIENCE = 6
-"""Timeouts for a silent worker that uses the processor: it is starved, or holds Python's lock."""
-
 
 @dataclass(kw_only=True)
-class _Ping:
+class _Watch:
+    """Of one worker."""
+
     worker: Any
-    answer: asyncio.Task[None]
-    num_missed: int = 0
-    """Rounds that passed without an answer."""
-    num_still: int = 0
-    """The last of them, in which it was not seen to use the processor either."""
-    processor_s: float | None = None
-    """Processor time that it had used by the last round, where that can be seen."""
+    listening: asyncio.Task[None]
+    sign: SignOfLife | None = None
+    """The newest of this round."""
+    silence: Silence = field(default_factory=Silence)
 
 
 class Heartbeat:
-    """Asks all workers of a fleet for a sign of life."""
+    """Asks all workers of a fleet for signs of life."""
 
-    def __init__(self, fleet: Fleet, events: EventBus, *, interval_s: float, timeout_s: float) -> None:
+    def __init__(
+        self, fleet: Fleet, workers: WorkerBook, events: EventBus, *, interval_s: float, timeout_s: float
+    ) -> None:
         self._fleet = fleet
+        self._workers = workers
         self._events = events
         self._interval_s = interval_s
         self._timeout_s = timeout_s
-        self._max_missed = math.ceil(timeout_s / interval_s)
-        self._pings: dict[str, _Ping] = {}
+        self._max_rounds = math.ceil(timeout_s / interval_s)
+        self._watches: dict[str, _Watch] = {}
 
     async def run(self) -> None:
-        """Ask in every interval, until cancelled."""
-        while True:
-            self.beat()
-            await asyncio.sleep(self._interval_s)
-
-    def beat(self) -> None:
-        """One round: end whoever was silent for too long, and ask the others again."""
-        for slot_id in self._fleet.ready:
-            worker, ping = self._fleet[slot_id], self._pings.get(slot_id)
-            if ping is None or ping.worker is not worker or ping.answer.done():
-                asked = asyncio.create_task(self._ask(slot_id, worker))
-                used_s = self._fleet.processor_s(slot_id)
-                self._pings[slot_id] = _Ping(worker=worker, answer=asked, processor_s=used_s)
-                continue
-            used_s, before_s = self._fleet.processor_s(slot_id), ping.processor_s
-            is_still = used_s is None or (before_s is not None and used_s <= before_s)
-            ping.processor_s = used_s
-            ping.num_missed += 1
-            ping.num_still = ping.num_still + 1 if is_still else 0
-            if ping.num_still >= self._max_missed or ping.num_missed >= _PATIENCE * self._max_missed:
-                reason = f"{slot_id} gave no sign of life for pool.health_timeout_s={self._timeout_s:g} s"
-                logger.warning("%s: its process is ended", reason)
-                self._fleet.kill(slot_id, reason)
-
-    async def _ask(self, slot_id: str, worker: Any) -> None:
+        """Look in every interval, until cancelled."""
         try:
-            # The deadline only bounds the call; the rounds decide.
-            notice: Notice | None = await answer(
-                worker.ping.remote(),
-                timeout_s=2 * _PATIENCE * self._timeout_s,
-                what=f"{slot_id}, asked for a sign of life",
-            )
-        except RlserveError as error:
-            logger.debug("%s", error)  # it died, which whoever calls it next is told
-            return
-        if notice is not None:
-            self._events.emit(WorkerNotified(slot_id=slot_id, notice=notice))
+            while True:
+                self.look()
+                await asyncio.sleep(self._interval_s)
+        finally:
+            for watch in self._watches.values():
+                watch.listening.cancel()
+
+    def look(self) -> None:
+        """One round: end whoever stood still for too long, and watch over workers that are new."""
+        ready = self._fleet.ready
+        for slot_id in [slot_id for slot_id in self._watches if slot_id not in ready]:
+            self._watches.pop(slot_id).listening.cancel()
+        for slot_id in ready:
+            watch = self._watches.get(slot_id)
+            if watch is None or watch.worker is not self._fleet[slot_id]:
+                self._begin(slot_id)
+            else:
+                self._judge(slot_id, watch)
+
+    def _begin(self, slot_id: str) -> None:
+        before, worker = self._watches.get(slot_id), self._fleet[slot_id]
+        if before is not None:
+            before.listening.cancel()
+        self._watches[slot_id] = _Watch(
+            worker=worker,
+            listening=asyncio.create_task(self._listen(slot_id, worker)),
+            silence=Silence(processor_s=self._fleet.processor_s(slot_id)),
+        )
+
+    def _judge(self, slot_id: str, watch: _Watch) -> None:
+        sign, watch.sign = watch.sign, None
+        is_computing = sign is not None and sign.is_computing
+        look = Look(
+            was_heard=sign is not None,
+            is_computing=is_computing,
+            processor_s=self._fleet.processor_s(slot_id),
+            is_ready_to_run=is_computing and self._fleet.is_ready_to_run(slot_id),
+        )
+        watch.silence = watch.silence.after(look, interval_s=self._interval_s)
+        what = "computes without using the processor" if look.was_heard else "gives no sign of life"
+        if watch.silence.is_over(self._max_rounds):
+            reason = f"{slot_id} {what} for pool.health_timeout_s={self._timeout_s:g} s"
+            logger.warning("%s: its process is ended", reason)
+            self._fleet.kill(slot_id, reason)
+            self._note_dead(slot_id, watch.worker, WorkerLostError(reason))
+        elif watch.silence.is_suspect(self._max_rounds):
+            self._workers.suspected(slot_id, what)
+        elif look.was_heard:
+            self._workers.heard(slot_id)
+
+    async def _listen(self, slot_id: str, worker: Any) -> None:
+        """Ask again and again, until the worker is gone."""
+        while True:
+            try:
+                # The deadline only bounds the call; the rounds decide.
+                sign: SignOfLife = await answer(
+                    worker.sign_of_life.remote(self._interval_s),
+                    timeout_s=self._interval_s + 2 * PATIENCE * self._timeout_s,
+                    what=f"{slot_id}, asked for a sign of life",
+                )
+            except WorkerLostError as error:
+                if slot_id in self._fleet.ready and self._fleet[slot_id] is worker:
+                    logger.warning("%s", error)
+                    self._fleet.kill(slot_id, str(error))
+                    self._note_dead(slot_id, worker, error)
+                return
+            except RlserveError as error:
+                logger.warning("%s", error)  # what it raised is no sign of life either
+                await asyncio.sleep(self._interval_s)
+                continue
+            self._watches[slot_id].sign = sign
+            if sign.notice is not None:
+                self._events.emit(WorkerNotified(slot_id=slot_id, notice=sign.notice))
+
+    def _note_dead(self, slot_id: str, worker: Any, error: WorkerLostError) -> None:
+        self._workers.ended(slot_id, str(error))
+        self._events.emit(WorkerDied(slot_id=slot_id, worker=worker, error=error))

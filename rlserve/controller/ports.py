@@ -34,7 +34,7 @@ class WorkerHandle(Protocol):
     """What the controller calls on a worker: the methods of ``rlserve.pool.worker.Worker``."""
 
     @property
-    def ping(self) -> RemoteMethod: ...
+    def sign_of_life(self) -> RemoteMethod: ...
     @property
     def pacing_account(self) -> RemoteMethod: ...
     @property
@@ -122,8 +122,9 @@ class Fleet(Protocol):
             WorkerLostError: one died while starting, or did not come up in time.
         """
 
-    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
-        """Bring the workers of a gang that lost one to where they have no role; the slots whose workers were replaced.
+    async def recover(self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None]) -> tuple[str, ...]:
+        """Bring the workers of a gang that lost one to where they have no role; the slots whose workers were replaced,
+        for each of which ``on_restart`` was called before.
 
         Raises:
             WorkerLostError: as ``start``.
@@ -131,6 +132,9 @@ class Fleet(Protocol):
 
     def processor_s(self, slot_id: str) -> float | None:
         """Seconds of processor time that a worker has used; None where that cannot be seen."""
+
+    def is_ready_to_run(self, slot_id: str) -> bool:
+        """Whether a thread of a worker runs, or would if it had a processor; False where that cannot be seen."""
 
     def reason(self, slot_id: str) -> str | None:
         """Why the last worker of a slot was ended, where ``kill`` was given one."""

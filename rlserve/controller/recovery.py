@@ -18,14 +18,14 @@ from collections.abc import Coroutine
 from typing import Any
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import WorkerLost
+from rlserve.controller.events import WorkerDied, WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import Fleet, NodeSource
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.manager.gang_table import GangState
+from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang
 from rlserve.tracking.events import FailureEvent
@@ -57,11 +57,14 @@ class Recovery:
         self._nodes = nodes
         self._max_worker_failures = max_worker_failures
         self._num_losses: Counter[str] = Counter()
+        self._num_guarded: Counter[str] = Counter()
+        """Changes of role that are under way, or wait for their turn."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._repairs: dict[str, asyncio.Task[None]] = {}
         self.roles = roles
         self.moving = asyncio.Lock()
         run.events.subscribe(WorkerLost, self._note_lost)
+        run.events.subscribe(WorkerDied, self._note_died)
 
     def come_up(self, gang: Gang, slot_ids: tuple[str, ...]) -> None:
         """The workers of a gang are up, those of ``slot_ids`` newly: it has no role."""
@@ -73,6 +76,7 @@ class Recovery:
         """Run a change of role; if a worker of this gang fails in it, the gang is lost. ``role`` is the one that it
         has afterwards, also then."""
         num_losses = self._num_losses[gang.id]
+        self._num_guarded[gang.id] += 1
         try:
             await action
         except WorkerFailedError as error:
@@ -82,6 +86,8 @@ class Recovery:
             if self._num_losses[gang.id] == num_losses:  # else it is known, and a new worker is on its way
                 self._replicas.forget(gang.leader)
                 self._lose(gang, gang.leader, role, error)
+        finally:
+            self._num_guarded[gang.id] -= 1
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something in the background until :meth:`close`."""
@@ -96,6 +102,18 @@ class Recovery:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _note_died(self, event: WorkerDied) -> None:
+        """Whoever changes the role of its gang hears of it there. A trainer that waits for its next step, a replica
+        without work and a gang without a role are called by nobody."""
+        gang = self._book.gang_of(event.slot_id)
+        state = self._book.state(gang)
+        if state is GangState.TRAIN:
+            self.spawn(self._trainers.expel(event.slot_id, event.worker, event.error))
+        elif state in SERVING:
+            self._replicas.lose(gang.leader, event.error)
+        elif state is GangState.IDLE and not self._num_guarded[gang.id]:
+            self._lose(gang, event.slot_id, None, event.error)
 
     def _note_lost(self, event: WorkerLost) -> None:
         gang = self._book.gang_of(event.slot_id)
@@ -145,7 +163,7 @@ class Recovery:
         if not await self._is_node_there(gang):
             return None
         try:
-            return await self._fleet.recover(gang.slot_ids)
+            return await self._fleet.recover(gang.slot_ids, on_restart=self._book.workers.restarting)
         except WorkerFailedError:
             if await self._is_node_there(gang):
                 raise
@@ -164,11 +182,12 @@ class Recovery:
     async def _replace(self, gang: Gang, slot_id: str) -> None:
         num_losses = self._num_losses[gang.id]
         try:
-            await self._fleet.recover((slot_id,))
+            await self._fleet.recover((slot_id,), on_restart=self._book.workers.restarting)
             self._book.note_worker(self._fleet.info(slot_id))
             async with self.moving:
                 if self._book.state(gang) is GangState.TRAIN and gang.id not in self._book.leaving:
                     await self._trainers.add(gang.slot_ids)
+                    self._book.workers.has_role(slot_id, str(GangState.TRAIN))
             self._book.repairing.discard(gang.id)
         except WorkerFailedError as error:
             if self._run.counters.worker_failures > self._max_worker_failures:
@@ -179,10 +198,12 @@ class Recovery:
     def _end(self, gang: Gang, slot_id: str, error: BaseException) -> str:
         """End the worker that was lost; why it was."""
         reasons = [self._fleet.reason(each) for each in (slot_id, *gang.slot_ids)]
+        reason = next((reason for reason in reasons if reason), str(error))
         if len(gang.slots) == 1 or isinstance(error, WorkerLostError):
             self._fleet.kill(slot_id)  # else its engine lost another rank, which is found when the gang recovers
+            self._book.workers.ended(slot_id, reason)
         self.roles.note_lost(gang, error)
-        return next((reason for reason in reasons if reason), str(error))
+        return reason
 
     def _count(self, gang: Gang, slot_id: str, reason: str) -> None:
         self._num_losses[gang.id] += 1

@@ -169,6 +169,12 @@ class Replicas:
         self._note_phase(slot_id, "memory_released")
         return freed
 
+    def lose(self, slot_id: str, error: BaseException) -> None:
+        """A worker that serves, or one of its gang, was found dead; do nothing where that is known."""
+        replica = self._replicas.get(slot_id)
+        if replica is not None:
+            self._lose(slot_id, replica, error)
+
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""
         replica = self._replicas.get(slot_id)

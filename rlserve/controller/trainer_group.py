@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 from rlserve.controller.boundary import StepBoundary
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
-from rlserve.controller.ports import Fleet
+from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_calls import TrainerCalls, failures_of, lost_of
 from rlserve.errors import (
     RlserveError,
@@ -216,11 +216,12 @@ class TrainerGroup:
         async with self._boundary.training():
             return await self._by_leader(action)
 
-    async def expel(self, slot_id: str, error: WorkerLostError) -> None:
-        """Between two steps, form the group anew without a member that was found lost, and report it; do nothing where
-        it is a member no more."""
+    async def expel(self, slot_id: str, worker: WorkerHandle, error: WorkerLostError) -> None:
+        """Between two steps, form the group anew without a member whose ``worker`` was found lost, and report it; do
+        nothing where it is a member no more, or again with another worker."""
         async with self._boundary.change():
-            if slot_id in self._members:
+            is_replaced = slot_id in self._fleet.ready and self._fleet[slot_id] is not worker
+            if slot_id in self._members and not is_replaced:
                 await self._regroup(self._members, lost={slot_id: error})
 
     async def save(self, folder: Path) -> None:

@@ -72,7 +72,7 @@ class WeightSnapshots:
             part: SentPart = await answer(sent, timeout_s=self._timeout_s, what=what)
         except WorkerLostError as error:
             logger.warning("%s", error)
-            await self._trainers.expel(snapshot.slot_id, error)
+            await self._trainers.expel(snapshot.slot_id, snapshot.worker, error)
             return None
         return Link(offer=Offer(version=snapshot.version, parts=(part,)), cargo=(cargo,))
 

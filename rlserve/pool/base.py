@@ -10,6 +10,7 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
+from rlserve.pool.notices.base import Notice
 from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
@@ -61,6 +62,16 @@ class WorkerInfo:
     slot_id: str
     process_id: int
     host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignOfLife:
+    """What a worker says whenever it is asked whether it lives."""
+
+    is_computing: bool = False
+    """It is in the middle of a step of its engine, or of its own part of a training step, and waits for nobody."""
+    notice: Notice | None = None
+    """That its slot will be taken away."""
 
 
 @dataclass(frozen=True, kw_only=True)

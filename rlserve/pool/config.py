@@ -100,10 +100,11 @@ class PoolConfig:
     notice_probe: str | None = None
     """`path/to/file.py:function` or `package.module:function`, asked every 5 s on each machine: the seconds until the
     machine is taken away, or None."""
-    health_interval_s: float = 2.0
+    health_interval_s: float = 1.0
     """How often each worker is asked for a sign of life."""
     health_timeout_s: float = 10.0
-    """Longest that a worker may leave that unanswered, whatever it is doing; then it is ended and replaced."""
+    """Longest that a worker may leave that unanswered, whatever it is doing, or may compute without using the
+    processor; then it is ended and replaced."""
     max_worker_failures: int = 8
     """Lost workers that are replaced; one more stops the run."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)

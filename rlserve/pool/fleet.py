@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -39,6 +41,8 @@ class Fleet:
         self._slots: dict[str, Slot] = {}
         self._specs: dict[str, WorkerSpec] = {}
         self._infos: dict[str, WorkerInfo] = {}
+        self._processes: dict[str, psutil.Process] = {}
+        """Of the workers on this machine that have come up."""
         self._reasons: dict[str, str] = {}
 
     @property
@@ -78,11 +82,11 @@ class Fleet:
             started.append(slot.id)
         await asyncio.gather(*(self._await_ready(slot_id) for slot_id in started))
 
-    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+    async def recover(self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None]) -> tuple[str, ...]:
         """Bring all workers of a gang that lost one to where they have no role. Those that are gone, or do not release
         what they have, are ended and replaced; if all do, it is the first, whose engine failed by itself.
 
-        Returns the slots with a new worker.
+        Returns the slots with a new worker, for each of which ``on_restart`` was called before.
 
         Raises:
             WorkerLostError: as ``start``.
@@ -91,6 +95,8 @@ class Fleet:
         if len(slot_ids) > 1:
             released = await asyncio.gather(*(self._release(slot_id) for slot_id in slot_ids))
             lost = [slot_id for slot_id, done in zip(slot_ids, released, strict=True) if not done] or [slot_ids[0]]
+        for slot_id in lost:
+            on_restart(slot_id)
         await asyncio.gather(*(self._restart(slot_id) for slot_id in lost))
         return tuple(lost)
 
@@ -112,14 +118,24 @@ class Fleet:
 
     def processor_s(self, slot_id: str) -> float | None:
         """Seconds of processor time that the worker of a slot has used; None where it is gone, or on another host."""
-        info = self._infos[slot_id]
-        if info.host != socket.gethostname():
+        if slot_id not in self._processes:
             return None
         try:
-            times = psutil.Process(info.process_id).cpu_times()
+            times = self._processes[slot_id].cpu_times()
         except psutil.NoSuchProcess:
             return None
         return float(times.user + times.system)
+
+    def is_ready_to_run(self, slot_id: str) -> bool:
+        """Whether a thread of the worker of a slot runs, or would if it had a processor; False where its machine does
+        not tell."""
+        if slot_id not in self._processes:
+            return False
+        for stat in Path(f"/proc/{self._processes[slot_id].pid}/task").glob("*/stat"):
+            with contextlib.suppress(OSError):  # the thread has ended
+                if stat.read_text().rpartition(")")[2].split()[0] == "R":
+                    return True
+        return False
 
     def reason(self, slot_id: str) -> str | None:
         """Why the last worker of a slot was ended, where ``kill`` was told."""
@@ -127,9 +143,17 @@ class Fleet:
 
     def kill(self, slot_id: str, reason: str | None = None) -> None:
         """End a worker at once, also one that is stopped or wedged. Calls that wait for it fail. ``reason`` is what
-        later calls are told."""
+        later calls are told.
+
+        Ray asks a process to end, and kills one that is stopped only after five seconds, in which its peers wait for it
+        and its slot is taken. So a process of this machine is killed here, whatever Ray does.
+        """
         actor = self._actors.pop(slot_id, None)
         self._infos.pop(slot_id, None)
+        process = self._processes.pop(slot_id, None)
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):  # psutil kills no other that has its number by now
+                process.kill()
         if reason is not None:
             self._reasons[slot_id] = reason
         if actor is not None:
@@ -144,6 +168,9 @@ class Fleet:
         what = f"the worker of {slot_id}, starting (deadline pool.worker_start_timeout_s)"
         info: WorkerInfo = await answer(self[slot_id].info.remote(), timeout_s=self._start_timeout_s, what=what)
         self._infos[slot_id] = info
+        if info.host == socket.gethostname():
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has died since, which whoever calls it is told
+                self._processes[slot_id] = psutil.Process(info.process_id)
         logger.info("worker of %s is process %d", slot_id, info.process_id)
 
 

@@ -16,6 +16,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +27,7 @@ from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, MemoryChange, WorkerInfo, WorkerSpec
-from rlserve.pool.notices.base import Notice
+from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONCURRENCY_GROUPS = {"health": 1, "poll": 1}
+CONCURRENCY_GROUPS = {"health": 2, "poll": 1}
 """Threads for the methods that name a group; all others share those of the default group."""
 
 
@@ -71,9 +71,12 @@ class Worker:
         return WorkerInfo(slot_id=self._spec.slot_id, process_id=os.getpid(), host=socket.gethostname())
 
     @ray.method(concurrency_group="health")  # type: ignore[untyped-decorator]
-    def ping(self) -> Notice | None:
-        """A sign of life, with the notice that this worker's slot will be taken away."""
-        return self._notices.newest()
+    def sign_of_life(self, wait_s: float) -> SignOfLife:
+        """Answers after ``wait_s``, so that whoever watches over this worker always has a call that breaks with it."""
+        time.sleep(wait_s)
+        rollout = self._rollout
+        is_computing = self._train.is_computing or (rollout is not None and rollout.is_computing)
+        return SignOfLife(is_computing=is_computing, notice=self._notices.newest())
 
     @ray.method(concurrency_group="health")  # type: ignore[untyped-decorator]
     def pacing_account(self) -> PacingAccount | None:

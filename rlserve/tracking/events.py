@@ -122,6 +122,17 @@ class WorkerEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WorkerStateEvent(Event):
+    """From now on the worker of a slot is ``restarting``, ``stale``, ``healthy``, ``suspect``, ``dead`` or ``retired``
+    (``rlserve.pool.worker_table``)."""
+
+    kind: ClassVar[str] = "worker_state"
+    slot_id: str
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class FailureEvent(Event):
     """A worker was lost."""
 

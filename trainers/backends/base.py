@@ -120,6 +120,11 @@ class Backend(ABC):
 
     @property
     @abstractmethod
+    def waits_for_others(self) -> bool:
+        """Whether this rank is in the middle of an operation of its group. May be read by any thread."""
+
+    @property
+    @abstractmethod
     def num_steps(self) -> int:
         """Steps completed since the initial weights."""
 

@@ -17,6 +17,8 @@ class Group(ABC):
 
     rank: int
     num_ranks: int
+    is_waiting: bool = False
+    """Whether this rank is in the middle of an operation, in which it waits for the others. Read by any thread."""
 
     @abstractmethod
     def broadcast(self, tensor: Tensor) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -73,8 +73,14 @@ class DistributedGroup(Group):
         assert self._process_group is not None, "this group is closed: resize into a new one"
         return self._process_group
 
-    def _failures_named(self, operation: str) -> AbstractContextManager[None]:
-        return failures_named(self._rendezvous, operation, close=self.close, culprits=self._culprits)
+    @contextmanager
+    def _failures_named(self, operation: str) -> Iterator[None]:
+        self.is_waiting = True
+        try:
+            with failures_named(self._rendezvous, operation, close=self.close, culprits=self._culprits):
+                yield
+        finally:
+            self.is_waiting = False
 
     def _culprits(self) -> str:
         silent = self._rendezvous.silent_ranks()

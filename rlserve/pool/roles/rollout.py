@@ -38,6 +38,11 @@ class RolloutRole:
         self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
 
+    @property
+    def is_computing(self) -> bool:
+        """Whether its engine is in the middle of a step. Waits for nothing."""
+        return self._loop.is_computing
+
     def take_weights(self, offers: Sequence[Offer], cargo: Sequence[Any]) -> Receipt:
         """Bring the last version that is offered into memory beside the running model and check it, copy it in between
         two steps, and prove what is loaded."""

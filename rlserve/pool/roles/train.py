@@ -46,6 +46,7 @@ class TrainRole:
         end, keeps_last = create_sending_end(spec.weights), sends_deltas(spec.weights)
         self.sender = Sender(spec.slot_id, end, self._dtype, keeps_last=keeps_last)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
+        self._is_stepping = False
         self.active = False
         """Whether the worker has the role now."""
         self._sleeps = False
@@ -56,6 +57,13 @@ class TrainRole:
     def is_awake(self) -> bool:
         """Whether the worker has the role, and uses it."""
         return self.active and not self._sleeps
+
+    @property
+    def is_computing(self) -> bool:
+        """Whether this rank is in the middle of its own part of a training step, and waits for no other. Waits for
+        nothing."""
+        trainer = self._trainer
+        return self._is_stepping and trainer is not None and not trainer.waits_for_others
 
     def prepare(self) -> None:
         """Before the role is taken: build what joining fills, so that the other members do not wait for it."""
@@ -96,7 +104,12 @@ class TrainRole:
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""
         with self._lock, self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)):
-            return self._active_trainer().step(batch)
+            trainer = self._active_trainer()
+            self._is_stepping = True
+            try:
+                return trainer.step(batch)
+            finally:
+                self._is_stepping = False
 
     def last_metrics(self) -> dict[str, float]:
         """Of the last completed step."""

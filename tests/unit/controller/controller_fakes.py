@@ -145,6 +145,8 @@ class FakeFleet:
         self.reasons: dict[str, str] = {}
         self.used_s: dict[str, float] = {}
         """Processor time of the workers that can be seen."""
+        self.running: set[str] = set()
+        """Workers with a thread that would run."""
         self.restart_failures: list[Exception] = []
 
     def __getitem__(self, slot_id: str) -> FakeWorker:
@@ -178,9 +180,15 @@ class FakeFleet:
             self.log.append((slot.id, "START"))
             self.workers[slot.id] = self.kind(slot.id, self.log)
 
-    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+    def is_ready_to_run(self, slot_id: str) -> bool:
+        return slot_id in self.running
+
+    async def recover(
+        self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None] = lambda _: None
+    ) -> tuple[str, ...]:
         lost = tuple(slot_id for slot_id in slot_ids if self.workers[slot_id].dead) or (slot_ids[0],)
         for slot_id in lost:
+            on_restart(slot_id)
             self.log.append((slot_id, "RESTART"))
             if self.restart_failures:
                 raise self.restart_failures.pop()

@@ -20,7 +20,7 @@ from controller_fakes import stats
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.pool.base import Collected, MemoryChange, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.slots import Slot
 from rlserve.tracking import names
@@ -183,8 +183,9 @@ class SimulatedWorker:
         else:
             result.set_result(found)
 
-    async def do_ping(self) -> Notice | None:
-        return self.notice
+    async def do_sign_of_life(self, wait_s: float) -> SignOfLife:
+        await asyncio.sleep(wait_s)
+        return SignOfLife(notice=self.notice)
 
     # -- rollout ---------------------------------------------------------------------------------------------
 
@@ -520,8 +521,9 @@ class SimulatedFleet:
     async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
         await asyncio.gather(*(self._start(slot.id) for slot, _ in slots))
 
-    async def recover(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+    async def recover(self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None]) -> tuple[str, ...]:
         (slot_id,) = slot_ids
+        on_restart(slot_id)
         self.kill(slot_id)
         self._reasons.pop(slot_id, None)
         self.num_restarts += 1
@@ -535,6 +537,9 @@ class SimulatedFleet:
 
     def processor_s(self, slot_id: str) -> float | None:
         return None
+
+    def is_ready_to_run(self, slot_id: str) -> bool:
+        return False
 
     def reason(self, slot_id: str) -> str | None:
         return self._reasons.get(slot_id)

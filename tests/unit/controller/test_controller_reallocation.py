@@ -14,7 +14,7 @@ from controller_fakes import FakeFleet, make_gang, recorded, run_context, settle
 from rlserve.controller.calls import Calls
 from rlserve.controller.departures import Departures
 from rlserve.controller.engine_ranks import EngineRanks
-from rlserve.controller.events import WorkerLost
+from rlserve.controller.events import WorkerDied, WorkerLost
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.load import Load
 from rlserve.controller.measuring import Measuring
@@ -29,7 +29,7 @@ from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.base import Admission, Forecast, Move, Observation, Plan, Policy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Gang, Node
-from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent
+from rlserve.tracking.events import Decision, FailureEvent, Record, SlotEvent, WorkerEvent, WorkerStateEvent
 
 
 class ScriptedPolicy(Policy[int]):
@@ -52,6 +52,9 @@ class FakeTrainers:
         self.pause_s = 0.0
         self.num_tokens: int | None = None
         self.step_begin_s: float | None = None
+
+    async def expel(self, slot_id: str, worker: Any, error: Exception) -> None:
+        self.log.append(f"trainers expel {slot_id}")
 
     async def prepare(self, slot_ids: tuple[str, ...]) -> None:
         self.log.append(f"trainers prepare {' '.join(slot_ids)}")
@@ -96,6 +99,9 @@ class FakeReplicas:
         self.log.append(f"replicas leave {slot_id}")
         if "leave" in self.failures:
             raise self.failures.pop("leave")
+
+    def lose(self, slot_id: str, error: Exception) -> None:
+        self.log.append(f"replicas lose {slot_id}")
 
     def forget(self, slot_id: str) -> None:
         self.log.append(f"replicas forget {slot_id}")
@@ -183,6 +189,14 @@ class Setting:
         rest = [member for member in self.trainers.members if member not in gang.slot_ids]
         self.trainers.members = rest or [member for member in self.trainers.members if member != slot_id]
         self.context.events.emit(WorkerLost(slot_id=slot_id, role=role, error=error or WorkerLostError("died")))
+
+    def die(self, slot_id: str) -> None:
+        """The heartbeat says so, and has ended what may be left of it."""
+        worker: Any = self.fleet[slot_id]
+        self.fleet.kill(slot_id, "its process died")
+        self.book.workers.ended(slot_id, "its process died")
+        error = WorkerLostError("its process died")
+        self.context.events.emit(WorkerDied(slot_id=slot_id, worker=worker, error=error))
 
     async def begun(self) -> Setting:
         for gang in self.gangs:
@@ -458,6 +472,59 @@ def test_the_last_gang_of_trainers_goes_on_while_a_worker_of_it_is_replaced() ->
         assert setting.counters.worker_failures == 1
 
     run(scenario, gangs=(GANGS[0], GANGS[2]))
+
+
+# Workers that die while nobody calls them
+
+
+def test_a_trainer_that_dies_between_two_steps_is_expelled_and_a_replica_is_lost() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.die("t1")
+        await until(lambda: bool(setting.log))
+        setting.die("r0")
+        assert setting.log == ["trainers expel t1", "replicas lose r0"]
+
+    run(scenario)
+
+
+def test_a_follower_that_dies_costs_its_leader_the_role() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.die("r1")
+        assert setting.log == ["replicas lose r0"]
+
+    run(scenario, gangs=GANGS)
+
+
+def test_a_gang_without_a_role_gets_a_new_worker() -> None:
+    async def scenario(setting: Setting) -> None:
+        gang = setting.gangs[1]
+        await setting.recovery.guard(gang, None, setting.recovery.roles.give_up(gang, "has to"))
+        setting.die("t1")
+        await until(lambda: setting.state("t1") is GangState.IDLE)
+        assert [slot_id for slot_id, what in setting.fleet.log if what == "RESTART"] == ["t1"]
+        assert setting.counters.worker_failures == 1
+
+    run(scenario)
+
+
+def test_a_worker_is_stale_from_its_start_until_its_gang_has_a_role() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.die("r0")
+        setting.lose("r0", Role.ROLLOUT)
+        await until(lambda: setting.state("r0") is GangState.ROLLOUT)
+        states = [event.state for event in setting.records(WorkerStateEvent) if event.slot_id == "r0"]
+        assert states == ["restarting", "stale", "healthy", "dead", "restarting", "stale", "healthy"]
+
+    run(scenario)
+
+
+def test_a_worker_whose_gang_gives_its_role_up_is_stale() -> None:
+    async def scenario(setting: Setting) -> None:
+        await until(lambda: setting.state("t1") is GangState.ROLLOUT)
+        states = [event.state for event in setting.records(WorkerStateEvent) if event.slot_id == "t1"]
+        assert states == ["restarting", "stale", "healthy", "stale", "healthy"]
+
+    run(scenario, Move(gang_id="t1", to=Role.ROLLOUT))
 
 
 # Nodes that come and go

@@ -284,6 +284,18 @@ def test_the_state_is_another_with_each_step_and_with_nothing_else() -> None:
     asyncio.run(scenario())
 
 
+def test_a_member_that_came_back_with_another_worker_is_not_expelled_for_the_one_before() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+        before: Any = setting.fleet["a"]
+        await setting.fleet.recover(("a",))
+        await setting.group.expel("a", before, WorkerLostError("its process died"))
+        assert setting.group.members == ("a", "b")
+        assert setting.lost == []
+
+    asyncio.run(scenario())
+
+
 def test_a_member_that_is_found_lost_between_two_steps_is_expelled_once() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()
@@ -291,7 +303,8 @@ def test_a_member_that_is_found_lost_between_two_steps_is_expelled_once() -> Non
             step = asyncio.create_task(setting.group.step(BATCH))
             await settled()
             error = WorkerLostError("a did not send its weights")
-            expulsions = [asyncio.create_task(setting.group.expel("a", error)) for _ in range(2)]
+            worker: Any = setting.fleet["a"]
+            expulsions = [asyncio.create_task(setting.group.expel("a", worker, error)) for _ in range(2)]
             await settled()
             assert setting.group.members == ("a", "b"), "the step is not done"
             answer.set_result({"loss": 1.0})

@@ -69,6 +69,29 @@ def test_every_answer_comes_exactly_once_and_to_whom_it_belongs(loop: EngineLoop
     assert "theirs" not in finished
 
 
+def test_the_loop_computes_while_its_engine_is_in_a_step(
+    engine: FakeEngine, loop: EngineLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_end, step = threading.Event(), threading.Event(), engine.step
+
+    def slow_step() -> list[RequestOutput]:
+        begun.set()
+        assert may_end.wait(END_S)
+        return step()
+
+    monkeypatch.setattr(engine, "step", slow_step)
+    assert not loop.is_computing
+    answers = loop.subscribe_answers()
+    loop.submit(requests_of("one"), answers)
+    assert begun.wait(END_S)
+    assert loop.is_computing
+    may_end.set()
+    while not answers.read(END_S):
+        pass
+    loop.stop()
+    assert not loop.is_computing
+
+
 def test_an_id_that_is_in_the_engine_is_refused_and_does_not_end_the_other(
     engine: FakeEngine, loop: EngineLoop
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from pool_builders import make_spec
 from trainer_samples import random_batch, save_tiny_model
 
+from rlserve.errors import WorkerFailedError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles import train
 from rlserve.pool.roles.train import TrainRole
@@ -25,6 +26,7 @@ class LoggedTrainer:
     """Writes down what it is asked."""
 
     num_steps = 3
+    waits_for_others = False
 
     def __init__(self, log: list[str]) -> None:
         self.log = log
@@ -54,6 +56,25 @@ def test_what_was_prepared_is_not_built_again_when_the_worker_joins(log: list[st
         role.join(ALONE, loads_model=False, is_newcomer=True)
         assert log == [*built, "resize"]
         role.leave()
+
+
+def test_a_rank_computes_while_it_steps_and_does_not_wait_for_others(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role, seen = TrainRole(make_spec("cpu/0"), Unpaced()), []
+    role.join(ALONE, loads_model=True, is_newcomer=False)
+
+    def step(trainer: LoggedTrainer, batch: object) -> dict[str, float]:
+        for waits in (False, True):
+            trainer.waits_for_others = waits
+            seen.append(role.is_computing)
+        raise WorkerFailedError("a rank was lost")
+
+    monkeypatch.setattr(LoggedTrainer, "step", step, raising=False)
+    with pytest.raises(WorkerFailedError):
+        role.step(random_batch(0, num_samples=2))
+    assert seen == [True, False]
+    assert not role.is_computing
 
 
 def test_a_newcomer_that_was_not_prepared_keeps_nothing_of_before(log: list[str]) -> None:

@@ -84,6 +84,10 @@ class TorchBackend(Backend):
         return self._group.rank
 
     @property
+    def waits_for_others(self) -> bool:
+        return self._group.is_waiting
+
+    @property
     def num_steps(self) -> int:
         return self._held_state().progress.num_steps
 
