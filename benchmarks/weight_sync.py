@@ -148,10 +148,9 @@ def measure_sync(
         copied = time.perf_counter()
         cargo, part = sender.send(version, base, ())
         sent = time.perf_counter()
-        tensors = receiver.receive([offer := Offer(version=version, parts=(part,))], [cargo])
+        staged = receiver.receive([offer := Offer(version=version, parts=(part,))], [cargo], engine.stage_weights)
         received = time.perf_counter()
-        engine.load_weights(version, tensors)
-        found = fingerprint(engine.named_weights())
+        found = engine.swap_weights(version, staged)
         times.append((copied - start, sent - copied, received - sent, time.perf_counter() - received))
         assert found == offer.fingerprint == fingerprint(weights.items())
         base = None if share is None else offer.holding

@@ -19,6 +19,7 @@ from rlserve.engine.core.generation import Generation
 from rlserve.engine.core.scoring import SequenceScorer
 from rlserve.engine.core.weight_versions import WeightVersions
 from rlserve.engine.decoder.parameters import WeightChanges
+from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.base import RankGroup
@@ -255,6 +256,17 @@ class Engine:
         serves nothing until a whole version is there.
         """
         self._weights.load(version, tensors)
+
+    def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
+        """Bring what :meth:`load_weights` takes into memory beside the running model, or refuse it as that does. Any
+        thread may call this, one at a time, while steps go on; the tensors stay as they are until the swap. On a CPU
+        it takes memory for a second set of weights and keeps it; elsewhere it only checks them, and the swap copies."""
+        return self._runner.stage(tensors)
+
+    def swap_weights(self, version: int, staged: StagedWeights) -> int:
+        """Put staged weights into place, once, with the effects and refusals of :meth:`load_weights`; returns the
+        fingerprint of what is loaded now."""
+        return self._weights.swap(version, staged)
 
     def begin_weight_update(self, version: int) -> None:
         """Begin to take a version in buckets, by :meth:`update_weights`. They are staged beside the running model,

@@ -1,6 +1,7 @@
 """The version of the weights in the model, and the ways to the next one.
 
     load      the whole model at once
+    stage     the whole model beside the running one, by any thread ──► swap
     buckets   begin ──► add, add, … ──► finish      staged beside the running model, swapped in at the end
                            └──► abandon             nothing has changed
     delta     only the elements that differ from a base version
@@ -19,6 +20,7 @@ from pathlib import Path
 import torch
 
 from rlserve.engine.decoder.parameters import WeightChanges
+from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.runner.model_runner import ModelRunner
 from rlserve.engine.weights.check import check_checksum, check_version
 from rlserve.engine.weights.fingerprint import fingerprint
@@ -59,6 +61,15 @@ class WeightVersions:
         self.is_loaded = False
         self._runner.put_weights(checked)
         self._changed(version)
+
+    def swap(self, version: int, staged: StagedWeights) -> int:
+        """Put a whole model that was staged into place; returns the fingerprint of what is there: what was staged, if
+        that memory itself is computed with from now on, else what is read back."""
+        self._check(version)
+        self.is_loaded = False
+        self._runner.swap_in(staged)
+        self._changed(version)
+        return fingerprint(self._runner.named_weights()) if staged.panels is None else staged.fingerprint
 
     def begin(self, version: int) -> None:
         """Open an update in buckets."""

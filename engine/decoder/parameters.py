@@ -12,10 +12,11 @@ import torch
 
 from rlserve.engine.decoder.layer_parameters import expert_stacks, new_layer
 from rlserve.engine.decoder.named_weight import NamedWeight, PanelWeight, PlainWeight, put_weights
+from rlserve.engine.decoder.staging import StagedWeights, stage_in_panels
 from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.weights.check import check_tensors, find_problem, find_type_problem
-from rlserve.engine.weights.fingerprint import tensor_fingerprint
+from rlserve.engine.weights.fingerprint import fingerprint, tensor_fingerprint
 from rlserve.errors import ModelError, WeightsRefusedError
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.panels import empty_panels
@@ -46,6 +47,10 @@ class Parameters:
         self._device = device
         self._in_panels = in_panels
         self._fused: list[torch.Tensor] = []
+        self._panels: tuple[torch.Tensor, ...] = ()
+        """Those of them that are in panels."""
+        self._spare: tuple[torch.Tensor, ...] | None = None
+        """Panels that were computed with before the last exchange."""
         self._weights: dict[str, NamedWeight] = {}
         self._staged: dict[str, torch.Tensor] = {}
         """This rank's parts of weights that are to be swapped in."""
@@ -93,6 +98,27 @@ class Parameters:
         """Copy checked weights into place."""
         self._undo.clear()  # of changes that raised in the middle
         put_weights((self._weights[name], self._shard.cut(name, tensor)) for name, tensor in tensors.items())
+
+    def stage_whole(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
+        """Bring a whole new set of weights as far as it can be beside the one that is computed with. Any thread may
+        call it, one at a time.
+
+        Raises:
+            WeightsRefusedError: as for :meth:`checked`.
+        """
+        checked = self.checked(tensors)
+        if not self._in_panels:
+            return StagedWeights(fingerprint=fingerprint(tensors.items()), tensors=checked, panels=None)
+        spare, self._spare = self._spare, None
+        beside = spare or tuple(_empty_like(panels) for panels in self._panels)
+        weights = ((name, self._weights[name], tensor) for name, tensor in checked.items())
+        return stage_in_panels(weights, self._panels, beside)
+
+    def exchange(self, panels: tuple[torch.Tensor, ...]) -> None:
+        """Compute with staged panels from now on."""
+        for mine, other in zip(self._panels, panels, strict=True):
+            mine.data, other.data = other.data, mine.data
+        self._spare = panels
 
     def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Some weights to be staged, by the names of :meth:`named`, and a tied head if it is among them.
@@ -194,6 +220,7 @@ class Parameters:
 
     def release(self) -> None:
         """Free the memory; the tensors stay as empty shells that :meth:`restore` gives memory again."""
+        self._spare = None
         for tensor in self._fused:
             tensor.untyped_storage().resize_(0)
 
@@ -253,6 +280,7 @@ class Parameters:
         """A tensor whose rows are the named parts, one below the other."""
         if self._in_panels and columns:
             fused = empty_panels(sum(rows), columns[0], self._dtype)
+            self._panels = (*self._panels, fused)
             firsts = [sum(rows[:index]) for index in range(len(rows))]
             parts: list[NamedWeight] = [
                 PanelWeight(fused, first, torch.Size((size, *columns)))
@@ -264,6 +292,12 @@ class Parameters:
         self._fused.append(fused)
         self._weights |= dict(zip(names, parts, strict=True))
         return fused
+
+
+def _empty_like(panels: torch.Tensor) -> torch.Tensor:
+    beside = torch.empty_like(panels)
+    advise_huge_pages(beside)
+    return beside
 
 
 def _summary(title: str, problems: list[str]) -> str:

@@ -23,6 +23,7 @@ from rlserve.engine.decoder import cpu_program
 from rlserve.engine.decoder.cpu_program import CpuProgram
 from rlserve.engine.decoder.decoder import Decoder
 from rlserve.engine.decoder.parameters import Parameters, WeightChanges
+from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.device.backend import resolve_backend, resolve_device
 from rlserve.engine.device.memory import MemoryLeft, free_device_memory, measure_memory
 from rlserve.engine.device.transfer import to_device
@@ -164,6 +165,16 @@ class ModelRunner:
         """Copy some checked weights into place; ends with :meth:`weights_changed`."""
         with torch.inference_mode():
             self._parameters.put(tensors)
+
+    def stage(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
+        """A whole set of weights as :meth:`swap_in` takes it, by any thread, or raise :class:`WeightsRefusedError`."""
+        return self._parameters.stage_whole(tensors)
+
+    def swap_in(self, staged: StagedWeights) -> None:
+        """Put what was staged into place, once; ends with :meth:`weights_changed`."""
+        if staged.panels is not None:
+            self._parameters.exchange(staged.panels)
+        self.put_weights(staged.tensors)
 
     def weights_changed(self) -> None:
         """Must be called after weights were written, before the next step."""

@@ -7,12 +7,13 @@ A fingerprint of what an engine has really loaded, compared with what the traine
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
+from rlserve.native.copying import can_copy, copy_all
 from rlserve.native.library import NativeBuildError, load_library
 
 _MULTIPLIER = 0x5851F42D4C957F2D  # of Knuth's MMIX generator: odd, so no bit is lost; below 2^63, so it fits int64
@@ -32,7 +33,29 @@ def tensor_fingerprint(tensor: torch.Tensor) -> int:
     bits = flat.view(_BITS[flat.element_size()])
     compiled = _compiled_sum(bits.dtype) if bits.device.type == "cpu" else None
     total = _sum(bits) if compiled is None else compiled(bits.data_ptr(), len(bits), torch.get_num_threads())
+    return fingerprint_of_sum(total)
+
+
+def fingerprint_of_sum(total: int) -> int:
+    """Of a tensor whose ``bits(i) * (2 i + 1)`` are summed up already, as compiled copies do on their way."""
     return total * _MULTIPLIER & _MASK
+
+
+def copied_fingerprints(copies: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> list[int]:
+    """Copy each first tensor into the second, in the second's type, and return the fingerprints of what was written: in
+    one pass where compiled code can."""
+    found = [0] * len(copies)
+    compiled: dict[torch.dtype, list[int]] = {}
+    for place, (source, target) in enumerate(copies):
+        if has_compiled_sums() and can_copy(source, target):
+            compiled.setdefault(source.dtype, []).append(place)
+        else:
+            target.copy_(source)
+            found[place] = tensor_fingerprint(target)
+    for places in compiled.values():
+        for place, total in zip(places, copy_all([copies[place] for place in places]), strict=True):
+            found[place] = fingerprint_of_sum(total)
+    return found
 
 
 def _sum(bits: torch.Tensor) -> int:
@@ -48,13 +71,19 @@ def _sum(bits: torch.Tensor) -> int:
 @cache
 def _compiled_sum(dtype: torch.dtype) -> Any:
     """The same, many times as fast; None where it cannot be had."""
-    if dtype not in (torch.int16, torch.int32):
+    if dtype not in (torch.int16, torch.int32) or not has_compiled_sums():
         return None
+    return getattr(load_library(), f"weighted_sum_{'int16' if dtype is torch.int16 else 'int32'}")
+
+
+@cache
+def has_compiled_sums() -> bool:
+    """Whether there are compiled kernels."""
     try:
-        library = load_library()
+        load_library()
     except NativeBuildError:  # whoever needs the kernels says so
-        return None
-    return getattr(library, f"weighted_sum_{'int16' if dtype is torch.int16 else 'int32'}")
+        return False
+    return True
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:
@@ -62,8 +91,17 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:
 
     Names, shapes and types take part, so a tensor under the wrong name or of the wrong type is found too.
     """
-    total = 0
-    for name, tensor in tensors:
-        label = zlib.crc32(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}".encode())
-        total += (tensor_fingerprint(tensor) ^ (label * _MULTIPLIER & _MASK)) & _MASK
-    return total & _MASK
+    return total_fingerprint(
+        named_fingerprint(name, tensor.shape, tensor.dtype, tensor_fingerprint(tensor)) for name, tensor in tensors
+    )
+
+
+def named_fingerprint(name: str, shape: Sequence[int], dtype: torch.dtype, of_tensor: int) -> int:
+    """What a tensor adds to the fingerprint of all, if its own is ``of_tensor``."""
+    label = zlib.crc32(f"{name}|{tuple(shape)}|{dtype}".encode())
+    return of_tensor ^ (label * _MULTIPLIER & _MASK)
+
+
+def total_fingerprint(named: Iterable[int]) -> int:
+    """Of all tensors, from what each adds to it."""
+    return sum(named) & _MASK

@@ -42,6 +42,7 @@ _POINTER, _INT, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_float
 _SIGNATURES = {
     "run_program": (_POINTER,),
     "put_rows": (_POINTER, _INT, _INT),
+    "copy": (_POINTER, _INT, _INT),
     "get_rows": (_POINTER, _INT, _INT),
     "quantise": (_POINTER, _POINTER, _POINTER, _INT, _INT, _INT),
     "multiply": (*(_POINTER,) * 5, *(_INT,) * 4),
@@ -74,6 +75,7 @@ def load_library() -> ctypes.CDLL:
     library.cap_float32.argtypes, library.cap_float32.restype = (_POINTER, _INT, _INT, _FLOAT, _INT), None
     library.score_float32.argtypes = (_POINTER, _INT, _INT, _POINTER, _FLOAT, _POINTER, _INT)
     library.score_float32.restype = None
+    library.round_bfloat16.argtypes, library.round_bfloat16.restype = (_POINTER, _INT, _INT), None
     for name in ("int16", "int32"):
         function = getattr(library, f"weighted_sum_{name}")
         function.argtypes, function.restype = (_POINTER, ctypes.c_int64, _INT), ctypes.c_uint64

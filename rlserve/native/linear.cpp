@@ -21,15 +21,16 @@ namespace {
 // Rows of one matrix in panels. Mirrored by Rows in panels.py.
 struct Rows {
     void *panels, *rows;
+    uint64_t sum;  // of what was put, see weighted_sum.h
     int32_t first, num_rows, num_inputs;
 
     int first_panel() const { return first / PANEL; }
     int num_tasks() const { return num_panels(first + num_rows) - first_panel(); }
 };
 
-// Calls body(rows, panel) for all panels that hold some of them.
+// Calls body(matrix, panel, rows) for all panels that hold some of them.
 template <typename T, typename Body>
-void for_panels(const Rows* all, int num, int num_threads, Body body) {
+void for_panels(Rows* all, int num, int num_threads, Body body) {
     std::vector<int> ends(num);
     for (int i = 0; i < num; ++i) ends[i] = (i ? ends[i - 1] : 0) + all[i].num_tasks();
     run_team(num_threads, [&](Team& team) {
@@ -37,19 +38,21 @@ void for_panels(const Rows* all, int num, int num_threads, Body body) {
             const int i = (int)(std::upper_bound(ends.begin(), ends.end(), task) - ends.begin());
             const RowsOfPanels<T> matrix{static_cast<T*>(all[i].panels), static_cast<T*>(all[i].rows), all[i].first,
                                          all[i].first + all[i].num_rows, all[i].num_inputs};
-            body(matrix, all[i].first_panel() + task - (i ? ends[i - 1] : 0));
+            body(matrix, all[i].first_panel() + task - (i ? ends[i - 1] : 0), all[i]);
         });
     });
 }
 
 template <typename T>
-void put_rows(const Rows* all, int num, int num_threads) {
-    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel) { matrix.put(panel); });
+void put_rows(Rows* all, int num, int num_threads) {
+    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel, Rows& rows) {
+        add_to(rows.sum, matrix.put(panel));
+    });
 }
 
 template <typename T>
-void get_rows(const Rows* all, int num, int num_threads) {
-    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel) { matrix.get(panel); });
+void get_rows(Rows* all, int num, int num_threads) {
+    for_panels<T>(all, num, num_threads, [](const RowsOfPanels<T>& matrix, int panel, Rows&) { matrix.get(panel); });
 }
 
 template <typename T>
@@ -85,10 +88,10 @@ int has_fast_bfloat16() {
 }
 
 #define RLSERVE_LINEAR(NAME, ELEMENT)                                                                              \
-    void put_rows_##NAME(const rlserve::Rows* all, int num, int num_threads) {                                     \
+    void put_rows_##NAME(rlserve::Rows* all, int num, int num_threads) {                                           \
         rlserve::put_rows<ELEMENT>(all, num, num_threads);                                                         \
     }                                                                                                              \
-    void get_rows_##NAME(const rlserve::Rows* all, int num, int num_threads) {                                     \
+    void get_rows_##NAME(rlserve::Rows* all, int num, int num_threads) {                                           \
         rlserve::get_rows<ELEMENT>(all, num, num_threads);                                                         \
     }                                                                                                              \
     void quantise_##NAME(const ELEMENT* panels, int8_t* integers, float* scales, int num_outputs, int num_inputs,  \

@@ -14,6 +14,7 @@
 
 #include "team.h"
 #include "vector.h"
+#include "weighted_sum.h"
 
 namespace rlserve {
 
@@ -57,17 +58,19 @@ struct RowsOfPanels {
     const int num_units = num_inputs / Products<T>::UNIT;
 
     // Copies what lies in one panel from the rows, LANES by LANES units at a time. It is written past the cache, which saves
-    // reading first what is overwritten: a third of the traffic.
-    void put(int panel) const {
+    // reading first what is overwritten: a third of the traffic. Returns the weighted sum of what is copied, as a part
+    // of that of all rows: they are summed up first, in the order of memory, and lie in the cache then. Those of the
+    // next panel are fetched meanwhile.
+    uint64_t put(int panel) const {
+        const uint64_t total = sum(panel);
+        const char* ahead = row_at(std::max(first, panel * PANEL) + PANEL, 0);
         for_squares(panel, [&](int output, int k, int count, char* square) {
-            IntVector units[LANES] = {};
-            for (int r = std::max(0, first - output); r < std::min(LANES, end - output); ++r) {
-                const char* row = row_at(output + r, k);
-                __builtin_prefetch(row + sizeof units[r]);
-                copy_units(&units[r], row, count);
-            }
-            transpose(units);
             const bool is_whole = output >= first && output + LANES <= end;
+            if (is_whole && count == LANES) return put_square(row_at(output, k), square, ahead);
+            IntVector units[LANES] = {};
+            for (int r = std::max(0, first - output); r < std::min(LANES, end - output); ++r)
+                copy_units(&units[r], row_at(output + r, k), count);
+            transpose(units);
             for (int i = 0; i < count; ++i) {
                 char* to = square + i * PANEL * UNIT_BYTES;
                 if (is_whole)
@@ -79,6 +82,7 @@ struct RowsOfPanels {
             }
         });
         end_streams();
+        return total;
     }
 
     // Copies what lies in one panel to the rows.
@@ -93,6 +97,25 @@ struct RowsOfPanels {
     }
 
 private:
+    // The same for a whole one, with all of it in registers. Fetches as much from `ahead` on, and moves it.
+    void put_square(const char* row, char* square, const char*& ahead) const {
+        IntVector units[LANES];
+        for (int r = 0; r < LANES; ++r) {
+            __builtin_prefetch(ahead + r * sizeof units[r], 0, 2);
+            std::memcpy(&units[r], row + r * num_units * UNIT_BYTES, sizeof units[r]);
+        }
+        ahead += sizeof units;
+        transpose(units);
+        for (int i = 0; i < LANES; ++i) stream(square + i * PANEL * UNIT_BYTES, units[i]);
+    }
+
+    uint64_t sum(int panel) const {
+        typedef std::conditional_t<sizeof(T) == sizeof(int16_t), int16_t, int32_t> Bits;
+        const int from = std::max(first, panel * PANEL), to = std::min(end, (panel + 1) * PANEL);
+        const long start = (long)(from - first) * num_inputs;
+        return weighted_sum(reinterpret_cast<const Bits*>(rows) + start, (long)(to - from) * num_inputs, start);
+    }
+
     template <typename Body>
     void for_squares(int panel, Body body) const {
         char* of_panel = reinterpret_cast<char*>(panels) + (long)panel * PANEL * num_units * UNIT_BYTES;

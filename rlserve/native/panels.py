@@ -46,21 +46,27 @@ def put_rows(panels: torch.Tensor, first_row: int, rows_nK: torch.Tensor) -> Non
     put_all([(panels, first_row, rows_nK)])
 
 
-def put_all(copies: Sequence[tuple[torch.Tensor, int, torch.Tensor]]) -> None:
+def put_all(copies: Sequence[tuple[torch.Tensor, int, torch.Tensor]]) -> list[int]:
     """Do what :meth:`put_rows` does with each of these arguments, all panels of one type, in about the time of one
-    copy of all: threads are woken once. Converted rows are kept a few at a time."""
+    copy of all: threads are woken once. Converted rows are kept a few at a time.
+
+    Returns:
+        Of the rows of each, as they were put, the sum of ``weighted_sum.h``.
+    """
     ready: list[_Rows] = []
     converted: list[torch.Tensor] = []
+    sums: list[int] = []
     for panels, first_row, given_nK in copies:
         rows_nK = given_nK.to(device="cpu", dtype=panels.dtype).contiguous()
         ready.append(_rows(panels, first_row, rows_nK))
         if rows_nK is not given_nK:
             converted.append(rows_nK)
         if sum(tensor.numel() for tensor in converted) > _CONVERTED_AT_ONCE:
-            _copy("put_rows", panels.dtype, ready)
+            sums += _copy("put_rows", panels.dtype, ready)
             ready, converted = [], []
     if ready:
-        _copy("put_rows", copies[0][0].dtype, ready)
+        sums += _copy("put_rows", copies[0][0].dtype, ready)
+    return sums
 
 
 def get_rows(panels: torch.Tensor, first_row: int, num_rows: int) -> torch.Tensor:
@@ -85,6 +91,7 @@ class _Rows(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("panels", "rows")),
+        ("sum", ctypes.c_uint64),
         *((name, ctypes.c_int32) for name in ("first", "num_rows", "num_inputs")),
     )
 
@@ -92,10 +99,11 @@ class _Rows(ctypes.Structure):
 def _rows(panels: torch.Tensor, first_row: int, rows_nK: torch.Tensor) -> _Rows:
     assert rows_nK.shape[1] == panels.shape[1] * panels.shape[3]
     assert first_row + len(rows_nK) <= panels.shape[0] * _PANEL
-    return _Rows(panels.data_ptr(), rows_nK.data_ptr(), first_row, *rows_nK.shape)
+    return _Rows(panels.data_ptr(), rows_nK.data_ptr(), 0, first_row, *rows_nK.shape)
 
 
-def _copy(name: str, dtype: torch.dtype, all_rows: Sequence[_Rows]) -> None:
+def _copy(name: str, dtype: torch.dtype, all_rows: Sequence[_Rows]) -> list[int]:
     function = getattr(load_library(), f"{name}_{'float32' if dtype is torch.float32 else 'bfloat16'}")
     array = (_Rows * len(all_rows))(*all_rows)
     function(ctypes.addressof(array), len(all_rows), torch.get_num_threads())
+    return [rows.sum for rows in array]

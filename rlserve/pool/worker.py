@@ -123,7 +123,7 @@ class Worker:
         Raises:
             WeightsRefusedError: they are of another version, or not for this model.
         """
-        return self._rollout_role().swap_in(version, self._train.weights_of(version))
+        return self._rollout_role().copy_in(version, self._train.weights_of(version))
 
     def score_canary(self, version: int) -> CanaryScores:
         """What the engine makes of the canary with this version (:meth:`RolloutRole.score_canary`)."""

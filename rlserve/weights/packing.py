@@ -1,7 +1,8 @@
-"""Tensors, or what changed of them, as one block of bytes: no pickle, every byte covered by a checksum.
+"""Tensors, or what changed of them, as one block of bytes: no pickle, and every bit that is used is covered.
 
-A snapshot is taken at a step boundary, so it only copies. What reads the bytes again, checksum and fingerprint, can be
-done while the trainer is stepping.
+A snapshot is taken at a step boundary, in one pass: its fingerprint is summed up while it is copied. That fingerprint
+proves the whole wherever it arrives, and the result of a delta; what is coded has a checksum besides, since it is
+decoded before there is a result.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.weights.fingerprint import fingerprint
+from rlserve.engine.weights.fingerprint import copied_fingerprints, named_fingerprint, total_fingerprint
 from rlserve.errors import WeightsRefusedError
 from rlserve.weights.offer import Holding
+from rlserve.weights.reused_memory import ReusedMemory
 
 _ALIGNMENT_BYTES = 64
 
@@ -35,16 +37,16 @@ class TensorEntry:
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What lies in a payload, and how to see that it is whole."""
+    """What lies in a payload."""
 
     version: int
     entries: tuple[TensorEntry, ...]
     """Of the tensors at this version, also where only what changed of them lies in the payload."""
     num_bytes: int
-    checksum: str
-    """SHA-256 of the payload."""
     base: Holding | None = None
     """What the payload is to be applied to (``delta.codec``); None: it is the tensors themselves."""
+    checksum: str = ""
+    """SHA-256 of the payload, if it is a coded delta."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,12 +58,12 @@ class PackedWeights:
     """[num_bytes] of all tensors, each aligned, or of a coded delta. Read-only where it is the sender's own."""
 
     def check(self) -> None:
-        """See that it is what was packed.
+        """See that a delta is what was packed, before it is decoded. A whole is proved by its fingerprint.
 
         Raises:
             WeightsRefusedError: it is damaged.
         """
-        if hashlib.sha256(self.payload.data).hexdigest() != self.manifest.checksum:
+        if self.manifest.base is not None and hashlib.sha256(self.payload.data).hexdigest() != self.manifest.checksum:
             raise WeightsRefusedError(f"version {self.manifest.version} of the weights arrived damaged: wrong checksum")
 
 
@@ -72,36 +74,31 @@ class Snapshot:
     version: int
     entries: tuple[TensorEntry, ...]
     payload: NDArray[np.uint8]
+    fingerprint: int
+    """Of the tensors, to compare with what an engine has loaded."""
 
     def pack(self) -> PackedWeights:
-        """Close the whole with a checksum; the payload is not copied."""
-        return self._sealed(self.payload, None)
+        """The whole; the payload is not copied."""
+        manifest = Manifest(version=self.version, entries=self.entries, num_bytes=self.payload.nbytes)
+        return PackedWeights(manifest=manifest, payload=_read_only(self.payload))
 
     def pack_delta(self, coded: NDArray[np.uint8], base: Holding) -> PackedWeights:
-        """Close what changed since ``base`` with a checksum, to travel in place of the whole."""
-        return self._sealed(coded, base)
-
-    def _sealed(self, content: NDArray[np.uint8], base: Holding | None) -> PackedWeights:
-        payload = content.view()
-        payload.flags.writeable = False
-        return PackedWeights(
-            manifest=Manifest(
-                version=self.version,
-                entries=self.entries,
-                num_bytes=payload.nbytes,
-                checksum=hashlib.sha256(payload.data).hexdigest(),
-                base=base,
-            ),
-            payload=payload,
+        """What changed since ``base``, closed with a checksum, to travel in place of the whole."""
+        manifest = Manifest(
+            version=self.version,
+            entries=self.entries,
+            num_bytes=coded.nbytes,
+            base=base,
+            checksum=hashlib.sha256(coded.data).hexdigest(),
         )
-
-    def fingerprint(self) -> int:
-        """Of the tensors, to compare with what an engine has loaded."""
-        return fingerprint(tensors_in(self.payload, self.entries))
+        return PackedWeights(manifest=manifest, payload=_read_only(coded))
 
 
-def take_snapshot(version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> Snapshot:
-    """Copy ``tensors``, cast to the engines' type. Reads them once and writes the copy once."""
+def take_snapshot(
+    version: int, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype, memory: ReusedMemory | None = None
+) -> Snapshot:
+    """Copy ``tensors``, cast to the engines' type. Reads them once and writes the copy once, into ``memory`` or memory
+    of its own."""
     entries, offset = [], 0
     for name, tensor in tensors.items():
         num_bytes = tensor.numel() * dtype.itemsize
@@ -115,15 +112,38 @@ def take_snapshot(version: int, tensors: Mapping[str, torch.Tensor], dtype: torc
             )
         )
         offset += -(-num_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
-    payload = np.zeros(offset, dtype=np.uint8)
-    for (_, view), tensor in zip(tensors_in(payload, entries), tensors.values(), strict=True):
-        view.copy_(tensor.detach())
-    return Snapshot(version=version, entries=tuple(entries), payload=payload)
+    payload = (memory or ReusedMemory()).take(offset)
+    copies = [
+        (tensor.detach(), view)
+        for (_, view), tensor in zip(tensors_in(payload, entries), tensors.values(), strict=True)
+    ]
+    named = (
+        named_fingerprint(entry.name, entry.shape, dtype, of_tensor)
+        for entry, of_tensor in zip(entries, copied_fingerprints(copies), strict=True)
+    )
+    return Snapshot(version=version, entries=tuple(entries), payload=payload, fingerprint=total_fingerprint(named))
 
 
 def tensors_in(payload: NDArray[np.uint8], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors with their names, as views of ``payload``, which must be writable: PyTorch has no other tensors."""
-    buffer = torch.from_numpy(payload)
+    """All tensors with their names, as views of ``payload``. Where that is read-only they must not be written to:
+    PyTorch has no tensors that refuse it."""
+    buffer = torch.from_numpy(payload if payload.flags.writeable else np.asarray(_Unlocked(payload)))
     for entry in entries:
         raw = buffer[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
         yield entry.name, raw.view(getattr(torch, entry.dtype)).reshape(entry.shape)
+
+
+class _Unlocked:
+    """The same memory as an array that may be written to, which keeps the other alive: PyTorch takes no other without a
+    warning."""
+
+    def __init__(self, payload: NDArray[np.uint8]) -> None:
+        self._payload = payload
+        interface = payload.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
+
+
+def _read_only(payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    view = payload.view()
+    view.flags.writeable = False
+    return view

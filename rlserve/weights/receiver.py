@@ -1,35 +1,47 @@
 """The receiver: a replica's half, in its worker.
 
-It brings a version into memory beside the running model and checks it; swapping it in is up to whoever owns the engine.
-A replica of several ranks may have one receiver, whose rank hands each other rank its part, or one on each rank.
+It brings a version into memory beside the running model, has it staged there and proves it; swapping it in is up to
+whoever owns the engine. A replica of several ranks may have one receiver, whose rank hands each other rank its part, or
+one on each rank.
 
 ::
 
-    offers, cargo ─► all checksums ─► whole: in place of what is kept  ┐
-      (a chain)                       delta: applied to what is kept,  ├─► fingerprint ─► views of it, for the engine
-                                             if that is its base       ┘   (of deltas)
+    offers, cargo ─► checksums of deltas ─► whole: where the transport has put it     ┐
+      (a chain)                             delta: applied to a copy of what is kept, ├─► stage ─► fingerprint
+                                                   if that is its base                ┘
 
 What is kept is what was received last, or nothing: where something fails after the first write, it is dropped, and only
-a whole version fits.
+a whole version fits. A whole version is read where the transport has put it, and copied only once a delta comes.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 from rlserve.weights.delta.codec import apply_delta
 from rlserve.weights.offer import Holding, Offer, SentPart
 from rlserve.weights.packing import PackedWeights, TensorEntry, tensors_in
 from rlserve.weights.transports.base import ReceivingEnd
+
+
+class Staged(Protocol):
+    """Tensors that were copied, or found fit, to be loaded."""
+
+    @property
+    def fingerprint(self) -> int:
+        """Of all of them (``rlserve/engine/weights/fingerprint.py``)."""
+
+
+StagedT = TypeVar("StagedT", bound=Staged)
+Stage = Callable[[Mapping[str, torch.Tensor]], StagedT]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,7 +51,7 @@ class _Part:
     holding: Holding
     entries: tuple[TensorEntry, ...]
     payload: NDArray[np.uint8]
-    """Writable, and nobody else's."""
+    """Nobody else's if it is writable."""
 
 
 class Receiver:
@@ -53,16 +65,17 @@ class Receiver:
         """By sender."""
         self._lock = threading.Lock()
 
-    def receive(self, offers: Sequence[Offer], cargo: Sequence[Any]) -> dict[str, torch.Tensor]:
-        """The tensors by name, at the version of the last offer. They are valid until the next call.
+    def receive(self, offers: Sequence[Offer], cargo: Sequence[Any], stage: Stage[StagedT]) -> StagedT:
+        """Have the tensors at the version of the last offer staged, and return that once it is proved.
 
         Args:
             offers: a whole version or what changed since the one that was received last, and then what changed since.
             cargo: of all their parts, in their order.
+            stage: takes the tensors by name, to be read alone; they are valid until the next call.
 
         Raises:
             WeightsRefusedError: damaged, of another version or base than offered, changes to something that is not
-                here, or a tensor that is in two parts. A whole version may still be taken.
+                here, a tensor that is in two parts, or refused by ``stage``. A whole version may still be taken.
             ArgumentLostError: what was sent is gone; it can be sent again.
         """
         with self._lock:
@@ -70,10 +83,15 @@ class Receiver:
             kept, self._kept = self._kept, {}
             for offer, link in zip(offers, links, strict=True):
                 kept = {part.sender: _taken(kept, offer, part, packed) for part, packed in link}
-            tensors = _joined(kept, offers[-1])
+            staged = stage(_joined(kept, offers[-1]))
+            if staged.fingerprint != offers[-1].fingerprint:
+                raise WeightsRefusedError(
+                    f"version {offers[-1].version} of the weights arrived damaged: its fingerprint is "
+                    f"{staged.fingerprint:016x}, must be {offers[-1].fingerprint:016x}"
+                )
             if self._keeps_last:
                 self._kept = kept
-            return tensors
+            return staged
 
     def drop(self) -> None:
         """Free what is kept: the engine gives its weights up too."""
@@ -81,7 +99,7 @@ class Receiver:
             self._kept = {}
 
     def _opened(self, offers: Sequence[Offer], cargo: Iterator[Any]) -> list[list[tuple[SentPart, PackedWeights]]]:
-        """What was sent, link by link and part by part; all of it is checked before anything is written."""
+        """What was sent, link by link and part by part; all deltas are checked before anything is written."""
         links = []
         for offer in offers:
             link = []
@@ -101,39 +119,29 @@ class Receiver:
 
 def _taken(kept: Mapping[str, _Part], offer: Offer, part: SentPart, packed: PackedWeights) -> _Part:
     """A part at the version of the offer, in the memory of what was kept of it where that is possible."""
-    before = kept.get(part.sender)
     holding = Holding(version=offer.version, fingerprint=part.fingerprint)
     if part.base is None:
-        payload = packed.payload
-        if not payload.flags.writeable and before is not None and before.payload.nbytes == payload.nbytes:
-            np.copyto(before.payload, payload)
-            payload = before.payload
-        elif not payload.flags.writeable:
-            payload = payload.copy()
-        return _Part(holding=holding, entries=packed.manifest.entries, payload=payload)
+        return _Part(holding=holding, entries=packed.manifest.entries, payload=packed.payload)
+    before = kept.get(part.sender)
     if before is None or before.holding != part.base:
         held = "nothing" if before is None else f"version {before.holding.version} ({before.holding.fingerprint:016x})"
         raise WeightsRefusedError(
             f"version {offer.version} of the weights is what changed{_since(part.base)} "
             f"({part.base.fingerprint:016x}); here is {held}"
         )
-    apply_delta(packed.payload, before.payload)
-    return _Part(holding=holding, entries=before.entries, payload=before.payload)
+    payload = before.payload if before.payload.flags.writeable else before.payload.copy()
+    apply_delta(packed.payload, payload)
+    return _Part(holding=holding, entries=before.entries, payload=payload)
 
 
 def _joined(parts: Mapping[str, _Part], offer: Offer) -> dict[str, torch.Tensor]:
-    """The tensors of all parts. A whole is proved by its checksum, the result of a delta by its fingerprint."""
+    """The tensors of all parts."""
     tensors: dict[str, torch.Tensor] = {}
     for part in parts.values():
         found = dict(tensors_in(part.payload, part.entries))
         if twice := sorted(tensors.keys() & found.keys()):
             raise WeightsRefusedError(f"version {offer.version} of the weights has {twice[0]} in two parts")
         tensors |= found
-    if offer.base is not None and (found_sum := fingerprint(tensors.items())) != offer.fingerprint:
-        raise WeightsRefusedError(
-            f"version {offer.version} of the weights has fingerprint {found_sum:016x} after what changed was applied, "
-            f"must be {offer.fingerprint:016x}"
-        )
     return tensors
 
 

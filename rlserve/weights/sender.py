@@ -29,6 +29,7 @@ from rlserve.weights.delta.codec import encode_delta
 from rlserve.weights.delta.worth import changed_share, is_worth_coding, is_worth_sending
 from rlserve.weights.offer import Holding, SentPart
 from rlserve.weights.packing import PackedWeights, Snapshot, take_snapshot
+from rlserve.weights.reused_memory import ReusedMemory
 from rlserve.weights.transports.base import SendingEnd
 
 
@@ -53,6 +54,7 @@ class Sender:
         self._is_retired = False
         self._snapshots: dict[int, Snapshot] = {}
         self._last: _Sent | None = None
+        self._memory = ReusedMemory()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         """A version is compared with the one that was sent before it: one at a time."""
@@ -60,7 +62,7 @@ class Sender:
     def take_snapshot(self, version: int, tensors: Mapping[str, torch.Tensor]) -> None:
         """Copy what this sender is to send of a version. The caller sees to it that ``tensors`` do not change
         meanwhile."""
-        snapshot = take_snapshot(version, tensors, self._dtype)
+        snapshot = take_snapshot(version, tensors, self._dtype, self._memory)
         with self._lock:
             self._snapshots[version] = snapshot
             self._is_retired = False
@@ -85,7 +87,7 @@ class Sender:
             raise WorkerFailedError(f"{self._name} has no snapshot of version {version} of the weights")
         with self._sending:
             packed, share = self._packed(snapshot, base)
-            holding = Holding(version=version, fingerprint=snapshot.fingerprint())
+            holding = Holding(version=version, fingerprint=snapshot.fingerprint)
             cargo = self._end.send(packed)
             with self._lock:
                 keeps = self._keeps_last and not self._is_retired
@@ -105,6 +107,7 @@ class Sender:
         """Free what was sent last, until the next snapshot: another will send the next version."""
         with self._lock:
             self._last, self._is_retired = None, True
+        self._memory.free()
 
     def discard_all(self) -> None:
         """Remove all that was sent: the run is over."""

@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 
 from rlserve.engine import EngineStats, Request, RequestOutput, SampleDelta, SamplingParams
+from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.stats.step_work import NO_WORK
+from rlserve.engine.weights.fingerprint import fingerprint
 
 
 class FakeEngine:
@@ -62,6 +64,16 @@ class FakeEngine:
     def load_weights(self, version: int, tensors: dict[str, torch.Tensor]) -> None:
         self.events.append(f"load {version}")
         self.weight_version, self.tensors = version, dict(tensors)
+
+    def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
+        self.events.append("stage")
+        copies = {name: tensor.clone() for name, tensor in tensors.items()}
+        return StagedWeights(fingerprint=fingerprint(copies.items()), tensors=copies, panels=None)
+
+    def swap_weights(self, version: int, staged: StagedWeights) -> int:
+        self.events.append(f"swap {version}")
+        self.weight_version, self.tensors = version, dict(staged.tensors)
+        return staged.fingerprint
 
     def named_weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         return iter(self.tensors.items())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -44,26 +44,29 @@ class RolloutRole:
         return self._loop.is_computing
 
     def take_weights(self, offers: Sequence[Offer], cargo: Sequence[Any]) -> Receipt:
-        """Bring the last version that is offered into memory beside the running model and check it, copy it in between
-        two steps, and prove what is loaded."""
+        """Bring the last version that is offered into memory beside the running model and prove it, and swap it in
+        between two steps."""
         with self._pace.receiving():
-            tensors = self._receiver.receive(offers, cargo)
-        return self.swap_in(offers[-1].version, tensors)
+            staged = self._receiver.receive(offers, cargo, self._engine.stage_weights)
+        return self._swap(lambda engine: engine.swap_weights(offers[-1].version, staged))
 
-    def swap_in(self, version: int, tensors: Mapping[str, torch.Tensor]) -> Receipt:
-        """Copy weights in between two steps, and prove what is loaded."""
+    def copy_in(self, version: int, tensors: Mapping[str, torch.Tensor]) -> Receipt:
+        """Copy weights of this process in between two steps, and prove what is loaded: no second set of them is
+        needed."""
 
-        def swap(engine: Engine) -> Receipt:
-            start = self._pace.now_s()
+        def copy(engine: Engine) -> int:
             engine.load_weights(version, tensors)
-            loaded = fingerprint(engine.named_weights())
-            return Receipt(
-                version=engine.weight_version,
-                fingerprint=loaded,
-                load_s=self._pace.now_s() - start,
-            )
+            return fingerprint(engine.named_weights())
 
-        return self._loop.run(swap)
+        return self._swap(copy)
+
+    def _swap(self, swap: Callable[[Engine], int]) -> Receipt:
+        def timed(engine: Engine) -> Receipt:
+            start = self._pace.now_s()
+            loaded = swap(engine)
+            return Receipt(version=engine.weight_version, fingerprint=loaded, load_s=self._pace.now_s() - start)
+
+        return self._loop.run(timed)
 
     def score_canary(self, prompts: CanaryPrompts, version: int) -> CanaryScores:
         """What the engine makes of the canary, between two steps.

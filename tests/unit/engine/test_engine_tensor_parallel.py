@@ -158,7 +158,7 @@ def test_weights_change_in_the_middle_in_every_way(
         for request in _requests(12):
             engine.add(request)
         finished = engine.step() + engine.step() + engine.step()
-        engine.load_weights(1, second)
+        assert engine.swap_weights(1, engine.stage_weights(second)) == fingerprint(engine.named_weights())
         finished += engine.step() + engine.step()
         engine.begin_weight_update(2)
         for name in reversed(third):

@@ -51,7 +51,7 @@ def test_each_turn_of_rollout_serves_the_weights_of_the_step_before(tmp_path: Pa
         role = both.roll_out()
         with pytest.raises(WeightsRefusedError, match=f"holds version {version} of the weights, asked for was 7"):
             both.train.weights_of(7)
-        receipt = role.swap_in(version, both.train.weights_of(version))
+        receipt = role.copy_in(version, both.train.weights_of(version))
         assert (receipt.version, receipt.fingerprint) == (version, expected)
         request = Request(id="a", prompt_token_ids=(1, 2, VOCABULARY - 1), sampling=SamplingParams(max_tokens=5))
         role.submit([request])

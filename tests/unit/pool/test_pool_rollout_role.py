@@ -23,7 +23,7 @@ from rlserve.weights.transports.factory import create_receiving_end
 
 def _offered(version: int) -> tuple[list[Offer], list[PackedWeights]]:
     snapshot = take_snapshot(version, {"weight": torch.full((4,), float(version))}, torch.float32)
-    part = SentPart(sender="trainer", num_bytes=16, num_whole_bytes=16, fingerprint=snapshot.fingerprint())
+    part = SentPart(sender="trainer", num_bytes=16, num_whole_bytes=16, fingerprint=snapshot.fingerprint)
     return [Offer(version=version, parts=(part,))], [snapshot.pack()]
 
 
@@ -69,7 +69,7 @@ def test_weights_are_swapped_only_between_steps(engine: FakeEngine, role: Rollou
     role.stop()
     assert receipt.version == 1
     assert receipt.fingerprint == _offered(1)[0][0].fingerprint
-    place = engine.events.index("load 1")
+    place = engine.events.index("swap 1")
     before = engine.events[:place]
     assert before.count("step begins") == before.count("step ends")
 
@@ -84,7 +84,7 @@ def test_memory_is_freed_after_the_stop_and_nothing_runs_after_it(engine: FakeEn
         role.take_weights(*_offered(1))
     with pytest.raises(WorkerFailedError, match="is stopping"):
         role.submit(requests_of("late"))
-    assert "load 1" not in engine.events
+    assert "swap 1" not in engine.events
     _collect_all(role)
     assert role.collect(0.0).closed
 

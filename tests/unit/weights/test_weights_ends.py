@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from weights_fakes import StagedCopy
 
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
@@ -59,7 +61,8 @@ def send(sender: Sender, version: int, weights: Weights, base: Holding | None = 
 
 
 def receive(receiver: Receiver, *links: Link) -> Weights:
-    return receiver.receive([link.offer for link in links], [piece for link in links for piece in link.cargo])
+    cargo = [piece for link in links for piece in link.cargo]
+    return receiver.receive([link.offer for link in links], cargo, StagedCopy).tensors
 
 
 def same_bits(one: Weights, other: Weights) -> bool:
@@ -140,10 +143,10 @@ def test_what_changed_arrives_on_its_base_alone() -> None:
         receive(other, delta)
 
 
-def damaged(link: Link) -> Link:
+def damaged(link: Link, place: int = -1) -> Link:
     (packed,) = link.cargo
     payload = packed.payload.copy()
-    payload[-1] ^= 1
+    payload[place] ^= 1
     return replace(link, cargo=(replace(packed, payload=payload),))
 
 
@@ -157,12 +160,51 @@ def test_a_damaged_link_is_refused_before_anything_is_written() -> None:
     assert same_bits(receive(receiver, first, second), newer), "what is kept is as it was"
 
 
+@pytest.mark.parametrize("place", [0, 2999, 3008])
+def test_a_damaged_whole_is_refused_wherever_its_bits_are_used(place: int) -> None:
+    whole, delta, newer = two_versions(new_sender())
+    receiver = new_receiver()
+    with pytest.raises(WeightsRefusedError, match=r"version 0 .* arrived damaged: its fingerprint is \w{16}, must be"):
+        receive(receiver, damaged(whole, place))
+    with pytest.raises(WeightsRefusedError, match="here is nothing"):
+        receive(receiver, delta)
+    with pytest.raises(WeightsRefusedError, match="version 1 of the weights arrived damaged"):
+        receive(receiver, damaged(whole, place), delta)
+    assert same_bits(receive(receiver, whole, delta), newer)
+
+
+def test_what_cannot_be_staged_is_not_kept() -> None:
+    whole, delta, _ = two_versions(new_sender())
+    receiver = new_receiver()
+    receive(receiver, whole)
+
+    def refuse(_: object) -> StagedCopy:
+        raise WeightsRefusedError("not for this model")
+
+    with pytest.raises(WeightsRefusedError, match="not for this model"):
+        receiver.receive([delta.offer], delta.cargo, refuse)
+    with pytest.raises(WeightsRefusedError, match="here is nothing"):
+        receive(receiver, delta)
+
+
+def test_a_whole_version_is_read_where_it_lies() -> None:
+    (packed,) = (whole := send(new_sender(), 0, first_weights())).cargo
+    places = []
+
+    def stage(tensors: Mapping[str, torch.Tensor]) -> StagedCopy:
+        places.append(tensors["embed"].data_ptr())
+        return StagedCopy(tensors)
+
+    new_receiver().receive([whole.offer], whole.cargo, stage)
+    assert places == [packed.payload.ctypes.data]
+
+
 def test_a_result_of_another_fingerprint_is_refused_and_not_kept() -> None:
     sender, receiver = new_sender(), new_receiver()
     whole, delta, newer = two_versions(sender)
     other = replace(delta, offer=Offer(version=1, parts=(replace(delta.offer.parts[0], fingerprint=9),)))
     receive(receiver, whole)
-    with pytest.raises(WeightsRefusedError, match="after what changed was applied, must be 0000000000000009"):
+    with pytest.raises(WeightsRefusedError, match=r"its fingerprint is \w{16}, must be 0000000000000009"):
         receive(receiver, other)
     with pytest.raises(WeightsRefusedError, match="here is nothing"):
         receive(receiver, delta)
@@ -175,15 +217,14 @@ def test_a_delta_offered_as_the_whole_is_refused() -> None:
     receive(receiver, whole)
     hidden = Offer(version=1, parts=(replace(delta.offer.parts[0], base=None),))
     with pytest.raises(WeightsRefusedError, match=r"sent version 1 of the weights since version 0, offered was 1$"):
-        receiver.receive([hidden], delta.cargo)
+        receiver.receive([hidden], delta.cargo, StagedCopy)
 
 
-def test_what_a_receiver_holds_is_its_own() -> None:
-    """In one process, as here, the sender's memory could be written to."""
+def test_what_was_sent_is_not_written_to() -> None:
+    """In one process, as here, a delta could be applied to the sender's memory."""
     sender, receiver = new_sender(), new_receiver()
-    whole, _, _ = two_versions(sender)
-    found = receive(receiver, whole)
-    found["norm"].zero_()
+    whole, delta, newer = two_versions(sender)
+    assert same_bits(receive(receiver, whole, delta), newer)
     assert same_bits(receive(new_receiver(), whole), first_weights())
 
 

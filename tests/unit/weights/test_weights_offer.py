@@ -52,7 +52,7 @@ def test_the_parts_of_several_senders_add_up_to_the_whole(cut: int) -> None:
     for sender, own in (("a", names[:cut]), ("b", names[cut:])):
         snapshot = take_snapshot(1, {name: tensors[name] for name in own}, torch.float32)
         size = snapshot.payload.nbytes
-        parts.append(SentPart(sender=sender, num_bytes=size, num_whole_bytes=size, fingerprint=snapshot.fingerprint()))
+        parts.append(SentPart(sender=sender, num_bytes=size, num_whole_bytes=size, fingerprint=snapshot.fingerprint))
     whole = Offer(version=1, parts=tuple(parts))
     assert whole.fingerprint == fingerprint(tensors.items())
     assert whole.num_bytes == whole.num_whole_bytes == sum(part.num_bytes for part in parts)

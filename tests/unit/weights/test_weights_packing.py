@@ -37,7 +37,7 @@ def test_round_trip_keeps_every_bit_and_name() -> None:
     restored = unpack(snapshot.pack())
     assert list(restored) == list(TENSORS)
     assert all(torch.equal(restored[name], TENSORS[name]) for name in TENSORS)
-    assert snapshot.fingerprint() == fingerprint(restored.items()) == fingerprint(TENSORS.items())
+    assert snapshot.fingerprint == fingerprint(restored.items()) == fingerprint(TENSORS.items())
 
 
 def test_a_snapshot_casts_to_the_engines_type() -> None:
@@ -53,16 +53,44 @@ def test_a_snapshot_stays_as_it_was_while_the_trainer_steps() -> None:
     assert unpack(snapshot.pack())["w"].tolist() == [1.0, 2.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("given", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_snapshot_has_the_bits_that_pytorch_makes_and_their_fingerprint(
+    given: torch.dtype, dtype: torch.dtype
+) -> None:
+    tensors = {
+        "large": 3 * torch.randn(70_001, generator=torch.Generator().manual_seed(0)),
+        "strided": torch.randn(40, 70, generator=torch.Generator().manual_seed(1)).t(),
+        "odd": torch.tensor(
+            [0.0, -0.0, torch.inf, -torch.inf, 1e-40, -1e-45, 3.3895314e38, 1.00390625, 1.01171875] * 9
+        ),
+        "none": torch.zeros(0, 4),
+    }
+    tensors = {name: tensor.to(given) for name, tensor in tensors.items()}
+    snapshot = take_snapshot(0, tensors, dtype)
+    expected = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    found = unpack(snapshot.pack())
+    bits = torch.int32 if dtype is torch.float32 else torch.int16
+    for name, tensor in expected.items():
+        assert torch.equal(found[name].view(bits), tensor.contiguous().view(bits)), name
+    assert snapshot.fingerprint == fingerprint(expected.items())
+
+
+def test_no_number_stays_no_number() -> None:
+    strange = torch.tensor([0x7F800001, 0x7FFFFFFF, -0x00000001, 0x7FC00000], dtype=torch.int32).view(torch.float32)
+    found = unpack(take_snapshot(0, {"w": torch.cat([torch.ones(61), strange])}, torch.bfloat16).pack())["w"]
+    assert found.isnan().tolist() == [False] * 61 + [True] * 4
+
+
 def test_what_is_sent_cannot_be_written_to_by_whoever_gets_it() -> None:
     with pytest.raises(ValueError, match="read-only"):
         packed(0).payload[0] = 1
 
 
-@pytest.mark.parametrize("is_delta", [False, True])
-def test_damaged_payload_is_refused(is_delta: bool) -> None:
-    snapshot = take_snapshot(7, TENSORS, torch.float32)
-    coded = np.arange(30, dtype=np.uint8)
-    sent = snapshot.pack_delta(coded, Holding(version=6, fingerprint=1)) if is_delta else snapshot.pack()
+def test_a_damaged_delta_is_refused_before_it_is_decoded() -> None:
+    sent = take_snapshot(7, TENSORS, torch.float32).pack_delta(
+        np.arange(30, dtype=np.uint8), Holding(version=6, fingerprint=1)
+    )
     sent.check()
     damaged = sent.payload.copy()
     damaged[5] ^= 1
