@@ -1,10 +1,11 @@
 """Measure what a version of the weights costs from trainer to engine, whole and as what changed, beside a plain copy.
 
-python benchmarks/weight_sync.py [--model NAME …] [--changed SHARE …] [--rounds N] [--threads N] [--json FILE]
+python benchmarks/weight_sync.py [--model NAME …] [--changed SHARE …] [--rounds N] [--threads N] [--ray] [--json FILE]
+python benchmarks/weight_sync.py --real FOLDER [--steps N] [--json FILE]
 
-All is done by the product's own sender, receiver and engine in this process; what Ray itself costs is not in it.
-Weights change as training changes them: by one or two units in the last place. The exit code is 1 where a bar is
-missed.
+All is done by the product's own sender, receiver and engine in this process; with ``--ray``, each version goes through
+Ray's object store besides. Weights change as training changes them: by one or two units in the last place. ``--real``
+reads the same from whole runs, which are kept in FOLDER. The exit code is 1 where a bar is missed.
 """
 
 from __future__ import annotations
@@ -16,18 +17,21 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Literal
+from typing import Any, Literal
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 import numpy as np
+import ray
 import torch
 from checks import Check
 from machine import circumstances
 from models import DEFAULT_CACHE, SHAPES, ModelShape, model_folder
+from weight_sync_runs import MAX_PAUSE_S, RUNS, measure_run, report_run, run_checks
 
 from rlserve.engine import Engine, EngineConfig
 from rlserve.engine.weights.fingerprint import fingerprint
@@ -43,9 +47,10 @@ INDEX_BYTES = 4
 """Of a plain index of a changed element."""
 MIN_PLAIN_FACTOR, MIN_CODED_FACTOR = 30, 100
 """At one element in a hundred changed."""
-MAX_PAUSE_S = 0.05
 MAX_COPIES = 1.5
 """Of the whole sync of a whole version."""
+NUM_FIRST = 3
+"""Rounds that are not counted."""
 
 Weights = Mapping[str, torch.Tensor]
 
@@ -65,97 +70,124 @@ class SyncResult:
     snapshot_s: float
     """The copy from float32 to the engine's type that a trainer's step waits for."""
     send_s: float
-    """Comparison, coding, checksum, fingerprint and the sending end, beside the next step."""
+    """Comparison, coding and the sending end, beside the next step."""
+    store_s: float
+    """Into Ray's object store and out of it, if that is asked for."""
     receive_s: float
-    """The receiving end, checks and decoding, beside the running model."""
+    """The receiving end, decoding and staging, beside the running model."""
     pause_s: float
-    """The engine stands still: swap, and fingerprint of what is loaded."""
-
-    @property
-    def sync_s(self) -> float:
-        """From the end of a step until the engine goes on with its weights."""
-        return self.snapshot_s + self.send_s + self.receive_s + self.pause_s
+    """The engine stands still for the swap."""
+    sync_s: float
+    """From the end of a step until the engine goes on with its weights: all of these."""
+    copies: float
+    """That, in plain copies of the whole, each made just before."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """Medians over the rounds."""
+    """What a model's weights cost."""
 
     model: str
     dtype: str
     num_bytes: int
     """Of the whole."""
     copy_s: float
-    """``copy_`` of every tensor into another that is there."""
-    swap_s: float
-    """``load_weights`` of the same tensors, until the next step can be computed with them."""
-    fingerprint_s: float
-    """Reading back what is loaded, and adding it up."""
+    """A plain copy of as many bytes, from memory to memory that is there: median over all rounds."""
     syncs: tuple[SyncResult, ...]
 
 
+class Store:
+    """Ray's object store on this machine."""
+
+    def __init__(self) -> None:
+        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+
+    def carry(self, cargo: Any) -> Any:
+        """Put in, as a worker's answer is, and taken out, as another worker takes it."""
+        return ray.get(ray.put(cargo))
+
+
 def measure(
-    shape: ModelShape, dtype: Literal["float32", "bfloat16"], shares: Sequence[float], *, num_rounds: int, cache: Path
+    shape: ModelShape,
+    dtype: Literal["float32", "bfloat16"],
+    shares: Sequence[float],
+    *,
+    num_rounds: int,
+    cache: Path,
+    store: Store | None,
 ) -> ModelResult:
-    """Copy, swap and read back in turn; then all ways of a version."""
+    """All ways of a version."""
     config = EngineConfig(dtype=dtype, kv_cache_bytes=KV_CACHE_BYTES, max_model_len=MAX_MODEL_LEN)
     engine = Engine(model_folder(shape, cache), config)
     weights = {name: tensor.clone() for name, tensor in engine.named_weights()}
-    copies = {name: tensor.clone() for name, tensor in weights.items()}
-    copy_s, swap_s, fingerprint_s = [], [], []
-    for version in range(1, num_rounds + 1):
-        start = time.perf_counter()
-        for name, tensor in weights.items():
-            copies[name].copy_(tensor)
-        copied = time.perf_counter()
-        engine.load_weights(version, weights)
-        swapped = time.perf_counter()
-        found = fingerprint(engine.named_weights())
-        copy_s.append(copied - start)
-        swap_s.append(swapped - copied)
-        fingerprint_s.append(time.perf_counter() - swapped)
-        assert found == fingerprint(weights.items())
+    num_bytes = sum(tensor.nbytes for tensor in weights.values())
+    copy = PlainCopy(num_bytes)
     syncs = []
     with TemporaryDirectory() as folder:
         for transport in (ObjectStoreConfig(), SharedFolderConfig(folder=str(Path(folder) / "weights"))):
+            carried_by = store if transport.transport == "object_store" else None
             for share in (None, *shares):
-                syncs.append(measure_sync(engine, weights, transport, share, num_rounds=num_rounds))
+                syncs.append(measure_sync(engine, weights, transport, share, carried_by, copy, num_rounds=num_rounds))
     return ModelResult(
-        model=shape.name,
-        dtype=dtype,
-        num_bytes=sum(tensor.numel() * tensor.element_size() for tensor in weights.values()),
-        copy_s=median(copy_s),
-        swap_s=median(swap_s),
-        fingerprint_s=median(fingerprint_s),
-        syncs=tuple(syncs),
+        model=shape.name, dtype=dtype, num_bytes=num_bytes, copy_s=median(copy.times_s), syncs=tuple(syncs)
     )
 
 
+class PlainCopy:
+    """Bytes that are copied to memory that is there, as quickly as PyTorch does it."""
+
+    def __init__(self, num_bytes: int) -> None:
+        self._source, self._target = (torch.ones(num_bytes, dtype=torch.uint8) for _ in range(2))
+        self.times_s: list[float] = []
+
+    def measure_s(self) -> float:
+        """Copy once."""
+        start = time.perf_counter()
+        self._target.copy_(self._source)
+        self.times_s.append(time.perf_counter() - start)
+        return self.times_s[-1]
+
+
 def measure_sync(
-    engine: Engine, weights: Weights, transport: WeightsConfig, share: float | None, *, num_rounds: int
+    engine: Engine,
+    weights: Weights,
+    transport: WeightsConfig,
+    share: float | None,
+    store: Store | None,
+    copy: PlainCopy,
+    *,
+    num_rounds: int,
 ) -> SyncResult:
-    """Versions from a sender into the engine, one after the other; the first is not counted."""
+    """Versions from a sender into the engine, one after the other; the first ones, which take new memory, are not
+    counted."""
     dtype = next(iter(weights.values())).dtype
     sender = Sender("trainer", create_sending_end(transport), dtype, keeps_last=True)
     receiver = Receiver(create_receiving_end(transport), keeps_last=True)
     times, base, chance = [], None, np.random.default_rng(0)
-    for _ in range(num_rounds + 1):
+    for _ in range(num_rounds + NUM_FIRST):
         version = engine.weight_version + 1
         weights = changed(weights, 0.01 if share is None else share, chance)
         masters = {name: tensor.float() for name, tensor in weights.items()}
-        start = time.perf_counter()
+        copy_s = copy.measure_s()
+        stamps = [time.perf_counter()]
         sender.take_snapshot(version, masters)
-        copied = time.perf_counter()
+        stamps.append(time.perf_counter())
         cargo, part = sender.send(version, base, ())
-        sent = time.perf_counter()
+        stamps.append(time.perf_counter())
+        if store is not None:
+            cargo = store.carry(cargo)
+        stamps.append(time.perf_counter())
         staged = receiver.receive([offer := Offer(version=version, parts=(part,))], [cargo], engine.stage_weights)
-        received = time.perf_counter()
+        stamps.append(time.perf_counter())
         found = engine.swap_weights(version, staged)
-        times.append((copied - start, sent - copied, received - sent, time.perf_counter() - received))
-        assert found == offer.fingerprint == fingerprint(weights.items())
+        stamps.append(time.perf_counter())
+        sync_s = stamps[-1] - stamps[0]
+        times.append((*(end - start for start, end in pairwise(stamps)), sync_s, sync_s / copy_s))
+        assert found == offer.fingerprint == fingerprint(weights.items()) == fingerprint(engine.named_weights())
         base = None if share is None else offer.holding
     sender.discard_all()
-    snapshot_s, send_s, receive_s, pause_s = (median(column) for column in zip(*times[1:], strict=True))
+    medians = [median(column) for column in zip(*times[NUM_FIRST:], strict=True)]
+    snapshot_s, send_s, store_s, receive_s, pause_s, sync_s, copies = medians
     itemsize = dtype.itemsize
     num_plain_bytes = (part.changed_share or 0.0) * part.num_whole_bytes / itemsize * (INDEX_BYTES + itemsize)
     return SyncResult(
@@ -166,8 +198,11 @@ def measure_sync(
         plain_factor=part.num_whole_bytes / max(num_plain_bytes, 1),
         snapshot_s=snapshot_s,
         send_s=send_s,
+        store_s=store_s,
         receive_s=receive_s,
         pause_s=pause_s,
+        sync_s=sync_s,
+        copies=copies,
     )
 
 
@@ -196,30 +231,28 @@ def checks(results: Sequence[ModelResult]) -> list[Check]:
                 found.append(Check(name=f"{name}, plain", value=plain, bar=MIN_PLAIN_FACTOR))
                 found.append(Check(name=f"{name}, coded", value=factor, bar=MIN_CODED_FACTOR))
             if sync.changed is None:
-                copies = sync.sync_s / result.copy_s
                 name = f"{result.model}: whole sync of a whole version, in copies"
-                found.append(Check(name=name, value=copies, bar=MAX_COPIES, at_least=False))
-            if result.model == "default" and sync.changed is None:
-                name = "default: pause of the engine, s"
+                found.append(Check(name=name, value=sync.copies, bar=MAX_COPIES, at_least=False))
+                name = f"{result.model}: pause of the engine, s"
                 found.append(Check(name=name, value=sync.pause_s, bar=MAX_PAUSE_S, at_least=False))
     return found
 
 
 def report(result: ModelResult) -> None:
     """Print a model's table."""
+    print(f"{result.model} {result.dtype}, {result.num_bytes / 1e6:,.1f} MB, plain copy {1e3 * result.copy_s:.2f} ms")
     print(
-        f"{result.model} {result.dtype}, {result.num_bytes / 1e6:,.1f} MB, in ms: copy {1e3 * result.copy_s:.2f}, swap "
-        f"{1e3 * result.swap_s:.2f}, fingerprint of what is loaded {1e3 * result.fingerprint_s:.2f}"
+        "  transport      changed  sent as     MB sent  factor"
+        "  snapshot    send   store  receive   pause    sync, ms  copies"
     )
-    print("  transport      changed  sent as     MB sent  factor  snapshot    send  receive   pause    sync  copies")
     for sync in result.syncs:
         share = "anchor" if sync.changed is None else f"{100 * sync.changed:g} %"
         way = "delta" if sync.is_delta else "whole"
         print(
             f"  {sync.transport:13}  {share:>7}  {way:7}  {sync.num_bytes / 1e6:10,.3f}"
             f"  {result.num_bytes / sync.num_bytes:6.1f}  {1e3 * sync.snapshot_s:8.2f}  {1e3 * sync.send_s:6.1f}"
-            f"  {1e3 * sync.receive_s:7.1f}  {1e3 * sync.pause_s:6.1f}  {1e3 * sync.sync_s:6.1f}"
-            f"  {sync.sync_s / result.copy_s:6.1f}"
+            f"  {1e3 * sync.store_s:6.1f}  {1e3 * sync.receive_s:7.1f}  {1e3 * sync.pause_s:6.2f}"
+            f"  {1e3 * sync.sync_s:10.1f}  {sync.copies:6.1f}"
         )
 
 
@@ -233,23 +266,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--model-cache", type=Path, default=DEFAULT_CACHE, help="where the models are kept")
+    parser.add_argument("--ray", action="store_true", help="put each version through Ray's object store too")
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="whole runs in this folder, in place of all that")
+    parser.add_argument("--steps", type=int, default=20, help="of each run of --real")
     options = parser.parse_args(arguments)
+    if options.real:
+        runs = [measure_run(name, options.real, num_steps=options.steps) for name in RUNS]
+        for run in runs:
+            report_run(run)
+        content: dict[str, Any] = {"runs": [asdict(run) for run in runs]}
+        return judge(run_checks(runs), options.json, content)
     torch.set_num_threads(options.threads)
+    store = Store() if options.ray else None
     results = []
     for name in options.model:
         results.append(
-            measure(SHAPES[name], options.dtype, options.changed, num_rounds=options.rounds, cache=options.model_cache)
+            measure(
+                SHAPES[name],
+                options.dtype,
+                options.changed,
+                num_rounds=options.rounds,
+                cache=options.model_cache,
+                store=store,
+            )
         )
         report(results[-1])
-    found = checks(results)
+    content = {"num_threads": options.threads, "results": [asdict(result) for result in results]}
+    return judge(checks(results), options.json, content)
+
+
+def judge(found: Sequence[Check], path: Path | None, content: Mapping[str, Any]) -> int:
+    """Print checks, and write all to ``path``; returns the exit code."""
     for check in found:
         sign = "at least" if check.at_least else "at most"
         print(f"{'met   ' if check.met else 'MISSED'}  {check.name}: {check.value:.3g}, {sign} {check.bar:g}")
-    if options.json:
-        content = {**circumstances(), "num_threads": options.threads, "torch": torch.__version__}
-        content["results"] = [asdict(result) for result in results]
-        content["checks"] = [check.line() for check in found]
-        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    if path:
+        whole = {**circumstances(), "torch": torch.__version__, **content, "checks": [check.line() for check in found]}
+        path.write_text(json.dumps(whole, indent=1) + "\n")
     return 0 if all(check.met for check in found) else 1
 
 

@@ -33,11 +33,43 @@ def test_a_sync_is_measured_whole_and_as_what_changed_and_judged(
     assert all(sync["send_s"] > 0 for sync in result["syncs"])
     assert [check["name"] for check in found["checks"]] == [
         "tiny: whole sync of a whole version, in copies",
+        "tiny: pause of the engine, s",
         "tiny: times fewer bytes at 1 % changed, plain",
         "tiny: times fewer bytes at 1 % changed, coded",
     ]
     assert exit_code == (0 if all(check["met"] for check in found["checks"]) else 1)
     assert "times fewer bytes" in capsys.readouterr().out
+
+
+def test_the_syncs_of_a_run_that_lies_there_are_read_and_judged(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row = {
+        "step": 3,
+        "timing_s/step": 2.0,
+        "weights/changed_share": 0.01,
+        "weights/sent_bytes": 1000,
+        "weights/whole_bytes": 150_000,
+        "weights/snapshot_s": 0.01,
+        "weights/publish_s": 0.1,
+        "weights/load_s": 0.03,
+    }
+    for name in weight_sync.RUNS:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("num_steps: 1\n", encoding="utf-8")
+        (tmp_path / name / "summary.json").write_text('{"num_steps": 1}', encoding="utf-8")
+        lines = [json.dumps(found) for found in ({"step": 0, "eval/score": 0.5}, row)]
+        (tmp_path / name / "metrics.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    out = tmp_path / "out"
+    assert weight_sync.main(["--real", str(tmp_path), "--json", str(out)]) == 1
+    found = json.loads(out.read_text())
+    assert [run["steps"][0]["num_bytes"] for run in found["runs"]] == [1000] * 3
+    assert {check["name"]: check["met"] for check in found["checks"][:3]} == {
+        "float32: pause of an engine, s": True,
+        "float32: pause of an engine, share of a step": False,
+        "float32: pause of training, share of a step": True,
+    }
+    assert "1.00 %     0.0010   150.0" in capsys.readouterr().out
 
 
 def test_what_keeping_the_kv_costs_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -456,6 +456,26 @@ def test_what_changed_is_taken_link_by_link_and_a_newcomer_takes_the_whole_chain
     run(scenario, anchor_every=10)
 
 
+def test_a_newcomer_in_mid_step_takes_anchor_and_deltas_while_no_trainer_and_no_other_is_asked_anything() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.weights.remove("r1")
+        setting.held.pop("r1")
+        for _ in range(2):
+            await setting.step_and_settle()
+        with unfinished(setting.fleet["t0"], "step") as stepped:
+            stepping = asyncio.ensure_future(setting.trainers.step(BATCH))
+            await settled()
+            setting.fleet.log.clear()
+            await setting.weights.add("r1", await setting.weights.take("r1"))
+            assert not stepping.done()
+            assert {slot_id for slot_id, _ in setting.fleet.log} == {"r1"}
+            assert setting.chains("r1")[-1] == [0, -1, -2]
+            stepped.set_result({})
+        await stepping
+
+    run(scenario, anchor_every=10)
+
+
 def test_every_so_many_versions_one_is_whole() -> None:
     async def scenario(setting: Setting) -> None:
         for _ in range(7):
