@@ -181,7 +181,7 @@ def test_training_does_not_notice(make_pair: Callable[..., Pair]) -> None:
 def test_both_roles_of_one_worker_are_compared_too(make_pair: Callable[..., Pair]) -> None:
     pair = make_pair()
     described = pair.train.describe_weights(0)
-    receipt = pair.replica.swap_in(0, pair.train.weights_of(0))
+    receipt = pair.replica.copy_in(0, pair.train.weights_of(0))
     assert described.fingerprint == receipt.fingerprint
     assert described.canary == pair.train.snapshot_weights(0)
     pair.train.sender.drop_snapshot(0)
