@@ -5,7 +5,7 @@
     to rollout   decided ─► the step ends ─► has left the trainers ─► engine has its memory ─► has the weights
                                                                                            ─► has made a token
     to training  decided ─► generated on ─► requests are elsewhere ─► memory is free ─► trainer is built
-                                                     ─► the step ends ─► has joined ─► the first step begins
+                                          ─► has met the trainers ─► the step ends ─► has joined ─► a step begins
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ PARTS = {
         "moving requests",
         "freeing memory",
         "building the trainer",
+        "meeting the trainers",
         "step's end",
         "joining",
         "batch",
@@ -150,7 +151,7 @@ def _to_rollout(changes: Sequence[Line]) -> list[float | None]:
 
 
 def _to_train(changes: Sequence[Line], first_step: Line | None) -> list[float | None]:
-    names = ("requests_moved", "memory_released", "trainer_built", "step_boundary")
+    names = ("requests_moved", "memory_released", "trainer_built", "group_met", "step_boundary")
     joined_s, begins_s = _state_s(changes, "train"), None if first_step is None else first_step["work_begin_s"]
     if joined_s is not None and begins_s is not None:
         joined_s = min(joined_s, begins_s)  # the step may begin before the gang's state is written down

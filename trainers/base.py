@@ -85,6 +85,16 @@ class Trainer(ABC):
         writes; on other ranks nothing happens."""
 
     @abstractmethod
+    def meet(self, membership: Membership) -> None:
+        """Form the group of ``membership`` ahead, for the ``resize`` into that generation; until then the group of now
+        stays. May be called in another thread while this rank steps. All members of the new group call this together.
+
+        Raises:
+            DeadlineExceededError: not all members came in time; the message names who is missing.
+            WorkerFailedError: a member came and was lost again.
+        """
+
+    @abstractmethod
     def resize(self, membership: Membership) -> None:
         """Join the group of ``membership`` and leave any other. All ranks call this together; newcomers receive the
         state in memory, from all who hold it, and everybody sends what has a new holder.

@@ -63,6 +63,9 @@ class ElasticTrainer(Trainer):
         if self._backend.rank == 0:
             self._backend.save_pretrained(folder)
 
+    def meet(self, membership: Membership) -> None:
+        self._backend.meet(membership)
+
     def resize(self, membership: Membership) -> None:
         self._backend.resize(membership)
 

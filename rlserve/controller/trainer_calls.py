@@ -22,6 +22,10 @@ class TrainerCalls:
         self._fleet = fleet
         self._timeout_s = timeout_s
 
+    def workers(self, slot_ids: Sequence[str]) -> tuple[object, ...]:
+        """The workers that are on some slots now; None in the place of one that was ended."""
+        return tuple(self._fleet[slot_id] if slot_id in self._fleet.ready else None for slot_id in slot_ids)
+
     async def one(self, slot_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """The answer of one worker.
 

@@ -20,7 +20,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 from rlserve.controller.boundary import StepBoundary
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
+from rlserve.controller.group_places import GroupPlaces
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_calls import TrainerCalls, failures_of, lost_of
 from rlserve.errors import (
@@ -38,7 +38,6 @@ from rlserve.errors import (
 )
 from rlserve.manager.roles import Role
 from rlserve.tracking.events import RolePhase, RolePhaseEvent
-from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 
 logger = logging.getLogger(__name__)
@@ -63,14 +62,13 @@ class TrainerGroup:
         self._run = run
         self._fleet = fleet
         self._calls = TrainerCalls(fleet, timeout_s=switch_timeout_s)
+        self._places = GroupPlaces(self._calls, on_one_machine=on_one_machine)
         self._step_timeout_s = step_timeout_s
-        self._on_one_machine = on_one_machine
         self._members: tuple[str, ...] = ()
         self._gangs: dict[str, tuple[str, ...]] = {}
         """The slots of the gang of each slot that ever was a member."""
         self._gang_size = 1
         """Members of each gang in the group; 1 where one is incomplete."""
-        self._generation = 0
         self._num_completed = 0
         self._boundary = StepBoundary(run.clock)
         self.num_tokens: int | None = None
@@ -119,7 +117,7 @@ class TrainerGroup:
                 self._num_completed = answers[self._members[0]]
 
     async def prepare(self, slot_ids: Sequence[str]) -> None:
-        """Let the idle workers of a gang build what they need to join, while the others train.
+        """Let the idle workers of a gang build what they need to join, and meet the others, while these train.
 
         Raises:
             WorkerFailedError: one of them was lost, or failed.
@@ -127,6 +125,8 @@ class TrainerGroup:
         for error in failures_of(await self._calls.all(slot_ids, "prepare_training")).values():
             raise error
         self._note_phase(slot_ids, "trainer_built")
+        await self._places.meet(self._with(slot_ids))
+        self._note_phase(slot_ids, "group_met")
 
     async def add(self, slot_ids: Sequence[str]) -> None:
         """Let the idle workers of a gang join as the last ranks, all at once; of the last gang, those that it lost.
@@ -167,14 +167,20 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: one of them was lost after the others had gone on without the gang.
         """
-        async with self._boundary.change():
-            remaining = tuple(member for member in self._members if member not in slot_ids)
-            leaving = tuple(member for member in self._members if member in slot_ids)
-            if not remaining or not leaving:
-                return False
-            on_leaving()
-            self._note_phase(leaving, "step_boundary")
-            await self._regroup(remaining, leaving=leaving)
+        meeting = asyncio.ensure_future(self._places.meet(self._except(slot_ids)))  # while the step goes on
+        try:
+            async with self._boundary.change():
+                remaining = self._except(slot_ids)
+                leaving = tuple(member for member in self._members if member in slot_ids)
+                if not remaining or not leaving:
+                    return False
+                on_leaving()
+                self._note_phase(leaving, "step_boundary")
+                await meeting
+                await self._regroup(remaining, leaving=leaving)
+        finally:
+            meeting.cancel()
+            await asyncio.wait([meeting])
         # The others train on while its memory is freed.
         for error in failures_of(await self._calls.all(leaving, "leave_training")).values():
             raise error
@@ -254,9 +260,15 @@ class TrainerGroup:
     async def _add(self, slot_ids: Sequence[str]) -> None:
         self._note_gang(slot_ids)
         self._note_phase(slot_ids, "step_boundary")
-        await self._regroup((*self._members, *(each for each in slot_ids if each not in self._members)))
+        await self._regroup(self._with(slot_ids))
         if not set(slot_ids) <= set(self._members):
             raise WorkerLostError(f"{', '.join(slot_ids)}: lost while joining the trainers")
+
+    def _with(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        return (*self._members, *(each for each in slot_ids if each not in self._members))
+
+    def _except(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
+        return tuple(member for member in self._members if member not in slot_ids)
 
     def _note_gang(self, slot_ids: Sequence[str]) -> None:
         self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))
@@ -353,29 +365,14 @@ class TrainerGroup:
             newcomers: those whose state, from a spell of training before, is worth nothing.
             loads_model: the only one, who loads the model.
         """
-        members = (*staying, *leaving)
-        self._generation += 1
+        first = staying[0]
         try:
-            host, port = await self._calls.one(members[0], "choose_port", self._on_one_machine)
+            places = await self._places.take(staying, leaving, gang_size=self._common_gang_size(staying))
         except WorkerLostError as error:
-            return {members[0]: error}
-        secret = secrets.token_hex(32)
-        places = {
-            member: Membership(
-                rank=rank,
-                num_ranks=len(members),
-                host=host,
-                port=port,
-                generation=self._generation,
-                secret=secret,
-                num_leaving=len(leaving),
-                gang_size=self._common_gang_size(staying),
-            )
-            for rank, member in enumerate(members)
-        }
+            return {first: error}
         calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
         answers = await self._calls.each(calls, "join_training")
         failures = failures_of(answers)
         if not failures:
-            self._num_completed = answers[members[0]]
+            self._num_completed = answers[first]
         return failures

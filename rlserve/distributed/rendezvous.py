@@ -17,7 +17,8 @@ from rlserve.errors import DeadlineExceededError
 
 logger = logging.getLogger(__name__)
 
-_POLL_INTERVAL_S = 0.02
+_FIRST_POLL_S, _POLL_S = 0.001, 0.02
+"""Between two looks at who is there: at first, and after the ranks that are started together should have come."""
 _FAILURE_REPORT_S = 2.0
 """How long the survivors of a failed operation wait for each other's report before they name the silent ones."""
 
@@ -75,14 +76,15 @@ class Rendezvous:
 
     def _report_and_wait(self, event: str, deadline: float, check: Callable[[], None] = lambda: None) -> list[int]:
         """Write that this rank saw ``event``; return the ranks that did not write so before the deadline."""
-        missing = list(range(self.place.num_ranks))
+        missing, poll_s = list(range(self.place.num_ranks)), _FIRST_POLL_S
         try:
             self.store.set(f"{event}/{self.place.rank}", "1")
             while missing := [rank for rank in missing if not self.store.check([f"{event}/{rank}"])]:
                 check()
                 if time.monotonic() >= deadline:
                     break
-                time.sleep(_POLL_INTERVAL_S)
+                time.sleep(poll_s)
+                poll_s = min(2 * poll_s, _POLL_S)
         except StoreLostError as error:
             # The store is gone with rank 0: either rank 0 died, or it has finished its own report and left.
             logger.warning("%s: the store of rank 0 is gone (%s)", self.group, error)

@@ -176,6 +176,10 @@ class Worker:
         assert self._rollout is None, "a worker uses one role at a time"
         self._train.prepare()
 
+    def meet_trainers(self, membership: Membership) -> None:
+        """Form the group of a coming ``join_training`` beside whatever this worker does (:meth:`Trainer.meet`)."""
+        self._train.meet(membership)
+
     def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
         assert self._rollout is None, "a worker uses one role at a time"

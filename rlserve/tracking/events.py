@@ -20,15 +20,16 @@ RolePhase = Literal[
     "requests_moved",
     "memory_released",
     "trainer_built",
+    "group_met",
     "step_boundary",
     "engine_formed",
     "weights_taken",
     "first_token",
 ]
 """A part of a change of role that is done. To training: the requests are on their way to other replicas with their
-tokens; the memory of the engine is free; model and optimizer are built; the trainers have ended their step, and form
-their group anew. To rollout: the trainers have ended their step; the engine has its memory; the newest weights are
-loaded; the first token is made."""
+tokens; the memory of the engine is free; model and optimizer are built; the next group of trainers is connected; they
+have ended their step, and join it. To rollout: the trainers have ended their step; the engine has its memory; the
+newest weights are loaded; the first token is made."""
 
 
 class Record:

@@ -6,6 +6,7 @@ import hashlib
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -86,6 +87,21 @@ class Meetings:
         for rank in ranks:
             rank.result()
 
+    def meet(self, ranks: Sequence[Rank]) -> Sequence[Rank]:
+        """Let all ranks begin to form their next group, in this order, in a thread beside what they do."""
+        self.generation += 1
+        port = free_port()
+        for rank, process in enumerate(ranks):
+            process.call("meet", rank, len(ranks), port, self.generation)
+        return ranks
+
+    def regroup_as_met(self, ranks: Sequence[Rank]) -> None:
+        """Let all ranks resize into the group that has met; nobody serves another one."""
+        for rank, process in enumerate(ranks):
+            process.start("resize", rank, len(ranks), 1, self.generation)
+        for process in ranks:
+            process.result()
+
     def start(self, ranks: Sequence[Rank], num_ranks: int, *, num_leaving: int = 0) -> None:
         """Begin a resize to ``num_ranks`` on some of the ranks."""
         self.generation += 1
@@ -94,11 +110,26 @@ class Meetings:
             process.start("resize", rank, num_ranks, port, self.generation, num_leaving)
 
 
+def _place(rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> Any:
+    from rlserve.trainers import Membership
+
+    return Membership(
+        rank=rank,
+        num_ranks=num_ranks,
+        host="127.0.0.1",
+        port=port,
+        generation=generation,
+        secret="s",
+        num_leaving=num_leaving,
+    )
+
+
 class _Served:
     """What a rank's process does for a test."""
 
     def __init__(self) -> None:
         self.trainer: Any = None
+        self.meeting: threading.Thread | None = None
 
     def create(self, config: Any, algorithm: Any, model_path: str, load_weights: bool = True) -> None:
         from rlserve.trainers import create_trainer
@@ -106,18 +137,14 @@ class _Served:
         self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
 
     def resize(self, rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> None:
-        from rlserve.trainers import Membership
+        if self.meeting is not None:
+            self.meeting.join()
+        self.trainer.resize(_place(rank, num_ranks, port, generation, num_leaving))
 
-        place = Membership(
-            rank=rank,
-            num_ranks=num_ranks,
-            host="127.0.0.1",
-            port=port,
-            generation=generation,
-            secret="s",
-            num_leaving=num_leaving,
-        )
-        self.trainer.resize(place)
+    def meet(self, rank: int, num_ranks: int, port: int, generation: int) -> None:
+        place = _place(rank, num_ranks, port, generation)
+        self.meeting = threading.Thread(target=self.trainer.meet, args=(place,))
+        self.meeting.start()
 
     def step(self, batch: Any) -> dict[str, float]:
         found: dict[str, float] = self.trainer.step(batch)

@@ -108,6 +108,27 @@ def test_a_run_that_resizes_equals_the_run_on_one_rank(
     assert first.call("digest") == expected
 
 
+def test_a_group_that_meets_beside_a_step_is_taken_at_its_end_with_the_same_bits(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    expected = digest_alone(four_ranks[3], model_path, BATCHES[:3])
+    first, second, third = ranks = four_ranks[:3]
+    create(ranks, model_path)
+    meetings.regroup([first, second])
+    for rank in meetings.meet(ranks):
+        if rank is not third:
+            rank.start("step", BATCHES[0])
+    for rank in (first, second):
+        rank.result()
+    meetings.regroup_as_met(ranks)
+    call_all(ranks, "step", BATCHES[1])
+    meetings.meet(ranks)
+    meetings.regroup([second, third])  # another than the one that has met
+    call_all([second, third], "step", BATCHES[2])
+    assert call_all([second, third], "digest") == [expected] * 2
+    first.call("leave")
+
+
 def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
     four_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:

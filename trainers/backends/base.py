@@ -181,6 +181,10 @@ class Backend(ABC):
         """As ``Trainer.load_state``."""
 
     @abstractmethod
+    def meet(self, membership: Membership) -> None:
+        """As ``Trainer.meet``."""
+
+    @abstractmethod
     def resize(self, membership: Membership) -> None:
         """As ``Trainer.resize``."""
 

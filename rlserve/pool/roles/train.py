@@ -76,6 +76,11 @@ class TrainRole:
                 self._trainer.prepare()
             self._is_prepared = True
 
+    def meet(self, membership: Membership) -> None:
+        """Form the group that is joined next, beside a step, for which this does not wait."""
+        assert self._trainer is not None, "this worker neither trains nor is prepared to"
+        self._trainer.meet(membership)
+
     def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
         """Take the role, or change the group; returns how many steps have been completed. All members call this
         together.

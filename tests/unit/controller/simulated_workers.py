@@ -335,6 +335,7 @@ class SimulatedWorker:
             if running.timer is not None:
                 running.timer.cancel()
         partials = tuple(_output(running, FinishReason.ABORT) for running in self.running.values())
+        self.world.num_returned_tokens += sum(len(running.versions) for running in self.running.values())
         self._count()
         self.running.clear()
         self.closed, self.rolling_out = True, False
@@ -353,6 +354,9 @@ class SimulatedWorker:
     async def do_prepare_training(self) -> None:
         assert not self.rolling_out, f"{self.slot_id} serves"
         assert not self.training, f"{self.slot_id} trains already"
+
+    async def do_meet_trainers(self, place: Membership) -> None:
+        await self.world.meeting(("meet", place.generation), place.num_ranks).meet(self, self.world.speeds.switch_s)
 
     async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
         assert not self.rolling_out, f"{self.slot_id} serves"
@@ -478,6 +482,8 @@ class World:
 
     num_kept_tokens: int = 0
     """Tokens that requests brought along from another replica."""
+    num_returned_tokens: int = 0
+    """Tokens that requests had when their replica left."""
 
     def __post_init__(self) -> None:
         self.chance = random.Random(self.seed)

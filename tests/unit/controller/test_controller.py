@@ -128,8 +128,9 @@ def test_the_bound_on_staleness_holds_while_gangs_move(
     assert summary.num_steps == 60
     assert summary.max_staleness == max_staleness, "the bound is reached, and never passed"
     assert min(summary.moves_to_train, summary.moves_to_rollout) >= 1
+    assert world.num_kept_tokens == world.num_returned_tokens, "no token is lost with a move"
     if max_staleness:
-        assert run.fleet.world.num_kept_tokens > 0, "requests moved with their tokens"
+        assert world.num_kept_tokens > 0, "requests moved with their tokens"
     else:
         assert all(set(batch.oldest_versions) == {batch.step - 1} for batch in run.tracker.of(TrainedBatch))
 

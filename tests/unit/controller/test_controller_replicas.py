@@ -283,6 +283,7 @@ def test_requests_go_on_elsewhere_before_the_memory_of_their_replica_is_free() -
         setting.submit("0:0")
         await settled()
         await setting.replicas.join("b")
+        setting.fleet.log.clear()
         with unfinished(setting.worker("a"), "rollout_ended") as freed:
             leaving = asyncio.create_task(setting.replicas.leave("a"))
             await settled()
@@ -290,6 +291,7 @@ def test_requests_go_on_elsewhere_before_the_memory_of_their_replica_is_free() -
             assert setting.replicas.slot_ids == ("b",)
             freed.set_result(MemoryChange(before_bytes=3, after_bytes=1))
             assert (await leaving).released_bytes == 2
+        assert {method for slot_id, method in setting.fleet.log if slot_id == "b"} == {"submit"}, "no step has to wait"
         assert [(each.slot_id, each.phase) for each in phases] == [
             ("a", "engine_formed"),
             ("a", "weights_taken"),

@@ -46,6 +46,13 @@ class Setting:
         self.fleet.log.clear()
         return self
 
+    def met(self, members: tuple[str, ...]) -> bool:
+        """Whether these, in order of rank, were asked to form their next group."""
+        places = [self.fleet[member].arguments.get("meet_trainers", [(None,)])[-1][0] for member in members]
+        return [place and (place.rank, place.num_ranks) for place in places] == [
+            (rank, len(members)) for rank in range(len(members))
+        ]
+
     def generations(self, slot_id: str) -> list[tuple[int, int, int]]:
         """(generation, rank, world size) of each group that a worker was asked to join."""
         calls = self.fleet[slot_id].arguments.get("join_training", [])
@@ -505,6 +512,90 @@ def test_a_gang_that_is_lost_before_it_is_ready_holds_nobody_up() -> None:
             await adding
         assert await setting.group.step(BATCH) == {"loss": 1.0}
         assert setting.group.members == ("a",)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("change", ["joins", "leaves"])
+def test_the_next_group_meets_while_the_step_goes_on_and_is_joined_at_its_end(change: str) -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "d", others=("c",)).formed()
+        with unfinished(setting.fleet["a"], "step") as stepped:
+            stepping = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            changing = asyncio.create_task(_changed(setting, change))
+            await settled()
+            members = ("a", "b", "d", "c") if change == "joins" else ("a", "b")
+            assert setting.met(members)
+            assert not changing.done(), "the step is not over"
+            asked = setting.fleet.log.count(("a", "choose_port"))
+            stepped.set_result({"loss": 1.0})
+            await asyncio.gather(stepping, changing)
+        assert setting.group.members == members
+        for member in members:
+            (joined, *_), (met,) = (
+                setting.fleet[member].arguments[method][-1] for method in ("join_training", "meet_trainers")
+            )
+            assert joined == met
+        assert setting.fleet.log.count(("a", "choose_port")) == asked, "nothing but the state is left to be sent"
+
+    asyncio.run(scenario())
+
+
+async def _changed(setting: Setting, change: str) -> None:
+    if change == "joins":
+        await setting.group.prepare(("c",))
+        await setting.group.add(("c",))
+    else:
+        assert await setting.group.remove(("d",), on_leaving=lambda: None)
+
+
+@pytest.mark.parametrize("change", ["joins", "leaves"])
+def test_where_a_member_is_lost_after_the_next_group_met_another_is_formed(change: str) -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "d", others=("c",)).formed()
+        with unfinished(setting.fleet["a"], "step") as stepped, unfinished(setting.fleet["b"], "step"):
+            stepping = asyncio.create_task(setting.group.step(BATCH))
+            await settled()
+            changing = asyncio.create_task(_changed(setting, change))
+            await settled()
+            setting.fleet["b"].kill()
+            setting.fleet["a"].answers["step"] = {"loss": 2.0}
+            stepped.set_exception(WorkerFailedError("no answer from rank 1"))
+            assert await stepping == {"loss": 2.0}
+            await changing
+        assert setting.lost == ["b"]
+        assert setting.group.members == (("a", "d", "c") if change == "joins" else ("a",))
+        places = [place for place, *_ in setting.fleet["a"].arguments["join_training"]]
+        assert len({place.generation for place in places}) == len(places), "none is formed twice"
+
+    asyncio.run(scenario())
+
+
+def test_a_worker_in_the_place_of_a_lost_one_has_met_nobody() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        await setting.group.prepare(("b",))
+        setting.fleet["b"].kill()
+        await setting.fleet.recover(("b",))
+        await setting.group.add(("b",))
+        ((met,),) = setting.fleet["a"].arguments["meet_trainers"]
+        ((joined, *_),) = setting.fleet["b"].arguments["join_training"]
+        assert joined.generation > met.generation
+
+    asyncio.run(scenario())
+
+
+def test_a_group_that_cannot_meet_is_formed_at_the_step_boundary() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        setting.fleet["a"].answers["meet_trainers"] = WorkerFailedError("no port")
+        await setting.group.prepare(("b",))
+        await setting.group.add(("b",))
+        assert setting.group.members == ("a", "b")
+        assert [generation for generation, *_ in setting.generations("b")] == [3], (
+            "1 was the first group, 2 did not meet"
+        )
 
     asyncio.run(scenario())
 

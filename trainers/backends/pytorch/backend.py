@@ -50,7 +50,7 @@ from rlserve.trainers.backends.pytorch.state_file import write_tensors
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
-from rlserve.trainers.elastic.distributed import join_group
+from rlserve.trainers.elastic.next_groups import NextGroups
 from rlserve.trainers.elastic.standing import NOTHING
 
 
@@ -77,6 +77,7 @@ class TorchBackend(Backend):
         self._seed = seed
         self._temperature = temperature
         self._group: Group = LocalGroup()
+        self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
 
     @property
@@ -189,11 +190,14 @@ class TorchBackend(Backend):
             self._state = self._new_state(load_weights=False)
         self._state.load(state)
 
+    def meet(self, membership: Membership) -> None:
+        self._next_groups.meet(membership)
+
     def resize(self, membership: Membership) -> None:
         self._group.close()
         if self._state is None:
             self._state = self._new_state(load_weights=False)
-        self._group = join_group(membership, timeout_s=self._config.timeout_s, device=self.device)
+        self._group = self._next_groups.take(membership)
         reshard(self._state, self._group, membership)
 
     def prepare(self) -> None:
@@ -214,6 +218,7 @@ class TorchBackend(Backend):
 
     def leave(self) -> None:
         self._group.close()
+        self._next_groups.drop()
         self._group = LocalGroup()
         self._state = None
         self._free_memory()

@@ -1,0 +1,80 @@
+"""Groups that are formed ahead: which one is taken, and which are closed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from rlserve.trainers.base import Membership
+from rlserve.trainers.elastic import next_groups
+from rlserve.trainers.elastic.base import Group, LocalGroup
+from rlserve.trainers.elastic.next_groups import NextGroups
+
+
+class FakeGroup(LocalGroup):
+    def __init__(self, generation: int) -> None:
+        self.generation = generation
+        self.is_closed = False
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def formed(monkeypatch: pytest.MonkeyPatch) -> list[FakeGroup]:
+    """All groups that were formed, in order."""
+    groups: list[FakeGroup] = []
+
+    def join(membership: Membership, *, timeout_s: float, device: torch.device) -> Group:
+        assert (timeout_s, device.type) == (7.0, "cpu")
+        groups.append(FakeGroup(membership.generation))
+        return groups[-1]
+
+    monkeypatch.setattr(next_groups, "join_group", join)
+    return groups
+
+
+@pytest.fixture
+def groups() -> NextGroups:
+    return NextGroups(timeout_s=7.0, device=torch.device("cpu"))
+
+
+def place(generation: int) -> Membership:
+    return Membership(rank=0, num_ranks=2, host="127.0.0.1", port=1, generation=generation, secret="s")
+
+
+def closed(formed: list[FakeGroup]) -> list[int]:
+    return [group.generation for group in formed if group.is_closed]
+
+
+def test_the_group_that_has_met_is_taken_once(groups: NextGroups, formed: list[FakeGroup]) -> None:
+    groups.meet(place(3))
+    assert groups.take(place(3)) is formed[0]
+    assert groups.take(place(4)) is formed[1]
+    assert closed(formed) == []
+
+
+def test_one_that_comes_to_nothing_is_closed(groups: NextGroups, formed: list[FakeGroup]) -> None:
+    groups.meet(place(3))
+    groups.meet(place(4))
+    assert closed(formed) == [3]
+    assert groups.take(place(5)) is formed[2]
+    assert closed(formed) == [3, 4]
+    groups.meet(place(6))
+    groups.drop()
+    assert closed(formed) == [3, 4, 6]
+    groups.drop()
+
+
+def test_one_that_meets_too_late_is_closed(groups: NextGroups, formed: list[FakeGroup]) -> None:
+    groups.take(place(4))
+    groups.meet(place(5))
+    groups.meet(place(3))  # it waited for its members since before the other two
+    assert closed(formed) == [3]
+    assert groups.take(place(5)) is formed[1]
+
+
+def test_one_that_met_while_another_was_formed_is_kept(groups: NextGroups, formed: list[FakeGroup]) -> None:
+    groups.meet(place(6))
+    assert groups.take(place(5)) is formed[1]
+    assert groups.take(place(6)) is formed[0]
