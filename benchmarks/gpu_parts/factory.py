@@ -37,6 +37,7 @@ PARTS = {
         Part(name="models", measure=_late("models", "make_models"), least_s=15, most_s=90),
         Part(name="sleep", measure=_late("memory", "measure_sleep"), least_s=15, most_s=60),
         Part(name="weights-ipc", measure=_late("weights_ipc", "measure_ipc"), least_s=20, most_s=90),
+        Part(name="weights-broadcast", measure=_late("weights_broadcast", "measure_broadcast"), least_s=20, most_s=90),
         Part(name="determinism", measure=_late("determinism", "measure_determinism"), least_s=15, most_s=60),
         _FIRST_ENGINE,
         Part(name="trainer", measure=_late("trainer_step", "measure_trainer"), least_s=30, most_s=90),

@@ -9,6 +9,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import SavedRun
 from rlserve.controller.clock import RunClock
 from rlserve.controller.preparation.prepare import Preparation
+from rlserve.distributed.addresses import LOOPBACK
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.roles import Role
 from rlserve.pool.base import WorkerSpec
@@ -23,7 +24,7 @@ from rlserve.roofline.accelerators import is_paced
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker
-from rlserve.weights.config import SharedFolderConfig, WeightsConfig
+from rlserve.weights.config import NcclConfig, SharedFolderConfig, WeightsConfig
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -116,8 +117,11 @@ def run_workload(config: RunConfig) -> Workload | None:
 
 
 def weights_config(setup: RunSetup) -> WeightsConfig:
-    """How weights travel in this run: a transport through a folder has one that no other run uses."""
+    """How weights travel in this run: a transport through a folder has one that no other run uses, and one through the
+    network stays on a machine that is alone."""
     config = setup.config.weights
+    if isinstance(config, NcclConfig) and not config.host and setup.config.launch.kind == "local":
+        return replace(config, host=LOOPBACK)
     if not isinstance(config, SharedFolderConfig):
         return config
     folder = Path(config.folder) / setup.folder.name if config.folder else setup.folder.path / "weights"

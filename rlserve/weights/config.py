@@ -70,7 +70,39 @@ class SharedFolderConfig:
         _check(self)
 
 
-WeightsConfig = ObjectStoreConfig | SharedFolderConfig
+@dataclass(frozen=True, kw_only=True)
+class NcclConfig:
+    """Weights go from a trainer to all replicas that want them at once, by NCCL between GPUs."""
+
+    transport: Literal["nccl"] = "nccl"
+    """How new weights get from the trainers into the engines."""
+    backend: Literal["nccl", "gloo"] = "nccl"
+    """``gloo`` does the same between CPUs."""
+    host: str = ""
+    """Address by which other machines reach a trainer's; empty finds it, and is this machine alone for a run on one."""
+    gather_s: float = 0.2
+    """How long the first replica that asks for a version waits for others, unless all of the last time are there."""
+    peer_timeout_s: float = 10.0
+    """How long all wait for one of them, to come and in each part of a broadcast; the others go on without it."""
+    timeout_s: float = 120.0
+    """Deadline of a trainer sending a version, and of a replica taking it."""
+    anchor_every: int = 10
+    """One version of so many is sent whole, the others as what changed, where that pays. 1 sends all whole."""
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
+
+    def __post_init__(self) -> None:
+        _check(self)
+        check_fields(
+            self,
+            {
+                "gather_s": self.gather_s >= 0 or "must be at least 0",
+                "peer_timeout_s": 0 < self.peer_timeout_s < self.timeout_s
+                or f"must be above 0 and below weights.timeout_s={self.timeout_s:g}",
+            },
+        )
+
+
+WeightsConfig = ObjectStoreConfig | SharedFolderConfig | NcclConfig
 """One of them, by ``transport``."""
 
 

@@ -127,10 +127,15 @@ def take_snapshot(
 def tensors_in(payload: NDArray[np.uint8], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
     """All tensors with their names, as views of ``payload``. Where that is read-only they must not be written to:
     PyTorch has no tensors that refuse it."""
-    buffer = torch.from_numpy(payload if payload.flags.writeable else np.asarray(_Unlocked(payload)))
+    buffer = flat_tensor(payload)
     for entry in entries:
         raw = buffer[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
         yield entry.name, raw.view(getattr(torch, entry.dtype)).reshape(entry.shape)
+
+
+def flat_tensor(payload: NDArray[np.uint8]) -> torch.Tensor:
+    """The same memory, which must not be written to where ``payload`` is read-only."""
+    return torch.from_numpy(payload if payload.flags.writeable else np.asarray(_Unlocked(payload)))
 
 
 class _Unlocked:

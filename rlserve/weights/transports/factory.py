@@ -6,10 +6,11 @@ from typing import Any
 
 from rlserve.weights.config import WeightsConfig
 from rlserve.weights.transports.base import ReceivingEnd, SendingEnd, Transport
+from rlserve.weights.transports.nccl import NCCL
 from rlserve.weights.transports.object_store import OBJECT_STORE
 from rlserve.weights.transports.shared_folder import SHARED_FOLDER
 
-TRANSPORTS: dict[str, Transport[Any]] = {"object_store": OBJECT_STORE, "shared_folder": SHARED_FOLDER}
+TRANSPORTS: dict[str, Transport[Any]] = {"object_store": OBJECT_STORE, "shared_folder": SHARED_FOLDER, "nccl": NCCL}
 
 
 def create_sending_end(config: WeightsConfig) -> SendingEnd:

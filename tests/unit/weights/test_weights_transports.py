@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pytest
 import torch
 from weights_fakes import StagedCopy
 
+from rlserve.distributed.addresses import LOOPBACK
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import ArgumentLostError, WeightsRefusedError, WorkerFailedError
-from rlserve.weights.config import ObjectStoreConfig, SharedFolderConfig, WeightsConfig
+from rlserve.weights.config import NcclConfig, ObjectStoreConfig, SharedFolderConfig, WeightsConfig
 from rlserve.weights.offer import Holding, Offer
 from rlserve.weights.packing import take_snapshot
 from rlserve.weights.receiver import Receiver
@@ -55,8 +57,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(params=list(TRANSPORTS))
-def ends(request: pytest.FixtureRequest, folder: Path) -> Ends:
-    return Ends(config(request.param, folder))
+def ends(request: pytest.FixtureRequest, folder: Path) -> Iterator[Ends]:
+    made = Ends(config(request.param, folder))
+    yield made
+    made.sender.discard_all()
 
 
 @pytest.fixture
@@ -65,7 +69,12 @@ def in_folder(folder: Path) -> Ends:
 
 
 def config(transport: str, folder: Path) -> WeightsConfig:
-    return SharedFolderConfig(folder=str(folder)) if transport == "shared_folder" else ObjectStoreConfig()
+    match transport:
+        case "shared_folder":
+            return SharedFolderConfig(folder=str(folder))
+        case "nccl":
+            return NcclConfig(backend="gloo", host=LOOPBACK, gather_s=0.0)
+    return ObjectStoreConfig()
 
 
 def test_any_number_of_receivers_get_every_bit(ends: Ends) -> None:
