@@ -98,7 +98,7 @@ def _gangs(live: LiveState) -> Table:
     for gang in live.gangs:
         table.add_row(
             Text(gang.id if gang.id.startswith(gang.type) else f"{gang.id} ({gang.type})"),
-            Text(gang.state.replace("_", " "), _style(gang)),
+            _role(gang),
             "-" if gang.version is None else f"v{gang.version}",
             _number(gang.num_running, "d"),
             _number(gang.num_waiting, "d"),
@@ -108,8 +108,9 @@ def _gangs(live: LiveState) -> Table:
     return table
 
 
-def _style(gang: LiveGang) -> str:
-    return OWNER_COLOURS[gang.owner]
+def _role(gang: LiveGang) -> Text:
+    role = Text(gang.state.replace("_", " "), OWNER_COLOURS[gang.owner])
+    return role if gang.worker_state is None else role.append(f", {gang.worker_state}", "red")
 
 
 def _decision(decision: MoveView) -> Text:

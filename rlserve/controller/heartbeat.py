@@ -92,12 +92,12 @@ class Heartbeat:
 
     def _judge(self, slot_id: str, watch: _Watch) -> None:
         sign, watch.sign = watch.sign, None
-        is_computing = sign is not None and sign.is_computing
+        may_be_still = sign is None or sign.is_computing
         look = Look(
             was_heard=sign is not None,
-            is_computing=is_computing,
+            is_computing=sign is not None and sign.is_computing,
             processor_s=self._fleet.processor_s(slot_id),
-            is_ready_to_run=is_computing and self._fleet.is_ready_to_run(slot_id),
+            is_ready_to_run=may_be_still and self._fleet.is_ready_to_run(slot_id),
         )
         watch.silence = watch.silence.after(look, interval_s=self._interval_s)
         what = "computes without using the processor" if look.was_heard else "gives no sign of life"

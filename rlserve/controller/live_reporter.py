@@ -8,13 +8,14 @@ from dataclasses import replace
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.display import RunDisplay
-from rlserve.controller.gang_book import GangBook
+from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.load import LoadReader
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.weight_source import WeightSource
 from rlserve.manager.gang_table import GangState
 from rlserve.pool.base import RolloutStats
 from rlserve.pool.gangs import Gang
+from rlserve.pool.worker_table import WorkerState
 from rlserve.tracking.live import LiveGang, LiveState
 from rlserve.tracking.tracker import Tracker
 
@@ -87,6 +88,9 @@ class LiveReporter:
     def _gang(self, gang: Gang, stats: RolloutStats | None) -> LiveGang:
         state = self._book.state(gang)
         shown = LiveGang(id=gang.id, type=gang.slots[0].type.name, num_slots=len(gang.slots), state=str(state))
+        worst = self._book.workers.worst(gang.slot_ids)
+        if state in ROLES and worst is not WorkerState.HEALTHY:
+            shown = replace(shown, worker_state=str(worst))
         if state is GangState.TRAIN:
             return replace(shown, version=self._run.counters.num_steps)
         if stats is None:

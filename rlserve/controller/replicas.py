@@ -40,7 +40,7 @@ from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId
 from rlserve.rollout.requests.router import Router
-from rlserve.tracking.events import RolePhase, RolePhaseEvent
+from rlserve.tracking.events import LostWorkEvent, RolePhase, RolePhaseEvent
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,15 @@ class _Replica:
     num_engine_steps: int = -1
     num_tokens_before: int = 0
     """Tokens that this worker's engine had generated when it joined."""
+    num_kept: dict[str, int] = field(default_factory=dict)
+    """Tokens that came with each request that it has: others made them."""
+    num_answered_tokens: int = 0
+    """Those that it made itself, in answers."""
+
+    @property
+    def num_own_tokens(self) -> int:
+        """Tokens that it was last heard to have made."""
+        return 0 if self.stats is None else self.stats.num_generated_tokens - self.num_tokens_before
 
 
 class Replicas:
@@ -189,6 +198,9 @@ class Replicas:
             ids = tuple(RequestId.parse(request.id) for request in requests)
             self._run.events.emit(RequestsStarted(ids=ids, version=self._router.version(slot_id)))
             replica = self._replicas[slot_id]
+            replica.num_kept |= {
+                request.id: sum(len(sample.tokens) for sample in request.resumed) for request in requests
+            }
             self._send(slot_id, replica, replica.worker.submit.remote(requests), "taking requests")
 
     def withdraw(self, request_ids: Iterable[RequestId]) -> None:
@@ -224,7 +236,7 @@ class Replicas:
                 )
                 self._note_progress(slot_id, replica, collected.stats)
                 for output in collected.outputs:
-                    self._take_answer(slot_id, output)
+                    self._take_answer(slot_id, replica, output)
                 if collected.closed:
                     return
                 if collected.outputs:
@@ -260,8 +272,10 @@ class Replicas:
         if stats.first_token_ago_s is not None:
             self._note_phase(slot_id, "first_token", ago_s=stats.first_token_ago_s)
 
-    def _take_answer(self, slot_id: str, output: RequestOutput) -> None:
+    def _take_answer(self, slot_id: str, replica: _Replica, output: RequestOutput) -> None:
         """Answers that come too late are passed over."""
+        num_tokens = sum(len(sample.tokens) for sample in output.samples)
+        replica.num_answered_tokens += num_tokens - replica.num_kept.pop(output.request_id, 0)
         request_id = self._router.finished(slot_id, output)
         if request_id is not None:
             self._run.events.emit(RequestAnswered(id=request_id, output=output))
@@ -300,8 +314,15 @@ class Replicas:
         self._weights.remove(slot_id)
         if replica.stats is not None:
             self._retired_busy_s += replica.stats.busy_s
-            self._retired_tokens += replica.stats.num_generated_tokens - replica.num_tokens_before
+            self._retired_tokens += replica.num_own_tokens
         returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.real_s())
+        if partials is None and returned:
+            num_tokens = max(replica.num_own_tokens - replica.num_answered_tokens, 0)
+            self._run.events.emit(
+                LostWorkEvent(
+                    time_s=self._run.clock.now(), slot_id=slot_id, num_requests=len(returned), num_tokens=num_tokens
+                )
+            )
         self._run.events.emit(RequestsReturned(ids=tuple(returned)))
         self.dispatch()
 

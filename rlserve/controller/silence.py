@@ -1,10 +1,10 @@
 """When a worker is taken for dead: from what was seen of it, round by round. Pure; rounds are counted, not seconds.
 
-A worker that answers nothing for the timeout, and is not seen to use the processor, stands still: it is stopped. One
-that uses it is starved, or holds Python's lock, and is given ``PATIENCE`` times as long. A worker that answers, says
-that it computes and waits for nobody, and has not used the processor for as long, is wedged: what it computes does not
-get on. Where its processor time cannot be seen, nobody can tell that from a long computation, and only the deadlines of
-its calls find it.
+A worker that answers nothing for the timeout, and is not seen to use the processor or to be ready to, stands still: it
+is stopped. Any other is starved, or holds Python's lock, and is given ``PATIENCE`` times as long. A worker that
+answers, says that it computes and waits for nobody, and has not used the processor for as long, is wedged: what it
+computes does not get on. Where its processor time cannot be seen, nobody can tell that from a long computation, and
+only the deadlines of its calls find it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Silence:
                 and not look.is_ready_to_run
             )
         else:
-            is_still = look.processor_s is None or (used_s is not None and used_s <= 0)
+            is_still = look.processor_s is None or (used_s is not None and used_s <= 0 and not look.is_ready_to_run)
         return Silence(
             num_missed=0 if look.was_heard else self.num_missed + 1,
             num_still=self.num_still + 1 if is_still else 0,

@@ -9,10 +9,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rlserve.controller.clock import RunClock
 from rlserve.controller.events import EventBus
 from rlserve.pool.worker_table import WorkerState, WorkerTable
 from rlserve.tracking.events import WorkerStateEvent
+
+_FROM_BEST = (
+    WorkerState.HEALTHY,
+    WorkerState.SUSPECT,
+    WorkerState.STALE,
+    WorkerState.RESTARTING,
+    WorkerState.DEAD,
+    WorkerState.RETIRED,
+)
 
 
 class WorkerBook:
@@ -26,6 +37,10 @@ class WorkerBook:
     def state(self, slot_id: str) -> WorkerState:
         """How the worker of a slot is."""
         return self._table.state(slot_id)
+
+    def worst(self, slot_ids: Iterable[str]) -> WorkerState:
+        """The state of that worker which may be relied on least."""
+        return max(map(self.state, slot_ids), key=_FROM_BEST.index)
 
     def add(self, slot_id: str) -> None:
         """A slot whose first worker is starting."""

@@ -143,6 +143,18 @@ class FailureEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LostWorkEvent(Event):
+    """A replica was lost, and what it had begun begins again on others."""
+
+    kind: ClassVar[str] = "lost_work"
+    slot_id: str
+    """That led it."""
+    num_requests: int
+    num_tokens: int
+    """Generated for them, as far as it was heard."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WeightEvent(Event):
     """A version of the weights was published by the trainer, or taken by the replica on ``slot_id``."""
 

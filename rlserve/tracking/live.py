@@ -28,6 +28,9 @@ class LiveGang:
     num_slots: int
     state: str
     """``train``, ``rollout`` or ``called_to_train``, or on the way: ``leaving_train``, ``joining_rollout`` …"""
+    worker_state: str | None = None
+    """Of the worker that is worst off, where the gang has a role and not all of its workers may be relied on:
+    ``suspect``, ``dead``, ``restarting``, ``stale``."""
     version: int | None = None
     """Of the weights that it serves, or trains."""
     num_running: int | None = None

@@ -12,6 +12,8 @@ import ctypes
 import faulthandler
 import os
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -55,6 +57,7 @@ class RewardProcess:
         self._log_path = log_path
         self._name = name
         self._connection, theirs = Pipe()
+        _limit_sending(self._connection, config.timeout_s)
         command = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"
         output = _STANDARD_ERROR if log_path is None else subprocess.DEVNULL
         self._process = subprocess.Popen(
@@ -96,6 +99,8 @@ class RewardProcess:
         deadline_s = self._config.timeout_s
         try:
             self._connection.send(samples)
+        except BlockingIOError:  # it is stopped, and there are more than a pipe holds
+            raise RewardError(f"{what} not taken within reward.timeout_s={deadline_s:g}{self._last_words()}") from None
         except OSError:
             raise self._ended(what) from None
         scored: Scored = self._receive(deadline_s, what, f"no answer within reward.timeout_s={deadline_s:g}")
@@ -126,6 +131,13 @@ class RewardProcess:
             file.seek(max(0, self._log_path.stat().st_size - _MAX_LAST_BYTES))
             lines = file.read().decode(errors="replace").splitlines()[-_NUM_LAST_LINES:]
         return "; the last that it printed:\n" + "\n".join(lines) if lines else ""
+
+
+def _limit_sending(connection: Connection[Any, Any], timeout_s: float) -> None:
+    """Of a pipe whose other end may not be read from."""
+    seconds, rest = divmod(timeout_s, 1)
+    with socket.socket(fileno=os.dup(connection.fileno())) as end:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(seconds), int(rest * 1e6)))
 
 
 def _environment(config: RewardConfig) -> dict[str, str]:

@@ -42,10 +42,12 @@ function table(target, headings, rows) {
   target.replaceChildren(...(rows.length ? [head, ...body] : [element("tr", "none")]));
 }
 
-function role(state) {
+// With how the gang's worst worker is, where that may not be relied on.
+function role(state, workerState) {
   const shown = element("span"), mark = element("span", "", "role");
   mark.style.background = COLOURS[state] || COLOURS.moving;
   shown.append(mark, state.replaceAll("_", " "));
+  if (workerState) shown.append(element("span", `, ${workerState}`, "bad"));
   return shown;
 }
 
@@ -89,7 +91,7 @@ function drawTables(run) {
   const gangs = run.live ? run.live.gangs : [];
   table(byId("gangs"),
     [["gang"], ["type"], ["role"], ["weights", 1], ["running", 1], ["waiting", 1], ["KV cache"], ["tokens/s", 1]],
-    gangs.map((gang) => [gang.id, gang.type, role(gang.state), gang.version === null ? "-" : `v${gang.version}`,
+    gangs.map((gang) => [gang.id, gang.type, role(gang.state, gang.worker_state), gang.version === null ? "-" : `v${gang.version}`,
       number(gang.num_running), number(gang.num_waiting), bar(gang.kv_cache_usage), number(gang.tokens_per_s)]));
   table(byId("moves"), [["at", 1], ["move"], ["took", 1], ["predicted", 1], ["realised", 1], ["why"]],
     run.moves.map((move) => [duration(move.time_s), move.text,

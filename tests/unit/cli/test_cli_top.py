@@ -22,7 +22,7 @@ LIVE = LiveState(
     weight_version=2,
     tokens_per_s=1812.5,
     gangs=(
-        LiveGang(id="cpu-a/0", type="cpu-a", num_slots=1, state="train", version=2),
+        LiveGang(id="cpu-a/0", type="cpu-a", num_slots=1, state="train", worker_state="suspect", version=2),
         LiveGang(
             id="cpu-b/0",
             type="cpu-b",
@@ -50,7 +50,7 @@ def test_a_frame_of_a_run_that_goes_on(place: Path, capsys: pytest.CaptureFixtur
     assert text[0] == "alive running step 4/10 1:15 gone about 0:12 left"
     assert text[1] == "queue 3 in flight 16 trainer waits 25% (now) buffer 4"
     assert text[2].startswith("generated 1,812 tokens/s trained - tokens/s reward 0.800")
-    assert "cpu-a/0 train v2 - - - -" in text
+    assert "cpu-a/0 train, suspect v2 - - - -" in text
     assert "cpu-b/0 rollout v1 30 2 50% 1,812" in text
     assert "cpu-b/1 joining rollout - - - - -" in text
     assert "last decision hold: rests" in text

@@ -93,6 +93,7 @@ class FakeReplica(FakeWorker):
         self.outbox: list[RequestOutput] = []
         self.closed = False
         self.busy_s = 0.0
+        self.num_generated_tokens = 0
         self.first_token_ago_s: float | None = None
         self.changed = asyncio.Event()
         self.answers |= {"submit": self._submit, "abort": self._abort, "stop_rollout": self._stop}
@@ -106,7 +107,12 @@ class FakeReplica(FakeWorker):
         if self.dead:
             raise RayActorError()
         outputs, self.outbox = tuple(self.outbox), []
-        told = replace(stats(), busy_s=self.busy_s, first_token_ago_s=self.first_token_ago_s)
+        told = replace(
+            stats(),
+            busy_s=self.busy_s,
+            first_token_ago_s=self.first_token_ago_s,
+            num_generated_tokens=self.num_generated_tokens,
+        )
         return Collected(outputs=outputs, stats=told, closed=self.closed)
 
     def finish(self, request_id: str) -> None:

@@ -38,6 +38,7 @@ def test_it_shows_every_gang_in_its_role(tmp_path: Path) -> None:
         ("cpu/2", "cpu", "rollout"),
         ("cpu/3", "cpu", "rollout"),
     ]
+    assert {gang.worker_state for state in shown for gang in state.gangs} == {None}, "all of them are well"
     replicas = [gang for state in shown for gang in state.gangs if gang.state == "rollout"]
     assert max(gang.num_running for gang in replicas) > 0
     assert max(gang.tokens_per_s or 0 for gang in replicas) > 0

@@ -25,14 +25,14 @@ from rlserve.controller.request_desk import RequestDesk
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
-from rlserve.errors import WorkerFailedError
+from rlserve.errors import WorkerFailedError, WorkerLostError
 from rlserve.manager.roles import Role
 from rlserve.pool.base import MemoryChange
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
-from rlserve.tracking.events import RolePhaseEvent, WeightEvent
+from rlserve.tracking.events import LostWorkEvent, RolePhaseEvent, WeightEvent
 from rlserve.weights.offer import Receipt
 
 
@@ -355,6 +355,33 @@ def test_what_a_lost_replica_had_starts_over_elsewhere() -> None:
         assert output.request_id == "evaluation/x#1"
 
     run(scenario, "a", "b")
+
+
+def test_what_a_lost_replica_had_made_and_not_answered_is_counted() -> None:
+    async def scenario(setting: Setting) -> None:
+        lost = recorded(setting.context.events, LostWorkEvent)
+        await setting.replicas.join("a")
+        setting.submit("0:0", "0:1")
+        await settled()
+        setting.worker("a").num_generated_tokens = 10
+        setting.worker("a").finish("training/0:0#0")
+        await settled()
+        setting.worker("a").kill()
+        await settled()
+        assert [(event.slot_id, event.num_requests, event.num_tokens) for event in lost] == [("a", 1, 9)]
+
+    run(scenario, "a")
+
+
+def test_one_that_was_found_dead_elsewhere_is_lost_once() -> None:
+    async def scenario(setting: Setting) -> None:
+        await setting.replicas.join("a")
+        for _ in range(2):
+            setting.replicas.lose("a", WorkerLostError("its process died"))
+        await settled()
+        assert setting.lost == ["a"]
+
+    run(scenario, "a")
 
 
 def test_requests_wait_while_there_is_no_replica() -> None:

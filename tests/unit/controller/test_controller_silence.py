@@ -41,6 +41,11 @@ def test_silent_but_busy_has_more_time_and_not_for_ever() -> None:
     assert rounds_until_over(SILENT, used_s=0.01) == PATIENCE * ROUNDS
 
 
+def test_silent_and_ready_to_run_too() -> None:
+    starved = Look(was_heard=False, is_ready_to_run=True)
+    assert rounds_until_over(starved, used_s=0.0) == PATIENCE * ROUNDS
+
+
 def test_computing_without_the_processor_is_wedged() -> None:
     assert rounds_until_over(COMPUTING, used_s=0.01) == ROUNDS
 

@@ -88,6 +88,17 @@ def test_a_process_that_is_killed_is_lost_at_once(tmp_path: Path) -> None:
     run(tmp_path, scenario)
 
 
+def test_a_process_that_is_stopped_is_lost_in_time_however_much_it_was_to_be_given(tmp_path: Path) -> None:
+    async def scenario(worker: LocalScorerWorker) -> None:
+        process_id = await value(worker, "pid")
+        assert process_id is not None
+        os.kill(int(process_id), signal.SIGSTOP)
+        with pytest.raises(WorkerLostError, match=r"reward for prompt .*: not taken within reward.timeout_s=0.5"):
+            await worker.score([make_sample("1" * 10_000_000)])
+
+    run(tmp_path, scenario, timeout_s=0.5)
+
+
 def test_a_reward_that_cannot_be_loaded_leaves_no_process(tmp_path: Path) -> None:
     config = RewardConfig(function=reward_file(tmp_path, "1 / 0"))
     worker = LocalScorerWorker(config, name="scorer-0", log_path=None)
