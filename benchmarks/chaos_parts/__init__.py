@@ -1,0 +1,1 @@
+"""What ``benchmarks/chaos.py`` does to runs, and how it judges them."""
