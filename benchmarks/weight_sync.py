@@ -1,7 +1,7 @@
 """Measure what a version of the weights costs from trainer to engine, whole and as what changed, beside a plain copy.
 
-python benchmarks/weight_sync.py [--model NAME …] [--changed SHARE …] [--rounds N] [--threads N] [--ray]
-                                [--busy] [--json FILE]
+python benchmarks/weight_sync.py [--model NAME …] [--changed SHARE …] [--transport NAME …] [--rounds N] [--threads N]
+                                 [--ray] [--busy] [--json FILE]
 python benchmarks/weight_sync.py --real FOLDER [--steps N] [--json FILE]
 
 All is done by the product's own sender, receiver and engine in this process; with ``--ray``, each version goes through
@@ -42,7 +42,7 @@ from rlserve.weights.config import ObjectStoreConfig, SharedFolderConfig, Weight
 from rlserve.weights.offer import Offer
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
-from rlserve.weights.transports.factory import create_receiving_end, create_sending_end
+from rlserve.weights.transports.factory import TRANSPORTS, create_receiving_end, create_sending_end
 
 KV_CACHE_BYTES = 2**26
 MAX_MODEL_LEN = 256
@@ -117,6 +117,7 @@ def measure(
     dtype: Literal["float32", "bfloat16"],
     shares: Sequence[float],
     *,
+    transports: Sequence[str],
     num_rounds: int,
     cache: Path,
     store: Store | None,
@@ -131,6 +132,8 @@ def measure(
     syncs = []
     with TemporaryDirectory() as folder:
         for transport in (ObjectStoreConfig(), SharedFolderConfig(folder=str(Path(folder) / "weights"))):
+            if transport.transport not in transports:
+                continue
             carried_by = store if transport.transport == "object_store" else None
             for share in (None, *shares):
                 syncs.append(measure_sync(engine, weights, transport, share, carried_by, copy, num_rounds=num_rounds))
@@ -214,14 +217,14 @@ def measure_sync(
 
 
 def changed(weights: Weights, share: float, chance: np.random.Generator) -> dict[str, torch.Tensor]:
-    """Some elements one or two units in the last place away."""
+    """Some elements one or two units in the last place away; of all, or about this share, drawn by chance."""
     found = {}
     for name, tensor in weights.items():
-        bits = tensor.clone().view(torch.int16 if tensor.element_size() == 2 else torch.int32)
-        where = torch.from_numpy(chance.random(bits.shape, dtype=np.float32) < share)
-        steps = torch.tensor([-2, -1, -1, -1, 1, 1, 1, 2], dtype=bits.dtype)
-        bits[where] += steps[torch.from_numpy(chance.integers(0, len(steps), int(where.sum())))]
-        found[name] = bits.view(tensor.dtype)
+        bits = tensor.clone().view(torch.int16 if tensor.element_size() == 2 else torch.int32).numpy().reshape(-1)
+        where = slice(None) if share == 1.0 else chance.integers(0, len(bits), round(share * len(bits)))
+        steps = np.array([-2, -1, -1, -1, 1, 1, 1, 2], dtype=bits.dtype)
+        bits[where] += steps[chance.integers(0, len(steps), len(bits[where]), dtype=np.uint8)]
+        found[name] = torch.from_numpy(bits).view(tensor.dtype).view(tensor.shape)
     return found
 
 
@@ -268,6 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/weight_sync.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=list(SHAPES), default=["default", "6m", "75m"], metavar="NAME")
     parser.add_argument("--changed", nargs="+", type=float, default=[0.001, 0.01, 0.1, 1.0], metavar="SHARE")
+    parser.add_argument("--transport", nargs="+", choices=list(TRANSPORTS), default=list(TRANSPORTS), metavar="NAME")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
@@ -294,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 SHAPES[name],
                 options.dtype,
                 options.changed,
+                transports=options.transport,
                 num_rounds=options.rounds,
                 cache=options.model_cache,
                 store=store,
