@@ -8,8 +8,10 @@ import pytest
 import torch
 from instruction_sets import OLDER, instructions_up_to, only_on_x86
 
+from rlserve.engine.weights.fingerprint import fingerprint_of_sum, tensor_fingerprint
 from rlserve.errors import UserError
 from rlserve.native import library
+from rlserve.native.copying import copy_all
 from rlserve.native.library import load_library
 from rlserve.native.panels import get_rows, panels_of
 from rlserve.native.program import Projection, has_fast_products
@@ -54,6 +56,15 @@ def test_products_are_those_of_the_newest_instructions_but_for_rounding(is_int8:
     for name in OLDER:
         with instructions_up_to(name):
             assert (_multiply(x, is_int8=is_int8) - newest).abs().max() <= ROUNDING
+
+
+def test_copies_have_the_bits_and_the_sums_of_any_processor(older: str) -> None:
+    source = torch.cat([torch.randn(5000, generator=torch.Generator().manual_seed(5)), torch.full((40,), 1e-40)])
+    target = torch.empty(len(source) + 32, dtype=torch.bfloat16)
+    target = target[-target.data_ptr() % 64 // 2 :][: len(source)]
+    (total,) = copy_all([(source, target)])
+    assert torch.equal(target.view(torch.int16), source.bfloat16().view(torch.int16))
+    assert fingerprint_of_sum(total) == tensor_fingerprint(source.bfloat16())
 
 
 def test_a_row_has_the_same_bits_in_any_company_and_on_any_number_of_threads(older: str) -> None:

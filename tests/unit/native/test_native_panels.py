@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlserve.native.panels import empty_panels, get_rows, panels_of, places_of, put_rows
+from rlserve.engine.weights.fingerprint import fingerprint_of_sum, tensor_fingerprint
+from rlserve.native.panels import empty_panels, get_rows, panels_of, places_of, put_all, put_rows
 
 DTYPES = [torch.float32, torch.bfloat16]
 
@@ -39,7 +40,9 @@ def test_parts_come_out_as_they_went_in(sizes: list[int], num_pairs: int, dtype:
     panels = empty_panels(*whole.shape, dtype)
     firsts = [sum(sizes[:index]) for index in range(len(sizes))]
     for part in reversed(range(len(sizes))):
-        put_rows(panels, firsts[part], whole[firsts[part] : firsts[part] + sizes[part]])
+        rows = whole[firsts[part] : firsts[part] + sizes[part]]
+        (total,) = put_all([(panels, firsts[part], rows)])
+        assert fingerprint_of_sum(total) == tensor_fingerprint(rows)
     assert torch.equal(get_rows(panels, 0, len(whole)), whole)
     for first, size in zip(firsts, sizes, strict=True):
         assert torch.equal(get_rows(panels, first, size), whole[first : first + size])

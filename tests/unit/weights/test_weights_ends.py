@@ -121,6 +121,19 @@ def test_a_sender_that_keeps_nothing_or_has_retired_sends_whole() -> None:
     assert send(sender, 3, weights, Holding(version=2, fingerprint=part.fingerprint)).offer.base is not None, "again"
 
 
+def test_a_snapshot_takes_the_memory_of_one_that_nobody_holds_and_of_no_other() -> None:
+    sender, places = new_sender(keeps_last=False), []
+    for version in range(3):
+        (packed,) = send(sender, version, first_weights()).cargo
+        places.append(packed.payload.ctypes.data)
+        del packed
+    assert len(set(places)) == 1
+    held = send(sender, 3, first_weights())
+    for version in (4, 5):
+        send(sender, version, {name: tensor * 2 for name, tensor in first_weights().items()})
+    assert same_bits(receive(new_receiver(), held), first_weights())
+
+
 def test_other_tensors_than_before_are_sent_whole() -> None:
     sender = new_sender()
     whole = send(sender, 0, {"w": torch.zeros(4, 64)})
