@@ -42,7 +42,7 @@ from rlserve.weights.config import ObjectStoreConfig, SharedFolderConfig, Weight
 from rlserve.weights.offer import Offer
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
-from rlserve.weights.transports.factory import TRANSPORTS, create_receiving_end, create_sending_end
+from rlserve.weights.transports.factory import create_receiving_end, create_sending_end
 
 KV_CACHE_BYTES = 2**26
 MAX_MODEL_LEN = 256
@@ -52,6 +52,8 @@ MIN_PLAIN_FACTOR, MIN_CODED_FACTOR = 30, 100
 """At one element in a hundred changed."""
 MAX_COPIES = 1.5
 """Of the whole sync of a whole version."""
+TRANSPORTS = ("object_store", "shared_folder")
+"""That need no group of processes."""
 NUM_FIRST = 3
 """Rounds that are not counted."""
 
@@ -271,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="benchmarks/weight_sync.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", nargs="+", choices=list(SHAPES), default=["default", "6m", "75m"], metavar="NAME")
     parser.add_argument("--changed", nargs="+", type=float, default=[0.001, 0.01, 0.1, 1.0], metavar="SHARE")
-    parser.add_argument("--transport", nargs="+", choices=list(TRANSPORTS), default=list(TRANSPORTS), metavar="NAME")
+    parser.add_argument("--transport", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, metavar="NAME")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
