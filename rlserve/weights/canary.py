@@ -8,11 +8,11 @@ CPU, among 64 prompts:
 ===================================  ========  ========
 engine and trainer compute in            mean   largest
 ===================================  ========  ========
-float32 and float32                  0.000002  0.000003
-bfloat16 and float32                    0.024     0.045
-bfloat16 and bfloat16                   0.033     0.052
-bfloat16, weights int8, and float32     0.033     0.068
-bfloat16, cache int8, and float32       0.032     0.073
+float32 and float32                  0.000001  0.000003
+bfloat16 and float32                    0.009     0.032
+bfloat16 and bfloat16                   0.010     0.033
+bfloat16, weights int8, and float32     0.012     0.047
+bfloat16, cache int8, and float32       0.013     0.045
 ===================================  ========  ========
 
 Other weights, or a kernel that is wrong, make nats of difference.
@@ -34,8 +34,10 @@ NUM_TOKENS = 16
 """Of each prompt."""
 EXACT_TOLERANCE = 0.001
 """Where engine and trainer compute in float32."""
-ROUNDED_TOLERANCE = 0.25
+ROUNDED_TOLERANCE = 0.5
 """Where one of them does not."""
+_FLOOR = -10.0
+"""Log-probabilities below count as this: rounding moves them by whole nats, and nobody draws such tokens."""
 
 CanaryPrompts = tuple[tuple[int, ...], ...]
 """Token ids."""
@@ -66,10 +68,15 @@ def tolerance_of(config: CanaryConfig, engine: EngineConfig, trainer_dtype: str)
 def difference(expected: CanaryScores, found: CanaryScores) -> float:
     """Of the prompt that differs most: mean absolute difference over its tokens, in nats; infinite where a
     log-probability is not finite."""
-    means = [
-        float(np.mean(np.abs(np.subtract(trained, served)))) for trained, served in zip(expected, found, strict=True)
-    ]
-    return max((mean if math.isfinite(mean) else math.inf for mean in means), default=0.0)
+    return max((_mean_difference(*pair) for pair in zip(expected, found, strict=True)), default=0.0)
+
+
+def _mean_difference(expected: Sequence[float], found: Sequence[float]) -> float:
+    both_2T = np.array([expected, found])
+    if not np.isfinite(both_2T).all():
+        return math.inf
+    trained_T, served_T = np.maximum(both_2T, _FLOOR)
+    return float(np.abs(trained_T - served_T).mean())
 
 
 def batch_of(prompts: CanaryPrompts) -> Batch:

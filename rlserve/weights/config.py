@@ -19,7 +19,7 @@ class CanaryConfig:
     """One version of so many is compared."""
     tolerance: float | None = None
     """Largest mean difference over the tokens of a prompt, in nats. None takes 0.001 where engine and trainer compute
-    in float32, and 0.25 where one of them rounds: several times what sound ones were seen to differ by."""
+    in float32, and 0.5 where one of them rounds: ten times what sound ones were seen to differ by, or more."""
 
     def is_due(self, version: int) -> bool:
         """Whether a version is compared."""

@@ -46,6 +46,7 @@ def test_another_seed_chooses_others_and_one_short_prompt_is_enough() -> None:
         (((-1.0, -2.0), (-3.0,)), 0.0),
         (((-1.5, -2.0), (-3.0,)), 0.25),
         (((-1.5, -1.5), (-4.0,)), 1.0),
+        (((-1.0, -2.0), (-11.0,)), 7.0),
         (((-1.0, -2.0), (math.nan,)), math.inf),
         (((-1.0, -math.inf), (-3.0,)), math.inf),
     ],
@@ -67,6 +68,10 @@ def test_the_prompt_that_differs_most_counts(found: Any, expected: float) -> Non
 def test_who_rounds_may_differ_more(engine: Any, trainer_dtype: str, expected: float) -> None:
     assert tolerance_of(CanaryConfig(), EngineConfig(**engine), trainer_dtype) == expected
     assert tolerance_of(CanaryConfig(tolerance=0.5), EngineConfig(**engine), trainer_dtype) == 0.5
+
+
+def test_tokens_that_nobody_draws_may_be_rounded_to_anything() -> None:
+    assert difference(((-10.0, -25.0),), ((-12.5, -40.0),)) == 0.0
 
 
 def test_a_trainer_scores_all_tokens_but_the_first() -> None:
