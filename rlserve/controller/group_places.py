@@ -57,8 +57,11 @@ class GroupPlaces:
             WorkerLostError: the first member is lost.
         """
         places, members, self._met = self._met, (*staying, *leaving), {}
-        if tuple(places) != members or self._met_workers != self._calls.workers(members):
+        has_met = tuple(places) == members and self._met_workers == self._calls.workers(members)
+        if not has_met:
             places = await self._new(members)
+        where = "which have met" if has_met else "which meet now"
+        logger.info("group %d of the trainers: %s, %s", places[members[0]].generation, ", ".join(members), where)
         return {
             member: replace(place, num_leaving=len(leaving), gang_size=gang_size) for member, place in places.items()
         }

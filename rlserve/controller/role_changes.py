@@ -2,12 +2,12 @@
 
 ::
 
-    train → idle     (step boundary) the trainers re-form without the gang
+    train → idle     those who stay meet; (step boundary) they go on without the gang, whose memory is freed
     rollout → idle   the gang serves no more, its requests move on, the memory of its engine is freed
     rollout → train  both, one beside the other: the trainers, if their step ends before, wait a little for the gang
     idle → rollout   the ranks of its engine are formed, or take their memory again; it takes the newest weights; it
                      serves
-    idle → train     the gang builds model and optimizer, empty; (step boundary) the trainers re-form with it
+    idle → train     the gang builds model and optimizer, empty, and meets the trainers; (step boundary) it joins them
 """
 
 from __future__ import annotations
