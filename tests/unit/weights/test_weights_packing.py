@@ -76,6 +76,14 @@ def test_a_snapshot_has_the_bits_that_pytorch_makes_and_their_fingerprint(
     assert snapshot.fingerprint == fingerprint(expected.items())
 
 
+def test_without_compiled_kernels_a_snapshot_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    tensors = {"w": torch.randn(3000, generator=torch.Generator().manual_seed(0))}
+    compiled = take_snapshot(0, tensors, torch.bfloat16)
+    monkeypatch.setattr("rlserve.engine.weights.fingerprint.has_compiled_sums", lambda: False)
+    plain = take_snapshot(0, tensors, torch.bfloat16)
+    assert (plain.payload.tobytes(), plain.fingerprint) == (compiled.payload.tobytes(), compiled.fingerprint)
+
+
 def test_no_number_stays_no_number() -> None:
     strange = torch.tensor([0x7F800001, 0x7FFFFFFF, -0x00000001, 0x7FC00000], dtype=torch.int32).view(torch.float32)
     found = unpack(take_snapshot(0, {"w": torch.cat([torch.ones(61), strange])}, torch.bfloat16).pack())["w"]
