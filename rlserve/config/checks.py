@@ -16,6 +16,7 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.roofline.accelerators import is_cpu
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
+from rlserve.weights.config import NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
@@ -30,6 +31,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_groups(config),
         *_check_deterministic_training(config, discovered),
         *_check_launch(config),
+        *_check_weights(config, discovered),
         *check_pacing(config),
         *check_colocated(config),
         *check_thresholds(config.deciding, config.rollout),
@@ -145,3 +147,17 @@ def _check_launch(config: RunConfig) -> Iterator[Problem]:
     if config.launch.address is not None and config.launch.kind == "local":
         message = f"has no effect with launch.kind=local: say launch=cluster, got {config.launch.address!r}"
         yield Problem("launch.address", message)
+
+
+def _check_weights(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
+    """NCCL is between GPUs."""
+    weights, slots = config.weights, config.pool.slots
+    if not isinstance(weights, NcclConfig) or weights.backend == "gloo" or config.pool.placement == "colocated":
+        return
+    if slots == "auto":
+        names = list(discovered) or ["cpu"] * (config.launch.kind == "local")
+    else:
+        names = [group.type for group in slots]
+    for name in filter(is_cpu, names):
+        yield Problem("weights.backend", f"must be gloo with slots that are CPU processes ({name}), got nccl")
+        return

@@ -315,6 +315,24 @@ def test_deterministic_training_is_not_for_gpus() -> None:
     assert problem.endswith("got H100")
 
 
+@pytest.mark.parametrize(
+    ("discovered", "parts", "is_fine"),
+    [
+        ({}, {}, False),
+        ({}, {"pool": {"slots": "auto"}}, False),
+        ({"H100": 2}, {"pool": {"slots": "auto"}}, True),
+        ({}, {"pool": {"slots": PACED}}, False),
+        ({}, {"pool": {"slots": TWO_TYPES, "placement": "colocated"}}, True),
+        ({}, {"pool": {"slots": "auto"}, "launch": {"kind": "cluster"}}, True),
+    ],
+)
+def test_nccl_is_for_gpus_and_gloo_for_all(discovered: dict[str, int], parts: dict[str, Any], is_fine: bool) -> None:
+    found = problems_of(discovered, weights={"transport": "nccl"}, **parts)
+    assert [problem for problem in found if problem.startswith("weights.backend: must be gloo")] == found
+    assert (found == []) == is_fine
+    assert problems_of(discovered, weights={"transport": "nccl", "backend": "gloo"}, **parts) == []
+
+
 def references(**values: str) -> list[str]:
     return [
         str(problem) for problem in check_references({key.replace("__", "."): value for key, value in values.items()})

@@ -16,6 +16,10 @@ CONF = ROOT / "conf"
 RUN_FILES = sorted([*CONF.glob("*.yaml"), *(ROOT / "examples").glob("**/*.yaml")])
 CHOICES = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/**/*.yaml"))
 EVERY_TYPE = {"H100": 8, "H200": 8}
+NEEDED = {
+    "queue_threshold": ["rollout.prompts_per_step=128"],  # what its thresholds are made for
+    "nccl": ["pool=auto", "trainer.deterministic=false"],  # GPUs
+}
 
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
@@ -27,8 +31,7 @@ def test_every_run_file_loads(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_choice_of_every_group_loads_and_has_its_way(choice: str) -> None:
     group, _, name = choice.partition("=")
-    needed = ["rollout.prompts_per_step=128"] if name == "queue_threshold" else []  # what its thresholds are made for
-    resolved = load(str(CONF / "rlhf.yaml"), [choice, *needed], discovered=EVERY_TYPE).resolved
+    resolved = load(str(CONF / "rlhf.yaml"), [choice, *NEEDED.get(name, ())], discovered=EVERY_TYPE).resolved
     for key, value in OmegaConf.load(CONF / group / f"{name}.yaml").items():
         assert _agrees(resolved[group][key], OmegaConf.to_container(OmegaConf.create({"v": value}))["v"])  # type: ignore[index,call-overload]
 
