@@ -16,6 +16,7 @@ import torch
 import yaml
 from model_folders import write_model
 from transformers import Qwen3Config
+from weights_fakes import StagedCopy
 
 from rlserve.cli import main
 from rlserve.config.tree import RunConfig
@@ -191,8 +192,8 @@ def test_the_transport_that_is_shown_keeps_what_is_needed() -> None:
         sender.take_snapshot(version, {"w": version * weight})
         cargo, part = sender.send(version, None, needed=(1,))
     receiver = Receiver(transport.receiving(None), keeps_last=True)
-    found = receiver.receive([Offer(version=3, parts=(part,))], [cargo])
-    assert torch.equal(found["w"], 3 * weight)
+    found = receiver.receive([Offer(version=3, parts=(part,))], [cargo], StagedCopy)
+    assert torch.equal(found.tensors["w"], 3 * weight)
     assert set(names["KeepingSendingEnd"].kept) == {1, 3}
 
 
