@@ -111,7 +111,9 @@ class Recovery:
         if state is GangState.TRAIN:
             self.spawn(self._trainers.expel(event.slot_id, event.worker, event.error))
         elif state in SERVING:
-            self._replicas.lose(gang.leader, event.error)
+            # Where a follower died its leader lives, and releases what it has when the gang recovers.
+            is_leader = event.slot_id == gang.leader
+            self._replicas.lose(gang.leader, event.error if is_leader else WorkerFailedError(str(event.error)))
         elif state is GangState.IDLE and not self._num_guarded[gang.id]:
             self._lose(gang, event.slot_id, None, event.error)
 

@@ -89,6 +89,7 @@ class FakeReplicas:
     def __init__(self, log: list[str]) -> None:
         self.log = log
         self.failures: dict[str, Exception] = {}
+        self.lost_with: Exception | None = None
 
     async def join(self, slot_id: str) -> None:
         self.log.append(f"replicas join {slot_id}")
@@ -102,6 +103,7 @@ class FakeReplicas:
 
     def lose(self, slot_id: str, error: Exception) -> None:
         self.log.append(f"replicas lose {slot_id}")
+        self.lost_with = error
 
     def forget(self, slot_id: str) -> None:
         self.log.append(f"replicas forget {slot_id}")
@@ -483,6 +485,7 @@ def test_a_trainer_that_dies_between_two_steps_is_expelled_and_a_replica_is_lost
         await until(lambda: bool(setting.log))
         setting.die("r0")
         assert setting.log == ["trainers expel t1", "replicas lose r0"]
+        assert isinstance(setting.replicas.lost_with, WorkerLostError)
 
     run(scenario)
 
@@ -491,6 +494,7 @@ def test_a_follower_that_dies_costs_its_leader_the_role() -> None:
     async def scenario(setting: Setting) -> None:
         setting.die("r1")
         assert setting.log == ["replicas lose r0"]
+        assert not isinstance(setting.replicas.lost_with, WorkerLostError), "its own worker lives"
 
     run(scenario, gangs=GANGS)
 
