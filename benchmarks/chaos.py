@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from chaos_parts.base import Fault, Injury, Kind, State
 from chaos_parts.injector import Injector
@@ -112,7 +112,9 @@ class Bench:
         finally:
             second.end()
         is_named = f"{damaged.name} is damaged" in second.output
-        self.findings.checks.append(Check(name="damaged checkpoint is named and passed over", value=is_named, bar=1))
+        self.findings.checks.append(
+            Check(name="damaged checkpoint is named and passed over", value=float(is_named), bar=1)
+        )
 
     def exact_runs(self) -> None:
         """Two of one seed and without staleness, of which one loses replicas."""
@@ -129,7 +131,7 @@ class Bench:
             finally:
                 watch.end()
             trained.append(read_json_lines(watch.folder / "samples.jsonl"))
-        is_same = same_training(*trained)
+        is_same = float(same_training(*trained))
         self.findings.checks.append(
             Check(name="staleness 0, replicas lost: trained on the same as undisturbed", value=is_same, bar=1)
         )
@@ -164,12 +166,13 @@ class Bench:
             self.findings.injuries += injector.injuries
             self.findings.num_moves += injector.num_moves
             self.findings.num_left_out += injector.num_left_out
+        if watch.has_ended and watch.process.returncode != 0:
+            _fail(watch)
         print(f"{watch.folder.name}: {injector.num_done} moves and faults by step {watch.step}", file=sys.stderr)
 
     def _finish(self, watch: RunWatch) -> None:
-        exit_code = watch.process.wait(END_S)
-        if exit_code != 0:
-            sys.exit(f"{watch.folder} ended with {exit_code}:\n{watch.output[-3000:]}")
+        if watch.process.wait(END_S) != 0:
+            _fail(watch)
         self.findings.num_left += watch.num_left(END_S / 5)
         self.findings.verdicts.append(judge(watch.folder))
 
@@ -209,6 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content["checks"] = [check.line() for check in found]
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(check.met for check in found) else 1
+
+
+def _fail(watch: RunWatch) -> NoReturn:
+    sys.exit(f"{watch.folder} ended with {watch.process.returncode}:\n{watch.output[-3000:]}")
 
 
 def _wait_for(watch: RunWatch, condition: Callable[[], bool]) -> None:
