@@ -38,6 +38,7 @@ from rlserve.controller.turns.at_once import AtOnce
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.pool.base import Collected, RolloutStats
+from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.ledger import Ledger
@@ -223,6 +224,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
     events = EventBus()
     outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)}, events)
     ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
+    admission = PromptAdmission(ledger, num_groups=shape.num_steps * shape.prompts_per_step)
     router = Router()
     buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
     source: Any = Source()
@@ -246,7 +248,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         )
         rollouts = RolloutLoop(
             context,
-            Books(ledger=ledger, buffer=buffer, router=router),
+            Books(ledger=ledger, admission=admission, buffer=buffer, router=router),
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0),
             replicas=replicas,
@@ -266,7 +268,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         for index in range(NUM_REPLICAS):
             await replicas.join(f"r{index}")
         loops = [
-            tasks.create_task(rollouts.admit(lambda: shape.num_steps * shape.prompts_per_step)),
+            tasks.create_task(rollouts.admit()),
             tasks.create_task(rollouts.score()),
         ]
         stop = asyncio.Event()
