@@ -39,7 +39,7 @@ def test_nothing_is_lost_whatever_happens_to_the_workers(workplace: Workplace) -
                     {"type": "cpu-a", "count": 2, "prefer": "train"},
                     {"type": "cpu-b", "count": 2, "prefer": "rollout"},
                 ],
-                "health_timeout_s": 4.0,
+                "health_timeout_s": 6.0,
                 "max_worker_failures": 1000,
                 "move_hold_s": 0.0,
             },
