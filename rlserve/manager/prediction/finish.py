@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlserve.manager.prediction.fluid import Array, Flows, read_at
+from rlserve.manager.prediction.fluid import Array, Flows, read_at, with_best_move
 
 _MAX_STAGES = 32
 _LEAST_RATE = 1e-9
@@ -56,19 +56,13 @@ def seconds_left(flows: Flows, left: WorkLeft, *, costs_s: Array, change: Change
     found = [np.repeat((left.prompts_per_step / flows.trained)[:, None], len(flows.stocks), axis=1)]
     for number in range(1, num_stages + 1):
         stage_s, after = _stage(flows, number * stage, stage, left.kept_share)
-        best_s = read_at(flows.stocks, _best(found[-1], costs_s), after)
+        best_s = read_at(flows.stocks, -with_best_move(-found[-1], costs_s), after)
         if change is not None:
             stays = np.exp(-stage_s / change.mean_s)
-            then_s = read_at(flows.stocks, _best(change.seconds[number - 1], costs_s), after)
+            then_s = read_at(flows.stocks, -with_best_move(-change.seconds[number - 1], costs_s), after)
             best_s = stays * best_s + (1.0 - stays) * then_s
         found.append(stage_s + best_s)
     return found
-
-
-def _best(seconds: Array, costs_s: Array) -> Array:
-    """With the best move from each split."""
-    best: Array = (seconds[None, :, :] + costs_s[:, :, None]).min(axis=1)
-    return best
 
 
 def _stage(flows: Flows, num_left: float, num_trained: float, kept_share: float) -> tuple[Array, Array]:

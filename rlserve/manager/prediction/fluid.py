@@ -71,9 +71,11 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, late
     discount = math.exp(-stage_s / horizon_s)
     below, upper = _places(flows.stocks, after)
     value, tolerance = reward / (1.0 - discount), _TOLERANCE * float(reward.max())
-    share, best_later = (0.0, np.zeros_like(reward)) if later is None else (later.share, _best(later.value, costs))
+    share, best_later = 0.0, np.zeros_like(reward)
+    if later is not None:
+        share, best_later = later.share, with_best_move(later.value, costs)
     for _ in range(_MAX_SWEEPS):
-        best = (1.0 - share) * _best(value, costs) + share * best_later
+        best = (1.0 - share) * with_best_move(value, costs) + share * best_later
         last, value = value, reward + discount * _read(best, below, upper)
         change = value - last
         if float(change.max() - change.min()) < tolerance:
@@ -81,7 +83,7 @@ def values(flows: Flows, *, costs: Array, stage_s: float, horizon_s: float, late
     return value
 
 
-def _best(value: Array, costs: Array) -> Array:
+def with_best_move(value: Array, costs: Array) -> Array:
     """V, [M, X]: with the best move from each split."""
     best: Array = (value[None, :, :] - costs[:, :, None]).max(axis=1)
     return best
