@@ -47,13 +47,14 @@ class NextGroups:
             WorkerFailedError: likewise.
         """
         with self._lock:
-            self._generation, met = membership.generation, self._met
-            if met is not None and met[0] <= membership.generation:
-                self._met = None
-        if met is not None and met[0] == membership.generation:
-            return met[1]
-        if met is not None and met[0] < membership.generation:
-            met[1].close()
+            self._generation = membership.generation
+            is_due = self._met is not None and self._met[0] <= membership.generation
+            met, self._met = (self._met, None) if is_due else (None, self._met)
+        if met is not None:
+            generation, group = met
+            if generation == membership.generation:
+                return group
+            group.close()
         return join_group(membership, timeout_s=self._timeout_s, device=self._device)
 
     def drop(self) -> None:
