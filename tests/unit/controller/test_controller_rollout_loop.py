@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -160,13 +160,17 @@ def test_a_load_that_keeps_few_groups_drops_the_others_for_its_own_reason() -> N
     asyncio.run(scenario())
 
 
-def test_a_group_that_waits_for_tools_is_scored_after_them() -> None:
+def setting_with_tools(read: Callable[[], float]) -> Setting:
+    """Every group waits 40 s for its tools."""
     config = WorkloadConfig(tool_share=1.0, tool_wait_s=40.0, sigma=0.0)
     workload = create_workload(config, seed=0, num_steps=10, tokens_scale=1.0)
+    return Setting(workload, RunClock(started=0.0, read=read))
 
+
+def test_a_group_that_waits_for_tools_is_scored_after_them() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        setting = Setting(workload, RunClock(started=0.0, read=loop.time))
+        setting = setting_with_tools(loop.time)
         async with setting.context.tasks as tasks:
             loops = start(setting, tasks)
             await asyncio.sleep(1.0)
@@ -244,12 +248,9 @@ def test_towards_the_end_dropped_groups_are_replaced_in_advance_and_the_surplus_
 
 
 def test_no_group_waits_for_tools_after_the_end() -> None:
-    config = WorkloadConfig(tool_share=1.0, tool_wait_s=40.0, sigma=0.0)
-    workload = create_workload(config, seed=0, num_steps=10, tokens_scale=1.0)
-
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
-        setting = Setting(workload, RunClock(started=0.0, read=loop.time))
+        setting = setting_with_tools(loop.time)
         async with setting.context.tasks as tasks:
             loops = start(setting, tasks)
             await asyncio.sleep(1.0)
