@@ -52,6 +52,7 @@ from rlserve.controller.saving import RunSaver, restore
 from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
+from rlserve.controller.suspicion import Suspicion
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.turns.at_once import AtOnce
@@ -164,6 +165,7 @@ def _parts(
     """All that is built on trainers, weights and replicas."""
     config = setup.config
     book = GangBook(run, setup.gangs)
+    Suspicion(run.events, book, replicas)
     measuring = Measuring(run, book, Meter())
     recovery, turns = _roles(run, setup, ports, books, book, trainers, weights, replicas)
     training = _training(run, setup, books, trainers, weights, turns)

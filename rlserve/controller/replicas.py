@@ -184,6 +184,12 @@ class Replicas:
         if replica is not None:
             self._lose(slot_id, replica, error)
 
+    def spare(self, slot_id: str, is_spared: bool) -> None:
+        """Send nothing new to a replica until it is no longer spared; do nothing where it does not serve."""
+        if slot_id in self._replicas:
+            self._router.spare(slot_id, is_spared)
+            self.dispatch()
+
     def forget(self, slot_id: str) -> None:
         """A worker was ended in mid-move: what it held, if it served, waits again."""
         replica = self._replicas.get(slot_id)

@@ -100,6 +100,8 @@ class _Replica:
     """Prompt and resumed tokens of what it holds: breaks ties between equal numbers of samples."""
     closed: bool = False
     """It is about to leave and gets nothing more."""
+    spared: bool = False
+    """It gets nothing more for now."""
 
     def load(self, kind: RequestKind) -> int:
         """Samples that go before or beside those of ``kind``."""
@@ -107,7 +109,7 @@ class _Replica:
 
     def suits(self, entry: _Entry) -> bool:
         """Whether it may answer the request at all."""
-        return not self.closed and self.version >= entry.min_version
+        return not self.closed and not self.spared and self.version >= entry.min_version
 
     def has_room(self, entry: _Entry) -> bool:
         """A replica with nothing to do has room for a request of any size."""
@@ -156,6 +158,10 @@ class Router:
     def close(self, replica_id: str) -> None:
         """Give nothing more to a replica that is about to leave; what it has may still finish there."""
         self._replicas[replica_id].closed = True
+
+    def spare(self, replica_id: str, is_spared: bool) -> None:
+        """Give nothing more to a replica until it is no longer spared; what it has stays with it."""
+        self._replicas[replica_id].spared = is_spared
 
     def set_version(self, replica_id: str, version: int) -> None:
         """Note that a replica now serves ``version``, which never goes back (I3)."""

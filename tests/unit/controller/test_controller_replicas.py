@@ -11,6 +11,7 @@ from controller_fakes import (
     FakeClock,
     FakeFleet,
     FakeReplica,
+    make_gang,
     recorded,
     run_context,
     settled,
@@ -20,8 +21,10 @@ from virtual_time import run_virtual
 
 from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.events import ReplicaHeard, RequestAnswered, RequestsReturned, RequestsStarted, WorkerLost
+from rlserve.controller.gang_book import GangBook
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.request_desk import RequestDesk
+from rlserve.controller.suspicion import Suspicion
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
@@ -453,6 +456,29 @@ def test_nothing_is_given_to_a_replica_that_leaves() -> None:
         setting.worker("b").finish("evaluation/x#0")
         await answer
         assert setting.lost == []
+
+    run(scenario, "a", "b")
+
+
+def test_a_gang_with_a_suspect_is_given_nothing_until_all_its_workers_answer_again() -> None:
+    async def scenario(setting: Setting) -> None:
+        book = GangBook(setting.context, [make_gang("a", "follower"), make_gang("b")])
+        Suspicion(setting.context.events, book, setting.replicas)
+        for slot_id in ("a", "follower", "b"):
+            book.workers.has_role(slot_id, "rollout")
+        await setting.replicas.join("a")
+        book.workers.suspected("follower", "gives no sign of life")
+        book.workers.suspected("b", "no replica yet")
+        setting.submit("0:0")
+        await settled()
+        assert setting.worker("a").held == {}
+        book.workers.suspected("a", "gives no sign of life")
+        book.workers.heard("follower")
+        await settled()
+        assert setting.worker("a").held == {}
+        book.workers.heard("a")
+        await settled()
+        assert list(setting.worker("a").held) == ["training/0:0#0"]
 
     run(scenario, "a", "b")
 

@@ -191,6 +191,18 @@ def test_a_closed_replica_gets_nothing_more_and_may_finish() -> None:
     assert router.finished("a", output_of(request)) == training_id("0:0")
 
 
+def test_a_spared_replica_gets_nothing_more_until_it_is_spared_no_longer() -> None:
+    router = Routed(a=8, b=2)
+    submit(router, 0)
+    [request] = router.assign_now()["a"]
+    router.spare("a", True)
+    submit(router, 1, 2)
+    assert assign(router) == {"b": ["0:1#0"]}, "b has room for one more"
+    assert router.finished("a", output_of(request)) == training_id("0:0")
+    router.spare("a", False)
+    assert assign(router) == {"a": ["0:2#0"]}
+
+
 def test_what_a_leaving_replica_had_goes_on_elsewhere_with_its_tokens() -> None:
     router = Routed(a=8)
     submit(router, 0)
