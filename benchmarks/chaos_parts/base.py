@@ -18,7 +18,11 @@ class Kind(StrEnum):
     SLOW = "slow"
     """SIGSTOP and SIGCONT in turn for some seconds, of which nothing may come."""
     NO_MEMORY = "no memory"
-    """A replica may take no more memory, so the next thing that needs some fails."""
+    """A replica's next step asks for more memory than there is."""
+    WRONG_WEIGHTS = "wrong weights"
+    """A replica's weights are changed where they lie, once."""
+    WRONG_REPLICA = "wrong replica"
+    """They are, whenever it has taken some: all that it computes is wrong."""
     DISK_FULL = "disk full"
     """Until a checkpoint has failed, the trainers cannot write any file but a tiny one."""
     KILL_SCORER = "kill scorer"
@@ -54,7 +58,11 @@ class Fault:
         return str(self.kind) if self.state is State.ANY else f"{self.kind}, {self.state}"
 
 
-LOSES = (Kind.KILL, Kind.STOP, Kind.NO_MEMORY)
+PLANTED = (Kind.NO_MEMORY, Kind.WRONG_WEIGHTS, Kind.WRONG_REPLICA)
+"""Faults that a replica does to itself when it is told to (``planting/``)."""
+WRONG = (Kind.WRONG_WEIGHTS, Kind.WRONG_REPLICA)
+"""Faults that only the canary finds."""
+LOSES = (Kind.KILL, Kind.STOP, Kind.NO_MEMORY, Kind.WRONG_REPLICA)
 """Faults that cost a worker."""
 
 
@@ -68,9 +76,9 @@ class Injury:
     process_id: int
     done_s: float
     found_s: float | None = None
-    """When the run knew that the worker is dead."""
+    """When the run knew that the worker is dead, or wrong."""
     back_s: float | None = None
-    """When the slot's new worker could be relied on."""
+    """When the slot's new worker could be relied on, or the old one had the right weights again."""
     num_lost_tokens: int = 0
     """Generated, and to be generated again."""
 

@@ -18,9 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import psutil
-
-from chaos_parts.base import LOSES, Fault, Injury, Kind, State
+from chaos_parts.base import LOSES, PLANTED, WRONG, Fault, Injury, Kind, State
 from chaos_parts.plan import Sight, candidates, possible_moves, sight_of
 from chaos_parts.run_watch import RunWatch
 
@@ -109,7 +107,7 @@ class Injector:
             return False
         slot_id = self._chance.choice(victims)
         injury = self._note_done(fault, slot_id, self._watch.slots[slot_id].process_id)
-        if fault.kind in LOSES:
+        if fault.kind in (*LOSES, *WRONG):
             self._open = [each for each in self._open if each.slot_id != slot_id] + [injury]
         match fault.kind:
             case Kind.KILL:
@@ -118,8 +116,9 @@ class Injector:
                 os.kill(injury.process_id, signal.SIGSTOP)
             case Kind.SLOW:
                 self._slow_down(injury)
-            case Kind.NO_MEMORY:
-                self._take_memory(injury)
+            case _:
+                assert fault.kind in PLANTED
+                self._plant(injury)
         return True
 
     def _slow_down(self, injury: Injury) -> None:
@@ -132,13 +131,17 @@ class Injector:
                 os.kill(injury.process_id, signal.SIGCONT)
             self._wait(lambda: False, SLOW_RUNNING_S)
 
-    def _take_memory(self, injury: Injury) -> None:
-        """Nothing more than it has; given back where it needs none for a while, which then was no fault."""
-        has_bytes = psutil.Process(injury.process_id).memory_info().vms
-        _, hard = resource.prlimit(injury.process_id, resource.RLIMIT_AS)
-        resource.prlimit(injury.process_id, resource.RLIMIT_AS, (has_bytes, hard))
-        if not self._wait(lambda: injury.found_s is not None, PATIENCE_S):
-            resource.prlimit(injury.process_id, resource.RLIMIT_AS, (hard, hard))
+    def _plant(self, injury: Injury) -> None:
+        """Have the replica do it to itself; taken back where it takes no version for a while, which then was no
+        fault."""
+        watch, process_id = self._watch, injury.process_id
+        watch.order(process_id, str(injury.fault.kind))
+        if not self._wait(lambda: watch.is_obeyed(process_id), PATIENCE_S):
+            watch.take_order_back(process_id)
+        if watch.is_obeyed(process_id):
+            injury.done_s = injury.done_s if injury.found_s is not None else time.monotonic()
+            self._wait(lambda: injury.found_s is not None, PATIENCE_S)
+        else:
             self._open.remove(injury)
             self.injuries.remove(injury)
             self.num_left_out += 1
@@ -220,13 +223,21 @@ class Injector:
         if newest is None:
             return
         match event["event"], event.get("state"):
-            case "worker_state", "dead" if newest.found_s is None:
+            case ("worker_state", "dead") | ("canary", _) if newest.found_s is None:
                 newest.found_s = now_s
-            case "worker_state", "healthy" if newest in self._open and newest.found_s is not None:
-                newest.back_s = now_s
-                self._open.remove(newest)
+            case "weights", _ if newest.fault.kind is Kind.WRONG_WEIGHTS and self._is_found(newest):
+                self._note_back(newest, now_s)
+            case "worker_state", "healthy" if self._is_found(newest):
+                self._note_back(newest, now_s)
             case "lost_work", _:
                 newest.num_lost_tokens += event["num_tokens"]
+
+    def _is_found(self, injury: Injury) -> bool:
+        return injury in self._open and injury.found_s is not None
+
+    def _note_back(self, injury: Injury, now_s: float) -> None:
+        injury.back_s = now_s
+        self._open.remove(injury)
 
 
 def _limit_files(process_id: int, max_bytes: int, hard: int) -> None:

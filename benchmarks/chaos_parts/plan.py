@@ -29,6 +29,8 @@ WEIGHTS: Mapping[Fault, int] = {
     Fault(kind=Kind.STOP, state=State.JOINING): 1,
     Fault(kind=Kind.SLOW): 1,
     Fault(kind=Kind.NO_MEMORY, state=State.GENERATING): 1,
+    Fault(kind=Kind.WRONG_WEIGHTS, state=State.GENERATING): 2,
+    Fault(kind=Kind.WRONG_REPLICA, state=State.GENERATING): 1,
     Fault(kind=Kind.DISK_FULL): 1,
     Fault(kind=Kind.KILL_SCORER): 1,
 }

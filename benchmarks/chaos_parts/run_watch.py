@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 
 ROOT = Path(__file__).parents[2]
+PLANTING = Path(__file__).parent / "planting"
 _MARK = "RLSERVE_CHAOS_RUN"
 """Environment variable that all processes of one run inherit, by which they are found."""
 
@@ -43,6 +44,8 @@ class RunWatch:
         self.folder = folder
         self._mark = uuid.uuid4().hex
         self._output = folder.parent / f"{folder.name}-{self._mark[:6]}.txt"
+        self._orders = self._output.with_suffix(".orders")
+        self._orders.mkdir(parents=True)
         self._events = folder / "events.jsonl"
         self._position = self._events.stat().st_size if self._events.exists() else 0
         self.slots: dict[str, SlotView] = {}
@@ -53,11 +56,16 @@ class RunWatch:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "rlserve", "launch", *arguments],
                 cwd=ROOT,
-                env={**os.environ, "OMP_WAIT_POLICY": "passive", _MARK: self._mark},
+                env=self._environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def _environment(self) -> dict[str, str]:
+        path = os.pathsep.join(filter(None, (str(PLANTING), os.environ.get("PYTHONPATH"))))
+        chaos = {_MARK: self._mark, "RLSERVE_CHAOS_ORDERS": str(self._orders), "PYTHONPATH": path}
+        return {**os.environ, "OMP_WAIT_POLICY": "passive", **chaos}
 
     @property
     def output(self) -> str:
@@ -93,6 +101,21 @@ class RunWatch:
         except FileNotFoundError:
             return {}
         return found
+
+    def order(self, process_id: int, what: str) -> None:
+        """Tell a replica to do something to itself, once it has taken its next version."""
+        self._order_of(process_id).write_text(what)
+
+    def is_obeyed(self, process_id: int) -> bool:
+        """Whether it has."""
+        return self._order_of(process_id).with_suffix(".done").exists()
+
+    def take_order_back(self, process_id: int) -> None:
+        """It shall not, if it has not yet."""
+        self._order_of(process_id).unlink(missing_ok=True)
+
+    def _order_of(self, process_id: int) -> Path:
+        return self._orders / str(process_id)
 
     def scorers(self) -> list[psutil.Process]:
         """The processes that score answers."""

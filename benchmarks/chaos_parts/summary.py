@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from checks import Check
 
-from chaos_parts.base import LOSES, Injury, Kind
+from chaos_parts.base import LOSES, WRONG, Injury, Kind
 from chaos_parts.verdict import Verdict
 
 DETECTION_S = {Kind.KILL: 1.0, Kind.STOP: 15.0}
@@ -60,6 +60,8 @@ def checks_of(
     slow = [injury for injury in injuries if injury.fault.kind is Kind.SLOW]
     num_wrong = sum(injury.found_s is not None for injury in slow)
     found.append(Check(name="slow workers taken for dead", value=num_wrong, bar=0, at_least=False))
+    num_missed = sum(injury.fault.kind in WRONG and injury.found_s is None for injury in injuries)
+    found.append(Check(name="wrong replicas that no canary found", value=num_missed, bar=0, at_least=False))
     for kind, bar in DETECTION_S.items():
         values = _times(injuries, kind, lambda injury: injury.detection_s)
         if values:

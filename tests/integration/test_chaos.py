@@ -11,7 +11,7 @@ from runs import Workplace
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 
-from chaos_parts.base import Fault, Kind, State
+from chaos_parts.base import PLANTED, Fault, Kind, State
 from chaos_parts.injector import Injector
 from chaos_parts.run_watch import RunWatch
 from chaos_parts.verdict import judge
@@ -25,6 +25,9 @@ FAULTS = (
     *(Fault(kind=Kind.KILL, state=state) for state in State if state is not State.ANY),
     Fault(kind=Kind.STOP, state=State.GENERATING),
     Fault(kind=Kind.STOP, state=State.STEP),
+    Fault(kind=Kind.WRONG_WEIGHTS, state=State.GENERATING),
+    Fault(kind=Kind.WRONG_REPLICA, state=State.GENERATING),
+    Fault(kind=Kind.NO_MEMORY, state=State.GENERATING),
     Fault(kind=Kind.SLOW),
 )
 
@@ -58,7 +61,6 @@ def test_nothing_is_lost_whatever_happens_to_the_workers(workplace: Workplace) -
     verdict = judge(folder)
     assert (verdict.num_lost, verdict.num_trained_twice, verdict.num_too_stale) == (0, 0, 0)
     assert (verdict.num_without_version, verdict.num_versions_back, verdict.num_illegal) == (0, 0, 0)
-    lost = [injury for injury in injector.injuries if injury.fault.kind in (Kind.KILL, Kind.STOP)]
-    assert lost, injector.injuries
-    assert all(injury.found_s is not None for injury in lost), injector.injuries
-    assert all(injury.found_s is None for injury in injector.injuries if injury.fault.kind is Kind.SLOW)
+    kinds = {injury.fault.kind for injury in injector.injuries}
+    assert kinds >= {Kind.KILL, Kind.STOP, *PLANTED}, injector.injuries
+    assert all((injury.found_s is None) == (injury.fault.kind is Kind.SLOW) for injury in injector.injuries)

@@ -94,6 +94,8 @@ def test_times_are_told_by_kind_and_judged() -> None:
         hurt(kill(State.IDLE), found_s=12.0, back_s=None, num_tokens=40),
         hurt(Fault(kind=Kind.STOP), found_s=20.0, back_s=24.0),
         hurt(Fault(kind=Kind.SLOW), found_s=None, back_s=None),
+        hurt(Fault(kind=Kind.WRONG_WEIGHTS), found_s=10.4, back_s=10.5),
+        hurt(Fault(kind=Kind.WRONG_REPLICA), found_s=None, back_s=None),
     ]
     rows = {row.name: row for row in rows_of(injuries)}
     assert rows["kill, idle"].detection_s == (1.25, 2.0)
@@ -103,7 +105,9 @@ def test_times_are_told_by_kind_and_judged() -> None:
     assert "kill, idle" in "\n".join(table(list(rows.values())))
     found = checks_of(injuries, [FAULTLESS], num_done=9, num_wanted=10, num_left=0, least_score=0.9)
     missed = [check.name for check in found if not check.met]
-    assert missed == ["moves and faults", "kill: found, longest, s"]
+    assert missed == ["moves and faults", "wrong replicas that no canary found", "kill: found, longest, s"]
+    recovered = next(check.value for check in found if check.name == "back in service, longest, s")
+    assert recovered == 4.0, "weights that were taken anew are no new worker"
 
 
 def run_folder(path: Path, groups: list[list[str]], versions: list[list[int]]) -> Path:
