@@ -22,8 +22,13 @@ def verdict(judgement: Judgement) -> Iterator[str]:
         else:
             yield f"Verdict: {_against_start(start, against)}"
     if judgement.efficiency is not None:
-        caveat = "; both are too high, since slots that share processors slow each other down"
-        yield f"{_against_possible(judgement.efficiency)}{caveat if judgement.shares_processors else ''}."
+        yield f"{_against_possible(judgement.efficiency)}."
+    if judgement.shares_processors and (judgement.series or judgement.efficiency is not None):
+        yield (
+            "All of this is uncertain beyond its ±: the slots share processors and slow each other down, so what "
+            "another split would have made follows only roughly from what this run measured. To know, run that split "
+            "(manager=static pool.num_initial_rollout=…)."
+        )
 
 
 def change(relative: float, error: float | None = None) -> str:

@@ -82,13 +82,14 @@ def test_series_of_moves_are_told_with_what_was_expected_and_what_came() -> None
     assert "what it brought cannot be told: only 1 training step followed afterwards" in words
 
 
-def test_slots_that_share_processors_promise_too_much() -> None:
+def test_slots_that_share_processors_tell_little_about_other_splits() -> None:
     world = working_run()
     told = describe(explained(world.decisions, world.events))
     assert "if the best split at every" in told
-    assert "share processors" not in told
+    assert "uncertain beyond" not in told
     shared = [{**event, "slot_type": "cpu"} if event["event"] == "slot" else event for event in world.events]
-    assert "share processors" in describe(explained(world.decisions, shared))
+    words = " ".join(describe(explained(world.decisions, shared)).split())
+    assert "uncertain beyond its ±: the slots share processors" in words
 
 
 def test_a_paced_run_says_so_and_whether_it_counts() -> None:
