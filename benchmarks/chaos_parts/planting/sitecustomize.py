@@ -26,7 +26,7 @@ class Planter:
     """Imports the rollout role, and changes it. Is a finder of modules for that (``sys.meta_path``)."""
 
     def __init__(self, orders: Path) -> None:
-        self._order = orders / str(os.getpid())
+        self._orders = orders
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         """The role's module, which is changed as soon as it has run; nothing for others."""
@@ -49,12 +49,12 @@ class Planter:
         score = role.score_canary
 
         def obey_and_score(replica: Any, *arguments: Any) -> Any:
-            if self._order.exists():
-                order = self._order.read_text()
-                if order != "wrong replica":
-                    self._order.rename(self._order.with_suffix(".done"))
-                else:  # whatever weights it takes
-                    self._order.with_suffix(".done").touch()
+            path = self._orders / str(os.getpid())  # workers are forks
+            if path.exists():
+                order = path.read_text()
+                path.with_suffix(".done").touch()
+                if order != "wrong replica":  # that is wrong whatever weights it takes
+                    path.unlink()
                 replica._loop.run(_exhaust_memory if order == "no memory" else _spoil_weights)
             return score(replica, *arguments)
 
