@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chaos_parts.base import Fault, Kind, State
+from chaos_parts.base import PLANTED, Fault, Kind, State
 from chaos_parts.run_watch import SlotView
 
 MOVING = ("leaving_train", "leaving_rollout", "joining_train", "joining_rollout", "called_to_train")
@@ -28,9 +28,9 @@ WEIGHTS: Mapping[Fault, int] = {
     Fault(kind=Kind.STOP, state=State.STEP): 1,
     Fault(kind=Kind.STOP, state=State.JOINING): 1,
     Fault(kind=Kind.SLOW): 1,
-    Fault(kind=Kind.NO_MEMORY, state=State.GENERATING): 1,
-    Fault(kind=Kind.WRONG_WEIGHTS, state=State.GENERATING): 2,
-    Fault(kind=Kind.WRONG_REPLICA, state=State.GENERATING): 1,
+    Fault(kind=Kind.NO_MEMORY): 1,
+    Fault(kind=Kind.WRONG_WEIGHTS): 2,
+    Fault(kind=Kind.WRONG_REPLICA): 1,
     Fault(kind=Kind.DISK_FULL): 1,
     Fault(kind=Kind.KILL_SCORER): 1,
 }
@@ -67,6 +67,8 @@ def candidates(fault: Fault, sight: Sight) -> list[str]:
     """The slots that a fault may be done to now, such that the run can go on: whoever holds its state has another
     beside it that does, and somebody is left who rolls out."""
     found = [slot_id for slot_id in sight.slots if _is_in(fault.state, slot_id, sight)]
+    if fault.kind in PLANTED:
+        found = [slot_id for slot_id in found if sight.slots[slot_id].state in SERVING]
     return sorted(slot_id for slot_id in found if _may_be_hurt(slot_id, fault, sight))
 
 

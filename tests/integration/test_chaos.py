@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 NUM_STEPS = 100
 SEED = 11
-PLANTED_FAULTS = [Fault(kind=kind, state=State.GENERATING) for kind in PLANTED]
+PLANTED_FAULTS = [Fault(kind=kind) for kind in PLANTED]
 """Done first, so that a quick machine comes to all of them."""
 FAULTS = (
     *[Fault(kind=Kind.MOVE)] * 3,

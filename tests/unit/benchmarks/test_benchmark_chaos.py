@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos_parts.base import Fault, Injury, Kind, State
+from chaos_parts.base import PLANTED, Fault, Injury, Kind, State
 from chaos_parts.plan import WEIGHTS, Sight, candidates, mixture, possible_moves, sight_of
 from chaos_parts.run_watch import SlotView
 from chaos_parts.summary import checks_of, rows_of, table
@@ -75,6 +75,11 @@ def test_the_last_replica_may_die_but_not_be_stopped() -> None:
     alone = sight(b="rollout", t="train", u="train")
     assert candidates(kill(State.GENERATING), alone) == ["b"]
     assert candidates(Fault(kind=Kind.STOP, state=State.GENERATING), alone) == []
+
+
+def test_only_replicas_can_be_told_to_do_something_to_themselves() -> None:
+    views = sight(a="rollout", b="rollout", t="train", u="train")
+    assert all(candidates(Fault(kind=kind), views) == ["a", "b"] for kind in PLANTED)
 
 
 def test_gangs_whose_role_another_has_may_be_moved() -> None:
