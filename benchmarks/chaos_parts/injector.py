@@ -139,7 +139,8 @@ class Injector:
         if not self._wait(lambda: watch.is_obeyed(process_id), PATIENCE_S):
             watch.take_order_back(process_id)
         if watch.is_obeyed(process_id):
-            injury.done_s = injury.done_s if injury.found_s is not None else time.monotonic()
+            if injury.found_s is None:
+                injury.done_s = time.monotonic()
             self._wait(lambda: injury.found_s is not None, PATIENCE_S)
         else:
             self._open.remove(injury)

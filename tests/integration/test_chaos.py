@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from chaos_parts.verdict import judge
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 100
+HEALTH_TIMEOUT_S = 6.0
 SEED = 11
 PLANTED_FAULTS = [Fault(kind=kind) for kind in PLANTED]
 """Done first, so that a quick machine comes to all of them."""
@@ -41,7 +43,7 @@ def test_nothing_is_lost_whatever_happens_to_the_workers(workplace: Workplace) -
                     {"type": "cpu-a", "count": 2, "prefer": "train"},
                     {"type": "cpu-b", "count": 2, "prefer": "rollout"},
                 ],
-                "health_timeout_s": 6.0,
+                "health_timeout_s": HEALTH_TIMEOUT_S,
                 "max_worker_failures": 1000,
                 "move_hold_s": 0.0,
             },
@@ -54,6 +56,7 @@ def test_nothing_is_lost_whatever_happens_to_the_workers(workplace: Workplace) -
         injector = Injector(watch, faults, seed=SEED)
         injector.run(last_step=NUM_STEPS - 5, limit=len(faults))
         assert watch.process.wait(150.0) == 0, watch.output
+        ended_s = time.monotonic()
         assert watch.num_left(30.0) == 0
     finally:
         watch.end()
@@ -61,7 +64,11 @@ def test_nothing_is_lost_whatever_happens_to_the_workers(workplace: Workplace) -
     assert (verdict.num_lost, verdict.num_trained_twice, verdict.num_too_stale) == (0, 0, 0)
     assert (verdict.num_without_version, verdict.num_versions_back, verdict.num_illegal) == (0, 0, 0)
     assert {injury.fault.kind for injury in injector.injuries} >= {Kind.KILL, *PLANTED}, injector.injuries
-    found = {injury.fault.kind for injury in injector.injuries if injury.found_s is not None}
-    not_found = {injury.fault.kind for injury in injector.injuries if injury.found_s is None}
-    assert Kind.SLOW not in found, injector.injuries
-    assert not_found <= {Kind.SLOW, Kind.STOP}, "the run may end before a replica was silent for long enough"
+    for injury in injector.injuries:
+        match injury.fault.kind:
+            case Kind.SLOW:
+                assert injury.found_s is None, injury
+            case Kind.STOP if ended_s - injury.done_s < 2 * HEALTH_TIMEOUT_S:
+                pass  # the run may have ended before it was silent for long enough
+            case _:
+                assert injury.found_s is not None, injury
