@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -12,6 +13,7 @@ import ray
 
 from rlserve.errors import PoolError
 from rlserve.launch.connect.base import Launcher
+from rlserve.launch.connect.folder_guard import FolderGuard
 from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
 from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
@@ -39,6 +41,7 @@ class LocalLauncher(Launcher):
 
     def __init__(self) -> None:
         self._folder: Path | None = None
+        self._guard: FolderGuard | None = None
         # Ray's processes end when the thread that started them does, so it lives until ``close``.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
         self._started: Future[None] | None = None
@@ -50,6 +53,7 @@ class LocalLauncher(Launcher):
         cpu_only = config.slots != "auto" and all(is_cpu(group.type) for group in config.slots)
         self._groups = slot_groups(config, {} if cpu_only else discover_machine())
         self._folder = make_ray_folder()
+        self._guard = FolderGuard(self._folder) if sys.platform == "linux" else None
         self._started = self._thread.submit(_start_ray, self._folder, self._groups)
 
     def connect(self, config: PoolConfig) -> tuple[SlotGroupConfig, ...]:
@@ -62,6 +66,8 @@ class LocalLauncher(Launcher):
         if self._started is None or self._folder is None:
             return
         self._started.exception()  # it must have ended, one way or the other
+        if self._guard is not None:
+            self._guard.close()
         processes = processes_naming(str(self._folder))
         ray.shutdown()
         self._thread.shutdown()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,11 @@ class Run:
     def words(self) -> set[str]:
         """All words of the commands of the run's processes."""
         return {word for process in self.processes() for word in process.cmdline()}
+
+    def ray_folder(self) -> Path:
+        """Of the sockets and logs of the run's own Ray, which is up."""
+        (folder,) = {found[0] for word in self.words() if (found := re.search(r"/tmp/rlserve-ray-[^/]+", word))}
+        return Path(folder)
 
     def wait_for_no_processes(self) -> None:
         """Wait until nothing of the run is left."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import socket
 import urllib.request
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -29,10 +27,10 @@ def test_a_run_is_watched_and_terminated_with_a_long_temporary_folder(workplace:
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=30) as answer:
         families = list(text_string_to_metric_families(answer.read().decode()))
-    (ray_folder,) = {found[0] for word in run.words() if (found := re.search(r"/tmp/rlserve-ray-[^/]+", word))}
+    ray_folder = run.ray_folder()
     run.process.send_signal(signal.SIGUSR2)
     assert run.wait() == 128 + signal.SIGUSR2, run.output
-    assert not Path(ray_folder).exists()
+    assert not ray_folder.exists()
     assert is_whole(max(run.folder.glob("checkpoints/step_*")))
     run.wait_for_no_processes()
     samples = {sample.name: sample for family in families for sample in family.samples}

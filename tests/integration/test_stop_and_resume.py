@@ -143,11 +143,13 @@ def test_driver_killed_and_newest_checkpoint_damaged(workplace: Workplace) -> No
     after that one is done again."""
     run = workplace.start("killed", EVERY_STEP)
     run.wait_until(lambda: len(checkpoints(run)) >= 3, "three checkpoints")
+    ray_folder = run.ray_folder()
     workplace.hold()
     run.process.kill()
     run.process.wait()
     workplace.release()
     run.wait_for_no_processes()
+    assert not ray_folder.exists()
     good, damaged = checkpoints(run)[-2:]
     state = damaged / "trainer.safetensors"
     state.write_bytes(state.read_bytes()[:-1] + b"\x00\x01")
