@@ -12,12 +12,14 @@ The driver describes this class to Ray, and stays without torch: whatever needs 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
+from rlserve.pool.fork_server import WORKER_MODULES
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
@@ -61,6 +64,7 @@ class Worker:
         self._rank = EngineRank(spec, self._pace, timeout_s=spec.switch_timeout_s)
         self._rollout: RolloutRole | None = None
         self._train = TrainRole(spec, self._pace)
+        _exempt_imports_from_collection()
         self._notices = WorkerNotices()
         self._notices.receive_signals()
         if spec.notice_probe is not None:
@@ -240,6 +244,15 @@ class Worker:
         if self._rollout is None:
             raise WorkerFailedError(f"{self._spec.slot_id} does not have the rollout role")
         return self._rollout
+
+
+def _exempt_imports_from_collection() -> None:
+    """Import all that is heavy, and let the garbage collector pass over it from now on: a collection that looks at all
+    modules holds engine steps up for a quarter of a second. Models come later, and are collected."""
+    for name in WORKER_MODULES:
+        import_module(name)
+    gc.collect()
+    gc.freeze()
 
 
 def _configure_logging(spec: WorkerSpec) -> None:
