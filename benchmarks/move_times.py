@@ -85,27 +85,48 @@ def read_moves(decisions: Iterable[Line], events: Iterable[Line]) -> list[MoveTi
     return found
 
 
-def stalls_s(moves: Iterable[MoveTimes], events: Iterable[Line]) -> list[float]:
-    """Of each move, how much longer than usual the longest gap between the engine steps of any other replica was while
-    it was under way. Usual is the median of the longest gaps in stretches before the first move; nothing without one.
-    """
-    moves = list(moves)
+@dataclass(frozen=True, kw_only=True)
+class Gaps:
+    """How much longer than usual the longest gaps between engine steps were. Usual is the median of the longest gaps in
+    stretches before the first move."""
+
+    in_moves_s: list[float]
+    """Of each move: of any other replica, in a stretch that overlaps with it."""
+    between_moves_s: list[float]
+    """Of each stretch of a replica that overlaps with no move, from the first one on."""
+
+
+def gaps_beyond_usual(moves: Sequence[MoveTimes], events: Iterable[Line]) -> Gaps | None:
+    """The gaps in a run; None where it has no stretch before its first move."""
     stretches = [event for event in events if event["event"] == "replica" and event["num_tokens"]]
     first_s = min((move.decided_s for move in moves), default=0.0)
     usual = [stretch["longest_gap_s"] for stretch in stretches if stretch["time_s"] <= first_s]
     if not usual:
-        return []
-    found = []
-    for move in moves:
-        gaps_s = [
-            stretch["longest_gap_s"]
-            for stretch in stretches
-            if stretch["slot_id"] != move.gang_id
-            and stretch["begin_s"] < move.end_s
-            and stretch["time_s"] > move.decided_s
-        ]
-        found.append(max(0.0, max(gaps_s, default=0.0) - median(usual)))
-    return found
+        return None
+
+    def beyond(longest_s: float) -> float:
+        return max(0.0, longest_s - median(usual))
+
+    def overlap(stretch: Line, move: MoveTimes) -> bool:
+        return stretch["begin_s"] < move.end_s and stretch["time_s"] > move.decided_s
+
+    in_moves = [
+        max(
+            (
+                stretch["longest_gap_s"]
+                for stretch in stretches
+                if stretch["slot_id"] != move.gang_id and overlap(stretch, move)
+            ),
+            default=0.0,
+        )
+        for move in moves
+    ]
+    between = [
+        stretch["longest_gap_s"]
+        for stretch in stretches
+        if stretch["begin_s"] >= first_s and not any(overlap(stretch, move) for move in moves)
+    ]
+    return Gaps(in_moves_s=list(map(beyond, in_moves)), between_moves_s=list(map(beyond, between)))
 
 
 def num_tokens_made_twice(metrics: Iterable[Line], samples: Iterable[Line], answers: Iterable[Line]) -> int:

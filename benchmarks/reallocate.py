@@ -27,7 +27,7 @@ import numpy as np
 from checks import Check
 from launches import launch, read_summary
 from machine import circumstances
-from move_times import PARTS, MoveTimes, num_tokens_made_twice, read_moves, stalls_s
+from move_times import PARTS, Gaps, MoveTimes, gaps_beyond_usual, num_tokens_made_twice, read_moves
 
 from rlserve.errors import UserError
 from rlserve.tracking.jsonl import read_json_lines
@@ -65,15 +65,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"run: {folder / NAME}", file=sys.stderr)
     if not (folder / NAME).exists():
         move_about(folder, options.moves, options.settings)
-    moves, stalls, found = measure(RunFolder.open(folder / NAME), options.moves)
-    report(moves, stalls)
+    moves, gaps, found = measure(RunFolder.open(folder / NAME), options.moves)
+    report(moves, gaps)
     for check in found:
         sign = "at least" if check.at_least else "at most"
         print(f"{'met   ' if check.met else 'MISSED'}  {check.name}: {check.value:.3g}, {sign} {check.bar:g}")
     if options.json:
         content: dict[str, Any] = {**circumstances(), "settings": options.settings}
         content["moves"] = [asdict(move) for move in moves]
-        content["stalls_s"] = stalls
+        content["gaps"] = None if gaps is None else asdict(gaps)
         content["checks"] = [check.line() for check in found]
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     return 0 if all(check.met for check in found) else 1
@@ -118,11 +118,11 @@ def possible_moves(gangs: Iterable[GangStatus]) -> list[tuple[str, RoleName]]:
     return [(gang_id, roles[role]) for role, ids in by_role.items() if len(ids) > 1 for gang_id in ids]
 
 
-def measure(run: RunFolder, num_moves: int) -> tuple[list[MoveTimes], list[float], list[Check]]:
-    """The moves of a run that has ended, the stalls of other replicas in each, and what is to be reached."""
+def measure(run: RunFolder, num_moves: int) -> tuple[list[MoveTimes], Gaps | None, list[Check]]:
+    """The moves of a run that has ended, the gaps of its replicas, and what is to be reached."""
     events, summary = read_json_lines(run.events_file), read_summary(run.path)
     moves = read_moves(read_json_lines(run.decisions_file), events)
-    stalls = stalls_s(moves, events)
+    gaps = gaps_beyond_usual(moves, events)
     found = [Check(name="moves", value=len(moves), bar=num_moves)]
     for action, name in DIRECTIONS.items():
         own = [move for move in moves if move.action == action]
@@ -134,15 +134,15 @@ def measure(run: RunFolder, num_moves: int) -> tuple[list[MoveTimes], list[float
                 found.append(
                     Check(name=f"{name}: {what}", value=percentile(values, 99), bar=MAX_MOVE_S, at_least=False)
                 )
-    if stalls:
-        name, value = "longest gap of the other replicas beyond the usual, p99, s", percentile(stalls, 99)
+    if gaps is not None:
+        name, value = "longest gap of the other replicas beyond the usual, p99, s", percentile(gaps.in_moves_s, 99)
         found.append(Check(name=name, value=value, bar=MAX_STALL_S, at_least=False))
     num_lost = summary["groups_admitted"] - summary["groups_trained"] - sum(summary["groups_dropped"].values())
     found.append(Check(name="prompt groups lost", value=num_lost, bar=0, at_least=False))
     lines = [read_json_lines(path) for path in (run.metrics_file, run.samples_file, run.answers_file)]
     num_twice = num_tokens_made_twice(*lines)
     found.append(Check(name="tokens lost, and made again", value=num_twice, bar=0, at_least=False))
-    return moves, stalls, found
+    return moves, gaps, found
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -150,7 +150,7 @@ def percentile(values: Sequence[float], share: float) -> float:
     return float(np.percentile(values, share, method="higher"))
 
 
-def report(moves: Sequence[MoveTimes], stalls: Sequence[float]) -> None:
+def report(moves: Sequence[MoveTimes], gaps: Gaps | None) -> None:
     """Print the split of the time, by direction."""
     for action, name in DIRECTIONS.items():
         own = [move for move in moves if move.action == action]
@@ -168,8 +168,10 @@ def report(moves: Sequence[MoveTimes], stalls: Sequence[float]) -> None:
         if first_steps:
             _row("to the end of its first step", first_steps)
         _row("training stood still", [move.trainer_pause_s for move in own])
-    if stalls:
-        _row("gap of other replicas beyond the usual", stalls)
+    if gaps is not None:
+        _row("gap of other replicas beyond the usual", gaps.in_moves_s)
+        if gaps.between_moves_s:
+            _row("the same of any replica, between moves", gaps.between_moves_s)
 
 
 def _row(name: str, values: Sequence[float]) -> None:

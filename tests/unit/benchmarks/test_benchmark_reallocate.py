@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import reallocate
-from move_times import Line, num_tokens_made_twice, read_moves, stalls_s
+from move_times import Gaps, Line, gaps_beyond_usual, num_tokens_made_twice, read_moves
 
 from rlserve.tracking.move_requests import GangStatus
 
@@ -110,10 +110,25 @@ def test_a_stall_is_the_longest_gap_of_another_replica_beyond_the_usual() -> Non
     before = [replica("b", 0.0, 2.0, 0.01), replica("b", 2.0, 4.0, 0.03), replica("b", 4.0, 6.0, 0.02)]
     during = [replica("b", 9.0, 11.0, 0.05), replica("b", 11.0, 13.0, 0.07), replica("c", 13.0, 15.0, 0.04)]
     others = [replica("a", 13.0, 14.0, 5.0), replica("b", 13.5, 15.0, 5.0), replica("c", 10.0, 12.0, 5.0, num_tokens=0)]
-    assert stalls_s([move], [*before, *during, *others]) == [pytest.approx(0.07 - 0.02)]
-    assert stalls_s([move], during) == [], "what is usual is not known"
+    gaps = gaps_beyond_usual([move], [*before, *during, *others])
+    assert gaps is not None
+    assert gaps.in_moves_s == [pytest.approx(0.07 - 0.02)]
+    assert gaps_beyond_usual([move], during) is None, "what is usual is not known"
     quick = [replica("b", 11.0, 13.0, 0.001)]
-    assert stalls_s([move], [*before, *quick]) == [0.0]
+    assert gaps_beyond_usual([move], [*before, *quick]) == Gaps(in_moves_s=[0.0], between_moves_s=[])
+
+
+def test_gaps_between_moves_are_those_of_stretches_without_one() -> None:
+    (move,) = read_moves(DECISIONS[:1], TO_ROLLOUT)
+    before, in_it = replica("b", 2.0, 4.0, 0.02), replica("c", 11.0, 14.0, 0.5)
+    between = [
+        replica("b", 14.0, 16.0, 0.05),
+        replica("a", 13.5, 15.0, 0.01),
+        replica("c", 14.0, 15.0, 9.0, num_tokens=0),
+    ]
+    gaps = gaps_beyond_usual([move], [before, in_it, *between])
+    assert gaps is not None
+    assert gaps.between_moves_s == [pytest.approx(0.03), 0.0]
 
 
 def test_every_token_stands_in_an_answer_or_was_made_twice() -> None:
