@@ -7,23 +7,21 @@ import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlserve.cli.checkpoints import CONFIG_FILE, Checkpoint, find_checkpoint
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR
-from rlserve.cli.status import newest_sealed
 from rlserve.errors import UserError
-from rlserve.tracking.run_folder import RunFolder, write_atomically
+from rlserve.tracking.run_folder import write_atomically
 from rlserve.tracking.summary import format_score
 
 if TYPE_CHECKING:
     from rlserve.config.tree import RunConfig
     from rlserve.controller.checkpoint_evaluation import CheckpointScore
 
-POLICY_FOLDER = "policy"
 DEFAULT_CONFIG = "conf/rlhf.yaml"
-_CONFIG_FILE = "config.yaml"
 _NOT_OF_THE_MODEL = ("pool=two", "pool.num_initial_rollout=null", "manager=static", "launch=local")
 """A run's slots need not be on this machine: they are not what computes here."""
 _DATA_KEY, _HELD_OUT_KEY, _NUMBER_KEY = "data.path", "data.held_out_path", "rollout.samples_per_prompt"
@@ -36,18 +34,6 @@ examples:
   rlserve eval /my/model --config runs/my-run         a Hugging Face folder, as that run would score it
   rlserve eval /my/model data.path=/my/data.jsonl reward.function=my_reward.py:score
 """
-
-
-@dataclass(frozen=True, kw_only=True)
-class Checkpoint:
-    """What is to be scored."""
-
-    model_path: Path
-    """A Hugging Face folder."""
-    run: Path | None
-    """Folder of the run that it comes from."""
-    label: str
-    """Names the result."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -89,36 +75,6 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
-    """A run (its newest checkpoint), a step's folder, or a Hugging Face folder; a run also by its name.
-
-    Raises:
-        UserError: there is none.
-    """
-    given = Path(name).expanduser()
-    for path in (given, Path(output_dir) / name):
-        if RunFolder(path).versions_file.is_file():
-            folder = RunFolder.open(path)
-            newest = newest_sealed(folder)
-            if newest is None:
-                raise UserError(
-                    f"{path} holds no checkpoint yet: wait for its first one (checkpoint.every_steps), or name a model"
-                )
-            return _of_step(newest)
-    if (given / POLICY_FOLDER / "config.json").is_file():
-        return _of_step(given.resolve())
-    if (given / "config.json").is_file():
-        resolved = given.resolve()
-        is_policy = resolved.name == POLICY_FOLDER and _run_of(resolved.parent) is not None
-        return (
-            _of_step(resolved.parent) if is_policy else Checkpoint(model_path=resolved, run=None, label=resolved.name)
-        )
-    raise UserError(
-        f"no checkpoint {name!r}: name a run (its folder, its name in {output_dir}/, or latest), a folder step_… of "
-        "one, or a Hugging Face folder with a config.json"
-    )
-
-
 def load_config(checkpoint: Checkpoint, named: str | None, overrides: Sequence[str]) -> RunConfig:
     """What to score on and how: as the run did, or the configuration named by the user, with his overrides.
 
@@ -129,9 +85,9 @@ def load_config(checkpoint: Checkpoint, named: str | None, overrides: Sequence[s
     """
     from rlserve.config import load
 
-    source = named or (str(checkpoint.run / _CONFIG_FILE) if checkpoint.run is not None else DEFAULT_CONFIG)
-    if (Path(source) / _CONFIG_FILE).is_file():
-        source = str(Path(source) / _CONFIG_FILE)
+    source = named or (str(checkpoint.run / CONFIG_FILE) if checkpoint.run is not None else DEFAULT_CONFIG)
+    if (Path(source) / CONFIG_FILE).is_file():
+        source = str(Path(source) / CONFIG_FILE)
     config = load(source, [f"model.path={checkpoint.model_path}", *_NOT_OF_THE_MODEL, *overrides], discovered={}).config
     if _sets(overrides, _DATA_KEY) and not _sets(overrides, _HELD_OUT_KEY):
         data = replace(config.data, held_out_path=config.data.path, held_out_split=config.data.split)
@@ -158,18 +114,6 @@ def describe(score: CheckpointScore) -> Iterator[str]:
         yield f"{score.num_failed:,} answers could not be scored and are left out: see their error in the file"
     if score.num_left_out:
         yield f"{score.num_left_out:,} answers were left out by the reward, which returned None"
-
-
-def _of_step(step: Path) -> Checkpoint:
-    run = _run_of(step)
-    name = step.name if run is None else f"{run.name}-{step.name}"
-    return Checkpoint(model_path=step / POLICY_FOLDER, run=run, label=name)
-
-
-def _run_of(step: Path) -> Path | None:
-    """The run that the folder of a step lies in."""
-    folder = step.parent.parent
-    return folder if (folder / _CONFIG_FILE).is_file() and RunFolder(folder).versions_file.is_file() else None
 
 
 def _result_path(checkpoint: Checkpoint, output: str | None) -> Path:

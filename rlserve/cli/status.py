@@ -9,15 +9,14 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from rlserve.cli.checkpoints import newest_sealed
 from rlserve.cli.list import STATE_STYLES, age, score_change, step_of
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
-from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
@@ -53,12 +52,6 @@ def run(arguments: Sequence[str]) -> int:
     if command is not None:
         console.print(Text(f"go on with: {command}"), soft_wrap=True)
     return 0
-
-
-def newest_sealed(folder: RunFolder) -> Path | None:
-    """The newest checkpoint that was written to its end. Its bytes are compared only when it is resumed."""
-    sealed = [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
-    return sealed[-1] if sealed else None
 
 
 def resume_command(folder: RunFolder) -> str:

@@ -10,7 +10,8 @@ from model_folders import write_model
 from small_runs import begin_run, finished_run
 
 from rlserve.cli import main
-from rlserve.cli.eval import describe, find_checkpoint, load_config
+from rlserve.cli.checkpoints import find_checkpoint
+from rlserve.cli.eval import describe, load_config
 from rlserve.controller.checkpoint_evaluation import CheckpointScore, EvaluatedAnswer, summarise
 from rlserve.errors import UserError
 from rlserve.tracking.run_folder import RunFolder

@@ -1,0 +1,74 @@
+"""Where the commands find checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints
+from rlserve.errors import UserError
+from rlserve.tracking.run_folder import RunFolder
+
+CONFIG_FILE = "config.yaml"
+"""Of a run, in its folder."""
+_POLICY_FOLDER = "policy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model that a run saved, or that lies there by itself."""
+
+    model_path: Path
+    """A Hugging Face folder."""
+    run: Path | None
+    """Folder of the run that it comes from."""
+    label: str
+    """Names what is made of it."""
+
+
+def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
+    """A run (its newest checkpoint), a step's folder, or a Hugging Face folder; a run also by its name.
+
+    Raises:
+        UserError: there is none.
+    """
+    given = Path(name).expanduser()
+    for path in (given, Path(output_dir) / name):
+        if RunFolder(path).versions_file.is_file():
+            folder = RunFolder.open(path)
+            newest = newest_sealed(folder)
+            if newest is None:
+                raise UserError(
+                    f"{path} holds no checkpoint yet: wait for its first one (checkpoint.every_steps), or name a model"
+                )
+            return _of_step(newest)
+    if (given / _POLICY_FOLDER / "config.json").is_file():
+        return _of_step(given.resolve())
+    if (given / "config.json").is_file():
+        resolved = given.resolve()
+        is_policy = resolved.name == _POLICY_FOLDER and _run_of(resolved.parent) is not None
+        return (
+            _of_step(resolved.parent) if is_policy else Checkpoint(model_path=resolved, run=None, label=resolved.name)
+        )
+    raise UserError(
+        f"no checkpoint {name!r}: name a run (its folder, its name in {output_dir}/, or latest), a folder step_… of "
+        "one, or a Hugging Face folder with a config.json"
+    )
+
+
+def newest_sealed(folder: RunFolder) -> Path | None:
+    """The newest checkpoint that was written to its end. Its bytes are compared only when it is resumed."""
+    sealed = [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
+    return sealed[-1] if sealed else None
+
+
+def _of_step(step: Path) -> Checkpoint:
+    run = _run_of(step)
+    name = step.name if run is None else f"{run.name}-{step.name}"
+    return Checkpoint(model_path=step / _POLICY_FOLDER, run=run, label=name)
+
+
+def _run_of(step: Path) -> Path | None:
+    """The run that the folder of a step lies in."""
+    folder = step.parent.parent
+    return folder if (folder / CONFIG_FILE).is_file() and RunFolder(folder).versions_file.is_file() else None
