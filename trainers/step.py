@@ -137,6 +137,7 @@ class TrainingStep:
             reference=needs.reference,
             values=needs.critic,
             final_values=needs.final_values,
+            for_only_update=not makes_several_updates,
         )
 
     def _experience(self, scores: Scores) -> Experience:

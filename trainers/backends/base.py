@@ -47,6 +47,8 @@ class Wanted:
     values: bool = False
     final_values: bool = False
     """The critic's values of the states after samples that were cut."""
+    for_only_update: bool = False
+    """The next gradient is of the whole batch and of the networks as they are, so what they computed may be kept."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -38,6 +38,7 @@ from rlserve.trainers.backends.base import (
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
+from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.native_shape import check_supported
@@ -79,6 +80,7 @@ class TorchBackend(Backend):
         self._group: Group = LocalGroup()
         self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
+        self._kept_values = KeptValues()
 
     @property
     def rank(self) -> int:
@@ -100,7 +102,9 @@ class TorchBackend(Backend):
         runner = self._runner()
         if alone:  # nothing is spread, so nothing need be cut
             runner = ShardRunner(replace(self._config, num_logical_shards=1), LocalGroup(), self.device)
-        return score_batch(self._held_state(), runner, batch, wanted, temperature=self._temperature)
+        return score_batch(
+            self._held_state(), runner, batch, wanted, temperature=self._temperature, kept=self._kept_values
+        )
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
@@ -127,6 +131,7 @@ class TorchBackend(Backend):
             rows = {
                 leaf: torch.cat([rows[leaf], columns], dim=1) if rows else columns for leaf, columns in found.items()
             }
+        self._kept_values.clear()
         state.progress.stage(own_parts, norms, completes_step=completes_step)
         # Whoever gets past this gather knows that all ranks have staged the update.
         num_columns = 2 + losses.with_entropies + (CRITIC in state.flat.segments)
@@ -144,6 +149,7 @@ class TorchBackend(Backend):
         )
 
     def begin_step(self) -> None:
+        self._kept_values.clear()  # of a step that was broken off
         self._held_state().progress.take_back()
 
     def update(self) -> None:
@@ -205,6 +211,7 @@ class TorchBackend(Backend):
             self._state = self._new_state(load_weights=False)
 
     def sleep(self, *, offload: bool) -> None:
+        self._kept_values.clear()
         state = self._held_state()
         state.progress.begin()
         if offload and self.device.type != "cpu":
@@ -217,6 +224,7 @@ class TorchBackend(Backend):
             state.move(self.device)
 
     def leave(self) -> None:
+        self._kept_values.clear()
         self._group.close()
         self._next_groups.drop()
         self._group = LocalGroup()
@@ -253,9 +261,10 @@ class TorchBackend(Backend):
     def _critic_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
         """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
         assert losses.value is not None
-        runner = self._runner()
-        with runner.autocast():
-            values = response_values(self._held_state().critic, runner.inputs(batch, part))
+        runner, values = self._runner(), self._kept_values.take(part)
+        if values is None:
+            with runner.autocast():
+                values = response_values(self._held_state().critic, runner.inputs(batch, part))
         losses.value(self._tokens(part), values).backward()  # type: ignore[no-untyped-call]
         return values.detach()[:, None]
 

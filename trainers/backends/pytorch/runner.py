@@ -59,6 +59,18 @@ class ShardRunner:
             return None
         return NativePolicy(policy, longest=int((batch.prompt_lengths + batch.response_lengths).max()) - 1)
 
+    def fits_one_pass(self, batch: Batch) -> bool:
+        """Whether all that this rank computes of a batch, and its largest pass once more, are no more tokens than may
+        go through a network at once."""
+        shards = self.cut(batch, np.arange(batch.num_samples))
+        lengths = batch.prompt_lengths + batch.response_lengths
+        num_tokens = [
+            len(part.samples) * int(lengths[part.samples].max())
+            for leaf in self._own_leaves(shards)
+            for part in self.passes(batch, shards[leaf])
+        ]
+        return sum(num_tokens) + max(num_tokens, default=0) <= self._config.ppo_max_token_len_per_gpu
+
     def gather(self, shards: Sequence[LogicalShard], rows: dict[int, Tensor], num_columns: int) -> Tensor:
         """[tokens of all shards, C], shard by shard, from the ``rows`` [a, C] that each rank has of its own shards."""
         num_tokens = [len(shard.tokens) for shard in shards]
@@ -67,7 +79,7 @@ class ShardRunner:
     def score(
         self,
         batch: Batch,
-        columns: Callable[[ShardInputs], Sequence[Tensor]],
+        columns: Callable[[LogicalShard, ShardInputs], Sequence[Tensor]],
         num_columns: int,
         *,
         states_after: bool = False,
@@ -75,7 +87,7 @@ class ShardRunner:
         """Per-token numbers of the whole batch, without gradients.
 
         Args:
-            columns: gives C tensors, each [a] float32, for one pass.
+            columns: gives C tensors, each [a] float32, for one pass and its inputs.
             states_after: the passes' states are those after the response tokens, not before.
 
         Returns:
@@ -86,16 +98,19 @@ class ShardRunner:
             rows = {
                 leaf: torch.cat(
                     [
-                        torch.stack(list(columns(self.inputs(batch, part, states_after=states_after))), dim=1)
+                        torch.stack(list(columns(part, self.inputs(batch, part, states_after=states_after))), dim=1)
                         for part in self.passes(batch, shards[leaf])
                     ]
                 )
-                for leaf in leaves_of_rank(len(shards), self.group.rank, self.group.num_ranks)
+                for leaf in self._own_leaves(shards)
             }
         gathered = self.gather(shards, rows, num_columns)
         in_batch_order = np.zeros((batch.num_response_tokens, num_columns), dtype=np.float32)
         in_batch_order[tokens_of(shards)] = gathered.cpu().numpy()
         return list(in_batch_order.T)
+
+    def _own_leaves(self, shards: Sequence[LogicalShard]) -> Sequence[int]:
+        return leaves_of_rank(len(shards), self.group.rank, self.group.num_ranks)
 
 
 def tokens_of(shards: Sequence[LogicalShard]) -> NDArray[np.int64]:

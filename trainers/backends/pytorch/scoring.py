@@ -8,31 +8,40 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.trainers.backends.base import Scores, Wanted
+from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import policy_log_probs, response_values
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
-from rlserve.trainers.backends.pytorch.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs
 from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.batch import Batch
 
 
 def score_batch(
-    state: TrainingState, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float
+    state: TrainingState, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float, kept: KeptValues
 ) -> Scores:
-    """What the networks of ``state`` say about the batch; gathered, so the same on every rank."""
+    """What the networks of ``state`` say about the batch; gathered, so the same on every rank. The critic's passes are
+    kept in ``kept`` where they will be needed again and there is room for them."""
+    kept.clear()
+    keeps_values = wanted.values and wanted.for_only_update and runner.fits_one_pass(batch)
     native = runner.native_policy(state.policy, batch) if wanted.policy else None
     native_reference = runner.native_policy(state.reference, batch) if wanted.reference else None
     names = ["values"] * wanted.values
     names += ["log_probs", "raw_log_probs"] * wanted.policy
     names += ["reference_log_probs"] * wanted.reference
 
-    def columns(inputs: ShardInputs) -> list[Tensor]:
+    def columns(part: LogicalShard, inputs: ShardInputs) -> list[Tensor]:
         found: list[Tensor] = []
         if wanted.values:
-            found.append(response_values(state.critic, inputs))
+            with torch.set_grad_enabled(keeps_values):
+                values = response_values(state.critic, inputs)
+            if keeps_values:
+                kept.keep(part, values)
+            found.append(values.detach())
         if wanted.policy:
             found += policy_log_probs(state.policy, inputs, temperature=temperature, native=native)
         if wanted.reference:
@@ -53,7 +62,7 @@ def _final_values(state: TrainingState, runner: ShardRunner, batch: Batch) -> ND
         # The last token counts, whoever made it.
         samples = dataclasses.replace(samples, loss_mask=np.ones_like(samples.loss_mask))
         (values,) = runner.score(
-            samples, lambda inputs: [response_values(state.critic, inputs)], num_columns=1, states_after=True
+            samples, lambda _, inputs: [response_values(state.critic, inputs)], num_columns=1, states_after=True
         )
         final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
     return final_values
