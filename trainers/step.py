@@ -189,7 +189,7 @@ class TrainingStep:
         gradient = self._backend.compute_gradient(
             self._batch, samples, objective.losses(), completes_step=completes_step
         )
-        update = objective.metrics(gradient)
+        update = {**objective.metrics(gradient), "perf/padding_share": gradient.padding_share}
         for network, prefix in _PREFIXES.items():
             if network in gradient.norms:
                 update[f"{prefix}/grad_norm"] = gradient.norms[network]

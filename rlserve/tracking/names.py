@@ -98,6 +98,7 @@ METRICS: Mapping[str, str] = {
     ROLLOUT_BUSY: "share of their time that the replicas computed since the step before; the rest they waited",
     MEAN_BATCH: "samples in an engine's step, lately, in the mean of the replicas",
     KEPT_SHARE: "share of the scored prompt groups, lately, that may be trained on; the others are dropped",
+    "perf/padding_share": "share of the tokens that went through the trainer's networks which are padding",
     WAIT_SHARE: "share of the trainer's time, lately, that it waited for samples",
     "rollout/num_{pending,running,buffered}": "prompt groups in that state",
     "rollout/num_dropped": "prompt groups dropped since the run began",

@@ -103,6 +103,8 @@ class Gradient:
     """[a]"""
     norms: Mapping[str, float]
     """Euclidean norm by network, before clipping."""
+    padding_share: float
+    """Of the tokens that went through the networks, those that no sample has."""
     learning_rates: Mapping[str, float]
     """By network, of the update that would apply it."""
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -10,8 +12,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer_samples import random_batch
 
-from rlserve.trainers.backends.pytorch.shards import cut_into_passes, cut_into_shards, shard_inputs
+from rlserve.trainers import Batch
+from rlserve.trainers.backends.pytorch.shards import (
+    PASS_COST_TOKENS,
+    LogicalShard,
+    cut_into_passes,
+    cut_into_shards,
+    num_padded_tokens,
+    padding_share,
+    shard_inputs,
+)
 from rlserve.trainers.mini_batches import mini_batches
+
+
+def batch_of_lengths(lengths: list[int]) -> Batch:
+    """Samples of one prompt token each, and of so many tokens in all."""
+    num_samples, num_response_tokens = len(lengths), sum(lengths) - len(lengths)
+    per_token = np.zeros(num_response_tokens, dtype=np.float32)
+    return Batch(
+        sample_ids=tuple(map(str, range(num_samples))),
+        group_ids=("g",) * num_samples,
+        prompt_lengths=np.ones(num_samples, dtype=np.int32),
+        response_lengths=np.array(lengths, dtype=np.int32) - 1,
+        token_ids=np.zeros(sum(lengths), dtype=np.int32),
+        loss_mask=np.ones(num_response_tokens, dtype=np.bool_),
+        log_probs=per_token,
+        behaviour_log_probs=per_token,
+        weight_versions=per_token.astype(np.int32),
+        rewards=np.zeros(num_samples, dtype=np.float32),
+        finish_reasons=("stop",) * num_samples,
+    )
 
 
 @settings(max_examples=100, deadline=None)
@@ -50,10 +80,44 @@ def test_passes_keep_the_order_and_the_limit(seed: int, num_samples: int, longes
     costs = [len(each.samples) * int(lengths[each.samples].max()) for each in passes]
     alone = [len(each.samples) == 1 for each in passes]
     assert all(cost <= max_num_tokens or single for cost, single in zip(costs, alone, strict=True))
-    # None is cut needlessly: the first sample of the next one would not have fitted.
+    # None is cut needlessly: together two would not have fitted, or their padding would have cost more than a pass.
     for each, following in itertools.pairwise(passes):
-        together = np.append(each.samples, following.samples[0])
-        assert len(together) * int(lengths[together].max()) > max_num_tokens
+        together = np.append(each.samples, following.samples)
+        cost = len(together) * int(lengths[together].max())
+        apart = sum(num_padded_tokens(batch, part) for part in (each, following))
+        assert cost > max_num_tokens or cost >= apart + PASS_COST_TOKENS
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    lengths=st.lists(st.integers(2, 700), min_size=1, max_size=7),
+    max_num_tokens=st.integers(1, 3000),
+)
+def test_no_other_cuts_into_passes_cost_less(lengths: list[int], max_num_tokens: int) -> None:
+    batch = batch_of_lengths(sorted(lengths))
+    (shard,) = cut_into_shards(batch, np.arange(batch.num_samples), 1)
+
+    def cost(parts: Iterable[LogicalShard]) -> float:
+        costs = [num_padded_tokens(batch, part) for part in parts]
+        fits = all(each <= max_num_tokens or len(part.samples) == 1 for each, part in zip(costs, parts, strict=True))
+        return sum(costs) + PASS_COST_TOKENS * len(costs) if fits else math.inf
+
+    def parted(places: Iterable[int]) -> list[LogicalShard]:
+        return [LogicalShard(samples=part, tokens=part) for part in np.split(shard.samples, list(places))]
+
+    gaps = range(1, batch.num_samples)
+    others = [parted(places) for number in range(batch.num_samples) for places in itertools.combinations(gaps, number)]
+    assert cost(cut_into_passes(batch, shard, max_num_tokens)) == min(map(cost, others))
+
+
+def test_little_is_padding_where_lengths_are_log_normal() -> None:
+    """As those of answers are: of 128 samples in 12 shards, a twentieth at most."""
+    for seed, sigma in enumerate((0.5, 1.0, 1.25)):
+        lengths = np.exp(np.random.default_rng(seed).normal(6, sigma, 128)).clip(2, 8192).astype(int)
+        batch = batch_of_lengths(lengths.tolist())
+        shards = cut_into_shards(batch, np.arange(128), 12)
+        passes = [part for shard in shards for part in cut_into_passes(batch, shard, 16384)]
+        assert padding_share(batch, passes) < 0.05 < padding_share(batch, shards)
 
 
 def test_shards_have_like_lengths_inside_and_like_cost_between() -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ from rlserve.trainers.backends.pytorch.native_shape import check_supported
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
-from rlserve.trainers.backends.pytorch.shards import LogicalShard
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
 from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.backends.pytorch.state_file import write_tensors
 from rlserve.trainers.base import Membership
@@ -145,6 +146,7 @@ class TorchBackend(Backend):
             ),
             values=columns[-1] if CRITIC in state.flat.segments else None,
             norms=norms,
+            padding_share=padding_share(batch, chain.from_iterable(passes)),
             learning_rates=state.optimizer.learning_rates(),
         )
 

@@ -20,6 +20,7 @@ from rlserve.trainers.backends.pytorch.shards import (
     ShardInputs,
     cut_into_passes,
     cut_into_shards,
+    num_padded_tokens,
     shard_inputs,
 )
 from rlserve.trainers.batch import Batch
@@ -63,9 +64,8 @@ class ShardRunner:
         """Whether all that this rank computes of a batch, and its largest pass once more, are no more tokens than may
         go through a network at once."""
         shards = self.cut(batch, np.arange(batch.num_samples))
-        lengths = batch.prompt_lengths + batch.response_lengths
         num_tokens = [
-            len(part.samples) * int(lengths[part.samples].max())
+            num_padded_tokens(batch, part)
             for leaf in self._own_leaves(shards)
             for part in self.passes(batch, shards[leaf])
         ]

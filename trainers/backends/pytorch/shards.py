@@ -6,6 +6,7 @@ a trained response tokens of a shard or a pass.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,9 @@ from torch import Tensor
 from rlserve.trainers.batch import Batch
 
 IndexArray = NDArray[np.int64]
+
+PASS_COST_TOKENS = 256
+"""What one more pass costs, in tokens: so much padding is better computed than cut off."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,18 +65,40 @@ def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple
 
 
 def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> tuple[LogicalShard, ...]:
-    """Cut a shard between its samples, so that none of the parts has more than ``max_num_tokens`` with its padding.
-    A sample longer than that makes a pass by itself."""
+    """Cut a shard, whose samples are in order of their lengths, so that what is computed is least: all tokens with the
+    padding of each pass, and ``PASS_COST_TOKENS`` for each. No pass has more than ``max_num_tokens`` with its padding,
+    but a sample longer than that makes one by itself."""
     lengths = (batch.prompt_lengths + batch.response_lengths)[shard.samples].astype(np.int64)
-    firsts, longest = [0], 0
-    for row, length in enumerate(lengths):
-        longest = max(longest, int(length))
-        if row > firsts[-1] and longest * (row + 1 - firsts[-1]) > max_num_tokens:
-            firsts.append(row)
-            longest = int(length)
+    num_samples = len(lengths)
+    least = np.zeros(
+        num_samples + 1, dtype=np.int64
+    )  # to compute the samples before each, and where the last pass begins
+    begins = np.zeros(num_samples + 1, dtype=np.int64)
+    for end in range(1, num_samples + 1):
+        longest = int(lengths[end - 1])
+        earliest = max(0, end - max(1, max_num_tokens // longest))
+        costs = least[earliest:end] + longest * np.arange(end - earliest, 0, -1) + PASS_COST_TOKENS
+        best = int(costs.argmin())
+        least[end], begins[end] = costs[best], earliest + best
+    firsts, end = [], num_samples
+    while end:
+        end = int(begins[end])
+        firsts.append(end)
     if len(firsts) == 1:
         return (shard,)
-    return tuple(_shard(batch, samples) for samples in np.split(shard.samples, firsts[1:]))
+    return tuple(_shard(batch, samples) for samples in np.split(shard.samples, firsts[-2::-1]))
+
+
+def num_padded_tokens(batch: Batch, part: LogicalShard) -> int:
+    """Tokens that go through a network in one pass, padding included."""
+    return len(part.samples) * int((batch.prompt_lengths + batch.response_lengths)[part.samples].max())
+
+
+def padding_share(batch: Batch, passes: Iterable[LogicalShard]) -> float:
+    """Of all tokens of some passes, those that are padding."""
+    passes = list(passes)
+    num_tokens = sum(int((batch.prompt_lengths + batch.response_lengths)[part.samples].sum()) for part in passes)
+    return 1.0 - num_tokens / sum(num_padded_tokens(batch, part) for part in passes)
 
 
 def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, states_after: bool = False) -> ShardInputs:
