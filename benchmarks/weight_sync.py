@@ -39,6 +39,7 @@ from weight_sync_runs import MAX_PAUSE_S, RUNS, measure_run, report_run, run_che
 from rlserve.engine import Engine, EngineConfig
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.weights.config import ObjectStoreConfig, SharedFolderConfig, WeightsConfig
+from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Offer
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
@@ -173,7 +174,7 @@ def measure_sync(
     """Versions from a sender into the engine, one after the other; the first ones, which take new memory, are not
     counted."""
     dtype = next(iter(weights.values())).dtype
-    sender = Sender("trainer", create_sending_end(transport), dtype, keeps_last=True)
+    sender = Sender("trainer", create_sending_end(transport), WholeModel(dtype), keeps_last=True)
     receiver = Receiver(create_receiving_end(transport), keeps_last=True)
     times, base, chance = [], None, np.random.default_rng(0)
     for _ in range(num_rounds + NUM_FIRST):

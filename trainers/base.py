@@ -74,15 +74,17 @@ class Trainer(ABC):
 
     @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy's weights under their Hugging Face names, detached, on the trainer's device, float32.
+        """The policy's trained weights under their Hugging Face names, detached, on the trainer's device, float32. With
+        LoRA these are the adapters, under the names of peft's files.
 
         Views: the next step changes them. A tied output head is not listed apart from the embedding.
         """
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer. Rank 0
-        writes; on other ranks nothing happens."""
+        """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer; with
+        LoRA, its adapters as a folder of peft (adapter_config.json, adapter_model.safetensors). Rank 0 writes; on other
+        ranks nothing happens."""
 
     @abstractmethod
     def meet(self, membership: Membership) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +15,8 @@ from rlserve.tracking.run_folder import RunFolder
 CONFIG_FILE = "config.yaml"
 """Of a run, in its folder."""
 _POLICY_FOLDER = "policy"
+_ADAPTERS_FILE = "adapter_config.json"
+_MODEL_FILES = ("config.json", _ADAPTERS_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +24,7 @@ class Checkpoint:
     """A model that a run saved, or that lies there by itself."""
 
     model_path: Path
-    """A Hugging Face folder."""
+    """A Hugging Face folder: of a model, or of adapters."""
     run: Path | None
     """Folder of the run that it comes from."""
     label: str
@@ -42,9 +47,9 @@ def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
                     f"{path} holds no checkpoint yet: wait for its first one (checkpoint.every_steps), or name a model"
                 )
             return _of_step(newest)
-    if (given / _POLICY_FOLDER / "config.json").is_file():
+    if _has_model(given / _POLICY_FOLDER):
         return _of_step(given.resolve())
-    if (given / "config.json").is_file():
+    if _has_model(given):
         resolved = given.resolve()
         is_policy = resolved.name == _POLICY_FOLDER and _run_of(resolved.parent) is not None
         return (
@@ -52,14 +57,35 @@ def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
         )
     raise UserError(
         f"no checkpoint {name!r}: name a run (its folder, its name in {output_dir}/, or latest), a folder step_… of "
-        "one, or a Hugging Face folder with a config.json"
+        "one, or a Hugging Face folder with a config.json or an adapter_config.json"
     )
+
+
+@contextmanager
+def whole_model(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Folder of the checkpoint's model. Where it has adapters, they are merged, in a folder that is removed again.
+
+    Raises:
+        UserError: the model that the adapters belong to is not where it was, or there is no room for the folder.
+    """
+    if not (checkpoint.model_path / _ADAPTERS_FILE).is_file():
+        yield checkpoint.model_path
+        return
+    from rlserve.export.model_folder import export_model  # takes seconds
+
+    with tempfile.TemporaryDirectory(prefix="rlserve-") as folder:
+        target = Path(folder) / "model"
+        yield export_model(checkpoint.model_path, target, dtype="float32", quantisation=None).folder
 
 
 def newest_sealed(folder: RunFolder) -> Path | None:
     """The newest checkpoint that was written to its end. Its bytes are compared only when it is resumed."""
     sealed = [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
     return sealed[-1] if sealed else None
+
+
+def _has_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _MODEL_FILES)
 
 
 def _of_step(step: Path) -> Checkpoint:

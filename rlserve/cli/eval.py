@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlserve.cli.checkpoints import CONFIG_FILE, Checkpoint, find_checkpoint
+from rlserve.cli.checkpoints import CONFIG_FILE, Checkpoint, find_checkpoint, whole_model
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR
 from rlserve.errors import UserError
 from rlserve.tracking.run_folder import write_atomically
@@ -40,7 +40,13 @@ def run(arguments: Sequence[str]) -> int:
     """Score a checkpoint and write down its answers."""
     parsed = _parser().parse_intermixed_args(arguments)
     checkpoint = find_checkpoint(parsed.checkpoint, parsed.output_dir)
-    config = load_config(checkpoint, parsed.config, parsed.overrides)
+    with whole_model(checkpoint) as model_path:
+        return _score(checkpoint, model_path, parsed)
+
+
+def _score(checkpoint: Checkpoint, model_path: Path, parsed: argparse.Namespace) -> int:
+    """Score the model of the checkpoint, which lies whole in ``model_path``."""
+    config = load_config(replace(checkpoint, model_path=model_path), parsed.config, parsed.overrides)
     num_answers = config.rollout.samples_per_prompt if _sets(parsed.overrides, _NUMBER_KEY) else 1
     if num_answers > 1 and config.evaluation.temperature == 0:
         raise UserError(
@@ -52,9 +58,7 @@ def run(arguments: Sequence[str]) -> int:
     # Imported where used: torch takes seconds, and what is wrong with the arguments is told before.
     from rlserve.controller.checkpoint_evaluation import evaluate_checkpoint
 
-    score, answers = evaluate_checkpoint(
-        config, checkpoint.model_path, num_answers=num_answers, on_progress=_show_progress
-    )
+    score, answers = evaluate_checkpoint(config, model_path, num_answers=num_answers, on_progress=_show_progress)
     about: dict[str, Any] = {
         "checkpoint": str(checkpoint.model_path),
         "data": config.data.held_out_path or config.data.path,

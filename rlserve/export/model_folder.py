@@ -2,7 +2,7 @@
 
 ::
 
-    policy/ ──transformers──► model ──type, int8──► .exporting-NAME/ ──rename──► NAME/
+    policy/ ──transformers, peft──► model ──type, int8──► .exporting-NAME/ ──rename──► NAME/
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlserve.errors import UserError
+from rlserve.export.adapters import holds_adapters, load_merged
 from rlserve.export.int8 import QUANTISATION_CONFIG, quantised_weights
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -33,7 +34,8 @@ class ExportedModel:
 
 
 def export_model(source: Path, target: Path, *, dtype: Dtype, quantisation: Quantisation | None) -> ExportedModel:
-    """Write the model in ``source`` to ``target``, which is there as a whole or not at all.
+    """Write the model in ``source`` to ``target``, which is there as a whole or not at all. Adapters of peft in
+    ``source`` are merged into their model.
 
     Args:
         dtype: ``auto`` leaves it as it is.
@@ -43,7 +45,7 @@ def export_model(source: Path, target: Path, *, dtype: Dtype, quantisation: Quan
     """
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} is there already: name a new folder")
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    model = _load(source, None if dtype == "auto" else getattr(torch, dtype))
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     weights = None
     if quantisation == "int8":
@@ -61,3 +63,9 @@ def export_model(source: Path, target: Path, *, dtype: Dtype, quantisation: Quan
         raise UserError(f"{target} cannot be written ({error.strerror or error}): name another folder") from error
     size_bytes = sum(path.stat().st_size for path in target.glob("*.safetensors"))
     return ExportedModel(folder=target, num_parameters=num_parameters, size_bytes=size_bytes)
+
+
+def _load(source: Path, dtype: torch.dtype | None) -> Any:
+    if holds_adapters(source):
+        return load_merged(source, dtype)
+    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")

@@ -57,13 +57,15 @@ class Worker:
 
         from rlserve.pool.roles.engine_rank import EngineRank
         from rlserve.pool.roles.train import TrainRole
+        from rlserve.weights.contents.factory import create_contents
 
         torch.set_num_threads(spec.num_threads)
         self._spec = spec
         self._pace = create_pace(spec.pacing)
         self._rank = EngineRank(spec, self._pace, timeout_s=spec.switch_timeout_s)
         self._rollout: RolloutRole | None = None
-        self._train = TrainRole(spec, self._pace)
+        self._contents = create_contents(spec.trainer.lora, spec.model_path, getattr(torch, spec.engine.dtype))
+        self._train = TrainRole(spec, self._pace, self._contents)
         _exempt_imports_from_collection()
         self._notices = WorkerNotices()
         self._notices.receive_signals()
@@ -102,7 +104,8 @@ class Worker:
             self._rank.size_cache(weight_bytes=self._train.weight_bytes)
         weights = self._spec.weights
         receiver = Receiver(create_receiving_end(weights), keeps_last=sends_deltas(weights))
-        self._rollout = RolloutRole(self._rank.lead(place), receiver, self._pace, self._spec.device)
+        engine = self._rank.lead(place)
+        self._rollout = RolloutRole(engine, receiver, self._contents, self._pace, self._spec.device)
         logger.info("rollout role: started")
 
     def follow_rollout(self, place: RankPlace) -> None:

@@ -29,7 +29,8 @@ class SentPart:
     num_whole_bytes: int
     """Of these tensors."""
     fingerprint: int
-    """Of these tensors at this version, also where only what changed of them was sent."""
+    """Of these tensors at this version, also where only what changed of them was sent, and of what belongs to the
+    version and does not travel (``contents/``)."""
     base: Holding | None = None
     """What the changes are to be made to; None: it was sent whole."""
     changed_share: float | None = None

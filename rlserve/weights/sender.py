@@ -25,9 +25,10 @@ from typing import Any
 import torch
 
 from rlserve.errors import WorkerFailedError
+from rlserve.weights.contents.base import Contents
 from rlserve.weights.delta.codec import encode_delta
 from rlserve.weights.delta.worth import changed_share, is_worth_coding, is_worth_sending
-from rlserve.weights.offer import Holding, SentPart
+from rlserve.weights.offer import FINGERPRINT_MASK, Holding, SentPart
 from rlserve.weights.packing import PackedWeights, Snapshot, take_snapshot
 from rlserve.weights.reused_memory import ReusedMemory
 from rlserve.weights.transports.base import SendingEnd
@@ -45,11 +46,12 @@ class Sender:
     """Keeps snapshots until they are sent or dropped: at most the one that is being sent, and the next. With deltas, it
     keeps the one that it sent last too, to compare the next one with."""
 
-    def __init__(self, name: str, end: SendingEnd, dtype: torch.dtype, *, keeps_last: bool) -> None:
-        """``name`` is the slot's. ``dtype`` is that of the engines. ``keeps_last``: deltas may be asked for."""
+    def __init__(self, name: str, end: SendingEnd, contents: Contents, *, keeps_last: bool) -> None:
+        """``name`` is the slot's. ``keeps_last``: deltas may be asked for."""
         self._name = name
         self._end = end
-        self._dtype = dtype
+        self._dtype = contents.dtype
+        self._unsent_fingerprint = contents.unsent_fingerprint
         self._keeps_last = keeps_last
         self._is_retired = False
         self._snapshots: dict[int, Snapshot] = {}
@@ -87,7 +89,8 @@ class Sender:
             raise WorkerFailedError(f"{self._name} has no snapshot of version {version} of the weights")
         with self._sending:
             packed, share = self._packed(snapshot, base)
-            holding = Holding(version=version, fingerprint=snapshot.fingerprint)
+            fingerprint = snapshot.fingerprint + self._unsent_fingerprint & FINGERPRINT_MASK
+            holding = Holding(version=version, fingerprint=fingerprint)
             cargo = self._end.send(packed)
             with self._lock:
                 keeps = self._keeps_last and not self._is_retired

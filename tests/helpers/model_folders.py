@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from trainer_samples import random_batch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from rlserve.tasks.character_tokenizer import character_tokenizer
+from rlserve.trainers import GRPOConfig, TorchTrainerConfig, create_trainer
+from rlserve.trainers.backends.config import LoraConfig
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz"
 _CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}
@@ -34,6 +37,17 @@ def write_model(folder: Path, family: str = "qwen3", seed: int = 0) -> Path:
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    return folder
+
+
+def write_adapters(folder: Path, base: Path) -> Path:
+    """Adapters of a model of ``write_model``, as a checkpoint of a run has them: trained for one step."""
+    trainer = create_trainer(
+        TorchTrainerConfig(learning_rate=0.05, lora=LoraConfig(rank=2)), GRPOConfig(), model_path=str(base), seed=0
+    )
+    trainer.step(random_batch(0))
+    trainer.save_pretrained(folder)
+    character_tokenizer(ALPHABET).save_pretrained(folder)
     return folder
 
 

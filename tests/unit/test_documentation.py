@@ -26,6 +26,7 @@ from rlserve.manager.policies.base import Admission, GangFigures, GangView, Obse
 from rlserve.manager.roles import Role
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
+from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Offer
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
@@ -186,7 +187,7 @@ def test_the_transport_that_is_shown_keeps_what_is_needed() -> None:
     names: dict[str, Any] = {}
     exec(source, names)
     transport = names["KEEPING"]
-    sender = Sender("cpu/0", transport.sending(None), torch.float32, keeps_last=True)
+    sender = Sender("cpu/0", transport.sending(None), WholeModel(torch.float32), keeps_last=True)
     weight = torch.tensor([1.0, 2.0])
     for version in (1, 2, 3):
         sender.take_snapshot(version, {"w": version * weight})

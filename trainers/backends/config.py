@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlserve.errors import check_fields
@@ -10,6 +10,38 @@ from rlserve.errors import check_fields
 SAME_BITS_BLOCK_SIZES = (16, 32, 64, 128)
 """``block_size`` of engines that give the log-probabilities of a deterministic trainer, bit for bit: with all of these
 attention adds up a row in one and the same order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraConfig:
+    """Train low-rank adapters (Hu et al. 2021, arXiv 2106.09685) in place of the model's own weights, by peft."""
+
+    rank: int = 0
+    """Of the adapters; 0 trains all weights."""
+    alpha: float = 32.0
+    """An adapter's product is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    """Linear layers that get an adapter, in every layer of policy and critic."""
+
+    @property
+    def is_on(self) -> bool:
+        """Whether adapters are trained."""
+        return self.rank > 0
+
+    @property
+    def scale(self) -> float:
+        """What an adapter's product is multiplied by."""
+        return self.alpha / self.rank
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "rank": self.rank >= 0 or "must be at least 0",
+                "alpha": self.alpha > 0 or "must be above 0",
+                "target_modules": bool(self.target_modules) or "must name at least one",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +55,7 @@ class TorchTrainerConfig:
     deterministic: bool = False
     """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
     in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""
     critic_learning_rate: float = 5e-6
@@ -54,7 +87,13 @@ class TorchTrainerConfig:
         check_fields(
             self,
             {
-                "deterministic": not (self.deterministic and self.dtype != "float32") or "needs dtype=float32",
+                "deterministic": not self.deterministic
+                or (self.dtype != "float32" and "needs dtype=float32")
+                or (
+                    self.lora.is_on
+                    and "needs lora.rank=0: the engine multiplies adapters out, and the trainer does not"
+                )
+                or True,
                 "learning_rate": self.learning_rate > 0 or "must be above 0",
                 "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
                 "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",

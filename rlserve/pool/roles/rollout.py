@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
+from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError, WorkerFailedError
@@ -16,10 +18,28 @@ from rlserve.pool.base import Collected, MemoryChange, RolloutStats
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.weights.canary import CanaryPrompts, CanaryScores
-from rlserve.weights.offer import Offer, Receipt
+from rlserve.weights.contents.base import Contents
+from rlserve.weights.offer import FINGERPRINT_MASK, Offer, Receipt
 from rlserve.weights.receiver import Receiver
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _StagedVersion:
+    """Weights beside the running model, and how their fingerprint becomes the one that was published."""
+
+    weights: StagedWeights
+    shift: int
+
+    def published(self, of_model: int) -> int:
+        """The version's fingerprint, if that of the model is what it must be."""
+        return of_model + self.shift & FINGERPRINT_MASK
+
+    @property
+    def fingerprint(self) -> int:
+        """Of the version, as it is staged."""
+        return self.published(self.weights.fingerprint)
 
 
 class RolloutRole:
@@ -30,8 +50,9 @@ class RolloutRole:
     once the engine has failed, and all but :meth:`collect` once the role is being given up.
     """
 
-    def __init__(self, engine: Engine, receiver: Receiver, pace: Pace, device: str) -> None:
+    def __init__(self, engine: Engine, receiver: Receiver, contents: Contents, pace: Pace, device: str) -> None:
         self._engine = engine
+        self._contents = contents
         self._receiver = receiver
         self._pace = pace
         self._device = device
@@ -47,18 +68,25 @@ class RolloutRole:
         """Bring the last version that is offered into memory beside the running model and prove it, and swap it in
         between two steps."""
         with self._pace.receiving():
-            staged = self._receiver.receive(offers, cargo, self._engine.stage_weights)
-        return self._swap(lambda engine: engine.swap_weights(offers[-1].version, staged))
+            staged = self._receiver.receive(offers, cargo, self._stage)
+        return self._swap(lambda engine: staged.published(engine.swap_weights(offers[-1].version, staged.weights)))
 
     def copy_in(self, version: int, tensors: Mapping[str, torch.Tensor]) -> Receipt:
         """Copy weights of this process in between two steps, and prove what is loaded: no second set of them is
-        needed."""
+        needed, except to merge adapters."""
+        whole = self._contents.whole(tensors)
+        shift = self._contents.shift(tensors, whole)
 
         def copy(engine: Engine) -> int:
-            engine.load_weights(version, tensors)
-            return fingerprint(engine.named_weights())
+            engine.load_weights(version, whole)
+            return fingerprint(engine.named_weights()) + shift & FINGERPRINT_MASK
 
         return self._swap(copy)
+
+    def _stage(self, tensors: Mapping[str, torch.Tensor]) -> _StagedVersion:
+        whole = self._contents.whole(tensors)
+        shift = self._contents.shift(tensors, whole)
+        return _StagedVersion(weights=self._engine.stage_weights(whole), shift=shift)
 
     def _swap(self, swap: Callable[[Engine], int]) -> Receipt:
         def timed(engine: Engine) -> Receipt:

@@ -20,7 +20,8 @@ from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
 from rlserve.weights.canary import CanaryScores, batch_of
 from rlserve.weights.config import sends_deltas
-from rlserve.weights.offer import TrainedWeights
+from rlserve.weights.contents.base import Contents
+from rlserve.weights.offer import FINGERPRINT_MASK, TrainedWeights
 from rlserve.weights.sender import Sender
 from rlserve.weights.transports.factory import create_sending_end
 
@@ -35,16 +36,16 @@ class TrainRole:
     The trainer object outlives a spell of training: a worker that returns to it joins with the same, warm object.
     """
 
-    def __init__(self, spec: WorkerSpec, pace: Pace) -> None:
+    def __init__(self, spec: WorkerSpec, pace: Pace, contents: Contents) -> None:
         self._spec = spec
         self._pace = pace
+        self._contents = contents
         self._num_ranks = 0
         """Of the group that it was in last."""
         self._trainer: Trainer | None = None
         self._lock = threading.Lock()
-        self._dtype: torch.dtype = getattr(torch, spec.engine.dtype)
         end, keeps_last = create_sending_end(spec.weights), sends_deltas(spec.weights)
-        self.sender = Sender(spec.slot_id, end, self._dtype, keeps_last=keeps_last)
+        self.sender = Sender(spec.slot_id, end, contents, keeps_last=keeps_last)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
         self._is_stepping = False
         self.active = False
@@ -122,15 +123,15 @@ class TrainRole:
             return self._active_trainer().last_metrics
 
     def snapshot_weights(self, version: int) -> CanaryScores:
-        """Copy the policy's weights for the sender, in the engines' type. Any member has them. Returns what they make
-        of the canary, if one is due."""
+        """Copy what a version consists of for the sender, in the type that it travels in. Any member has it. Returns
+        what the policy makes of the canary, if one is due."""
         with self._lock, self._pace.copying():
             self.sender.take_snapshot(version, self._active_trainer().weights())
             return self._score_canary(version)
 
     def weights_of(self, version: int) -> dict[str, torch.Tensor]:
-        """The policy's weights in the engines' type, at a step boundary, also of a trainer that sleeps. Views, where
-        that is the trainer's own type: the next step changes them.
+        """What a version of the policy's weights consists of, in the type that it travels in, at a step boundary, also
+        of a trainer that sleeps. Views, where that is the trainer's own type: the next step changes them.
 
         Raises:
             WeightsRefusedError: the trainer holds another version.
@@ -146,12 +147,13 @@ class TrainRole:
         """
         with self._lock:
             weights = self._weights_of(version)
-            return TrainedWeights(fingerprint=fingerprint(weights.items()), canary=self._score_canary(version))
+            found = fingerprint(weights.items()) + self._contents.unsent_fingerprint & FINGERPRINT_MASK
+            return TrainedWeights(fingerprint=found, canary=self._score_canary(version))
 
     @property
     def weight_bytes(self) -> int:
         """Of the policy in the engines' type."""
-        return sum(weight.numel() for weight in self._held_trainer().weights().values()) * self._dtype.itemsize
+        return self._contents.num_engine_bytes(self._held_trainer().weights())
 
     def sleep(self) -> MemoryChange:
         """Keep the role, and give back what it can of the device's memory, until :meth:`wake` or :meth:`join`."""
@@ -214,7 +216,7 @@ class TrainRole:
             raise WeightsRefusedError(
                 f"{self._spec.slot_id} holds version {trainer.num_steps} of the weights, asked for was {version}"
             )
-        return {name: tensor.to(self._dtype) for name, tensor in trainer.weights().items()}
+        return {name: tensor.to(self._contents.dtype) for name, tensor in trainer.weights().items()}
 
     def _score_canary(self, version: int) -> CanaryScores:
         prompts = self._spec.canary

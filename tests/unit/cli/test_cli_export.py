@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 
 import pytest
-from model_folders import write_model
+from model_folders import write_adapters, write_model
 from small_runs import finished_run
 from transformers import AutoModelForCausalLM
 
 from rlserve.cli import main
+from rlserve.cli.checkpoints import find_checkpoint, whole_model
 from rlserve.controller.checkpoint import save_checkpoint
 from rlserve.export import hub
 from rlserve.tracking.run_folder import RunFolder
@@ -54,6 +55,32 @@ def test_it_is_pushed_where_that_is_asked_for(
     assert main(["export", str(run.checkpoints / "step_000002"), "--to", "m", "--push", "me/m", "--private"]) == 0
     assert pushed == [("m", "me/m", True, "r1-step_000002")]
     assert "pushed to https://hub/me/m" in capsys.readouterr().out
+
+
+def test_adapters_are_merged(run: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_adapters(run.checkpoints / "step_000004/policy", base=write_model(place / "base"))
+    (run.checkpoints / "step_000004/manifest.json").write_text("{}")
+    assert main(["export", "r1", "--to", "m", "--dtype", "float32"]) == 0
+    before, after = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in ("base", "m"))
+    changed = {name for name, weight in before.items() if not weight.equal(after[name])}
+    assert changed == {name for name in before if name.endswith("_proj.weight")}
+
+
+def test_merged_adapters_are_removed_once_they_have_been_used(place: Path) -> None:
+    for folder, is_merged in ((write_model(place / "m"), False), (write_adapters(place / "a", place / "m"), True)):
+        with whole_model(find_checkpoint(str(folder), "runs")) as model_path:
+            assert (model_path != folder) is is_merged
+            assert AutoModelForCausalLM.from_pretrained(model_path).num_parameters() > 0
+        assert model_path.exists() is not is_merged
+
+
+def test_adapters_whose_model_is_gone_are_named(
+    run: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_adapters(place / "adapters", base=write_model(place / "base"))
+    (place / "base").rename(place / "elsewhere")
+    assert main(["export", "adapters", "--to", "m"]) == 2
+    assert f"adapters holds adapters of '{place}/base', which cannot be loaded" in capsys.readouterr().err
 
 
 def test_a_damaged_checkpoint_is_refused(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
-from pool_builders import make_spec
+from pool_builders import contents_of, make_spec, train_role
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
@@ -18,7 +18,6 @@ from rlserve.errors import UserError, WeightsRefusedError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.engine_rank import EngineRank
 from rlserve.pool.roles.rollout import RolloutRole
-from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Membership, TorchTrainerConfig
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.transports.object_store import OBJECT_STORE
@@ -32,14 +31,14 @@ class BothRoles:
     def __init__(self, model: str, dtype: str) -> None:
         engine = EngineConfig(dtype=dtype, num_blocks=16, max_model_len=64)  # type: ignore[arg-type]
         self.spec = make_spec("cpu/0", model_path=model, engine=engine, trainer=TorchTrainerConfig(learning_rate=0.01))
-        self.train = TrainRole(self.spec, Unpaced())
+        self.train = train_role(self.spec)
         self.rank = EngineRank(self.spec, Unpaced(), timeout_s=20.0)
         self.train.join(ALONE, loads_model=True, is_newcomer=False)
 
     def roll_out(self) -> RolloutRole:
         self.train.sleep()
         receiver = Receiver(OBJECT_STORE.receiving(self.spec.weights), keeps_last=True)
-        return RolloutRole(self.rank.lead(None), receiver, Unpaced(), "cpu")
+        return RolloutRole(self.rank.lead(None), receiver, contents_of(self.spec), Unpaced(), "cpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

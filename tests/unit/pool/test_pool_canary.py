@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from pool_builders import make_spec
+from pool_builders import contents_of, make_spec, train_role
 from trainer_samples import VOCABULARY, random_batch, save_tiny_model
 
 from rlserve.controller.canary import CanaryWatch, Taken
@@ -22,7 +22,6 @@ from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WeightsRefusedError, WorkerLostError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
-from rlserve.pool.roles.train import TrainRole
 from rlserve.tracking.events import CanaryEvent
 from rlserve.trainers import Membership, TorchTrainerConfig
 from rlserve.weights.canary import EXACT_TOLERANCE, CanaryScores, choose_prompts, tolerance_of
@@ -43,12 +42,11 @@ class Pair:
         config = EngineConfig(dtype=dtype, num_blocks=16, max_model_len=64)  # type: ignore[arg-type]
         trainer = TorchTrainerConfig(learning_rate=0.01)
         spec = make_spec("cpu/0", model_path=model, engine=config, trainer=trainer, weights=weights, canary=CANARY)
-        self.train = TrainRole(spec, Unpaced())
+        self.train = train_role(spec)
         self.train.join(ALONE, loads_model=True, is_newcomer=False)
         self.engine = Engine(model, config, load_weights=False)
-        self.replica = RolloutRole(
-            self.engine, Receiver(OBJECT_STORE.receiving(weights), keeps_last=True), Unpaced(), "cpu"
-        )
+        receiver = Receiver(OBJECT_STORE.receiving(weights), keeps_last=True)
+        self.replica = RolloutRole(self.engine, receiver, contents_of(spec), Unpaced(), "cpu")
         run = RunContext(
             clock=RunClock(started=0.0),
             counters=Counters(),

@@ -15,6 +15,7 @@ from rlserve.errors import WorkerFailedError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.weights.config import ObjectStoreConfig
+from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Offer, SentPart
 from rlserve.weights.packing import PackedWeights, take_snapshot
 from rlserve.weights.receiver import Receiver
@@ -44,7 +45,8 @@ def engine() -> FakeEngine:
 
 @pytest.fixture
 def role(engine: Any) -> RolloutRole:
-    return RolloutRole(engine, Receiver(create_receiving_end(ObjectStoreConfig()), keeps_last=True), Unpaced(), "cpu")
+    receiver = Receiver(create_receiving_end(ObjectStoreConfig()), keeps_last=True)
+    return RolloutRole(engine, receiver, WholeModel(torch.float32), Unpaced(), "cpu")
 
 
 def test_every_output_is_handed_out_exactly_once(role: RolloutRole) -> None:

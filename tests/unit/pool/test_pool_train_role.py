@@ -7,13 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from pool_builders import make_spec
+from pool_builders import make_spec, train_role
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles import train
-from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer
 from rlserve.trainers.algorithms.config import GRPOConfig
 from rlserve.trainers.backends.pytorch.backend import TorchBackend
@@ -48,7 +46,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_what_was_prepared_is_not_built_again_when_the_worker_joins(log: list[str]) -> None:
-    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role = train_role(make_spec("cpu/0"))
     for built in (["create"], ["leave", "prepare"]):
         log.clear()
         role.prepare()
@@ -61,7 +59,7 @@ def test_what_was_prepared_is_not_built_again_when_the_worker_joins(log: list[st
 def test_a_rank_computes_while_it_steps_and_does_not_wait_for_others(
     log: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    role, seen = TrainRole(make_spec("cpu/0"), Unpaced()), []
+    role, seen = train_role(make_spec("cpu/0")), []
     role.join(ALONE, loads_model=True, is_newcomer=False)
 
     def step(trainer: LoggedTrainer, batch: object) -> dict[str, float]:
@@ -78,7 +76,7 @@ def test_a_rank_computes_while_it_steps_and_does_not_wait_for_others(
 
 
 def test_a_newcomer_that_was_not_prepared_keeps_nothing_of_before(log: list[str]) -> None:
-    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role = train_role(make_spec("cpu/0"))
     role.prepare()
     role.join(ALONE, loads_model=False, is_newcomer=True)
     log.clear()
@@ -91,7 +89,7 @@ def test_one_that_leaves_the_trainers_keeps_no_weights_to_compare_with(
     log: list[str], monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
     monkeypatch.setattr(LoggedTrainer, "weights", lambda self: {"w": torch.zeros(4096)}, raising=False)
-    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role = train_role(make_spec("cpu/0"))
     role.join(ALONE, loads_model=True, is_newcomer=False)
     role.snapshot_weights(1)
     _, first = role.sender.send(1, None, ())
@@ -104,7 +102,7 @@ def test_one_that_leaves_the_trainers_keeps_no_weights_to_compare_with(
 
 
 def test_a_worker_whose_gang_is_lost_before_it_joins_frees_what_it_prepared(log: list[str]) -> None:
-    role = TrainRole(make_spec("cpu/0"), Unpaced())
+    role = train_role(make_spec("cpu/0"))
     role.release()
     role.prepare()
     log.clear()

@@ -18,6 +18,7 @@ from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
 from rlserve.weights.chain import Link, WeightChain
 from rlserve.weights.config import ObjectStoreConfig
+from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Holding, Offer
 from rlserve.weights.packing import PackedWeights
 from rlserve.weights.receiver import Receiver
@@ -28,7 +29,7 @@ Weights = dict[str, torch.Tensor]
 
 
 def new_sender(name: str = "a", *, keeps_last: bool = True) -> Sender:
-    return Sender(name, ObjectStoreSendingEnd(ObjectStoreConfig()), torch.bfloat16, keeps_last=keeps_last)
+    return Sender(name, ObjectStoreSendingEnd(ObjectStoreConfig()), WholeModel(torch.bfloat16), keeps_last=keeps_last)
 
 
 def new_receiver(*, keeps_last: bool = True) -> Receiver:

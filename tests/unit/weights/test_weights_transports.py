@@ -16,6 +16,7 @@ from rlserve.distributed.addresses import LOOPBACK
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import ArgumentLostError, WeightsRefusedError, WorkerFailedError
 from rlserve.weights.config import NcclConfig, ObjectStoreConfig, SharedFolderConfig, WeightsConfig
+from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Holding, Offer
 from rlserve.weights.packing import take_snapshot
 from rlserve.weights.receiver import Receiver
@@ -30,7 +31,7 @@ class Ends:
 
     def __init__(self, config: WeightsConfig) -> None:
         self.sending = create_sending_end(config)
-        self.sender = Sender("cpu/0", self.sending, torch.float32, keeps_last=True)
+        self.sender = Sender("cpu/0", self.sending, WholeModel(torch.float32), keeps_last=True)
         self.receiver = Receiver(create_receiving_end(config), keeps_last=True)
 
     def send(

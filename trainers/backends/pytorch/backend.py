@@ -38,6 +38,7 @@ from rlserve.trainers.backends.base import (
     Wanted,
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
+from rlserve.trainers.backends.pytorch.adapters import adapter_weights, save_adapters
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
@@ -171,9 +172,13 @@ class TorchBackend(Backend):
         state.gather_parameters(self._group)
 
     def weights(self) -> dict[str, Tensor]:
-        return checkpoint_weights(self._policy_parameters())
+        parameters = self._policy_parameters()
+        return adapter_weights(parameters) if self._config.lora.is_on else checkpoint_weights(parameters)
 
     def save_pretrained(self, folder: Path) -> None:
+        if self._config.lora.is_on:
+            save_adapters(folder, self.weights(), self._config.lora, self._model_path)
+            return
         # Copies, because safetensors refuses tensors that share one storage, as views of the flat vector do.
         weights = {name: view.to("cpu", copy=True) for name, view in self._policy_parameters().items()}
         self._held_state().policy.save_pretrained(folder, state_dict=weights)

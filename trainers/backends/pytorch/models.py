@@ -5,7 +5,6 @@ Legend: S samples of a pass, L longest input, a response tokens of the pass, H h
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,11 +85,6 @@ def _experts_options(config: Any) -> dict[str, str]:
     """Grouped products need rows of a multiple of 16 bytes; experts of other sizes are computed one after another."""
     sizes = (config.hidden_size, getattr(config, "moe_intermediate_size", 0))
     return {"experts_implementation": "eager"} if sizes[1] and any(size % 4 for size in sizes) else {}
-
-
-def make_critic(policy: Any, seed: int) -> Critic:
-    """A critic that starts from a copy of the policy's backbone; its head is drawn from the seed, small."""
-    return Critic(copy.deepcopy(policy.base_model), policy.config.hidden_size, seed).eval()
 
 
 def policy_backward(

@@ -1,8 +1,8 @@
-"""All parameters of some modules in one flat float32 vector.
+"""All parameters of some modules that are trained, in one flat float32 vector.
 
 The modules' parameters become views of the vector, so an optimizer step, a snapshot, a broadcast and a reduction
 are each one operation on one tensor. Every parameter begins at a multiple of 64 bytes, as a tensor of its own
-would; the gaps are zero and stay zero.
+would; the gaps are zero and stay zero. Frozen parameters, which modules may share, stay where they are.
 """
 
 from __future__ import annotations
@@ -31,17 +31,22 @@ class Place:
 
 
 class FlatParameters:
-    """The parameters of named modules, one segment of the vector for each module. Tied parameters occur once."""
+    """The parameters of named modules, one segment of the vector for each module. Tied parameters occur once, and
+    frozen ones, which need no gradient, not at all."""
 
     def __init__(self, modules: Mapping[str, nn.Module], device: torch.device) -> None:
         self.segments: dict[str, slice] = {}
         self._places: dict[str, dict[str, Place]] = {}
+        self._frozen: dict[int, nn.Parameter] = {}
         offset = 0
         for module_name, module in modules.items():
             module.to(device)
             first = offset
             self._places[module_name] = {}
             for name, parameter in module.named_parameters():
+                if not parameter.requires_grad:
+                    self._frozen[id(parameter)] = parameter
+                    continue
                 self._places[module_name][name] = Place(
                     parameter=parameter, elements=Interval(offset, offset + parameter.numel())
                 )
@@ -54,10 +59,13 @@ class FlatParameters:
                 place.parameter.data = place.view(self.vector)
 
     def move(self, device: torch.device) -> None:
-        """Copy the vector to another device; the modules' parameters become views of the copy. Their buffers stay."""
+        """Copy the vector to another device; the modules' parameters become views of the copy. Frozen parameters go
+        there too; buffers stay."""
         self.vector = self.vector.to(device, copy=True)
         for place in self._all_places():
             place.parameter.data = place.view(self.vector)
+        for parameter in self._frozen.values():
+            parameter.data = parameter.data.to(device)
 
     def views(self, module_name: str, vector: Tensor) -> dict[str, Tensor]:
         """Any vector of this layout (parameters, moments, gradients), taken apart by the names of one module."""

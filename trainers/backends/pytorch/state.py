@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch import Tensor
 from rlserve.errors import WeightsRefusedError
 from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.pytorch.models import load_policy, make_critic
+from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
+from rlserve.trainers.backends.pytorch.models import Critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
 from rlserve.trainers.backends.pytorch.progress import StepProgress
@@ -42,7 +43,8 @@ class SavedTensor:
 class TrainingState:
     """Policy, optimizer and, where the algorithm needs them, critic and frozen reference.
 
-    Parameters are on every rank; AdamW's moments are held as ``holdings`` say.
+    Parameters are on every rank; AdamW's moments are held as ``holdings`` say. With LoRA only adapters, and the
+    critic's head, are state: every rank has the frozen base from the model's folder, and it is the reference.
     """
 
     def __init__(
@@ -55,14 +57,23 @@ class TrainingState:
         load_weights: bool,
         device: torch.device,
     ) -> None:
-        self.policy: Any = load_policy(model_path, load_weights=load_weights)
-        self.critic: Any = make_critic(self.policy, seed) if networks.critic else None
-        self.reference: Any = None
+        lora = config.lora
+        copied: Callable[[Any], Any] = sharing_copy if lora.is_on else copy.deepcopy
+        self.policy: Any = load_policy(model_path, load_weights=load_weights or lora.is_on)
+        if lora.is_on:
+            freeze(self.policy)
+        hidden_size = self.policy.config.hidden_size
+        critic = Critic(copied(self.policy.base_model), hidden_size, seed).eval() if networks.critic else None
+        self.critic: Any = critic
+        self.reference: Any = copied(self.policy).to(device) if networks.reference else None
         self.flat_reference: FlatParameters | None = None
-        if networks.reference:
-            self.reference = copy.deepcopy(self.policy)
+        if lora.is_on:
+            add_adapters(self.policy, lora, seed)
+            if critic is not None:
+                add_adapters(critic.backbone, lora, seed)
+        elif self.reference is not None:
             self.flat_reference = FlatParameters({"reference": self.reference}, device)
-        trained = {POLICY: self.policy} | ({CRITIC: self.critic} if networks.critic else {})
+        trained = {POLICY: self.policy} | ({} if critic is None else {CRITIC: critic})
         self.flat = FlatParameters(trained, device)
         self.optimizer = ShardedAdamW(config, self.flat)
         self.holdings = Holdings(num_elements=self.flat.vector.numel(), num_holders=1)
