@@ -6,12 +6,13 @@ Runs of conf/rlhf.yaml are moved about by hand and hurt: workers are killed and 
 memory, disks fill, scorers die. What is next is drawn from the seed, and done as soon as the run's files show a worker
 in the state that it is for. The first run loses its controller too, finds its newest checkpoint damaged, and is resumed
 from the one before; the next two are without staleness, and the one that loses replicas must train on the same as the
-other. The exit code is 1 where a check is missed.
+other. Ctrl-C ends it with what was found until then. The exit code is 1 where a check is missed.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import json
 import os
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from chaos_parts.base import Fault, Injury, Kind, State
 from chaos_parts.injector import Injector
@@ -55,6 +56,10 @@ EXACT_STEPS = 12
 EXACT = ("rollout.max_staleness=0", "checkpoint.every_steps=0")
 
 
+class RunFailedError(RuntimeError):
+    """A run ended with an error, which is in its output."""
+
+
 @dataclass(kw_only=True)
 class Findings:
     """Of all runs up to now."""
@@ -68,6 +73,8 @@ class Findings:
     """Processes."""
     num_left_out: int = 0
     """Faults whose state did not come."""
+    num_failed: int = 0
+    """Runs that ended with an error, or in which a worker did not come back."""
 
     @property
     def num_done(self) -> int:
@@ -84,6 +91,24 @@ class Bench:
         self._num_steps = num_steps
         self._seed = seed
         self.findings = Findings()
+
+    def all_runs(self, num_wanted: int) -> None:
+        """One that is resumed, two that must be alike, and as many others as it takes."""
+        self.attempt(self.resumed_run)
+        self.attempt(self.exact_runs)
+        for number in itertools.count():
+            num_left = num_wanted - self.findings.num_done
+            if num_left <= 0:
+                return
+            self.attempt(functools.partial(self.mixed_run, number, num_left))
+
+    def attempt(self, runs: Callable[[], None]) -> None:
+        """Do some runs; one that ends with an error, or in which a worker does not come back, is named and counted."""
+        try:
+            runs()
+        except (RunFailedError, TimeoutError) as error:
+            self.findings.num_failed += 1
+            print(error, file=sys.stderr)
 
     def resumed_run(self) -> None:
         """One whose controller is killed in the middle of everything."""
@@ -166,13 +191,13 @@ class Bench:
             self.findings.injuries += injector.injuries
             self.findings.num_moves += injector.num_moves
             self.findings.num_left_out += injector.num_left_out
-        if watch.has_ended and watch.process.returncode != 0:
-            _fail(watch)
+        if watch.has_ended:
+            _check_ended_well(watch)
         print(f"{watch.folder.name}: {injector.num_done} moves and faults by step {watch.step}", file=sys.stderr)
 
     def _finish(self, watch: RunWatch) -> None:
-        if watch.process.wait(END_S) != 0:
-            _fail(watch)
+        watch.process.wait(END_S)
+        _check_ended_well(watch)
         self.findings.num_left += watch.num_left(END_S / 5)
         self.findings.verdicts.append(judge(watch.folder))
 
@@ -184,12 +209,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     print(f"runs: {folder}", file=sys.stderr)
     bench = Bench(folder, options.settings, num_steps=options.steps, seed=options.seed)
-    bench.resumed_run()
-    bench.exact_runs()
-    findings, number = bench.findings, 0
-    while findings.num_done < options.moves_and_kills:
-        bench.mixed_run(number, options.moves_and_kills - findings.num_done)
-        number += 1
+    findings = bench.findings
+    try:
+        bench.all_runs(options.moves_and_kills)
+    except KeyboardInterrupt:
+        print("interrupted: this is what was found until now", file=sys.stderr)
     rows = rows_of(findings.injuries)
     found = checks_of(
         findings.injuries,
@@ -197,6 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         num_done=findings.num_done,
         num_wanted=options.moves_and_kills,
         num_left=findings.num_left,
+        num_failed=findings.num_failed,
         least_score=LEAST_SCORE,
     )
     found += findings.checks
@@ -214,8 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(check.met for check in found) else 1
 
 
-def _fail(watch: RunWatch) -> NoReturn:
-    sys.exit(f"{watch.folder} ended with {watch.process.returncode}:\n{watch.output[-3000:]}")
+def _check_ended_well(watch: RunWatch) -> None:
+    if watch.process.returncode != 0:
+        raise RunFailedError(f"{watch.folder} ended with {watch.process.returncode}:\n{watch.output[-3000:]}")
 
 
 def _wait_for(watch: RunWatch, condition: Callable[[], bool]) -> None:

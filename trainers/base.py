@@ -97,6 +97,11 @@ class Trainer(ABC):
         """
 
     @abstractmethod
+    def break_off(self, generation: int) -> None:
+        """Let ``meet`` and ``resize`` wait no longer for the members of groups up to ``generation``, of which one is
+        lost: they raise ``WorkerFailedError``. Called in another thread."""
+
+    @abstractmethod
     def resize(self, membership: Membership) -> None:
         """Join the group of ``membership`` and leave any other. All ranks call this together; newcomers receive the
         state in memory, from all who hold it, and everybody sends what has a new holder.

@@ -66,6 +66,9 @@ class ElasticTrainer(Trainer):
     def meet(self, membership: Membership) -> None:
         self._backend.meet(membership)
 
+    def break_off(self, generation: int) -> None:
+        self._backend.break_off(generation)
+
     def resize(self, membership: Membership) -> None:
         self._backend.resize(membership)
 

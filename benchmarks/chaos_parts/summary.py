@@ -42,10 +42,14 @@ def checks_of(
     num_done: int,
     num_wanted: int,
     num_left: int,
+    num_failed: int,
     least_score: float,
 ) -> list[Check]:
     """What is to be reached over all runs together."""
-    found = [Check(name="moves and faults", value=num_done, bar=num_wanted)]
+    found = [
+        Check(name="moves and faults", value=num_done, bar=num_wanted),
+        Check(name="runs that failed", value=num_failed, bar=0, at_least=False),
+    ]
     zeros: dict[str, Callable[[Verdict], int]] = {
         "prompt groups or steps lost": lambda verdict: verdict.num_lost,
         "prompt groups trained twice": lambda verdict: verdict.num_trained_twice,

@@ -98,7 +98,8 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     trainers = (TrainersInTurn if is_colocated else TrainerGroup)(
         run,
         ports.fleet,
-        switch_timeout_s=config.pool.switch_timeout_s,
+        # Those who wait for another in vain have their say first, or they would be taken for lost with it.
+        switch_timeout_s=config.pool.switch_timeout_s + config.trainer.timeout_s,
         step_timeout_s=config.trainer.step_timeout_s,
         on_one_machine=config.launch.kind == "local",
     )

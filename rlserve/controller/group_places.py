@@ -40,6 +40,7 @@ class GroupPlaces:
         self._met = {}
         if len(members) < 2:
             return
+        places: dict[str, Membership] = {}
         try:
             workers, places = self._calls.workers(members), await self._new(members)
             async with asyncio.TaskGroup() as tasks:
@@ -47,6 +48,8 @@ class GroupPlaces:
                     tasks.create_task(self._calls.one(member, "meet_trainers", place))
         except* RlserveError as failures:
             logger.info("the trainers form their next group at the step boundary: %s", failures.exceptions[0])
+            if places:
+                await self._calls.break_off(places)
         else:
             self._met, self._met_workers = places, workers
 

@@ -9,6 +9,7 @@ from typing import Any
 from rlserve.controller.ports import Fleet
 from rlserve.errors import DeadlineExceededError, RlserveError, WorkerFailedError, WorkerLostError
 from rlserve.remote import answer
+from rlserve.trainers.base import Membership
 
 _MENDABLE = (WorkerFailedError, DeadlineExceededError)
 """What a group can be formed anew after; any other error is the run's."""
@@ -26,6 +27,16 @@ class TrainerCalls:
         """The workers that are on some slots now; None in the place of one that was ended."""
         return tuple(self._fleet[slot_id] if slot_id in self._fleet.ready else None for slot_id in slot_ids)
 
+    def ended(self, slot_ids: Sequence[str]) -> dict[str, RlserveError]:
+        """Those of some slots whose worker was ended, with why: calls to them would fail at once."""
+        found: dict[str, RlserveError] = {}
+        for slot_id in slot_ids:
+            try:
+                self._fleet[slot_id]
+            except WorkerLostError as error:
+                found[slot_id] = error
+        return found
+
     async def one(self, slot_id: str, method: str, *arguments: Any, timeout_s: float | None = None) -> Any:
         """The answer of one worker.
 
@@ -41,6 +52,31 @@ class TrainerCalls:
         """As :meth:`each`, with the same arguments for all."""
         return await self.each(dict.fromkeys(members, arguments), method, timeout_s=timeout_s)
 
+    async def form(self, places: Mapping[str, Membership], how: Mapping[str, tuple[bool, bool]]) -> dict[str, Any]:
+        """As :meth:`each`, of joining the group of some places. Whoever waits for a member that is lost is told so, and
+        waits no longer."""
+        tasks = {
+            member: asyncio.ensure_future(self.one(member, "join_training", place, *how[member]))
+            for member, place in places.items()
+        }
+        pending = set(tasks.values())
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if pending and any(isinstance(task.exception(), WorkerLostError) for task in done):
+                await self.break_off(places)
+                break
+        return await self._answers(tasks)
+
+    async def break_off(self, places: Mapping[str, Membership]) -> None:
+        """Let all members of a group that does not come about wait for each other no longer. Whoever cannot be told is
+        lost, or waits until its own deadline."""
+        members = [member for member in places if member not in self.ended(list(places))]
+        generation = max(place.generation for place in places.values())
+        calls = (self.one(member, "break_off_group", generation) for member in members)
+        for failure in await asyncio.gather(*calls, return_exceptions=True):
+            if isinstance(failure, BaseException) and not isinstance(failure, RlserveError):
+                raise failure
+
     async def each(
         self, calls: Mapping[str, tuple[Any, ...]], method: str, *, timeout_s: float | None = None
     ) -> dict[str, Any]:
@@ -54,6 +90,9 @@ class TrainerCalls:
             member: asyncio.ensure_future(self.one(member, method, *arguments, timeout_s=timeout_s))
             for member, arguments in calls.items()
         }
+        return await self._answers(tasks)
+
+    async def _answers(self, tasks: Mapping[str, asyncio.Task[Any]]) -> dict[str, Any]:
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         answers = {member: task.exception() or task.result() for member, task in tasks.items()}
         for error in answers.values():

@@ -366,12 +366,14 @@ class TrainerGroup:
             loads_model: the only one, who loads the model.
         """
         first = staying[0]
+        if ended := self._calls.ended((*staying, *leaving)):  # the others would wait for them
+            return ended
         try:
             places = await self._places.take(staying, leaving, gang_size=self._common_gang_size(staying))
         except WorkerLostError as error:
             return {first: error}
-        calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
-        answers = await self._calls.each(calls, "join_training")
+        how = {member: (loads_model, member in newcomers) for member in places}
+        answers = await self._calls.form(places, how)
         failures = failures_of(answers)
         if not failures:
             self._num_completed = answers[first]

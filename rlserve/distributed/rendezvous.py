@@ -42,7 +42,7 @@ class Rendezvous:
             group: what to call the group in messages.
             timeout_s: how long to wait for the others.
             listening: rank 0 serves the store on it; None lets it listen by itself.
-            check: called again and again while waiting; may raise to give up.
+            check: called again and again while waiting, and while the store waits later; may raise to give up.
 
         Raises:
             DeadlineExceededError: not all members came within ``timeout_s``; the message names who is missing.
@@ -51,7 +51,7 @@ class Rendezvous:
         self.place = place
         self.group = group
         deadline = time.monotonic() + timeout_s
-        self.store = self._connect(timeout_s, listening)
+        self.store = self._connect(timeout_s, listening, check)
         missing = self._report_and_wait("joined", deadline, check)
         if missing:
             raise DeadlineExceededError(
@@ -63,11 +63,19 @@ class Rendezvous:
         """After a failed operation: the ranks that do not report the failure as well, so are dead or stuck."""
         return self._report_and_wait("failed", time.monotonic() + _FAILURE_REPORT_S)
 
-    def _connect(self, timeout_s: float, listening: socket.socket | None) -> RendezvousStore:
+    def _connect(self, timeout_s: float, listening: socket.socket | None, check: Callable[[], None]) -> RendezvousStore:
         """Serve the store on rank 0, on the place's address alone; connect to it elsewhere."""
         place, serve = self.place, self.place.rank == 0
         try:
-            return connect(place.host, place.port, place.secret, timeout_s=timeout_s, serve=serve, listening=listening)
+            return connect(
+                place.host,
+                place.port,
+                place.secret,
+                timeout_s=timeout_s,
+                serve=serve,
+                listening=listening,
+                while_waiting=check,
+            )
         except OSError as error:
             who = "cannot serve its store" if serve else "did not serve its store"
             raise DeadlineExceededError(

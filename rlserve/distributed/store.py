@@ -26,7 +26,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from torch.distributed import Store  # type: ignore[attr-defined]
@@ -43,13 +43,21 @@ _FOUND, _ABSENT = b"1", b"0"
 
 
 def connect(
-    host: str, port: int, secret: str, *, timeout_s: float, serve: bool = False, listening: socket.socket | None = None
+    host: str,
+    port: int,
+    secret: str,
+    *,
+    timeout_s: float,
+    serve: bool = False,
+    listening: socket.socket | None = None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> RendezvousStore:
     """A store at an address, tried until it is there.
 
     Args:
         serve: serve it too, from this process, on that address alone, until the returned object is gone.
         listening: the socket to serve on, if there is one already.
+        while_waiting: called again and again while this waits, and while the store does; may raise to give up.
 
     Raises:
         OSError: it cannot be served at this address.
@@ -67,8 +75,9 @@ def connect(
         except OSError as error:
             if time.monotonic() >= deadline:
                 raise DeadlineExceededError(str(error)) from error
+            while_waiting()
             time.sleep(_POLL_INTERVAL_S)
-    return RendezvousStore(connection, secret, timeout_s=timeout_s, server=server)
+    return RendezvousStore(connection, secret, timeout_s=timeout_s, server=server, while_waiting=while_waiting)
 
 
 class StoreLostError(WorkerFailedError):
@@ -82,9 +91,16 @@ class RendezvousStore(Store):
     """
 
     def __init__(
-        self, connection: socket.socket, secret: str, *, timeout_s: float, server: _Server | None = None
+        self,
+        connection: socket.socket,
+        secret: str,
+        *,
+        timeout_s: float,
+        server: _Server | None = None,
+        while_waiting: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__()
+        self._while_waiting = while_waiting
         self._connection = connection
         self._timeout = timedelta(seconds=timeout_s)
         self._lock = threading.Lock()
@@ -123,6 +139,7 @@ class RendezvousStore(Store):
         while not self.check(keys):
             if time.monotonic() >= deadline:
                 raise DeadlineExceededError(f"the keys {', '.join(keys)} did not come within {waited:g} s")
+            self._while_waiting()
             time.sleep(_POLL_INTERVAL_S)
 
     def add(self, key: str, amount: int) -> int:

@@ -187,6 +187,10 @@ class Worker:
         """Form the group of a coming ``join_training`` beside whatever this worker does (:meth:`Trainer.meet`)."""
         self._train.meet(membership)
 
+    def break_off_group(self, generation: int) -> None:
+        """Wait no longer for the members of groups up to ``generation``, of which one is lost: those who wait fail."""
+        self._train.break_off(generation)
+
     def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
         assert self._rollout is None, "a worker uses one role at a time"

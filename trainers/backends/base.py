@@ -189,6 +189,10 @@ class Backend(ABC):
         """As ``Trainer.meet``."""
 
     @abstractmethod
+    def break_off(self, generation: int) -> None:
+        """As ``Trainer.break_off``."""
+
+    @abstractmethod
     def resize(self, membership: Membership) -> None:
         """As ``Trainer.resize``."""
 

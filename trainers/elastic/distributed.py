@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,8 +18,9 @@ from rlserve.trainers.elastic.base import Group, LocalGroup
 _BUCKET_BYTES = 512 * 2**20
 
 
-def join_group(membership: Membership, *, timeout_s: float, device: torch.device) -> Group:
-    """Form the group of ``membership``; alone, no store and no process group are made.
+def join_group(membership: Membership, *, timeout_s: float, device: torch.device, check: Callable[[], None]) -> Group:
+    """Form the group of ``membership``; alone, no store and no process group are made. ``check`` is called again and
+    again while this waits for the others, and may raise to give up.
 
     Raises:
         DeadlineExceededError: not all members came within ``timeout_s``.
@@ -27,7 +28,8 @@ def join_group(membership: Membership, *, timeout_s: float, device: torch.device
     """
     if membership.num_ranks == 1:
         return LocalGroup()
-    rendezvous = Rendezvous(membership, group=f"trainer group {membership.generation}", timeout_s=timeout_s)
+    name = f"trainer group {membership.generation}"
+    rendezvous = Rendezvous(membership, group=name, timeout_s=timeout_s, check=check)
     return DistributedGroup(rendezvous, timeout_s=timeout_s, device=device)
 
 

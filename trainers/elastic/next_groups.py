@@ -6,6 +6,7 @@ import threading
 
 import torch
 
+from rlserve.errors import WorkerFailedError
 from rlserve.trainers.base import Membership
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.distributed import join_group
@@ -22,15 +23,17 @@ class NextGroups:
         self._generation = 0
         """Of the group that was taken last: whatever is formed of an older one comes too late."""
         self._met: tuple[int, Group] | None = None
+        self._broken_off = 0
+        """No group up to this generation comes about."""
 
     def meet(self, membership: Membership) -> None:
         """Form the group of a place, and keep it until it is taken.
 
         Raises:
             DeadlineExceededError: not all members came in time.
-            WorkerFailedError: a member came and was lost again.
+            WorkerFailedError: a member came and was lost again, or the group was broken off.
         """
-        group = join_group(membership, timeout_s=self._timeout_s, device=self._device)
+        group = self._join(membership)
         with self._lock:
             is_late = membership.generation <= self._generation
             before, self._met = self._met, self._met if is_late else (membership.generation, group)
@@ -55,7 +58,12 @@ class NextGroups:
             if generation == membership.generation:
                 return group
             group.close()
-        return join_group(membership, timeout_s=self._timeout_s, device=self._device)
+        return self._join(membership)
+
+    def break_off(self, generation: int) -> None:
+        """Whoever waits for the members of groups up to a generation waits no longer: one of them is lost. Called by
+        another thread."""
+        self._broken_off = max(self._broken_off, generation)
 
     def drop(self) -> None:
         """Close what was formed ahead: this rank joins none of it."""
@@ -63,3 +71,10 @@ class NextGroups:
             met, self._met = self._met, None
         if met is not None:
             met[1].close()
+
+    def _join(self, membership: Membership) -> Group:
+        def check() -> None:
+            if membership.generation <= self._broken_off:
+                raise WorkerFailedError(f"trainer group {membership.generation}: a member was lost while it formed")
+
+        return join_group(membership, timeout_s=self._timeout_s, device=self._device, check=check)

@@ -82,6 +82,11 @@ class TrainRole:
         assert self._trainer is not None, "this worker neither trains nor is prepared to"
         self._trainer.meet(membership)
 
+    def break_off(self, generation: int) -> None:
+        """Wait no longer for the members of groups up to ``generation``, wherever this role does."""
+        if self._trainer is not None:
+            self._trainer.break_off(generation)
+
     def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
         """Take the role, or change the group; returns how many steps have been completed. All members call this
         together.

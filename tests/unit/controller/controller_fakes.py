@@ -18,6 +18,7 @@ from rlserve.controller.events import ControllerEvent, EventBus
 from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
+from rlserve.errors import WorkerLostError
 from rlserve.pool.base import Collected, RolloutStats, WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
@@ -156,6 +157,8 @@ class FakeFleet:
         self.restart_failures: list[Exception] = []
 
     def __getitem__(self, slot_id: str) -> FakeWorker:
+        if slot_id in self.ended:
+            raise WorkerLostError(self.reasons.get(slot_id, f"the worker of {slot_id} was ended"))
         return self.workers[slot_id]
 
     def share(self, value: Any) -> Any:

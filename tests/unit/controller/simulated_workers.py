@@ -59,6 +59,12 @@ class Meeting:
         self.workers: list[SimulatedWorker] = []
         self.complete = asyncio.Event()
         self.broken = asyncio.Event()
+        self._waited_for = asyncio.Event()
+        """All have come, or nobody waits for them any more."""
+
+    def break_off(self) -> None:
+        """Nobody waits for those who have not come."""
+        self._waited_for.set()
 
     async def meet(self, worker: SimulatedWorker, seconds: float) -> None:
         """Return when all have come and ``seconds`` have passed.
@@ -67,11 +73,14 @@ class Meeting:
             WorkerFailedError: one did not come, or died meanwhile.
         """
         self.workers.append(worker)
-        if len(self.workers) == self.size:
+        if len(self.workers) == self.size and not self._waited_for.is_set():
             self.complete.set()
+            self._waited_for.set()
         try:
             async with asyncio.timeout(_PEER_TIMEOUT_S):
-                await self.complete.wait()
+                await self._waited_for.wait()
+            if not self.complete.is_set():
+                raise TimeoutError
             await asyncio.wait_for(self.broken.wait(), seconds)
         except TimeoutError:
             if self.complete.is_set() and not self.broken.is_set():
@@ -358,6 +367,9 @@ class SimulatedWorker:
     async def do_meet_trainers(self, place: Membership) -> None:
         await self.world.meeting(("meet", place.generation), place.num_ranks).meet(self, self.world.speeds.switch_s)
 
+    async def do_break_off_group(self, generation: int) -> None:
+        self.world.break_off(generation)
+
     async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
         assert not self.rolling_out, f"{self.slot_id} serves"
         self.training, self.sleeping, self.place = True, False, place
@@ -491,6 +503,12 @@ class World:
     def canary_of(self, version: int) -> CanaryScores:
         """What a trainer, and a sound engine, make of it."""
         return ((-float(version), -1.0),)
+
+    def break_off(self, generation: int) -> None:
+        """Groups up to this one do not come about."""
+        for (_, number, *_), meeting in self.meetings.items():
+            if number <= generation:
+                meeting.break_off()
 
     def meeting(self, key: tuple[Any, ...], size: int) -> Meeting:
         """The one that all with the same key come to."""

@@ -600,6 +600,51 @@ def test_a_group_that_cannot_meet_is_formed_at_the_step_boundary() -> None:
     asyncio.run(scenario())
 
 
+def test_one_that_was_ended_while_the_next_group_met_is_waited_for_by_nobody() -> None:
+    """As of a stopped trainer, which the heartbeat ends while another leaves."""
+
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        a, b = setting.fleet["a"], setting.fleet["b"]
+        with unfinished(a, "meet_trainers"), unfinished(b, "meet_trainers"):
+            removing = asyncio.create_task(setting.group.remove(("c",), on_leaving=lambda: None))
+            await settled()
+            setting.fleet.kill("b", "b gives no sign of life")
+            assert await removing
+        assert setting.lost == ["b"]
+        assert setting.group.members == ("a",)
+        ((met,),) = a.arguments["meet_trainers"]
+        assert a.arguments["break_off_group"] == [(met.generation,)]
+        assert setting.generations("a")[-1][1:] == (0, 1)
+        assert len(setting.generations("a")) == 3, "alone, with b and c, alone again: it was not to wait for b"
+
+    asyncio.run(scenario())
+
+
+def test_whoever_waits_for_one_that_is_lost_while_the_group_forms_is_told() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        a, waits = setting.fleet["a"], asyncio.get_running_loop().create_future()
+
+        def told(_: int) -> None:
+            a.answers["join_training"] = 0
+            waits.set_exception(WorkerFailedError("a member was lost while it formed"))
+
+        a.answers |= {"join_training": waits, "break_off_group": told}
+        with unfinished(setting.fleet["b"], "join_training"):
+            adding = asyncio.create_task(setting.group.add(("b",)))
+            await settled()
+            forming = setting.generations("a")[-1][0]
+            setting.fleet["b"].kill()
+            with pytest.raises(WorkerLostError, match="b: lost while joining"):
+                await adding
+        assert a.arguments["break_off_group"] == [(forming,)]
+        assert setting.group.members == ("a",)
+        assert setting.lost == ["b"]
+
+    asyncio.run(scenario())
+
+
 def test_those_who_stay_train_on_while_the_memory_of_one_that_left_is_freed() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b").formed()

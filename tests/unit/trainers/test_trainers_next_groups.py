@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pytest
 import torch
 
+from rlserve.distributed.addresses import LOOPBACK, free_port
+from rlserve.errors import WorkerFailedError
 from rlserve.trainers.base import Membership
 from rlserve.trainers.elastic import next_groups
 from rlserve.trainers.elastic.base import Group, LocalGroup
@@ -25,8 +31,9 @@ def formed(monkeypatch: pytest.MonkeyPatch) -> list[FakeGroup]:
     """All groups that were formed, in order."""
     groups: list[FakeGroup] = []
 
-    def join(membership: Membership, *, timeout_s: float, device: torch.device) -> Group:
+    def join(membership: Membership, *, timeout_s: float, device: torch.device, check: Callable[[], None]) -> Group:
         assert (timeout_s, device.type) == (7.0, "cpu")
+        check()
         groups.append(FakeGroup(membership.generation))
         return groups[-1]
 
@@ -72,6 +79,34 @@ def test_one_that_meets_too_late_is_closed(groups: NextGroups, formed: list[Fake
     groups.meet(place(3))  # it waited for its members since before the other two
     assert closed(formed) == [3]
     assert groups.take(place(5)) is formed[1]
+
+
+def test_groups_up_to_one_that_is_broken_off_are_not_formed(groups: NextGroups, formed: list[FakeGroup]) -> None:
+    groups.break_off(4)
+    groups.break_off(3)
+    for way in (groups.meet, groups.take):
+        with pytest.raises(WorkerFailedError, match="trainer group 4: a member was lost while it formed"):
+            way(place(4))
+    assert groups.take(place(5)) is formed[0]
+
+
+def test_a_rank_that_waits_for_another_is_freed_when_that_is_lost() -> None:
+    """It would wait for an hour for rank 0, which nobody is."""
+    groups = NextGroups(timeout_s=3600.0, device=torch.device("cpu"))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(groups.take, replace(place(4), rank=1, port=free_port(LOOPBACK)))
+        groups.break_off(4)
+        with pytest.raises(WorkerFailedError, match="trainer group 4: a member was lost while it formed"):
+            waiting.result()
+
+
+def test_rank_0_is_freed_too_when_nobody_comes() -> None:
+    groups = NextGroups(timeout_s=3600.0, device=torch.device("cpu"))
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(groups.take, replace(place(4), port=free_port(LOOPBACK)))
+        groups.break_off(4)
+        with pytest.raises(WorkerFailedError, match="trainer group 4: a member was lost while it formed"):
+            waiting.result()
 
 
 def test_one_that_met_while_another_was_formed_is_kept(groups: NextGroups, formed: list[FakeGroup]) -> None:

@@ -206,6 +206,9 @@ class TorchBackend(Backend):
     def meet(self, membership: Membership) -> None:
         self._next_groups.meet(membership)
 
+    def break_off(self, generation: int) -> None:
+        self._next_groups.break_off(generation)
+
     def resize(self, membership: Membership) -> None:
         self._group.close()
         if self._state is None:
