@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlserve.trainers.algorithms.config import AlgorithmConfig, GRPOConfig, PPOConfig
-    from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
+    from rlserve.trainers.backends.config import LoraConfig, TorchTrainerConfig, TrainerConfig
     from rlserve.trainers.base import Membership, Trainer
     from rlserve.trainers.batch import Batch
     from rlserve.trainers.factory import create_trainer
@@ -19,6 +19,7 @@ __all__ = [
     "AlgorithmConfig",
     "Batch",
     "GRPOConfig",
+    "LoraConfig",
     "Membership",
     "PPOConfig",
     "TorchTrainerConfig",
@@ -31,6 +32,7 @@ _HOMES = {
     "AlgorithmConfig": "algorithms.config",
     "Batch": "batch",
     "GRPOConfig": "algorithms.config",
+    "LoraConfig": "backends.config",
     "Membership": "base",
     "PPOConfig": "algorithms.config",
     "TorchTrainerConfig": "backends.config",

@@ -11,8 +11,7 @@ from trainer_samples import random_batch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from rlserve.tasks.character_tokenizer import character_tokenizer
-from rlserve.trainers import GRPOConfig, TorchTrainerConfig, create_trainer
-from rlserve.trainers.backends.config import LoraConfig
+from rlserve.trainers import GRPOConfig, LoraConfig, TorchTrainerConfig, create_trainer
 
 ALPHABET = "0123456789+-= abcdefghijklmnopqrstuvwxyz"
 _CONFIGS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}

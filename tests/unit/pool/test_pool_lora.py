@@ -20,8 +20,7 @@ from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WeightsRefusedError
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
-from rlserve.trainers import Membership, TorchTrainerConfig
-from rlserve.trainers.backends.config import LoraConfig
+from rlserve.trainers import LoraConfig, Membership, TorchTrainerConfig
 from rlserve.weights.canary import choose_prompts
 from rlserve.weights.config import ObjectStoreConfig
 from rlserve.weights.contents.adapters import Adapters

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,9 @@ from trainer_samples import random_batch, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from rlserve.errors import ConfigurationError, UserError
-from rlserve.trainers import Batch, GRPOConfig, Membership, PPOConfig, TorchTrainerConfig, create_trainer
+from rlserve.trainers import Batch, GRPOConfig, LoraConfig, Membership, PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.base import Wanted
-from rlserve.trainers.backends.config import LoraConfig
 from rlserve.trainers.backends.pytorch.models import policy_backward
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.elastic.base import Group
@@ -171,6 +172,17 @@ def test_a_saved_policy_is_a_folder_that_peft_loads(tmp_path: Path) -> None:
     with torch.no_grad():
         np.testing.assert_allclose(trainer.log_probs(batch), peft_log_probs(loaded, batch).numpy(), atol=2e-6)
     assert set(load_file(folder / "adapter_model.safetensors")) == set(trainer.weights())
+
+
+def test_peft_is_imported_only_where_adapters_are_trained(tmp_path: Path) -> None:
+    program = (
+        "import sys\n"
+        "from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer\n"
+        "import rlserve.engine.core.engine, rlserve.weights.contents.factory\n"
+        f"create_trainer(TorchTrainerConfig(), PPOConfig(), model_path={save_tiny_model(tmp_path)!r}, seed=0)\n"
+        "assert 'peft' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 @pytest.mark.parametrize(("family", "targets", "match"), [
