@@ -15,7 +15,7 @@ from rlserve import STARTED_S
 from rlserve.config import LoadedConfig
 from rlserve.errors import RlserveError
 from rlserve.launch.signals import StopRequested, StopSignals, exit_code
-from rlserve.pool.fork_server import ForkServer
+from rlserve.pool.fork_server import ForkServer, worker_modules
 from rlserve.pool.slots import slot_groups
 from rlserve.roofline.accelerators import is_cpu
 from rlserve.tracking.progress import ProgressState, create_progress
@@ -79,4 +79,4 @@ def _start_fork_server(loaded: LoadedConfig) -> ForkServer | None:
     num_threads = {group.num_threads for group in groups}
     if len(num_threads) != 1 or not all(is_cpu(group.type) for group in groups):
         return None
-    return ForkServer(num_threads.pop())
+    return ForkServer(num_threads.pop(), worker_modules(config.trainer))

@@ -30,7 +30,7 @@ from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
-from rlserve.pool.fork_server import WORKER_MODULES
+from rlserve.pool.fork_server import worker_modules
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
@@ -66,7 +66,7 @@ class Worker:
         self._rollout: RolloutRole | None = None
         self._contents = create_contents(spec.trainer.lora, spec.model_path, getattr(torch, spec.engine.dtype))
         self._train = TrainRole(spec, self._pace, self._contents)
-        _exempt_imports_from_collection()
+        _exempt_imports_from_collection(worker_modules(spec.trainer))
         self._notices = WorkerNotices()
         self._notices.receive_signals()
         if spec.notice_probe is not None:
@@ -253,10 +253,10 @@ class Worker:
         return self._rollout
 
 
-def _exempt_imports_from_collection() -> None:
+def _exempt_imports_from_collection(modules: Sequence[str]) -> None:
     """Import all that is heavy, and let the garbage collector pass over it from now on: a collection that looks at all
     modules holds engine steps up for a quarter of a second. Models come later, and are collected."""
-    for name in WORKER_MODULES:
+    for name in modules:
         import_module(name)
     gc.collect()
     gc.freeze()

@@ -28,6 +28,7 @@ import psutil
 
 from rlserve.pool.threads import thread_environment
 from rlserve.processes import end_all
+from rlserve.trainers.backends.config import TrainerConfig
 
 WORKER_MODULES = (
     "torch",
@@ -39,6 +40,11 @@ WORKER_MODULES = (
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
 PREFIX = "rlserve-fork-"
 """Of the name of the socket's folder."""
+
+
+def worker_modules(trainer: TrainerConfig) -> tuple[str, ...]:
+    """``WORKER_MODULES``, and what this trainer needs besides."""
+    return (*WORKER_MODULES, "peft") if trainer.lora.is_on else WORKER_MODULES
 
 
 class ForkServer:

@@ -45,7 +45,7 @@ def test_our_own_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_workers_are_forked_where_all_are_cpu_processes_of_this_machine(
     monkeypatch: pytest.MonkeyPatch, overrides: list[str], expected: bool
 ) -> None:
-    monkeypatch.setattr(begin, "ForkServer", lambda num_threads: num_threads)
+    monkeypatch.setattr(begin, "ForkServer", lambda num_threads, modules: num_threads)
     assert begin._start_fork_server(load("conf/rlhf.yaml", overrides)) == (1 if expected else None)
 
 

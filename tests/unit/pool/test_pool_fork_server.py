@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from rlserve.cli.clean import is_left_behind
-from rlserve.pool.fork_server import WORKER_MODULES, ForkServer
+from rlserve.pool.fork_server import ForkServer, worker_modules
+from rlserve.trainers import LoraConfig, TorchTrainerConfig
 
 SCRIPT = """
 import json, os, sys
@@ -110,4 +111,6 @@ def test_a_script_that_raises_says_so(server: ForkServer, tmp_path: Path) -> Non
 
 def test_every_module_of_a_worker_is_there() -> None:
     """A server that cannot import one of them makes no worker at all."""
-    assert [name for name in WORKER_MODULES if importlib.util.find_spec(name) is None] == []
+    modules = worker_modules(TorchTrainerConfig(lora=LoraConfig(rank=1)))
+    assert set(modules) - set(worker_modules(TorchTrainerConfig())) == {"peft"}
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
