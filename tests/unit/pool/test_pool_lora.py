@@ -90,6 +90,7 @@ def test_an_engine_with_merged_adapters_scores_as_the_trainer(
     assert_scores_agree(pair, 2, atol=1e-5)
     assert np.abs(np.subtract(pair.scores[0], before[0])).max() > 1e-3, "training has changed something"
     assert offer.num_whole_bytes < 0.5 * pair.train.weight_bytes, "adapters alone travel"
+    assert pair.train.weight_bytes == sum(tensor.nbytes for _, tensor in pair.engine.named_weights())
 
 
 def test_what_is_merged_does_not_depend_on_the_versions_before(tmp_path: Path, pairs: list[Pair]) -> None:
