@@ -252,7 +252,7 @@ def _wait_for(watch: RunWatch, condition: Callable[[], bool]) -> None:
 
 def _damage(checkpoint: Path) -> Path:
     """Change one byte of the trainer's state."""
-    path = checkpoint / "trainer.safetensors"
+    path = min((checkpoint / "trainer").glob("*.safetensors"))
     with path.open("r+b") as file:
         file.seek(path.stat().st_size // 2)
         byte = file.read(1)

@@ -103,6 +103,10 @@ class CheckpointError(RlserveError, OSError):
     """A checkpoint could not be written; the one before it is untouched."""
 
 
+class WriterLostError(CheckpointError):
+    """A worker that wrote a part of a checkpoint was lost; others can write it anew."""
+
+
 class DeadlineExceededError(RlserveError, TimeoutError):
     """A wait passed its deadline; the message names what was waited for."""
 

@@ -34,6 +34,19 @@ class Membership(RankPlace):
     gang, where there is one."""
 
 
+class StateCopy(ABC):
+    """What one rank writes of a checkpoint, in host memory. It depends on its trainer no more, which may step on,
+    change its group, or leave."""
+
+    @abstractmethod
+    def write(self, folder: Path, *, policy_folder: Path) -> None:
+        """Write this rank's file. Rank 0 also writes the index, and the policy as a Hugging Face folder.
+
+        Raises:
+            OSError, SafetensorError: something cannot be written.
+        """
+
+
 class Trainer(ABC):
     """Steps a policy on batches, as one rank of a group that can change at step boundaries.
 
@@ -142,18 +155,23 @@ class Trainer(ABC):
         """
 
     @abstractmethod
-    def save_state(self, path: Path) -> None:
-        """Write what ``state`` returns as one safetensors file, a tensor at a time. All ranks call this together, and
-        rank 0 writes.
-
-        Raises:
-            OSError: on rank 0; the file cannot be written. The group is whole.
-        """
+    def copy_state(self) -> StateCopy:
+        """Copy to host memory what this rank writes of a checkpoint: its share of what ``state`` returns. All ranks of
+        a group do so between the same two steps; none waits for another."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restore what ``state`` returned, bit for bit, on any number of ranks; each takes its own part. All ranks of a
         group call this.
+
+        Raises:
+            WeightsRefusedError: names, shapes or types do not fit; nothing was changed.
+        """
+
+    @abstractmethod
+    def load_files(self, folder: Path) -> None:
+        """As ``load_state``, of what all ranks of a group, of any size, wrote by ``copy_state``. Reads only what this
+        rank holds.
 
         Raises:
             WeightsRefusedError: names, shapes or types do not fit; nothing was changed.

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlserve.errors import NonFiniteLossError, UserError
 from rlserve.trainers.algorithms.base import Algorithm
 from rlserve.trainers.backends.base import Backend, Wanted
-from rlserve.trainers.base import Membership, Trainer
+from rlserve.trainers.base import Membership, StateCopy, Trainer
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.step import TrainingStep
 
@@ -87,11 +87,14 @@ class ElasticTrainer(Trainer):
     def state(self) -> dict[str, Tensor]:
         return self._backend.state()
 
-    def save_state(self, path: Path) -> None:
-        self._backend.save_state(path)
+    def copy_state(self) -> StateCopy:
+        return self._backend.copy_state()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._backend.load_state(state)
+
+    def load_files(self, folder: Path) -> None:
+        self._backend.load_files(folder)
 
     def log_probs(self, batch: Batch, *, alone: bool = False) -> NDArray[np.float32]:
         found = self._backend.score(batch, Wanted(policy=True), alone=alone).raw_log_probs

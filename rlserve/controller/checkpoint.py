@@ -1,16 +1,16 @@
 """Checkpoints that are wholly there or not at all, and restore bit for bit.
 
-A checkpoint is written to a temporary folder; every file is synced and listed with its SHA-256 in a manifest;
-the folder is renamed to ``step_NNNNNN`` and its parent synced. A folder under that name is therefore complete,
-and a damaged one is found by its manifest: the newest good one is used, and the damaged ones are named.
+A checkpoint is written to a temporary folder of its own; every file is synced and listed with its SHA-256 in a
+manifest; the folder is renamed to ``step_NNNNNN`` and its parent synced. A folder under that name is therefore
+complete, and a damaged one is found by its manifest: the newest good one is used, and the damaged ones are named.
 
 ::
 
     checkpoints/step_000020/
-        policy/               the policy as a Hugging Face folder
-        trainer.safetensors   policy, critic, optimizer
-        run.json              step, ledger, place in the data set, counters
-        manifest.json         SHA-256 of every other file
+        policy/         the policy as a Hugging Face folder
+        trainer/        policy, critic, optimizer: a file of each rank, and an index
+        run.json        step, ledger, place in the data set, counters
+        manifest.json   SHA-256 of every other file
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 RUN_FILE = "run.json"
 MANIFEST_FILE = "manifest.json"
 _NAME = re.compile(r"step_(\d{6,})")
-_TEMPORARY_PREFIX = ".writing_"
+_TEMPORARY_NAME = re.compile(r"\.writing_(step_\d{6,})_[0-9a-f]{8}")
 _CHUNK_BYTES = 1 << 20
 
 
@@ -72,7 +73,8 @@ async def save_checkpoint(
         CheckpointError: it cannot be written; what was written of it is removed, older ones are untouched.
     """
     final = parent / checkpoint_name(step)
-    temporary = parent / f"{_TEMPORARY_PREFIX}{final.name}"
+    # A name of its own, so that a writer who was given up, and wakes late, finds no folder that it could spoil.
+    temporary = parent / f".writing_{final.name}_{secrets.token_hex(4)}"
     try:
         if await asyncio.to_thread(_make_room, temporary, final):
             return final
@@ -93,9 +95,8 @@ def _make_room(temporary: Path, final: Path) -> bool:
     """Make the temporary folder, unless the checkpoint is there and whole already, which is returned."""
     if is_whole(final):
         return True
-    for leftover in (temporary, final):
-        if leftover.exists():
-            shutil.rmtree(leftover)
+    if final.exists():
+        shutil.rmtree(final)
     temporary.mkdir(parents=True)
     return False
 
@@ -104,12 +105,7 @@ def _remove_old(parent: Path, newest_step: int, keep: int) -> None:
     """Remove what lies before the ``keep`` newest up to ``newest_step``, and what was half written before them.
     Later ones are none of this run's: it went on from an older one because they are damaged, and comes to them yet."""
     up_to_now = [path for path in checkpoints(parent) if (_step_of(path.name) or 0) <= newest_step]
-    half_written = [
-        path
-        for path in parent.glob(f"{_TEMPORARY_PREFIX}step_*")
-        if _step_of(path.name.removeprefix(_TEMPORARY_PREFIX)) is not None
-    ]
-    for old in (*up_to_now[:-keep], *half_written):
+    for old in (*up_to_now[:-keep], *_half_written(parent)):
         try:
             shutil.rmtree(old)
         except OSError as error:
@@ -118,6 +114,11 @@ def _remove_old(parent: Path, newest_step: int, keep: int) -> None:
                 old,
                 error.strerror or error,
             )
+
+
+def _half_written(parent: Path) -> list[Path]:
+    """What a process that was ended, or a writer that was given up, has left."""
+    return [path for path in sorted(parent.glob(".writing_step_*")) if _TEMPORARY_NAME.fullmatch(path.name)]
 
 
 def _seal(temporary: Path, final: Path) -> None:
@@ -163,6 +164,8 @@ def newest_checkpoint(parent: Path) -> Path:
         UserError: there is none.
     """
     found = checkpoints(parent)
+    for half_written in _half_written(parent):
+        logger.warning("checkpoint %s was not written to its end, and is passed over", half_written)
     for checkpoint in reversed(found):
         if is_whole(checkpoint):
             return checkpoint

@@ -221,13 +221,10 @@ class Controller:
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
-        self._setup.tracker.log(report.step, metrics)
         if self._is_due(config.checkpoint.every_steps, report.step):
             await parts.turns.begin_training()
-            try:
-                await parts.saver.save()
-            except CheckpointError as error:  # a full disk may have room again by the next one
-                logger.warning("%s; the run goes on", error)
+            metrics[names.SAVE_S] = await parts.saver.begin_save()
+        self._setup.tracker.log(report.step, metrics)
 
     def _is_due(self, every_steps: int, step: int) -> bool:
         """Whether what is done every so many steps (0: never) is due; after the last one it is done in any case."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlserve.controller.checkpoint import SavedRun, save_checkpoint
 from rlserve.controller.context import Books, RunContext
@@ -16,17 +17,39 @@ from rlserve.controller.setup import RunSetup
 from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_source import WeightSource
-from rlserve.errors import CheckpointError
+from rlserve.errors import CheckpointError, WriterLostError
 from rlserve.pool.base import POLICY_FOLDER
 from rlserve.rollout.ledger import Ledger
+from rlserve.tracking.events import CheckpointEvent
 from rlserve.tracking.summary import RunSummary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+logger = logging.getLogger(__name__)
+
+_MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Copied:
+    """A checkpoint before it is written."""
+
+    step: int
+    run: dict[str, Any]
+    slot_ids: tuple[str, ...]
+    """Of the workers that each have a part of the trainers' state."""
+
+
 class RunSaver:
-    """Saves a run, and sums it up."""
+    """Saves a run, and sums it up.
+
+    ::
+
+        training     ── step ──┤ copy ├── step ── step ── …      at a step boundary everybody copies what he writes;
+        checkpoint                    └─ write, sync, seal ─┤    training goes on while it is written
+    """
 
     def __init__(
         self,
@@ -46,6 +69,8 @@ class RunSaver:
         self._replicas = replicas
         self._reallocation = reallocation
         self._loop_start_s: float | None = None
+        self._writing: asyncio.Task[None] | None = None
+        """The checkpoint that was begun last, beside the training."""
 
     def loops_begin(self) -> None:
         """From now on is spent generating and training."""
@@ -62,18 +87,43 @@ class RunSaver:
         for owner in (self._books.ledger, self._books.router, self._books.buffer, self._reallocation.table):
             owner.check_integrity()
 
+    async def begin_save(self) -> float:
+        """Copy what a checkpoint holds, and let it be written while training goes on; returns how many seconds that
+        took. One is written at a time: the one before is waited for. One that cannot be written is a warning."""
+        begin_s = self._run.clock.now()
+        if self._writing is not None and not self._writing.done():
+            logger.info("training waits until the checkpoint before is written: checkpoint.every_steps is short for it")
+        await self.settled()
+        copied = await self._copy()
+        pause_s = self._run.clock.now() - begin_s
+        self._writing = self._run.tasks.create_task(self._write_beside(copied, pause_s=pause_s))
+        return pause_s
+
+    async def settled(self) -> None:
+        """Return when no checkpoint is being written."""
+        if self._writing is not None:
+            await self._writing
+
     async def save(self) -> None:
-        """Write a checkpoint.
+        """Write a checkpoint to its end; anew where a worker is lost that wrote a part of it.
 
         Raises:
             CheckpointError: it cannot be written.
         """
-        tokenizer, counters = self._setup.preparation.tokenizer, self._run.counters
+        await self.settled()
+        for _ in range(_MAX_ATTEMPTS - 1):
+            begin_s = self._run.clock.now()
+            copied = await self._copy()
+            try:
+                await self._write(copied, pause_s=self._run.clock.now() - begin_s)
+            except WriterLostError as error:
+                logger.warning("%s; it is written anew", error)
+            else:
+                return
+        begin_s = self._run.clock.now()
+        await self._write(await self._copy(), pause_s=self._run.clock.now() - begin_s)
 
-        async def write_model(folder: Path) -> None:
-            await self._trainers.save(folder)
-            await asyncio.to_thread(save_tokenizer, tokenizer, folder / POLICY_FOLDER)
-
+    async def _copy(self) -> _Copied:
         self.check_integrity()
         run = {
             "counters": self._current_counters().to_dict(),
@@ -81,8 +131,31 @@ class RunSaver:
             "source": self._setup.preparation.source.snapshot(),
             "elapsed_s": self._run.clock.now(),
         }
-        keep = self._setup.config.checkpoint.keep
-        await save_checkpoint(self._setup.folder.checkpoints, counters.num_steps, write_model, run, keep=keep)
+        step = self._run.counters.num_steps
+        return _Copied(step=step, run=run, slot_ids=await self._trainers.copy_state())
+
+    async def _write_beside(self, copied: _Copied, *, pause_s: float) -> None:
+        try:
+            await self._write(copied, pause_s=pause_s)
+        except CheckpointError as error:  # a full disk may have room again by the next one
+            logger.warning("%s; the run goes on", error)
+        except asyncio.CancelledError:
+            logger.warning("the checkpoint of step %d was not yet written, and is given up", copied.step)
+            raise
+
+    async def _write(self, copied: _Copied, *, pause_s: float) -> None:
+        tokenizer, begin_s = self._setup.preparation.tokenizer, self._run.clock.now()
+
+        async def write_model(folder: Path) -> None:
+            await self._trainers.write_state(copied.slot_ids, folder)
+            await asyncio.to_thread(save_tokenizer, tokenizer, folder / POLICY_FOLDER)
+
+        keep, folder = self._setup.config.checkpoint.keep, self._setup.folder.checkpoints
+        await save_checkpoint(folder, copied.step, write_model, copied.run, keep=keep)
+        now_s = self._run.clock.now()
+        self._run.events.emit(
+            CheckpointEvent(time_s=now_s, step=copied.step, pause_s=pause_s, duration_s=now_s - begin_s)
+        )
 
     def summary(self, *, held_out_after: float | None) -> RunSummary:
         """The numbers that the run comes down to."""

@@ -2,7 +2,7 @@
 
 ::
 
-    form ──► step ──► step …          add, remove, save, snapshot of the weights: between two steps
+    form ──► step ──► step …          add, remove, copies of weights and state: between two steps
                │         │
                └────┬────┘ a member is lost
                     ▼
@@ -35,6 +35,7 @@ from rlserve.errors import (
     StateLostError,
     WorkerFailedError,
     WorkerLostError,
+    WriterLostError,
 )
 from rlserve.manager.roles import Role
 from rlserve.tracking.events import RolePhase, RolePhaseEvent
@@ -230,21 +231,30 @@ class TrainerGroup:
             if slot_id in self._members and not is_replaced:
                 await self._regroup(self._members, lost={slot_id: error})
 
-    async def save(self, folder: Path) -> None:
-        """Write the policy and the trainer's state into a folder that all nodes see.
+    async def copy_state(self) -> tuple[str, ...]:
+        """Between two steps, let every member copy to host memory what it writes of a checkpoint; returns who did.
 
         Raises:
-            CheckpointError: the folder cannot be written.
+            WorkerFailedError: no member is left.
         """
         async with self._boundary.training():
             while True:
-                timeout_s = self._step_timeout_s
-                failures = failures_of(
-                    await self._calls.all(self._members, "save_trainer", folder, timeout_s=timeout_s)
-                )
+                failures = failures_of(await self._calls.all(self._members, "copy_state"))
                 if not failures:
-                    return
+                    return self._members
                 await self._regroup_survivors(failures)
+
+    async def write_state(self, slot_ids: Sequence[str], folder: Path) -> None:
+        """Let those who have copied write into a folder that all nodes see, while training goes on; whether they are
+        still members does not matter.
+
+        Raises:
+            CheckpointError: the folder cannot be written.
+            WriterLostError: one of them was lost, or did not answer in time.
+        """
+        answers = await self._calls.all(slot_ids, "write_state", folder, timeout_s=self._step_timeout_s)
+        for error in failures_of(answers).values():
+            raise WriterLostError(f"checkpoint {folder} is given up: {error}") from error
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
 

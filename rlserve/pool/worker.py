@@ -239,12 +239,16 @@ class Worker:
         """Give the train role up and free its memory."""
         self._train.leave()
 
-    def save_trainer(self, folder: Path) -> None:
-        """Write policy and trainer state (:meth:`TrainRole.save`)."""
-        self._train.save(folder)
+    def copy_state(self) -> None:
+        """Copy what this rank writes of a checkpoint (:meth:`TrainRole.copy_state`)."""
+        self._train.copy_state()
+
+    def write_state(self, folder: Path) -> None:
+        """Write that copy, in whatever role (:meth:`TrainRole.write_state`)."""
+        self._train.write_state(folder)
 
     def load_trainer(self, folder: Path) -> int:
-        """Restore what ``save_trainer`` wrote, bit for bit (:meth:`TrainRole.load`)."""
+        """Restore what ``write_state`` wrote on all ranks, bit for bit (:meth:`TrainRole.load`)."""
         return self._train.load(folder)
 
     def _rollout_role(self) -> RolloutRole:

@@ -168,6 +168,18 @@ class WeightEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class CheckpointEvent(Event):
+    """A checkpoint is wholly on disk."""
+
+    kind: ClassVar[str] = "checkpoint"
+    step: int
+    pause_s: float
+    """Training stood still: for the copy, and for the checkpoint before."""
+    duration_s: float
+    """Written beside the training, after the copy."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CanaryEvent(Event):
     """The replica on ``slot_id`` computes other log-probabilities than the trainer."""
 

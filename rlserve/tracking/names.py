@@ -30,6 +30,7 @@ CLIP_RATIO = "response_length/clip_ratio"
 FRAC_REWARD_ZERO_STD = "frac_reward_zero_std"
 STEP_S = "timing_s/step"
 WAIT_S = "timing_s/wait"
+SAVE_S = "timing_s/save_checkpoint"
 ROLLOUT_BUSY = "rollout/busy_share"
 KEPT_SHARE = "rollout/kept_share"
 MEAN_BATCH = "rollout/mean_batch"
@@ -77,6 +78,8 @@ METRICS: Mapping[str, str] = {
     STEP_S: "seconds of the training step, waiting included",
     WAIT_S: "seconds that the trainer waited for samples",
     "timing_s/update_actor": "seconds of forward, backward and optimizer",
+    SAVE_S: "seconds that training stood still after the step for a checkpoint, where one was due: to copy it, and "
+    "until the one before was written",
     "timing_s/weights": "seconds of the step that training waited for weights: the copy, and of the wait for the batch "
     "what fell into the time that a version was on its way to the replicas",
     TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",

@@ -15,6 +15,10 @@ from typing import Any
 
 import psutil
 import yaml
+from torch import Tensor
+
+from rlserve.trainers.backends.pytorch.state_files import StateFiles
+from rlserve.trainers.elastic.intervals import Interval
 
 _POLL_S = 0.05
 DEADLINE_S = 150.0
@@ -62,6 +66,15 @@ def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return result
+
+
+def saved_state(checkpoint: Path) -> dict[str, Tensor]:
+    """All tensors of the trainer's state, of however many ranks."""
+    files = StateFiles(checkpoint / "trainer")
+    return {
+        name: files.read(name, Interval(0, tensor.shape.numel())).view(tensor.shape)
+        for name, tensor in files.tensors.items()
+    }
 
 
 class Run:

@@ -172,13 +172,14 @@ class _Served:
         metrics: dict[str, float] = self.trainer.last_metrics
         return metrics
 
-    def save_state(self, path: Path) -> None:
-        self.trainer.save_state(path)
+    def copy_state(self) -> None:
+        self.copied = self.trainer.copy_state()
 
-    def load_state(self, path: Path) -> None:
-        from safetensors.torch import load_file
+    def write_state(self, folder: Path) -> None:
+        self.copied.write(folder / "trainer", policy_folder=folder / "policy")
 
-        self.trainer.load_state(load_file(path))
+    def load_files(self, folder: Path) -> None:
+        self.trainer.load_files(folder / "trainer")
 
     def signal_self_in(self, operation: str, signal_number: signal.Signals) -> None:
         """At the next ``operation`` of the group or the backend, this process sends itself the signal instead."""

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 from metric_names import spelled_out
 from model_folders import write_model
-from runs import Run, Workplace
-from safetensors.torch import load_file
+from runs import Run, Workplace, saved_state
 from transformers import AutoModelForCausalLM
 
 from rlserve.tracking.summary import RunSummary
@@ -105,7 +104,7 @@ def test_the_report_is_made_and_latest_points_at_the_run(finished: Run) -> None:
 def test_the_policy_of_the_checkpoint_is_what_was_trained(finished: Run, tiny_model: Path) -> None:
     checkpoint = finished.folder / "checkpoints" / "step_000003"
     policy = AutoModelForCausalLM.from_pretrained(checkpoint / "policy").state_dict()
-    state = load_file(checkpoint / "trainer.safetensors")
+    state = saved_state(checkpoint)
     initial = AutoModelForCausalLM.from_pretrained(tiny_model).state_dict()
     saved = {name.removeprefix("policy."): value for name, value in state.items() if name.startswith("policy.")}
     assert saved

@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
-from runs import Run, Workplace
+from runs import Run, Workplace, saved_state
 from safetensors.torch import load_file
 
 from rlserve.controller.checkpoint import is_whole
@@ -72,8 +72,7 @@ def test_ctrl_c_and_resume(workplace: Workplace) -> None:
     assert answered == [step for step in range(1, 11) for _ in range(4 * 2)]
     first = [event["version"] for event in again.events("weights") if event["slot_id"] == "cpu-b/0"]
     assert first.count(num_steps) == 3, "the weights of the checkpoint are delivered once more after each resume"
-    after = load_file(checkpoints(again)[-1] / "trainer.safetensors")
-    assert int(after["counters"][0]) == 10
+    assert int(saved_state(checkpoints(again)[-1])["counters"][0]) == 10
 
 
 def assert_holds_what_was_saved(workplace: Workplace, checkpoint: Path) -> None:
@@ -89,9 +88,9 @@ def assert_holds_what_was_saved(workplace: Workplace, checkpoint: Path) -> None:
     assert run.wait() == 130, run.output
     workplace.release()
     assert checkpoints(run) == [checkpoint]
-    assert f"step_{int(load_file(kept / 'trainer.safetensors')['counters'][0]):06d}" == checkpoint.name
-    for name in ("trainer.safetensors", "policy/model.safetensors"):
-        saved, resaved = load_file(kept / name), load_file(checkpoint / name)
+    assert f"step_{int(saved_state(kept)['counters'][0]):06d}" == checkpoint.name
+    policies = (load_file(folder / "policy/model.safetensors") for folder in (kept, checkpoint))
+    for saved, resaved in (policies, (saved_state(kept), saved_state(checkpoint))):
         assert saved.keys() == resaved.keys()
         assert all(resaved[key].equal(tensor) for key, tensor in saved.items())
 
@@ -151,7 +150,7 @@ def test_driver_killed_and_newest_checkpoint_damaged(workplace: Workplace) -> No
     run.wait_for_no_processes()
     assert not ray_folder.exists()
     good, damaged = checkpoints(run)[-2:]
-    state = damaged / "trainer.safetensors"
+    state = min((damaged / "trainer").glob("*.safetensors"))
     state.write_bytes(state.read_bytes()[:-1] + b"\x00\x01")
     again = workplace.resume("killed")
     assert_whole(again, 5)

@@ -220,26 +220,43 @@ def test_both_holders_of_a_shard_are_missed_and_two_who_are_not_neighbours_are_n
 
 
 def test_two_neighbours_that_leave_together_hand_over_first(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, tmp_path: Path
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
     create(four_ranks, model_path)
     meetings.regroup(four_ranks)
     call_all(four_ranks, "step", BATCHES[0])
-    call_all(four_ranks, "save_state", tmp_path / "before")
+    (before,) = set(call_all(four_ranks, "digest"))
     meetings.regroup(four_ranks, num_leaving=2)
     call_all(four_ranks[2:], "leave")
     staying = four_ranks[:2]
     meetings.regroup(staying)
-    call_all(staying, "save_state", tmp_path / "after")
-    assert (tmp_path / "after").read_bytes() == (tmp_path / "before").read_bytes()
-    # The file is a whole one, for any number of ranks.
-    alone = four_ranks[3]
-    create([alone], model_path)
-    alone.call("load_state", tmp_path / "after")
-    staying[0].call("load_state", tmp_path / "after")
-    staying[1].call("load_state", tmp_path / "after")
-    call_all([*staying, alone], "step", BATCHES[1])
-    assert call_all(staying, "digest") == [alone.call("digest")] * 2
+    assert call_all(staying, "digest") == [before] * 2
+
+
+@pytest.mark.parametrize(("num_before", "num_after"), [(4, 1), (1, 3), (2, 4)])
+def test_a_state_is_written_by_all_beside_the_next_step_and_loads_on_another_number_of_ranks(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, tmp_path: Path, num_before: int, num_after: int
+) -> None:
+    writers, readers = four_ranks[:num_before], four_ranks[:num_after]
+    create(writers, model_path)
+    meetings.regroup(writers)
+    call_all(writers, "step", BATCHES[0])
+    (expected,) = set(call_all(writers, "digest"))
+    call_all(writers, "copy_state")
+    call_all(writers, "step", BATCHES[1])
+    (expected_next,) = set(call_all(writers, "digest"))
+    for writer in writers:
+        writer.call("leave")
+        writer.call("write_state", tmp_path)
+    files = {path.name: path.stat().st_size for path in (tmp_path / "trainer").glob("*.safetensors")}
+    assert len(files) == num_before
+    assert max(files.values()) < 1.2 * sum(files.values()) / num_before, "each writes its share"
+    create(readers, model_path)
+    meetings.regroup(readers)
+    call_all(readers, "load_files", tmp_path)
+    assert call_all(readers, "digest") == [expected] * num_after
+    call_all(readers, "step", BATCHES[1])
+    assert call_all(readers, "digest") == [expected_next] * num_after
 
 
 def test_a_rank_that_raises_alone_stops_the_others_at_once(

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, StateCopy
 from rlserve.trainers.batch import Batch
 
 FloatArray = NDArray[np.float32]
@@ -177,12 +177,16 @@ class Backend(ABC):
         """As ``Trainer.state``."""
 
     @abstractmethod
-    def save_state(self, path: Path) -> None:
-        """As ``Trainer.save_state``."""
+    def copy_state(self) -> StateCopy:
+        """As ``Trainer.copy_state``."""
 
     @abstractmethod
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """As ``Trainer.load_state``."""
+
+    @abstractmethod
+    def load_files(self, folder: Path) -> None:
+        """As ``Trainer.load_files``."""
 
     @abstractmethod
     def meet(self, membership: Membership) -> None:

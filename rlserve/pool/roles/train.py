@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from rlserve.engine.device.memory import free_device_memory
 from rlserve.engine.weights.fingerprint import fingerprint
@@ -18,6 +17,7 @@ from rlserve.pool.base import POLICY_FOLDER, MemoryChange, WorkerSpec
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
+from rlserve.trainers.base import StateCopy
 from rlserve.weights.canary import CanaryScores, batch_of
 from rlserve.weights.config import sends_deltas
 from rlserve.weights.contents.base import Contents
@@ -27,7 +27,8 @@ from rlserve.weights.transports.factory import create_sending_end
 
 logger = logging.getLogger(__name__)
 
-TRAINER_FILE = "trainer.safetensors"
+TRAINER_FOLDER = "trainer"
+"""Of a checkpoint: what the ranks wrote of their state."""
 
 
 class TrainRole:
@@ -47,6 +48,8 @@ class TrainRole:
         end, keeps_last = create_sending_end(spec.weights), sends_deltas(spec.weights)
         self.sender = Sender(spec.slot_id, end, contents, keeps_last=keeps_last)
         """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
+        self._state_copy: StateCopy | None = None
+        """To be written, also when this worker trains no more."""
         self._is_stepping = False
         self.active = False
         """Whether the worker has the role now."""
@@ -193,26 +196,35 @@ class TrainRole:
                 self._trainer.leave()
                 self._is_prepared = False
 
-    def save(self, folder: Path) -> None:
-        """Write the policy as a Hugging Face folder and everything else as one safetensors file. All members call this
-        together, and rank 0 writes.
+    def copy_state(self) -> None:
+        """Between two steps: copy to host memory what this rank writes of a checkpoint, in place of any copy before.
+        All members do so between the same two."""
+        with self._lock, self._pace.copying():
+            self._state_copy = None
+            self._state_copy = self._active_trainer().copy_state()
+
+    def write_state(self, folder: Path) -> None:
+        """Write the copy, and let go of it: the rank's file, and on rank 0 the policy as a Hugging Face folder. Waits
+        for no step, no change of roles and no other rank.
 
         Raises:
-            CheckpointError: on rank 0; the folder cannot be written.
+            CheckpointError: the folder cannot be written.
+            WorkerFailedError: there is no copy.
         """
-        with self._lock:
-            trainer = self._active_trainer()
-            try:
-                trainer.save_pretrained(folder / POLICY_FOLDER)
-                trainer.save_state(folder / TRAINER_FILE)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"checkpoint {folder} cannot be written: {error}") from error
+        copied, self._state_copy = self._state_copy, None
+        if copied is None:
+            raise WorkerFailedError(f"{self._spec.slot_id} has no copy of a trainer's state to write")
+        try:
+            copied.write(folder / TRAINER_FOLDER, policy_folder=folder / POLICY_FOLDER)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"checkpoint {folder} cannot be written: {error}") from error
 
     def load(self, folder: Path) -> int:
-        """Restore what ``save`` wrote, bit for bit; returns how many steps it holds. All members call this."""
+        """Restore what the members of a group, of any size, wrote, bit for bit; returns how many steps it holds. All
+        members call this."""
         with self._lock:
             trainer = self._active_trainer()
-            trainer.load_state(load_file(folder / TRAINER_FILE))
+            trainer.load_files(folder / TRAINER_FOLDER)
             return trainer.num_steps
 
     def _weights_of(self, version: int) -> dict[str, torch.Tensor]:

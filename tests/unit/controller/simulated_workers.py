@@ -133,6 +133,7 @@ class SimulatedWorker:
         self.batches: tuple[tuple[str, ...], ...] | None = None
         """Sample ids of every step that the trainer has completed."""
         self.snapshots: set[int] = set()
+        self.copied: tuple[int, str] | None = None
         """Versions of the weights that are to be sent."""
         self.place: Membership | None = None
         self.meeting: Meeting | None = None
@@ -447,11 +448,17 @@ class SimulatedWorker:
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
         return TrainedWeights(fingerprint=1000 + version, canary=self.world.canary_of(version))
 
-    async def do_save_trainer(self, folder: Path) -> None:
+    async def do_copy_state(self) -> None:
         assert not self.sleeping, f"{self.slot_id} sleeps"
         assert self.place is not None
-        if self.place.rank == 0:
-            (folder / TRAINER_FILE).write_text(json.dumps(self.batches))
+        self.copied = (self.place.rank, json.dumps(self.batches))
+
+    async def do_write_state(self, folder: Path) -> None:
+        assert self.copied is not None, f"{self.slot_id} has copied nothing"
+        (rank, batches), self.copied = self.copied, None
+        await asyncio.sleep(self.world.chance.uniform(0.0, self.world.speeds.step_s))
+        if rank == 0:
+            (folder / TRAINER_FILE).write_text(batches)
 
 
 _METRICS = {"training/log_prob_diff_mean": 0.0, names.REWARD: 0.5}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import shutil
+import sys
 import threading
 from pathlib import Path
 from typing import Any, cast
@@ -117,7 +119,9 @@ def test_a_tokenizer_that_finds_the_disk_full_costs_the_checkpoint_and_not_the_r
     async def write_model(folder: Path) -> None:
         save_tokenizer(cast(Any, Tokenizer()), folder)
 
-    with pytest.raises(CheckpointError, match=r"tokenizer cannot be written to .*step_000020: No space left on device"):
+    with pytest.raises(
+        CheckpointError, match=r"tokenizer cannot be written to .*step_000020_\w{8}: No space left on device"
+    ):
         asyncio.run(save_checkpoint(tmp_path, 20, write_model, {}, keep=2))
     assert list(tmp_path.iterdir()) == []
 
@@ -142,7 +146,7 @@ def test_checkpoints_are_ordered_as_numbers(tmp_path: Path) -> None:
 
 
 def test_what_was_half_written_before_a_kill_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".writing_step_000007").mkdir()
+    (tmp_path / ".writing_step_000007_0123abcd").mkdir()
     save(tmp_path, 8)
     assert [path.name for path in tmp_path.iterdir()] == ["step_000008"]
 
@@ -176,3 +180,77 @@ def test_an_old_checkpoint_that_cannot_be_removed_is_named_and_tried_again(
     monkeypatch.setattr(shutil, "rmtree", rmtree)
     save(tmp_path, 3, keep=1)
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000003"]
+
+
+class Killed(BaseException):
+    """Not handled by anything, as SIGKILL is not."""
+
+
+class Killer:
+    """Ends what goes on before the n-th time that it changes anything below a folder."""
+
+    def __init__(self) -> None:
+        self._folder = ""
+        self.num_left = 0
+        sys.addaudithook(self._notice)  # stays to the end of the process, and does nothing unless armed
+
+    def arm(self, folder: Path, number: int) -> None:
+        self._folder, self.num_left = str(folder), number
+
+    def disarm(self) -> None:
+        self._folder = ""
+
+    def _notice(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if not self._folder or event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            return
+        if event in ("os.remove", "os.rmdir") or str(arguments[0]).startswith(self._folder):
+            self.num_left -= 1
+            if self.num_left == 0:
+                raise Killed
+
+
+killer = Killer()
+
+
+def save_in_pieces(parent: Path, step: int, *, keep: int) -> Path:
+    async def write_model(folder: Path) -> None:
+        for name in ("policy", "trainer"):
+            (folder / name).mkdir()
+            for piece in (b"first", b"second"):
+                with (folder / name / "weights").open("ab") as file:
+                    file.write(piece)
+
+    return asyncio.run(save_checkpoint(parent, step, write_model, {"step": step}, keep=keep))
+
+
+def test_a_kill_between_any_two_changes_of_the_disk_leaves_the_last_good_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Before each file is opened, to be written or synced, and before each folder is made, renamed or removed."""
+    found = []
+    for number in itertools.count(1):
+        parent = tmp_path / str(number)
+        for step in (1, 2):
+            save_in_pieces(parent, step, keep=2)
+        caplog.clear()
+        killer.arm(parent, number)
+        try:
+            save_in_pieces(parent, 3, keep=2)
+        except Killed:
+            pass
+        finally:
+            killer.disarm()
+        if killer.num_left > 0:
+            break
+        good = newest_checkpoint(parent)
+        found.append(read_run(good).content["step"])
+        said = [f"{path} was not written to its end" in caplog.text for path in parent.glob(".writing_*")]
+        assert all(said)
+        assert good.name == f"step_{found[-1]:06d}"
+        assert (good / "trainer" / "weights").read_bytes() == b"firstsecond"
+        assert all(is_whole(save_in_pieces(parent, step, keep=2)) for step in (3, 4))
+        assert [path.name for path in checkpoints(parent)] == ["step_000003", "step_000004"]
+        assert not list(parent.glob(".writing_*"))
+    assert len(found) > 20
+    assert found == sorted(found), "once it is sealed it is the one to go on from"
+    assert set(found) == {2, 3}

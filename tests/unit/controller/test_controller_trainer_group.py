@@ -12,7 +12,7 @@ from controller_fakes import FakeClock, FakeFleet, recorded, run_context, settle
 
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError
+from rlserve.errors import NonFiniteLossError, StateLostError, WorkerFailedError, WorkerLostError, WriterLostError
 from rlserve.manager.roles import Role
 
 BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
@@ -189,16 +189,33 @@ def test_a_leaving_worker_hands_over_what_is_lost_with_another() -> None:
     asyncio.run(scenario())
 
 
-def test_all_members_save_and_do_it_again_without_one_that_is_lost() -> None:
+def test_all_members_copy_their_state_and_do_it_again_without_one_that_is_lost() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b", "c").formed()
         setting.fleet["a"].kill()
         answers = iter([WorkerFailedError("all-gather failed"), None])
-        setting.fleet["b"].answers["save_trainer"] = lambda folder: _raised(next(answers))
-        await setting.group.save(Path("folder"))
+        setting.fleet["b"].answers["copy_state"] = lambda: _raised(next(answers))
+        assert await setting.group.copy_state() == ("b", "c")
         assert setting.lost == ["a"]
-        saves = [slot_id for slot_id, method in setting.fleet.log if method == "save_trainer"]
-        assert sorted(saves) == ["b", "b", "c", "c"]
+        copies = [slot_id for slot_id, method in setting.fleet.log if method == "copy_state"]
+        assert sorted(copies) == ["b", "b", "c", "c"]
+
+    asyncio.run(scenario())
+
+
+def test_a_state_is_written_during_a_step_and_by_those_who_have_left_and_given_up_where_one_is_lost() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+        copied = await setting.group.copy_state()
+        assert await setting.group.remove(("c",), on_leaving=lambda: None)
+        async with setting.group._boundary.training():  # as while a step is under way
+            await setting.group.write_state(copied, Path("folder"))
+        writes = [slot_id for slot_id, method in setting.fleet.log if method == "write_state"]
+        assert sorted(writes) == ["a", "b", "c"]
+        setting.fleet["b"].kill()
+        with pytest.raises(WriterLostError, match="checkpoint folder is given up"):
+            await setting.group.write_state(copied, Path("folder"))
+        assert setting.group.members == ("a", "b"), "whoever steps finds that, or the heartbeat"
 
     asyncio.run(scenario())
 

@@ -111,7 +111,8 @@ def test_merged_weights_are_those_of_peft(tmp_path: Path, pairs: list[Pair]) -> 
     pairs.append(pair)
     pair.train.step(random_batch(0))
     pair.sync(1)
-    pair.train.save(tmp_path)
+    pair.train.copy_state()
+    pair.train.write_state(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, str(tmp_path / "policy")).merge_and_unload().state_dict()
     for name, tensor in pair.engine.named_weights():

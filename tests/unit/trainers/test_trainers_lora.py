@@ -130,11 +130,11 @@ def test_the_reference_is_the_model_without_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("algorithm", [PPOConfig(), GRPOConfig()])
 def test_a_saved_state_restores_all_bits_over_the_base(tmp_path: Path, algorithm: AlgorithmConfig) -> None:
-    path, file = save_tiny_model(tmp_path), tmp_path / "state.safetensors"
+    path, folder = save_tiny_model(tmp_path), tmp_path / "saved"
     trainer = trained(path, algorithm=algorithm)
-    trainer.save_state(file)
+    trainer.copy_state().write(folder / "trainer", policy_folder=folder / "policy")
     restored = new_trainer(path, algorithm, load_weights=False)
-    restored.load_state(load_file(file))
+    restored.load_files(folder / "trainer")
     batch = random_batch(7)
     np.testing.assert_array_equal(restored.log_probs(batch), trainer.log_probs(batch))
     assert all(torch.equal(tensor, trainer.state()[name]) for name, tensor in restored.state().items())

@@ -296,15 +296,27 @@ def test_a_step_that_broke_off_between_two_updates_is_taken_back(
     assert_same_bits(trainer.state(), other.state())
 
 
-def test_a_saved_file_is_what_safetensors_reads_and_a_folder_that_is_gone_breaks_nothing(
+def test_a_copied_state_is_written_after_the_next_step_as_what_safetensors_reads(
     model_path: str, tmp_path: Path
 ) -> None:
     trainer = make_trainer(model_path, PPOConfig(kl_coefficient=0.1))
     trainer.step(random_batch(0))
-    trainer.save_state(tmp_path / "trainer.safetensors")
-    assert_same_bits(load_file(tmp_path / "trainer.safetensors"), trainer.state())
-    with pytest.raises(OSError, match="No such file"):
-        trainer.save_state(tmp_path / "gone" / "trainer.safetensors")
+    saved = copy_of(trainer.state())
+    copied = trainer.copy_state()
+    trainer.step(random_batch(1))
+    copied.write(tmp_path / "trainer", policy_folder=tmp_path / "policy")
+    written = load_file(tmp_path / "trainer" / "state-00001-of-00001.safetensors")
+    assert_same_bits({name: tensor.view(saved[name].shape) for name, tensor in written.items()}, saved)
+    policy = load_file(tmp_path / "policy" / "model.safetensors")
+    assert_same_bits(
+        {f"policy.{name}": tensor for name, tensor in policy.items()},
+        {name: tensor for name, tensor in saved.items() if name.startswith("policy.")},
+    )
+    trainer.load_files(tmp_path / "trainer")
+    assert_same_bits(trainer.state(), saved)
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="Not a directory"):
+        copied.write(tmp_path / "file" / "trainer", policy_folder=tmp_path / "policy")
 
 
 def test_the_last_metrics_are_kept(model_path: str) -> None:

@@ -38,7 +38,7 @@ from rlserve.trainers.backends.base import (
     Wanted,
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.pytorch.adapters import adapter_weights, save_adapters
+from rlserve.trainers.backends.pytorch.adapters import adapter_weights
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
@@ -48,8 +48,9 @@ from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
-from rlserve.trainers.backends.pytorch.state import TrainingState
-from rlserve.trainers.backends.pytorch.state_file import write_tensors
+from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory, TrainingState
+from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
+from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
@@ -176,32 +177,27 @@ class TorchBackend(Backend):
         return adapter_weights(parameters) if self._config.lora.is_on else checkpoint_weights(parameters)
 
     def save_pretrained(self, folder: Path) -> None:
-        if self._config.lora.is_on:
-            save_adapters(folder, self.weights(), self._config.lora, self._model_path)
-            return
-        # Copies, because safetensors refuses tensors that share one storage, as views of the flat vector do.
         weights = {name: view.to("cpu", copy=True) for name, view in self._policy_parameters().items()}
-        self._held_state().policy.save_pretrained(folder, state_dict=weights)
+        self._policy_copy(weights).write(folder)
 
     def state(self) -> dict[str, Tensor]:
         state = self._held_state()
         names = [tensor.name for tensor in state.saved_tensors()]
         return dict(zip(names, state.gathered(self._group), strict=True))
 
-    def save_state(self, path: Path) -> None:
-        state = self._held_state()
-        tensors = state.gathered(self._group)
-        try:
-            if self._group.rank == 0:
-                write_tensors(path, state.saved_tensors(), tensors)
-        finally:
-            for _ in tensors:  # all ranks take part to the end, also where rank 0 cannot write
-                pass
+    def copy_state(self) -> ShardCopy:
+        return ShardCopy(self._held_state(), self._group, self._policy_copy)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._load(StateInMemory(state))
+
+    def load_files(self, folder: Path) -> None:
+        self._load(StateFiles(folder))
+
+    def _load(self, saved: SavedState) -> None:
         if self._state is None:
             self._state = self._new_state(load_weights=False)
-        self._state.load(state)
+        self._state.load(saved)
 
     def meet(self, membership: Membership) -> None:
         self._next_groups.meet(membership)
@@ -285,6 +281,12 @@ class TorchBackend(Backend):
         assert self._state is not None, "the trainer has left: resize or load_state brings it back"
         assert self._state.progress.num_steps != NOTHING, "built without weights: join a group, or load a state, first"
         return self._state
+
+    def _policy_copy(self, weights: Mapping[str, Tensor]) -> PolicyCopy:
+        """Of the policy's parameters in host memory."""
+        if self._config.lora.is_on:
+            return AdaptersCopy(adapter_weights(weights), self._config.lora, self._model_path)
+        return ModelCopy(self._held_state().policy, weights)
 
     def _policy_parameters(self) -> dict[str, Tensor]:
         flat = self._held_state().flat

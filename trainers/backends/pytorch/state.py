@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +28,7 @@ from rlserve.trainers.elastic.standing import NOTHING
 COUNTERS = "counters"
 """Name of the tensor [steps, optimizer updates] in a saved state."""
 
-_MOMENTS = {"first_moment.": "first", "second_moment.": "second"}
+MOMENTS = {"first_moment.": "first", "second_moment.": "second"}
 """Prefix of a moment's name in a saved state, and what ``Moments`` calls it."""
 
 
@@ -38,6 +39,30 @@ class SavedTensor:
     name: str
     shape: torch.Size
     dtype: torch.dtype
+
+
+class SavedState(ABC):
+    """A saved state, of which any elements can be read."""
+
+    tensors: Mapping[str, SavedTensor]
+    """What it consists of, by name."""
+
+    @abstractmethod
+    def read(self, name: str, elements: Interval) -> Tensor:
+        """Some elements of a tensor, counted through all its dimensions; [elements]."""
+
+
+class StateInMemory(SavedState):
+    """As ``gathered`` gives it."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        self._state = state
+        self.tensors = {
+            name: SavedTensor(name=name, shape=tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()
+        }
+
+    def read(self, name: str, elements: Interval) -> Tensor:
+        return self._state[name].flatten()[elements.elements]
 
 
 class TrainingState:
@@ -97,7 +122,7 @@ class TrainingState:
 
     def saved_tensors(self) -> list[SavedTensor]:
         """What a saved state consists of, in order; the same on any number of ranks."""
-        prefixes = dict.fromkeys(("", *_MOMENTS), self.flat)
+        prefixes = dict.fromkeys(("", *MOMENTS), self.flat)
         tensors = [
             SavedTensor(name=f"{prefix}{module}.{name}", shape=place.parameter.shape, dtype=torch.float32)
             for prefix, flat in prefixes.items()
@@ -118,7 +143,7 @@ class TrainingState:
         """
         for module in self.flat.segments:
             yield from self.flat.views(module, self.flat.vector).values()
-        for name in _MOMENTS.values():
+        for name in MOMENTS.values():
             for module in self.flat.segments:
                 for place in self.flat.places(module):
                     yield self._gathered_moments(group, place, name)
@@ -126,26 +151,27 @@ class TrainingState:
             yield from self.flat_reference.views("reference", self.flat_reference.vector).values()
         yield torch.tensor([self.progress.num_steps, self.optimizer.num_updates])
 
-    def load(self, saved: Mapping[str, Tensor]) -> None:
-        """Take over a saved state: all parameters, and the moments of the shards that this rank holds.
+    def load(self, saved: SavedState) -> None:
+        """Take over a saved state: all parameters, and the moments of the shards that this rank holds. Nothing else of
+        it is read.
 
         Raises:
             WeightsRefusedError: names, shapes or types differ from this state's; nothing was changed.
         """
         expected = {tensor.name: tensor for tensor in self.saved_tensors()}
-        _check_fits(expected, saved)
+        _check_fits(expected, saved.tensors)
         if self.progress.num_steps == NOTHING:
             self._hold_everything()
+        for flat in (self.flat, *(() if self.flat_reference is None else (self.flat_reference,))):
+            for module in flat.segments:
+                for name, place in flat.named_places(module):
+                    whole = Interval(0, place.elements.num_elements)
+                    flat.vector[place.elements.elements].copy_(saved.read(f"{module}.{name}", whole))
         for module in self.flat.segments:
-            for name, view in self.flat.views(module, self.flat.vector).items():
-                view.copy_(saved[f"{module}.{name}"])
             for name, place in self.flat.named_places(module):
-                for prefix, moment in _MOMENTS.items():
-                    self._load_moments(place, moment, saved[f"{prefix}{module}.{name}"])
-        if self.flat_reference is not None:
-            for name, view in self.flat_reference.views("reference", self.flat_reference.vector).items():
-                view.copy_(saved[f"reference.{name}"])
-        num_steps, num_updates = saved[COUNTERS].tolist()
+                for prefix, moment in MOMENTS.items():
+                    self._load_moments(place, moment, saved, f"{prefix}{module}.{name}")
+        num_steps, num_updates = saved.read(COUNTERS, Interval(0, 2)).tolist()
         self.progress.restart(num_steps=num_steps, num_updates=num_updates)
 
     def _hold_everything(self) -> None:
@@ -162,15 +188,16 @@ class TrainingState:
         gather_shards(group, whole, parts)
         return whole.view(place.parameter.shape)
 
-    def _load_moments(self, place: Place, name: str, saved: Tensor) -> None:
+    def _load_moments(self, place: Place, moment: str, saved: SavedState, name: str) -> None:
         for moments in self.optimizer.moments:
             common = intersection(place.elements, moments.elements)
             if common.num_elements:
-                first, end = common.first - place.elements.first, common.end - place.elements.first
-                getattr(moments.part(common), name).copy_(saved.flatten()[first:end])
+                first = place.elements.first
+                part = saved.read(name, Interval(common.first - first, common.end - first))
+                getattr(moments.part(common), moment).copy_(part)
 
 
-def _check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, Tensor]) -> None:
+def _check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, SavedTensor]) -> None:
     if odd := sorted(expected.keys() ^ saved.keys()):
         where = "lacks" if odd[0] in expected else "has the unknown"
         raise WeightsRefusedError(f"saved trainer state {where} tensor {odd[0]!r} ({len(odd)} such names)")

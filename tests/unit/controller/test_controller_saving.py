@@ -1,0 +1,147 @@
+"""Checkpoints are written beside the training, one at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from controller_fakes import recorded, run_context
+
+from rlserve.config.tree import CheckpointConfig
+from rlserve.controller.checkpoint import checkpoints, read_run
+from rlserve.controller.saving import RunSaver
+from rlserve.errors import CheckpointError, WriterLostError
+from rlserve.tracking.events import CheckpointEvent
+
+
+class FakeTrainers:
+    """Copies at once, and writes when it is let."""
+
+    def __init__(self) -> None:
+        self.may_write = asyncio.Event()
+        self.failures: list[Exception] = []
+        """Of the next writes."""
+        self.num_copies = 0
+
+    async def copy_state(self) -> tuple[str, ...]:
+        self.num_copies += 1
+        return ("a", "b")
+
+    async def write_state(self, slot_ids: Sequence[str], folder: Path) -> None:
+        assert slot_ids == ("a", "b")
+        await self.may_write.wait()
+        (folder / "state").write_text("half")
+        if self.failures:
+            raise self.failures.pop(0)
+
+
+class Saving:
+    """A saver among fakes."""
+
+    def __init__(self, tasks: asyncio.TaskGroup, folder: Path) -> None:
+        self.run, self.trainers, self.folder = run_context(tasks), FakeTrainers(), folder
+        self.events = recorded(self.run.events, CheckpointEvent)
+        owner = SimpleNamespace(check_integrity=lambda: None, snapshot=dict)
+        setup = SimpleNamespace(
+            preparation=SimpleNamespace(tokenizer=SimpleNamespace(save_pretrained=lambda _: None), source=owner),
+            config=SimpleNamespace(checkpoint=CheckpointConfig()),
+            folder=SimpleNamespace(checkpoints=folder),
+        )
+        self.saver = RunSaver(
+            self.run,
+            cast(Any, SimpleNamespace(ledger=owner, router=owner, buffer=owner)),
+            cast(Any, setup),
+            cast(Any, self.trainers),
+            weights=cast(Any, None),
+            replicas=cast(Any, SimpleNamespace(num_generated_tokens=0)),
+            reallocation=cast(Any, SimpleNamespace(table=owner)),
+        )
+
+    def at_step(self, step: int) -> RunSaver:
+        self.run.counters.num_steps = step
+        return self.saver
+
+    @property
+    def saved(self) -> list[int]:
+        """Steps of those that are there; each holds what was so when it was begun."""
+        found = {path.name: read_run(path).num_steps for path in checkpoints(self.folder)}
+        assert list(found) == [f"step_{step:06d}" for step in found.values()]
+        return list(found.values())
+
+
+def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            saving = Saving(tasks, tmp_path)
+            await saving.at_step(2).begin_save()
+            saving.run.counters.num_steps = 3
+            assert saving.saved == []
+            second = asyncio.ensure_future(saving.at_step(4).begin_save())
+            await asyncio.sleep(0)
+            assert saving.trainers.num_copies == 1, "two copies at once would be twice the memory"
+            saving.trainers.may_write.set()
+            await second
+            assert saving.saved == [2]
+            await saving.at_step(5).save()
+            assert saving.saved == [4, 5], "the run waits for the last, and for what was begun before"
+            assert [event.step for event in saving.events] == [2, 4, 5]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("failure", [CheckpointError("disk full"), WriterLostError("b is lost")])
+def test_one_that_cannot_be_written_in_mid_run_is_a_warning_and_leaves_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, failure: Exception
+) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            saving = Saving(tasks, tmp_path)
+            saving.trainers.may_write.set()
+            saving.trainers.failures = [failure]
+            await saving.at_step(2).begin_save()
+            await saving.saver.settled()
+            assert f"{failure}; the run goes on" in caplog.text
+            assert list(tmp_path.iterdir()) == []
+            await saving.at_step(4).begin_save()
+            await saving.saver.settled()
+            assert saving.saved == [4]
+
+    asyncio.run(scenario())
+
+
+def test_the_last_is_written_anew_without_a_lost_writer_and_fails_where_the_disk_is_full(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            saving = Saving(tasks, tmp_path)
+            saving.trainers.may_write.set()
+            saving.trainers.failures = [WriterLostError("b is lost")]
+            await saving.at_step(2).save()
+            assert (saving.saved, saving.trainers.num_copies) == ([2], 2)
+            saving.trainers.failures = [CheckpointError("disk full")]
+            with pytest.raises(CheckpointError, match="disk full"):
+                await saving.at_step(3).save()
+            saving.trainers.failures = [WriterLostError("lost")] * 9
+            with pytest.raises(WriterLostError):
+                await saving.at_step(3).save()
+            assert saving.saved == [2]
+
+    asyncio.run(scenario())
+
+
+def test_a_run_that_ends_before_a_checkpoint_is_written_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            await Saving(tasks, tmp_path).at_step(2).begin_save()
+            await asyncio.sleep(0)
+            raise RuntimeError
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(scenario())
+    assert "the checkpoint of step 2 was not yet written, and is given up" in caplog.text
+    assert checkpoints(tmp_path) == []
