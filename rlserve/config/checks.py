@@ -29,6 +29,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_lengths(config),
         *_check_batch(config),
         *_check_groups(config),
+        *_check_keep_best(config),
         *_check_deterministic_training(config, discovered),
         *_check_launch(config),
         *_check_weights(config, discovered),
@@ -117,6 +118,14 @@ def _check_groups(config: RunConfig) -> Iterator[Problem]:
             f"must be at least 2 with algorithm.name={config.algorithm.name}, which compares the answers to a prompt"
         )
         yield Problem("rollout.samples_per_prompt", f"{message}, got {config.rollout.samples_per_prompt}")
+
+
+def _check_keep_best(config: RunConfig) -> Iterator[Problem]:
+    checkpoint, evaluation = config.checkpoint, config.evaluation
+    is_scored = checkpoint.every_steps > 0 and evaluation.every_steps > 0
+    if checkpoint.keep_best and not is_scored:
+        message = "needs checkpoints with scores: set checkpoint.every_steps and evaluation.every_steps, got"
+        yield Problem("checkpoint.keep_best", f"{message} {checkpoint.keep_best}")
 
 
 def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:

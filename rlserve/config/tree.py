@@ -57,6 +57,9 @@ class CheckpointConfig:
     """Save every so many steps; 0 saves only at the end and on Ctrl-C."""
     keep: int = 2
     """Checkpoints that stay; the oldest go first."""
+    keep_best: int = 0
+    """So many stay beside those, the ones with the best held-out scores. A checkpoint has a score where one is taken
+    after its step (``evaluation.every_steps``)."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -64,6 +67,7 @@ class CheckpointConfig:
             {
                 "every_steps": self.every_steps >= 0 or "must be at least 0",
                 "keep": self.keep >= 1 or "must be at least 1",
+                "keep_best": self.keep_best >= 0 or "must be at least 0",
             },
         )
 

@@ -60,9 +60,15 @@ def checkpoint_name(step: int) -> str:
 
 
 async def save_checkpoint(
-    parent: Path, step: int, write_model: Callable[[Path], Awaitable[None]], run: dict[str, Any], *, keep: int
+    parent: Path,
+    step: int,
+    write_model: Callable[[Path], Awaitable[None]],
+    run: dict[str, Any],
+    *,
+    keep: int,
+    keep_best: int = 0,
 ) -> Path:
-    """Write one checkpoint, and remove all that lie before the newest ``keep`` of those up to it.
+    """Write one checkpoint, and remove all up to it but the newest ``keep`` and the ``keep_best`` with the best scores.
 
     ``write_model`` fills the given folder with the policy and the trainer's state. A whole one that exists for
     this step already is kept as it is; a damaged one, which the run did not go on from, is replaced. Files are read,
@@ -87,7 +93,7 @@ async def save_checkpoint(
             raise
         raise CheckpointError(f"checkpoint {final} cannot be written: {error.strerror or error}") from error
     logger.info("checkpoint %s", final)
-    await asyncio.to_thread(_remove_old, parent, step, keep)
+    await asyncio.to_thread(_remove_old, parent, step, keep, keep_best)
     return final
 
 
@@ -101,11 +107,17 @@ def _make_room(temporary: Path, final: Path) -> bool:
     return False
 
 
-def _remove_old(parent: Path, newest_step: int, keep: int) -> None:
-    """Remove what lies before the ``keep`` newest up to ``newest_step``, and what was half written before them.
-    Later ones are none of this run's: it went on from an older one because they are damaged, and comes to them yet."""
+def _remove_old(parent: Path, newest_step: int, keep: int, keep_best: int) -> None:
+    """Remove what lies before the ``keep`` newest up to ``newest_step``, but for the ``keep_best`` with the best
+    scores, and what was half written before them. Later ones are none of this run's: it went on from an older one
+    because they are damaged, and comes to them yet."""
     up_to_now = [path for path in checkpoints(parent) if (_step_of(path.name) or 0) <= newest_step]
-    for old in (*up_to_now[:-keep], *_half_written(parent)):
+    old_ones = up_to_now[:-keep]
+    if keep_best:
+        scored = [(score, path) for path in up_to_now if (score := held_out_score(path)) is not None]
+        best = {path for _, path in sorted(scored)[-keep_best:]}  # of equal ones, the newest
+        old_ones = [path for path in old_ones if path not in best]
+    for old in (*old_ones, *_half_written(parent)):
         try:
             shutil.rmtree(old)
         except OSError as error:
@@ -171,6 +183,15 @@ def newest_checkpoint(parent: Path) -> Path:
             return checkpoint
         logger.warning("checkpoint %s is damaged, falling back to the one before it", checkpoint)
     raise UserError(f"{parent} holds no whole checkpoint ({len(found)} damaged): there is nothing to resume from")
+
+
+def held_out_score(checkpoint: Path) -> float | None:
+    """That was taken after its step; None where none was, or the checkpoint is damaged."""
+    try:
+        score: float | None = read_run(checkpoint).content.get("held_out")
+    except (OSError, ValueError):
+        return None
+    return score
 
 
 def read_run(checkpoint: Path) -> SavedRun:

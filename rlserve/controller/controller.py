@@ -223,7 +223,7 @@ class Controller:
                 metrics |= score.result().metrics()
         if self._is_due(config.checkpoint.every_steps, report.step):
             await parts.turns.begin_training()
-            metrics[names.SAVE_S] = await parts.saver.begin_save()
+            metrics[names.SAVE_S] = await parts.saver.begin_save(held_out=metrics.get(names.HELD_OUT))
         self._setup.tracker.log(report.step, metrics)
 
     def _is_due(self, every_steps: int, step: int) -> bool:

@@ -87,14 +87,16 @@ class RunSaver:
         for owner in (self._books.ledger, self._books.router, self._books.buffer, self._reallocation.table):
             owner.check_integrity()
 
-    async def begin_save(self) -> float:
+    async def begin_save(self, *, held_out: float | None = None) -> float:
         """Copy what a checkpoint holds, and let it be written while training goes on; returns how many seconds that
-        took. One is written at a time: the one before is waited for. One that cannot be written is a warning."""
+        took. One is written at a time: the one before is waited for. One that cannot be written is a warning.
+
+        ``held_out`` is the score that was taken after this step, if one was."""
         begin_s = self._run.clock.now()
         if self._writing is not None and not self._writing.done():
             logger.info("training waits until the checkpoint before is written: checkpoint.every_steps is short for it")
         await self.settled()
-        copied = await self._copy()
+        copied = await self._copy(held_out)
         pause_s = self._run.clock.now() - begin_s
         self._writing = self._run.tasks.create_task(self._write_beside(copied, pause_s=pause_s))
         return pause_s
@@ -123,13 +125,14 @@ class RunSaver:
         begin_s = self._run.clock.now()
         await self._write(await self._copy(), pause_s=self._run.clock.now() - begin_s)
 
-    async def _copy(self) -> _Copied:
+    async def _copy(self, held_out: float | None = None) -> _Copied:
         self.check_integrity()
         run = {
             "counters": self._current_counters().to_dict(),
             "ledger": self._books.ledger.snapshot(),
             "source": self._setup.preparation.source.snapshot(),
             "elapsed_s": self._run.clock.now(),
+            "held_out": held_out,
         }
         step = self._run.counters.num_steps
         return _Copied(step=step, run=run, slot_ids=await self._trainers.copy_state())
@@ -150,8 +153,10 @@ class RunSaver:
             await self._trainers.write_state(copied.slot_ids, folder)
             await asyncio.to_thread(save_tokenizer, tokenizer, folder / POLICY_FOLDER)
 
-        keep, folder = self._setup.config.checkpoint.keep, self._setup.folder.checkpoints
-        await save_checkpoint(folder, copied.step, write_model, copied.run, keep=keep)
+        config, folder = self._setup.config.checkpoint, self._setup.folder.checkpoints
+        await save_checkpoint(
+            folder, copied.step, write_model, copied.run, keep=config.keep, keep_best=config.keep_best
+        )
         now_s = self._run.clock.now()
         self._run.events.emit(
             CheckpointEvent(time_s=now_s, step=copied.step, pause_s=pause_s, duration_s=now_s - begin_s)

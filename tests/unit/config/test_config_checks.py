@@ -103,6 +103,11 @@ def test_the_default_pool_is_fine() -> None:
             "algorithm.num_mini_batches: must be at most the 4 samples of a step, got 5",
         ),
         (
+            {"checkpoint": {"every_steps": 10, "keep_best": 1}},
+            "checkpoint.keep_best: needs checkpoints with scores: set checkpoint.every_steps and "
+            "evaluation.every_steps, got 1",
+        ),
+        (
             {"rollout": {"samples_per_prompt": 1}, "algorithm": {"name": "grpo"}},
             "rollout.samples_per_prompt: must be at least 2 with algorithm.name=grpo, which compares the answers to a "
             "prompt, got 1",

@@ -48,6 +48,21 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in checkpoints(tmp_path)] == ["step_000010", "step_000015"]
 
 
+@pytest.mark.parametrize(("keep_best", "kept"), [(0, [6, 7]), (1, [4, 6, 7]), (2, [2, 4, 6, 7]), (9, [1, 2, 4, 6, 7])])
+def test_the_best_stay_beside_the_newest_and_one_without_a_score_is_none_of_them(
+    tmp_path: Path, keep_best: int, kept: list[int]
+) -> None:
+    async def write_model(folder: Path) -> None:
+        (folder / "weights").touch()
+
+    for step, score in enumerate([0.1, 0.9, None, 0.9, 0.0, 0.5, None], start=1):
+        run = {"step": step, "held_out": score}
+        asyncio.run(save_checkpoint(tmp_path, step, write_model, run, keep=2, keep_best=keep_best))
+        if step == 5:
+            (tmp_path / "step_000005" / "run.json").write_text("{")  # damaged: it has no score
+    assert [read_run(path).content["step"] for path in checkpoints(tmp_path)] == kept
+
+
 def test_writer_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:
     save(tmp_path, 1)
 

@@ -12,7 +12,7 @@ import pytest
 from controller_fakes import recorded, run_context
 
 from rlserve.config.tree import CheckpointConfig
-from rlserve.controller.checkpoint import checkpoints, read_run
+from rlserve.controller.checkpoint import checkpoints, held_out_score, read_run
 from rlserve.controller.saving import RunSaver
 from rlserve.errors import CheckpointError, WriterLostError
 from rlserve.tracking.events import CheckpointEvent
@@ -77,7 +77,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_i
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             saving = Saving(tasks, tmp_path)
-            await saving.at_step(2).begin_save()
+            await saving.at_step(2).begin_save(held_out=0.5)
             saving.run.counters.num_steps = 3
             assert saving.saved == []
             second = asyncio.ensure_future(saving.at_step(4).begin_save())
@@ -86,6 +86,7 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_i
             saving.trainers.may_write.set()
             await second
             assert saving.saved == [2]
+            assert held_out_score(checkpoints(tmp_path)[0]) == 0.5
             await saving.at_step(5).save()
             assert saving.saved == [4, 5], "the run waits for the last, and for what was begun before"
             assert [event.step for event in saving.events] == [2, 4, 5]
