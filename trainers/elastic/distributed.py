@@ -18,7 +18,9 @@ from rlserve.trainers.elastic.base import Group, LocalGroup
 _BUCKET_BYTES = 512 * 2**20
 
 
-def join_group(membership: Membership, *, timeout_s: float, device: torch.device, check: Callable[[], None]) -> Group:
+def join_group(
+    membership: Membership, *, timeout_s: float, device: torch.device, check: Callable[[], None] = lambda: None
+) -> Group:
     """Form the group of ``membership``; alone, no store and no process group are made. ``check`` is called again and
     again while this waits for the others, and may raise to give up.
 
