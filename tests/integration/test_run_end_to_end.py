@@ -20,7 +20,12 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(shared_workplace: Workplace) -> Run:
     """One run of two slots, three steps, that came to its end."""
-    run = shared_workplace.start("finished", {"algorithm": {"kl_coefficient": 0.01}, "tracking": {"report": True}})
+    changes = {
+        "algorithm": {"kl_coefficient": 0.01},
+        "checkpoint": {"every_steps": 2},
+        "tracking": {"report": True},
+    }
+    run = shared_workplace.start("finished", changes)
     assert run.wait() == 0, run.output
     return run
 
