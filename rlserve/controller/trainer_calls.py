@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from rlserve.controller.ports import Fleet
@@ -52,36 +52,17 @@ class TrainerCalls:
         """As :meth:`each`, with the same arguments for all."""
         return await self.each(dict.fromkeys(members, arguments), method, timeout_s=timeout_s)
 
-    async def form(self, places: Mapping[str, Membership], how: Mapping[str, tuple[bool, bool]]) -> dict[str, Any]:
-        """As :meth:`each`, of joining the group of some places. Whoever waits for a member that is lost is told so, and
-        waits no longer."""
-        tasks = {
-            member: asyncio.ensure_future(self.one(member, "join_training", place, *how[member]))
-            for member, place in places.items()
-        }
-        pending = set(tasks.values())
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if pending and any(isinstance(task.exception(), WorkerLostError) for task in done):
-                await self.break_off(places)
-                break
-        return await self._answers(tasks)
-
-    async def break_off(self, places: Mapping[str, Membership]) -> None:
-        """Let all members of a group that does not come about wait for each other no longer. Whoever cannot be told is
-        lost, or waits until its own deadline."""
-        members = [member for member in places if member not in self.ended(list(places))]
-        generation = max(place.generation for place in places.values())
-        calls = (self.one(member, "break_off_group", generation) for member in members)
-        for failure in await asyncio.gather(*calls, return_exceptions=True):
-            if isinstance(failure, BaseException) and not isinstance(failure, RlserveError):
-                raise failure
-
     async def each(
-        self, calls: Mapping[str, tuple[Any, ...]], method: str, *, timeout_s: float | None = None
+        self,
+        calls: Mapping[str, tuple[Any, ...]],
+        method: str,
+        *,
+        timeout_s: float | None = None,
+        on_lost: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
         """Answers, or errors, of all members. Ends when all have answered, or their deadline has passed; the call of
-        a worker that is ended meanwhile, by the heartbeat or anybody, fails at once.
+        a worker that is ended meanwhile, by the heartbeat or anybody, fails at once. ``on_lost`` is awaited once, when
+        the first is lost while others have not answered.
 
         Raises:
             RlserveError: an error that no new group can mend.
@@ -90,15 +71,22 @@ class TrainerCalls:
             member: asyncio.ensure_future(self.one(member, method, *arguments, timeout_s=timeout_s))
             for member, arguments in calls.items()
         }
-        return await self._answers(tasks)
-
-    async def _answers(self, tasks: Mapping[str, asyncio.Task[Any]]) -> dict[str, Any]:
-        await asyncio.gather(*tasks.values(), return_exceptions=True)
+        pending = set(tasks.values())
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if on_lost and pending and any(isinstance(task.exception(), WorkerLostError) for task in done):
+                await on_lost()
+                on_lost = None
         answers = {member: task.exception() or task.result() for member, task in tasks.items()}
         for error in answers.values():
             if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
                 raise error
         return answers
+
+    async def break_off(self, places: Mapping[str, Membership]) -> None:
+        """Let all members of a group that does not come about wait for each other no longer. Whoever cannot be told is
+        lost, or waits until its own deadline."""
+        await self.all(list(places), "break_off_group", max(place.generation for place in places.values()))
 
 
 def failures_of(answers: Mapping[str, Any]) -> dict[str, RlserveError]:

@@ -382,8 +382,8 @@ class TrainerGroup:
             places = await self._places.take(staying, leaving, gang_size=self._common_gang_size(staying))
         except WorkerLostError as error:
             return {first: error}
-        how = {member: (loads_model, member in newcomers) for member in places}
-        answers = await self._calls.form(places, how)
+        calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
+        answers = await self._calls.each(calls, "join_training", on_lost=lambda: self._calls.break_off(places))
         failures = failures_of(answers)
         if not failures:
             self._num_completed = answers[first]
