@@ -113,17 +113,17 @@ class RunSaver:
             CheckpointError: it cannot be written.
         """
         await self.settled()
-        for _ in range(_MAX_ATTEMPTS - 1):
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
             begin_s = self._run.clock.now()
             copied = await self._copy()
             try:
                 await self._write(copied, pause_s=self._run.clock.now() - begin_s)
             except WriterLostError as error:
+                if attempt == _MAX_ATTEMPTS:
+                    raise
                 logger.warning("%s; it is written anew", error)
             else:
                 return
-        begin_s = self._run.clock.now()
-        await self._write(await self._copy(), pause_s=self._run.clock.now() - begin_s)
 
     async def _copy(self, held_out: float | None = None) -> _Copied:
         self.check_integrity()
