@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +11,12 @@ from pathlib import Path
 
 from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints
 from rlserve.errors import UserError
+from rlserve.export.adapters import holds_adapters
 from rlserve.tracking.run_folder import RunFolder
 
 CONFIG_FILE = "config.yaml"
 """Of a run, in its folder."""
 _POLICY_FOLDER = "policy"
-_ADAPTERS_FILE = "adapter_config.json"
-_MODEL_FILES = ("config.json", _ADAPTERS_FILE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,15 @@ def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
     )
 
 
+def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
+    """What ``find_checkpoint`` takes."""
+    parser.add_argument(
+        "checkpoint",
+        metavar="CHECKPOINT",
+        help="a run (folder, name or latest), a step's folder, a Hugging Face folder",
+    )
+
+
 @contextmanager
 def whole_model(checkpoint: Checkpoint) -> Iterator[Path]:
     """Folder of the checkpoint's model. Where it has adapters, they are merged, in a folder that is removed again.
@@ -68,7 +77,7 @@ def whole_model(checkpoint: Checkpoint) -> Iterator[Path]:
     Raises:
         UserError: the model that the adapters belong to is not where it was, or there is no room for the folder.
     """
-    if not (checkpoint.model_path / _ADAPTERS_FILE).is_file():
+    if not holds_adapters(checkpoint.model_path):
         yield checkpoint.model_path
         return
     from rlserve.export.model_folder import export_model  # takes seconds
@@ -85,7 +94,7 @@ def newest_sealed(folder: RunFolder) -> Path | None:
 
 
 def _has_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in _MODEL_FILES)
+    return (folder / "config.json").is_file() or holds_adapters(folder)
 
 
 def _of_step(step: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlserve.cli.checkpoints import CONFIG_FILE, Checkpoint, find_checkpoint, whole_model
+from rlserve.cli.checkpoints import CONFIG_FILE, Checkpoint, add_checkpoint_argument, find_checkpoint, whole_model
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR
 from rlserve.errors import UserError
 from rlserve.tracking.run_folder import write_atomically
@@ -142,11 +142,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="a run (folder, name or latest), a step's folder, a Hugging Face folder",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument(
         "overrides",
         nargs="*",

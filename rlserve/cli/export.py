@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rlserve.cli.checkpoints import Checkpoint, find_checkpoint
+from rlserve.cli.checkpoints import Checkpoint, add_checkpoint_argument, find_checkpoint
 from rlserve.cli.clean import size
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR
 from rlserve.controller.checkpoint import MANIFEST_FILE, is_whole
@@ -82,11 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "checkpoint",
-        metavar="CHECKPOINT",
-        help="a run (folder, name or latest), a step's folder, a Hugging Face folder",
-    )
+    add_checkpoint_argument(parser)
     parser.add_argument("--to", required=True, metavar="DIR", help="the new folder")
     parser.add_argument(
         "--dtype",

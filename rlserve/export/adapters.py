@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import TYPE_CHECKING, Any
 
 from rlserve.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 ADAPTER_CONFIG = "adapter_config.json"
 
@@ -28,7 +28,10 @@ def load_merged(folder: Path, dtype: torch.dtype | None) -> Any:
     Raises:
         UserError: that model is not where it was.
     """
+    # Imported where used: whoever only asks what a folder holds need not wait for torch.
+    import torch
     from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     base_path = json.loads((folder / ADAPTER_CONFIG).read_text())["base_model_name_or_path"]
     try:

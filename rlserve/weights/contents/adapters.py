@@ -22,12 +22,12 @@ from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError
+from rlserve.trainers.backends.pytorch.adapters import NAME_PREFIX
 from rlserve.weights.contents.base import Contents
 from rlserve.weights.offer import FINGERPRINT_MASK
 
-_PREFIX = "base_model.model."
 _FIRST, _SECOND = ".lora_A.weight", ".lora_B.weight"
-"""Around a layer's name in peft's files."""
+"""After a layer's name in peft's files."""
 
 
 class Adapters(Contents):
@@ -44,7 +44,7 @@ class Adapters(Contents):
 
     def whole(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         layers = {name.removesuffix(_FIRST).removesuffix(_SECOND) for name in tensors}
-        pairs = {f"{layer.removeprefix(_PREFIX)}.weight": _pair(layer, tensors) for layer in layers}
+        pairs = {f"{layer.removeprefix(NAME_PREFIX)}.weight": _pair(layer, tensors) for layer in layers}
         found = {}
         for name, weight in self._checkpoint.tensors():
             if name in self._leaves_out:

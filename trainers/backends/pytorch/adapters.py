@@ -27,7 +27,7 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 _ADAPTER = "default"
 """peft's name for the only adapter of a layer."""
-_PREFIX = "base_model.model."
+NAME_PREFIX = "base_model.model."
 """Before every name in peft's files."""
 
 
@@ -64,7 +64,7 @@ def add_adapters(model: nn.Module, config: LoraConfig, seed: int) -> None:
 
 def adapter_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A policy's adapters under the names of peft's files. Views, not copies."""
-    return {f"{_PREFIX}{name.replace(f'.{_ADAPTER}.', '.')}": tensor for name, tensor in parameters.items()}
+    return {f"{NAME_PREFIX}{name.replace(f'.{_ADAPTER}.', '.')}": tensor for name, tensor in parameters.items()}
 
 
 def save_adapters(folder: Path, weights: Mapping[str, Tensor], config: LoraConfig, model_path: str) -> None:
