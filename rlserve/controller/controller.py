@@ -206,6 +206,7 @@ class Controller:
         await parts.reallocation.settle()
         for loop in loops:
             loop.cancel()
+        await asyncio.wait(loops)  # one that goes on for a turn would score or drop a group that is not live any more
         if self._run.counters.num_steps >= self._config.num_steps:
             parts.rollouts.drop_surplus()
         parts.saver.loops_end()

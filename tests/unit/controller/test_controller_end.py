@@ -19,17 +19,21 @@ class Ending:
 
     def __init__(self) -> None:
         self.saved = 0
-        self.evaluating, self.go_on = asyncio.Event(), asyncio.Event()
+        self.happened: list[str] = []
+        self.scoring, self.evaluating, self.go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
         parts = SimpleNamespace(
             display=SimpleNamespace(status="", stopping=False, run=self._forever),
             heartbeat=SimpleNamespace(run=self._forever),
             live=SimpleNamespace(run=self._forever),
             stall_guard=SimpleNamespace(watch=self._forever),
-            training=SimpleNamespace(step=self._at_once),
+            training=SimpleNamespace(step=self._once_groups_are_scored),
             weights=SimpleNamespace(publish=self._at_once, settled=self._at_once, close=self._at_once),
             trainers=SimpleNamespace(form=self._at_once),
             rollouts=SimpleNamespace(
-                readmit=lambda: None, admit=self._forever, score=self._forever, drop_surplus=lambda: None
+                readmit=lambda: None,
+                admit=self._forever,
+                score=self._score_groups,
+                drop_surplus=lambda: self.happened.append("surplus dropped"),
             ),
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
             turns=SimpleNamespace(begin_rollout=self._at_once, begin_training=self._at_once),
@@ -64,6 +68,21 @@ class Ending:
     async def _forever(self, *_: object) -> None:
         await asyncio.Event().wait()
 
+    async def _once_groups_are_scored(self, *_: object) -> None:
+        await self.scoring.wait()
+
+    async def _score_groups(self) -> None:
+        """In a task of its own, as groups are: it hears of the cancellation a turn later."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._score_group())
+
+    async def _score_group(self) -> None:
+        self.scoring.set()
+        try:
+            await self._forever()
+        finally:
+            self.happened.append("scoring ended")
+
     async def _save(self) -> None:
         self.saved += 1
 
@@ -93,5 +112,15 @@ def test_a_stop_after_the_score_comes_too_late_to_matter() -> None:
         await ending.controller.run()
         ending.controller.request_stop()
         assert not ending.controller.stopped_early
+
+    asyncio.run(scenario())
+
+
+def test_nothing_is_dropped_as_surplus_while_a_group_is_still_scored() -> None:
+    async def scenario() -> None:
+        ending = Ending()
+        ending.go_on.set()
+        await ending.controller.run()
+        assert ending.happened == ["scoring ended", "surplus dropped"]
 
     asyncio.run(scenario())
