@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints
+from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints, held_out_score
 from rlserve.errors import UserError
 from rlserve.export.adapters import holds_adapters
 from rlserve.tracking.run_folder import RunFolder
@@ -31,22 +31,18 @@ class Checkpoint:
     """Names what is made of it."""
 
 
-def find_checkpoint(name: str, output_dir: str) -> Checkpoint:
-    """A run (its newest checkpoint), a step's folder, or a Hugging Face folder; a run also by its name.
+def find_checkpoint(name: str, output_dir: str, *, best: bool = False) -> Checkpoint:
+    """A run (its newest checkpoint, or its best), a step's folder, or a Hugging Face folder; a run also by its name.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or none with a score among which one could be the best.
     """
     given = Path(name).expanduser()
     for path in (given, Path(output_dir) / name):
         if RunFolder(path).versions_file.is_file():
-            folder = RunFolder.open(path)
-            newest = newest_sealed(folder)
-            if newest is None:
-                raise UserError(
-                    f"{path} holds no checkpoint yet: wait for its first one (checkpoint.every_steps), or name a model"
-                )
-            return _of_step(newest)
+            return _of_step(_sealed_of(RunFolder.open(path), best=best))
+    if best:
+        raise UserError(f"--best is one of a run's checkpoints, and {name!r} is no run: leave it out, or name a run")
     if _has_model(given / _POLICY_FOLDER):
         return _of_step(given.resolve())
     if _has_model(given):
@@ -67,6 +63,9 @@ def add_checkpoint_argument(parser: argparse.ArgumentParser) -> None:
         "checkpoint",
         metavar="CHECKPOINT",
         help="a run (folder, name or latest), a step's folder, a Hugging Face folder",
+    )
+    parser.add_argument(
+        "--best", action="store_true", help="of a run: the checkpoint with the best held-out score, not the newest"
     )
 
 
@@ -89,8 +88,29 @@ def whole_model(checkpoint: Checkpoint) -> Iterator[Path]:
 
 def newest_sealed(folder: RunFolder) -> Path | None:
     """The newest checkpoint that was written to its end. Its bytes are compared only when it is resumed."""
-    sealed = [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
+    sealed = _all_sealed(folder)
     return sealed[-1] if sealed else None
+
+
+def _sealed_of(folder: RunFolder, *, best: bool) -> Path:
+    sealed = _all_sealed(folder)
+    if not sealed:
+        raise UserError(
+            f"{folder.path} holds no checkpoint yet: wait for its first one (checkpoint.every_steps), or name a model"
+        )
+    if not best:
+        return sealed[-1]
+    scored = [(score, path) for path in sealed if (score := held_out_score(path)) is not None]
+    if not scored:
+        raise UserError(
+            f"no checkpoint of {folder.path} has a held-out score (evaluation.every_steps, or the end of a run): leave "
+            "--best out for the newest"
+        )
+    return max(scored)[1]  # of equal ones, the newest
+
+
+def _all_sealed(folder: RunFolder) -> list[Path]:
+    return [path for path in checkpoints(folder.checkpoints) if (path / MANIFEST_FILE).is_file()]
 
 
 def _has_model(folder: Path) -> bool:

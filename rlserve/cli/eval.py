@@ -28,6 +28,7 @@ _DATA_KEY, _HELD_OUT_KEY, _NUMBER_KEY = "data.path", "data.held_out_path", "roll
 _EXAMPLES = """\
 examples:
   rlserve eval latest                                 the newest checkpoint of the newest run
+  rlserve eval latest --best                          the one with the best held-out score
   rlserve eval runs/my-run/checkpoints/step_000040
   rlserve eval latest data.path=other.jsonl data.num_held_out=1000
   rlserve eval latest evaluation.temperature=1 rollout.samples_per_prompt=8
@@ -39,7 +40,7 @@ examples:
 def run(arguments: Sequence[str]) -> int:
     """Score a checkpoint and write down its answers."""
     parsed = _parser().parse_intermixed_args(arguments)
-    checkpoint = find_checkpoint(parsed.checkpoint, parsed.output_dir)
+    checkpoint = find_checkpoint(parsed.checkpoint, parsed.output_dir, best=parsed.best)
     with whole_model(checkpoint) as model_path:
         return _score(checkpoint, model_path, parsed)
 

@@ -17,6 +17,7 @@ from rlserve.errors import UserError
 _EXAMPLES = """\
 examples:
   rlserve export latest --to my-model                      the newest checkpoint of the newest run
+  rlserve export latest --to my-model --best               the one with the best held-out score
   rlserve export runs/my-run/checkpoints/step_000040 --to my-model --dtype bfloat16
   rlserve export latest --to my-model-int8 --quantise int8
   rlserve export latest --to my-model --push me/my-model --private
@@ -28,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     parsed = _parser().parse_args(arguments)
     if parsed.private and parsed.push is None:
         raise UserError("--private says how a repository is made: name it by --push OWNER/NAME")
-    checkpoint = find_checkpoint(parsed.checkpoint, parsed.output_dir)
+    checkpoint = find_checkpoint(parsed.checkpoint, parsed.output_dir, best=parsed.best)
     check_whole(checkpoint)
     # Imported where used: torch takes seconds, and what is wrong with the arguments is told before.
     from rlserve.export.model_folder import export_model

@@ -10,7 +10,8 @@ complete, and a damaged one is found by its manifest: the newest good one is use
         policy/         the policy as a Hugging Face folder
         trainer/        policy, critic, optimizer: a file of each rank, and an index
         run.json        step, ledger, place in the data set, counters
-        manifest.json   SHA-256 of every other file
+        manifest.json   SHA-256 of every file above
+        held_out.json   the score of the last step, which is taken once its checkpoint is written
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.errors import CheckpointError, UserError
+from rlserve.tracking.run_folder import write_atomically
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 MANIFEST_FILE = "manifest.json"
+SCORE_FILE = "held_out.json"
 _NAME = re.compile(r"step_(\d{6,})")
 _TEMPORARY_NAME = re.compile(r"\.writing_(step_\d{6,})_[0-9a-f]{8}")
 _CHUNK_BYTES = 1 << 20
@@ -187,11 +190,22 @@ def newest_checkpoint(parent: Path) -> Path:
 
 def held_out_score(checkpoint: Path) -> float | None:
     """That was taken after its step; None where none was, or the checkpoint is damaged."""
+    noted = checkpoint / SCORE_FILE
     try:
-        score: float | None = read_run(checkpoint).content.get("held_out")
+        content = json.loads(noted.read_text()) if noted.is_file() else read_run(checkpoint).content
     except (OSError, ValueError):
         return None
+    score: float | None = content.get("held_out")
     return score
+
+
+def note_score(checkpoint: Path, score: float) -> None:
+    """Put the held-out score of its step beside a checkpoint that is written already.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(checkpoint / SCORE_FILE, json.dumps({"held_out": score}) + "\n")
 
 
 def read_run(checkpoint: Path) -> SavedRun:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlserve.controller.checkpoint import SavedRun, save_checkpoint
+from rlserve.controller.checkpoint import SavedRun, checkpoint_name, note_score, save_checkpoint
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
 from rlserve.controller.reallocation import Reallocation
@@ -161,6 +161,16 @@ class RunSaver:
         self._run.events.emit(
             CheckpointEvent(time_s=now_s, step=copied.step, pause_s=pause_s, duration_s=now_s - begin_s)
         )
+
+    def note_score(self, score: float) -> None:
+        """Put the held-out score of the last step beside its checkpoint, if that could be written."""
+        checkpoint = self._setup.folder.checkpoints / checkpoint_name(self._run.counters.num_steps)
+        if not checkpoint.is_dir():
+            return
+        try:
+            note_score(checkpoint, score)
+        except OSError as error:  # the disk is full, say: the score stands in the summary too
+            logger.warning("the score of %s cannot be written beside it: %s", checkpoint, error.strerror or error)
 
     def summary(self, *, held_out_after: float | None) -> RunSummary:
         """The numbers that the run comes down to."""

@@ -12,6 +12,7 @@ from small_runs import begin_run, finished_run
 from rlserve.cli import main
 from rlserve.cli.checkpoints import find_checkpoint
 from rlserve.cli.eval import describe, load_config
+from rlserve.controller.checkpoint import note_score
 from rlserve.controller.checkpoint_evaluation import CheckpointScore, EvaluatedAnswer, summarise
 from rlserve.errors import UserError
 from rlserve.tracking.run_folder import RunFolder
@@ -63,6 +64,22 @@ def test_what_is_no_checkpoint_is_said(place: Path) -> None:
         find_checkpoint("young", "runs")
     with pytest.raises(UserError, match="no checkpoint 'nosuch': name a run"):
         find_checkpoint("nosuch", "runs")
+
+
+def test_the_best_of_a_run_is_the_newest_of_those_with_the_best_score(run: RunFolder, place: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint of .*r1 has a held-out score .*: leave --best out"):
+        find_checkpoint("r1", "runs", best=True)
+    for step, score in ((1, 0.5), (2, 0.75), (3, None), (4, 0.75), (5, 0.25)):
+        folder = run.checkpoints / f"step_{step:06d}"
+        folder.mkdir(exist_ok=True)
+        (folder / "manifest.json").write_text("{}")
+        (folder / "run.json").write_text(json.dumps({"held_out": score}))
+    assert find_checkpoint("r1", "runs", best=True).label == "r1-step_000004"
+    note_score(run.checkpoints / "step_000005", 0.9)  # the last one, which is scored once it is written
+    assert find_checkpoint("r1", "runs", best=True).label == "r1-step_000005"
+    write_model(place / "m")
+    with pytest.raises(UserError, match="'m' is no run: leave it out"):
+        find_checkpoint("m", "runs", best=True)
 
 
 def test_the_run_decides_and_its_gpus_need_not_be_here(run: RunFolder) -> None:

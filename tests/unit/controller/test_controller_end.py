@@ -20,6 +20,7 @@ class Ending:
     def __init__(self) -> None:
         self.saved = 0
         self.happened: list[str] = []
+        self.noted: list[float] = []
         self.scoring, self.evaluating, self.go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
         parts = SimpleNamespace(
             display=SimpleNamespace(status="", stopping=False, run=self._forever),
@@ -44,7 +45,9 @@ class Ending:
             host_watch=None,
             replicas=SimpleNamespace(close=self._at_once),
             evaluation=SimpleNamespace(score=self._score),
-            saver=SimpleNamespace(loops_begin=lambda: None, loops_end=lambda: None, save=self._save),
+            saver=SimpleNamespace(
+                loops_begin=lambda: None, loops_end=lambda: None, save=self._save, note_score=self.noted.append
+            ),
         )
         setup = SimpleNamespace(
             config=SimpleNamespace(num_steps=NUM_STEPS, pool=SimpleNamespace(placement="elastic")),
@@ -110,6 +113,7 @@ def test_a_stop_after_the_score_comes_too_late_to_matter() -> None:
         ending = Ending()
         ending.go_on.set()
         await ending.controller.run()
+        assert ending.noted == [1.0], "the checkpoint of the last step is written before it is scored"
         ending.controller.request_stop()
         assert not ending.controller.stopped_early
 

@@ -12,7 +12,7 @@ import pytest
 from controller_fakes import recorded, run_context
 
 from rlserve.config.tree import CheckpointConfig
-from rlserve.controller.checkpoint import checkpoints, held_out_score, read_run
+from rlserve.controller.checkpoint import checkpoints, held_out_score, is_whole, read_run
 from rlserve.controller.saving import RunSaver
 from rlserve.errors import CheckpointError, WriterLostError
 from rlserve.tracking.events import CheckpointEvent
@@ -89,6 +89,9 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_i
             assert held_out_score(checkpoints(tmp_path)[0]) == 0.5
             await saving.at_step(5).save()
             assert saving.saved == [4, 5], "the run waits for the last, and for what was begun before"
+            saving.saver.note_score(0.75)
+            assert held_out_score(checkpoints(tmp_path)[-1]) == 0.75
+            assert is_whole(checkpoints(tmp_path)[-1])
             assert [event.step for event in saving.events] == [2, 4, 5]
 
     asyncio.run(scenario())
