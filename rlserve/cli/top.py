@@ -52,7 +52,7 @@ def frame(view: RunView) -> RenderableType:
     if view.decision is not None:
         parts += [Text(), _decision(view.decision)]
     if view.moves:
-        parts += [Text(), _moves(view.moves)]
+        parts += [Text(), moves_table(view.moves)]
     return Group(*parts)
 
 
@@ -120,13 +120,16 @@ def _decision(decision: MoveView) -> Text:
     return text
 
 
-def _moves(moves: Sequence[MoveView]) -> Table:
+def moves_table(moves: Sequence[MoveView]) -> Table:
     """Reasons are cut where there is no room: ``rlserve explain`` has them in full."""
     table = Table(box=None, header_style="dim", pad_edge=False, expand=True)
     for heading in ("at", "last moves", "took", "predicted", "realised", "why"):
         words = heading in ("last moves", "why")
         table.add_column(
-            heading, justify="left" if words else "right", no_wrap=True, ratio=1 if heading == "why" else None
+            heading,
+            justify="left" if words else "right",
+            no_wrap=heading != "last moves",  # of several gangs at once: they take more lines, not the numbers' room
+            ratio=1 if heading == "why" else None,
         )
     for move in moves:
         table.add_row(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from small_runs import begin_run, do_steps, finished_run
 
 from rlserve.cli import main
+from rlserve.cli.top import moves_table
 from rlserve.tracking.live import LiveGang, LiveState
 from rlserve.tracking.owner import owned
+from rlserve.tracking.run_view import MoveView
 
 LIVE = LiveState(
     time_s=75.0,
@@ -55,6 +59,22 @@ def test_a_frame_of_a_run_that_goes_on(place: Path, capsys: pytest.CaptureFixtur
     assert "cpu-b/1 joining rollout - - - - -" in text
     assert "last decision hold: rests" in text
     assert "0:04 cpu-b/1 to train - - - queue is short" in text
+
+
+def test_gangs_that_moved_together_leave_the_numbers_their_room() -> None:
+    move = MoveView(
+        time_s=767.0,
+        text="H100/1, H100/2, H100/3, H100/4 to rollout",
+        reason="training waits",
+        predicted=0.123,
+        realised=0.045,
+        realised_error=0.01,
+        duration_s=37.7,
+    )
+    console = Console(width=60, file=io.StringIO(), record=True)
+    console.print(moves_table([move]))
+    words = console.export_text().split()
+    assert {"12:47", "+12.3%", "+4.5%", "37.7", "H100/4"} <= set(words)
 
 
 def test_a_run_that_has_ended_has_no_live_numbers(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
