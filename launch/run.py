@@ -31,6 +31,7 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
 from rlserve.controller.preparation.prepare import prepare
 from rlserve.controller.ray_ports import ray_ports
+from rlserve.controller.saving import roles_at
 from rlserve.controller.setup import RunSetup, run_workload
 from rlserve.errors import RlserveError
 from rlserve.launch.connect.factory import create_launcher
@@ -176,11 +177,12 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
             for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)
+        roles = first_roles(config.pool, cut.gangs)
         setup = RunSetup(
             config=config,
             preparation=preparation,
             gangs=cut.gangs,
-            roles=first_roles(config.pool, cut.gangs),
+            roles=roles if saved is None else roles_at(saved, config.pool, roles),
             folder=folder,
             tracker=tracker,
             progress=progress,

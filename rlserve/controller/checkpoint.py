@@ -9,7 +9,7 @@ complete, and a damaged one is found by its manifest: the newest good one is use
     checkpoints/step_000020/
         policy/         the policy as a Hugging Face folder
         trainer/        policy, critic, optimizer: a file of each rank, and an index
-        run.json        step, ledger, place in the data set, counters
+        run.json        step, ledger, place in the data set, counters, roles
         manifest.json   SHA-256 of every file above
         held_out.json   the score of the last step, which is taken once its checkpoint is written
 """

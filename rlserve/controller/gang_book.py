@@ -48,6 +48,11 @@ class GangBook:
         return tuple(gang for gang in self._gangs.values() if self.state(gang) is not GangState.GONE)
 
     @property
+    def roles(self) -> dict[str, Role]:
+        """Of each gang that has one, by gang id."""
+        return {gang.id: ROLES[state] for gang in self.present if (state := self.state(gang)) in ROLES}
+
+    @property
     def gone(self) -> tuple[Gang, ...]:
         """Gangs whose nodes have left."""
         return tuple(gang for gang in self._gangs.values() if self.state(gang) is GangState.GONE)

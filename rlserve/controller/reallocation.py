@@ -74,6 +74,11 @@ class Reallocation:
         """What each gang is doing."""
         return self._book.table
 
+    @property
+    def roles(self) -> dict[str, Role]:
+        """Of each gang that has one, by gang id."""
+        return self._book.roles
+
     async def run(self) -> None:
         """Decide and act until cancelled."""
         while not self._settled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,10 @@ from rlserve.controller.summing_up import sum_up
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import CheckpointError, WriterLostError
+from rlserve.manager.initial_split import resumed_split
+from rlserve.manager.roles import Role
 from rlserve.pool.base import POLICY_FOLDER
+from rlserve.pool.config import PoolConfig
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.events import CheckpointEvent
 from rlserve.tracking.summary import RunSummary
@@ -131,6 +135,10 @@ class RunSaver:
             "counters": self._current_counters().to_dict(),
             "ledger": self._books.ledger.snapshot(),
             "source": self._setup.preparation.source.snapshot(),
+            "split": {
+                "roles": self._reallocation.roles,
+                "num_initial_rollout": self._setup.config.pool.num_initial_rollout,
+            },
             "elapsed_s": self._run.clock.now(),
             "held_out": held_out,
         }
@@ -204,6 +212,15 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         tokenizer.save_pretrained(folder)
     except Exception as error:  # the tokenizers library raises nothing more particular where a disk is full
         raise CheckpointError(f"the tokenizer cannot be written to {folder}: {error}") from error
+
+
+def roles_at(saved: SavedRun, pool: PoolConfig, first: Mapping[str, Role]) -> dict[str, Role]:
+    """Role of each gang where a run goes on: the one that it had, unless the pool has other gangs now or another
+    ``num_initial_rollout``; then its ``first`` one."""
+    split = saved.content["split"]
+    if pool.placement == "colocated" or pool.num_initial_rollout != split["num_initial_rollout"]:
+        return dict(first)
+    return resumed_split(first, {gang_id: Role(role) for gang_id, role in split["roles"].items()})
 
 
 def restore(saved: SavedRun, ledger: Ledger, *, time_s: float) -> Counters:

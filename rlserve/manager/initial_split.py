@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlserve.errors import PoolError
 from rlserve.manager.policies.base import GangView
@@ -36,3 +36,11 @@ def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) ->
         )
     rollout = {gang.id for gang in order_for_rollout(gangs)[:num_rollout]}
     return {gang.id: Role.ROLLOUT if gang.id in rollout else Role.TRAIN for gang in gangs}
+
+
+def resumed_split(first: Mapping[str, Role], before: Mapping[str, Role]) -> dict[str, Role]:
+    """Roles after a resume: those that the gangs had ``before``, where they are the gangs of ``first``, the split of a
+    run that begins anew. A gang that had none then has its first one, unless a role would be left without a gang.
+    """
+    resumed = {**first, **before}
+    return resumed if resumed.keys() == first.keys() and len(set(resumed.values())) == 2 else dict(first)

@@ -13,8 +13,10 @@ from controller_fakes import recorded, run_context
 
 from rlserve.config.tree import CheckpointConfig
 from rlserve.controller.checkpoint import checkpoints, held_out_score, is_whole, read_run
-from rlserve.controller.saving import RunSaver
+from rlserve.controller.saving import RunSaver, roles_at
 from rlserve.errors import CheckpointError, WriterLostError
+from rlserve.manager.roles import Role
+from rlserve.pool.config import PoolConfig
 from rlserve.tracking.events import CheckpointEvent
 
 
@@ -48,7 +50,7 @@ class Saving:
         owner = SimpleNamespace(check_integrity=lambda: None, snapshot=dict)
         setup = SimpleNamespace(
             preparation=SimpleNamespace(tokenizer=SimpleNamespace(save_pretrained=lambda _: None), source=owner),
-            config=SimpleNamespace(checkpoint=CheckpointConfig()),
+            config=SimpleNamespace(checkpoint=CheckpointConfig(), pool=PoolConfig(num_initial_rollout=1)),
             folder=SimpleNamespace(checkpoints=folder),
         )
         self.saver = RunSaver(
@@ -58,7 +60,7 @@ class Saving:
             cast(Any, self.trainers),
             weights=cast(Any, None),
             replicas=cast(Any, SimpleNamespace(num_generated_tokens=0)),
-            reallocation=cast(Any, SimpleNamespace(table=owner)),
+            reallocation=cast(Any, SimpleNamespace(table=owner, roles={"a": Role.TRAIN, "b": Role.ROLLOUT})),
         )
 
     def at_step(self, step: int) -> RunSaver:
@@ -95,6 +97,20 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_i
             assert [event.step for event in saving.events] == [2, 4, 5]
 
     asyncio.run(scenario())
+
+
+def test_a_run_goes_on_with_the_split_that_it_had(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            saving = Saving(tasks, tmp_path)
+            saving.trainers.may_write.set()
+            await saving.at_step(2).save()
+
+    asyncio.run(scenario())
+    saved, first = read_run(checkpoints(tmp_path)[0]), {"a": Role.ROLLOUT, "b": Role.TRAIN}
+    assert roles_at(saved, PoolConfig(num_initial_rollout=1), first) == {"a": Role.TRAIN, "b": Role.ROLLOUT}
+    assert roles_at(saved, PoolConfig(num_initial_rollout=2), first) == first, "the user wants another"
+    assert roles_at(saved, PoolConfig(num_initial_rollout=1, placement="colocated"), first) == first
 
 
 @pytest.mark.parametrize("failure", [CheckpointError("disk full"), WriterLostError("b is lost")])

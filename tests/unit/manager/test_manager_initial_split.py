@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from manager_builders import H20, H100, H200, make_gang
 
 from rlserve.errors import PoolError
-from rlserve.manager.initial_split import initial_split
+from rlserve.manager.initial_split import initial_split, resumed_split
 from rlserve.manager.policies.base import GangFigures
 from rlserve.manager.policies.ordering import order_for_rollout, order_for_training
 from rlserve.manager.roles import Role
@@ -73,3 +73,22 @@ def test_the_two_orders_are_mirror_images_and_do_not_depend_on_the_order_given(
     preferences = [{Role.ROLLOUT: 0, None: 1, Role.TRAIN: 2}[slot.prefer] for slot in ordered]
     ratios = [slot.figures.flops_tflops / slot.figures.memory_bandwidth_gb_s for slot in ordered]
     assert list(zip(preferences, ratios, strict=True)) == sorted(zip(preferences, ratios, strict=True))
+
+
+T, R = Role.TRAIN, Role.ROLLOUT
+
+
+@pytest.mark.parametrize(
+    ("before", "resumed"),
+    [
+        ({"a": T, "b": R, "c": R}, {"a": T, "b": R, "c": R}),
+        ({"b": R, "c": R}, {"a": T, "b": R, "c": R}),  # a was changing roles
+        ({"a": T, "b": T, "c": T}, {"a": T, "b": T, "c": R}),  # nobody would roll out
+        ({"a": R, "d": T}, {"a": T, "b": T, "c": R}),  # another pool
+        ({}, {"a": T, "b": T, "c": R}),
+    ],
+)
+def test_a_resumed_run_has_the_roles_of_before_if_it_has_the_gangs(
+    before: dict[str, Role], resumed: dict[str, Role]
+) -> None:
+    assert resumed_split({"a": T, "b": T, "c": R}, before) == resumed
