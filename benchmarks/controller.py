@@ -219,14 +219,22 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
+def make_books(shape: Shape) -> Books:
+    """The owners of state on the rollout side."""
+    ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
+    return Books(
+        ledger=ledger,
+        admission=PromptAdmission(ledger, num_groups=shape.num_steps * shape.prompts_per_step),
+        buffer=SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step),
+        router=Router(),
+    )
+
+
 async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> Ledger:
     """Generate and train until the steps are done; returns the ledger of the prompt groups."""
     events = EventBus()
     outside: Any = Outside({f"r{index}": Worker(answers) for index in range(NUM_REPLICAS)}, events)
-    ledger = Ledger(prompts_per_step=shape.prompts_per_step, max_staleness=shape.max_staleness)
-    admission = PromptAdmission(ledger, num_groups=shape.num_steps * shape.prompts_per_step)
-    router = Router()
-    buffer = SampleBuffer(ledger, prompts_per_step=shape.prompts_per_step)
+    books = make_books(shape)
     source: Any = Source()
     async with asyncio.TaskGroup() as tasks:
         context = RunContext(
@@ -240,7 +248,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         replicas = Replicas(
             context,
             fleet=outside,
-            router=router,
+            router=books.router,
             weights=outside,
             capacity=4 * shape.samples_per_prompt,
             switch_timeout_s=60.0,
@@ -248,7 +256,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         )
         rollouts = RolloutLoop(
             context,
-            Books(ledger=ledger, admission=admission, buffer=buffer, router=router),
+            books,
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0),
             replicas=replicas,
@@ -262,7 +270,7 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
             turns=AtOnce(),
             trainers=outside,
             weights=outside,
-            buffer=buffer,
+            buffer=books.buffer,
             folder=folder,
         )
         for index in range(NUM_REPLICAS):
@@ -277,9 +285,9 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
         for loop in loops:
             loop.cancel()
         await replicas.close()
-    for owner in (ledger, router, buffer):
+    for owner in (books.ledger, books.router, books.buffer):
         owner.check_integrity()
-    return ledger
+    return books.ledger
 
 
 def _lost(event: WorkerLost) -> None:
