@@ -1,45 +1,18 @@
-"""Checks across parts, of references, and the split that they rest on."""
+"""Checks across parts."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from config_builders import PACED, TWO_TYPES, config_of, problems_of
 
 from rlserve.config.checks import check_parts
 from rlserve.config.pool_split import first_roles, render_split
-from rlserve.config.references import check_references
-from rlserve.config.remarks import remarks_on_split
 from rlserve.config.tree import RunConfig
-from rlserve.config.validation import validate
-from rlserve.manager.config import QueueThresholdConfig
-from rlserve.manager.measurement.figures import Measurements
-from rlserve.manager.policies.base import Admission, GangFigures, GangView, Observation
-from rlserve.manager.policies.bounds import rollout_bounds
-from rlserve.manager.policies.queue_threshold import QueueThresholdPolicy
 from rlserve.manager.roles import Role
 from rlserve.pool.gangs import cut_gangs
-
-TWO_TYPES = [{"type": "cpu-a", "count": 2, "prefer": "train"}, {"type": "cpu-b", "count": 2, "prefer": "rollout"}]
-
-
-def config_of(**parts: Any) -> RunConfig:
-    smallest = {"model": {"path": "a/b"}, "data": {"path": "a/b"}, "reward": {"function": "m:f"}}
-    config, problems = validate(RunConfig, smallest | {"pool": {"slots": TWO_TYPES}} | parts)
-    assert config is not None, problems
-    return config
-
-
-def problems_of(discovered: dict[str, int] | None = None, **parts: Any) -> list[str]:
-    return [str(problem) for problem in check_parts(config_of(**parts), discovered or {})]
-
-
-PACED = [{"type": "paced-H100", "count": 2}, {"type": "paced-H200", "count": 2}]
 
 
 @pytest.mark.parametrize(
@@ -161,76 +134,6 @@ def test_a_cluster_that_will_be_discovered_is_not_judged() -> None:
     assert problems_of(pool={"slots": "auto", "num_initial_rollout": 99}, launch={"kind": "cluster"}) == []
 
 
-def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout: int, queue_length: int) -> int:
-    """Rollout slots once the policy has nothing more to move, the queue staying as it is."""
-    policy = QueueThresholdPolicy(manager)
-    roles = [Role.ROLLOUT if index < num_rollout else Role.TRAIN for index in range(num_slots)]
-    for _ in range(num_slots):
-        figures = GangFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
-        gangs = tuple(
-            GangView(id=str(index), type="cpu", figures=figures, role=roles[index]) for index in range(num_slots)
-        )
-        observation = Observation(
-            time_s=0,
-            queue_length=queue_length,
-            num_buffered=0,
-            num_in_flight=0,
-            trainer_waiting=False,
-            num_steps_left=None,
-            admission=Admission(
-                prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64
-            ),
-            measured=Measurements(),
-            gangs=gangs,
-            legal_trainer_sizes=tuple(range(1, num_slots + 1)),
-            moving=False,
-            last_move_end_s=None,
-        )
-        for move in policy.decide(observation, None)[0].moves:
-            roles[int(move.gang_id)] = move.to
-    return roles.count(Role.ROLLOUT)
-
-
-@given(st.integers(2, 24), st.integers(0, 100), st.integers(1, 100))
-def test_the_bounds_are_those_that_the_policy_keeps(num_slots: int, low_percent: int, high_percent: int) -> None:
-    low_percent, high_percent = sorted((low_percent, high_percent))
-    manager = QueueThresholdConfig(min_rollout_share=low_percent / 100, max_rollout_share=max(high_percent, 1) / 100)
-    fewest, most = rollout_bounds(manager, num_slots)
-    if fewest <= most:
-        assert reachable_rollout(manager, num_slots, fewest, manager.queue_high + 1) == most
-        assert reachable_rollout(manager, num_slots, most, manager.queue_low - 1) == fewest
-
-
-def test_the_split_as_a_table() -> None:
-    assert render_split(config_of(), {}) == (
-        "group  type   count  prefers  starts as\n"
-        "0      cpu-a  2      train    train\n"
-        "1      cpu-b  2      rollout  rollout\n"
-        "rollout slots: 2 of 4 at the start; at least 1, at most 3 (rate_matching)\n"
-        "in flight and buffered: at most 32 prompt groups = 256 samples ((max_staleness 1 + 1) x prompts_per_step 16)\n"
-    )
-
-
-def test_a_group_that_is_divided_and_a_split_that_stays() -> None:
-    config = config_of(pool={"slots": "auto", "num_initial_rollout": 1}, manager={"policy": "static"})
-    lines = render_split(config, {}).splitlines()
-    assert lines[1] == "0      cpu   4      -        3 train, 1 rollout"
-    assert lines[2] == "rollout slots: 1 of 4 at the start; never moved (static)"
-
-
-def test_separate_roles_are_those_of_the_static_policy_whatever_the_manager() -> None:
-    """Its shares are no bounds, and nothing moves."""
-    slots = [{"type": "cpu", "count": 10}]
-    keys: dict[str, Any] = {
-        "manager": {"policy": "queue_threshold", "min_rollout_share": 0.3, "queue_high": 8, "queue_low": 3}
-    }
-    config = config_of(pool={"slots": slots, "num_initial_rollout": 1, "placement": "separate"}, **keys)
-    assert check_parts(config, {}) == ()
-    assert render_split(config, {}).splitlines()[2] == "rollout slots: 1 of 10 at the start; never moved (static)"
-    elastic = config_of(pool={"slots": slots, "num_initial_rollout": 1}, **keys)
-    assert [problem.key for problem in check_parts(elastic, {})] == ["pool.num_initial_rollout"]
-
-
 ONE_SLOT = {"slots": [{"type": "cpu", "count": 1}], "placement": "colocated"}
 
 
@@ -275,28 +178,6 @@ def test_what_does_not_go_together_with_both_roles_in_turn(parts: dict[str, Any]
     assert found.startswith(problem)
 
 
-def test_the_split_in_gangs() -> None:
-    slots = [{"type": "cpu-a", "count": 4, "prefer": "train"}, {"type": "cpu-b", "count": 3, "prefer": "rollout"}]
-    config = config_of(pool={"slots": slots}, rollout={"engine": {"tensor_parallel_size": 2}})
-    lines = render_split(config, {}).splitlines()
-    assert lines[1:5] == [
-        "0      cpu-a  4      train    train",
-        "1      cpu-b  3      rollout  2 rollout, 1 left over",
-        "rollout slots: 2 of 6 at the start; at least 2, at most 4 (rate_matching)",
-        "gangs: 3 of 2 slots each (rollout.engine.tensor_parallel_size)",
-    ]
-    (remark,) = remarks_on_split(config, cut_gangs(config.pool.slots, 2))
-    assert str(remark).startswith("pool.slots: cpu-b × 1 not used: rollout.engine.tensor_parallel_size=2 takes 2 slots")
-
-
-def test_a_cluster_whose_slots_are_not_known_yet() -> None:
-    config = config_of(pool={"slots": "auto"}, launch={"kind": "cluster"})
-    assert render_split(config, {}).startswith("slots: those of the cluster, found at launch\n")
-
-
-# References
-
-
 def test_deterministic_training_needs_engines_that_compute_alike() -> None:
     engine = {"dtype": "float32"}
     assert problems_of(trainer={"deterministic": True}, rollout={"engine": engine}) == []
@@ -336,75 +217,6 @@ def test_nccl_is_for_gpus_and_gloo_for_all(discovered: dict[str, int], parts: di
     assert [problem for problem in found if problem.startswith("weights.backend: must be gloo")] == found
     assert (found == []) == is_fine
     assert problems_of(discovered, weights={"transport": "nccl", "backend": "gloo"}, **parts) == []
-
-
-def references(**values: str) -> list[str]:
-    return [
-        str(problem) for problem in check_references({key.replace("__", "."): value for key, value in values.items()})
-    ]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def test_references_that_are_fine(folder: Path) -> None:
-    (folder / "score.py").write_text("raise AssertionError('imported')")
-    (folder / "data.jsonl").write_text("")
-    assert (
-        references(
-            model__path="Qwen/Qwen3-0.6B",
-            model__tokenizer_path=str(folder),
-            data__path="data.jsonl",
-            data__held_out_path="gsm8k",
-            reward__function="score.py:score",
-            reward__model_path="org/reward-model",
-        )
-        == []
-    )
-    assert references(model__path="builtin:addition", reward__function="package.module:function") == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("model.path", "/nowhere", "no such folder, and no name on the hub (org/name): '/nowhere'"),
-        ("model.path", "", "must not be empty"),
-        ("model.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
-        ("model.path", "file.txt", "file.txt is a file, and no model: name the folder that holds its config.json"),
-        ("model.tokenizer_path", "builtin:addition", "no builtin model can stand here, got 'builtin:addition'"),
-        (
-            "data.path",
-            "data/train.jsonl",
-            "no such file or folder, and no data set's name on the hub: 'data/train.jsonl'",
-        ),
-        ("data.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
-        ("reward.function", "score", "must be module:function or path/to/file.py:function, got 'score'"),
-        ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
-        ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),
-        ("reward.function", "no/such.py:score", "no such file: 'no/such.py'"),
-    ],
-)
-def test_references_that_lead_nowhere(folder: Path, key: str, value: str, message: str) -> None:
-    (folder / "file.txt").write_text("")
-    assert [str(problem) for problem in check_references({key: value})] == [f"{key}: {message}"]
-
-
-def test_a_folder_that_is_no_model_and_an_architecture_that_is_not_supported(folder: Path) -> None:
-    (folder / "empty").mkdir()
-    (folder / "gpt2").mkdir()
-    (folder / "gpt2/config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
-    (empty,) = references(model__path="empty")
-    assert "config.json" in empty
-    (unsupported,) = references(model__path="gpt2")
-    for name in ("GPT2LMHeadModel", "LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"):
-        assert name in unsupported
-
-
-def test_values_that_are_not_text_are_left_to_others() -> None:
-    assert check_references({"model.path": 3, "data.path": None}) == ()
 
 
 def test_no_field_of_the_tree_can_hold_a_secret() -> None:
