@@ -44,6 +44,8 @@ SETTINGS: dict[str, Any] = {
     "max_num_batched_tokens": 64,
 }
 """Of engines in tests; ``conftest.py`` adds whether they overlap."""
+END_S = 20.0
+"""Until then a test waits for what an engine in another thread does."""
 
 VOCAB_SIZE = 96
 _SHAPE: dict[str, Any] = {
