@@ -15,11 +15,6 @@ from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 
 
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
-
-
 def make_trainer(model_path: str, **algorithm: object) -> Trainer:
     config = TorchTrainerConfig(learning_rate=1e-3, critic_learning_rate=1e-2, num_logical_shards=3)
     return create_trainer(config, PPOConfig(**algorithm), model_path=model_path, seed=0)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from trainer_samples import random_batch, save_tiny_model
+from trainer_samples import random_batch
 
 from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
@@ -17,11 +17,6 @@ from rlserve.trainers.trainer import ElasticTrainer
 NUM_SHARDS = 5
 MUCH, LITTLE = 16384, 100
 """Tokens that may go through a network at once: of the batch's 12 samples of at most 24 all, or any shard."""
-
-
-@pytest.fixture(scope="module")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return save_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 class Counted:
