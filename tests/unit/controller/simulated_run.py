@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from controller_fakes import FakeTracker, make_gang
-from simulated_workers import SimulatedFleet, SimulatedWorker, World
+from simulated_fleet import SimulatedFleet
+from simulated_workers import SimulatedWorker
+from simulated_world import World
 from virtual_time import run_virtual
 
 from rlserve.config.tree import ModelConfig, RunConfig

@@ -10,82 +10,26 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from controller_fakes import stats
+from simulated_process import SimulatedProcess
+from simulated_world import Meeting, World
 
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
-from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
-from rlserve.pool.notices.base import Notice
-from rlserve.pool.slots import Slot
+from rlserve.errors import WorkerFailedError
+from rlserve.pool.base import Collected, MemoryChange
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
 from rlserve.weights.canary import CanaryScores
 from rlserve.weights.offer import Holding, Offer, Receipt, SentPart, TrainedWeights
 
-_PEER_TIMEOUT_S = 5.0
 TRAINER_FILE = "trainer.json"
-
-
-def always(_: float) -> float:
-    """The same load at any time."""
-    return 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Speeds:
-    """How long things take, in virtual seconds."""
-
-    start_s: float = 5.0
-    switch_s: float = 0.5
-    step_s: float = 4.0
-    """A training step on one rank."""
-    token_s: float = 0.02
-    load: Callable[[float], float] = always
-    """Factor on ``token_s`` by the time."""
-
-
-class Meeting:
-    """Where all ranks of a group come together, or none."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.workers: list[SimulatedWorker] = []
-        self.complete = asyncio.Event()
-        self.broken = asyncio.Event()
-        self._waited_for = asyncio.Event()
-        """All have come, or nobody waits for them any more."""
-
-    def break_off(self) -> None:
-        """Nobody waits for those who have not come."""
-        self._waited_for.set()
-
-    async def meet(self, worker: SimulatedWorker, seconds: float) -> None:
-        """Return when all have come and ``seconds`` have passed.
-
-        Raises:
-            WorkerFailedError: one did not come, or died meanwhile.
-        """
-        self.workers.append(worker)
-        if len(self.workers) == self.size and not self._waited_for.is_set():
-            self.complete.set()
-            self._waited_for.set()
-        try:
-            async with asyncio.timeout(_PEER_TIMEOUT_S):
-                await self._waited_for.wait()
-            if not self.complete.is_set():
-                raise TimeoutError
-            await asyncio.wait_for(self.broken.wait(), seconds)
-        except TimeoutError:
-            if self.complete.is_set() and not self.broken.is_set():
-                return
-        raise WorkerFailedError(f"{worker.slot_id}: a peer is gone")
+_METRICS = {"training/log_prob_diff_mean": 0.0, names.REWARD: 0.5}
 
 
 @dataclass(kw_only=True)
@@ -101,16 +45,12 @@ class _Running:
     timer: asyncio.TimerHandle | None = None
 
 
-class SimulatedWorker:
-    """One process. ``kill`` ends it; ``hang`` lets it answer nothing any more; ``wedge`` stops its engine alone."""
+class SimulatedWorker(SimulatedProcess):
+    """A process with both roles. ``wedge`` stops its engine alone."""
 
     def __init__(self, world: World, slot_id: str) -> None:
-        self.world = world
-        self.slot_id = slot_id
-        self.dead = self.hung = self.wedged = False
-        self.notice: Notice | None = None
-        """What it was told."""
-        self._calls: set[asyncio.Future[Any]] = set()
+        super().__init__(world, slot_id)
+        self.wedged = False
         self.rolling_out = self.training = self.closed = False
         self.sleeping = False
         """It trains, and serves meanwhile."""
@@ -138,64 +78,17 @@ class SimulatedWorker:
         self.place: Membership | None = None
         self.meeting: Meeting | None = None
 
-    def __getattr__(self, method: str) -> SimulatedMethod:
-        if method.startswith("do_"):
-            raise AttributeError(method)
-        return SimulatedMethod(self, method)
-
     def kill(self) -> None:
-        """The process is gone: calls that wait, and all later ones, fail."""
-        self.dead = True
-        for call in self._calls:
-            if not call.done():
-                call.set_exception(WorkerLostError(f"{self.slot_id}: its process died"))
+        super().kill()
         for running in self.running.values():
             if running.timer is not None:
                 running.timer.cancel()
         if self.meeting is not None:
             self.meeting.broken.set()
 
-    def hang(self) -> None:
-        """Stopped, as by SIGSTOP."""
-        self.hung = True
-
     def wedge(self) -> None:
         """Its engine makes no step any more; the process answers."""
         self.wedged = True
-
-    def call(self, method: str, arguments: tuple[Any, ...]) -> asyncio.Future[Any]:
-        """Begin a call."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[Any] = loop.create_future()
-        if self.dead:
-            result.set_exception(WorkerLostError(f"{self.slot_id}: its process died"))
-            return result
-        self._calls.add(result)
-        result.add_done_callback(self._calls.discard)
-        if not self.hung:
-            task = loop.create_task(self._do(method, arguments, result))
-            self.world.tasks.add(task)
-            task.add_done_callback(self.world.tasks.discard)
-        return result
-
-    async def _do(self, method: str, arguments: tuple[Any, ...], result: asyncio.Future[Any]) -> None:
-        try:
-            found = await getattr(self, f"do_{method}")(*arguments)
-        except WorkerFailedError as error:
-            found = error
-        except Exception as error:  # a check of this file: the test must fail on it
-            self.world.faults.append(error)
-            found = error
-        if result.done() or self.hung:
-            return
-        if isinstance(found, Exception):
-            result.set_exception(found)
-        else:
-            result.set_result(found)
-
-    async def do_sign_of_life(self, wait_s: float) -> SignOfLife:
-        await asyncio.sleep(wait_s)
-        return SignOfLife(notice=self.notice)
 
     # -- rollout ---------------------------------------------------------------------------------------------
 
@@ -461,20 +354,6 @@ class SimulatedWorker:
             (folder / TRAINER_FILE).write_text(batches)
 
 
-_METRICS = {"training/log_prob_diff_mean": 0.0, names.REWARD: 0.5}
-
-
-class SimulatedMethod:
-    """A method of a worker, called as Ray's are."""
-
-    def __init__(self, worker: SimulatedWorker, method: str) -> None:
-        self._worker, self._method = worker, method
-
-    def remote(self, *arguments: Any) -> Any:
-        call = self._worker.call(self._method, arguments)
-        return (arguments[0], call) if self._method == "send_weights" else call  # the first is for receivers alone
-
-
 def _output(running: _Running, reason: FinishReason) -> RequestOutput:
     zeros = [0.0] * len(running.versions)
     tokens = GeneratedTokens.of(range(len(running.versions)), zeros, zeros, running.versions)
@@ -482,107 +361,3 @@ def _output(running: _Running, reason: FinishReason) -> RequestOutput:
         SampleOutput(index=index, tokens=tokens, finish_reason=reason) for index in range(running.request.sampling.n)
     )
     return RequestOutput(request_id=running.request.id, samples=samples)
-
-
-@dataclass(kw_only=True)
-class World:
-    """What all workers of a run have in common."""
-
-    speeds: Speeds = field(default_factory=Speeds)
-    lengths: tuple[int, int] = (20, 200)
-    """Fewest and most tokens of an answer."""
-    recompute_s: float | None = None
-    """What it takes to compute the samples under way anew when new weights come; None keeps their KV."""
-    seed: int = 0
-    faults: list[Exception] = field(default_factory=list)
-    """What the workers found wrong."""
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    meetings: dict[tuple[Any, ...], Meeting] = field(default_factory=dict)
-
-    num_kept_tokens: int = 0
-    """Tokens that requests brought along from another replica."""
-    num_returned_tokens: int = 0
-    """Tokens that requests had when their replica left."""
-
-    def __post_init__(self) -> None:
-        self.chance = random.Random(self.seed)
-
-    def canary_of(self, version: int) -> CanaryScores:
-        """What a trainer, and a sound engine, make of it."""
-        return ((-float(version), -1.0),)
-
-    def break_off(self, generation: int) -> None:
-        """Groups up to this one do not come about."""
-        for (_, number, *_), meeting in self.meetings.items():
-            if number <= generation:
-                meeting.break_off()
-
-    def meeting(self, key: tuple[Any, ...], size: int) -> Meeting:
-        """The one that all with the same key come to."""
-        if len(self.meetings) > 8:
-            del self.meetings[next(iter(self.meetings))]  # long over
-        return self.meetings.setdefault(key, Meeting(size))
-
-
-class SimulatedFleet:
-    """One simulated worker for each slot."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.workers: dict[str, SimulatedWorker] = {}
-        self._ready: set[str] = set()
-        self._reasons: dict[str, str] = {}
-        self.num_restarts = 0
-
-    @property
-    def ready(self) -> tuple[str, ...]:
-        return tuple(slot_id for slot_id in self.workers if slot_id in self._ready)
-
-    def __getitem__(self, slot_id: str) -> SimulatedWorker:
-        if slot_id not in self.workers:
-            raise WorkerLostError(self._reasons.get(slot_id) or f"the worker of {slot_id} was ended")
-        return self.workers[slot_id]
-
-    def share(self, value: Any) -> Any:
-        return value
-
-    def info(self, slot_id: str) -> WorkerInfo:
-        return WorkerInfo(slot_id=slot_id, process_id=1, host="here")
-
-    async def start(self, slots: Iterable[tuple[Slot, WorkerSpec]]) -> None:
-        await asyncio.gather(*(self._start(slot.id) for slot, _ in slots))
-
-    async def recover(self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None]) -> tuple[str, ...]:
-        (slot_id,) = slot_ids
-        on_restart(slot_id)
-        self.kill(slot_id)
-        self._reasons.pop(slot_id, None)
-        self.num_restarts += 1
-        await self._start(slot_id)
-        return (slot_id,)
-
-    async def _start(self, slot_id: str) -> None:
-        self.workers[slot_id] = SimulatedWorker(self.world, slot_id)
-        await asyncio.sleep(self.world.speeds.start_s)
-        self._ready.add(slot_id)
-
-    def processor_s(self, slot_id: str) -> float | None:
-        return None
-
-    def is_ready_to_run(self, slot_id: str) -> bool:
-        return False
-
-    def reason(self, slot_id: str) -> str | None:
-        return self._reasons.get(slot_id)
-
-    def kill(self, slot_id: str, reason: str | None = None) -> None:
-        worker = self.workers.pop(slot_id, None)
-        self._ready.discard(slot_id)
-        if reason is not None:
-            self._reasons[slot_id] = reason
-        if worker is not None:
-            worker.kill()
-
-    def close(self) -> None:
-        for slot_id in list(self.workers):
-            self.kill(slot_id)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from simulated_run import SimulatedRun, SimulatedScorer, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 
 from rlserve.config.tree import CheckpointConfig, EvaluationConfig, RunConfig
 from rlserve.engine.config import EngineConfig

@@ -13,7 +13,7 @@ from controller_fakes import make_gang, run_context
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_run import SimulatedRun, ask, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 from virtual_time import run_virtual
 
 from rlserve.config.tree import RunConfig

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from controller_fakes import FakeWorker, recorded, run_context
 from simulated_run import SimulatedRun, make_config, simulate
-from simulated_workers import World
+from simulated_world import World
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.canary import CanaryWatch, Taken

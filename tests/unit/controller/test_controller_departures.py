@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from simulated_run import Disturb, SimulatedRun, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import newest_checkpoint

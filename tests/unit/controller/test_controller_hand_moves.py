@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from simulated_run import SimulatedRun, ask, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 
 from rlserve.config.tree import RunConfig
 from rlserve.engine.config import EngineConfig

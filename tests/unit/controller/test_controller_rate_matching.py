@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from simulated_run import SimulatedRun, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 
 from rlserve.config.tree import RunConfig
 from rlserve.engine.config import EngineConfig

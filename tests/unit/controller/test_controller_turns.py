@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from simulated_run import SimulatedRun, SimulatedScorer, ask, make_config, simulate
-from simulated_workers import Speeds, World
+from simulated_world import Speeds, World
 
 from rlserve.config.tree import CheckpointConfig, EvaluationConfig, RunConfig
 from rlserve.engine.config import EngineConfig
