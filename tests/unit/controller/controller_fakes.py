@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from ray.exceptions import RayActorError
@@ -25,6 +26,9 @@ from rlserve.pool.slots import Slot
 from rlserve.roofline.accelerators import slot_type
 from rlserve.tracking.events import Record
 from rlserve.weights.offer import Receipt, SentPart
+
+BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
+"""All that a trainer group asks of one."""
 
 
 class FakeWorker:
