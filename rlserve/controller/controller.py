@@ -274,7 +274,8 @@ class Controller:
             return
         found = score.result()
         self._held_out_after, self._is_scored = found.share_right, True
-        self._parts.saver.note_score(found.share_right)
+        if found.share_right is not None:
+            self._parts.saver.note_score(found.share_right)
         self._setup.tracker.log(num_steps, found.metrics())
         logger.info("held-out score after training: %s", found)
 
