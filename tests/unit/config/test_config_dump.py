@@ -76,7 +76,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
     )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=25)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 @given(config=run_configs())
 def test_what_is_written_is_read_back(config: RunConfig, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
