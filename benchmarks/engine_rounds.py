@@ -17,7 +17,7 @@ import select
 import signal
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -82,10 +82,11 @@ class PeerResult:
 class PeerProcess:
     """A worker and its children, stopped except while it does something."""
 
-    def __init__(self, python: str, environment: Mapping[str, str]) -> None:
+    def __init__(self, python: str, environment: Mapping[str, str], *, program: Sequence[str] = (str(WORKER),)) -> None:
+        """``program`` is what Python is told to run: it obeys one JSON object a line, as ``engine_worker`` does."""
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed in __exit__
         self._process = subprocess.Popen(
-            [python, str(WORKER)],
+            [python, *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -158,7 +159,10 @@ def run_case(
     """
     folder = model_folder(SHAPES[case.shape], model_cache)
     options = peer_options(case, model_folder=str(folder), num_threads=num_threads)
-    results = {peer: PeerResult(peer=peer, missing=missing_reason(peer, python)) for peer, python in pythons.items()}
+    results = {
+        peer: PeerResult(peer=peer, missing=missing_reason(REQUIRED_MODULE[peer], python))
+        for peer, python in pythons.items()
+    }
     with ExitStack() as stack:
         processes: dict[str, PeerProcess] = {}
         for peer, python in pythons.items():
@@ -173,16 +177,16 @@ def run_case(
     return list(results.values())
 
 
-def missing_reason(peer: str, python: str | None) -> str | None:
-    """Why the peer cannot run with that Python, or None if it can."""
+def missing_reason(module: str, python: str | None, environment: Mapping[str, str] | None = None) -> str | None:
+    """Why a peer that needs the module cannot run with that Python, or None if it can."""
     if python is None:
         return "not installed: no Python was named for it"
-    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({REQUIRED_MODULE[peer]!r}) is None)"
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
     try:
-        found = subprocess.run([python, "-c", program], capture_output=True).returncode == 0
+        found = subprocess.run([python, "-c", program], capture_output=True, env=environment).returncode == 0
     except OSError as error:
         return f"not installed: {error}"
-    return None if found else f"not installed: {python} has no {REQUIRED_MODULE[peer]}"
+    return None if found else f"not installed: {python} has no {module}"
 
 
 def worker_environment(environment: Mapping[str, str], num_threads: int) -> dict[str, str]:

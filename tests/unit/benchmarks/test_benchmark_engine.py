@@ -13,6 +13,7 @@ import pytest
 from engine_cases import SMOKE, make_requests, num_output_tokens, peer_options
 from engine_rounds import PeerFailedError, PeerProcess, missing_reason, worker_environment
 from peers.base import WARM_UP_TOKENS, BenchmarkRequest, Peer, PeerOptions, RunOutcome
+from peers.factory import REQUIRED_MODULE
 from peers.hf import num_padded_steps, one_row_a_sample
 from process_usage import group_members, group_usage
 
@@ -63,9 +64,9 @@ def test_a_worker_that_fails_says_why() -> None:
 
 
 def test_a_peer_without_its_package_is_missing() -> None:
-    assert missing_reason("vllm", None) == "not installed: no Python was named for it"
-    assert missing_reason("hf", sys.executable) is None
-    assert "No such file" in (missing_reason("hf", "/no/python") or "")
+    assert missing_reason(REQUIRED_MODULE["vllm"], None) == "not installed: no Python was named for it"
+    assert missing_reason(REQUIRED_MODULE["hf"], sys.executable) is None
+    assert "No such file" in (missing_reason(REQUIRED_MODULE["hf"], "/no/python") or "")
 
 
 def test_environment_of_workers_keeps_a_wait_policy_that_the_user_has_set() -> None:
