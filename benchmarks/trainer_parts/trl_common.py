@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor, LogitsProcessorList
 
 from trainer_parts.base import Assignment
@@ -54,7 +55,7 @@ class UpdateCount:
 
     def __init__(self) -> None:
         self.num = 0
-        torch.optim.optimizer.register_optimizer_step_post_hook(self._count)
+        register_optimizer_step_post_hook(self._count)
 
     def _count(self, optimizer: Any, arguments: Any, options: Any) -> None:
         self.num += 1
