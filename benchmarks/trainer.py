@@ -16,7 +16,7 @@ from pathlib import Path
 
 from models import DEFAULT_CACHE
 from rich.console import Console
-from trainer_parts.cases import CASES, SMOKE_NAME, chosen
+from trainer_parts.cases import CASES, SMOKE, SMOKE_NAME, chosen
 from trainer_parts.comparison import checks, report, table
 from trainer_parts.factory import OUR_NAME
 from trainer_parts.rounds import CaseResult, run_case
@@ -68,7 +68,7 @@ def _print(results: Sequence[CaseResult]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/trainer.py", description=(__doc__ or "").splitlines()[0])
-    names = [*CASES, SMOKE_NAME]
+    names = [*CASES, SMOKE_NAME, *(case.name for case in SMOKE)]
     parser.add_argument("--case", nargs="+", choices=names, default=list(CASES), metavar="NAME", help=", ".join(names))
     parser.add_argument("--rounds", type=int, help="rounds of each case (default: the case's own)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of each side (default: all cores)")

@@ -81,5 +81,6 @@ SMOKE = tuple(replace(case, bar=None, steps_per_turn=min(case.steps_per_turn, 2)
 
 
 def chosen(names: list[str]) -> list[Case]:
-    """The cases of these names; ``smoke`` stands for several."""
-    return [case for name in names for case in (SMOKE if name == SMOKE_NAME else (CASES[name],))]
+    """The cases of these names; ``smoke`` stands for all whose names begin so."""
+    named = CASES | {case.name: case for case in SMOKE}
+    return [case for name in names for case in (SMOKE if name == SMOKE_NAME else (named[name],))]

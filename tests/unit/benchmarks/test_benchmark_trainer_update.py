@@ -55,9 +55,19 @@ def test_both_sides_have_the_same_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_smoke_case_without_peers_of_their_own(tmp_path: Path) -> None:
+def test_smoke_cases_without_peers_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "out.json"
-    words = ["--case", "smoke", "--threads", "1", "--json", str(path), "--model-cache", str(tmp_path)]
+    words = [
+        "--case",
+        "smoke-grpo",
+        "smoke-update",
+        "--threads",
+        "1",
+        "--json",
+        str(path),
+        "--model-cache",
+        str(tmp_path),
+    ]
     words += ["--trl-python", "no-python", "--trl-ppo-python", "no-python", "--deepspeed-python", "no-python"]
     done = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
