@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlserve.controller.checkpoint import MANIFEST_FILE, checkpoints, held_out_score
+from rlserve.controller.checkpoint import MANIFEST_FILE, by_score, checkpoints
 from rlserve.errors import UserError
 from rlserve.export.adapters import holds_adapters
 from rlserve.tracking.run_folder import RunFolder
@@ -100,13 +100,13 @@ def _sealed_of(folder: RunFolder, *, best: bool) -> Path:
         )
     if not best:
         return sealed[-1]
-    scored = [(score, path) for path in sealed if (score := held_out_score(path)) is not None]
-    if not scored:
+    ranked = by_score(sealed)
+    if not ranked:
         raise UserError(
             f"no checkpoint of {folder.path} has a held-out score (evaluation.every_steps, or the end of a run): leave "
             "--best out for the newest"
         )
-    return max(scored)[1]  # of equal ones, the newest
+    return ranked[-1]
 
 
 def _all_sealed(folder: RunFolder) -> list[Path]:

@@ -24,7 +24,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,7 @@ def _remove_old(parent: Path, newest_step: int, keep: int, keep_best: int) -> No
     up_to_now = [path for path in checkpoints(parent) if (_step_of(path.name) or 0) <= newest_step]
     old_ones = up_to_now[:-keep]
     if keep_best:
-        scored = [(score, path) for path in up_to_now if (score := held_out_score(path)) is not None]
-        best = {path for _, path in sorted(scored)[-keep_best:]}  # of equal ones, the newest
+        best = set(by_score(up_to_now)[-keep_best:])
         old_ones = [path for path in old_ones if path not in best]
     for old in (*old_ones, *_half_written(parent)):
         try:
@@ -197,6 +196,13 @@ def held_out_score(checkpoint: Path) -> float | None:
         return None
     score: float | None = content.get("held_out")
     return score
+
+
+def by_score(found: Sequence[Path]) -> list[Path]:
+    """Those of some checkpoints, in order of their steps, that have a held-out score: the best last, of equal ones the
+    newest."""
+    scores = {path: score for path in found if (score := held_out_score(path)) is not None}
+    return sorted(scores, key=lambda path: scores[path])
 
 
 def note_score(checkpoint: Path, score: float) -> None:
