@@ -8,9 +8,10 @@ second engine is installed beside it.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Protocol
 
 from datasets import Dataset
 from transformers import TrainerCallback
@@ -39,6 +40,13 @@ def micro_batch_of(case: Case) -> int:
     while size % 2 == 0 and size * longest > MICRO_BATCH_TOKENS:
         size //= 2
     return size
+
+
+class CountingReward(Protocol):
+    """Has counted the answers that it was shown, and their tokens."""
+
+    num_answers: int
+    num_tokens: int
 
 
 class TaskReward:
@@ -151,19 +159,26 @@ class TurnTaking(TrainerCallback):
         self._expect(answer_lengths(self._case, self._step))
 
 
-class TrlGrpo(Peer):
-    """Seconds of a step, from the end of the one before."""
+class TrlSteps(Peer):
+    """Seconds of a step of one of TRL's trainers, from the end of the one before."""
 
     def __init__(self, assignment: Assignment) -> None:
         super().__init__(assignment)
         self._updates = UpdateCount()
         self._policy, self._tokenizer = load_policy(assignment), load_tokenizer(assignment)
-        self._reward = TaskReward(self.case, self._tokenizer.eos_token_id)
+        self._reward = self._create_reward()
+
+    @abstractmethod
+    def _create_reward(self) -> CountingReward:
+        """What the trainer asks for rewards."""
+
+    @abstractmethod
+    def _create_trainer(self, callback: TurnTaking) -> Any:
+        """With the policy, the tokenizer and the reward, and a ``train`` that never ends by itself."""
 
     def serve(self, turns: Turns) -> None:
         lengths = force_lengths(self._policy, self._tokenizer)
-        callback = TurnTaking(self.case, turns, lengths.expect, self._count)
-        trainer = create_trainer(self.assignment, self._policy, self._tokenizer, self._reward, callback)
+        trainer = self._create_trainer(TurnTaking(self.case, turns, lengths.expect, self._count))
         with suppress(NoMoreTurnsError):
             trainer.train()
 
@@ -183,3 +198,13 @@ class TrlGrpo(Peer):
             "answer tokens": self._reward.num_tokens,
             "updates": self._updates.num,
         }
+
+
+class TrlGrpo(TrlSteps):
+    """GRPO."""
+
+    def _create_reward(self) -> TaskReward:
+        return TaskReward(self.case, self._tokenizer.eos_token_id)
+
+    def _create_trainer(self, callback: TurnTaking) -> GRPOTrainer:
+        return create_trainer(self.assignment, self._policy, self._tokenizer, self._reward, callback)

@@ -8,7 +8,6 @@ here one that decodes the answers and asks the task.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,19 +18,10 @@ from torch.utils.data import DataLoader
 from transformers import AutoModelForSequenceClassification
 from trl.experimental.ppo import PPOConfig, PPOTrainer
 
-from trainer_parts.base import Assignment, Case, Peer, Turns
+from trainer_parts.base import Case
 from trainer_parts.data import Answer, reward_of, training_records
-from trainer_parts.trl_common import (
-    KL_COEFFICIENT,
-    VALUE_COEFFICIENT,
-    UpdateCount,
-    common_arguments,
-    force_lengths,
-    load_policy,
-    load_tokenizer,
-    versions,
-)
-from trainer_parts.trl_grpo import ENDLESS, NoMoreTurnsError, TurnTaking, micro_batch_of
+from trainer_parts.trl_common import KL_COEFFICIENT, VALUE_COEFFICIENT, common_arguments
+from trainer_parts.trl_grpo import ENDLESS, TrlSteps, TurnTaking, micro_batch_of
 
 
 class TaskRewardModel(nn.Module):
@@ -65,34 +55,14 @@ class TaskRewardModel(nn.Module):
         return hidden_states
 
 
-class TrlPpo(Peer):
-    """Seconds of a step, from the end of the one before."""
+class TrlPpo(TrlSteps):
+    """PPO."""
 
-    def __init__(self, assignment: Assignment) -> None:
-        super().__init__(assignment)
+    def _create_reward(self) -> TaskRewardModel:
         assert self.case.task == "digits", "whose prompts have one length, and begin with the right digit"
-        self._updates = UpdateCount()
-        self._policy, self._tokenizer = load_policy(assignment), load_tokenizer(assignment)
-        records = training_records(assignment)
+        records = training_records(self.assignment)
         self._prompts = [self._tokenizer(record.prompt)["input_ids"] for record in records]
-        self._reward = TaskRewardModel(self.case, self._tokenizer, len(self._prompts[0]))
-
-    def serve(self, turns: Turns) -> None:
-        lengths = force_lengths(self._policy, self._tokenizer)
-        callback = TurnTaking(self.case, turns, lengths.expect, self._count)
-        trainer = self._create_trainer(callback)
-        with suppress(NoMoreTurnsError):
-            trainer.train()
-
-    def versions(self) -> dict[str, str]:
-        return versions()
-
-    def settings(self) -> dict[str, str]:
-        return {
-            "answers in a micro-batch": str(micro_batch_of(self.case)),
-            "generation": f"transformers, {self.case.num_answers} answers at once",
-            "AdamW": "fused",
-        }
+        return TaskRewardModel(self.case, self._tokenizer, len(self._prompts[0]))
 
     def _create_trainer(self, callback: TurnTaking) -> PPOTrainer:
         case = self.case
@@ -127,10 +97,3 @@ class TrlPpo(Peer):
         in_order = DataLoader(data, batch_size=case.num_answers, collate_fn=trainer.data_collator)
         trainer.dataloader = trainer.accelerator.prepare(in_order)  # its own shuffles: lengths belong to rows
         return trainer
-
-    def _count(self) -> dict[str, int]:
-        return {
-            "answers": self._reward.num_answers,
-            "answer tokens": self._reward.num_tokens,
-            "updates": self._updates.num,
-        }
