@@ -35,6 +35,16 @@ def group_usage(group: int) -> Usage:
     return Usage(cpu_s=ticks / os.sysconf("SC_CLK_TCK"), peak_rss_bytes=peak_rss_bytes)
 
 
+def held_bytes() -> int:
+    """By this process now."""
+    return _status_bytes("self", "VmRSS")
+
+
+def peak_bytes() -> int:
+    """The most that this process has held."""
+    return _status_bytes("self", "VmHWM")
+
+
 def _stat_fields() -> list[tuple[int, list[str]]]:
     """Of every living process: its id, and the fields of its ``stat`` after the name: state, parent, group, …"""
     found = []
@@ -50,7 +60,12 @@ def _stat_fields() -> list[tuple[int, list[str]]]:
 
 def _high_water_bytes(process: int) -> int:
     try:
-        lines = (_PROC / str(process) / "status").read_text().splitlines()
+        return _status_bytes(str(process), "VmHWM")
     except OSError:  # it ended while we looked
         return 0
-    return sum(int(line.split()[1]) * _KIB for line in lines if line.startswith("VmHWM:"))
+
+
+def _status_bytes(process: str, field: str) -> int:
+    """0 where the process has no memory any more."""
+    lines = (_PROC / process / "status").read_text().splitlines()
+    return sum(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{field}:"))

@@ -13,8 +13,6 @@ import argparse
 import gc
 import json
 import os
-import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
 from machine import circumstances
 from models import DEFAULT_CACHE, SHAPES, model_folder
+from process_usage import held_bytes, peak_bytes
+from rank_processes import run_ranks
 
 if TYPE_CHECKING:
     from rlserve.trainers import Batch
@@ -122,7 +122,7 @@ def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, 
     small.step(make_batch(case, _vocab_size(small_folder), step=0))
     del small
     gc.collect()
-    before = _memory_bytes("VmRSS")
+    before = held_bytes()
     trainer = create_trainer(
         config,
         algorithm,
@@ -138,11 +138,11 @@ def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, 
         start = time.perf_counter()
         trainer.step(batch)
         step_s = time.perf_counter() - start
-    added_bytes = _memory_bytes("VmHWM") - before
+    added_bytes = peak_bytes() - before
     return MemoryResult(
         case=case.name,
         added_bytes=added_bytes,
-        held_bytes=_memory_bytes("VmRSS") - before,
+        held_bytes=held_bytes() - before,
         bytes_per_parameter=added_bytes / sum(tensor.numel() for tensor in trainer.weights().values()),
         step_s=step_s,
     )
@@ -178,18 +178,9 @@ def measure(case: MemoryCase, folder: Path, small_folder: Path) -> MemoryResult:
     Raises:
         RuntimeError: a rank failed; it has said why on standard error.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     command = [sys.executable, __file__, "--here", case.name, "--folders", str(folder), str(small_folder)]
-    ranks = [
-        subprocess.Popen([*command, "--rank", str(rank), "--port", str(port)], stdout=subprocess.PIPE, text=True)
-        for rank in range(case.num_ranks)
-    ]
-    said = [rank.communicate()[0] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        raise RuntimeError(f"{case.name}: a rank failed")
-    results = [MemoryResult(**json.loads(text.splitlines()[-1])) for text in said]
+    found = run_ranks(command, num_ranks=case.num_ranks, what=case.name)
+    results = [MemoryResult(**result) for result in found]
     return max(results, key=lambda result: result.added_bytes)
 
 
@@ -237,12 +228,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _vocab_size(folder: Path) -> int:
     size: int = json.loads((folder / "config.json").read_text())["vocab_size"]
     return size
-
-
-def _memory_bytes(field: str) -> int:
-    """A line of this process's ``status``, which Linux gives in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 if __name__ == "__main__":

@@ -11,12 +11,13 @@ from typing import Any
 import deepspeed
 import torch
 from models import SHAPES, model_folder
+from process_usage import held_bytes, peak_bytes
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM
 
 from trainer_parts.base import Assignment, Case, Outcome, Turn, TurnByTurn, Turns
 from trainer_parts.batches import make_batch
-from trainer_parts.memory_ranks import Place, RankMemory, held_bytes, most_of_ranks, peak_bytes, run_rank
+from trainer_parts.memory_ranks import Place, RankMemory, most_of_ranks, run_rank
 
 
 class DeepSpeedMemory(TurnByTurn):

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
+
+from rank_processes import run_ranks
 
 from trainer_parts.base import Assignment, Outcome, assignment_from
-
-_KIB = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +42,10 @@ def most_of_ranks(module: str, assignment: Assignment, small_folder: str) -> Out
     Raises:
         RuntimeError: a rank failed; it has said why on standard error.
     """
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    num_ranks = assignment.case.num_ranks
     task = json.dumps({"assignment": asdict(assignment), "small_folder": small_folder})
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-m", module, "--rank", str(rank), "--port", str(port), "--task", task],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(num_ranks)
-    ]
-    said = [rank.communicate()[0] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
-        raise RuntimeError(f"{assignment.case.name}: a rank failed")
-    found = [RankMemory(**json.loads(text.splitlines()[-1])) for text in said]
+    num_ranks = assignment.case.num_ranks
+    command = [sys.executable, "-m", module, "--task", task]
+    found = [RankMemory(**said) for said in run_ranks(command, num_ranks=num_ranks, what=assignment.case.name)]
     most = max(found, key=lambda memory: memory.added_bytes)
     return Outcome(
         value=most.added_bytes / most.num_parameters,
@@ -79,18 +63,3 @@ def run_rank(measure: Callable[[Assignment, str, Place], RankMemory]) -> None:
     assignment = assignment_from(options.task["assignment"])
     place = Place(rank=options.rank, num_ranks=assignment.case.num_ranks, port=options.port)
     sys.stdout.write(json.dumps(asdict(measure(assignment, options.task["small_folder"], place))) + "\n")
-
-
-def held_bytes() -> int:
-    """By this process now."""
-    return _status("VmRSS")
-
-
-def peak_bytes() -> int:
-    """The most that this process has held."""
-    return _status("VmHWM")
-
-
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * _KIB for line in lines if line.startswith(f"{field}:"))

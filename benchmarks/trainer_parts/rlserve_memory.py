@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from models import SHAPES, model_folder
+from process_usage import held_bytes, peak_bytes
 
 from rlserve.trainers import GRPOConfig, Membership, TorchTrainerConfig, create_trainer
 from trainer_parts.base import Assignment, Outcome, Turn, TurnByTurn, Turns
 from trainer_parts.batches import make_batch
-from trainer_parts.memory_ranks import Place, RankMemory, held_bytes, most_of_ranks, peak_bytes, run_rank
+from trainer_parts.memory_ranks import Place, RankMemory, most_of_ranks, run_rank
 from trainer_parts.rlserve_update import batch_of, versions
 
 
