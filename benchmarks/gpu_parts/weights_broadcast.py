@@ -41,7 +41,7 @@ def measure_broadcast(place: Place, report: Report) -> None:
         _answer(here, place)
         spent.append(time.perf_counter() - start)
     here.send(None)
-    is_whole = _answer(here, place) == hashlib.sha256(packed.payload.data).hexdigest()
+    is_whole = _answer(here, place) == hashlib.sha256(packed.payload.numpy()).hexdigest()
     sender.discard(())
     process.join(timeout=max(1.0, min(20.0, place.rest_s)))
     report.figure(f"weights by {how}: bytes", packed.manifest.num_bytes)
@@ -70,4 +70,4 @@ def _receive_all(connection: Connection, config: NcclConfig, by_nccl: bool) -> N
         packed = end.receive(cargo)
         connection.send("received")
     assert packed is not None
-    connection.send(hashlib.sha256(packed.payload.data).hexdigest())
+    connection.send(hashlib.sha256(packed.payload.numpy()).hexdigest())

@@ -11,9 +11,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rlserve.engine.weights.fingerprint import copied_fingerprints, named_fingerprint, total_fingerprint
 from rlserve.errors import WeightsRefusedError
@@ -54,8 +52,10 @@ class PackedWeights:
     """One version, ready to travel."""
 
     manifest: Manifest
-    payload: NDArray[np.uint8]
-    """[num_bytes] of all tensors, each aligned, or of a coded delta. Read-only where it is the sender's own."""
+    payload: torch.Tensor
+    """[num_bytes] uint8, of all tensors, each aligned, or of a coded delta, which is in host memory."""
+    is_own: bool = False
+    """Whether nobody else has the payload: only then it may be written to."""
 
     def check(self) -> None:
         """See that a delta is what was packed, before it is decoded. A whole is proved by its fingerprint.
@@ -63,7 +63,7 @@ class PackedWeights:
         Raises:
             WeightsRefusedError: it is damaged.
         """
-        if self.manifest.base is not None and hashlib.sha256(self.payload.data).hexdigest() != self.manifest.checksum:
+        if self.manifest.base is not None and _checksum(self.payload) != self.manifest.checksum:
             raise WeightsRefusedError(f"version {self.manifest.version} of the weights arrived damaged: wrong checksum")
 
 
@@ -73,25 +73,26 @@ class Snapshot:
 
     version: int
     entries: tuple[TensorEntry, ...]
-    payload: NDArray[np.uint8]
+    payload: torch.Tensor
+    """[num_bytes] uint8."""
     fingerprint: int
     """Of the tensors, to compare with what an engine has loaded."""
 
     def pack(self) -> PackedWeights:
         """The whole; the payload is not copied."""
         manifest = Manifest(version=self.version, entries=self.entries, num_bytes=self.payload.nbytes)
-        return PackedWeights(manifest=manifest, payload=_read_only(self.payload))
+        return PackedWeights(manifest=manifest, payload=self.payload)
 
-    def pack_delta(self, coded: NDArray[np.uint8], base: Holding) -> PackedWeights:
-        """What changed since ``base``, closed with a checksum, to travel in place of the whole."""
+    def pack_delta(self, coded: torch.Tensor, base: Holding) -> PackedWeights:
+        """What changed since ``base``, coded to bytes and closed with a checksum, to travel in place of the whole."""
         manifest = Manifest(
             version=self.version,
             entries=self.entries,
             num_bytes=coded.nbytes,
             base=base,
-            checksum=hashlib.sha256(coded.data).hexdigest(),
+            checksum=_checksum(coded),
         )
-        return PackedWeights(manifest=manifest, payload=_read_only(coded))
+        return PackedWeights(manifest=manifest, payload=coded)
 
 
 def take_snapshot(
@@ -124,31 +125,12 @@ def take_snapshot(
     return Snapshot(version=version, entries=tuple(entries), payload=payload, fingerprint=total_fingerprint(named))
 
 
-def tensors_in(payload: NDArray[np.uint8], entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors with their names, as views of ``payload``. Where that is read-only they must not be written to:
-    PyTorch has no tensors that refuse it."""
-    buffer = flat_tensor(payload)
+def tensors_in(payload: torch.Tensor, entries: Sequence[TensorEntry]) -> Iterator[tuple[str, torch.Tensor]]:
+    """All tensors with their names, as views of ``payload``: they must not be written to where that must not."""
     for entry in entries:
-        raw = buffer[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
+        raw = payload[entry.offset_bytes : entry.offset_bytes + entry.num_bytes]
         yield entry.name, raw.view(getattr(torch, entry.dtype)).reshape(entry.shape)
 
 
-def flat_tensor(payload: NDArray[np.uint8]) -> torch.Tensor:
-    """The same memory, which must not be written to where ``payload`` is read-only."""
-    return torch.from_numpy(payload if payload.flags.writeable else np.asarray(_Unlocked(payload)))
-
-
-class _Unlocked:
-    """The same memory as an array that may be written to, which keeps the other alive: PyTorch takes no other without a
-    warning."""
-
-    def __init__(self, payload: NDArray[np.uint8]) -> None:
-        self._payload = payload
-        interface = payload.__array_interface__
-        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
-
-
-def _read_only(payload: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    view = payload.view()
-    view.flags.writeable = False
-    return view
+def _checksum(coded: torch.Tensor) -> str:
+    return hashlib.sha256(coded.numpy().data).hexdigest()

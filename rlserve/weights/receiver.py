@@ -21,9 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rlserve.errors import WeightsRefusedError
 from rlserve.weights.delta.codec import apply_delta
@@ -50,8 +48,9 @@ class _Part:
 
     holding: Holding
     entries: tuple[TensorEntry, ...]
-    payload: NDArray[np.uint8]
-    """Nobody else's if it is writable."""
+    payload: torch.Tensor
+    is_own: bool
+    """Whether the payload may be written to."""
 
 
 class Receiver:
@@ -121,7 +120,8 @@ def _taken(kept: Mapping[str, _Part], offer: Offer, part: SentPart, packed: Pack
     """A part at the version of the offer, in the memory of what was kept of it where that is possible."""
     holding = Holding(version=offer.version, fingerprint=part.fingerprint)
     if part.base is None:
-        return _Part(holding=holding, entries=packed.manifest.entries, payload=packed.payload)
+        entries = packed.manifest.entries
+        return _Part(holding=holding, entries=entries, payload=packed.payload, is_own=packed.is_own)
     before = kept.get(part.sender)
     if before is None or before.holding != part.base:
         held = "nothing" if before is None else f"version {before.holding.version} ({before.holding.fingerprint:016x})"
@@ -129,9 +129,9 @@ def _taken(kept: Mapping[str, _Part], offer: Offer, part: SentPart, packed: Pack
             f"version {offer.version} of the weights is what changed{_since(part.base)} "
             f"({part.base.fingerprint:016x}); here is {held}"
         )
-    payload = before.payload if before.payload.flags.writeable else before.payload.copy()
-    apply_delta(packed.payload, payload)
-    return _Part(holding=holding, entries=before.entries, payload=payload)
+    payload = before.payload if before.is_own else before.payload.clone()
+    apply_delta(packed.payload.numpy(), payload.numpy())
+    return _Part(holding=holding, entries=before.entries, payload=payload, is_own=True)
 
 
 def _joined(parts: Mapping[str, _Part], offer: Offer) -> dict[str, torch.Tensor]:

@@ -7,24 +7,24 @@ import weakref
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 
 class ReusedMemory:
-    """Gives arrays out, and takes the memory of the last one that nobody holds any more, nor a view of it, for the
+    """Gives tensors out, and takes the memory of the last one that nobody holds any more, nor a view of it, for the
     next of the same size."""
 
     def __init__(self) -> None:
         self._free: deque[mmap.mmap] = deque(maxlen=1)
 
-    def take(self, num_bytes: int) -> NDArray[np.uint8]:
-        """An array at the beginning of a page, zero or as it was when it was given up."""
+    def take(self, num_bytes: int) -> torch.Tensor:
+        """[num_bytes] uint8 at the beginning of a page, zero or as it was when it was given up."""
         if num_bytes == 0:
-            return np.zeros(0, dtype=np.uint8)
+            return torch.zeros(0, dtype=torch.uint8)
         block = self._freed(num_bytes) or _new(num_bytes)
         array = np.frombuffer(block, dtype=np.uint8)
         weakref.finalize(array, self._free.append, block).atexit = False
-        return array
+        return torch.from_numpy(array)
 
     def free(self) -> None:
         """Give what nobody holds back to the system."""

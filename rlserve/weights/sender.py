@@ -122,7 +122,7 @@ class Sender:
             last = self._last
         if last is None or last.snapshot.entries != snapshot.entries:
             return snapshot.pack(), None
-        before, payload, size = last.snapshot.payload, snapshot.payload, self._dtype.itemsize
+        before, payload, size = last.snapshot.payload.numpy(), snapshot.payload.numpy(), self._dtype.itemsize
         share = changed_share(before, payload, size)
         if base != last.holding or not is_worth_coding(share):
             return snapshot.pack(), share
@@ -130,4 +130,4 @@ class Sender:
         share = delta.num_changed / max(payload.nbytes // size, 1)
         if not is_worth_sending(delta.coded.nbytes, payload.nbytes):
             return snapshot.pack(), share
-        return snapshot.pack_delta(delta.coded, base), share
+        return snapshot.pack_delta(torch.from_numpy(delta.coded), base), share

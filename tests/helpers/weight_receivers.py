@@ -72,7 +72,7 @@ def _serve(pipe: Any, config: WeightsConfig) -> None:
     while True:
         cargo = pipe.recv()
         try:
-            answer: Any = hashlib.sha256(end.receive(cargo).payload.data).hexdigest()
+            answer: Any = hashlib.sha256(end.receive(cargo).payload.numpy()).hexdigest()
         except Exception as error:
             answer = error
         pipe.send(answer)

@@ -9,15 +9,12 @@ from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from rlserve.distributed.base import RankPlace
 from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
 from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.errors import DeadlineExceededError
-from rlserve.weights.packing import flat_tensor
 
 Backend = Literal["nccl", "gloo"]
 SENDER = "the sender"
@@ -67,8 +64,8 @@ class BroadcastGroup:
         with self._failures_named("forming the group"):
             self._process_group = new_group(self._rendezvous, self._timeout)
 
-    def broadcast(self, payload: NDArray[np.uint8]) -> None:
-        """Fill ``payload`` with the sender's, which is as long and stays as it is.
+    def broadcast(self, payload: torch.Tensor) -> None:
+        """Fill ``payload``, [num_bytes] uint8 in host memory, with the sender's, which is as long and stays as it is.
 
         Raises:
             WorkerFailedError: a member is lost or late; the group is closed.
@@ -83,20 +80,19 @@ class BroadcastGroup:
             self._process_group.abort()
             self._process_group = None
 
-    def _broadcast(self, part: NDArray[np.uint8]) -> None:
+    def _broadcast(self, part: torch.Tensor) -> None:
         is_sender = self._rendezvous.place.rank == 0
-        host = flat_tensor(part)
         if self._device.type == "cpu":
-            self._finish(self._process_group.broadcast(host, 0))
+            self._finish(self._process_group.broadcast(part, 0))
             return
         if self._buffer is None:
             self._buffer = torch.empty(_BUCKET_BYTES, dtype=torch.uint8, device=self._device)
         bucket = self._buffer[: part.nbytes]
         if is_sender:
-            bucket.copy_(host)
+            bucket.copy_(part)
         self._finish(self._process_group.broadcast(bucket, 0))
         if not is_sender:
-            host.copy_(bucket)
+            part.copy_(bucket)
 
     def _finish(self, work: Any) -> None:
         """Wait on the host, so that nothing waits on a device for a rank that is lost."""

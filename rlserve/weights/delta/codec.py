@@ -53,7 +53,8 @@ def encode_delta(base: NDArray[np.uint8], new: NDArray[np.uint8], element_size: 
     differences = after[positions] - before[positions]
     coded_gaps = encode_numbers(gaps.astype(np.uint64))
     header = _HEADER.pack(len(after), len(coded_gaps), element_size)
-    coded = b"".join((header, coded_gaps, encode_numbers(_zig_zag(differences))))
+    # Not bytes: PyTorch warns of memory that cannot be written to.
+    coded = bytearray().join((header, coded_gaps, encode_numbers(_zig_zag(differences))))
     return Delta(coded=np.frombuffer(coded, dtype=np.uint8), num_changed=len(positions))
 
 

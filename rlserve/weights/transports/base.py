@@ -37,8 +37,7 @@ class ReceivingEnd(ABC):
 
     @abstractmethod
     def receive(self, cargo: Any) -> PackedWeights:
-        """What was sent; whether it is undamaged is checked by whoever opens it. A payload that is writable is the
-        caller's own.
+        """What was sent; whether it is undamaged is checked by whoever opens it.
 
         Raises:
             ArgumentLostError: it is gone; it can be sent again.

@@ -227,7 +227,7 @@ class NcclReceivingEnd(ReceivingEnd):
             raise ArgumentLostError(f"version {version} of the weights is not kept any more")
         payload = self._memory.take(cargo.manifest.num_bytes)
         self._joined(sender, cargo, answer).broadcast(payload)
-        return PackedWeights(manifest=cargo.manifest, payload=payload)
+        return PackedWeights(manifest=cargo.manifest, payload=payload, is_own=True)
 
     @property
     def _patience_s(self) -> float:

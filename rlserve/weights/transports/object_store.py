@@ -9,10 +9,24 @@ is read-only, and once more into its engine.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
 
 from rlserve.weights.config import ObjectStoreConfig
-from rlserve.weights.packing import PackedWeights
+from rlserve.weights.packing import Manifest, PackedWeights
 from rlserve.weights.transports.base import ReceivingEnd, SendingEnd, Transport
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredWeights:
+    """A version as it lies in the store."""
+
+    manifest: Manifest
+    payload: NDArray[np.uint8]
+    """[num_bytes], read-only. An array, since Ray maps the memory of arrays, and copies that of tensors."""
 
 
 class ObjectStoreSendingEnd(SendingEnd):
@@ -21,8 +35,10 @@ class ObjectStoreSendingEnd(SendingEnd):
     def __init__(self, config: ObjectStoreConfig) -> None:
         pass
 
-    def send(self, packed: PackedWeights) -> PackedWeights:
-        return packed
+    def send(self, packed: PackedWeights) -> StoredWeights:
+        payload = packed.payload.numpy().view()
+        payload.flags.writeable = False
+        return StoredWeights(manifest=packed.manifest, payload=payload)
 
     def discard(self, needed: Collection[int]) -> None:
         """Nothing to do: Ray frees a version once the controller and all receivers have let go of it."""
@@ -34,8 +50,19 @@ class ObjectStoreReceivingEnd(ReceivingEnd):
     def __init__(self, config: ObjectStoreConfig) -> None:
         pass
 
-    def receive(self, cargo: PackedWeights) -> PackedWeights:
-        return cargo
+    def receive(self, cargo: StoredWeights) -> PackedWeights:
+        payload = torch.from_numpy(np.asarray(_Unlocked(cargo.payload)))
+        return PackedWeights(manifest=cargo.manifest, payload=payload)
+
+
+class _Unlocked:
+    """The same memory as an array that may be written to, which keeps the other alive: PyTorch has no tensors that
+    refuse it, and takes no other array without a warning."""
+
+    def __init__(self, payload: NDArray[np.uint8]) -> None:
+        self._payload = payload
+        interface = payload.__array_interface__
+        self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}
 
 
 OBJECT_STORE = Transport(sending=ObjectStoreSendingEnd, receiving=ObjectStoreReceivingEnd)

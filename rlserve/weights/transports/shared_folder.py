@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from rlserve.errors import ArgumentLostError, WeightsRefusedError, WorkerFailedError
 from rlserve.weights.config import SharedFolderConfig
@@ -45,7 +46,7 @@ class SharedFolderSendingEnd(SendingEnd):
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             with unfinished.open("xb") as file:
-                file.write(packed.payload.data)
+                file.write(packed.payload.numpy().data)
                 file.flush()
                 os.fsync(file.fileno())
             unfinished.rename(path)
@@ -86,7 +87,7 @@ class SharedFolderReceivingEnd(ReceivingEnd):
                 f"version {version} of the weights arrived damaged: {cargo.path} has {payload.nbytes} bytes, "
                 f"{num_bytes} were written"
             )
-        return PackedWeights(manifest=cargo.manifest, payload=payload)
+        return PackedWeights(manifest=cargo.manifest, payload=torch.from_numpy(payload), is_own=True)
 
 
 def _files(folder: Path) -> Iterator[tuple[int, Path]]:

@@ -17,15 +17,15 @@ from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.weights.config import ObjectStoreConfig
 from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Offer, SentPart
-from rlserve.weights.packing import PackedWeights, take_snapshot
+from rlserve.weights.packing import take_snapshot
 from rlserve.weights.receiver import Receiver
-from rlserve.weights.transports.factory import create_receiving_end
+from rlserve.weights.transports.factory import create_receiving_end, create_sending_end
 
 
-def _offered(version: int) -> tuple[list[Offer], list[PackedWeights]]:
+def _offered(version: int) -> tuple[list[Offer], list[Any]]:
     snapshot = take_snapshot(version, {"weight": torch.full((4,), float(version))}, torch.float32)
     part = SentPart(sender="trainer", num_bytes=16, num_whole_bytes=16, fingerprint=snapshot.fingerprint)
-    return [Offer(version=version, parts=(part,))], [snapshot.pack()]
+    return [Offer(version=version, parts=(part,))], [create_sending_end(ObjectStoreConfig()).send(snapshot.pack())]
 
 
 def _collect_all(role: RolloutRole) -> list[str]:

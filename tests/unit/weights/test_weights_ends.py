@@ -20,10 +20,9 @@ from rlserve.weights.chain import Link, WeightChain
 from rlserve.weights.config import ObjectStoreConfig
 from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Holding, Offer
-from rlserve.weights.packing import PackedWeights
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
-from rlserve.weights.transports.object_store import ObjectStoreReceivingEnd, ObjectStoreSendingEnd
+from rlserve.weights.transports.object_store import ObjectStoreReceivingEnd, ObjectStoreSendingEnd, StoredWeights
 
 Weights = dict[str, torch.Tensor]
 
@@ -289,4 +288,4 @@ def test_a_thousand_syncs_end_with_the_same_bits() -> None:
         assert replica.holding == chain.links_for(None)[-1].offer.holding
     assert num_deltas > 200
     assert num_links > 4, "some have taken long chains"
-    assert isinstance(send_again.cargo[0], PackedWeights)
+    assert isinstance(send_again.cargo[0], StoredWeights)

@@ -9,32 +9,28 @@ import torch
 from rlserve.weights.reused_memory import ReusedMemory
 
 
-def address(array: object) -> int:
-    return array.ctypes.data
-
-
 def test_what_nobody_holds_goes_out_again_and_what_somebody_views_does_not() -> None:
     memory = ReusedMemory()
     first = memory.take(1000)
-    place, view = address(first), torch.from_numpy(first[10:20].view())
+    place, view = first.data_ptr(), first[10:20].view(torch.int8)
     del first
     gc.collect()
     second = memory.take(1000)
-    assert address(second) != place
+    assert second.data_ptr() != place
     second[:] = 7
     assert view.tolist() == [0] * 10
     del view
     gc.collect()
     third = memory.take(1000)
-    assert address(third) == place
+    assert third.data_ptr() == place
 
 
 def test_one_block_of_the_same_size_is_kept_at_most_and_none_when_freed() -> None:
     memory = ReusedMemory()
-    arrays = [memory.take(1000) for _ in range(3)]
-    places = [address(array) for array in arrays]
-    while arrays:
-        arrays.pop()
+    taken = [memory.take(1000) for _ in range(3)]
+    places = [tensor.data_ptr() for tensor in taken]
+    while taken:
+        taken.pop()
     gc.collect()
     other = memory.take(64)
     assert other.nbytes == 64
@@ -48,5 +44,5 @@ def test_one_block_of_the_same_size_is_kept_at_most_and_none_when_freed() -> Non
     assert len(set(places)) == 3
 
 
-def test_nothing_is_an_array_too() -> None:
+def test_nothing_is_a_tensor_too() -> None:
     assert ReusedMemory().take(0).nbytes == 0

@@ -226,6 +226,11 @@ def test_other_files_in_the_folder_are_let_alone(in_folder: Ends, folder: Path) 
     assert sorted(path.name for path in folder.iterdir()) == ["mine.weights", "notes.txt"]
 
 
+def test_what_lies_in_the_store_cannot_be_written_to() -> None:
+    with pytest.raises(ValueError, match="read-only"):
+        Ends(ObjectStoreConfig()).send(1)[1].payload[0] = 1
+
+
 def test_a_snapshot_of_the_engines_type_is_what_is_sent() -> None:
     snapshot = take_snapshot(1, {"w": torch.tensor([1.0])}, torch.bfloat16)
     assert snapshot.payload.nbytes == 64
