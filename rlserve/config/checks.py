@@ -14,9 +14,10 @@ from rlserve.errors import PoolError, Problem
 from rlserve.manager.config import StaticConfig
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
+from rlserve.pool.nvidia import is_slice
 from rlserve.roofline.accelerators import is_cpu
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
-from rlserve.weights.config import NcclConfig
+from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
@@ -159,14 +160,21 @@ def _check_launch(config: RunConfig) -> Iterator[Problem]:
 
 
 def _check_weights(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
-    """NCCL is between GPUs."""
+    """NCCL and CUDA IPC are between GPUs; trainers and engines that are one process need neither."""
     weights, slots = config.weights, config.pool.slots
-    if not isinstance(weights, NcclConfig) or weights.backend == "gloo" or config.pool.placement == "colocated":
+    if config.pool.placement == "colocated" or not isinstance(weights, NcclConfig | CudaIpcConfig):
         return
     if slots == "auto":
         names = list(discovered) or ["cpu"] * (config.launch.kind == "local")
     else:
         names = [group.type for group in slots]
-    for name in filter(is_cpu, names):
-        yield Problem("weights.backend", f"must be gloo with slots that are CPU processes ({name}), got nccl")
-        return
+    on_cpu = next(filter(is_cpu, names), None)
+    if isinstance(weights, NcclConfig):
+        if on_cpu is not None and weights.backend == "nccl":
+            yield Problem("weights.backend", f"must be gloo with slots that are CPU processes ({on_cpu}), got nccl")
+    elif on_cpu is not None:
+        message = f"is only for slots that are GPUs, and {on_cpu} is a CPU process: say weights=object_store"
+        yield Problem("weights.transport", f"{message}, got cuda_ipc")
+    elif (slices := next(filter(is_slice, names), None)) is not None:
+        message = f"is only for slots that are whole GPUs, and {slices} cannot reach another's memory"
+        yield Problem("weights.transport", f"{message}: say weights=object_store, got cuda_ipc")

@@ -14,6 +14,7 @@ from rlserve.errors import PoolError
 
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _TIMEOUT_S = 30.0
+_SLICE = "-MIG-"
 _NO_DEVICES = "No devices were found"
 _REMEDY = f"mend the driver, or run on the CPU: set {VISIBLE_DEVICES} to nothing, or ask for CPU slots (pool=two)"
 _MODEL = re.compile(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)")
@@ -46,6 +47,11 @@ def visible_gpus(environment: Mapping[str, str] = os.environ) -> tuple[Gpu, ...]
 def has_slices(gpus: Sequence[Gpu]) -> bool:
     """Whether MIG slices are among them."""
     return any(gpu.uuid.startswith("MIG-") for gpu in gpus)
+
+
+def is_slice(type_name: str) -> bool:
+    """Whether devices of this type are MIG slices."""
+    return _SLICE in type_name
 
 
 def type_of(product_name: str) -> str:
@@ -112,7 +118,7 @@ def _slices(lines: Sequence[str], cut: Mapping[str, Gpu]) -> Iterator[tuple[str,
         for line in lines[start + 1 :]:
             if (match := _SLICE_LINE.match(line)) is None:
                 break
-            found.append(Gpu(type=f"{gpu.type}-MIG-{match.group(1)}", uuid=match.group(2)))
+            found.append(Gpu(type=f"{gpu.type}{_SLICE}{match.group(1)}", uuid=match.group(2)))
         yield gpu.uuid, tuple(found)
 
 

@@ -102,7 +102,28 @@ class NcclConfig:
         )
 
 
-WeightsConfig = ObjectStoreConfig | SharedFolderConfig | NcclConfig
+@dataclass(frozen=True, kw_only=True)
+class CudaIpcConfig:
+    """Weights go from a trainer's GPU into those of replicas on the same machine, from memory to memory, by CUDA IPC.
+    They travel whole. A trainer's GPU holds one or two copies of them in the engines' type, that of a replica one beside
+    its engine, for which ``rollout.engine.gpu_memory_fraction`` must leave room."""
+
+    transport: Literal["cuda_ipc"] = "cuda_ipc"
+    """How new weights get from the trainers into the engines."""
+    timeout_s: float = 120.0
+    """Deadline of a trainer sending a version, and of a replica taking it."""
+    canary: CanaryConfig = field(default_factory=CanaryConfig)
+
+    @property
+    def anchor_every(self) -> int:
+        """All versions are sent whole: bytes are cheap within a machine, and both ends would keep the last one."""
+        return 1
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+
+WeightsConfig = ObjectStoreConfig | SharedFolderConfig | NcclConfig | CudaIpcConfig
 """One of them, by ``transport``."""
 
 

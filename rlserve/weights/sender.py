@@ -56,7 +56,7 @@ class Sender:
         self._is_retired = False
         self._snapshots: dict[int, Snapshot] = {}
         self._last: _Sent | None = None
-        self._memory = ReusedMemory()
+        self._memory = ReusedMemory(end.new_block)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         """A version is compared with the one that was sent before it: one at a time."""
@@ -110,6 +110,7 @@ class Sender:
         """Free what was sent last, until the next snapshot: another will send the next version."""
         with self._lock:
             self._last, self._is_retired = None, True
+        self._end.retire()
         self._memory.free()
 
     def discard_all(self) -> None:

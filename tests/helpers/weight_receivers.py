@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rlserve.weights.config import WeightsConfig
+from rlserve.weights.transports.base import ReceivingEnd
 
 ANSWER_S = 240.0
 """Far above what an answer takes."""
@@ -20,9 +20,9 @@ _CONTEXT.set_forkserver_preload(["rlserve.weights.transports.factory"])
 class ReceiverProcess:
     """One process with one receiving end in it. ``start`` sends a cargo, ``result`` waits for what came of it."""
 
-    def __init__(self, config: WeightsConfig) -> None:
+    def __init__(self, make_end: Callable[[], ReceivingEnd]) -> None:
         self._pipe, far_end = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_serve, args=(far_end, config), daemon=True)
+        self.process = _CONTEXT.Process(target=_serve, args=(far_end, make_end), daemon=True)
         self.process.start()
         far_end.close()
 
@@ -46,11 +46,11 @@ class ReceiverProcess:
 
 
 @contextmanager
-def receiver_processes(number: int, config: WeightsConfig) -> Iterator[list[ReceiverProcess]]:
+def receiver_processes(number: int, make_end: Callable[[], ReceivingEnd]) -> Iterator[list[ReceiverProcess]]:
     """Start them with one thread each; kill them at the end."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
-    receivers = [ReceiverProcess(config) for _ in range(number)]
+    receivers = [ReceiverProcess(make_end) for _ in range(number)]
     if before is None:
         del os.environ["OMP_NUM_THREADS"]
     else:
@@ -64,15 +64,13 @@ def receiver_processes(number: int, config: WeightsConfig) -> Iterator[list[Rece
             receiver.kill()
 
 
-def _serve(pipe: Any, config: WeightsConfig) -> None:
-    from rlserve.weights.transports.factory import create_receiving_end
-
-    end = create_receiving_end(config)
+def _serve(pipe: Any, make_end: Callable[[], ReceivingEnd]) -> None:
+    end = make_end()
     pipe.send("up")
     while True:
         cargo = pipe.recv()
         try:
-            answer: Any = hashlib.sha256(end.receive(cargo).payload.numpy()).hexdigest()
+            answer: Any = hashlib.sha256(end.receive(cargo).payload.cpu().numpy()).hexdigest()
         except Exception as error:
             answer = error
         pipe.send(answer)

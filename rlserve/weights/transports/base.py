@@ -13,10 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from rlserve.weights.packing import PackedWeights
+from rlserve.weights.reused_memory import Block, HostBlock
 
 
 class SendingEnd(ABC):
     """In a trainer's worker. Calls come one at a time, while the trainer may be stepping."""
+
+    def new_block(self, num_bytes: int) -> Block:
+        """Memory that snapshots are taken into, for any thread: the host's, unless the transport sends from another."""
+        return HostBlock(num_bytes)
 
     @abstractmethod
     def send(self, packed: PackedWeights) -> Any:
@@ -30,6 +35,10 @@ class SendingEnd(ABC):
     @abstractmethod
     def discard(self, needed: Collection[int]) -> None:
         """Remove what this run sent of all versions but those ``needed``, whoever sent it."""
+
+    def retire(self) -> None:  # noqa: B027
+        """Another will send the next version. What was sent may stay, or go if it holds memory that the worker needs
+        for its next role: then it is sent again by another."""
 
 
 class ReceivingEnd(ABC):

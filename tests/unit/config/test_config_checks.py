@@ -219,6 +219,28 @@ def test_nccl_is_for_gpus_and_gloo_for_all(discovered: dict[str, int], parts: di
     assert problems_of(discovered, weights={"transport": "nccl", "backend": "gloo"}, **parts) == []
 
 
+@pytest.mark.parametrize(
+    ("discovered", "parts", "message"),
+    [
+        ({}, {}, "slots that are GPUs, and cpu-a is a CPU process: say weights=object_store, got cuda_ipc"),
+        ({}, {"pool": {"slots": "auto"}}, "slots that are GPUs, and cpu is a CPU process"),
+        ({}, {"pool": {"slots": PACED}}, "slots that are GPUs, and paced-H100 is a CPU process"),
+        (
+            {"H100-MIG-1g.10gb": 4},
+            {"pool": {"slots": "auto"}},
+            "slots that are whole GPUs, and H100-MIG-1g.10gb",
+        ),
+        ({"H100": 2}, {"pool": {"slots": "auto"}}, None),
+        ({}, {"pool": {"slots": TWO_TYPES, "placement": "colocated"}}, None),
+        ({}, {"pool": {"slots": "auto"}, "launch": {"kind": "cluster"}}, None),
+    ],
+)
+def test_cuda_ipc_is_for_whole_gpus(discovered: dict[str, int], parts: dict[str, Any], message: str | None) -> None:
+    found = problems_of(discovered, weights={"transport": "cuda_ipc"}, **parts)
+    assert len(found) == (message is not None)
+    assert all(problem.startswith(f"weights.transport: is only for {message}") for problem in found)
+
+
 def test_no_field_of_the_tree_can_hold_a_secret() -> None:
     def names(cls: Any) -> list[str]:
         found = []

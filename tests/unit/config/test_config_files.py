@@ -19,6 +19,7 @@ EVERY_TYPE = {"H100": 8, "H200": 8}
 NEEDED = {
     "queue_threshold": ["rollout.prompts_per_step=128"],  # what its thresholds are made for
     "nccl": ["pool=auto", "trainer.deterministic=false"],  # GPUs
+    "cuda_ipc": ["pool=auto", "trainer.deterministic=false"],
 }
 
 

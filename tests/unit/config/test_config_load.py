@@ -123,7 +123,7 @@ def test_a_group_in_the_defaults_list_that_does_not_exist(project: Project) -> N
 
 def test_a_chosen_group_that_does_not_exist_does_not_hide_other_problems(project: Project) -> None:
     assert project.problems("conf/run.yaml", "weights=rdma", "seed=-1") == [
-        "override: weights: no choice 'rdma' of group weights; there is: nccl, object_store, shared_folder "
+        "override: weights: no choice 'rdma' of group weights; there is: cuda_ipc, nccl, object_store, shared_folder "
         "(one key is set by weights.KEY=VALUE)",
         "override: seed: must be at least 0, got -1",
     ]

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from rlserve.weights.broadcast.desk import GONE, Answer, AskingDesk, ask_for
 from rlserve.weights.broadcast.membership import Ask, Standing, plan_round
 from rlserve.weights.config import NcclConfig
 from rlserve.weights.packing import PackedWeights, take_snapshot
+from rlserve.weights.transports.factory import create_receiving_end
 from rlserve.weights.transports.nccl import NcclReceivingEnd, NcclSendingEnd, ParcelPlace
 
 CONFIG = NcclConfig(backend="gloo", host=LOOPBACK, gather_s=0.5, peer_timeout_s=3.0)
@@ -146,7 +148,7 @@ def sender() -> Iterator[Sender]:
 
 @pytest.fixture
 def receivers() -> Iterator[list[ReceiverProcess]]:
-    with receiver_processes(2, CONFIG) as started:
+    with receiver_processes(2, partial(create_receiving_end, CONFIG)) as started:
         yield started
 
 

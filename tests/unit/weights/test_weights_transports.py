@@ -10,17 +10,27 @@ from typing import Any
 
 import pytest
 import torch
+from host_ipc_memory import HostIpcMemory
 from weights_fakes import StagedCopy
 
 from rlserve.distributed.addresses import LOOPBACK
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import ArgumentLostError, WeightsRefusedError, WorkerFailedError
-from rlserve.weights.config import NcclConfig, ObjectStoreConfig, SharedFolderConfig, WeightsConfig
+from rlserve.weights.config import (
+    CudaIpcConfig,
+    NcclConfig,
+    ObjectStoreConfig,
+    SharedFolderConfig,
+    WeightsConfig,
+    sends_deltas,
+)
 from rlserve.weights.contents.whole_model import WholeModel
 from rlserve.weights.offer import Holding, Offer
 from rlserve.weights.packing import take_snapshot
 from rlserve.weights.receiver import Receiver
 from rlserve.weights.sender import Sender
+from rlserve.weights.transports.base import ReceivingEnd, SendingEnd
+from rlserve.weights.transports.cuda_ipc import CudaIpcReceivingEnd, CudaIpcSendingEnd
 from rlserve.weights.transports.factory import TRANSPORTS, create_receiving_end, create_sending_end
 
 WEIGHTS = {"embed": torch.arange(12.0).reshape(4, 3), "norm": torch.tensor([1.5, -2.0]), "none": torch.zeros(0, 2)}
@@ -30,9 +40,10 @@ class Ends:
     """One sender and one receiver; what they hand each other goes through pickle, as it does between processes."""
 
     def __init__(self, config: WeightsConfig) -> None:
-        self.sending = create_sending_end(config)
-        self.sender = Sender("cpu/0", self.sending, WholeModel(torch.float32), keeps_last=True)
-        self.receiver = Receiver(create_receiving_end(config), keeps_last=True)
+        self.sending, receiving = ends_of(config)
+        keeps_last = sends_deltas(config)
+        self.sender = Sender("cpu/0", self.sending, WholeModel(torch.float32), keeps_last=keeps_last)
+        self.receiver = Receiver(receiving, keeps_last=keeps_last)
 
     def send(
         self, version: int, *, scale: float = 1.0, needed: tuple[int, ...] = (), base: Holding | None = None
@@ -50,6 +61,13 @@ class Ends:
         sent = pickle.loads(pickle.dumps(sent))
         offers, cargo = [offer for offer, _ in sent], [cargo for _, cargo in sent]
         return self.receiver.receive(offers, cargo, StagedCopy).tensors
+
+
+def ends_of(config: WeightsConfig) -> tuple[SendingEnd, ReceivingEnd]:
+    """That of CUDA IPC on host memory."""
+    if isinstance(config, CudaIpcConfig):
+        return CudaIpcSendingEnd(config, memory := HostIpcMemory()), CudaIpcReceivingEnd(config, memory)
+    return create_sending_end(config), create_receiving_end(config)
 
 
 @pytest.fixture
@@ -75,6 +93,8 @@ def config(transport: str, folder: Path) -> WeightsConfig:
             return SharedFolderConfig(folder=str(folder))
         case "nccl":
             return NcclConfig(backend="gloo", host=LOOPBACK, gather_s=0.0)
+        case "cuda_ipc":
+            return CudaIpcConfig()
     return ObjectStoreConfig()
 
 
@@ -101,6 +121,7 @@ def test_the_same_version_sent_again_by_another_is_the_same(ends: Ends) -> None:
         assert torch.equal(ends.receive(sent)["embed"], WEIGHTS["embed"])
 
 
+@pytest.mark.parametrize("ends", [name for name in TRANSPORTS if name != "cuda_ipc"], indirect=True)
 def test_what_changed_travels_as_the_whole_does(ends: Ends) -> None:
     weights = [{"w": torch.linspace(-1, 1, 4096)}]
     for _ in range(3):
