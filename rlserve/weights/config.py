@@ -105,8 +105,8 @@ class NcclConfig:
 @dataclass(frozen=True, kw_only=True)
 class CudaIpcConfig:
     """Weights go from a trainer's GPU into those of replicas on the same machine, from memory to memory, by CUDA IPC.
-    They travel whole. A trainer's GPU holds one or two copies of them in the engines' type, that of a replica one beside
-    its engine, for which ``rollout.engine.gpu_memory_fraction`` must leave room."""
+    They travel whole. A trainer's GPU holds one or two copies of them in the engines' type, that of a replica one
+    beside its engine, for which ``rollout.engine.gpu_memory_fraction`` must leave room."""
 
     transport: Literal["cuda_ipc"] = "cuda_ipc"
     """How new weights get from the trainers into the engines."""
