@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import threading
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+
+from forked import start_forked
 
 from rlserve.distributed.addresses import free_port
 
@@ -22,11 +23,7 @@ class Rank:
     """One process with one trainer in it. ``start`` sends a call, ``result`` waits for what came of it."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end,), daemon=True)
-        self.process.start()
-        far_end.close()
+        self.process, self._pipe = start_forked(_serve)
 
     def start(self, method: str, *args: Any, **kwargs: Any) -> None:
         self._pipe.send((method, args, kwargs))
@@ -49,18 +46,8 @@ class Rank:
 
 @contextmanager
 def running_ranks(number: int) -> Iterator[list[Rank]]:
-    """Start processes with one thread each that wait passively; kill them at the end."""
-    settings = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        ranks = [Rank() for _ in range(number)]
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+    """Start processes with one thread each; kill them at the end."""
+    ranks = [Rank() for _ in range(number)]
     try:
         yield ranks
     finally:
