@@ -26,6 +26,9 @@ from ray.core.generated import autoscaler_pb2
 head = {"resources": {"cpu-a": 1}, "num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
 head["_system_config"] = {
     "worker_niceness": 0,  # at Ray's 15, any other load starves workers
+    "prestart_worker_first_driver": False,  # ours are none of Ray's idle ones
+    "enable_metrics_collection": False,
+    "task_events_report_interval_ms": 0,
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 500,  # a node that vanishes is noticed within seconds
 }
@@ -115,8 +118,8 @@ def test_nodes_come_and_go_while_a_run_uses_the_cluster(workplace: Workplace, cl
     run.wait_until(lambda: run.num_steps() >= 1, "a step")
     workplace.hold()
     cluster.order("add", "cpu-c", "2")
-    cluster.order("add", "cpu-d", "1")
     run.wait_until(lambda: {run.owners().get(f"cpu-c/{number}") for number in (0, 1)} == {"train", "rollout"}, "roles")
+    cluster.order("add", "cpu-d", "1")  # only now: which newcomer gets which role depends on the order
     run.wait_until(lambda: run.owners().get("cpu-d/0") in ("train", "rollout"), "a role for the other newcomer")
     cluster.order("drain", "cpu-c")
     workplace.release()
