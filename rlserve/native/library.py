@@ -170,7 +170,9 @@ def _key(compiler_version: str) -> str:
     digest = hashlib.sha256()
     for path in sorted([*_SOURCE_FOLDER.glob("*.cpp"), *_SOURCE_FOLDER.glob("*.h")]):
         digest.update(path.read_bytes())
-    for text in (compiler_version, *_compiler_flags(), _cpu_description(), str(_torch_openmp())):
+    runtime = _torch_openmp()
+    # By its name: the kernels hold no path to it, so they serve any environment on this machine with the same one.
+    for text in (compiler_version, *_compiler_flags(), _cpu_description(), runtime.name if runtime else ""):
         digest.update(text.encode())
     return digest.hexdigest()[:24]
 
