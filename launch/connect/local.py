@@ -15,6 +15,7 @@ from rlserve.errors import PoolError
 from rlserve.launch.connect.base import Launcher
 from rlserve.launch.connect.folder_guard import FolderGuard
 from rlserve.launch.connect.ray_folder import make_ray_folder, remove_ray_folder
+from rlserve.launch.connect.ray_helpers import helpers_left_out
 from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
@@ -84,7 +85,7 @@ def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:
     route_ray_logs()
     num_gpus = sum(group.count for group in groups if not is_cpu(group.type))
     try:
-        with terminate_signal_kept():
+        with terminate_signal_kept(), helpers_left_out():
             ray.init(
                 address="local",
                 num_gpus=_show_gpus(groups) if num_gpus else 0,
