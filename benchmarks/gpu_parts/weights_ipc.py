@@ -31,7 +31,7 @@ SCALE = 1.01
 """What the weights are multiplied by from version to version, so that none has those of another."""
 NUM_ROUNDS = 5
 """The first takes new memory, and is told apart."""
-PARTS = ("snapshot and fingerprint", "send", "receive, stage and prove", "pause: swap and prove")
+PARTS = ("snapshot and fingerprint", "send", "receive", "stage and prove", "pause: swap and prove")
 
 
 def measure_ipc(place: Place, report: Report) -> None:
@@ -66,7 +66,7 @@ def _measure(place: Place, report: Report, config: WeightsConfig) -> None:
         here.send((offer, cargo))
         found = _receive(here, place)
         whole_s = time.perf_counter() - stamps[0]
-        spent.append((*(end - start for start, end in pairwise(stamps)), found["receive_s"], found["pause_s"], whole_s))
+        spent.append((*(end - start for start, end in pairwise(stamps)), *found["parts_s"], whole_s))
         are_proved.append(found["fingerprint"] == offer.fingerprint)
     engine.load_weights(NUM_ROUNDS, masters)
     expected = tokens(serve(engine, workload(4, 4, 16, 100)))
@@ -129,20 +129,21 @@ def _serve_engine(connection: Connection, place: Place, config: WeightsConfig) -
     engine = _make_small_engine(place)
     receiver = Receiver(create_receiving_end(config), keeps_last=False)
     devices: set[str] = set()
+    stamps: list[float] = []
 
     def stage(arrived: Any) -> Any:
+        stamps.append(time.perf_counter())
         devices.update(tensor.device.type for tensor in arrived.values())
         return engine.stage_weights(arrived)
 
     connection.send("ready")
     while (message := connection.recv()) is not None:
         offer, cargo = message
-        stamps = [time.perf_counter()]
+        stamps[:] = [time.perf_counter()]
         staged = receiver.receive([offer], [cargo], stage)
         stamps.append(time.perf_counter())
         found = engine.swap_weights(offer.version, staged)
         stamps.append(time.perf_counter())
-        receive_s, pause_s = (end - start for start, end in pairwise(stamps))
         del staged
-        connection.send({"fingerprint": found, "receive_s": receive_s, "pause_s": pause_s})
+        connection.send({"fingerprint": found, "parts_s": [end - start for start, end in pairwise(stamps)]})
     connection.send({"device": ", ".join(sorted(devices)), "tokens": tokens(serve(engine, workload(4, 4, 16, 100)))})

@@ -7,7 +7,7 @@ A fingerprint of what an engine has really loaded, compared with what the traine
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -21,6 +21,8 @@ _MASK = (1 << 64) - 1
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 _ELEMENTS_AT_ONCE = 2**20
 """Elements widened to 64 bits at a time: the largest tensor must not be there three times over."""
+_BYTES_AT_ONCE = 2**28
+"""Tensors of a GPU that are held to be summed up together: each may have been made for this."""
 
 
 def tensor_fingerprint(tensor: torch.Tensor) -> int:
@@ -29,11 +31,7 @@ def tensor_fingerprint(tensor: torch.Tensor) -> int:
     Element i contributes ``bits(i) * (multiplier * (2 i + 1))`` modulo 2^64: exact integer arithmetic, so the
     result depends neither on the device nor on the order of summation.
     """
-    flat = tensor.detach().contiguous().flatten()
-    bits = flat.view(_BITS[flat.element_size()])
-    compiled = _compiled_sum(bits.dtype) if bits.device.type == "cpu" else None
-    total = _sum(bits) if compiled is None else compiled(bits.data_ptr(), len(bits), torch.get_num_threads())
-    return fingerprint_of_sum(total)
+    return _fingerprints([tensor])[0]
 
 
 def fingerprint_of_sum(total: int) -> int:
@@ -46,16 +44,39 @@ def copied_fingerprints(copies: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> 
     one pass where compiled code can."""
     found = [0] * len(copies)
     compiled: dict[torch.dtype, list[int]] = {}
+    others: list[int] = []
     for place, (source, target) in enumerate(copies):
         if has_compiled_sums() and can_copy(source, target):
             compiled.setdefault(source.dtype, []).append(place)
         else:
             target.copy_(source)
-            found[place] = tensor_fingerprint(target)
+            others.append(place)
+    for place, of_tensor in zip(others, _fingerprints([copies[place][1] for place in others]), strict=True):
+        found[place] = of_tensor
     for places in compiled.values():
         for place, total in zip(places, copy_all([copies[place] for place in places]), strict=True):
             found[place] = fingerprint_of_sum(total)
     return found
+
+
+def _fingerprints(tensors: Sequence[torch.Tensor]) -> list[int]:
+    """Of each of them."""
+    totals = [0] * len(tensors)
+    on_device: dict[tuple[torch.device, torch.dtype], list[tuple[int, torch.Tensor]]] = {}
+    for place, tensor in enumerate(tensors):
+        flat = tensor.detach().contiguous().flatten()
+        bits = flat.view(_BITS[flat.element_size()])
+        if bits.device.type == "cuda" and _device_sums() is not None:
+            on_device.setdefault((bits.device, bits.dtype), []).append((place, bits))
+        else:
+            compiled = _compiled_sum(bits.dtype) if bits.device.type == "cpu" else None
+            totals[place] = (
+                _sum(bits) if compiled is None else compiled(bits.data_ptr(), len(bits), torch.get_num_threads())
+            )
+    for alike in on_device.values():
+        for (place, _), total in zip(alike, _device_sums()([bits for _, bits in alike]), strict=True):
+            totals[place] = total
+    return [fingerprint_of_sum(total) for total in totals]
 
 
 def _sum(bits: torch.Tensor) -> int:
@@ -77,6 +98,16 @@ def _compiled_sum(dtype: torch.dtype) -> Any:
 
 
 @cache
+def _device_sums() -> Any:
+    """The same for many tensors on a GPU at once; None without Triton."""
+    try:
+        from rlserve.engine.weights.device_sums import weighted_sums
+    except ImportError:
+        return None
+    return weighted_sums
+
+
+@cache
 def has_compiled_sums() -> bool:
     """Whether there are compiled kernels."""
     try:
@@ -92,8 +123,24 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> int:
     Names, shapes and types take part, so a tensor under the wrong name or of the wrong type is found too.
     """
     return total_fingerprint(
-        named_fingerprint(name, tensor.shape, tensor.dtype, tensor_fingerprint(tensor)) for name, tensor in tensors
+        named_fingerprint(name, tensor.shape, tensor.dtype, of_tensor)
+        for some in _held_at_once(tensors)
+        for (name, tensor), of_tensor in zip(some, _fingerprints([tensor for _, tensor in some]), strict=True)
     )
+
+
+def _held_at_once(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[list[tuple[str, torch.Tensor]]]:
+    """One after the other on a CPU, several on a GPU, where each wait costs more than many sums."""
+    held: list[tuple[str, torch.Tensor]] = []
+    num_bytes = 0
+    for name, tensor in tensors:
+        held.append((name, tensor))
+        num_bytes += tensor.nbytes
+        if tensor.device.type == "cpu" or num_bytes >= _BYTES_AT_ONCE:
+            yield held
+            held, num_bytes = [], 0
+    if held:
+        yield held
 
 
 def named_fingerprint(name: str, shape: Sequence[int], dtype: torch.dtype, of_tensor: int) -> int:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from forked import start_forked
 
 from rlserve.weights.packing import Snapshot, take_snapshot
 from rlserve.weights.reused_memory import ReusedMemory
 from rlserve.weights.transports.base import SendingEnd
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["rlserve.weights.transports.factory"])
 ANSWER_S = 240.0
+"""Far above what an answer takes."""
 
 
 def snapshot_of(version: int, end: SendingEnd, device: str) -> Snapshot:
@@ -30,13 +29,9 @@ class SenderProcess:
     """Has sent version 1."""
 
     def __init__(self, make_end: Callable[[], SendingEnd], device: str) -> None:
-        here, there = _CONTEXT.Pipe()
-        self.process = _CONTEXT.Process(target=_send, args=(there, make_end, device), daemon=True)
-        self.process.start()
-        there.close()
-        assert here.poll(ANSWER_S), "the sender does not answer"
-        self.cargo, self.fingerprint = here.recv()
-        self._pipe = here
+        self.process, self._pipe = start_forked(_send, make_end, device)
+        assert self._pipe.poll(ANSWER_S), "the sender does not answer"
+        self.cargo, self.fingerprint = self._pipe.recv()
 
     def kill(self) -> None:
         """The process is gone."""

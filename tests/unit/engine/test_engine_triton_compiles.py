@@ -12,17 +12,19 @@ pytest.importorskip("triton", reason="needs Triton: pip install 'rlserve[gpu]'")
 
 COMPILE = """
 import sys
-from triton import compile
+from triton import compile, language
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from rlserve.engine.attention import paged_programs
 from rlserve.engine.kernels import triton_programs
+from rlserve.engine.weights import sum_program
 
 T = sys.argv[1]
 MODEL = {f"{name}_ptr": f"*{T}" for name in ("qkv", "keys", "values", "out", "query_norm", "key_norm", "residual",
          "update", "weight", "gate_up", "logits")}
 FLOATS = {f"{name}_ptr": "*fp32" for name in ("key_scales", "value_scales", "rotation", "partial", "peak", "total",
           "temperature", "uniform", "raw", "scaled", "log_prob", "behaviour")}
+SUMS = {"pieces_ptr": "*i64", "sums_ptr": "*i64"}
 WORDS = {f"{name}_ptr": "*i32" for name in ("positions", "slots", "tiles", "tables", "rows", "best", "token")}
 NUMBERS = {"eps": "fp32", "scale": "fp32", "softcap": "fp32", "num_tiles": "i32"}
 HEADS = {"NUM_HEADS": 16, "NUM_KV_HEADS": 8, "HEAD_DIM": 128}
@@ -30,7 +32,7 @@ VOCABULARY = {"NUM_CHUNKS": 38, "VOCAB": 151936, "CHUNK": 4096}
 
 def check(module, name, stored=None, **constants):
     program = getattr(module, name)
-    known = MODEL | FLOATS | WORDS | NUMBERS
+    known = MODEL | FLOATS | SUMS | WORDS | NUMBERS
     if stored:
         known |= {"keys_ptr": stored, "values_ptr": stored}
     signature = {argument: known.get(argument, "constexpr") for argument in program.arg_names}
@@ -76,6 +78,8 @@ check(triton_programs, "gated_activation", SIZE=3072, BLOCK=1024, IS_GELU=False)
 check(triton_programs, "gated_activation", SIZE=3072, BLOCK=1024, IS_GELU=True)
 check(triton_programs, "weigh_chunks", **VOCABULARY)
 check(triton_programs, "draw_tokens", **VOCABULARY, CHUNKS_BLOCK=64)
+bits = language.int32 if T == "fp32" else language.int16
+check(sum_program, "sum_bits", SPAN=65536, BLOCK=2048, BITS=bits)
 """
 
 
@@ -87,4 +91,4 @@ def test_programs_compile_for_hopper(dtype: str) -> None:
         [sys.executable, "-c", COMPILE, dtype], capture_output=True, text=True, env=environment, timeout=240
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    assert len(done.stdout.splitlines()) == 18
+    assert len(done.stdout.splitlines()) == 19
