@@ -52,6 +52,10 @@ class TorchTrainerConfig:
     """What computes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
+    kernels: Literal["auto", "torch", "triton"] = "auto"
+    """What computes the networks' layers: `torch` is transformers' own code; `triton` computes norms, rotary embeddings
+    and gated activations in one operation each, and rounds weights once a step. It needs a GPU. `auto` takes `triton`
+    where it can be had."""
     deterministic: bool = False
     """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
     in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""

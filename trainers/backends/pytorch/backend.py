@@ -39,6 +39,8 @@ from rlserve.trainers.backends.base import (
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.adapters import adapter_weights
+from rlserve.trainers.backends.pytorch.fused.choice import resolve_kernels
+from rlserve.trainers.backends.pytorch.fused.linear import rounding_once
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
@@ -80,6 +82,7 @@ class TorchBackend(Backend):
         self._model_path = model_path
         self._seed = seed
         self._temperature = temperature
+        self._kernels = resolve_kernels(config.kernels, device)
         self._group: Group = LocalGroup()
         self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
@@ -102,12 +105,11 @@ class TorchBackend(Backend):
         return self._held_state().progress.metrics
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
-        runner = self._runner()
+        state, runner = self._held_state(), self._runner()
         if alone:  # nothing is spread, so nothing need be cut
             runner = ShardRunner(replace(self._config, num_logical_shards=1), LocalGroup(), self.device)
-        return score_batch(
-            self._held_state(), runner, batch, wanted, temperature=self._temperature, kept=self._kept_values
-        )
+        with rounding_once(*state.networks()):
+            return score_batch(state, runner, batch, wanted, temperature=self._temperature, kept=self._kept_values)
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
@@ -125,9 +127,10 @@ class TorchBackend(Backend):
         norms: dict[str, float] = {}
         rows: dict[int, Tensor] = {}
         for network in state.flat.segments:
-            gradient, found = sum_network_gradient(
-                runner.group, state.flat, network, passes, backward[network], in_parts=in_parts[network]
-            )
+            with rounding_once(*state.networks()):
+                gradient, found = sum_network_gradient(
+                    runner.group, state.flat, network, passes, backward[network], in_parts=in_parts[network]
+                )
             norms[network] = float(torch.linalg.vector_norm(gradient))
             own_parts[network] = state.optimizer.own_parts(network, gradient)
             del gradient
@@ -306,4 +309,9 @@ class TorchBackend(Backend):
         )
         if self._config.deterministic:
             check_supported(state.policy, self.device.type)
+        if self._kernels == "triton":
+            from rlserve.trainers.backends.pytorch.fused.layers import fuse_layers  # needs Triton
+
+            for network in state.networks():
+                fuse_layers(network, getattr(torch, self._config.dtype))
         return state

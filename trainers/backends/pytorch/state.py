@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlserve.errors import WeightsRefusedError
 from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
@@ -105,6 +105,11 @@ class TrainingState:
         self.progress = StepProgress(self.flat, self.optimizer, holds_state=load_weights)
         if load_weights:
             self._hold_everything()
+
+    def networks(self) -> list[nn.Module]:
+        """Models of transformers: policy, the critic's backbone and reference, of those that there are."""
+        backbone = None if self.critic is None else self.critic.backbone
+        return [network for network in (self.policy, backbone, self.reference) if network is not None]
 
     def move(self, device: torch.device) -> None:
         """Copy parameters, reference and moments to another device, and let go of where they were."""
