@@ -12,7 +12,7 @@ from engine_builders import FAMILIES, VOCAB_SIZE, build_model, make_engine, make
 from rlserve.engine import Engine, Request, RequestOutput
 from rlserve.engine.decoder import cpu_program
 
-NUM_PROMPTS = 200
+NUM_PROMPTS = 100
 
 
 def _requests() -> list[Request]:

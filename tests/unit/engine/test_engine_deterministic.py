@@ -63,9 +63,9 @@ def test_alone_equals_together_with_sharing_chunks_and_preemption(
 ) -> None:
     save_model(tmp_path, family, **LARGE)
     common: dict[str, Any] = {"dtype": dtype, "attention_backend": backend, "deterministic": True}
-    requests = _requests(15)
+    requests = _requests(9)
     alone = make_engine(tmp_path, enable_prefix_caching=False, max_num_batched_tokens=512, **common)
-    together = make_engine(tmp_path, num_blocks=42, max_num_batched_tokens=37, **common)
+    together = make_engine(tmp_path, num_blocks=36, max_num_batched_tokens=37, **common)
 
     found = run(together, requests)
 

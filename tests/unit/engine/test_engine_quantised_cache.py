@@ -107,7 +107,7 @@ def test_keys_and_values_of_nothing_but_zeros_have_a_scale(backend: str, dtype: 
 def test_the_gpu_backend_gives_the_log_probs_of_plain_pytorch(dtype: str, tmp_path: Path) -> None:
     from triton_device import DEVICE
 
-    save_model(tmp_path, "qwen3", initializer_range=0.15)
+    save_model(tmp_path, "qwen3", initializer_range=0.15, num_hidden_layers=1)
     requests = [
         make_request("long", range(1, 30), max_tokens=3, n=2, temperature=0.0),
         make_request("short", [7, 8], max_tokens=6, temperature=0.0),

@@ -314,7 +314,7 @@ class OverlappedEngineMachine(EngineMachine):
     overlaps = True
 
 
-_SETTINGS = settings(max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+_SETTINGS = settings(max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
 TestEngine = EngineMachine.TestCase
 TestEngine.settings = _SETTINGS
 TestOverlappedEngine = OverlappedEngineMachine.TestCase
