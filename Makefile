@@ -36,8 +36,7 @@ types: $(INSTALLED)
 imports: $(INSTALLED)
 	$(VENV)/bin/lint-imports
 
-# After lint: the build lays a copy of the package into the repository for a moment, which ruff would walk into.
-package: $(INSTALLED) lint
+package: $(INSTALLED)
 	$(VENV)/bin/python tests/check_package.py
 
 install: $(INSTALLED)
@@ -48,7 +47,7 @@ PIP_SETTING = $$($(VENV)/bin/pip config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$
 RARELY_IMPORTED := /(tests?|testing|plotly|fontTools|networkx|_inductor|onnx|ray/(data|llm|rllib|serve|train|tune)|transformers/models)/
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet uv
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt uv
 	UV_DEFAULT_INDEX=$(call PIP_SETTING,index-url) UV_FIND_LINKS=$(call PIP_SETTING,find-links) \
 		$(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable '.[dev]'
 	$(VENV)/bin/python -m compileall -qq -j 0 -x '$(RARELY_IMPORTED)' $(VENV)/lib || true

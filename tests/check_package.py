@@ -41,7 +41,8 @@ def run(*command: str | Path, cwd: Path) -> None:
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rlserve-package-") as name:
         work = Path(name)
-        run(sys.executable, "-m", "build", "--outdir", work / "dist", ROOT, cwd=work)
+        shutil.copytree(ROOT, work / "source", symlinks=True, ignore=_what_git_ignores)  # tests may be reading ROOT
+        run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", work / "dist", work / "source", cwd=work)
         (wheel,) = (work / "dist").glob("*.whl")
         venv.create(work / "venv", with_pip=False)
         python = work / "venv" / "bin" / "python"
@@ -50,6 +51,12 @@ def main() -> None:
         run(python, "-c", IMPORT_EVERYTHING, cwd=work)
         run(work / "venv" / "bin" / "rlserve", "--version", cwd=work)
         run(work / "venv" / "bin" / "rlserve", "launch", "conf/rlhf.yaml", "--dry-run", cwd=work)
+
+
+def _what_git_ignores(folder: str, names: list[str]) -> list[str]:
+    """Those of ``names`` that are no part of the repository, and its history."""
+    asked = subprocess.run(["git", "check-ignore", *names], cwd=folder, capture_output=True, text=True)
+    return [".git", *asked.stdout.splitlines()]
 
 
 def _lend_dependencies(work: Path) -> None:
