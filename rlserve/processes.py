@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import sys
 
@@ -11,10 +12,16 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 
 
-def end_with_parent() -> None:
-    """Let the kernel kill this process when the thread that started it ends, however that comes about. On Linux."""
+def end_with_parent(parent: int) -> None:
+    """Let the kernel kill this process when the thread that started it ends, however that comes about. On Linux.
+
+    Args:
+        parent: process id of who started this one; if that has ended before this is called, this one ends now.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        if os.getppid() != parent:
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def descendants() -> list[psutil.Process]:

@@ -148,6 +148,7 @@ def try_lock(file_descriptor: int) -> bool:
 def run_warm_start(task: Task, folder: Path, log: Callable[[str], None]) -> None:
     """Warm-start ``task`` into ``folder`` in a child process, which ends with this call whatever happens."""
     command = [sys.executable, "-m", "rlserve.tasks.warm_start", task.name, "--output", str(folder)]
+    command += ["--parent", str(os.getpid())]
     # Threads that wait by spinning take the cores from those that compute, tens of seconds on a busy machine.
     environment = {**os.environ, "OMP_WAIT_POLICY": "passive"}
     lines: list[str] = []

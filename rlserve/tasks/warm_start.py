@@ -149,8 +149,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m rlserve.tasks.warm_start", description=warm_start.__doc__)
     parser.add_argument("task", choices=sorted(TASKS))
     parser.add_argument("--output", type=Path, required=True, help="folder that receives the model")
+    parser.add_argument("--parent", type=int, help="process id of who started this, and with whom it ends")
     options = parser.parse_args(arguments)
-    end_with_parent()
+    if options.parent is not None:
+        end_with_parent(options.parent)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     disable_progress_bar()
     torch.set_num_threads(min(MAX_NUM_THREADS, len(os.sched_getaffinity(0))))

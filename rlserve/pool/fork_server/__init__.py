@@ -65,7 +65,7 @@ class ForkServer:
         self, server: socket.socket, environment: Mapping[str, str], modules: Sequence[str], compile_kernels: bool
     ) -> subprocess.Popen[bytes]:
         command = [sys.executable, "-m", "rlserve.pool.fork_server.server"]
-        command += [str(server.fileno()), str(self._socket), *modules]
+        command += [str(server.fileno()), str(self._socket), str(os.getpid()), *modules]
         return subprocess.Popen(
             [*command, "--compile-kernels"] if compile_kernels else command,
             env={**os.environ, **environment},

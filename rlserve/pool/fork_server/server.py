@@ -1,4 +1,4 @@
-"""``python -m rlserve.pool.fork_server.server SOCKET PATH MODULE...``: import the modules, then fork on demand."""
+"""``python -m rlserve.pool.fork_server.server SOCKET PATH PARENT MODULE...``: import them, then fork on demand."""
 
 from __future__ import annotations
 
@@ -35,21 +35,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m rlserve.pool.fork_server.server", description=__doc__)
     parser.add_argument("socket", type=int, help="file descriptor of a socket that listens")
     parser.add_argument("path", help="of the socket, not used here: it tells rlserve clean that the folder is in use")
+    parser.add_argument("parent", type=int, help="process id of the driver, with which the server ends")
     parser.add_argument("modules", nargs="*")
     parser.add_argument(
         "--compile-kernels", action="store_true", help="have the CPU kernels ready for the first worker"
     )
     options = parser.parse_args()
-    end_with_parent()
+    end_with_parent(options.parent)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are for the driver, which ends us
     with socket.socket(fileno=options.socket) as server:
         for name in options.modules:
             import_module(name)
+        own_id = os.getpid()
         gc.freeze()  # what is shared with the forks stays shared
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes ended workers away
         if options.compile_kernels and os.fork() == 0:
-            _compile_kernels()
+            _compile_kernels(own_id)
         while True:
             connection, _ = server.accept()
             with connection:
@@ -57,15 +59,15 @@ def main() -> None:
                 if os.fork() == 0:
                     connection.close()
                     server.close()
-                    _become(request)
+                    _become(request, own_id)
                 for stream in request.streams:
                     os.close(stream)
                 connection.sendall(b"1")
 
 
-def _compile_kernels() -> None:
+def _compile_kernels(server_id: int) -> None:
     """In a fork, since it starts threads: have the kernels ready when the first worker needs them."""
-    end_with_parent()
+    end_with_parent(server_id)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     from rlserve.native.library import NativeBuildError, load_library
 
@@ -87,10 +89,10 @@ def _receive(connection: socket.socket) -> _Request:
     return _Request(**values, streams=tuple(streams))
 
 
-def _become(request: _Request) -> None:
+def _become(request: _Request, server_id: int) -> None:
     """Turn the fork into the process that was asked for; does not return."""
     try:
-        end_with_parent()
+        end_with_parent(server_id)
         # As Ray does with workers of its own: Ctrl-C in a terminal is for the driver alone, and when a worker dies, Ray
         # kills what is left in its process group, which must not hold the other workers.
         os.setsid()
