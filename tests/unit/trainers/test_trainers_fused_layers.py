@@ -76,7 +76,7 @@ def test_every_family_has_what_it_can_have(tmp_path: Path, family: str) -> None:
 
 def make_trainer(path: str, **config: Any) -> Trainer:
     return create_trainer(
-        TorchTrainerConfig(num_logical_shards=3, learning_rate=1e-3, **config),
+        TorchTrainerConfig(num_logical_shards=2, learning_rate=1e-3, **config),
         PPOConfig(kl_coefficient=0.1),
         model_path=path,
         seed=0,
@@ -86,7 +86,7 @@ def make_trainer(path: str, **config: Any) -> Trainer:
 
 @pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=2)], ids=["all weights", "lora"])
 def test_a_step_is_that_of_the_torch_kernels(tmp_path: Path, lora: LoraConfig) -> None:
-    path, batch = save_tiny_model(tmp_path), random_batch(0, num_samples=4)
+    path, batch = save_tiny_model(tmp_path), random_batch(0, num_samples=2)
     plain, fused = (make_trainer(path, kernels=kernels, lora=lora) for kernels in ("torch", "triton"))
     before = {name: tensor.clone() for name, tensor in plain.weights().items()}
     expected, found = plain.step(batch), fused.step(batch)
