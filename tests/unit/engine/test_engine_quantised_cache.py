@@ -25,9 +25,9 @@ LARGEST_ERRORS = {"int8": (0.02, 0.3), "fp8": (0.08, 1.0)}
 
 def _sampled(engine: Engine) -> list[SampleOutput]:
     rng = random.Random(5)
-    prompts = [rng.choices(range(VOCAB_SIZE), k=rng.randint(1, 70)) for _ in range(24)]
+    prompts = [rng.choices(range(VOCAB_SIZE), k=rng.randint(1, 70)) for _ in range(40)]
     common = rng.choices(range(VOCAB_SIZE), k=24)
-    prompts += [common + prompt for prompt in prompts[:12]]
+    prompts += [common + prompt for prompt in prompts[:20]]
     requests = [
         make_request(str(index), prompt, n=1 + index % 2, max_tokens=20, seed=index)
         for index, prompt in enumerate(prompts)
