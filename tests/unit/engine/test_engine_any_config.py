@@ -27,7 +27,7 @@ FAMILIES = {
     "gemma3": ("Gemma3ForCausalLM", "gemma3_text"),
 }
 QWEN, GEMMA = ("qwen2", "qwen3", "qwen3_moe"), ("gemma2", "gemma3")
-NUM_FILES = 12
+NUM_FILES = 9
 LENGTH = 96
 
 
