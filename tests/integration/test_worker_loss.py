@@ -14,9 +14,9 @@ from runs import Run, Workplace
 pytestmark = pytest.mark.slow
 
 NUM_STEPS = 6
-TWO_AND_TWO = [
+TWO_AND_ONE = [
     {"type": "cpu-a", "count": 2, "prefer": "train"},
-    {"type": "cpu-b", "count": 2, "prefer": "rollout"},
+    {"type": "cpu-b", "count": 1, "prefer": "rollout"},
 ]
 # Answers long enough for a worker to be in the middle of one whenever it is hit.
 LONG: Mapping[str, Any] = {"num_steps": NUM_STEPS, "rollout": {"max_tokens": 128}}
@@ -40,28 +40,25 @@ def assert_whole(run: Run, *, num_failures: int, num_restarts: int) -> None:
     run.wait_for_no_processes()
 
 
-def test_the_only_rollout_worker_killed(workplace: Workplace) -> None:
-    run = workplace.start("only", LONG)
+def test_the_only_rollout_worker_and_trainer_ranks_killed_and_stopped(workplace: Workplace) -> None:
+    """The one that generates comes back. Then rank 0 of the trainers dies, so the other takes its place; and that one
+    stops answering when the first is back."""
+    changes = {**LONG, "pool": {"slots": TWO_AND_ONE, "health_timeout_s": 4.0}, "algorithm": {"num_epochs": 8}}
+    run = workplace.start("lossy", changes)
     run.wait_until(lambda: run.num_steps() >= 1, "the first step")
     hit(run, "cpu-b/0", signal.SIGSEGV)
-    assert_whole(run, num_failures=1, num_restarts=1)
+    run.wait_until(lambda: len(run.events("failure")) == 1, "the loss of cpu-b/0")
+    run.wait_until(lambda: run.owners()["cpu-b/0"] == "rollout", "the return of cpu-b/0")
     assert "Fatal Python error: Segmentation fault" in (run.folder / "logs" / "cpu-b-0.log").read_text()
-    assert len([event for event in run.events("worker") if event["slot_id"] == "cpu-b/0"]) == 2
-
-
-def test_trainer_ranks_killed_and_stopped(workplace: Workplace) -> None:
-    """Rank 0 dies, so the other takes its place; then that one stops answering when the first is back."""
-    changes = {**LONG, "pool": {"slots": TWO_AND_TWO, "health_timeout_s": 4.0}, "algorithm": {"num_epochs": 8}}
-    run = workplace.start("train", changes)
-    run.wait_until(lambda: run.num_steps() >= 1, "the first step")
     hit(run, "cpu-a/0")
-    run.wait_until(lambda: len(run.events("failure")) == 1, "the loss of cpu-a/0")
+    run.wait_until(lambda: len(run.events("failure")) == 2, "the loss of cpu-a/0")
     workplace.hold()
     run.wait_until(lambda: run.owners()["cpu-a/0"] == "train", "the return of cpu-a/0")
     hit(run, "cpu-a/1", signal.SIGSTOP)
     workplace.release()
-    run.wait_until(lambda: len(run.events("failure")) == 2, "the loss of cpu-a/1")
-    assert_whole(run, num_failures=2, num_restarts=0)
+    run.wait_until(lambda: len(run.events("failure")) == 3, "the loss of cpu-a/1")
+    assert_whole(run, num_failures=3, num_restarts=1)
+    assert len([event for event in run.events("worker") if event["slot_id"] == "cpu-b/0"]) == 2
 
 
 def test_the_only_trainer_killed_ends_the_run(workplace: Workplace) -> None:
