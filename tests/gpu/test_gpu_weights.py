@@ -42,7 +42,7 @@ def digest_of(packed: PackedWeights) -> str:
 
 def receive_all(receivers: list[ReceiverProcess], cargo: object) -> list[str]:
     for receiver in receivers:
-        receiver.start(cargo)
+        receiver.send(cargo)
     return [receiver.result() for receiver in receivers]
 
 

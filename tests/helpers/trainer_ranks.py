@@ -12,36 +12,25 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from forked import start_forked
+from forked import ForkedProcess
 
 from rlserve.distributed.addresses import free_port
 
-ANSWER_TIMEOUT_S = 120.0
 
-
-class Rank:
+class Rank(ForkedProcess):
     """One process with one trainer in it. ``start`` sends a call, ``result`` waits for what came of it."""
 
+    answer_s = 120.0
+
     def __init__(self) -> None:
-        self.process, self._pipe = start_forked(_serve)
+        super().__init__(_serve)
 
     def start(self, method: str, *args: Any, **kwargs: Any) -> None:
-        self._pipe.send((method, args, kwargs))
-
-    def result(self) -> Any:
-        assert self._pipe.poll(ANSWER_TIMEOUT_S), "the rank does not answer"
-        answer = self._pipe.recv()
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        self.send((method, args, kwargs))
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         self.start(method, *args, **kwargs)
         return self.result()
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
 
 
 @contextmanager

@@ -7,37 +7,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from forked import start_forked
+from forked import ForkedProcess
 
 from rlserve.weights.transports.base import ReceivingEnd
 
-ANSWER_S = 240.0
-"""Far above what an answer takes."""
 
-
-class ReceiverProcess:
-    """One process with one receiving end in it. ``start`` sends a cargo, ``result`` waits for what came of it."""
+class ReceiverProcess(ForkedProcess):
+    """One process with one receiving end in it. ``send`` gives it a cargo, ``result`` waits for what came of it."""
 
     def __init__(self, make_end: Callable[[], ReceivingEnd]) -> None:
-        self.process, self._pipe = start_forked(_serve, make_end)
-
-    def start(self, cargo: Any) -> None:
-        """Let it receive."""
-        self._pipe.send(cargo)
+        super().__init__(_serve, make_end)
 
     def result(self) -> str:
-        """SHA-256 of the payload that it received, or its error."""
-        assert self._pipe.poll(ANSWER_S), "the receiver does not answer"
-        found = self._pipe.recv()
-        if isinstance(found, Exception):
-            raise found
+        """SHA-256 of the payload that it received."""
+        found = super().result()
         assert isinstance(found, str)
         return found
-
-    def kill(self) -> None:
-        """The process is gone."""
-        self.process.kill()
-        self.process.join()
 
 
 @contextmanager

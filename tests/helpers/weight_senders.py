@@ -8,14 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from forked import start_forked
+from forked import ForkedProcess
 
 from rlserve.weights.packing import Snapshot, take_snapshot
 from rlserve.weights.reused_memory import ReusedMemory
 from rlserve.weights.transports.base import SendingEnd
-
-ANSWER_S = 240.0
-"""Far above what an answer takes."""
 
 
 def snapshot_of(version: int, end: SendingEnd, device: str) -> Snapshot:
@@ -25,18 +22,12 @@ def snapshot_of(version: int, end: SendingEnd, device: str) -> Snapshot:
     return take_snapshot(version, tensors, torch.float32, ReusedMemory(end.new_block))
 
 
-class SenderProcess:
+class SenderProcess(ForkedProcess):
     """Has sent version 1."""
 
     def __init__(self, make_end: Callable[[], SendingEnd], device: str) -> None:
-        self.process, self._pipe = start_forked(_send, make_end, device)
-        assert self._pipe.poll(ANSWER_S), "the sender does not answer"
-        self.cargo, self.fingerprint = self._pipe.recv()
-
-    def kill(self) -> None:
-        """The process is gone."""
-        self.process.kill()
-        self.process.join()
+        super().__init__(_send, make_end, device)
+        self.cargo, self.fingerprint = self.result()
 
 
 @contextmanager

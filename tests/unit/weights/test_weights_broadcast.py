@@ -164,7 +164,7 @@ def test_processes_get_every_bit_by_one_group_and_go_on_without_one_that_is_lost
     def all_receive(*those: ReceiverProcess) -> None:
         cargo, digest = sender.send()
         for receiver in those:
-            receiver.start(cargo)
+            receiver.send(cargo)
         assert [receiver.result() for receiver in those] == [digest] * len(those)
 
     all_receive(first, second)
@@ -179,7 +179,7 @@ def test_processes_get_every_bit_by_one_group_and_go_on_without_one_that_is_lost
     assert second.process.pid is not None
     os.kill(second.process.pid, signal.SIGSTOP)  # in mid-broadcast, or before it
     for receiver in receivers:
-        receiver.start(cargo)
+        receiver.send(cargo)
     assert first.result() == digest, "after it was named, and left out"
     os.kill(second.process.pid, signal.SIGCONT)
     assert second.result() == digest, "it is late, and gets a broadcast of its own"

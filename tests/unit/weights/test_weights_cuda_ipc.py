@@ -63,7 +63,7 @@ def test_processes_get_every_bit() -> None:
             cargo = end.send(packed)
             end.discard((version,))
             for receiver in receivers:
-                receiver.start(cargo)
+                receiver.send(cargo)
             digest = hashlib.sha256(packed.payload.numpy()).hexdigest()
             assert [receiver.result() for receiver in receivers] == [digest] * 2
     end.discard(())
