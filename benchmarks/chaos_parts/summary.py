@@ -75,10 +75,32 @@ def checks_of(
         value = statistics.median(recoveries)
         found.append(Check(name="back in service, median, s", value=value, bar=RECOVERY_S, at_least=False))
         found.append(Check(name="back in service, longest, s", value=max(recoveries), bar=RECOVERY_S, at_least=False))
+        name = "back in service, less the time in which another lost worker was not found yet, longest, s"
+        value = max(undisturbed_recoveries_s(injuries))
+        found.append(Check(name=name, value=value, bar=RECOVERY_S, at_least=False))
     scores = [verdict.held_out_after for verdict in verdicts if verdict.held_out_after is not None]
     if scores:
         found.append(Check(name="held-out score after, least", value=min(scores), bar=least_score))
     return found
+
+
+def undisturbed_recoveries_s(injuries: Sequence[Injury]) -> list[float]:
+    """Of each worker that was lost and came back, how long that took without the time in which another one was lost
+    and nobody knew: the trainers stand still until such a one is found, and nobody can join them."""
+    lost = [injury for injury in injuries if injury.fault.kind in LOSES]
+    recoveries = []
+    for injury in lost:
+        if injury.found_s is None or injury.back_s is None:
+            continue
+        hidden_s, until_s = 0.0, injury.found_s
+        for other in sorted(lost, key=lambda each: each.done_s):
+            if other is injury or other.found_s is None:
+                continue
+            begin_s, end_s = max(other.done_s, until_s), min(other.found_s, injury.back_s)
+            if begin_s < end_s:
+                hidden_s, until_s = hidden_s + end_s - begin_s, end_s
+        recoveries.append(injury.back_s - injury.found_s - hidden_s)
+    return recoveries
 
 
 def table(rows: Sequence[Row]) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from chaos_parts.base import PLANTED, Fault, Injury, Kind, State
 from chaos_parts.plan import WEIGHTS, Sight, candidates, mixture, possible_moves, sight_of
 from chaos_parts.run_watch import SlotView
-from chaos_parts.summary import checks_of, rows_of, table
+from chaos_parts.summary import checks_of, rows_of, table, undisturbed_recoveries_s
 from chaos_parts.verdict import Verdict, judge, num_illegal_moves, num_versions_back, same_training
 
 FAULTLESS = Verdict(
@@ -118,6 +118,29 @@ def test_times_are_told_by_kind_and_judged() -> None:
     ]
     recovered = next(check.value for check in found if check.name == "back in service, longest, s")
     assert recovered == 4.0, "weights that were taken anew are no new worker"
+
+
+def test_a_way_back_does_not_count_the_time_in_which_another_loss_is_not_known() -> None:
+    def lost(kind: Kind, done_s: float, found_s: float | None, back_s: float | None) -> Injury:
+        return Injury(fault=Fault(kind=kind), slot_id="a", process_id=1, done_s=done_s, found_s=found_s, back_s=back_s)
+
+    injuries = [
+        lost(Kind.KILL, 10.0, 10.0, 30.0),
+        lost(Kind.STOP, 12.0, 22.0, 26.0),
+        lost(Kind.STOP, 15.0, 25.0, 28.0),
+        lost(Kind.SLOW, 26.0, None, None),
+        lost(Kind.KILL, 100.0, 101.0, None),
+    ]
+    # Of the first 20 s, 12 to 25 are those of the two that were stopped; the second's way back has 3 of the third's.
+    assert undisturbed_recoveries_s(injuries) == [7.0, 1.0, 3.0]
+    found = {
+        check.name: check.value
+        for check in checks_of(
+            injuries, [FAULTLESS], num_done=5, num_wanted=5, num_left=0, num_failed=0, least_score=0.9
+        )
+    }
+    name = "back in service, less the time in which another lost worker was not found yet, longest, s"
+    assert (found["back in service, longest, s"], found[name]) == (20.0, 7.0)
 
 
 def run_folder(path: Path, groups: list[list[str]], versions: list[list[int]]) -> Path:
