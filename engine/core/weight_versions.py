@@ -69,7 +69,7 @@ class WeightVersions:
         self.is_loaded = False
         self._runner.swap_in(staged)
         self._changed(version)
-        return fingerprint(self._runner.named_weights()) if staged.panels is None else staged.fingerprint
+        return fingerprint(self._runner.named_weights()) if staged.beside is None else staged.fingerprint
 
     def begin(self, version: int) -> None:
         """Open an update in buckets."""

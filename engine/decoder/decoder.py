@@ -5,7 +5,7 @@ Legend: T tokens, H hidden size, X columns of a projection, R rows whose next to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -122,8 +122,18 @@ class Decoder:
         normed_TH = self._buffers.normed[first:end]
         return self._capped(self._head(normed_TH, self._logits_RV.new_empty(end - first, self._spec.vocab_size)))
 
+    def packed_ahead(self, beside: Mapping[int, torch.Tensor]) -> tuple[torch.Tensor | None, ...]:
+        """What :meth:`exchanged` takes, made by any thread from the parameters that are to be computed with instead, by
+        the ids of those now."""
+        return tuple(linear.packed_ahead(beside) for linear in self._linears())
+
+    def exchanged(self, packed_ahead: tuple[torch.Tensor | None, ...]) -> None:
+        """The parameters were exchanged; :meth:`weights_changed` follows."""
+        for linear, packed in zip(self._linears(), packed_ahead, strict=True):
+            linear.exchanged(packed)
+
     def weights_changed(self) -> None:
-        """Must be called after the parameters were written to, before the next step."""
+        """Must be called after the parameters were written to or exchanged, before the next step."""
         for linear in self._linears():
             linear.weight_changed()
 

@@ -27,20 +27,24 @@ class NamedWeight(ABC):
 
 
 class PlainWeight(NamedWeight):
-    """Rows in their own order."""
+    """Rows from ``first_row`` on in their own order."""
 
-    def __init__(self, view: torch.Tensor) -> None:
-        self.view = view
+    def __init__(self, fused: torch.Tensor, first_row: int, shape: torch.Size) -> None:
+        self.fused, self._first_row, self._shape = fused, first_row, shape
 
     @property
     def shape(self) -> torch.Size:
-        return self.view.shape
+        return self._shape
 
     def get(self) -> torch.Tensor:
-        return self.view
+        return self.rows_of(self.fused)
+
+    def rows_of(self, fused: torch.Tensor) -> torch.Tensor:
+        """The same rows of a tensor like the fused one."""
+        return fused[self._first_row : self._first_row + self._shape[0]]
 
     def elements(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.view.view(-1), indices
+        return self.get().view(-1), indices
 
 
 class PanelWeight(NamedWeight):
@@ -69,5 +73,5 @@ def put_weights(pairs: Iterable[tuple[NamedWeight, torch.Tensor]]) -> None:
             in_panels.append((weight.panels, weight.first_row, tensor))
         else:
             assert isinstance(weight, PlainWeight)
-            weight.view.copy_(tensor)
+            weight.get().copy_(tensor)
     put_all(in_panels)

@@ -7,12 +7,13 @@ tensor, so an update is one copy into place and needs no second set of weights.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 import torch
 
 from rlserve.engine.decoder.layer_parameters import expert_stacks, new_layer
 from rlserve.engine.decoder.named_weight import NamedWeight, PanelWeight, PlainWeight, put_weights
-from rlserve.engine.decoder.staging import StagedWeights, stage_in_panels
+from rlserve.engine.decoder.staging import StagedWeights, stage_in_panels, stage_in_rows
 from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.weights.check import check_tensors, find_problem, find_type_problem
@@ -50,7 +51,7 @@ class Parameters:
         self._panels: tuple[torch.Tensor, ...] = ()
         """Those of them that are in panels."""
         self._spare: tuple[torch.Tensor, ...] | None = None
-        """Panels that were computed with before the last exchange."""
+        """What was computed with before the last exchange."""
         self._weights: dict[str, NamedWeight] = {}
         self._staged: dict[str, torch.Tensor] = {}
         """This rank's parts of weights that are to be swapped in."""
@@ -107,18 +108,26 @@ class Parameters:
             WeightsRefusedError: as for :meth:`checked`.
         """
         checked = self.checked(tensors)
-        if not self._in_panels:
-            return StagedWeights(fingerprint=fingerprint(tensors.items()), tensors=checked, panels=None)
+        if not self.exchangeable:
+            return StagedWeights(fingerprint=fingerprint(tensors.items()), tensors=checked, beside=None)
         spare, self._spare = self._spare, None
-        beside = spare or tuple(_empty_like(panels) for panels in self._panels)
+        beside = spare or tuple(_empty_like(tensor) for tensor in self.exchangeable)
         weights = ((name, self._weights[name], tensor) for name, tensor in checked.items())
-        return stage_in_panels(weights, self._panels, beside)
+        return (stage_in_panels if self._in_panels else stage_in_rows)(weights, self.exchangeable, beside)
 
-    def exchange(self, panels: tuple[torch.Tensor, ...]) -> None:
-        """Compute with staged panels from now on."""
-        for mine, other in zip(self._panels, panels, strict=True):
+    @property
+    def exchangeable(self) -> tuple[torch.Tensor, ...]:
+        """What can be exchanged for other memory: nobody but its owner has views of it."""
+        if self._in_panels:
+            return self._panels
+        is_alone = self._device.type == "cpu" and self._shard.num_ranks == 1
+        return tuple(self._fused) if is_alone and not self._shard.own.experts else ()
+
+    def exchange(self, beside: tuple[torch.Tensor, ...]) -> None:
+        """Compute with what was staged from now on."""
+        for mine, other in zip(self.exchangeable, beside, strict=True):
             mine.data, other.data = other.data, mine.data
-        self._spare = panels
+        self._spare = beside
 
     def checked_bucket(self, tensors: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
         """Some weights to be staged, by the names of :meth:`named`, and a tied head if it is among them.
@@ -278,24 +287,22 @@ class Parameters:
 
     def _new(self, names: list[str], rows: list[int], *columns: int) -> torch.Tensor:
         """A tensor whose rows are the named parts, one below the other."""
+        kind: type[PanelWeight | PlainWeight]
         if self._in_panels and columns:
-            fused = empty_panels(sum(rows), columns[0], self._dtype)
+            fused, kind = empty_panels(sum(rows), columns[0], self._dtype), PanelWeight
             self._panels = (*self._panels, fused)
-            firsts = [sum(rows[:index]) for index in range(len(rows))]
-            parts: list[NamedWeight] = [
-                PanelWeight(fused, first, torch.Size((size, *columns)))
-                for first, size in zip(firsts, rows, strict=True)
-            ]
         else:
             fused = torch.empty((sum(rows), *columns), dtype=self._dtype, device=self._device)
-            parts = [PlainWeight(view) for view in torch.split(fused, rows)]
+            kind = PlainWeight
+        firsts = accumulate(rows, initial=0)
+        parts = (kind(fused, first, torch.Size((size, *columns))) for first, size in zip(firsts, rows, strict=False))
         self._fused.append(fused)
         self._weights |= dict(zip(names, parts, strict=True))
         return fused
 
 
-def _empty_like(panels: torch.Tensor) -> torch.Tensor:
-    beside = torch.empty_like(panels)
+def _empty_like(tensor: torch.Tensor) -> torch.Tensor:
+    beside = torch.empty_like(tensor)
     advise_huge_pages(beside)
     return beside
 

@@ -2,11 +2,12 @@
 
 ::
 
-    tensors ─┬─► panels of their own ───► exchanged for those that are computed with, which the next version gets
-             └─► the few that are in none ─► copied into place
-                       any thread                            between two steps
+    tensors ─┬─► memory like that which is computed with ─► exchanged for it; the next version gets that
+             └─► the few that do not lie in panels ───────► copied into place
+                              any thread                            between two steps
 
-Where no matrix lies in panels, as on a GPU or on several ranks, all are copied into place.
+Where nothing is in panels, on a CPU all are exchanged, and what oneDNN packs of them is packed ahead. On a GPU, on
+several ranks and with experts all are copied into place.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rlserve.engine.decoder.named_weight import NamedWeight, PanelWeight
+from rlserve.engine.decoder.named_weight import NamedWeight, PanelWeight, PlainWeight
 from rlserve.engine.weights.fingerprint import (
     fingerprint_of_sum,
     named_fingerprint,
@@ -34,8 +35,10 @@ class StagedWeights:
     """Of all of them."""
     tensors: Mapping[str, torch.Tensor]
     """By name, those that are to be copied into place."""
-    panels: tuple[torch.Tensor, ...] | None
-    """To be exchanged for those that are computed with, in their order; None: there are none."""
+    beside: tuple[torch.Tensor, ...] | None
+    """To be exchanged for what is computed with, in its order; None: nothing is exchanged."""
+    packed_ahead: tuple[torch.Tensor | None, ...] = ()
+    """Of what is to be exchanged, by matrix product, what oneDNN packs."""
 
 
 def stage_in_panels(
@@ -62,4 +65,25 @@ def stage_in_panels(
         for (name, shape), total in zip(labels, put_all(copies), strict=True)
     ]
     named += [named_fingerprint(name, tensor.shape, dtype, tensor_fingerprint(tensor)) for name, tensor in rest.items()]
-    return StagedWeights(fingerprint=total_fingerprint(named), tensors=rest, panels=beside)
+    return StagedWeights(fingerprint=total_fingerprint(named), tensors=rest, beside=beside)
+
+
+def stage_in_rows(
+    weights: Iterable[tuple[str, NamedWeight, torch.Tensor]],
+    fused: tuple[torch.Tensor, ...],
+    beside: tuple[torch.Tensor, ...],
+) -> StagedWeights:
+    """Write all to the tensors ``beside`` the fused ones.
+
+    Args:
+        weights: name, weight, and what it is to be.
+        beside: as many as ``fused``, of the same shapes.
+    """
+    twins = {id(mine): twin for mine, twin in zip(fused, beside, strict=True)}
+    named = []
+    for name, weight, tensor in weights:
+        assert isinstance(weight, PlainWeight)
+        rows = weight.rows_of(twins[id(weight.fused)])
+        rows.copy_(tensor.detach())
+        named.append(named_fingerprint(name, rows.shape, rows.dtype, tensor_fingerprint(rows)))
+    return StagedWeights(fingerprint=total_fingerprint(named), tensors={}, beside=beside)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -168,12 +169,19 @@ class ModelRunner:
 
     def stage(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
         """A whole set of weights as :meth:`swap_in` takes it, by any thread, or raise :class:`WeightsRefusedError`."""
-        return self._parameters.stage_whole(tensors)
+        staged = self._parameters.stage_whole(tensors)
+        if staged.beside is None or isinstance(self._decoder, CpuProgram):
+            return staged
+        beside = dict(zip(map(id, self._parameters.exchangeable), staged.beside, strict=True))
+        with torch.inference_mode():
+            return replace(staged, packed_ahead=self._decoder.packed_ahead(beside))
 
     def swap_in(self, staged: StagedWeights) -> None:
         """Put what was staged into place, once; ends with :meth:`weights_changed`."""
-        if staged.panels is not None:
-            self._parameters.exchange(staged.panels)
+        if staged.beside is not None:
+            self._parameters.exchange(staged.beside)
+            if isinstance(self._decoder, Decoder):
+                self._decoder.exchanged(staged.packed_ahead)
         self.put_weights(staged.tensors)
 
     def weights_changed(self) -> None:

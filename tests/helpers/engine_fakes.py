@@ -68,7 +68,7 @@ class FakeEngine:
     def stage_weights(self, tensors: Mapping[str, torch.Tensor]) -> StagedWeights:
         self.events.append("stage")
         copies = {name: tensor.clone() for name, tensor in tensors.items()}
-        return StagedWeights(fingerprint=fingerprint(copies.items()), tensors=copies, panels=None)
+        return StagedWeights(fingerprint=fingerprint(copies.items()), tensors=copies, beside=None)
 
     def swap_weights(self, version: int, staged: StagedWeights) -> int:
         self.events.append(f"swap {version}")

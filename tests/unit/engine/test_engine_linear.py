@@ -10,6 +10,7 @@ from engine_builders import make_engine, make_request, run, save_model, weights_
 
 from rlserve.engine.decoder import cpu_program, linear
 from rlserve.engine.decoder.linear import PACK_FROM, Linear, can_pack
+from rlserve.engine.weights.fingerprint import fingerprint
 
 SMALL, LARGE = (40, 24), (PACK_FROM // 256, 256)
 
@@ -53,3 +54,33 @@ def test_an_engine_with_packed_weights_serves_swaps_and_wakes_as_one_without(
     plain = serve()
     monkeypatch.setattr(linear, "PACK_FROM", 1)
     assert serve() == plain
+
+
+@pytest.mark.skipif(not can_pack(torch.float32), reason="this build of torch has no oneDNN")
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_what_is_staged_is_packed_ahead_and_exchanged(
+    deterministic: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu_program, "is_chosen", lambda *arguments: False)
+    monkeypatch.setattr(linear, "PACK_FROM", 1)
+    save_model(tmp_path, "qwen2")
+    staging, loading = (make_engine(tmp_path, deterministic=deterministic) for _ in range(2))
+    parameters = staging._runner._parameters
+    places = []
+    for version in (1, 2, 3):
+        weights = weights_of("qwen2", version)
+        staged = staging.stage_weights(weights)
+        with monkeypatch.context() as patch:
+            patch.delattr(torch.ops.mkldnn, "_reorder_linear_weight")
+            loaded = staging.swap_weights(version, staged)
+        loading.load_weights(version, weights)
+        assert loaded == fingerprint(staging.named_weights()) == fingerprint(loading.named_weights())
+        request = make_request(str(version), range(1, 20), max_tokens=20, seed=version)
+        found, expected = (run(engine, [request])[str(version)].samples[0] for engine in (staging, loading))
+        assert (found.token_ids, found.log_probs) == (expected.token_ids, expected.log_probs)
+        places.append([tensor.data_ptr() for tensor in parameters.exchangeable])
+    assert places[0] == places[2] != places[1]
+    staging.load_weights(4, weights_of("qwen2", 0))
+    loading.load_weights(4, weights_of("qwen2", 0))
+    request = make_request("4", range(1, 20), max_tokens=20, seed=4)
+    assert run(staging, [request])["4"].samples[0].token_ids == run(loading, [request])["4"].samples[0].token_ids

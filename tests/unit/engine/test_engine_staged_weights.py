@@ -18,7 +18,7 @@ pytestmark = BOTH_WAYS
 
 PROMPT = tuple(random.Random(5).choices(range(VOCAB_SIZE), k=20))
 FAMILIES = ["qwen3", "qwen2", "gemma2", "qwen3_moe"]
-"""Qwen 2 has biases and a tied head, Gemma more norms, and of experts nothing lies in panels."""
+"""Qwen 2 has biases and a tied head, Gemma more norms, and of experts nothing is exchanged."""
 
 
 @pytest.fixture
@@ -31,8 +31,8 @@ def has(engine: Engine, family: str, seed: int) -> bool:
     return all(torch.equal(tensor, expected[name]) for name, tensor in engine.named_weights())
 
 
-def panels_of(engine: Engine) -> list[int]:
-    return [panels.data_ptr() for panels in engine._runner._parameters._panels]
+def places_of(engine: Engine) -> list[int]:
+    return [tensor.data_ptr() for tensor in engine._runner._parameters.exchangeable]
 
 
 def test_they_are_staged_in_mid_generation_and_stamp_what_comes_after_the_swap(engine: Engine) -> None:
@@ -68,7 +68,7 @@ def test_version_after_version_the_engine_equals_one_that_loads_them(family: str
         found, expected = (run(each, [request])["0"].samples for each in (engine, fresh))
         assert [sample.token_ids for sample in found] == [sample.token_ids for sample in expected]
         assert [sample.log_probs for sample in found] == [sample.log_probs for sample in expected]
-        places.append(panels_of(engine))
+        places.append(places_of(engine))
     assert places[0] == places[2], "two memories take turns"
     assert places[0] != places[1] or family == "qwen3_moe"
 
