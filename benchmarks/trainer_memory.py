@@ -3,8 +3,8 @@
 python benchmarks/trainer_memory.py [--case NAME …] [--vocabulary N] [--model-cache DIR] [--json FILE]
 
 Cases of a large vocabulary have one rank and a narrow model; those of 75 M parameters have 1, 2 and 4 ranks, and so few
-tokens that weights, gradients and the optimizer's state are nearly all there is. Each rank is a process. Its memory is
-counted from when all code is loaded.
+tokens that weights, gradients and the optimizer's state are nearly all there is, but for those of long answers, with
+and without activation checkpointing. Each rank is a process. Its memory is counted from when all code is loaded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch is imported
 
@@ -47,6 +47,8 @@ class MemoryCase:
     model: str | None = None
     """Of ``models.SHAPES``; None for the narrow one with a large vocabulary."""
     num_ranks: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Of the trainer, beside the defaults."""
 
 
 CASES = {
@@ -65,6 +67,17 @@ CASES = {
                 num_ranks=num_ranks,
             )
             for num_ranks in (1, 2, 4)
+        ),
+        *(
+            MemoryCase(
+                name="75m-long-answers" + "-checkpointed" * is_checkpointed,
+                num_samples=4,
+                num_response_tokens=1024,
+                num_logical_shards=2,
+                model="75m",
+                settings={"activation_checkpointing": is_checkpointed},
+            )
+            for is_checkpointed in (False, True)
         ),
     )
 }
@@ -116,7 +129,7 @@ def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, 
         rank=rank, num_ranks=case.num_ranks, host="127.0.0.1", port=port, secret="benchmark", generation=1
     )
 
-    config = TorchTrainerConfig(num_logical_shards=case.num_logical_shards)
+    config = TorchTrainerConfig(num_logical_shards=case.num_logical_shards, **case.settings)
     algorithm = PPOConfig(kl_coefficient=case.kl_coefficient)
     small = create_trainer(config, algorithm, model_path=str(small_folder), seed=0, device="cpu")
     small.step(make_batch(case, _vocab_size(small_folder), step=0))

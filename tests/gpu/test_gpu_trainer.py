@@ -69,6 +69,15 @@ def test_fused_layers_give_the_same_bits_again(tmp_path: Path, max_tokens: int) 
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_recomputed_layers_give_the_same_bits(tmp_path: Path) -> None:
+    path, states = save_tiny_model(tmp_path, hidden_size=256), []
+    for is_checkpointed in (False, True):
+        trainer = make_trainer(path, "cuda", dtype="bfloat16", activation_checkpointing=is_checkpointed)
+        trainer.step(random_batch(0, num_samples=24))
+        states.append(trainer.state())
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_a_step_taken_back_leaves_no_trace(tmp_path: Path) -> None:
     """The second update overflows."""
     trainer = make_trainer(save_tiny_model(tmp_path), "cuda", PPOConfig(num_epochs=2), learning_rate=1e38)

@@ -59,6 +59,9 @@ class TorchTrainerConfig:
     deterministic: bool = False
     """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
     in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
+    activation_checkpointing: bool = False
+    """Keep of a forward pass only what goes into each decoder layer, and compute the layer again in the backward pass:
+    a fourth more arithmetic, and much less memory where samples are long. The results are the same."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""

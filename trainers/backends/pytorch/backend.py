@@ -46,6 +46,7 @@ from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.native_shape import check_supported
+from rlserve.trainers.backends.pytorch.recomputed_layers import recompute_layers
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
@@ -314,4 +315,7 @@ class TorchBackend(Backend):
 
             for network in state.networks():
                 fuse_layers(network, getattr(torch, self._config.dtype))
+        if self._config.activation_checkpointing:
+            for network in state.networks():
+                recompute_layers(network)
         return state
