@@ -69,6 +69,25 @@ def test_fused_layers_give_the_same_bits_again(tmp_path: Path, max_tokens: int) 
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_moments_in_host_memory_give_the_same_bits_and_leave_the_gpu(tmp_path: Path) -> None:
+    path = save_tiny_model(tmp_path, hidden_size=512)
+    held_bytes, states = [], []
+    for is_offloaded in (False, True):
+        before = torch.cuda.memory_allocated()
+        trainer = make_trainer(path, "cuda", learning_rate=1e-4, weight_decay=0.1, offload_optimizer=is_offloaded)
+        for seed in range(2):
+            trainer.step(random_batch(seed))
+        held_bytes.append(torch.cuda.memory_allocated() - before)
+        trainer.sleep(offload=True)
+        trainer.wake()
+        trainer.step(random_batch(2))
+        states.append({name: tensor.cpu() for name, tensor in trainer.state().items()})
+        trainer.leave()
+    num_bytes = sum(tensor.nbytes for name, tensor in states[0].items() if "_moment." in name)
+    assert held_bytes[0] - held_bytes[1] >= num_bytes
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
 def test_recomputed_layers_give_the_same_bits(tmp_path: Path) -> None:
     path, states = save_tiny_model(tmp_path, hidden_size=256), []
     for is_checkpointed in (False, True):

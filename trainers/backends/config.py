@@ -62,6 +62,9 @@ class TorchTrainerConfig:
     activation_checkpointing: bool = False
     """Keep of a forward pass only what goes into each decoder layer, and compute the layer again in the backward pass:
     a fourth more arithmetic, and much less memory where samples are long. The results are the same."""
+    offload_optimizer: bool = False
+    """Keep AdamW's moments, 8 bytes a trained parameter, in pinned host memory, and bring them to the GPU in parts at
+    each update. The results are the same. On a CPU it saves nothing."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""

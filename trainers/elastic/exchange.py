@@ -32,7 +32,7 @@ def carry_out(
     """Send what a plan says; all ranks call this with the same plan.
 
     Args:
-        read: gives some float32 elements that this rank has; they lie within one transfer of the plan.
+        read: gives some float32 elements that this rank has, on any device; they lie within one transfer of the plan.
         write: is given some elements that came in.
     """
     rounds = _rounds(transfers)
@@ -46,7 +46,7 @@ def carry_out(
         ]
         sent = [read(elements) for each in outgoing for elements in each]
         received = group.all_to_all(
-            torch.cat(sent) if sent else torch.empty(0, device=device),
+            torch.cat(sent).to(device) if sent else torch.empty(0, device=device),
             send_sizes=[sum(elements.num_elements for elements in each) for each in outgoing],
             receive_sizes=[sum(elements.num_elements for elements in each) for each in incoming],
         )

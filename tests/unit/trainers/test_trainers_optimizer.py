@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from rlserve.trainers import TorchTrainerConfig
+from rlserve.trainers.backends.pytorch import optimizer as optimizer_module
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined, rearranged
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.elastic.intervals import Interval
@@ -86,6 +89,30 @@ def test_warm_up_raises_both_learning_rates_linearly() -> None:
         update([optimizer], gradient)
     assert [rate["policy"] for rate in rates] == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
     assert [rate["critic"] for rate in rates] == pytest.approx([2.0, 4.0, 6.0, 8.0, 8.0, 8.0])
+
+
+def test_moments_in_host_memory_go_through_the_device_in_buckets_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(optimizer_module, "_BUCKET_ELEMENTS", 32)
+    config = TorchTrainerConfig(learning_rate=0.1, critic_learning_rate=0.2, weight_decay=0.1, max_grad_norm=0.5)
+    flats = [FlatParameters(two_modules(), CPU) for _ in range(2)]
+    optimizers = [
+        holding(ShardedAdamW(dataclasses.replace(config, offload_optimizer=is_offloaded), flat), Interval(16, 96))
+        for is_offloaded, flat in zip((False, True), flats, strict=True)
+    ]
+    held = optimizers[1].moments[0].first
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        gradient = torch.randn(96, generator=generator)
+        for optimizer in optimizers:
+            update([optimizer], gradient.clone())
+    assert torch.equal(flats[0].vector, flats[1].vector)
+    plain, offloaded = (optimizer.moments[0] for optimizer in optimizers)
+    assert torch.equal(plain.first, offloaded.first)
+    assert torch.equal(plain.second, offloaded.second)
+    assert held.data_ptr() == offloaded.first.data_ptr()
+    assert [len(part) for part in optimizers[1].own_parts("policy", torch.zeros(64))] == [32, 16]
 
 
 def test_modules_compute_with_the_flat_vector_and_tied_parameters_occur_once() -> None:

@@ -1,8 +1,16 @@
-"""AdamW on parts of the flat vector: one learning rate and one clipped norm for each network."""
+"""AdamW on parts of the flat vector: one learning rate and one clipped norm for each network.
+
+Its state is where the parameters are, or in host memory. Then it goes through the device in buckets, by two streams in
+turns, so that one bucket comes while another goes::
+
+    stream 0   ── bucket 0 in ── update ── out ── bucket 2 in ── update ── out ──
+    stream 1   ─────────────── bucket 1 in ── update ── out ── bucket 3 in ──────
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +20,10 @@ from rlserve.trainers.backends.base import CRITIC, POLICY
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection
+
+_BUCKET_ELEMENTS = 2**24
+"""Of moments in host memory that are on the device at once, twice over: 64 MiB each of the first and the second."""
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -23,8 +35,8 @@ class Moments:
     second: Tensor
 
     def copied(self, device: torch.device) -> Moments:
-        """A copy on some device."""
-        first, second = (moment.to(device, copy=True) for moment in (self.first, self.second))
+        """A copy on some device; one in host memory is pinned if this is."""
+        first, second = (_copied(moment, device) for moment in (self.first, self.second))
         return Moments(elements=self.elements, first=first, second=second)
 
     def part(self, elements: Interval) -> Moments:
@@ -60,11 +72,17 @@ class ShardedAdamW:
         self._flat = flat
         rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
         self._learning_rates = {name: rates[name] for name in flat.segments}
+        self._streams: list[torch.cuda.Stream] = []
         self.hold(())
 
     def new_moments(self, elements: Interval) -> Moments:
-        """Zeros."""
-        first, second = (torch.zeros_like(self._flat.vector[elements.elements]) for _ in range(2))
+        """Zeros, in pinned host memory if the state is offloaded from a GPU."""
+        device = self._flat.vector.device
+        is_pinned = self._config.offload_optimizer and device.type == "cuda"
+        first, second = (
+            torch.zeros(elements.num_elements, device=_HOST if is_pinned else device, pin_memory=is_pinned)
+            for _ in range(2)
+        )
         return Moments(elements=elements, first=first, second=second)
 
     def hold(self, moments: Sequence[Moments]) -> None:
@@ -72,15 +90,20 @@ class ShardedAdamW:
         self.moments = tuple(moments)
         segments = {name: Interval(where.start, where.stop) for name, where in self._flat.segments.items()}
         self._pieces = [
-            self._piece(name, held.part(common))
+            self._piece(name, held.part(bucket))
             for name, segment in segments.items()
             for held in self.moments
-            if (common := intersection(segment, held.elements)).num_elements
+            for bucket in self._buckets(intersection(segment, held.elements))
         ]
         betas = (self._config.adam_beta1, self._config.adam_beta2)
         self._adamw = [
             torch.optim.AdamW([piece.parameter], betas=betas, weight_decay=0.0, fused=True) for piece in self._pieces
         ]
+
+    def move(self) -> None:
+        """The flat vector has moved to another device: let its moments follow, unless they stay in host memory."""
+        device = self._flat.vector.device
+        self.hold([held if held.first.is_pinned() else held.copied(device) for held in self.moments])
 
     @property
     def held(self) -> Intervals:
@@ -113,21 +136,55 @@ class ShardedAdamW:
         """
         rates = self.learning_rates()
         parts = {network: iter(found) for network, found in gradients.items()}
-        for piece, adamw in zip(self._pieces, self._adamw, strict=True):
-            network, gradient = piece.network, next(parts[piece.network])
-            adamw.param_groups[0]["lr"] = rates[network]
-            piece.parameter.grad = gradient.mul_(min(1.0, self._config.max_grad_norm / (norms[network] + 1e-6)))
-            # Our own moments, so that whoever copies or sends them need not know torch's optimizer.
-            adamw.state[piece.parameter] = {
-                "step": torch.tensor(float(self.num_updates), device=gradient.device),
-                "exp_avg": piece.moments.first,
-                "exp_avg_sq": piece.moments.second,
-            }
-            if self._config.weight_decay > 0 and piece.decayed:
-                torch._foreach_mul_(piece.decayed, 1.0 - rates[network] * self._config.weight_decay)
-            adamw.step()
-            adamw.zero_grad()
+        with self._lanes() as lanes:
+            for number, (piece, adamw) in enumerate(zip(self._pieces, self._adamw, strict=True)):
+                rate, norm, gradient = rates[piece.network], norms[piece.network], next(parts[piece.network])
+                with torch.cuda.stream(lanes[number % 2]) if lanes else nullcontext():
+                    gradient.mul_(min(1.0, self._config.max_grad_norm / (norm + 1e-6)))
+                    self._apply(piece, adamw, gradient, rate)
         self.num_updates += 1
+
+    def _apply(self, piece: _Piece, adamw: torch.optim.AdamW, gradient: Tensor, rate: float) -> None:
+        if self._config.weight_decay > 0 and piece.decayed:
+            torch._foreach_mul_(piece.decayed, 1.0 - rate * self._config.weight_decay)
+        is_offloaded = self._config.offload_optimizer
+        moments = piece.moments.copied(gradient.device) if is_offloaded else piece.moments
+        adamw.param_groups[0]["lr"] = rate
+        piece.parameter.grad = gradient
+        # Our own moments, so that whoever copies or sends them need not know torch's optimizer.
+        adamw.state[piece.parameter] = {
+            "step": torch.full((), float(self.num_updates), device=gradient.device),
+            "exp_avg": moments.first,
+            "exp_avg_sq": moments.second,
+        }
+        adamw.step()
+        adamw.zero_grad()
+        if is_offloaded:
+            piece.moments.first.copy_(moments.first, non_blocking=True)
+            piece.moments.second.copy_(moments.second, non_blocking=True)
+            adamw.state.clear()
+
+    @contextmanager
+    def _lanes(self) -> Iterator[Sequence[torch.cuda.Stream]]:
+        """The streams that pieces take turns in: two where moments come from and go to host memory, otherwise none but
+        the current one. All that was to be done in them is done in the end."""
+        device = self._flat.vector.device
+        if not (self._config.offload_optimizer and device.type == "cuda"):
+            yield ()
+            return
+        if not self._streams:  # kept, since torch keeps memory apart for each stream
+            self._streams = [torch.cuda.Stream(device) for _ in range(2)]  # type: ignore[no-untyped-call]
+        for stream in self._streams:
+            stream.wait_stream(torch.cuda.current_stream(device))
+        yield self._streams
+        for stream in self._streams:
+            stream.synchronize()
+
+    def _buckets(self, elements: Interval) -> list[Interval]:
+        """All in one, or as many as go through the device one after another."""
+        length = _BUCKET_ELEMENTS if self._config.offload_optimizer else max(1, elements.num_elements)
+        firsts = range(elements.first, elements.end, length)
+        return [Interval(first, min(first + length, elements.end)) for first in firsts]
 
     def _piece(self, network: str, moments: Moments) -> _Piece:
         vector, elements = self._flat.vector, moments.elements
@@ -152,7 +209,7 @@ def rearranged(moments: Sequence[Moments], wanted: Intervals, optimizer: Sharded
         for part in parts:
             kept = held.part(part)
             if not is_kept_whole:
-                kept = Moments(elements=part, first=kept.first.clone(), second=kept.second.clone())
+                kept = kept.copied(kept.first.device)
             found.append(kept)
     lacking = difference(wanted, [moments.elements for moments in found])
     found += [optimizer.new_moments(elements) for elements in lacking]
@@ -168,3 +225,9 @@ def joined(held: Sequence[Moments], elements: Interval, name: str) -> Tensor:
     ]
     assert sum(len(part) for part in parts) == elements.num_elements
     return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _copied(moment: Tensor, device: torch.device) -> Tensor:
+    is_pinned = device.type == "cpu" and moment.is_pinned()
+    copied = torch.empty(moment.shape, device=device, pin_memory=is_pinned)
+    return copied.copy_(moment, non_blocking=device.type == "cuda")

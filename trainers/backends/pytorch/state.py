@@ -112,11 +112,12 @@ class TrainingState:
         return [network for network in (self.policy, backbone, self.reference) if network is not None]
 
     def move(self, device: torch.device) -> None:
-        """Copy parameters, reference and moments to another device, and let go of where they were."""
+        """Copy parameters, reference and moments to another device, and let go of where they were. Moments that are in
+        host memory anyhow stay there."""
         self.flat.move(device)
         if self.flat_reference is not None:
             self.flat_reference.move(device)
-        self.optimizer.hold([moments.copied(device) for moments in self.optimizer.moments])
+        self.optimizer.move()
 
     def gather_parameters(self, group: Group) -> None:
         """After an update: get what other ranks have updated."""
