@@ -2,9 +2,10 @@
 
 python benchmarks/trainer_memory.py [--case NAME …] [--vocabulary N] [--model-cache DIR] [--json FILE]
 
-Cases of a large vocabulary have one rank and a narrow model; those of 75 M parameters have 1, 2 and 4 ranks, and so few
-tokens that weights, gradients and the optimizer's state are nearly all there is, but for those of long answers, with
-and without activation checkpointing. Each rank is a process. Its memory is counted from when all code is loaded.
+Cases of a large vocabulary have one rank and a narrow model; those of 75 M parameters have 1, 2 and 4 ranks, which
+share the optimizer's state, or everything (-full), and so few tokens that weights, gradients and the optimizer's state
+are nearly all there is, but for those of long answers, with and without activation checkpointing. Each rank is a
+process. Its memory is counted from when all code is loaded.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import sys
 import tempfile
@@ -59,13 +61,15 @@ CASES = {
         MemoryCase(name="8k-answer", num_samples=1, num_response_tokens=8192, num_logical_shards=12),
         *(
             MemoryCase(
-                name=f"75m-{num_ranks}-rank{'s' * (num_ranks > 1)}",
+                name=f"75m-{num_ranks}-rank{'s' * (num_ranks > 1)}{'-full' * (sharding == 'full')}",
                 num_samples=12,
                 num_response_tokens=16,
                 num_logical_shards=12,
                 model="75m",
                 num_ranks=num_ranks,
+                settings={"sharding": sharding},
             )
+            for sharding in ("optimizer", "full")
             for num_ranks in (1, 2, 4)
         ),
         *(
@@ -134,6 +138,8 @@ def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, 
     small = create_trainer(config, algorithm, model_path=str(small_folder), seed=0, device="cpu")
     small.step(make_batch(case, _vocab_size(small_folder), step=0))
     del small
+    if case.settings.get("sharding") == "full" and case.num_ranks > 1:
+        import torch._dynamo  # noqa: F401  fully_shard does
     gc.collect()
     before = held_bytes()
     trainer = create_trainer(
@@ -156,7 +162,7 @@ def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, 
         case=case.name,
         added_bytes=added_bytes,
         held_bytes=held_bytes() - before,
-        bytes_per_parameter=added_bytes / sum(tensor.numel() for tensor in trainer.weights().values()),
+        bytes_per_parameter=added_bytes / _num_parameters(folder),
         step_s=step_s,
     )
 
@@ -236,6 +242,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if CASES[result.case].model is None
         ]
         options.json.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _num_parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(folder / "model.safetensors", framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def _vocab_size(folder: Path) -> int:

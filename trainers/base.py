@@ -51,7 +51,8 @@ class Trainer(ABC):
     """Steps a policy on batches, as one rank of a group that can change at step boundaries.
 
     Every rank has all weights. The optimizer's state is cut into shards, and each shard is held by two ranks, so that
-    nothing is lost with any one rank.
+    nothing is lost with any one rank. With ``sharding=full`` weights are cut up too, each rank alone has its shard of
+    everything, and none can be asked by itself: ``log_probs`` of one alone raises ``UserError``.
     """
 
     @property
@@ -90,7 +91,8 @@ class Trainer(ABC):
         """The policy's trained weights under their Hugging Face names, detached, on the trainer's device, float32. With
         LoRA these are the adapters, under the names of peft's files.
 
-        Views: the next step changes them. A tied output head is not listed apart from the embedding.
+        Views: the next step changes them. A tied output head is not listed apart from the embedding. With
+        ``sharding=full`` and several ranks, rank 0 alone has them, as a copy in host memory.
         """
 
     @abstractmethod

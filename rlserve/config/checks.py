@@ -32,6 +32,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_groups(config),
         *_check_keep_best(config),
         *_check_deterministic_training(config, discovered),
+        *_check_sharding(config),
         *_check_launch(config),
         *_check_weights(config, discovered),
         *check_pacing(config),
@@ -151,6 +152,22 @@ def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, in
     if gpus:
         message = f"is only for slots that are CPU processes (pool.slots of a type that begins with cpu), got {gpus[0]}"
         yield Problem("trainer.deterministic", message)
+
+
+def _check_sharding(config: RunConfig) -> Iterator[Problem]:
+    """With sharded networks no trainer computes, or has the policy, by itself."""
+    if config.trainer.sharding != "full":
+        return
+    if num_prompts := config.weights.canary.num_prompts:
+        message = (
+            "must be 0 with trainer.sharding=full, where no trainer computes by itself what replicas are compared to"
+        )
+        yield Problem("weights.canary.num_prompts", f"{message}, got {num_prompts}")
+    if config.pool.placement == "colocated":
+        message = (
+            "must be elastic or separate with trainer.sharding=full, where engines find no whole policy beside them"
+        )
+        yield Problem("pool.placement", f"{message}, got colocated")
 
 
 def _check_launch(config: RunConfig) -> Iterator[Problem]:

@@ -97,6 +97,22 @@ def test_recomputed_layers_give_the_same_bits(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
+def test_full_sharding_on_one_gpu_has_the_losses_of_optimizer_sharding(tmp_path: Path) -> None:
+    path = save_tiny_model(tmp_path, hidden_size=256)
+    whole, sharded = (
+        make_trainer(path, "cuda", kernels="torch", dtype="bfloat16", sharding=sharding, offload_optimizer=True)
+        for sharding in ("optimizer", "full")
+    )
+    for seed in range(2):
+        expected, found = (trainer.step(random_batch(seed, num_samples=24)) for trainer in (whole, sharded))
+        for name in ("actor/pg_loss", "critic/vf_loss", "actor/entropy", "actor/grad_norm"):
+            assert found[name] == pytest.approx(expected[name], rel=5e-2, abs=1e-3), name
+    sharded.sleep(offload=True)
+    sharded.wake()
+    assert whole.weights().keys() == sharded.weights().keys()
+    sharded.step(random_batch(2, num_samples=24))
+
+
 def test_a_step_taken_back_leaves_no_trace(tmp_path: Path) -> None:
     """The second update overflows."""
     trainer = make_trainer(save_tiny_model(tmp_path), "cuda", PPOConfig(num_epochs=2), learning_rate=1e38)

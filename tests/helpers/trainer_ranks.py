@@ -140,6 +140,25 @@ class _Served:
             total.update(tensor.numpy().tobytes())
         return total.hexdigest()
 
+    def state(self) -> dict[str, Any]:
+        return {name: tensor.cpu().numpy() for name, tensor in self.trainer.state().items()}
+
+    def weights(self) -> dict[str, Any]:
+        return {name: tensor.cpu().numpy() for name, tensor in self.trainer.weights().items()}
+
+    def log_probs_alone(self, batch: Any) -> Any:
+        return self.trainer.log_probs(batch, alone=True)
+
+    def forget(self) -> None:
+        """Leave what an earlier test has made, if anything."""
+        if self.trainer is not None:
+            self.trainer.leave()
+            self.trainer = None
+
+    def sleep_and_wake(self) -> None:
+        self.trainer.sleep(offload=True)
+        self.trainer.wake()
+
     def num_steps(self) -> int:
         steps: int = self.trainer.num_steps
         return steps

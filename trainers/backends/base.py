@@ -1,7 +1,8 @@
 """The contract of a backend: one rank's networks and their optimizer, in a group of ranks. Knows no algorithm.
 
 What is minimised comes to it as functions of what the networks say about some tokens. All ranks call the same methods
-in the same order, and every rank returns the same bits, whatever the number of ranks.
+in the same order, and every rank returns the same bits. Those of ``pytorch`` do not depend on the number of ranks,
+those of ``fully_sharded`` do.
 
 Legend: B samples and A response tokens of a batch, a tokens of a mini-batch or of a part of it.
 """

@@ -65,6 +65,10 @@ class TorchTrainerConfig:
     offload_optimizer: bool = False
     """Keep AdamW's moments, 8 bytes a trained parameter, in pinned host memory, and bring them to the GPU in parts at
     each update. The results are the same. On a CPU it saves nothing."""
+    sharding: Literal["optimizer", "full"] = "optimizer"
+    """What is cut up over the trainers: `optimizer` leaves policy, critic and reference whole on each, gives the same
+    bits on any number of them, and loses nothing with any one; `full` cuts these up too (PyTorch's `fully_shard`), for
+    models that do not fit one GPU: a trainer that is lost ends the run, which goes on with `--resume`."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""
@@ -104,6 +108,7 @@ class TorchTrainerConfig:
                     and "needs lora.rank=0: the engine multiplies adapters out, and the trainer does not"
                 )
                 or True,
+                "sharding": self.sharding == "optimizer" or self._fits_full_sharding(),
                 "learning_rate": self.learning_rate > 0 or "must be above 0",
                 "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
                 "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
@@ -117,6 +122,16 @@ class TorchTrainerConfig:
                 "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
             },
         )
+
+    def _fits_full_sharding(self) -> Literal[True] | str:
+        """True, or what is wrong."""
+        if self.deterministic:
+            return "must be optimizer with deterministic=true, which computes with whole weights"
+        if self.lora.is_on:
+            return f"must be optimizer with lora.rank={self.lora.rank}: the networks share one base, and it is whole"
+        if self.kernels not in ("auto", "torch"):
+            return f"must be optimizer with kernels={self.kernels}, which computes with whole weights"
+        return True
 
 
 TrainerConfig = TorchTrainerConfig

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from rlserve.trainers.backends.base import Backend, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
 from rlserve.trainers.backends.pytorch.backend import TorchBackend
+
+if TYPE_CHECKING:
+    from rlserve.trainers.backends.fully_sharded.backend import FullyShardedBackend
 
 
 def create_backend(
@@ -22,7 +27,8 @@ def create_backend(
     """One rank of the backend of this configuration; for the arguments see ``create_trainer``."""
     match config:
         case TorchTrainerConfig():
-            return TorchBackend(
+            backend = TorchBackend if config.sharding == "optimizer" else _fully_sharded()
+            return backend(
                 config,
                 networks,
                 model_path=model_path,
@@ -31,3 +37,9 @@ def create_backend(
                 device=device,
                 load_weights=load_weights,
             )
+
+
+def _fully_sharded() -> type[FullyShardedBackend]:
+    from rlserve.trainers.backends.fully_sharded.backend import FullyShardedBackend  # loads much of torch.distributed
+
+    return FullyShardedBackend

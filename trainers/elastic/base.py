@@ -1,4 +1,7 @@
-"""The contract of a group of ranks."""
+"""The contract of a group of ranks.
+
+Legend: W ranks, n elements of each.
+"""
 
 from __future__ import annotations
 
@@ -34,6 +37,15 @@ class Group(ABC):
         came in, ``receive_sizes[r]`` elements of each, in rank order: [sum of receive_sizes]."""
 
     @abstractmethod
+    def all_gather_into(self, gathered: Tensor, tensor: Tensor) -> None:
+        """Fill ``gathered`` [W n] with every rank's ``tensor`` [n], in rank order; it may be part of ``gathered``."""
+
+    @abstractmethod
+    def reduce_scatter_into(self, summed: Tensor, tensor: Tensor) -> None:
+        """Fill ``summed`` [n] with this rank's part of the sum of all ranks' ``tensor`` [W n]. The order of additions
+        depends on the number of ranks."""
+
+    @abstractmethod
     def close(self) -> None:
         """Leave the group. Peers that still wait for this rank get an error."""
 
@@ -52,6 +64,12 @@ class LocalGroup(Group):
 
     def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
         return tensor
+
+    def all_gather_into(self, gathered: Tensor, tensor: Tensor) -> None:
+        gathered.copy_(tensor)
+
+    def reduce_scatter_into(self, summed: Tensor, tensor: Tensor) -> None:
+        summed.copy_(tensor)
 
     def close(self) -> None:
         pass

@@ -68,6 +68,14 @@ class DistributedGroup(Group):
             work.wait(self._timeout)
         return received
 
+    def all_gather_into(self, gathered: Tensor, tensor: Tensor) -> None:
+        with self._failures_named("all-gather"):
+            self._open_process_group()._allgather_base(gathered, tensor).wait(self._timeout)
+
+    def reduce_scatter_into(self, summed: Tensor, tensor: Tensor) -> None:
+        with self._failures_named("reduce-scatter"):
+            self._open_process_group()._reduce_scatter_base(summed, tensor).wait(self._timeout)
+
     def close(self) -> None:
         if self._process_group is not None:
             self._process_group.abort()

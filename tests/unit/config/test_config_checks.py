@@ -194,6 +194,15 @@ def test_deterministic_training_needs_engines_that_compute_alike() -> None:
         assert found == [f"rollout.engine.{name}: {message}"]
 
 
+def test_sharded_networks_are_not_compared_with_engines_nor_beside_them() -> None:
+    weights = {"canary": {"num_prompts": 0}}
+    assert problems_of(trainer={"sharding": "full"}, weights=weights) == []
+    (problem,) = problems_of(trainer={"sharding": "full"})
+    assert problem.startswith("weights.canary.num_prompts: must be 0 with trainer.sharding=full")
+    (problem,) = problems_of(trainer={"sharding": "full"}, weights=weights, pool={"placement": "colocated"})
+    assert problem.startswith("pool.placement: must be elastic or separate with trainer.sharding=full")
+
+
 def test_deterministic_training_is_not_for_gpus() -> None:
     parts = {"trainer": {"deterministic": True}, "rollout": {"engine": {"dtype": "float32"}}}
     (problem,) = problems_of({"H100": 2}, pool={"slots": "auto"}, **parts)

@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rlserve.trainers.backends.base import CRITIC, POLICY
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.backends.pytorch.parameters import Place
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection
 
 _BUCKET_ELEMENTS = 2**24
@@ -58,6 +59,21 @@ class _Piece:
     moments: Moments
 
 
+class TrainedVector(Protocol):
+    """Parameters of networks, of which one optimizer updates some."""
+
+    @property
+    def vector(self) -> Tensor:
+        """All, laid end to end."""
+
+    @property
+    def segments(self) -> Mapping[str, slice]:
+        """Where each network's stand."""
+
+    def places(self, module_name: str, /) -> Sequence[Place]:
+        """Where each parameter of a network stands."""
+
+
 class ShardedAdamW:
     """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with linear warm-up and clipping by norm per network.
 
@@ -65,7 +81,7 @@ class ShardedAdamW:
     element alone, so the owner of a shard and its second holder come to the same bits.
     """
 
-    def __init__(self, config: TorchTrainerConfig, flat: FlatParameters) -> None:
+    def __init__(self, config: TorchTrainerConfig, flat: TrainedVector) -> None:
         self.num_updates = 0
         self.moments: tuple[Moments, ...] = ()
         self._config = config

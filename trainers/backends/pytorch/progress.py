@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rlserve.trainers.backends.pytorch.optimizer import Moments, ShardedAdamW
-from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.backends.pytorch.optimizer import Moments, ShardedAdamW, TrainedVector
 from rlserve.trainers.elastic.intervals import Interval, difference, union
 from rlserve.trainers.elastic.standing import NOTHING, Standing
 
@@ -41,7 +40,7 @@ class _Before:
 class StepProgress:
     """Stages and applies the updates of a step."""
 
-    def __init__(self, flat: FlatParameters, optimizer: ShardedAdamW, *, holds_state: bool) -> None:
+    def __init__(self, flat: TrainedVector, optimizer: ShardedAdamW, *, holds_state: bool) -> None:
         self.num_steps = 0 if holds_state else NOTHING
         self.has_all_parameters = holds_state
         """Whether the parameters of shards that other ranks hold are as new as those of this rank's."""

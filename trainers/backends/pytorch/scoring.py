@@ -6,6 +6,7 @@ Legend: B samples of the batch, A response tokens of the batch.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,19 +18,26 @@ from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import policy_log_probs, response_values
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs
-from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.batch import Batch
 
 
+class ScoredNetworks(Protocol):
+    """Those that there are, as ``models`` takes them."""
+
+    policy: Any
+    critic: Any
+    reference: Any
+
+
 def score_batch(
-    state: TrainingState, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float, kept: KeptValues
+    networks: ScoredNetworks, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float, kept: KeptValues
 ) -> Scores:
-    """What the networks of ``state`` say about the batch; gathered, so the same on every rank. The critic's passes are
+    """What the networks say about the batch; gathered, so the same on every rank. The critic's passes are
     kept in ``kept`` where they will be needed again and there is room for them."""
     kept.clear()
     keeps_values = wanted.values and wanted.for_only_update and runner.fits_one_pass(batch)
-    native = runner.native_policy(state.policy, batch) if wanted.policy else None
-    native_reference = runner.native_policy(state.reference, batch) if wanted.reference else None
+    native = runner.native_policy(networks.policy, batch) if wanted.policy else None
+    native_reference = runner.native_policy(networks.reference, batch) if wanted.reference else None
     names = ["values"] * wanted.values
     names += ["log_probs", "raw_log_probs"] * wanted.policy
     names += ["reference_log_probs"] * wanted.reference
@@ -38,22 +46,24 @@ def score_batch(
         found: list[Tensor] = []
         if wanted.values:
             with torch.set_grad_enabled(keeps_values):
-                values = response_values(state.critic, inputs)
+                values = response_values(networks.critic, inputs)
             if keeps_values:
                 kept.keep(part, values)
             found.append(values.detach())
         if wanted.policy:
-            found += policy_log_probs(state.policy, inputs, temperature=temperature, native=native)
+            found += policy_log_probs(networks.policy, inputs, temperature=temperature, native=native)
         if wanted.reference:
-            log_probs, _ = policy_log_probs(state.reference, inputs, temperature=temperature, native=native_reference)
+            log_probs, _ = policy_log_probs(
+                networks.reference, inputs, temperature=temperature, native=native_reference
+            )
             found.append(log_probs)
         return found
 
     scored = dict(zip(names, runner.score(batch, columns, len(names)), strict=True)) if names else {}
-    return Scores(**scored, final_values=_final_values(state, runner, batch) if wanted.final_values else None)
+    return Scores(**scored, final_values=_final_values(networks, runner, batch) if wanted.final_values else None)
 
 
-def _final_values(state: TrainingState, runner: ShardRunner, batch: Batch) -> NDArray[np.float32]:
+def _final_values(networks: ScoredNetworks, runner: ShardRunner, batch: Batch) -> NDArray[np.float32]:
     """[B] the critic's value of the state after a sample that was cut; 0 for all others."""
     final_values = np.zeros(batch.num_samples, dtype=np.float32)
     cut = np.flatnonzero(batch.is_truncated)
@@ -62,7 +72,7 @@ def _final_values(state: TrainingState, runner: ShardRunner, batch: Batch) -> ND
         # The last token counts, whoever made it.
         samples = dataclasses.replace(samples, loss_mask=np.ones_like(samples.loss_mask))
         (values,) = runner.score(
-            samples, lambda _, inputs: [response_values(state.critic, inputs)], num_columns=1, states_after=True
+            samples, lambda _, inputs: [response_values(networks.critic, inputs)], num_columns=1, states_after=True
         )
         final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
     return final_values

@@ -165,7 +165,7 @@ class TrainingState:
             WeightsRefusedError: names, shapes or types differ from this state's; nothing was changed.
         """
         expected = {tensor.name: tensor for tensor in self.saved_tensors()}
-        _check_fits(expected, saved.tensors)
+        check_fits(expected, saved.tensors)
         if self.progress.num_steps == NOTHING:
             self._hold_everything()
         for flat in (self.flat, *(() if self.flat_reference is None else (self.flat_reference,))):
@@ -203,7 +203,8 @@ class TrainingState:
                 getattr(moments.part(common), moment).copy_(part)
 
 
-def _check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, SavedTensor]) -> None:
+def check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, SavedTensor]) -> None:
+    """Raise ``WeightsRefusedError`` where names, shapes or types of a saved state are not those that a trainer has."""
     if odd := sorted(expected.keys() ^ saved.keys()):
         where = "lacks" if odd[0] in expected else "has the unknown"
         raise WeightsRefusedError(f"saved trainer state {where} tensor {odd[0]!r} ({len(odd)} such names)")

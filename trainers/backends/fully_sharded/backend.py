@@ -1,0 +1,374 @@
+"""One rank whose networks are cut up over the ranks of its group, by torch's ``fully_shard``.
+
+    compute_gradient:  forward and backward over own samples; each layer: gather parameters, scatter sums of gradients
+    update:            clip ──► AdamW on own rows ──► rank 0 gathers the policy, tensor by tensor, for the engines
+
+All ranks go through the networks together, so nothing that reads parameters can be asked of one rank alone. What a rank
+holds is nowhere else: where one is lost, the state is. The bits depend on the number of ranks.
+
+Legend: a response tokens of a pass, a shard or a mini-batch, C columns.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.errors import UserError
+from rlserve.trainers.backends.base import (
+    CRITIC,
+    POLICY,
+    Backend,
+    Gradient,
+    Losses,
+    Networks,
+    PolicyOutputs,
+    Scores,
+    Wanted,
+)
+from rlserve.trainers.backends.config import TorchTrainerConfig
+from rlserve.trainers.backends.fully_sharded.layout import REFERENCE
+from rlserve.trainers.backends.fully_sharded.mesh import Mesh
+from rlserve.trainers.backends.fully_sharded.networks import ShardedNetworks
+from rlserve.trainers.backends.fully_sharded.passes import NO_SAMPLES, LockstepRunner
+from rlserve.trainers.backends.fully_sharded.resharding import cut_up_alone, reshard
+from rlserve.trainers.backends.fully_sharded.state import HeldShards, ShardedState
+from rlserve.trainers.backends.fully_sharded.state_copy import RowsCopy
+from rlserve.trainers.backends.pytorch.kept_values import KeptValues
+from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
+from rlserve.trainers.backends.pytorch.runner import tokens_of
+from rlserve.trainers.backends.pytorch.scoring import score_batch
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
+from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
+from rlserve.trainers.backends.pytorch.state_copy import ModelCopy
+from rlserve.trainers.backends.pytorch.state_files import StateFiles
+from rlserve.trainers.base import Membership
+from rlserve.trainers.batch import Batch
+from rlserve.trainers.elastic.base import Group, LocalGroup
+from rlserve.trainers.elastic.next_groups import NextGroups
+
+
+class FullyShardedBackend(Backend):
+    """See ``Backend`` for the contract and ``create_trainer`` for the arguments."""
+
+    def __init__(
+        self,
+        config: TorchTrainerConfig,
+        networks: Networks,
+        *,
+        model_path: str,
+        seed: int,
+        temperature: float,
+        device: torch.device,
+        load_weights: bool,
+    ) -> None:
+        assert temperature > 0
+        self.device = device
+        self.max_tokens_per_pass = config.ppo_max_token_len_per_gpu
+        self._config = config
+        self._wanted_networks = networks
+        self._model_path = model_path
+        self._seed = seed
+        self._temperature = temperature
+        self._group: Group = LocalGroup()
+        self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
+        self._state: ShardedState | None = self._new_state(load_weights=load_weights)
+        self._mesh: Mesh | None = None
+        self._networks: ShardedNetworks | None = None
+        self._policy_weights: dict[str, Tensor] | None = None
+        """Of rank 0 of several: the policy after the last step, in host memory."""
+
+    @property
+    def rank(self) -> int:
+        return self._group.rank
+
+    @property
+    def waits_for_others(self) -> bool:
+        return self._group.is_waiting
+
+    @property
+    def num_steps(self) -> int:
+        state = self._held_state()
+        return 0 if state.held is None else state.held.progress.num_steps
+
+    @property
+    def last_metrics(self) -> dict[str, float]:
+        return self._held().progress.metrics
+
+    def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
+        if alone and self._group.num_ranks > 1:
+            raise UserError(
+                "with trainer.sharding=full no trainer computes log-probabilities by itself, as the canary needs it: "
+                "set weights.canary.num_prompts=0"
+            )
+        networks, found = self._computing_networks(), Scores()
+        asked = {
+            POLICY: Wanted(policy=wanted.policy),
+            REFERENCE: Wanted(reference=wanted.reference),
+            CRITIC: Wanted(values=wanted.values, final_values=wanted.final_values),
+        }
+        # One network after the other, so that the parameters of one root at a time are whole.
+        for network, part in asked.items():
+            if part != Wanted():
+                scored = score_batch(
+                    networks, self._runner(), batch, part, temperature=self._temperature, kept=KeptValues()
+                )
+                networks.reshard(network)
+                found = replace(found, **{name: each for name, each in vars(scored).items() if each is not None})
+        return found
+
+    def compute_gradient(
+        self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
+    ) -> Gradient:
+        held, networks, runner = self._held(), self._computing_networks(), self._runner()
+        shards = runner.cut(batch, samples)
+        own = runner.own(batch, shards)
+        num_without_samples = runner.num_passes_without_samples(batch, shards)
+        backward: dict[str, Callable[[LogicalShard], Tensor]] = {
+            POLICY: lambda part: self._policy_backward(batch, part, losses),
+            CRITIC: lambda part: self._critic_backward(batch, part, losses),
+        }
+        own_parts: dict[str, list[Tensor]] = {}
+        norms: dict[str, float] = {}
+        rows: dict[int, Tensor] = {}
+        for network in held.shards.segments:
+            with networks.collecting_gradients(network) as gradient:
+                found = {leaf: torch.cat([backward[network](part) for part in parts]) for leaf, parts in own.items()}
+                for _ in range(num_without_samples):
+                    backward[network](NO_SAMPLES)
+            norms[network] = self._norm(gradient)
+            own_parts[network] = held.optimizer.own_parts(network, gradient)
+            del gradient
+            rows = {leaf: torch.cat([rows[leaf], each], dim=1) if rows else each for leaf, each in found.items()}
+        held.progress.stage(own_parts, norms, completes_step=completes_step)
+        # Whoever gets past this gather knows that all ranks have staged the update.
+        num_columns = 2 + losses.with_entropies + (CRITIC in held.shards.segments)
+        columns = list(runner.gather(shards, rows, num_columns).unbind(dim=1))
+        return Gradient(
+            tokens=tokens_of(shards),
+            policy=PolicyOutputs(
+                log_probs=columns[0],
+                raw_log_probs=columns[1],
+                entropies=columns[2] if losses.with_entropies else None,
+            ),
+            values=columns[-1] if CRITIC in held.shards.segments else None,
+            norms=norms,
+            padding_share=padding_share(batch, chain.from_iterable(runner.passes(batch, shard) for shard in shards)),
+            learning_rates=held.optimizer.learning_rates(),
+        )
+
+    def begin_step(self) -> None:
+        self.take_back()
+
+    def update(self) -> None:
+        self._held().progress.apply()
+        self._computing_networks().take_shards()
+
+    def complete_step(self, metrics: Mapping[str, float]) -> None:
+        self._held().progress.apply(metrics)
+        self._computing_networks().take_shards()
+        self._gather_policy()
+
+    def take_back(self) -> None:
+        self._held().progress.take_back()
+        self._computing_networks().take_shards()
+
+    def weights(self) -> dict[str, Tensor]:
+        return checkpoint_weights(self._policy_parameters())
+
+    def save_pretrained(self, folder: Path) -> None:
+        ModelCopy(self._held_state().skeletons[POLICY], self._policy_in_host_memory()).write(folder)
+
+    def state(self) -> dict[str, Tensor]:
+        self._held()
+        state = self._held_state()
+        names = [tensor.name for tensor in state.saved_tensors()]
+        return dict(zip(names, state.gathered(self._group), strict=True))
+
+    def copy_state(self) -> RowsCopy:
+        self._held()
+        return RowsCopy(self._held_state(), self._policy_in_host_memory() if self.rank == 0 else None)
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        self._load(StateInMemory(state))
+
+    def load_files(self, folder: Path) -> None:
+        self._load(StateFiles(folder))
+
+    def _load(self, saved: SavedState) -> None:
+        state = self._state = self._state or self._new_state(load_weights=False)
+        if not state.has_any:
+            cut_up_alone(state, self.device)
+        self._held()
+        state.load(saved)
+        if self._networks is not None:
+            self._networks.take_shards()
+        self._gather_policy()
+
+    def meet(self, membership: Membership) -> None:
+        self._next_groups.meet(membership)
+
+    def break_off(self, generation: int) -> None:
+        self._next_groups.break_off(generation)
+
+    def resize(self, membership: Membership) -> None:
+        self._group.close()
+        self._drop_networks()
+        self.prepare()
+        self._group = self._next_groups.take(membership)
+        state = self._state
+        assert state is not None
+        if self._group.num_ranks == 1 and state.initial is not None:
+            return  # perhaps others come before anything is computed
+        self._policy_weights = None
+        reshard(state, self._group, membership, self.device)
+        self._free_memory()
+        if not membership.num_leaving:
+            self._gather_policy()
+
+    def prepare(self) -> None:
+        if self._state is None:
+            self._state = self._new_state(load_weights=False)
+
+    def sleep(self, *, offload: bool) -> None:
+        held = self._held()
+        held.progress.begin()
+        self._drop_networks()
+        if offload and self.device.type != "cpu":
+            held.move(torch.device("cpu"))
+        self._free_memory()
+
+    def wake(self) -> None:
+        held = self._held()
+        if held.shards.vector.device.type != self.device.type:
+            held.move(self.device)
+
+    def leave(self) -> None:
+        self._group.close()
+        self._drop_networks()
+        self._next_groups.drop()
+        self._group = LocalGroup()
+        self._state = self._policy_weights = None
+        self._free_memory()
+
+    def disconnect(self) -> None:
+        self._group.close()
+
+    def _policy_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
+        """Add the gradient of one pass's part of the policy's loss; return what it said about the tokens, [a, C]:
+        log-probabilities, raw ones and, where they were asked for, entropies."""
+        runner, tokens = self._runner(), self._tokens(part)
+        outputs = policy_backward(
+            self._computing_networks().policy,
+            runner.pass_inputs(batch, part),
+            lambda rows, outputs: (
+                losses.policy(tokens[rows], outputs) if len(tokens) else outputs.log_probs.sum() * 0.0
+            ),
+            temperature=self._temperature,
+            with_entropy=losses.with_entropies,
+            autocast=runner.autocast,
+        )
+        columns = [outputs.log_probs, outputs.raw_log_probs]
+        if outputs.entropies is not None:
+            columns.append(outputs.entropies)
+        return torch.stack(columns, dim=1)[: len(tokens)]
+
+    def _critic_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
+        """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
+        assert losses.value is not None
+        runner, tokens = self._runner(), self._tokens(part)
+        with runner.autocast():
+            values = response_values(self._computing_networks().critic, runner.pass_inputs(batch, part))
+        loss = losses.value(tokens, values) if len(tokens) else values.sum() * 0.0
+        loss.backward()  # type: ignore[no-untyped-call]
+        return values.detach()[: len(tokens), None]
+
+    def _norm(self, gradient: Tensor) -> float:
+        """Of the gradient of which each rank has a part."""
+        squares = gradient.square().sum(dtype=torch.float64)[None]
+        return float(torch.cat(self._group.all_gather(squares)).sum().sqrt())
+
+    def _tokens(self, part: LogicalShard) -> Tensor:
+        return torch.from_numpy(part.tokens).to(self.device)
+
+    def _runner(self) -> LockstepRunner:
+        return LockstepRunner(self._config, self._group, self.device)
+
+    def _held_state(self) -> ShardedState:
+        assert self._state is not None, "the trainer has left: resize or load_state brings it back"
+        assert self._state.has_any, "built without weights: join a group, or load a state, first"
+        return self._state
+
+    def _held(self) -> HeldShards:
+        state = self._held_state()
+        if state.held is None:
+            cut_up_alone(state, self.device)
+        return state.shards_held()
+
+    def _computing_networks(self) -> ShardedNetworks:
+        if self._networks is None:
+            held = self._held()
+            if self._group.num_ranks > 1:
+                self._mesh = Mesh(self._group, self.device)
+            self._networks = ShardedNetworks(self._config, self._held_state().skeletons, held.shards, self._mesh)
+        return self._networks
+
+    def _drop_networks(self) -> None:
+        if self._networks is not None:
+            self._networks = None
+            gc.collect()  # modules refer to each other in circles, and keep their parameters until then
+        if self._mesh is not None:
+            self._mesh.close()
+            self._mesh = None
+
+    def _gather_policy(self) -> None:
+        """Let rank 0 have the whole policy in host memory, one parameter after another."""
+        self._policy_weights = None
+        if self._group.num_ranks == 1:
+            return
+        state, weights = self._held_state(), {}
+        for tensor in state.layout.of(POLICY):
+            whole = state.gather(self._group, tensor)
+            if self.rank == 0:
+                weights[tensor.name.removeprefix(f"{POLICY}.")] = whole.cpu()
+        self._policy_weights = weights if self.rank == 0 else None
+
+    def _policy_parameters(self) -> dict[str, Tensor]:
+        state = self._held_state()
+        if self._group.num_ranks > 1:
+            assert self._policy_weights is not None, "with trainer.sharding=full rank 0 alone has the whole policy"
+            return self._policy_weights
+        tensors = {tensor.name.removeprefix(f"{POLICY}."): tensor for tensor in state.layout.of(POLICY)}
+        if state.initial is not None:
+            return {name: state.initial[tensor.name] for name, tensor in tensors.items()}
+        held = state.shards_held()
+        return {name: held.shards.rows(tensor) for name, tensor in tensors.items()}
+
+    def _policy_in_host_memory(self) -> dict[str, Tensor]:
+        """That no step changes."""
+        if self._policy_weights is not None:
+            return self._policy_weights
+        return {name: each.to("cpu", copy=True) for name, each in self._policy_parameters().items()}
+
+    def _free_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+
+    def _new_state(self, *, load_weights: bool) -> ShardedState:
+        return ShardedState(
+            self._config,
+            self._wanted_networks,
+            model_path=self._model_path,
+            seed=self._seed,
+            load_weights=load_weights,
+            device=self.device,
+        )
