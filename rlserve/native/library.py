@@ -52,6 +52,11 @@ _SIGNATURES = {
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 10, _INT),
+    "packed_norm": (*(_POINTER,) * 3, _INT, _INT, _FLOAT, _FLOAT, _INT),
+    "packed_norm_backward": (*(_POINTER,) * 7, _INT, _INT, _FLOAT, _FLOAT, _INT),
+    "packed_gate_backward": (*(_POINTER,) * 4, *(_INT,) * 4),
+    "packed_attend": (*(_POINTER,) * 4, _INT),
+    "packed_attend_backward": (*(_POINTER,) * 7, _INT),
 }
 
 
@@ -76,6 +81,8 @@ def load_library() -> ctypes.CDLL:
     library.score_float32.argtypes = (_POINTER, _INT, _INT, _POINTER, _FLOAT, _POINTER, _INT)
     library.score_float32.restype = None
     library.round_bfloat16.argtypes, library.round_bfloat16.restype = (_POINTER, _INT, _INT), None
+    library.packed_add_rows_float32.argtypes = (*(_POINTER,) * 3, *(_INT,) * 3)
+    library.packed_add_rows_float32.restype = None
     for name in ("int16", "int32"):
         function = getattr(library, f"weighted_sum_{name}")
         function.argtypes, function.restype = (_POINTER, ctypes.c_int64, _INT), ctypes.c_uint64

@@ -52,10 +52,11 @@ class TorchTrainerConfig:
     """What computes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
-    kernels: Literal["auto", "torch", "triton"] = "auto"
+    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
     """What computes the networks' layers: `torch` is transformers' own code; `triton` computes norms, rotary embeddings
-    and gated activations in one operation each, and rounds weights once a step. It needs a GPU. `auto` takes `triton`
-    where it can be had."""
+    and gated activations in one operation each, and rounds weights once a step. It needs a GPU. `native` is for CPUs:
+    it does the same and attention too, without padding, and computes once what samples share at their beginning, a
+    prompt above all. `auto` takes `triton` on a GPU and `native` on a CPU where they can be had."""
     deterministic: bool = False
     """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
     in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
@@ -88,7 +89,8 @@ class TorchTrainerConfig:
     """Norm that the gradients of policy and critic are each clipped to."""
     num_logical_shards: int = 12
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
-    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time."""
+    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time.
+    With `kernels=native` there are fewer, but four, where they would have less than 1,024 tokens."""
     ppo_max_token_len_per_gpu: int = 16384
     """Most tokens, padding included, that go through a network at once. A logical shard of more is computed in several
     passes, cut between samples; less takes less memory. One sample always fits."""

@@ -95,7 +95,7 @@ def test_no_step_makes_the_logits_of_all_tokens(
     path = save_tiny_model(tmp_path, hidden_size=8)  # nothing else is as wide as the vocabulary
     algorithm = PPOConfig(kl_coefficient=kl_coefficient, entropy_coefficient=kl_coefficient)
     trainer = create_trainer(
-        TorchTrainerConfig(num_logical_shards=1), algorithm, model_path=path, seed=0, temperature=0.8
+        TorchTrainerConfig(num_logical_shards=1, kernels="torch"), algorithm, model_path=path, seed=0, temperature=0.8
     )
     batch = random_batch(0, num_samples=40)
     with MostLogits() as most:

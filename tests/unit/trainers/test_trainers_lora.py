@@ -66,7 +66,7 @@ def own_peft_model(path: str, weights: dict[str, torch.Tensor]) -> PeftModel:
 
 def test_before_the_first_step_adapters_change_nothing(tmp_path: Path) -> None:
     path, batch = save_tiny_model(tmp_path), random_batch(0)
-    plain = create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=path, seed=3)
+    plain = create_trainer(TorchTrainerConfig(kernels="torch"), PPOConfig(), model_path=path, seed=3)
     adapted = new_trainer(path)
     np.testing.assert_array_equal(adapted.log_probs(batch), plain.log_probs(batch))
     np.testing.assert_array_equal(adapted.values(batch), plain.values(batch))
@@ -121,7 +121,8 @@ def test_networks_share_the_frozen_base_which_is_no_state(tmp_path: Path) -> Non
 
 def test_the_reference_is_the_model_without_adapters(tmp_path: Path) -> None:
     path, batch = save_tiny_model(tmp_path), random_batch(9)
-    first = create_trainer(TorchTrainerConfig(), PPOConfig(), model_path=path, seed=3).log_probs(batch)
+    plain = create_trainer(TorchTrainerConfig(kernels="torch"), PPOConfig(), model_path=path, seed=3)
+    first = plain.log_probs(batch)
     trainer = trained(path, algorithm=PPOConfig(kl_coefficient=0.1))
     scores = trainer._backend.score(batch, Wanted(policy=True, reference=True))
     np.testing.assert_array_equal(scores.reference_log_probs, first)

@@ -103,7 +103,9 @@ def test_no_other_cuts_into_passes_cost_less(lengths: list[int], max_num_tokens:
         return sum(costs) + PASS_COST_TOKENS * len(costs) if fits else math.inf
 
     def parted(places: Iterable[int]) -> list[LogicalShard]:
-        return [LogicalShard(samples=part, tokens=part) for part in np.split(shard.samples, list(places))]
+        return [
+            LogicalShard(samples=part, tokens=part, num_shared=part) for part in np.split(shard.samples, list(places))
+        ]
 
     gaps = range(1, batch.num_samples)
     others = [parted(places) for number in range(batch.num_samples) for places in itertools.combinations(gaps, number)]

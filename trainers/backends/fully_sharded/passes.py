@@ -16,12 +16,13 @@ from torch import Tensor
 
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs, ShardInputs
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.tree import leaves_of_rank
 
-NO_SAMPLES = LogicalShard(samples=np.empty(0, dtype=np.int64), tokens=np.empty(0, dtype=np.int64))
+_NOTHING = np.empty(0, dtype=np.int64)
+NO_SAMPLES = LogicalShard(samples=_NOTHING, tokens=_NOTHING, num_shared=_NOTHING)
 """What a pass without samples is called with."""
 
 
@@ -29,7 +30,7 @@ class LockstepRunner(ShardRunner):
     """Cuts samples into one logical shard for each rank, which goes through a network in as few passes as fit."""
 
     def __init__(self, config: TorchTrainerConfig, group: Group, device: torch.device) -> None:
-        super().__init__(replace(config, num_logical_shards=group.num_ranks), group, device)
+        super().__init__(replace(config, num_logical_shards=group.num_ranks), group, device, is_packed=False)
 
     def own(self, batch: Batch, shards: Sequence[LogicalShard]) -> dict[int, tuple[LogicalShard, ...]]:
         """The passes of this rank's shards, by shard."""
@@ -47,14 +48,14 @@ class LockstepRunner(ShardRunner):
         ]
         return max(of_ranks) - of_ranks[self.group.rank]
 
-    def pass_inputs(self, batch: Batch, part: LogicalShard) -> ShardInputs:
+    def pass_inputs(self, batch: Batch, part: LogicalShard) -> PassInputs:
         """Of a pass that goes backward; a single token where the pass has none that is trained on."""
         return self.inputs(batch, part) if len(part.tokens) else self._single_token()
 
     def score(
         self,
         batch: Batch,
-        columns: Callable[[LogicalShard, ShardInputs], Sequence[Tensor]],
+        columns: Callable[[LogicalShard, PassInputs], Sequence[Tensor]],
         num_columns: int,
         *,
         states_after: bool = False,

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 
@@ -45,12 +45,13 @@ from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
-from rlserve.trainers.backends.pytorch.native_shape import check_supported
+from rlserve.trainers.backends.pytorch.native_shape import check_supported, read_shape
+from rlserve.trainers.backends.pytorch.packed.decoder import pack_layers
 from rlserve.trainers.backends.pytorch.recomputed_layers import recompute_layers
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory, TrainingState
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
@@ -83,7 +84,6 @@ class TorchBackend(Backend):
         self._model_path = model_path
         self._seed = seed
         self._temperature = temperature
-        self._kernels = resolve_kernels(config.kernels, device)
         self._group: Group = LocalGroup()
         self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
@@ -108,7 +108,7 @@ class TorchBackend(Backend):
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
         state, runner = self._held_state(), self._runner()
         if alone:  # nothing is spread, so nothing need be cut
-            runner = ShardRunner(replace(self._config, num_logical_shards=1), LocalGroup(), self.device)
+            runner = runner.alone()
         with rounding_once(*state.networks()):
             return score_batch(state, runner, batch, wanted, temperature=self._temperature, kept=self._kept_values)
 
@@ -118,10 +118,11 @@ class TorchBackend(Backend):
         state, runner = self._held_state(), self._runner()
         shards = runner.cut(batch, samples)
         passes = [runner.passes(batch, shard) for shard in shards]
+        inputs = cache(lambda part: runner.inputs(batch, part))
         native = runner.native_policy(state.policy, batch)
         backward: dict[str, Callable[[LogicalShard], Tensor]] = {
-            POLICY: lambda part: self._policy_backward(batch, part, losses, native),
-            CRITIC: lambda part: self._critic_backward(batch, part, losses),
+            POLICY: lambda part: self._policy_backward(part, inputs(part), losses, native),
+            CRITIC: lambda part: self._critic_backward(part, inputs, losses),
         }
         in_parts = {POLICY: list(state.policy.get_output_embeddings().parameters()), CRITIC: []}
         own_parts: dict[str, list[Tensor]] = {}
@@ -152,7 +153,7 @@ class TorchBackend(Backend):
             ),
             values=columns[-1] if CRITIC in state.flat.segments else None,
             norms=norms,
-            padding_share=padding_share(batch, chain.from_iterable(passes)),
+            padding_share=runner.padding_share(batch, chain.from_iterable(passes)),
             learning_rates=state.optimizer.learning_rates(),
         )
 
@@ -250,17 +251,19 @@ class TorchBackend(Backend):
     def disconnect(self) -> None:
         self._group.close()
 
-    def _policy_backward(self, batch: Batch, part: LogicalShard, losses: Losses, native: NativePolicy | None) -> Tensor:
+    def _policy_backward(
+        self, part: LogicalShard, inputs: PassInputs, losses: Losses, native: NativePolicy | None
+    ) -> Tensor:
         """Add the gradient of one pass's part of the policy's loss; return what it said about the tokens, [a, C]:
         log-probabilities, raw ones and, where they were asked for, entropies."""
-        runner, tokens = self._runner(), self._tokens(part)
+        tokens = self._tokens(part)
         outputs = policy_backward(
             self._held_state().policy,
-            runner.inputs(batch, part),
+            inputs,
             lambda rows, outputs: losses.policy(tokens[rows], outputs),
             temperature=self._temperature,
             with_entropy=losses.with_entropies,
-            autocast=runner.autocast,
+            autocast=self._runner().autocast,
             native=native,
         )
         columns = [outputs.log_probs, outputs.raw_log_probs]
@@ -268,13 +271,15 @@ class TorchBackend(Backend):
             columns.append(outputs.entropies)
         return torch.stack(columns, dim=1)
 
-    def _critic_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
+    def _critic_backward(
+        self, part: LogicalShard, inputs: Callable[[LogicalShard], PassInputs], losses: Losses
+    ) -> Tensor:
         """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
         assert losses.value is not None
-        runner, values = self._runner(), self._kept_values.take(part)
+        values = self._kept_values.take(part)
         if values is None:
-            with runner.autocast():
-                values = response_values(self._held_state().critic, runner.inputs(batch, part))
+            with self._runner().autocast():
+                values = response_values(self._held_state().critic, inputs(part))
         losses.value(self._tokens(part), values).backward()  # type: ignore[no-untyped-call]
         return values.detach()[:, None]
 
@@ -297,7 +302,7 @@ class TorchBackend(Backend):
         return flat.views("policy", flat.vector)
 
     def _runner(self) -> ShardRunner:
-        return ShardRunner(self._config, self._group, self.device)
+        return ShardRunner(self._config, self._group, self.device, is_packed=self._kernels == "native")
 
     def _new_state(self, *, load_weights: bool) -> TrainingState:
         state = TrainingState(
@@ -310,12 +315,15 @@ class TorchBackend(Backend):
         )
         if self._config.deterministic:
             check_supported(state.policy, self.device.type)
+        self._kernels = resolve_kernels(self._config, state.policy, self.device)
+        if self._kernels == "native":
+            pack_layers(state.networks(), read_shape(state.policy), self._config)
         if self._kernels == "triton":
             from rlserve.trainers.backends.pytorch.fused.layers import fuse_layers  # needs Triton
 
             for network in state.networks():
                 fuse_layers(network, getattr(torch, self._config.dtype))
-        if self._config.activation_checkpointing:
+        if self._config.activation_checkpointing and self._kernels != "native":  # which does so itself
             for network in state.networks():
                 recompute_layers(network)
         return state

@@ -17,7 +17,8 @@ from rlserve.errors import ModelError
 from rlserve.trainers.backends.base import PolicyOutputs
 from rlserve.trainers.backends.pytorch.head import Autocast, ExactLogProbs, Loss, OutputHead
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
-from rlserve.trainers.backends.pytorch.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.packed.prefixes import PackedInputs
+from rlserve.trainers.backends.pytorch.shards import PassInputs, ShardInputs
 
 SUPPORTED_ARCHITECTURES = (
     "LlamaForCausalLM",
@@ -89,7 +90,7 @@ def _experts_options(config: Any) -> dict[str, str]:
 
 def policy_backward(
     policy: Any,
-    inputs: ShardInputs,
+    inputs: PassInputs,
     loss: Loss,
     *,
     temperature: float,
@@ -109,6 +110,7 @@ def policy_backward(
     """
     exact = None
     if native is not None:
+        assert isinstance(inputs, ShardInputs)
         log_probs, raw_log_probs = native.log_probs(inputs, temperature)
         exact = ExactLogProbs(log_probs=log_probs, raw_log_probs=raw_log_probs)
     with autocast():
@@ -119,11 +121,12 @@ def policy_backward(
 
 
 def policy_log_probs(
-    policy: Any, inputs: ShardInputs, *, temperature: float, native: NativePolicy | None = None
+    policy: Any, inputs: PassInputs, *, temperature: float, native: NativePolicy | None = None
 ) -> tuple[Tensor, Tensor]:
     """[a] log-probabilities of the response tokens under softmax(logits / temperature), and under softmax(logits);
     for where no gradient is wanted."""
     if native is not None:
+        assert isinstance(inputs, ShardInputs)
         return native.log_probs(inputs, temperature)
     states_aH = _response_states(policy.base_model, inputs)
     return OutputHead(policy, temperature).log_probs(states_aH, inputs.targets)
@@ -148,14 +151,17 @@ def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def response_values(critic: Critic, inputs: ShardInputs) -> Tensor:
+def response_values(critic: Critic, inputs: PassInputs) -> Tensor:
     """[a] the critic's value of the state before each response token."""
     return critic.value_head(_response_states(critic.backbone, inputs)).float().squeeze(-1)  # type: ignore[no-any-return]
 
 
-def _response_states(backbone: Any, inputs: ShardInputs) -> Tensor:
+def _response_states(backbone: Any, inputs: PassInputs) -> Tensor:
     """[a, H] the last hidden states that predict response tokens. No attention mask: causal attention alone
     keeps real tokens from the padding behind them."""
+    if isinstance(inputs, PackedInputs):
+        packed_states: Tensor = backbone.packed_decoder.states(inputs)
+        return packed_states
     hidden_SLH = backbone(input_ids=inputs.input_ids, use_cache=False).last_hidden_state
     states: Tensor = hidden_SLH.flatten(0, 1)[inputs.states]
     return states

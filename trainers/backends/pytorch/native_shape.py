@@ -56,36 +56,33 @@ def check_supported(policy: Any, device_type: str) -> None:
     Raises:
         UserError: they cannot; the message names the setting ``trainer.deterministic``.
     """
+    if problem := problem_of_kernels(policy, device_type):
+        raise UserError(f"trainer.deterministic=true {problem}; set it to false")
+
+
+def problem_of_kernels(policy: Any, device_type: str) -> str | None:
+    """Why the compiled kernels cannot compute the policy here, to be read after the setting that asks for them; None if
+    they can."""
     if device_type != "cpu":
-        raise UserError(
-            f"trainer.deterministic=true is only for device=cpu, and this trainer computes on {device_type}"
-        )
+        return f"is only for device=cpu, and this trainer computes on {device_type}"
     experts = [index for index, layer in enumerate(policy.base_model.layers) if not hasattr(layer.mlp, "gate_proj")]
     if experts:
-        raise UserError(
-            f"trainer.deterministic=true is only for models without experts, and layer {experts[0]} of this "
-            f"{type(policy).__name__} has some; set it to false"
-        )
+        return f"is only for models without experts, and layer {experts[0]} of this {type(policy).__name__} has some"
     activation = _activation(policy.config)
     if activation not in _ACTIVATIONS:
-        raise UserError(
-            f"trainer.deterministic=true needs an activation of {' or '.join(_ACTIVATIONS)}, and this model has "
-            f"{activation!r}; set it to false"
-        )
+        return f"needs an activation of {' or '.join(_ACTIVATIONS)}, and this model has {activation!r}"
     if "longrope" in str(policy.base_model.rotary_emb.rope_type):
-        raise UserError(
-            "trainer.deterministic=true is not for models with rope type 'longrope', whose rotation hangs on the "
-            "length; set it to false"
-        )
+        return "is not for models with rope type 'longrope', whose rotation hangs on the length"
     head_dim = policy.base_model.layers[0].self_attn.head_dim
     if any(
         2 * len(frequencies_F) != head_dim for frequencies_F, _ in _rotations(policy.base_model.rotary_emb).values()
     ):
-        raise UserError("trainer.deterministic=true needs rotary positions in all of a head; set it to false")
+        return "needs rotary positions in all of a head"
     try:
         load_library()
     except NativeBuildError as error:
-        raise UserError(f"trainer.deterministic=true needs the compiled CPU kernels: {error}") from error
+        return f"needs the compiled CPU kernels: {error}"
+    return None
 
 
 def read_shape(policy: Any) -> NativeShape:

@@ -5,7 +5,8 @@ Legend: A response tokens of the batch, a response tokens of a pass, C columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,16 +16,21 @@ from torch import Tensor
 
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.packed.prefixes import pack
 from rlserve.trainers.backends.pytorch.shards import (
     LogicalShard,
-    ShardInputs,
+    PassInputs,
+    cut_into_packed_passes,
+    cut_into_packed_shards,
     cut_into_passes,
     cut_into_shards,
+    num_packed_tokens,
     num_padded_tokens,
+    padding_share,
     shard_inputs,
 )
 from rlserve.trainers.batch import Batch
-from rlserve.trainers.elastic.base import Group
+from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.reduction import gather_rows
 from rlserve.trainers.elastic.tree import leaves_of_rank
 
@@ -32,21 +38,36 @@ from rlserve.trainers.elastic.tree import leaves_of_rank
 class ShardRunner:
     """Runs functions of passes on the logical shards of this rank, and gathers what comes out on every rank."""
 
-    def __init__(self, config: TorchTrainerConfig, group: Group, device: torch.device) -> None:
+    def __init__(self, config: TorchTrainerConfig, group: Group, device: torch.device, *, is_packed: bool) -> None:
+        """``is_packed``: passes are for packed decoders, which need no padding."""
         self.group = group
         self.device = device
         self._config = config
+        self._is_packed = is_packed
+
+    def alone(self) -> ShardRunner:
+        """One that computes everything on this rank: nothing is spread, so nothing need be cut."""
+        config = replace(self._config, num_logical_shards=1)
+        return ShardRunner(config, LocalGroup(), self.device, is_packed=self._is_packed)
 
     def cut(self, batch: Batch, samples: NDArray[np.int64]) -> tuple[LogicalShard, ...]:
         """The logical shards of some samples of a batch."""
-        return cut_into_shards(batch, samples, self._config.num_logical_shards)
+        cut = cut_into_packed_shards if self._is_packed else cut_into_shards
+        return cut(batch, samples, self._config.num_logical_shards)
 
     def passes(self, batch: Batch, shard: LogicalShard) -> tuple[LogicalShard, ...]:
         """The parts of a shard that go through a network at once, in order."""
-        return cut_into_passes(batch, shard, self._config.ppo_max_token_len_per_gpu)
+        cut = cut_into_packed_passes if self._is_packed else cut_into_passes
+        return cut(batch, shard, self._config.ppo_max_token_len_per_gpu)
 
-    def inputs(self, batch: Batch, shard: LogicalShard, *, states_after: bool = False) -> ShardInputs:
-        """A shard or a pass, padded, on this rank's device; ``states_after`` as for ``shard_inputs``."""
+    def padding_share(self, batch: Batch, passes: Iterable[LogicalShard]) -> float:
+        """Of all tokens of some passes, those that are padding."""
+        return 0.0 if self._is_packed else padding_share(batch, passes)
+
+    def inputs(self, batch: Batch, shard: LogicalShard, *, states_after: bool = False) -> PassInputs:
+        """A shard or a pass on this rank's device; ``states_after`` as for ``shard_inputs``."""
+        if self._is_packed:
+            return pack(batch, shard.samples, shard.num_shared, states_after=states_after)
         return shard_inputs(batch, shard, self.device, states_after=states_after)
 
     def autocast(self) -> torch.autocast:
@@ -65,7 +86,7 @@ class ShardRunner:
         go through a network at once."""
         shards = self.cut(batch, np.arange(batch.num_samples))
         num_tokens = [
-            num_padded_tokens(batch, part)
+            num_packed_tokens(batch, part) if self._is_packed else num_padded_tokens(batch, part)
             for leaf in self._own_leaves(shards)
             for part in self.passes(batch, shards[leaf])
         ]
@@ -79,7 +100,7 @@ class ShardRunner:
     def score(
         self,
         batch: Batch,
-        columns: Callable[[LogicalShard, ShardInputs], Sequence[Tensor]],
+        columns: Callable[[LogicalShard, PassInputs], Sequence[Tensor]],
         num_columns: int,
         *,
         states_after: bool = False,

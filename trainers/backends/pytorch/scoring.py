@@ -17,7 +17,7 @@ from rlserve.trainers.backends.base import Scores, Wanted
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import policy_log_probs, response_values
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, ShardInputs
+from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.batch import Batch
 
 
@@ -42,7 +42,7 @@ def score_batch(
     names += ["log_probs", "raw_log_probs"] * wanted.policy
     names += ["reference_log_probs"] * wanted.reference
 
-    def columns(part: LogicalShard, inputs: ShardInputs) -> list[Tensor]:
+    def columns(part: LogicalShard, inputs: PassInputs) -> list[Tensor]:
         found: list[Tensor] = []
         if wanted.values:
             with torch.set_grad_enabled(keeps_values):

@@ -6,20 +6,26 @@ a trained response tokens of a shard or a pass.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.backends.pytorch.packed.prefixes import PackedInputs, in_order_of_prefixes, num_rows, runs_of_rows
 from rlserve.trainers.batch import Batch
 
 IndexArray = NDArray[np.int64]
 
 PASS_COST_TOKENS = 256
 """What one more pass costs, in tokens: so much padding is better computed than cut off."""
+LEAST_SHARD_ROWS = 1024
+"""Tokens that a packed shard has at least, if that leaves ``FEW_SHARDS``: what comes with every shard costs as much as
+some hundreds of them."""
+FEW_SHARDS = 4
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +37,9 @@ class LogicalShard:
     """[S] indices into the batch's samples."""
     tokens: IndexArray
     """[a] where the samples' trained tokens stand in the batch's per-token arrays, sample by sample."""
+    num_shared: IndexArray
+    """[S] tokens at the beginning of each that it shares with the one before it, and that are computed once; 0 where
+    samples are padded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +54,36 @@ class ShardInputs:
     """[a] int64: the trained tokens."""
 
 
+PassInputs = ShardInputs | PackedInputs
+"""A pass as some decoder takes it."""
+
+
 def cut_into_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple[LogicalShard, ...]:
     """Cut samples into at most ``num_shards`` shards, none empty, of like length inside and like cost between.
 
     A pure function of the lengths: the samples are sorted by length, and a new shard begins wherever the tokens
     so far pass the next ``1 / num_shards`` of all.
     """
-    num_shards = min(num_shards, len(samples))
-    lengths = (batch.prompt_lengths + batch.response_lengths).astype(np.int64)
+    lengths = _lengths(batch)
     ordered = samples[np.argsort(lengths[samples], kind="stable")]
-    tokens_before = np.cumsum(lengths[ordered]) - lengths[ordered]
-    shares = np.arange(1, num_shards) * int(lengths[ordered].sum()) / num_shards
-    cuts = np.searchsorted(tokens_before, shares)
-    # One long sample can swallow several shares: leave at least one sample to every shard.
-    earliest = np.arange(1, num_shards)
-    latest = len(samples) - num_shards + earliest
-    cuts = np.maximum.accumulate(np.maximum(cuts, 1) - earliest) + earliest if num_shards > 1 else cuts
-    return tuple(_shard(batch, part) for part in np.split(ordered, np.minimum(cuts, latest)))
+    return tuple(_shard(batch, ordered[where]) for where in _slices_of_like_cost(lengths[ordered], num_shards))
+
+
+def cut_into_packed_shards(batch: Batch, samples: IndexArray, num_shards: int) -> tuple[LogicalShard, ...]:
+    """As ``cut_into_shards``, of samples that are packed: those that begin alike stay together, and a shard's cost is
+    in tokens that no sample before shares. There are fewer shards where they would be small. A pure function of the
+    samples' tokens."""
+    ordered, num_shared = in_order_of_prefixes(batch, samples)
+    costs = _lengths(batch)[ordered] - num_shared
+    num_shards = min(num_shards, max(FEW_SHARDS, int(costs.sum()) // LEAST_SHARD_ROWS))
+    return tuple(_part(batch, ordered, num_shared, where) for where in _slices_of_like_cost(costs, num_shards))
 
 
 def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> tuple[LogicalShard, ...]:
     """Cut a shard, whose samples are in order of their lengths, so that what is computed is least: all tokens with the
     padding of each pass, and ``PASS_COST_TOKENS`` for each. No pass has more than ``max_num_tokens`` with its padding,
     but a sample longer than that makes one by itself."""
-    lengths = (batch.prompt_lengths + batch.response_lengths)[shard.samples].astype(np.int64)
+    lengths = _lengths(batch)[shard.samples]
     num_samples = len(lengths)
     least = np.zeros(
         num_samples + 1, dtype=np.int64
@@ -87,6 +102,17 @@ def cut_into_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> t
     if len(firsts) == 1:
         return (shard,)
     return tuple(_shard(batch, samples) for samples in np.split(shard.samples, firsts[-2::-1]))
+
+
+def cut_into_packed_passes(batch: Batch, shard: LogicalShard, max_num_tokens: int) -> tuple[LogicalShard, ...]:
+    """As ``cut_into_passes``, of samples that are packed."""
+    runs = list(runs_of_rows(_lengths(batch)[shard.samples], shard.num_shared, max_num_tokens))
+    return tuple(_part(batch, shard.samples, shard.num_shared, where) for where in runs) if len(runs) > 1 else (shard,)
+
+
+def num_packed_tokens(batch: Batch, part: LogicalShard) -> int:
+    """Tokens that go through a network in one pass of packed samples."""
+    return num_rows(_lengths(batch)[part.samples], part.num_shared)
 
 
 def num_padded_tokens(batch: Batch, part: LogicalShard) -> int:
@@ -123,8 +149,33 @@ def shard_inputs(batch: Batch, shard: LogicalShard, device: torch.device, *, sta
     )
 
 
+def _slices_of_like_cost(costs: IndexArray, num_parts: int) -> Iterator[slice]:
+    """Samples of these costs in at most so many parts, none empty."""
+    num_parts = min(num_parts, len(costs))
+    costs_before = np.cumsum(costs) - costs
+    shares = np.arange(1, num_parts) * int(costs.sum()) / num_parts
+    cuts = np.searchsorted(costs_before, shares)
+    # One long sample can swallow several shares: leave at least one sample to every part.
+    earliest = np.arange(1, num_parts)
+    latest = len(costs) - num_parts + earliest
+    cuts = np.maximum.accumulate(np.maximum(cuts, 1) - earliest) + earliest if num_parts > 1 else cuts
+    edges = [0, *np.minimum(cuts, latest).tolist(), len(costs)]
+    return (slice(first, end) for first, end in pairwise(edges))
+
+
 def _shard(batch: Batch, samples: IndexArray) -> LogicalShard:
-    return LogicalShard(samples=samples, tokens=batch.tokens_of(samples))
+    return LogicalShard(samples=samples, tokens=batch.tokens_of(samples), num_shared=np.zeros_like(samples))
+
+
+def _part(batch: Batch, ordered: IndexArray, num_shared: IndexArray, where: slice) -> LogicalShard:
+    """Of packed samples; the first of them shares nothing with one before it."""
+    own_shared = num_shared[where].copy()
+    own_shared[0] = 0
+    return LogicalShard(samples=ordered[where], tokens=batch.tokens_of(ordered[where]), num_shared=own_shared)
+
+
+def _lengths(batch: Batch) -> IndexArray:
+    return (batch.prompt_lengths + batch.response_lengths).astype(np.int64)
 
 
 def _starts(lengths: NDArray[np.int32]) -> IndexArray:

@@ -5,33 +5,48 @@ from __future__ import annotations
 import logging
 import os
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from rlserve.errors import UserError
+from rlserve.trainers.backends.config import TorchTrainerConfig
+from rlserve.trainers.backends.pytorch.native_shape import problem_of_kernels
 
 logger = logging.getLogger(__name__)
 
-LayerKernels = Literal["torch", "triton"]
+LayerKernels = Literal["torch", "triton", "native"]
 
 
-def resolve_kernels(requested: Literal["auto"] | LayerKernels, device: torch.device) -> LayerKernels:
-    """The kernels to use on ``device``; ``auto`` takes ``triton`` on a GPU where it is installed, else ``torch``.
+def resolve_kernels(config: TorchTrainerConfig, policy: Any, device: torch.device) -> LayerKernels:
+    """The kernels for a policy, and a critic like it, on ``device``. ``auto`` takes ``triton`` on a GPU and ``native``
+    on a CPU where they can be had, else ``torch``.
 
     Raises:
-        UserError: ``triton`` was asked for by name, and cannot be had.
+        UserError: kernels were asked for by name, and cannot be had.
     """
-    if requested == "torch" or (requested == "auto" and device.type != "cuda"):
+    wanted = config.kernels
+    if wanted == "auto":
+        wanted = "triton" if device.type == "cuda" else "native"
+    if wanted == "torch":
         return "torch"
-    problem = _problem_of_triton(device)
+    problem = _problem_of_triton(device) if wanted == "triton" else _problem_of_native(config, policy, device)
     if problem is None:
-        logger.info("the trainer's layers are computed by kernels of Triton")
-        return "triton"
-    if requested == "triton":
-        raise UserError(f"trainer.kernels=triton {problem}; or use trainer.kernels=torch")
-    logger.warning("the trainer's layers are computed by plain PyTorch, which is slower: triton %s", problem)
+        logger.info("the trainer's layers are computed by %s kernels", wanted)
+        return wanted
+    if config.kernels == wanted:
+        raise UserError(f"trainer.kernels={wanted} {problem}; or use trainer.kernels=torch")
+    logger.warning("the trainer's layers are computed by plain PyTorch, which is slower: %s %s", wanted, problem)
     return "torch"
+
+
+def _problem_of_native(config: TorchTrainerConfig, policy: Any, device: torch.device) -> str | None:
+    """Why packed samples cannot be computed by compiled kernels; None if they can."""
+    if config.lora.is_on:
+        return f"does not know adapters, and trainer.lora.rank={config.lora.rank}"
+    if config.deterministic:
+        return "is not for trainer.deterministic=true"
+    return problem_of_kernels(policy, device.type)
 
 
 def _problem_of_triton(device: torch.device) -> str | None:

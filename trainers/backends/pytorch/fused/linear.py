@@ -28,23 +28,46 @@ class RoundedProduct:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """[..., O]"""
-        rounded = self._kept
-        if rounded is None:
-            rounded = self._rounded()
-            if self._is_keeping:
-                self._kept = rounded
         if not torch.is_grad_enabled():
-            return linear(inputs.to(self._dtype), *rounded)
-        return _Product.apply(inputs, *rounded, self._sizes, *self._weights, *self._biases)  # type: ignore[no-any-return, no-untyped-call]
+            return linear(inputs.to(self._dtype), *self._rounded())
+        return _Product.apply(inputs, *self._rounded(), self._sizes, *self._weights, *self._biases)  # type: ignore[no-any-return, no-untyped-call]
+
+    def parameters(self) -> list[Tensor]:
+        """Weights, then biases."""
+        return [*self._weights, *self._biases]
+
+    def multiply(self, inputs_NI: Tensor) -> Tensor:
+        """[N, O] from inputs of the type, without a graph."""
+        return linear(inputs_NI, *self._rounded())
+
+    def added_to(self, base_NO: Tensor, inputs_NI: Tensor) -> Tensor:
+        """[N, O] a float32 tensor and ``multiply``, without a graph."""
+        weight_OI, bias_O = self._rounded()
+        if bias_O is not None or self._dtype != torch.float32:
+            return base_NO + linear(inputs_NI, weight_OI, bias_O)
+        return torch.addmm(base_NO, inputs_NI, weight_OI.t())
+
+    def of_inputs(self, gradient_NO: Tensor) -> Tensor:
+        """[N, I] the gradient of the inputs."""
+        return gradient_NO @ self._rounded()[0]
+
+    def of_parameters(self, inputs_NI: Tensor, gradient_NO: Tensor) -> list[Tensor]:
+        """The gradients of ``parameters``, float32."""
+        return _of_parameters(inputs_NI, gradient_NO, self._sizes, has_bias=bool(self._biases))
 
     def keep(self, is_keeping: bool) -> None:
         """Whether what is rounded next stays for the passes after it; what was kept is let go of."""
         self._is_keeping, self._kept = is_keeping, None
 
     def _rounded(self) -> tuple[Tensor, Tensor | None]:
+        if self._kept is not None:
+            return self._kept
         weights = [weight.detach().to(self._dtype) for weight in self._weights]
         biases = [bias.detach().to(self._dtype) for bias in self._biases]
-        return torch.cat(weights) if len(weights) > 1 else weights[0], torch.cat(biases) if biases else None
+        rounded = _side_by_side(weights), torch.cat(biases) if biases else None
+        if self._is_keeping:
+            self._kept = rounded
+        return rounded
 
 
 class RoundedLinear(nn.Linear):
@@ -108,19 +131,37 @@ class _Product(torch.autograd.Function):
         of_inputs = None
         if context.needs_input_grad[0]:
             of_inputs = (gradient_NO @ rounded_OI).view_as(inputs).to(context.inputs_dtype)
-        of_weights: list[Tensor | None] = [None] * len(context.sizes)
-        of_biases: list[Tensor | None] = [None] * (len(wants_parameters) - len(context.sizes))
-        if any(wants_parameters):
-            of_weights = _parts(_float32_product(gradient_NO.t(), inputs_NI), context.sizes)
-            if of_biases:
-                of_biases = _parts(gradient_NO.sum(0, dtype=torch.float32), context.sizes)
-        return of_inputs, None, None, None, *of_weights, *of_biases
+        if not any(wants_parameters):
+            return of_inputs, None, None, None, *(None for _ in wants_parameters)
+        has_bias = len(wants_parameters) > len(context.sizes)
+        return of_inputs, None, None, None, *_of_parameters(inputs_NI, gradient_NO, context.sizes, has_bias=has_bias)
+
+
+def _of_parameters(inputs_NI: Tensor, gradient_NO: Tensor, sizes: list[int], *, has_bias: bool) -> list[Tensor]:
+    """The gradients of weights and biases of layers with these numbers of outputs."""
+    gradients = _parts(_float32_product(gradient_NO.t(), inputs_NI), sizes)
+    return gradients + _parts(gradient_NO.sum(0, dtype=torch.float32), sizes) if has_bias else gradients
 
 
 def _float32_product(left: Tensor, right: Tensor) -> Tensor:
-    """Summed in float32, and not rounded to the type of its factors."""
-    return left @ right if left.dtype == torch.float32 else torch.mm(left, right, out_dtype=torch.float32)
+    """Summed in float32, and on a GPU not rounded to the type of its factors."""
+    if left.dtype == torch.float32:
+        return left @ right
+    if left.device.type == "cpu":  # has no product with another type of outputs
+        return (left @ right).float()
+    return torch.mm(left, right, out_dtype=torch.float32)
 
 
-def _parts(gradient: Tensor, sizes: list[int]) -> list[Tensor | None]:
+def _parts(gradient: Tensor, sizes: list[int]) -> list[Tensor]:
     return [gradient] if len(sizes) == 1 else list(gradient.split_with_sizes(sizes))
+
+
+def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
+    """Matrices of as many columns below each other; without a copy where they lie so in memory already."""
+    first, *others = weights
+    end = first.storage_offset() + first.numel()
+    for weight in others:
+        if weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr() or weight.storage_offset() != end:
+            return torch.cat([first, *others])
+        end += weight.numel()
+    return first.as_strided((sum(map(len, weights)), first.shape[1]), first.stride())
