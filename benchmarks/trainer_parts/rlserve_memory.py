@@ -27,7 +27,7 @@ class RlserveMemory(TurnByTurn):
         return versions()
 
     def settings(self) -> dict[str, str]:
-        return {"logical shards": "12"}
+        return {"logical shards": "12 at most"}
 
 
 def measure(assignment: Assignment, small_folder: str, place: Place) -> RankMemory:

@@ -33,4 +33,4 @@ class RlserveStep(TurnByTurn):
         return versions()
 
     def settings(self) -> dict[str, str]:
-        return {"logical shards": "12", "tokens in a pass": "16384", "generation": "engine, float32"}
+        return {"logical shards": "12 at most", "tokens in a pass": "16384", "generation": "engine, float32"}

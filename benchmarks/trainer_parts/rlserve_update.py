@@ -57,4 +57,4 @@ class RlserveUpdate(TurnByTurn):
         return versions()
 
     def settings(self) -> dict[str, str]:
-        return {"logical shards": "12", "tokens in a pass": "16384"}
+        return {"logical shards": "12 at most", "tokens in a pass": "16384"}

@@ -61,7 +61,7 @@ class PackedDecoder:
                 hidden = layer(*arguments)
         states_UH = final_norm(hidden, self._final_norm)
         number_of_row = is_wanted.cumsum(0) - 1
-        return rows_at(states_UH, number_of_row[inputs.states])
+        return rows_at(states_UH, number_of_row.index_select(0, inputs.states))
 
     def _step(
         self, inputs: PackedInputs, parts: LayerParts, window: int, rotation: str, *, is_wanted: Tensor | None

@@ -135,7 +135,7 @@ class _Layer(torch.autograd.Function):
     ) -> Tensor:
         qkv = parts.qkv.multiply(parts.input_norm.forward(hidden, parts.dtype))
         attended, log_sums = kernels.attend(step, qkv)
-        base, used = (hidden, attended) if wanted is None else (hidden[wanted], attended[wanted])
+        base, used = _chosen(hidden, wanted), _chosen(attended, wanted)
         middle, attention_update = _add_product(base, parts.output, used, parts.attention_update_norm)
         gate_up = parts.gate_up.multiply(parts.mlp_norm.forward(middle, parts.dtype))
         activated = kernels.gate(gate_up, is_gelu=parts.is_gelu)
@@ -159,8 +159,8 @@ class _Layer(torch.autograd.Function):
         of_gate_up_weights = parts.gate_up.of_parameters(normed, of_gate_up)
         del activated, normed, of_gate_up
         of_update, *of_attention_update_norm = _back_through(parts.attention_update_norm, attention_update, of_middle)
-        of_update, used = of_update.to(dtype), attended if wanted is None else attended[wanted]
-        of_output = parts.output.of_parameters(used, of_update)
+        of_update = of_update.to(dtype)
+        of_output = parts.output.of_parameters(_chosen(attended, wanted), of_update)
         of_attended = parts.output.of_inputs(of_update)
         if wanted is not None:
             of_attended = torch.empty_like(attended).index_copy_(0, wanted, of_attended)
@@ -172,6 +172,11 @@ class _Layer(torch.autograd.Function):
         heads = () if of_head_norms is None else of_head_norms.unbind()
         products = (*of_qkv_weights, *of_output, *of_gate_up_weights, *of_down)
         return of_hidden, None, None, None, *norms, *heads, *products
+
+
+def _chosen(rows: Tensor, wanted: Tensor | None) -> Tensor:
+    """Those that are wanted."""
+    return rows if wanted is None else rows.index_select(0, wanted)
 
 
 def _add_product(
