@@ -69,7 +69,8 @@ class TorchTrainerConfig:
     sharding: Literal["optimizer", "full"] = "optimizer"
     """What is cut up over the trainers: `optimizer` leaves policy, critic and reference whole on each, gives the same
     bits on any number of them, and loses nothing with any one; `full` cuts these up too (PyTorch's `fully_shard`), for
-    models that do not fit one GPU: a trainer that is lost ends the run, which goes on with `--resume`."""
+    models that do not fit one GPU: a trainer that is lost ends the run, which goes on with `--resume`, and `auto`
+    kernels are those of `torch`."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""
