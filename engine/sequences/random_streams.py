@@ -18,6 +18,14 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return state ^ (state >> np.uint64(31))
 
 
+def _mix_one(state: int) -> int:
+    """``_mix`` of one number modulo 2^64, which NumPy takes ten times as long for."""
+    state &= _MASK_64
+    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK_64
+    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK_64
+    return state ^ (state >> 31)
+
+
 def seed_of(request_id: str) -> int:
     """The seed of a request that gives none."""
     return int.from_bytes(blake2b(request_id.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
@@ -25,9 +33,9 @@ def seed_of(request_id: str) -> int:
 
 def stream_key(seed: int, sample_index: int) -> np.uint64:
     """Key of the random numbers of one sample. The samples of a group get unlike streams."""
-    seeds = np.array([seed & _MASK_64, sample_index], dtype=np.uint64)
-    mixed = _mix(seeds + _GOLDEN)
-    return np.uint64(_mix(mixed[:1] ^ (mixed[1:] * _GOLDEN))[0])
+    golden = int(_GOLDEN)
+    of_seed, of_index = _mix_one(seed + golden), _mix_one(sample_index + golden)
+    return np.uint64(_mix_one(of_seed ^ (of_index * golden)))
 
 
 def uniforms(keys_B: NDArray[np.uint64], positions_B: NDArray[np.int32]) -> NDArray[np.float64]:

@@ -138,6 +138,11 @@ def test_both_backends_draw_the_same_tokens_from_bfloat16_logits() -> None:
     assert compiled.kept[np.arange(64), compiled.token_ids].all()
 
 
+def test_a_seed_gives_the_same_numbers_in_every_version() -> None:
+    keys = {(seed, index): int(stream_key(seed, index)) for seed, index in ((0, 0), (7, 3), (-1, 1))}
+    assert keys == {(0, 0): 3672190876009200162, (7, 3): 14748973178874530527, (-1, 1): 948169376381685950}
+
+
 def test_random_numbers_depend_on_seed_sample_and_position_and_on_nothing_else() -> None:
     keys = [stream_key(seed, index) for seed in (0, 1, -1, 2**64 - 2) for index in range(4)]
     assert len(set(map(int, keys))) == len(keys)
