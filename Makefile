@@ -41,6 +41,7 @@ package: $(INSTALLED)
 
 install: $(INSTALLED)
 
+# DeepSpeed's build asks the torch that is installed, so it comes after it, and into the same environment.
 # uv installs in a quarter of pip's time. It takes packages from where pip is set up to.
 PIP_SETTING = $$($(VENV)/bin/pip config list | sed -n "s/^[^=]*\.$(1)='\(.*\)'$$/\1/p" | head -n 1)
 # Modules are compiled on all processors; not those that hardly anything imports, of which some are of a later Python.
@@ -50,5 +51,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt uv
 	UV_DEFAULT_INDEX=$(call PIP_SETTING,index-url) UV_FIND_LINKS=$(call PIP_SETTING,find-links) \
 		$(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --editable '.[dev]'
+	UV_DEFAULT_INDEX=$(call PIP_SETTING,index-url) UV_FIND_LINKS=$(call PIP_SETTING,find-links) DS_BUILD_OPS=0 \
+		$(VENV)/bin/uv pip install --quiet --python $(VENV) --constraint constraints.txt --no-build-isolation deepspeed
 	$(VENV)/bin/python -m compileall -qq -j 0 -x '$(RARELY_IMPORTED)' $(VENV)/lib || true
 	touch $@

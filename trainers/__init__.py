@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlserve.trainers.algorithms.config import AlgorithmConfig, GRPOConfig, PPOConfig
-    from rlserve.trainers.backends.config import LoraConfig, TorchTrainerConfig, TrainerConfig
+    from rlserve.trainers.backends.config import (
+        DeepSpeedTrainerConfig,
+        LoraConfig,
+        TorchTrainerConfig,
+        TrainerConfig,
+    )
     from rlserve.trainers.base import Membership, Trainer
     from rlserve.trainers.batch import Batch
     from rlserve.trainers.factory import create_trainer
@@ -18,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AlgorithmConfig",
     "Batch",
+    "DeepSpeedTrainerConfig",
     "GRPOConfig",
     "LoraConfig",
     "Membership",
@@ -31,6 +37,7 @@ __all__ = [
 _HOMES = {
     "AlgorithmConfig": "algorithms.config",
     "Batch": "batch",
+    "DeepSpeedTrainerConfig": "backends.config",
     "GRPOConfig": "algorithms.config",
     "LoraConfig": "backends.config",
     "Membership": "base",

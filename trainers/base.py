@@ -50,9 +50,11 @@ class StateCopy(ABC):
 class Trainer(ABC):
     """Steps a policy on batches, as one rank of a group that can change at step boundaries.
 
-    Every rank has all weights. The optimizer's state is cut into shards, and each shard is held by two ranks, so that
-    nothing is lost with any one rank. With ``sharding=full`` weights are cut up too, each rank alone has its shard of
-    everything, and none can be asked by itself: ``log_probs`` of one alone raises ``UserError``.
+    In the backend ``torch`` every rank has all weights. The optimizer's state is cut into shards, and each shard is
+    held by two ranks, so that nothing is lost with any one rank, and a run has the same bits on any number of ranks.
+    With ``sharding=full`` weights are cut up too, each rank alone has its shard of everything, and none can be asked by
+    itself: ``log_probs`` of one alone raises ``UserError``. In ``deepspeed`` what ZeRO cuts up is on one rank alone,
+    and is lost with it.
     """
 
     @property
@@ -92,7 +94,8 @@ class Trainer(ABC):
         LoRA these are the adapters, under the names of peft's files.
 
         Views: the next step changes them. A tied output head is not listed apart from the embedding. With
-        ``sharding=full`` and several ranks, rank 0 alone has them, as a copy in host memory.
+        ``sharding=full`` and several ranks, and with DeepSpeed's stage 3, rank 0 alone has them, as a copy in host
+        memory.
         """
 
     @abstractmethod
@@ -169,8 +172,8 @@ class Trainer(ABC):
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Restore what ``state`` returned, bit for bit, on any number of ranks; each takes its own part. All ranks of a
-        group call this.
+        """Restore what ``state`` returned, bit for bit, on any number of ranks and in any backend; each takes its own
+        part. All ranks of a group call this.
 
         Raises:
             WeightsRefusedError: names, shapes or types do not fit; nothing was changed.

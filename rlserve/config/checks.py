@@ -16,7 +16,7 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.pool.nvidia import is_slice
 from rlserve.roofline.accelerators import is_cpu
-from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES
+from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainerConfig
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
@@ -132,7 +132,7 @@ def _check_keep_best(config: RunConfig) -> Iterator[Problem]:
 
 def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:
     """Engines must compute as the trainer's kernels do."""
-    if not config.trainer.deterministic:
+    if not (isinstance(config.trainer, TorchTrainerConfig) and config.trainer.deterministic):
         return
     engine = config.rollout.engine
     wanted = {
@@ -156,7 +156,7 @@ def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, in
 
 def _check_sharding(config: RunConfig) -> Iterator[Problem]:
     """With sharded networks no trainer computes, or has the policy, by itself."""
-    if config.trainer.sharding != "full":
+    if not (isinstance(config.trainer, TorchTrainerConfig) and config.trainer.sharding == "full"):
         return
     if num_prompts := config.weights.canary.num_prompts:
         message = (

@@ -88,7 +88,7 @@ class RunConfig:
     num_steps: int = 100
     """Training steps."""
     algorithm: Annotated[AlgorithmConfig, Discriminator("name")] = field(default_factory=PPOConfig)
-    trainer: TrainerConfig = field(default_factory=TorchTrainerConfig)
+    trainer: Annotated[TrainerConfig, Discriminator("backend")] = field(default_factory=TorchTrainerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     manager: Annotated[ManagerConfig, Discriminator("policy")] = field(default_factory=RateMatchingConfig)

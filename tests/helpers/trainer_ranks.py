@@ -132,8 +132,23 @@ class _Served:
         found: dict[str, float] = self.trainer.step(batch)
         return found
 
+    def log_probs_alone(self, batch: Any) -> Any:
+        return self.trainer.log_probs(batch, alone=True)
+
     def scores(self, batch: Any) -> tuple[bytes, bytes]:
         return self.trainer.log_probs(batch).tobytes(), self.trainer.values(batch).tobytes()
+
+    def log_probs(self, batch: Any) -> Any:
+        return self.trainer.log_probs(batch)
+
+    def weights_in(self, folder: Path) -> dict[str, Any]:
+        """Of a model's folder, as arrays."""
+        from safetensors.numpy import load_file
+
+        return load_file(folder / "model.safetensors")
+
+    def prepare(self) -> None:
+        self.trainer.prepare()
 
     def leave(self) -> None:
         self.trainer.leave()
@@ -151,9 +166,6 @@ class _Served:
 
     def weights(self) -> dict[str, Any]:
         return {name: tensor.cpu().numpy() for name, tensor in self.trainer.weights().items()}
-
-    def log_probs_alone(self, batch: Any) -> Any:
-        return self.trainer.log_probs(batch, alone=True)
 
     def forget(self) -> None:
         """Leave what an earlier test has made, if anything."""

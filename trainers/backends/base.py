@@ -2,7 +2,7 @@
 
 What is minimised comes to it as functions of what the networks say about some tokens. All ranks call the same methods
 in the same order, and every rank returns the same bits. Those of ``pytorch`` do not depend on the number of ranks,
-those of ``fully_sharded`` do.
+those of ``fully_sharded`` and ``deepspeed`` do.
 
 Legend: B samples and A response tokens of a batch, a tokens of a mini-batch or of a part of it.
 """

@@ -45,32 +45,14 @@ class LoraConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TorchTrainerConfig:
-    """Plain PyTorch, data-parallel: optimizer, precision and how a step is cut up."""
+class OptimizationConfig:
+    """What all backends have: the optimizer, precision, and how much is computed at once."""
 
-    backend: Literal["torch"] = "torch"
-    """What computes."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type that the forward and backward passes compute in; master weights are always float32."""
-    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
-    """What computes the networks' layers: `torch` is transformers' own code; `triton` computes norms, rotary embeddings
-    and gated activations in one operation each, and rounds weights once a step. It needs a GPU. `native` is for CPUs:
-    it does the same and attention too, without padding, and computes once what samples share at their beginning, a
-    prompt above all. `auto` takes `triton` on a GPU and `native` on a CPU where they can be had."""
-    deterministic: bool = False
-    """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
-    in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
     activation_checkpointing: bool = False
     """Keep of a forward pass only what goes into each decoder layer, and compute the layer again in the backward pass:
     a fourth more arithmetic, and much less memory where samples are long. The results are the same."""
-    offload_optimizer: bool = False
-    """Keep AdamW's moments, 8 bytes a trained parameter, in pinned host memory, and bring them to the GPU in parts at
-    each update. The results are the same. On a CPU it saves nothing."""
-    sharding: Literal["optimizer", "full"] = "optimizer"
-    """What is cut up over the trainers: `optimizer` leaves policy, critic and reference whole on each, gives the same
-    bits on any number of them, and loses nothing with any one; `full` cuts these up too (PyTorch's `fully_shard`), for
-    models that do not fit one GPU: a trainer that is lost ends the run, which goes on with `--resume`, and `auto`
-    kernels are those of `torch`."""
     lora: LoraConfig = field(default_factory=LoraConfig)
     learning_rate: float = 1e-6
     """Of the policy."""
@@ -88,43 +70,68 @@ class TorchTrainerConfig:
     """Decay of the mean of their squares."""
     max_grad_norm: float = 1.0
     """Norm that the gradients of policy and critic are each clipped to."""
-    num_logical_shards: int = 12
-    """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
-    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time.
-    With `kernels=native` there are fewer, but four, where they would have less than 1,024 tokens."""
     ppo_max_token_len_per_gpu: int = 16384
-    """Most tokens, padding included, that go through a network at once. A logical shard of more is computed in several
-    passes, cut between samples; less takes less memory. One sample always fits."""
+    """Most tokens, padding included, that go through a network at once. What a rank computes of a mini-batch is cut
+    into passes between samples; less takes less memory. One sample always fits."""
     timeout_s: float = 120.0
     """Deadline of every collective operation, and of forming a group."""
     step_timeout_s: float = 3600.0
     """Deadline of one whole training step."""
 
     def __post_init__(self) -> None:
-        check_fields(
-            self,
-            {
-                "deterministic": not self.deterministic
-                or (self.dtype != "float32" and "needs dtype=float32")
-                or (
-                    self.lora.is_on
-                    and "needs lora.rank=0: the engine multiplies adapters out, and the trainer does not"
-                )
-                or True,
-                "sharding": self.sharding == "optimizer" or self._fits_full_sharding(),
-                "learning_rate": self.learning_rate > 0 or "must be above 0",
-                "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
-                "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
-                "weight_decay": self.weight_decay >= 0 or "must be at least 0",
-                "adam_beta1": 0 <= self.adam_beta1 < 1 or "must be in [0, 1)",
-                "adam_beta2": 0 <= self.adam_beta2 < 1 or "must be in [0, 1)",
-                "max_grad_norm": self.max_grad_norm > 0 or "must be above 0",
-                "num_logical_shards": self.num_logical_shards >= 1 or "must be at least 1",
-                "ppo_max_token_len_per_gpu": self.ppo_max_token_len_per_gpu >= 1 or "must be at least 1",
-                "timeout_s": self.timeout_s > 0 or "must be above 0",
-                "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
-            },
-        )
+        check_fields(self, self._ranges())
+
+    def _ranges(self) -> dict[str, bool | str]:
+        return {
+            "learning_rate": self.learning_rate > 0 or "must be above 0",
+            "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
+            "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
+            "weight_decay": self.weight_decay >= 0 or "must be at least 0",
+            "adam_beta1": 0 <= self.adam_beta1 < 1 or "must be in [0, 1)",
+            "adam_beta2": 0 <= self.adam_beta2 < 1 or "must be in [0, 1)",
+            "max_grad_norm": self.max_grad_norm > 0 or "must be above 0",
+            "ppo_max_token_len_per_gpu": self.ppo_max_token_len_per_gpu >= 1 or "must be at least 1",
+            "timeout_s": self.timeout_s > 0 or "must be above 0",
+            "step_timeout_s": self.step_timeout_s > 0 or "must be above 0",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TorchTrainerConfig(OptimizationConfig):
+    """Plain PyTorch, data-parallel: what is cut up over the ranks, and what computes."""
+
+    backend: Literal["torch"] = "torch"
+    """What computes."""
+    kernels: Literal["auto", "torch", "triton", "native"] = "auto"
+    """What computes the networks' layers: `torch` is transformers' own code; `triton` computes norms, rotary embeddings
+    and gated activations in one operation each, and rounds weights once a step. It needs a GPU. `native` is for CPUs:
+    it does the same and attention too, without padding, and computes once what samples share at their beginning, a
+    prompt above all. `auto` takes `triton` on a GPU and `native` on a CPU where they can be had."""
+    deterministic: bool = False
+    """Compute the policy with the engine's own kernels, so that its log-probabilities are those of an engine on the CPU
+    in float32, bit for bit; gradients are PyTorch's. Needs the CPU, dtype float32 and a model without experts."""
+    offload_optimizer: bool = False
+    """Keep AdamW's moments, 8 bytes a trained parameter, in pinned host memory, and bring them to the GPU in parts at
+    each update. The results are the same. On a CPU it saves nothing."""
+    sharding: Literal["optimizer", "full"] = "optimizer"
+    """What is cut up over the trainers: `optimizer` leaves policy, critic and reference whole on each, gives the same
+    bits on any number of them, and loses nothing with any one; `full` cuts these up too (PyTorch's `fully_shard`), for
+    models that do not fit one GPU: a trainer that is lost ends the run, which goes on with `--resume`, and `auto`
+    kernels are those of `torch`."""
+    num_logical_shards: int = 12
+    """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
+    fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time.
+    With `kernels=native` there are fewer, but four, where they would have less than 1,024 tokens."""
+
+    def _ranges(self) -> dict[str, bool | str]:
+        return super()._ranges() | {
+            "deterministic": not self.deterministic
+            or (self.dtype != "float32" and "needs dtype=float32")
+            or (self.lora.is_on and "needs lora.rank=0: the engine multiplies adapters out, and the trainer does not")
+            or True,
+            "sharding": self.sharding == "optimizer" or self._fits_full_sharding(),
+            "num_logical_shards": self.num_logical_shards >= 1 or "must be at least 1",
+        }
 
     def _fits_full_sharding(self) -> Literal[True] | str:
         """True, or what is wrong."""
@@ -137,5 +144,33 @@ class TorchTrainerConfig:
         return True
 
 
-TrainerConfig = TorchTrainerConfig
-"""Any backend's."""
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedTrainerConfig(OptimizationConfig):
+    """DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): what a rank would hold alike is cut up among all.
+    Needs the package, `pip install "rlserve[deepspeed]"`."""
+
+    backend: Literal["deepspeed"] = "deepspeed"
+    """What computes."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What is cut up: nothing, the optimizer's state, gradients too, or parameters too."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in host memory, and update there. Needs zero_stage 1 or above."""
+    offload_parameters: bool = False
+    """Keep parameters in host memory while they are not computed with. Needs zero_stage 3."""
+
+    def _ranges(self) -> dict[str, bool | str]:
+        return super()._ranges() | {
+            "offload_optimizer": not self.offload_optimizer
+            or self.zero_stage >= 1
+            or "needs zero_stage 1, 2 or 3, which cut up the optimizer's state",
+            "offload_parameters": not self.offload_parameters
+            or self.zero_stage == 3
+            or "needs zero_stage=3, which cuts up the parameters",
+            "zero_stage": self.zero_stage != 3
+            or not self.lora.is_on
+            or "must be 0, 1 or 2 with lora.rank above 0: the frozen base, which the networks share, is not cut up",
+        }
+
+
+TrainerConfig = TorchTrainerConfig | DeepSpeedTrainerConfig
+"""Any backend's; without a ``backend`` it is the first."""

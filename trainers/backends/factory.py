@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from rlserve.trainers.backends.base import Backend, Networks
-from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
+from rlserve.trainers.backends.config import DeepSpeedTrainerConfig, TorchTrainerConfig, TrainerConfig
 from rlserve.trainers.backends.pytorch.backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -29,6 +29,18 @@ def create_backend(
         case TorchTrainerConfig():
             backend = TorchBackend if config.sharding == "optimizer" else _fully_sharded()
             return backend(
+                config,
+                networks,
+                model_path=model_path,
+                seed=seed,
+                temperature=temperature,
+                device=device,
+                load_weights=load_weights,
+            )
+        case DeepSpeedTrainerConfig():
+            from rlserve.trainers.backends.deepspeed.backend import DeepSpeedBackend  # an extra
+
+            return DeepSpeedBackend(
                 config,
                 networks,
                 model_path=model_path,

@@ -45,7 +45,7 @@ class DistributedGroup(Group):
         """``name`` tells apart the groups that are formed by one rendezvous."""
         self.rank = rendezvous.place.rank
         self.num_ranks = rendezvous.place.num_ranks
-        self._rendezvous = rendezvous
+        self.rendezvous = rendezvous
         self._timeout = timedelta(seconds=timeout_s)
         self._device = device
         self._second: DistributedGroup | None = None
@@ -94,7 +94,7 @@ class DistributedGroup(Group):
 
     def connect_again(self) -> None:
         timeout_s = self._timeout.total_seconds()
-        self._second = DistributedGroup(self._rendezvous, timeout_s=timeout_s, device=self._device, name="second")
+        self._second = DistributedGroup(self.rendezvous, timeout_s=timeout_s, device=self._device, name="second")
 
     def take_second(self) -> Group | None:
         second, self._second = self._second, None
@@ -114,7 +114,7 @@ class DistributedGroup(Group):
     def _open_process_group(self) -> Any:
         assert self._process_group is not None, "this group is closed: resize into a new one"
         if self._is_interrupted:
-            raise WorkerFailedError(f"{self._rendezvous.group}: this rank has left")
+            raise WorkerFailedError(f"{self.rendezvous.group}: this rank has left")
         wait, self._wait_first = self._wait_first, None
         if wait is not None:
             wait()
@@ -124,13 +124,14 @@ class DistributedGroup(Group):
     def _failures_named(self, operation: str) -> Iterator[None]:
         self.is_waiting = True
         try:
-            with failures_named(self._rendezvous, operation, close=self.close, culprits=self._culprits):
+            with failures_named(self.rendezvous, operation, close=self.close, culprits=self.culprits):
                 yield
         finally:
             self.is_waiting = False
 
-    def _culprits(self) -> str:
+    def culprits(self) -> str:
+        """After a failure, once the group is closed: who is to blame."""
         if self._is_interrupted:
             return "this rank has left"
-        silent = self._rendezvous.silent_ranks()
+        silent = self.rendezvous.silent_ranks()
         return f"no answer from rank {', '.join(map(str, silent))}" if silent else "every rank still answers"

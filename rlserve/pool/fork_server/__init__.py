@@ -28,7 +28,7 @@ import psutil
 
 from rlserve.pool.threads import thread_environment
 from rlserve.processes import end_all
-from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.trainers.backends.config import DeepSpeedTrainerConfig, TrainerConfig
 
 WORKER_MODULES = (
     "torch",
@@ -44,7 +44,9 @@ PREFIX = "rlserve-fork-"
 
 def worker_modules(trainer: TrainerConfig) -> tuple[str, ...]:
     """``WORKER_MODULES``, and what this trainer needs besides."""
-    return (*WORKER_MODULES, "peft") if trainer.lora.is_on else WORKER_MODULES
+    peft = ("peft",) if trainer.lora.is_on else ()
+    deepspeed = ("rlserve.trainers.backends.deepspeed.backend",) if isinstance(trainer, DeepSpeedTrainerConfig) else ()
+    return (*WORKER_MODULES, *peft, *deepspeed)
 
 
 class ForkServer:

@@ -155,6 +155,10 @@ def test_one_slot_is_enough_where_it_has_both_roles_in_turn() -> None:
             {"pool": ONE_SLOT, "rollout": {"engine": {"tensor_parallel_size": 2}}},
             "rollout.engine.tensor_parallel_size: must be 1 with pool.placement=colocated, got 2",
         ),
+        (
+            {"pool": ONE_SLOT, "trainer": {"backend": "deepspeed", "zero_stage": 3}},
+            "trainer.zero_stage: must be 0, 1 or 2 with pool.placement=colocated",
+        ),
         ({"pool": {**ONE_SLOT, "num_initial_rollout": 1}}, "pool.num_initial_rollout: has no effect"),
         (
             {"pool": {**ONE_SLOT, "colocated": {"batches_per_turn": 3}}, "rollout": {"max_staleness": 1}},

@@ -9,7 +9,7 @@ import pytest
 from rlserve.config import LoadedConfig, load
 from rlserve.errors import ConfigurationError
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
-from rlserve.trainers import GRPOConfig
+from rlserve.trainers import DeepSpeedTrainerConfig, GRPOConfig
 
 RUN = """\
 defaults:
@@ -62,6 +62,10 @@ def test_a_key_that_the_chosen_variant_lacks_is_refused_with_the_one_that_has_it
     assert problems("manager=static") == [f"run.yaml: manager.queue_high: {refusal}"]
     (found,) = problems("algorithm=grpo", "algorithm.gae_lambda=0.9")
     assert "algorithm.name=grpo has no such key, algorithm.name=ppo has" in found
+    (found,) = problems("trainer.zero_stage=3")
+    assert "trainer.backend=torch has no such key, trainer.backend=deepspeed has" in found
+    chosen = loaded("trainer.backend=deepspeed", "trainer.zero_stage=3", "trainer.offload_parameters=true")
+    assert chosen.config.trainer == DeepSpeedTrainerConfig(zero_stage=3, offload_parameters=True)
 
 
 def test_a_variant_that_does_not_exist_is_refused_alone() -> None:

@@ -1,0 +1,121 @@
+"""The networks as modules of which one call is one pass, since ZeRO follows the calls of modules.
+
+Legend: S samples of a pass, L longest input, a response tokens of the pass, H hidden size.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlserve.trainers.backends.base import CRITIC, POLICY, Networks, PolicyOutputs
+from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
+from rlserve.trainers.backends.deepspeed.head import HeadOptions, response_log_probs
+from rlserve.trainers.backends.deepspeed.layout import REFERENCE
+from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
+from rlserve.trainers.backends.pytorch.models import Critic, load_policy, response_values
+from rlserve.trainers.backends.pytorch.shards import ShardInputs
+
+
+class PolicyPass(nn.Module):
+    """Of the policy, or of the reference."""
+
+    def __init__(self, policy: Any, temperature: float) -> None:
+        super().__init__()
+        self.policy = policy
+        self._temperature = temperature
+
+    @property
+    def head_weight(self) -> Tensor:
+        """[V, H] of the output head, which this module uses beside the head's own."""
+        weight: Tensor = self.policy.get_output_embeddings().weight
+        return weight
+
+    def forward(self, inputs: ShardInputs, with_entropy: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The three of ``PolicyOutputs``, each [a]."""
+        hidden_SLH = self.policy.base_model(input_ids=inputs.input_ids, use_cache=False).last_hidden_state
+        states_aH = hidden_SLH.flatten(0, 1)[inputs.states]
+        options = HeadOptions(
+            temperature=self._temperature,
+            cap=getattr(self.policy.config, "final_logit_softcapping", None),
+            with_entropy=with_entropy,
+        )
+        return response_log_probs(states_aH, self.head_weight, inputs.targets, options)
+
+
+class CriticPass(nn.Module):
+    """Of the critic."""
+
+    def __init__(self, critic: Critic) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, inputs: ShardInputs) -> Tensor:
+        """[a] values of the states before (or after) the response tokens."""
+        return response_values(self.critic, inputs)
+
+
+def policy_outputs(found: tuple[Tensor, Tensor, Tensor | None]) -> PolicyOutputs:
+    """What ``PolicyPass`` returned, by name."""
+    log_probs, raw_log_probs, entropies = found
+    return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
+
+
+def create_networks(
+    config: DeepSpeedTrainerConfig, networks: Networks, *, model_path: str, seed: int, load_weights: bool
+) -> dict[str, Any]:
+    """Policy and, where the algorithm needs them, critic and reference by name, in host memory.
+
+    Args:
+        load_weights: False builds them with any content. With LoRA the frozen base is loaded all the same.
+
+    Raises:
+        ModelError: ``model_path`` is no model, or one that is not supported.
+        UserError: LoRA's modules are not in the model.
+    """
+    lora = config.lora
+    copied: Callable[[Any], Any] = sharing_copy if lora.is_on else copy.deepcopy
+    policy = load_policy(model_path, load_weights=load_weights or lora.is_on)
+    if lora.is_on:
+        freeze(policy)
+    found = {POLICY: policy}
+    if networks.critic:
+        found[CRITIC] = Critic(copied(policy.base_model), policy.config.hidden_size, seed).eval()
+    if networks.reference:
+        found[REFERENCE] = copied(policy)
+    if lora.is_on:
+        add_adapters(policy, lora, seed)
+        if networks.critic:
+            add_adapters(found[CRITIC].backbone, lora, seed)
+    if config.activation_checkpointing:
+        _checkpoint_activations(policy)
+        if networks.critic:
+            _checkpoint_activations(found[CRITIC].backbone)
+    return found
+
+
+def as_passes(networks: Mapping[str, Any], *, temperature: float) -> dict[str, nn.Module]:
+    """The same networks, one call a pass."""
+    return {
+        name: CriticPass(network) if name == CRITIC else PolicyPass(network, temperature)
+        for name, network in networks.items()
+    }
+
+
+def _checkpoint_activations(network: Any) -> None:
+    network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    # Only layers that are in training do it. Nothing else of them depends on that, dropout being off.
+    for module in network.modules():
+        if getattr(module, "gradient_checkpointing", False):
+            module.training = True
+
+
+def move_buffers(module: nn.Module, device: torch.device) -> None:
+    """To a device; parameters stay where they are."""
+    for each in module.modules():
+        for name, buffer in each.named_buffers(recurse=False):
+            each._buffers[name] = buffer.to(device)
