@@ -147,7 +147,7 @@ class TorchTrainerConfig(OptimizationConfig):
 @dataclass(frozen=True, kw_only=True)
 class DeepSpeedTrainerConfig(OptimizationConfig):
     """DeepSpeed's ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): what a rank would hold alike is cut up among all.
-    Needs the package, `pip install "rlserve[deepspeed]"`."""
+    Needs the package, the extra `rlserve[deepspeed]`."""
 
     backend: Literal["deepspeed"] = "deepspeed"
     """What computes."""
