@@ -43,7 +43,7 @@ from rlserve.trainers.backends.deepspeed.held_state import PARAMETERS, HeldState
 from rlserve.trainers.backends.deepspeed.importing import import_deepspeed
 from rlserve.trainers.backends.deepspeed.layout import REFERENCE, ParameterLayout
 from rlserve.trainers.backends.deepspeed.live_engines import LiveEngines
-from rlserve.trainers.backends.deepspeed.networks import create_networks
+from rlserve.trainers.backends.deepspeed.networks import create_networks, skeleton_of
 from rlserve.trainers.backends.deepspeed.resharding import reshard
 from rlserve.trainers.backends.deepspeed.state import ShardCopy, gathered_state, load_held
 from rlserve.trainers.backends.deepspeed.world import World
@@ -90,6 +90,7 @@ class DeepSpeedBackend(Backend):
             {name: network for name, network in self._networks.items() if not (with_lora and name == REFERENCE)},
             decay_norms_and_biases=config.decay_norms_and_biases,
         )
+        self._skeleton = skeleton_of(self._networks[POLICY])
         self._progress = Progress()
         self._held: HeldState | None = self._loaded(self._networks) if load_weights else None
         """The state, while no engine has it."""
@@ -235,7 +236,8 @@ class DeepSpeedBackend(Backend):
         self._networks = None
         with self._naming_failures("setting DeepSpeed up"):
             if self._world is None:
-                self._world = World(self._group, timeout_s=self._config.timeout_s, device=self.device)
+                self._world = World(self._group)
+                self._world.open(timeout_s=self._config.timeout_s, device=self.device)
             live = LiveEngines(
                 self._config,
                 networks,
@@ -269,9 +271,8 @@ class DeepSpeedBackend(Backend):
         except RuntimeError as error:
             _let_go(error)
             world = self._world
+            assert world is not None
             self._retreat()
-            if world is None:
-                raise
             raise world.failure(operation, error) from error
         finally:
             self._is_together = False
@@ -346,7 +347,7 @@ class DeepSpeedBackend(Backend):
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._policy_parameters().items()}
         if self._config.lora.is_on:
             return AdaptersCopy(adapter_weights(weights), self._config.lora, self._model_path)
-        return ModelCopy(self._engines().policy, weights)
+        return ModelCopy(self._skeleton, weights)
 
     def _check_holds_state(self) -> None:
         assert self._live is not None or self._held is not None, "without state: join a group, or load one, first"

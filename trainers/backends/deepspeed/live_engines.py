@@ -64,11 +64,6 @@ class LiveEngines:
         if config.zero_stage == 3 and group.rank == 0:
             self._published = PublishedPolicy(model_path)
 
-    @property
-    def policy(self) -> Any:
-        """The model, of which stage 3 has parts of the parameters only."""
-        return self._trained[POLICY].module.policy
-
     def write(self, held: HeldState) -> None:
         """Take over what this rank should have."""
         for engine in self._trained.values():

@@ -98,6 +98,14 @@ def create_networks(
     return found
 
 
+def skeleton_of(policy: Any) -> Any:
+    """A model of the same class and configuration, without memory for parameters."""
+    with torch.device("meta"):
+        skeleton = type(policy)(copy.deepcopy(policy.config))
+    skeleton.generation_config = copy.deepcopy(policy.generation_config)
+    return skeleton
+
+
 def as_passes(networks: Mapping[str, Any], *, temperature: float) -> dict[str, nn.Module]:
     """The same networks, one call a pass."""
     return {

@@ -29,11 +29,18 @@ _GLOO = "rlserve_gloo"
 class World:
     """Of the ranks of a group. A failure of one is one of the other."""
 
-    def __init__(self, group: Group, *, timeout_s: float, device: torch.device) -> None:
+    def __init__(self, group: Group) -> None:
         self._group = group
-        self._device = device
-        self._is_closed = False
-        is_gpu = device.type == "cuda"
+        self._device: torch.device | None = None
+        """Of an open one."""
+
+    def open(self, *, timeout_s: float, device: torch.device) -> None:
+        """Form it; all ranks together.
+
+        Raises:
+            RuntimeError: a rank failed or did not answer.
+        """
+        group, is_gpu = self._group, device.type == "cuda"
         os.environ["LOCAL_RANK"] = str(torch.cuda.current_device() if is_gpu else 0)
         deepspeed = import_deepspeed(device.type)
         if distributed.is_initialized():  # another trainer's, of this process
@@ -42,6 +49,7 @@ class World:
         if not is_gpu:
             _register_gloo(address_towards(place.host, place.port) if place is not None else "127.0.0.1")
         store = PrefixStore("deepspeed", group.rendezvous.store) if isinstance(group, DistributedGroup) else HashStore()
+        self._device = device
         distributed.init_process_group(
             backend="nccl" if is_gpu else _GLOO,
             store=store,
@@ -64,9 +72,9 @@ class World:
 
     def close(self) -> None:
         """End it. Gloo's connections are closed once nothing is there any more that was made with it."""
-        if not self._is_closed:
-            self._is_closed = True
+        if self._device is not None:
             _destroy(self._device)
+            self._device = None
 
 
 def _register_gloo(address: str) -> None:
@@ -82,6 +90,8 @@ def _register_gloo(address: str) -> None:
 
 def _destroy(device: torch.device) -> None:
     """Let torch and DeepSpeed forget all groups, in the middle of something or not."""
+    if not distributed.is_initialized():  # it was never whole
+        return
     for group in list(distributed.distributed_c10d._world.pg_map):
         with contextlib.suppress(RuntimeError):  # it is broken already
             group._get_backend(device).abort()
