@@ -94,7 +94,7 @@ def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert [name for name in one if not np.array_equal(one[name], other[name])] == []
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_losses_and_norms_are_those_of_torch(
     ranks: list[Rank], meetings: Meetings, model_path: str, expected: list[dict[str, float]], zero_stage: int
 ) -> None:
@@ -109,7 +109,6 @@ def test_losses_and_norms_are_those_of_torch(
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"zero_stage": 2, "offload_optimizer": True}, id="optimizer-in-host-memory"),
         pytest.param(
             {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True, "activation_checkpointing": True},
             id="all-in-host-memory",
@@ -154,16 +153,14 @@ def test_a_run_that_resizes_gives_the_losses_of_one_that_does_not(
     assert np.array_equal(*together)
 
 
-@pytest.mark.parametrize("zero_stage", [2, 3])
 def test_a_checkpoint_loads_on_another_number_of_ranks_and_in_torch(
     ranks: list[Rank],
     meetings: Meetings,
     model_path: str,
     expected: list[dict[str, float]],
     tmp_path: Path,
-    zero_stage: int,
 ) -> None:
-    create(ranks, model_path, zero_stage)
+    create(ranks, model_path, 3)
     meetings.regroup(ranks)
     call_all(ranks, "step", BATCHES[0])
     one, other = call_all(ranks, "state")
@@ -176,7 +173,7 @@ def test_a_checkpoint_loads_on_another_number_of_ranks_and_in_torch(
     assert len(sizes) == 2
     assert max(sizes) < 0.6 * sum(sizes), "each writes its share"
     first, second = ranks
-    create([first], model_path, zero_stage)
+    create([first], model_path, 2)
     second.call("create", TORCH, PPO, model_path)
     for rank in ranks:
         rank.call("load_files", tmp_path)
@@ -218,13 +215,10 @@ def test_a_rank_that_raises_alone_stops_the_other_at_once_and_both_go_on(
     assert_close(call_all(ranks, "step", BATCHES[0])[0], expected[0])
 
 
-@pytest.mark.parametrize("zero_stage", [0, 2])
-def test_a_lost_rank_takes_along_what_is_cut_up(
-    ranks: list[Rank], meetings: Meetings, model_path: str, expected: list[dict[str, float]], zero_stage: int
-) -> None:
+def test_a_lost_rank_takes_along_what_is_cut_up(ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
     survivor = ranks[0]
     with running_ranks(1) as [victim]:
-        create([survivor, victim], model_path, zero_stage)
+        create([survivor, victim], model_path, 2)
         meetings.regroup([survivor, victim])
         call_all([survivor, victim], "step", BATCHES[0])
         victim.call("signal_self_in", "update", signal.SIGKILL)
@@ -232,10 +226,16 @@ def test_a_lost_rank_takes_along_what_is_cut_up(
             rank.start("step", BATCHES[1])
         with pytest.raises(WorkerFailedError, match="no answer from rank 1 "):
             survivor.result()
-    if zero_stage == 0:
-        meetings.regroup([survivor])
-        assert_close(survivor.call("step", BATCHES[1]), expected[1])
-    else:
-        meetings.start([survivor], num_ranks=1)
-        with pytest.raises(StateLostError, match="no trainer is left that holds 50% of the state"):
-            survivor.result()
+    meetings.start([survivor], num_ranks=1)
+    with pytest.raises(StateLostError, match="no trainer is left that holds 50% of the state"):
+        survivor.result()
+
+
+def test_where_nothing_is_cut_up_either_rank_goes_on_without_the_other(
+    ranks: list[Rank], meetings: Meetings, model_path: str, expected: list[dict[str, float]]
+) -> None:
+    create(ranks, model_path, 0)
+    meetings.regroup(ranks)
+    call_all(ranks, "step", BATCHES[0])
+    meetings.regroup(ranks[1:])
+    assert_close(ranks[1].call("step", BATCHES[1]), expected[1])
