@@ -12,7 +12,7 @@ from rlserve.pool.base import WorkerSpec
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.train import TrainRole
 from rlserve.trainers.algorithms.config import PPOConfig
-from rlserve.trainers.backends.config import TrainerConfig
+from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.weights.config import ObjectStoreConfig
 from rlserve.weights.contents.base import Contents
 from rlserve.weights.contents.factory import create_contents
@@ -27,7 +27,7 @@ def make_spec(slot_id: str, **changes: Any) -> WorkerSpec:
         "seed": 0,
         "temperature": 1.0,
         "engine": EngineConfig(),
-        "trainer": TrainerConfig(),
+        "trainer": TorchTrainerConfig(),
         "algorithm": PPOConfig(),
         "weights": ObjectStoreConfig(),
         "switch_timeout_s": 20.0,
