@@ -29,7 +29,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.trainers.backends.base import (
-    CRITIC,
     POLICY,
     Backend,
     Gradient,
@@ -47,6 +46,7 @@ from rlserve.trainers.backends.deepspeed.networks import create_networks, skelet
 from rlserve.trainers.backends.deepspeed.resharding import reshard
 from rlserve.trainers.backends.deepspeed.state import ShardCopy, gathered_state, load_held
 from rlserve.trainers.backends.deepspeed.world import World
+from rlserve.trainers.backends.learning_rates import learning_rates
 from rlserve.trainers.backends.pytorch.adapters import adapter_weights
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
@@ -327,10 +327,8 @@ class DeepSpeedBackend(Backend):
         self._progress = replace(self._progress, num_updates=self._progress.num_updates + 1)
 
     def _learning_rates(self) -> dict[str, float]:
-        """Those of the next update: rising linearly over ``num_warmup_steps`` updates."""
-        share = min(1.0, (self._progress.num_updates + 1) / max(1, self._config.num_warmup_steps))
-        rates = {POLICY: self._config.learning_rate, CRITIC: self._config.critic_learning_rate}
-        return {network: rates[network] * share for network in self._layout.trained}
+        """Those of the next update."""
+        return learning_rates(self._config, self._layout.trained, self._progress.num_updates)
 
     def _load(self, saved: SavedState) -> None:
         held = load_held(saved, self._layout, self._group, self._config.zero_stage)

@@ -17,8 +17,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from rlserve.trainers.backends.base import CRITIC, POLICY
 from rlserve.trainers.backends.config import TorchTrainerConfig
+from rlserve.trainers.backends.learning_rates import learning_rates
 from rlserve.trainers.backends.pytorch.parameters import Place
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection
 
@@ -86,8 +86,6 @@ class ShardedAdamW:
         self.moments: tuple[Moments, ...] = ()
         self._config = config
         self._flat = flat
-        rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
-        self._learning_rates = {name: rates[name] for name in flat.segments}
         self._streams: list[torch.cuda.Stream] = []
         self.hold(())
 
@@ -127,9 +125,8 @@ class ShardedAdamW:
         return tuple(moments.elements for moments in self.moments)
 
     def learning_rates(self) -> dict[str, float]:
-        """Those of the next update: rising linearly over ``num_warmup_steps`` updates."""
-        share = min(1.0, (self.num_updates + 1) / max(1, self._config.num_warmup_steps))
-        return {name: rate * share for name, rate in self._learning_rates.items()}
+        """Those of the next update."""
+        return learning_rates(self._config, self._flat.segments, self.num_updates)
 
     def own_parts(self, network: str, gradient: Tensor) -> list[Tensor]:
         """What ``update`` needs of a network's gradient. Copies, unless that is all of it, so that the rest can go."""
