@@ -24,6 +24,7 @@ from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated import autoscaler_pb2
 head = {"resources": {"cpu-a": 1}, "num_cpus": 1, "include_dashboard": True, "dashboard_port": 0}
+head["dashboard_agent_listen_port"] = 0  # by the usual one, a run beside this one may have its own
 head["_system_config"] = {
     "worker_niceness": 0,  # at Ray's 15, any other load starves workers
     "prestart_worker_first_driver": False,  # ours are none of Ray's idle ones
