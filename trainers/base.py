@@ -122,7 +122,8 @@ class Trainer(ABC):
     @abstractmethod
     def resize(self, membership: Membership) -> None:
         """Join the group of ``membership`` and leave any other. All ranks call this together; newcomers receive the
-        state in memory, from all who hold it, and everybody sends what has a new holder.
+        state in memory, from all who hold it, and everybody sends what has a new holder. Where the group has met, and
+        ranks join between two steps, that goes on beside the next step; what needs all of it waits.
 
         A step that a lost rank broke off is settled on all ranks alike: it is completed where a survivor has completed
         it, and taken back otherwise, which ``num_steps`` tells.
@@ -162,7 +163,12 @@ class Trainer(ABC):
     @abstractmethod
     def copy_state(self) -> StateCopy:
         """Copy to host memory what this rank writes of a checkpoint: its share of what ``state`` returns. All ranks of
-        a group do so between the same two steps; none waits for another."""
+        a group do so between the same two steps; none waits for another, unless the state of one that joined still
+        comes in.
+
+        Raises:
+            WorkerFailedError: a rank was lost, while others waited for it.
+        """
 
     @abstractmethod
     def load_state(self, state: Mapping[str, torch.Tensor]) -> None:

@@ -20,17 +20,18 @@ from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.errors import WorkerFailedError
 
 
-def new_gloo_group(rendezvous: Rendezvous, timeout: timedelta) -> Any:
-    """A gloo group of all ranks of a rendezvous, on the address of this machine that faces rank 0."""
+def new_gloo_group(rendezvous: Rendezvous, timeout: timedelta, *, name: str = "gloo") -> Any:
+    """A gloo group of all ranks of a rendezvous, on the address of this machine that faces rank 0. Each group of one
+    rendezvous has a ``name`` of its own."""
     place = rendezvous.place
     options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
     options._devices = [ProcessGroupGloo.create_device(hostname=address_towards(place.host, place.port))]
     options._timeout = timeout
-    return ProcessGroupGloo(PrefixStore("gloo", rendezvous.store), place.rank, place.num_ranks, options)
+    return ProcessGroupGloo(PrefixStore(name, rendezvous.store), place.rank, place.num_ranks, options)
 
 
-def new_nccl_group(rendezvous: Rendezvous, timeout: timedelta) -> Any:
-    """An NCCL group of all ranks of a rendezvous, on each one's current GPU."""
+def new_nccl_group(rendezvous: Rendezvous, timeout: timedelta, *, name: str = "nccl") -> Any:
+    """An NCCL group of all ranks of a rendezvous, on each one's current GPU; ``name`` as for ``new_gloo_group``."""
     from torch.distributed import ProcessGroupNCCL  # absent from CPU builds of torch
 
     # Break the group where a rank is lost, and do not end the processes that wait for it (the default).
@@ -38,7 +39,7 @@ def new_nccl_group(rendezvous: Rendezvous, timeout: timedelta) -> Any:
     place = rendezvous.place
     options = ProcessGroupNCCL.Options()
     options._timeout = timeout
-    return ProcessGroupNCCL(PrefixStore("nccl", rendezvous.store), place.rank, place.num_ranks, options)
+    return ProcessGroupNCCL(PrefixStore(name, rendezvous.store), place.rank, place.num_ranks, options)
 
 
 @contextmanager

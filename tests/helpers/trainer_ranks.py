@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -103,9 +104,14 @@ def _place(rank: int, num_ranks: int, port: int, generation: int, num_leaving: i
 class _Served:
     """What a rank's process does for a test."""
 
-    def __init__(self) -> None:
+    def __init__(self, pipe: Connection) -> None:
+        self.pipe = pipe
         self.trainer: Any = None
         self.meeting: threading.Thread | None = None
+
+    def be_another_machine(self) -> None:
+        """NCCL refuses two ranks on one GPU of one machine."""
+        os.environ.update(NCCL_SOCKET_IFNAME="lo", NCCL_IB_DISABLE="1", NCCL_HOSTID=f"process-{os.getpid()}")
 
     def create(self, config: Any, algorithm: Any, model_path: str, load_weights: bool = True) -> None:
         from rlserve.trainers import create_trainer
@@ -152,7 +158,7 @@ class _Served:
         total = hashlib.sha256()
         for name, tensor in sorted(self.trainer.state().items()):
             total.update(name.encode())
-            total.update(tensor.numpy().tobytes())
+            total.update(tensor.cpu().numpy().tobytes())
         return total.hexdigest()
 
     def state(self) -> dict[str, Any]:
@@ -201,6 +207,52 @@ class _Served:
 
         self._replace(operation, fail)
 
+    def announce(self, operation: str) -> None:
+        """At the next ``operation`` of the group or the backend, send its name before taking part."""
+        owner = self._owner(operation)
+        original = getattr(owner, operation)
+
+        def announced(*args: Any, **options: Any) -> Any:
+            delattr(owner, operation)
+            self.pipe.send(operation)
+            return original(*args, **options)
+
+        self._replace(operation, announced)
+
+    def hold_arrivals(self) -> None:
+        """Let this rank send and receive nothing beside a step, until ``release_arrivals``."""
+        self.is_released = threading.Event()
+        self._before_transfers(lambda _number: self.is_released.wait())
+
+    def release_arrivals(self) -> None:
+        self.is_released.set()
+
+    def signal_self_in_arrival(self, number: int, signal_number: signal.Signals) -> None:
+        """In the place of a transfer beside a step, counted from 0, this process sends itself the signal."""
+
+        def send(found: int) -> None:
+            if found == number:
+                os.kill(os.getpid(), signal_number)
+
+        self._before_transfers(send)
+
+    def has_arrived(self) -> bool:
+        """Whether all that this rank is to send or receive beside a step has come in."""
+        is_complete: bool = self.trainer._backend._arrival._is_complete
+        return is_complete
+
+    def _before_transfers(self, action: Callable[[int], object]) -> None:
+        from rlserve.trainers.elastic.distributed import DistributedGroup
+
+        original, numbers = DistributedGroup.all_to_all, itertools.count()
+
+        def all_to_all(group: Any, *args: Any, **options: Any) -> Any:
+            if threading.current_thread().name == "arrival":
+                action(next(numbers))
+            return original(group, *args, **options)
+
+        DistributedGroup.all_to_all = all_to_all  # type: ignore[method-assign]
+
     def _replace(self, operation: str, replacement: Any) -> None:
         setattr(self._owner(operation), operation, replacement)
 
@@ -210,7 +262,7 @@ class _Served:
 
 
 def _serve(pipe: Connection) -> None:
-    served = _Served()
+    served = _Served(pipe)
     while True:
         method, args, kwargs = pipe.recv()
         try:

@@ -6,7 +6,7 @@ Legend: W ranks, n elements of each.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
@@ -48,6 +48,25 @@ class Group(ABC):
     @abstractmethod
     def close(self) -> None:
         """Leave the group. Peers that still wait for this rank get an error."""
+
+    def connect_again(self) -> None:  # noqa: B027  a rank on its own has nobody to connect to
+        """Form the same group a second time, for ``take_second``. All ranks call this together.
+
+        Raises:
+            WorkerFailedError: a rank was lost.
+        """
+
+    def take_second(self) -> Group | None:
+        """The group that was formed a second time, for another thread: two threads may not use one. It is the caller's
+        to close. None where there is none, or it was taken."""
+        return None
+
+    def wait_first(self, wait: Callable[[], None]) -> None:  # noqa: B027  a rank on its own waits for nobody
+        """Call ``wait`` at the begin of the next operation."""
+
+    def interrupt(self) -> None:  # noqa: B027  nobody waits in a group of one
+        """Let the thread that uses this group fail at its next operation, or in the one in which it waits as soon as
+        the backend can. Called by another thread."""
 
 
 class LocalGroup(Group):

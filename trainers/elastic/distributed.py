@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
 from rlserve.distributed.rendezvous import Rendezvous
+from rlserve.errors import WorkerFailedError
 from rlserve.trainers.base import Membership
 from rlserve.trainers.elastic.base import Group, LocalGroup
 
@@ -38,15 +39,22 @@ def join_group(
 class DistributedGroup(Group):
     """See ``Group``. A rank that fails, or waits past the deadline, breaks the group for all."""
 
-    def __init__(self, rendezvous: Rendezvous, *, timeout_s: float, device: torch.device) -> None:
+    def __init__(
+        self, rendezvous: Rendezvous, *, timeout_s: float, device: torch.device, name: str = "trainers"
+    ) -> None:
+        """``name`` tells apart the groups that are formed by one rendezvous."""
         self.rank = rendezvous.place.rank
         self.num_ranks = rendezvous.place.num_ranks
         self.rendezvous = rendezvous
         self._timeout = timedelta(seconds=timeout_s)
+        self._device = device
+        self._second: DistributedGroup | None = None
+        self._is_interrupted = False
+        self._wait_first: Callable[[], None] | None = None
         self._process_group: Any = None
         with self._failures_named("forming the group"):
             new_group = new_nccl_group if device.type == "cuda" else new_gloo_group
-            self._process_group = new_group(rendezvous, self._timeout)
+            self._process_group = new_group(rendezvous, self._timeout, name=name)
 
     def broadcast(self, tensor: Tensor) -> None:
         flat = tensor.view(-1)
@@ -77,12 +85,39 @@ class DistributedGroup(Group):
             self._open_process_group()._reduce_scatter_base(summed, tensor).wait(self._timeout)
 
     def close(self) -> None:
+        second, self._second = self._second, None
+        if second is not None:
+            second.close()
         if self._process_group is not None:
             self._process_group.abort()
             self._process_group = None
 
+    def connect_again(self) -> None:
+        timeout_s = self._timeout.total_seconds()
+        self._second = DistributedGroup(self.rendezvous, timeout_s=timeout_s, device=self._device, name="second")
+
+    def take_second(self) -> Group | None:
+        second, self._second = self._second, None
+        return second
+
+    def wait_first(self, wait: Callable[[], None]) -> None:
+        self._wait_first = wait
+
+    def interrupt(self) -> None:
+        """Gloo ends no operation before its deadline, unless a rank leaves or is lost: it is up to the other ranks, who
+        are interrupted as well or go on with what they do."""
+        self._is_interrupted = True
+        process_group = self._process_group
+        if process_group is not None:
+            process_group.abort()
+
     def _open_process_group(self) -> Any:
         assert self._process_group is not None, "this group is closed: resize into a new one"
+        if self._is_interrupted:
+            raise WorkerFailedError(f"{self.rendezvous.group}: this rank has left")
+        wait, self._wait_first = self._wait_first, None
+        if wait is not None:
+            wait()
         return self._process_group
 
     @contextmanager
@@ -96,5 +131,7 @@ class DistributedGroup(Group):
 
     def culprits(self) -> str:
         """After a failure, once the group is closed: who is to blame."""
+        if self._is_interrupted:
+            return "this rank has left"
         silent = self.rendezvous.silent_ranks()
         return f"no answer from rank {', '.join(map(str, silent))}" if silent else "every rank still answers"

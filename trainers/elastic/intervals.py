@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
+from itertools import accumulate
 from typing import NamedTuple
 
 
@@ -57,3 +59,13 @@ def difference(wanted: Iterable[Interval], present: Iterable[Interval]) -> Inter
         ]
         left = union(part for part in parts if part.first < part.end)
     return left
+
+
+def has_single(sets: Iterable[Iterable[Interval]]) -> bool:
+    """Whether some element is in one of the sets alone."""
+    changes: Counter[int] = Counter()
+    for intervals in sets:
+        for interval in union(intervals):
+            changes[interval.first] += 1
+            changes[interval.end] -= 1
+    return 1 in accumulate(changes[at] for at in sorted(changes))

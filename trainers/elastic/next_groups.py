@@ -27,13 +27,18 @@ class NextGroups:
         """No group up to this generation comes about."""
 
     def meet(self, membership: Membership) -> None:
-        """Form the group of a place, and keep it until it is taken.
+        """Form the group of a place, twice, so that state can travel beside a step, and keep it until it is taken.
 
         Raises:
             DeadlineExceededError: not all members came in time.
             WorkerFailedError: a member came and was lost again, or the group was broken off.
         """
         group = self._join(membership)
+        try:
+            group.connect_again()
+        except BaseException:
+            group.close()
+            raise
         with self._lock:
             is_late = membership.generation <= self._generation
             before, self._met = self._met, self._met if is_late else (membership.generation, group)

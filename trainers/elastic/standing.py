@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from rlserve.errors import StateLostError
-from rlserve.trainers.elastic.intervals import Interval, Intervals
+from rlserve.trainers.elastic.intervals import Interval, Intervals, has_single
 
 NOTHING = -1
 """``num_steps`` of a rank that has no state yet."""
@@ -71,3 +71,20 @@ def settled(standing: Standing, num_steps: int) -> Standing:
     if standing.num_steps in (NOTHING, num_steps):
         return replace(standing, can_complete=False)
     return replace(standing, num_steps=num_steps, can_complete=False, has_all_parameters=False)
+
+
+def may_go_on(standings: Sequence[Standing], *, gang_size: int) -> bool:
+    """Whether ranks that join can get their state beside the next step: all others stand at the same boundary with all
+    parameters, and any of their gangs may be lost before everything has come in. Where there is one gang alone, a
+    second holder of the state comes before the next step."""
+    old = [standing for standing in standings if standing.num_steps != NOTHING]
+    gangs = [
+        [shard for standing in standings[first : first + gang_size] for shard in standing.shards]
+        for first in range(0, len(standings), gang_size)
+    ]
+    return (
+        len(old) < len(standings)
+        and len({standing.num_steps for standing in old}) == 1
+        and all(standing.has_all_parameters and not standing.can_complete for standing in old)
+        and not has_single(gangs)
+    )

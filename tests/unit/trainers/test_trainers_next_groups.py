@@ -46,6 +46,18 @@ def groups() -> NextGroups:
     return NextGroups(timeout_s=7.0, device=torch.device("cpu"))
 
 
+def test_a_group_that_one_rank_cannot_form_twice_is_closed(
+    groups: NextGroups, formed: list[FakeGroup], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_group: FakeGroup) -> None:
+        raise WorkerFailedError("a rank was lost")
+
+    monkeypatch.setattr(FakeGroup, "connect_again", fail)
+    with pytest.raises(WorkerFailedError, match="a rank was lost"):
+        groups.meet(place(3))
+    assert closed(formed) == [3]
+
+
 def place(generation: int) -> Membership:
     return Membership(rank=0, num_ranks=2, host="127.0.0.1", port=1, generation=generation, secret="s")
 

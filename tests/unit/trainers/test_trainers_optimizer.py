@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rlserve.trainers import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch import optimizer as optimizer_module
-from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined, rearranged
+from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, compacted, joined, rearranged
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.elastic.intervals import Interval
 
@@ -156,8 +156,11 @@ def test_moments_are_rearranged_without_copies_where_nothing_else_of_them_stays(
     (old,) = optimizer.moments
     old.first.copy_(torch.arange(80.0))
     halves = rearranged([old], (Interval(0, 48), Interval(48, 80)), optimizer)
-    assert [each.first.data_ptr() for each in halves] == [old.first.data_ptr(), old.first[48:].data_ptr()]
-    (left,) = rearranged(halves, (Interval(16, 32),), optimizer)
+    for each in (halves, compacted(halves)):
+        assert [half.first.data_ptr() for half in each] == [old.first.data_ptr(), old.first[48:].data_ptr()]
+    (view,) = rearranged(halves, (Interval(16, 32),), optimizer)
+    assert view.first.data_ptr() == old.first[16:].data_ptr()
+    (left,) = compacted([view])
     assert left.first.tolist() == list(range(16, 32))
     assert left.first.untyped_storage().nbytes() == 16 * 4
     there, new = rearranged([left], (Interval(16, 48),), optimizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,7 +23,7 @@ from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.holdings import Holdings
 from rlserve.trainers.elastic.intervals import Interval, Intervals
-from rlserve.trainers.elastic.standing import NOTHING, Standing, common_step
+from rlserve.trainers.elastic.standing import NOTHING, Standing, common_step, may_go_on
 
 CPU = torch.device("cpu")
 
@@ -190,6 +191,25 @@ def test_a_rank_that_cannot_come_to_the_step_of_another_is_refused() -> None:
         common_step([standing(3), standing(2)])
     with pytest.raises(StateLostError, match="no trainer is left that holds the state"):
         common_step([standing(NOTHING)])
+
+
+def test_ranks_step_on_while_others_join_where_no_gang_that_may_be_lost_holds_anything_alone() -> None:
+    first, second, third = Interval(0, 16), Interval(16, 32), Interval(32, 48)
+    nothing, everything = standing(NOTHING), (first, second, third)
+    held_twice = [standing(3, (first, third)), standing(3, (second, first)), standing(3, (third, second))]
+    assert may_go_on([*held_twice, nothing], gang_size=1)
+    assert not may_go_on(held_twice, gang_size=1), "nobody joins"
+    assert not may_go_on([*held_twice[:2], nothing], gang_size=1), "one was lost or has left"
+    assert not may_go_on([standing(3, everything), nothing], gang_size=1), "the only one there is"
+    alone = [standing(3, (first, second)), standing(3, (third,)), nothing, nothing]
+    assert not may_go_on(alone, gang_size=2), "the only gang"
+    assert may_go_on([standing(3, everything), standing(3, everything), nothing], gang_size=1)
+    assert not may_go_on([*held_twice, standing(3), nothing, nothing], gang_size=2), "a gang has both copies"
+    ahead = standing(4, (second, first))
+    staged = standing(3, (second, first), can_complete=True)
+    incomplete = replace(held_twice[1], has_all_parameters=False)
+    for odd in (ahead, staged, incomplete):
+        assert not may_go_on([held_twice[0], odd, held_twice[2], nothing], gang_size=1), odd
 
 
 def test_a_note_is_read_as_it_was_written() -> None:

@@ -39,6 +39,7 @@ from rlserve.trainers.backends.base import (
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.adapters import adapter_weights
+from rlserve.trainers.backends.pytorch.arrival import Arrival
 from rlserve.trainers.backends.pytorch.fused.choice import resolve_kernels
 from rlserve.trainers.backends.pytorch.fused.linear import rounding_once
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
@@ -87,6 +88,8 @@ class TorchBackend(Backend):
         self._group: Group = LocalGroup()
         self._next_groups = NextGroups(timeout_s=config.timeout_s, device=device)
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
+        self._arrival: Arrival | None = None
+        """Of state that still comes in, or is sent, beside the next step."""
         self._kept_values = KeptValues()
 
     @property
@@ -95,7 +98,8 @@ class TorchBackend(Backend):
 
     @property
     def waits_for_others(self) -> bool:
-        return self._group.is_waiting
+        arrival = self._arrival
+        return self._group.is_waiting or (arrival is not None and arrival.is_awaited)
 
     @property
     def num_steps(self) -> int:
@@ -106,7 +110,7 @@ class TorchBackend(Backend):
         return self._held_state().progress.metrics
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
-        state, runner = self._held_state(), self._runner()
+        state, runner = self._usable_state(), self._runner()
         if alone:  # nothing is spread, so nothing need be cut
             runner = runner.alone()
         with rounding_once(*state.networks()):
@@ -115,7 +119,7 @@ class TorchBackend(Backend):
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
     ) -> Gradient:
-        state, runner = self._held_state(), self._runner()
+        state, runner = self._usable_state(), self._runner()
         shards = runner.cut(batch, samples)
         passes = [runner.passes(batch, shard) for shard in shards]
         inputs = cache(lambda part: runner.inputs(batch, part))
@@ -140,6 +144,7 @@ class TorchBackend(Backend):
                 leaf: torch.cat([rows[leaf], columns], dim=1) if rows else columns for leaf, columns in found.items()
             }
         self._kept_values.clear()
+        self._finish_arrival()
         state.progress.stage(own_parts, norms, completes_step=completes_step)
         # Whoever gets past this gather knows that all ranks have staged the update.
         num_columns = 2 + losses.with_entropies + (CRITIC in state.flat.segments)
@@ -186,12 +191,12 @@ class TorchBackend(Backend):
         self._policy_copy(weights).write(folder)
 
     def state(self) -> dict[str, Tensor]:
-        state = self._held_state()
+        state = self._whole_state()
         names = [tensor.name for tensor in state.saved_tensors()]
         return dict(zip(names, state.gathered(self._group), strict=True))
 
     def copy_state(self) -> ShardCopy:
-        return ShardCopy(self._held_state(), self._group, self._policy_copy)
+        return ShardCopy(self._whole_state(), self._group, self._policy_copy)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._load(StateInMemory(state))
@@ -202,6 +207,7 @@ class TorchBackend(Backend):
     def _load(self, saved: SavedState) -> None:
         if self._state is None:
             self._state = self._new_state(load_weights=False)
+        self._finish_arrival()
         self._state.load(saved)
 
     def meet(self, membership: Membership) -> None:
@@ -211,11 +217,12 @@ class TorchBackend(Backend):
         self._next_groups.break_off(generation)
 
     def resize(self, membership: Membership) -> None:
+        self._give_up_arrival()
         self._group.close()
         if self._state is None:
             self._state = self._new_state(load_weights=False)
         self._group = self._next_groups.take(membership)
-        reshard(self._state, self._group, membership)
+        self._arrival = reshard(self._state, self._group, membership)
 
     def prepare(self) -> None:
         if self._state is None:
@@ -223,7 +230,7 @@ class TorchBackend(Backend):
 
     def sleep(self, *, offload: bool) -> None:
         self._kept_values.clear()
-        state = self._held_state()
+        state = self._whole_state()
         state.progress.begin()
         if offload and self.device.type != "cpu":
             state.move(torch.device("cpu"))
@@ -236,6 +243,7 @@ class TorchBackend(Backend):
 
     def leave(self) -> None:
         self._kept_values.clear()
+        self._give_up_arrival()
         self._group.close()
         self._next_groups.drop()
         self._group = LocalGroup()
@@ -249,7 +257,19 @@ class TorchBackend(Backend):
             torch.cuda.empty_cache()
 
     def disconnect(self) -> None:
+        if self._arrival is not None:
+            self._arrival.interrupt()
         self._group.close()
+
+    def _finish_arrival(self) -> None:
+        if self._arrival is not None:
+            self._arrival.finish()
+            self._arrival = None
+
+    def _give_up_arrival(self) -> None:
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.give_up()
 
     def _policy_backward(
         self, part: LogicalShard, inputs: PassInputs, losses: Losses, native: NativePolicy | None
@@ -291,6 +311,17 @@ class TorchBackend(Backend):
         assert self._state.progress.num_steps != NOTHING, "built without weights: join a group, or load a state, first"
         return self._state
 
+    def _usable_state(self) -> TrainingState:
+        """With all parameters."""
+        if self._arrival is not None:
+            self._arrival.wait_for_parameters()
+        return self._held_state()
+
+    def _whole_state(self) -> TrainingState:
+        """With all that this rank is to hold. All ranks call this together."""
+        self._finish_arrival()
+        return self._held_state()
+
     def _policy_copy(self, weights: Mapping[str, Tensor]) -> PolicyCopy:
         """Of the policy's parameters in host memory."""
         if self._config.lora.is_on:
@@ -298,7 +329,7 @@ class TorchBackend(Backend):
         return ModelCopy(self._held_state().policy, weights)
 
     def _policy_parameters(self) -> dict[str, Tensor]:
-        flat = self._held_state().flat
+        flat = self._usable_state().flat
         return flat.views("policy", flat.vector)
 
     def _runner(self) -> ShardRunner:

@@ -9,6 +9,7 @@ turns, so that one bucket comes while another goes::
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -213,20 +214,28 @@ class ShardedAdamW:
 
 
 def rearranged(moments: Sequence[Moments], wanted: Intervals, optimizer: ShardedAdamW) -> list[Moments]:
-    """Moments of all ``wanted`` elements: those that are there, without a copy unless a part would keep the whole in
-    memory; and zeros, to be overwritten, of those that are not."""
-    found: list[Moments] = []
-    for held in moments:
-        parts = [part for each in wanted if (part := intersection(each, held.elements)).num_elements]
-        is_kept_whole = not difference([held.elements], parts)
-        for part in parts:
-            kept = held.part(part)
-            if not is_kept_whole:
-                kept = kept.copied(kept.first.device)
-            found.append(kept)
+    """Moments of all ``wanted`` elements: views of what is there, and zeros, to be overwritten, of what is not."""
+    found = [
+        held.part(part)
+        for held in moments
+        for each in wanted
+        if (part := intersection(each, held.elements)).num_elements
+    ]
     lacking = difference(wanted, [moments.elements for moments in found])
     found += [optimizer.new_moments(elements) for elements in lacking]
     return sorted(found, key=lambda moments: moments.elements)
+
+
+def compacted(moments: Sequence[Moments]) -> list[Moments]:
+    """The same, as copies where a view would keep more in memory than is left of it."""
+    num_left: Counter[int] = Counter()
+    for held in moments:
+        num_left[held.first.untyped_storage().data_ptr()] += held.first.nbytes
+    return [
+        held if num_left[storage.data_ptr()] == storage.nbytes() else held.copied(held.first.device)
+        for held in moments
+        for storage in [held.first.untyped_storage()]
+    ]
 
 
 def joined(held: Sequence[Moments], elements: Interval, name: str) -> Tensor:

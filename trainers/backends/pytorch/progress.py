@@ -130,6 +130,13 @@ class StepProgress:
         self._optimizer.num_updates = common.num_updates
         self.has_all_parameters = True
 
+    def return_to(self, before: Standing) -> None:
+        """Stand where this rank did before ``stand``, since not all has come in."""
+        self.num_steps = before.num_steps
+        self.metrics = dict(before.metrics)
+        self._optimizer.num_updates = before.num_updates
+        self.has_all_parameters = before.has_all_parameters
+
     def restart(self, *, num_steps: int, num_updates: int) -> None:
         """Count on from a saved state, with nothing in progress."""
         self.begin()
