@@ -31,7 +31,17 @@ logger = logging.getLogger(__name__)
 
 _SOURCE_FOLDER = Path(__file__).parent
 # Hidden, because one process may load the kernels of several instruction sets, which share the names of templates.
-_FLAGS = ("-O3", "-march=native", "-std=c++20", "-fPIC", "-fvisibility=hidden", "-Wno-psabi")
+# Vectors are in the source. Loops that a compiler makes vectors of by itself have a second form for memory that may
+# overlap, chosen by the addresses, whose products and sums round in another order: the bits would depend on the heap.
+_FLAGS = (
+    "-O3",
+    "-march=native",
+    "-std=c++20",
+    "-fPIC",
+    "-fvisibility=hidden",
+    "-Wno-psabi",
+    "-fno-tree-vectorize",
+)
 MAX_ISA_VARIABLE = "RLSERVE_MAX_CPU_ISA"
 _MAX_ISA_FLAGS = {
     "avx2": ("-mno-avx512f", "-mno-amx-tile", "-mno-amx-bf16"),
