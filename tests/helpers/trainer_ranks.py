@@ -194,9 +194,17 @@ class _Served:
     def load_files(self, folder: Path) -> None:
         self.trainer.load_files(folder / "trainer")
 
-    def signal_self_in(self, operation: str, signal_number: signal.Signals) -> None:
-        """At the next ``operation`` of the group or the backend, this process sends itself the signal instead."""
-        self._replace(operation, lambda *_args, **_options: os.kill(os.getpid(), signal_number))
+    def signal_self_in(self, operation: str, signal_number: signal.Signals, *, num_before: int = 0) -> None:
+        """After so many more of an ``operation`` of the group or the backend, this process sends itself the signal
+        instead of the next."""
+        original, numbers = getattr(self._owner(operation), operation), itertools.count()
+
+        def counted(*args: Any, **options: Any) -> Any:
+            if next(numbers) == num_before:
+                os.kill(os.getpid(), signal_number)
+            return original(*args, **options)
+
+        self._replace(operation, counted)
 
     def raise_in(self, operation: str) -> None:
         """At the next ``operation`` of the group or the backend, this rank raises instead of taking part."""
