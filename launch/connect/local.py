@@ -28,6 +28,8 @@ from rlserve.roofline.accelerators import is_cpu
 logger = logging.getLogger(__name__)
 
 _END_GRACE_S = 1.0
+_SLOW_START = "timed out during startup"
+"""In the error of a Ray that was not up within the 30 seconds that it gives itself."""
 _SYSTEM_CONFIG = {
     "prestart_worker_first_driver": False,  # our workers are none of Ray's idle ones
     "worker_niceness": 0,  # at Ray's 15, any other load starves workers until they are taken for lost
@@ -77,32 +79,45 @@ class LocalLauncher(Launcher):
 
 
 def _start_ray(folder: Path, groups: tuple[SlotGroupConfig, ...]) -> None:
-    """Start Ray with what the slots need.
+    """Start Ray with what the slots need; once more where the machine was too busy to start it in Ray's 30 seconds.
 
     Raises:
         PoolError: it does not come up.
     """
     route_ray_logs()
     num_gpus = sum(group.count for group in groups if not is_cpu(group.type))
+    num_shown = _show_gpus(groups) if num_gpus else 0
     try:
-        with terminate_signal_kept(), helpers_left_out():
-            ray.init(
-                address="local",
-                num_gpus=_show_gpus(groups) if num_gpus else 0,
-                resources=_resources(groups),
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                configure_logging=False,
-                _temp_dir=str(folder),
-                _system_config=_SYSTEM_CONFIG,
-            )
-    except Exception as error:  # Ray raises bare ones as well, such as when a busy machine is slow to start it
+        try:
+            _init_ray(folder, groups, num_shown)
+        except Exception as error:
+            if _SLOW_START not in str(error):
+                raise
+            logger.warning("Ray did not come up within its 30 seconds on this busy machine: it is started once more")
+            ray.shutdown()
+            end_all(processes_naming(str(folder)), grace_s=_END_GRACE_S)
+            _init_ray(folder, groups, num_shown)
+    except Exception as error:  # Ray raises bare ones as well
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise PoolError(
             f"Ray could not be started on this machine, with its files in {folder}: {reason.rstrip('.')}; "
             "free memory, disk space or ports, or set TMPDIR to another folder"
         ) from error
+
+
+def _init_ray(folder: Path, groups: tuple[SlotGroupConfig, ...], num_gpus: int) -> None:
+    with terminate_signal_kept(), helpers_left_out():
+        ray.init(
+            address="local",
+            num_gpus=num_gpus,
+            resources=_resources(groups),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            configure_logging=False,
+            _temp_dir=str(folder),
+            _system_config=_SYSTEM_CONFIG,
+        )
 
 
 def _resources(groups: tuple[SlotGroupConfig, ...]) -> dict[str, float]:

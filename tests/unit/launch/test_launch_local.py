@@ -22,16 +22,18 @@ CPU = PoolConfig(slots=(SlotGroupConfig(type="cpu-a", count=2),))
 
 
 class FakeRay:
-    """Stands in for ``ray.init``; records what it is given."""
+    """Stands in for ``ray.init``; records what it is given, and raises one error after the other."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, *errors: Exception) -> None:
         self.given: dict[str, Any] = {}
-        self._error = error
+        self.num_calls = 0
+        self._errors = iter(errors)
 
     def __call__(self, **given: Any) -> None:
         self.given = given
-        if self._error is not None:
-            raise self._error
+        self.num_calls += 1
+        for error in self._errors:
+            raise error
 
 
 def started(monkeypatch: pytest.MonkeyPatch, groups: tuple[SlotGroupConfig, ...], gpus: tuple[Gpu, ...]) -> FakeRay:
@@ -75,3 +77,22 @@ def test_a_ray_that_does_not_come_up_is_an_error_with_a_remedy(
     assert folder is not None
     launcher.close()
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("num_times", [1, 2])
+def test_a_ray_that_a_busy_machine_is_slow_to_start_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, num_times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = FakeRay(*[Exception("The current node timed out during startup. This could be.")] * num_times)
+    monkeypatch.setattr(ray, "init", fake)
+    launcher = LocalLauncher()
+    try:
+        if num_times == 1:
+            launcher.connect(CPU)
+        else:
+            with pytest.raises(PoolError, match="timed out during startup"):
+                launcher.connect(CPU)
+    finally:
+        launcher.close()
+    assert fake.num_calls == 2
+    assert "started once more" in caplog.text
