@@ -125,7 +125,7 @@ struct Attention {
         const float* rotation = step.rotation + (long)step.positions[token] * D;
         for (int n = 0; n < N; ++n) {
             norm_and_rotate(step, row + n * D, query_norm, rotation, head);
-            for (int d = 0; d < D; ++d) assign(row[n * D + d], head[d]);
+            convert(head, D, row + n * D);
         }
         const long block = step.cache_slots[token] / step.block_size, offset = step.cache_slots[token] % step.block_size;
         for (int k = 0; k < K; ++k) {
@@ -135,7 +135,7 @@ struct Attention {
             Cached* value_to = values_of(block, k) + offset / UNIT * UNIT * E + offset % UNIT;
             if constexpr (IS_SCALED) {
                 quantise(head, D, key_to, W, key_scales(block, k) + offset);
-                for (int d = 0; d < D; ++d) head[d] = to_float(value[d]);
+                convert(value, D, head);
                 quantise(head, D, value_to, 1, value_scales(block, k) + offset);
             } else {
                 for (int d = 0; d < D; ++d) assign(key_to[(long)d / UNIT * UNIT * W + d % UNIT], head[d]);
@@ -181,7 +181,7 @@ struct Attention {
     // Rows r to r + G of a tile are to be the heads of a token.
     void begin_token(int r, int token, int kv_head, const Element* qkv, Scratch<Cached>& scratch) const {
         const Element* query = qkv + ((long)token * (step.num_heads + 2 * K) + (long)kv_head * G) * D;
-        for (int i = 0; i < G * D; ++i) convert(query[i], scratch.queries[(long)r * D + i]);
+        convert(query, (long)G * D, &scratch.queries[(long)r * D]);
         std::fill_n(&scratch.sums[(long)r * E], (long)G * E, 0.0f);
         std::fill_n(&scratch.maxima[r], G, MASKED);
         std::fill_n(&scratch.totals[r], G, 0.0f);
@@ -192,13 +192,9 @@ struct Attention {
         Element* row = out + ((long)token * step.num_heads + (long)kv_head * G) * D;
         for (int g = 0; g < G; ++g) {
             const float factor = 1.0f / scratch.totals[r + g];
-            for (int d = 0; d < D; ++d) assign(row[g * D + d], scratch.sums[(long)(r + g) * E + d] * factor);
+            scale_to(&scratch.sums[(long)(r + g) * E], factor, D, row + g * D);
         }
     }
-
-    static void convert(float from, float& to) { to = from; }
-    static void convert(bfloat16 from, float& to) { to = to_float(from); }
-    static void convert(bfloat16 from, bfloat16& to) { to = from; }
 
     // Some rows of a tile, from row `begin` of it on.
     struct Rows {

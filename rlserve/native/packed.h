@@ -85,7 +85,9 @@ inline void packed_add_rows(Team& team, const float* rows, const int64_t* places
         for (int t = 0; t < num_rows; ++t) {
             const float* from = rows + (long)t * size;
             float* to = out + places[t] * size;
-            for (int i = first; i < end; ++i) to[i] += from[i];
+            int i = first;
+            for (; i + LANES <= end; i += LANES) store(to + i, load(to + i) + load(from + i));
+            for (; i < end; ++i) to[i] += from[i];
         }
     });
 }

@@ -337,9 +337,8 @@ private:
                 const Element* from = qkv + (long)row * all.row_size;
                 float *key = keys + (long)i * E, *value = values + (long)i * E;
                 all.of_key.forward(from + key_at(), rotation_of(row), 1.0f, key);
-                for (int d = 0; d < D; ++d) value[d] = to_float(from[value_at() + d]);
                 std::fill(key + D, key + E, 0.0f);
-                std::fill(value + D, value + E, 0.0f);
+                read(from + value_at(), value);
             }
             transpose(keys, keys_by_component);
             if (is_backward) transpose(values, scratch.values_by_component.data());
@@ -404,9 +403,7 @@ private:
             float* gradients = PackedScratch::room(scratch.gradients, (long)all.most_rows * E);
             for (int r = 0; r < num_tile_rows; ++r) {
                 const Element* from = gradient + (long)token_of(r) * all.N * D + query_at(r % G);
-                float* to = gradients + (long)r * E;
-                for (int d = 0; d < D; ++d) to[d] = to_float(from[d]);
-                std::fill(to + D, to + E, 0.0f);
+                read(from, gradients + (long)r * E);
             }
         }
 
@@ -514,11 +511,13 @@ private:
             return step.softcap > 0 ? hyperbolic_tangent(score * (1.0f / step.softcap)) * step.softcap : score;
         }
 
-        void write(const float* from, float factor, Element* to) const {
-            int d = 0;
-            for (; d + LANES <= D; d += LANES) store(to + d, load(from + d) * factor);
-            for (; d < D; ++d) assign(to[d], from[d] * factor);
+        // One head of a row [D] to float32 [E].
+        void read(const Element* from, float* to) const {
+            convert(from, D, to);
+            std::fill(to + D, to + E, 0.0f);
         }
+
+        void write(const float* from, float factor, Element* to) const { scale_to(from, factor, D, to); }
     };
 };
 

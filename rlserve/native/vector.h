@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #ifdef __AVX2__
 #include <immintrin.h>
@@ -144,6 +145,26 @@ inline void assign(bfloat16& to, float value) {
     uint32_t bits;
     std::memcpy(&bits, &value, sizeof bits);
     to.bits = (uint16_t)((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
+}
+
+// to [size] = from [size] * factor.
+template <typename To>
+inline void scale_to(const float* from, float factor, long size, To* to) {
+    long i = 0;
+    for (; i + LANES <= size; i += LANES) store(to + i, load(from + i) * factor);
+    for (; i < size; ++i) assign(to[i], from[i] * factor);
+}
+
+// to [size] = from [size].
+template <typename From, typename To>
+inline void convert(const From* from, long size, To* to) {
+    if constexpr (std::is_same_v<From, To>) {
+        std::memcpy(to, from, size * sizeof(To));
+    } else {
+        long i = 0;
+        for (; i + LANES <= size; i += LANES) store(to + i, load(from + i));
+        for (; i < size; ++i) assign(to[i], to_float(from[i]));
+    }
 }
 
 // The lanes folded in half, and again, until one is left.
