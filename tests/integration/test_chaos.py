@@ -19,7 +19,7 @@ from chaos_parts.verdict import judge
 
 pytestmark = pytest.mark.slow
 
-NUM_STEPS = 100
+NUM_STEPS = 160
 HEALTH_TIMEOUT_S = 6.0
 SEED = 11
 PLANTED_FAULTS = [Fault(kind=kind) for kind in PLANTED]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def test_no_value_anywhere_raises_or_passes_as_another_type(changes: list[tuple[
         parent = values
         for name in path[:-1]:
             parent = parent[name] if isinstance(parent.get(name), dict) else parent.setdefault(name + "_", {})
-        parent[path[-1]] = junk
+        parent[path[-1]] = copy.deepcopy(junk)  # strategies give one object again, which a later path may lead into
     config, problems = validate(RunConfig, values)
     if config is None:
         assert all(problem.key and problem.message for problem in problems)
