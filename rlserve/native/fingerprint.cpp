@@ -55,7 +55,8 @@ void round_all(const uint32_t* from, int count, int16_t* to) {
     }
     if (odd) i = 0;
 #endif
-    for (; i < count; ++i) to[i] = (int16_t)rounded(from[i]);
+#pragma omp simd  // of integers
+    for (int j = i; j < count; ++j) to[j] = (int16_t)rounded(from[j]);
 }
 
 // Past the cache, which saves reading first what is overwritten.

@@ -31,6 +31,7 @@ template <typename Bits>
 inline uint64_t block_sum(const Bits* bits, int count, long first) {
     typedef typename BlockSum<Bits>::Sum Sum;
     Sum plain = 0, by_place = 0;
+#pragma omp simd reduction(+ : plain, by_place)  // exact in any order
     for (int i = 0; i < count; ++i) {
         plain += bits[i];
         by_place += (Sum)bits[i] * (Sum)PLACES[i];
