@@ -52,6 +52,23 @@ def call_all(ranks: Sequence[Rank], method: str, *args: Any) -> list[Any]:
     return [rank.result() for rank in ranks]
 
 
+def create_all(ranks: Sequence[Rank], config: Any, algorithm: Any, model_path: str) -> None:
+    """A trainer in each rank: rank 0 with weights, the others to receive theirs."""
+    for index, rank in enumerate(ranks):
+        rank.start("create", config, algorithm, model_path, load_weights=index == 0)
+    for rank in ranks:
+        rank.result()
+
+
+def digest_alone(rank: Rank, config: Any, algorithm: Any, model_path: str, batches: Sequence[Any]) -> str:
+    """The state after some steps on one rank."""
+    create_all([rank], config, algorithm, model_path)
+    for batch in batches:
+        rank.call("step", batch)
+    digest: str = rank.call("digest")
+    return digest
+
+
 class Meetings:
     """Hands out the place of the next group: a fresh port and generation each time."""
 
@@ -78,6 +95,11 @@ class Meetings:
             process.start("resize", rank, len(ranks), 1, self.generation)
         for process in ranks:
             process.result()
+
+    def join(self, ranks: Sequence[Rank]) -> None:
+        """Let ranks meet, and resize into the group that has met: state may still be on its way then."""
+        self.meet(ranks)
+        self.regroup_as_met(ranks)
 
     def start(self, ranks: Sequence[Rank], num_ranks: int, *, num_leaving: int = 0) -> None:
         """Begin a resize to ``num_ranks`` on some of the ranks."""

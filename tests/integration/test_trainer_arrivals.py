@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trainer_ranks import Meetings, Rank, call_all, running_ranks
+from trainer_ranks import Meetings, Rank, call_all, create_all, digest_alone, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import NonFiniteLossError, WorkerFailedError
-from rlserve.trainers import AlgorithmConfig, Batch, GRPOConfig, PPOConfig, TorchTrainerConfig
+from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
 
-CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7)
+CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
 ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
 BATCHES = [random_batch(seed, num_samples=20) for seed in range(5)]
 
@@ -46,26 +46,7 @@ def create(
     ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM, *, timeout_s: float = 60.0
 ) -> None:
     """Rank 0 with weights, the others to receive theirs."""
-    config = dataclasses.replace(CONFIG, timeout_s=timeout_s)
-    for index, rank in enumerate(ranks):
-        rank.start("create", config, algorithm, model_path, load_weights=index == 0)
-    for rank in ranks:
-        rank.result()
-
-
-def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: AlgorithmConfig = ALGORITHM) -> str:
-    """The state after some steps on one rank."""
-    create([rank], model_path, algorithm)
-    for batch in batches:
-        rank.call("step", batch)
-    digest: str = rank.call("digest")
-    return digest
-
-
-def join(meetings: Meetings, ranks: list[Rank]) -> None:
-    """Let ranks meet, and resize into the group that has met: state is still on its way then."""
-    meetings.meet(ranks)
-    meetings.regroup_as_met(ranks)
+    create_all(ranks, dataclasses.replace(CONFIG, timeout_s=timeout_s), algorithm, model_path)
 
 
 def begin(
@@ -76,7 +57,7 @@ def begin(
     create(ranks, model_path, algorithm)
     meetings.regroup(stayers)
     call_all(stayers, "step", BATCHES[0])
-    join(meetings, ranks)
+    meetings.join(ranks)
     return ranks
 
 
@@ -84,7 +65,7 @@ def test_ranks_that_stay_reach_their_gradient_before_the_newcomer_has_anything(
     two_ranks: list[Rank], newcomer: Rank, meetings: Meetings, model_path: str
 ) -> None:
     algorithm = GRPOConfig()  # a step is one forward and backward pass
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:2], algorithm)
+    expected = digest_alone(two_ranks[0], CONFIG, algorithm, model_path, BATCHES[:2])
     newcomer.call("hold_arrivals")
     ranks = begin(meetings, two_ranks, newcomer, model_path, algorithm)
     call_all(two_ranks, "announce", "_policy_backward")
@@ -101,13 +82,13 @@ def test_ranks_that_stay_reach_their_gradient_before_the_newcomer_has_anything(
 
 
 def test_several_joins_give_the_bits_of_one_rank(two_ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES)
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES)
     with running_ranks(2) as others:
         ranks = [*two_ranks, *others]
         create(ranks, model_path)
         two_ranks[0].call("step", BATCHES[0])
         for number in (2, 3, 4):
-            join(meetings, ranks[:number])
+            meetings.join(ranks[:number])
             call_all(ranks[:number], "step", BATCHES[number - 1])
         meetings.regroup(ranks[1:])
         call_all(ranks[1:], "step", BATCHES[4])
@@ -117,9 +98,9 @@ def test_several_joins_give_the_bits_of_one_rank(two_ranks: list[Rank], meetings
 def test_a_group_that_joins_before_the_first_step_gives_the_bits_of_one_rank(
     two_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:1])
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:1])
     create(two_ranks, model_path)
-    join(meetings, two_ranks)
+    meetings.join(two_ranks)
     call_all(two_ranks, "step", BATCHES[0])
     assert call_all(two_ranks, "digest") == [expected] * 2
 
@@ -159,7 +140,7 @@ def begin_and_lose(
 def test_whoever_is_lost_while_state_comes_in_the_others_go_on_with_the_same_bits(
     two_ranks: list[Rank], meetings: Meetings, model_path: str, lost: int, transfer: int
 ) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:3])
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:3])
     with running_ranks(1) as [victim]:
         ranks = [*two_ranks[:lost], victim, *two_ranks[lost:]]
         survivors = begin_and_lose(meetings, ranks, victim, model_path, transfer=transfer, how=signal.SIGKILL)
@@ -183,7 +164,7 @@ def test_a_rank_that_is_stopped_while_state_comes_in_is_named_when_the_deadline_
 def test_a_checkpoint_waits_for_what_still_comes_in(
     two_ranks: list[Rank], newcomer: Rank, meetings: Meetings, model_path: str, tmp_path: Path
 ) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:1])
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:1])
     newcomer.call("hold_arrivals")
     ranks = begin(meetings, two_ranks, newcomer, model_path)
     for rank in two_ranks:
@@ -202,7 +183,7 @@ def test_a_checkpoint_waits_for_what_still_comes_in(
 def test_a_group_that_changes_again_before_all_has_come_in_has_lost_nothing(
     two_ranks: list[Rank], newcomer: Rank, meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:3])
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:3])
     newcomer.call("hold_arrivals")
     ranks = begin(meetings, two_ranks, newcomer, model_path)
     meetings.start(two_ranks, num_ranks=2)
@@ -211,7 +192,7 @@ def test_a_group_that_changes_again_before_all_has_come_in_has_lost_nothing(
         rank.result()
     call_all(two_ranks, "step", BATCHES[1])
     newcomer.call("leave")
-    join(meetings, ranks)
+    meetings.join(ranks)
     call_all(ranks, "step", BATCHES[2])
     assert call_all(ranks, "digest") == [expected] * 3
 
@@ -219,7 +200,7 @@ def test_a_group_that_changes_again_before_all_has_come_in_has_lost_nothing(
 def test_a_step_that_is_not_finite_leaves_what_has_come_in(
     two_ranks: list[Rank], newcomer: Rank, meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(two_ranks[0], model_path, BATCHES[:2])
+    expected = digest_alone(two_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:2])
     ranks = begin(meetings, two_ranks, newcomer, model_path)
     bad = random_batch(3, num_samples=20)
     bad.rewards[0] = 3e38  # its square is too much for float32

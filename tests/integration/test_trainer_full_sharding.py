@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from trainer_ranks import Meetings, Rank, call_all, running_ranks
+from trainer_ranks import Meetings, Rank, call_all, create_all, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import NonFiniteLossError, StateLostError, UserError, WorkerFailedError
@@ -48,10 +48,7 @@ def form(
 ) -> None:
     """One group, of which rank 0 has read the model."""
     call_all(ranks, "forget")
-    for index, rank in enumerate(ranks):
-        rank.start("create", config, algorithm, model_path, load_weights=index == 0)
-    for rank in ranks:
-        rank.result()
+    create_all(ranks, config, algorithm, model_path)
     meetings.regroup(ranks)
 
 

@@ -76,8 +76,7 @@ class ElasticRun:
         if leaving or self._random.random() < 0.5:
             self._meetings.regroup(self.ranks)
         else:
-            self._meetings.meet(self.ranks)
-            self._meetings.regroup_as_met(self.ranks)
+            self._meetings.join(self.ranks)
         self.num_resizes += 1
 
     def step_with_a_death(self) -> None:

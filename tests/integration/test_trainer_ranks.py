@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from trainer_ranks import Meetings, Rank, call_all, running_ranks
+from trainer_ranks import Meetings, Rank, call_all, create_all, digest_alone, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import DeadlineExceededError, NonFiniteLossError, StateLostError, UserError, WorkerFailedError
-from rlserve.trainers import AlgorithmConfig, Batch, GRPOConfig, PPOConfig, TorchTrainerConfig
+from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
 
 CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
 ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
@@ -37,19 +37,7 @@ def meetings() -> Meetings:
 
 def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM) -> None:
     """Rank 0 with weights, the others to receive theirs."""
-    for index, rank in enumerate(ranks):
-        rank.start("create", CONFIG, algorithm, model_path, load_weights=index == 0)
-    for rank in ranks:
-        rank.result()
-
-
-def digest_alone(rank: Rank, model_path: str, batches: list[Batch], algorithm: AlgorithmConfig = ALGORITHM) -> str:
-    """The state after some steps on one rank."""
-    create([rank], model_path, algorithm)
-    for batch in batches:
-        rank.call("step", batch)
-    digest: str = rank.call("digest")
-    return digest
+    create_all(ranks, CONFIG, algorithm, model_path)
 
 
 @pytest.mark.slow
@@ -58,7 +46,7 @@ def test_a_step_has_the_same_bits_on_1_to_4_ranks(
     four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: PPOConfig
 ) -> None:
     alone = four_ranks[0]
-    expected = digest_alone(alone, model_path, BATCHES[:2], algorithm)
+    expected = digest_alone(alone, CONFIG, algorithm, model_path, BATCHES[:2])
     expected_scores = alone.call("scores", BATCHES[2])
     expected_metrics = alone.call("step", BATCHES[2])
     for num_ranks in (2, 3, 4):
@@ -79,7 +67,7 @@ def test_more_ranks_than_logical_shards(
     four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: AlgorithmConfig
 ) -> None:
     small = random_batch(9, num_samples=3)
-    expected = digest_alone(four_ranks[0], model_path, [small], algorithm)
+    expected = digest_alone(four_ranks[0], CONFIG, algorithm, model_path, [small])
     create(four_ranks, model_path, algorithm)
     meetings.regroup(four_ranks)
     call_all(four_ranks, "step", small)
@@ -89,7 +77,7 @@ def test_more_ranks_than_logical_shards(
 def test_a_run_that_resizes_equals_the_run_on_one_rank(
     four_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(four_ranks[3], model_path, BATCHES)
+    expected = digest_alone(four_ranks[3], CONFIG, ALGORITHM, model_path, BATCHES)
     first, second, third = four_ranks[:3]
     create([first, second, third], model_path)
     first.call("step", BATCHES[0])
@@ -111,7 +99,7 @@ def test_a_run_that_resizes_equals_the_run_on_one_rank(
 def test_a_group_that_meets_beside_a_step_is_taken_at_its_end_with_the_same_bits(
     four_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(four_ranks[3], model_path, BATCHES[:3])
+    expected = digest_alone(four_ranks[3], CONFIG, ALGORITHM, model_path, BATCHES[:3])
     first, second, third = ranks = four_ranks[:3]
     create(ranks, model_path)
     meetings.regroup([first, second])
@@ -145,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
             rank.result()
     assert call_all(ranks, "digest") == before
     call_all(ranks, "step", BATCHES[0])
-    assert call_all(ranks, "digest") == [digest_alone(four_ranks[2], model_path, BATCHES[:1])] * 2
+    assert call_all(ranks, "digest") == [digest_alone(four_ranks[2], CONFIG, ALGORITHM, model_path, BATCHES[:1])] * 2
 
 
 @pytest.mark.parametrize(
@@ -161,7 +149,7 @@ def test_survivors_of_a_killed_rank_settle_the_step_and_go_on(
     four_ranks: list[Rank], meetings: Meetings, model_path: str, lost: int, where: str, num_completed: int
 ) -> None:
     """In each case the lost rank is the owner of one shard, and the second holder of another."""
-    expected = digest_alone(four_ranks[0], model_path, BATCHES[:3])
+    expected = digest_alone(four_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:3])
     with running_ranks(1) as [victim]:
         ranks = [*four_ranks[:lost], victim, *four_ranks[lost:2]]
         create(ranks, model_path)
@@ -184,7 +172,7 @@ def test_survivors_of_a_killed_rank_settle_the_step_and_go_on(
 def test_a_step_that_one_rank_has_completed_is_completed_by_all(
     four_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
-    expected = digest_alone(four_ranks[3], model_path, BATCHES[:2])
+    expected = digest_alone(four_ranks[3], CONFIG, ALGORITHM, model_path, BATCHES[:2])
     metrics = four_ranks[3].call("last_metrics")
     ranks = four_ranks[:3]
     create(ranks, model_path)
