@@ -34,6 +34,8 @@ from rlserve.weights.transports.base import ReceivingEnd, SendingEnd, Transport
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.02
+_Identity = tuple[str, int, str]
+"""A sender's address and secret."""
 _MAX_TRIES = 3
 """Broadcasts of a version that one receiver takes part in: another may be lost in each."""
 _OUTSIDE = ("192.0.2.1", 9)
@@ -175,11 +177,13 @@ class _Server:
 
 @dataclass(kw_only=True, eq=False)
 class _Sender:
-    """A sender as a receiver knows it: that of the newest cargo."""
+    """A sender as a receiver knows it."""
 
-    identity: tuple[str, int, str]
-    """Address and secret."""
     store: RendezvousStore
+    version: int
+    """The newest that it was asked for."""
+    memory: ReusedMemory = field(default_factory=ReusedMemory)
+    """Of its parts, which are of one size."""
     generation: int = 0
     group: BroadcastGroup | None = None
 
@@ -195,17 +199,18 @@ class NcclReceivingEnd(ReceivingEnd):
     def __init__(self, config: NcclConfig) -> None:
         self._config = config
         self._member = f"{socket.gethostname()}, process {os.getpid()} ({uuid.uuid4().hex[:8]})"
-        self._memory = ReusedMemory()
         self._lock = threading.Lock()
-        self._sender: _Sender | None = None
+        self._senders: dict[_Identity, _Sender] = {}
+        """Those of a version's parts keep their groups from one version to the next."""
 
     def receive(self, cargo: ParcelPlace) -> PackedWeights:
         with self._lock:
+            self._leave_idle_senders(cargo.manifest.version)
             for _ in range(_MAX_TRIES - 1):
                 try:
                     return self._receive(cargo)
                 except (WorkerFailedError, DeadlineExceededError) as error:
-                    self._forget_group()
+                    self._leave_group(cargo)
                     logger.warning("version %d of the weights is asked for again: %s", cargo.manifest.version, error)
             return self._receive(cargo)
 
@@ -221,11 +226,11 @@ class NcclReceivingEnd(ReceivingEnd):
                 timeout_s=self._patience_s,
             )
         except (StoreLostError, DeadlineExceededError) as error:
-            self._forget_sender()
+            self._forget_sender(_identity(cargo))
             raise ArgumentLostError(f"version {version} of the weights is gone with its sender: {error}") from error
         if answer.is_gone:
             raise ArgumentLostError(f"version {version} of the weights is not kept any more")
-        payload = self._memory.take(cargo.manifest.num_bytes)
+        payload = sender.memory.take(cargo.manifest.num_bytes)
         self._joined(sender, cargo, answer).broadcast(payload)
         return PackedWeights(manifest=cargo.manifest, payload=payload, is_own=True)
 
@@ -235,11 +240,13 @@ class NcclReceivingEnd(ReceivingEnd):
         return self._config.gather_s + 3 * self._config.peer_timeout_s
 
     def _known(self, cargo: ParcelPlace) -> _Sender:
-        identity = (cargo.host, cargo.port, cargo.secret)
-        if self._sender is None or self._sender.identity != identity:
-            self._forget_sender()
-            self._sender = _Sender(identity=identity, store=connect(*identity, timeout_s=self._config.peer_timeout_s))
-        return self._sender
+        identity, version = _identity(cargo), cargo.manifest.version
+        if identity not in self._senders:
+            store = connect(*identity, timeout_s=self._config.peer_timeout_s)
+            self._senders[identity] = _Sender(store=store, version=version)
+        sender = self._senders[identity]
+        sender.version = max(sender.version, version)
+        return sender
 
     def _joined(self, sender: _Sender, cargo: ParcelPlace, answer: Answer) -> BroadcastGroup:
         if sender.group is not None and sender.generation == answer.generation:
@@ -258,13 +265,26 @@ class NcclReceivingEnd(ReceivingEnd):
         )
         return sender.group
 
-    def _forget_group(self) -> None:
-        if self._sender is not None:
-            self._sender.leave()
+    def _leave_idle_senders(self, version: int) -> None:
+        """When a new version comes, those that had no part in the one before send no more."""
+        newest = max((sender.version for sender in self._senders.values()), default=version)
+        if version > newest:
+            for identity in [each for each, sender in self._senders.items() if sender.version < newest]:
+                self._forget_sender(identity)
 
-    def _forget_sender(self) -> None:
-        self._forget_group()
-        self._sender = None
+    def _leave_group(self, cargo: ParcelPlace) -> None:
+        sender = self._senders.get(_identity(cargo))
+        if sender is not None:
+            sender.leave()
+
+    def _forget_sender(self, identity: _Identity) -> None:
+        sender = self._senders.pop(identity, None)
+        if sender is not None:
+            sender.leave()
+
+
+def _identity(cargo: ParcelPlace) -> _Identity:
+    return cargo.host, cargo.port, cargo.secret
 
 
 def _own_address() -> str:

@@ -188,6 +188,25 @@ def test_processes_get_every_bit_by_one_group_and_go_on_without_one_that_is_lost
     all_receive(first)
 
 
+def test_the_parts_of_several_senders_come_each_by_a_group_that_stays(
+    sender: Sender, receivers: list[ReceiverProcess]
+) -> None:
+    other, here = Sender(), NcclReceivingEnd(CONFIG)
+    for _ in range(3):
+        for each in (sender, other):
+            cargo, digest = each.send()
+            receivers[0].send(cargo)
+            assert hashlib.sha256(here.receive(cargo).payload.numpy()).hexdigest() == digest
+            assert receivers[0].result() == digest
+    servers = [each.end._server for each in (sender, other)]
+    assert [None if server is None else server._generation for server in servers] == [1, 1]
+    assert len(here._senders) == 2
+    other.end.discard(())
+    for _ in range(2):
+        here.receive(sender.send()[0])
+    assert len(here._senders) == 1, "one that had no part in a version is left"
+
+
 def test_one_that_is_lost_before_it_joins_is_named_and_the_sender_goes_on(
     sender: Sender, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -207,8 +226,7 @@ def test_one_that_is_lost_in_the_group_that_stands_is_named_and_a_new_group_is_f
 ) -> None:
     receiver = NcclReceivingEnd(CONFIG)
     receiver.receive(sender.send()[0])
-    known = receiver._sender
-    assert known is not None
+    (known,) = receiver._senders.values()
     cargo, digest = sender.send()
     with caplog.at_level(logging.WARNING):
         answer = ask_for(known.store, cargo.parcel, member=receiver._member, generation=known.generation, timeout_s=5.0)
