@@ -190,7 +190,8 @@ def measure_sync(
         if store is not None:
             cargo = store.carry(cargo)
         stamps.append(copy.clock())
-        staged = receiver.receive([offer := Offer(version=version, parts=(part,))], [cargo], engine.stage_weights)
+        offer = Offer(version=version, parts=(part,), base=part.base)
+        staged = receiver.receive([offer], [cargo], engine.stage_weights)
         stamps.append(copy.clock())
         found = engine.swap_weights(version, staged)
         stamps.append(copy.clock())

@@ -123,7 +123,15 @@ def _weights(run: RunContext, setup: RunSetup, fleet: Fleet, trainers: TrainerGr
     canary = CanaryWatch(run, tolerance=tolerance, timeout_s=config.timeout_s)
     if setup.config.pool.placement == "colocated":
         return WeightHandover(run, fleet, trainers, canary, timeout_s=config.timeout_s)
-    return WeightSync(run, fleet, trainers, canary, timeout_s=config.timeout_s, anchor_every=config.anchor_every)
+    return WeightSync(
+        run,
+        fleet,
+        trainers,
+        canary,
+        timeout_s=config.timeout_s,
+        anchor_every=config.anchor_every,
+        weights_are_spread=setup.config.trainer.weights_are_spread,
+    )
 
 
 def _books(setup: RunSetup) -> Books:

@@ -60,28 +60,11 @@ class TrainerCalls:
         timeout_s: float | None = None,
         on_lost: Callable[[], Awaitable[None]] | None = None,
     ) -> dict[str, Any]:
-        """Answers, or errors, of all members. Ends when all have answered, or their deadline has passed; the call of
-        a worker that is ended meanwhile, by the heartbeat or anybody, fails at once. ``on_lost`` is awaited once, when
-        the first is lost while others have not answered.
-
-        Raises:
-            RlserveError: an error that no new group can mend.
-        """
-        tasks = {
-            member: asyncio.ensure_future(self.one(member, method, *arguments, timeout_s=timeout_s))
-            for member, arguments in calls.items()
+        """A call to each member, with the arguments given by member; as :func:`answers_of`."""
+        asked = {
+            member: self.one(member, method, *arguments, timeout_s=timeout_s) for member, arguments in calls.items()
         }
-        pending = set(tasks.values())
-        while pending:
-            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            if on_lost and pending and any(isinstance(task.exception(), WorkerLostError) for task in done):
-                await on_lost()
-                on_lost = None
-        answers = {member: task.exception() or task.result() for member, task in tasks.items()}
-        for error in answers.values():
-            if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
-                raise error
-        return answers
+        return await answers_of(asked, on_lost=on_lost)
 
     async def break_off(self, places: Mapping[str, Membership]) -> None:
         """Let all members of a group that does not come about wait for each other no longer. Whoever cannot be told is
@@ -89,11 +72,39 @@ class TrainerCalls:
         await self.all(list(places), "break_off_group", max(place.generation for place in places.values()))
 
 
+async def answers_of(
+    asked: Mapping[str, Awaitable[Any]], *, on_lost: Callable[[], Awaitable[None]] | None = None
+) -> dict[str, Any]:
+    """Answers, or errors, of all members that were asked something. Ends when all have answered, or their deadline has
+    passed; the call of a worker that is ended meanwhile, by the heartbeat or anybody, fails at once. ``on_lost`` is
+    awaited once, when the first is lost while others have not answered.
+
+    Raises:
+        RlserveError: an error that no new group can mend.
+    """
+    tasks = {member: asyncio.ensure_future(each) for member, each in asked.items()}
+    pending = set(tasks.values())
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
+            if on_lost and pending and any(isinstance(task.exception(), WorkerLostError) for task in done):
+                await on_lost()
+                on_lost = None
+    finally:
+        for task in pending:  # nobody waits any more
+            task.cancel()
+    answers = {member: task.exception() or task.result() for member, task in tasks.items()}
+    for error in answers.values():
+        if isinstance(error, BaseException) and not isinstance(error, _MENDABLE):
+            raise error
+    return answers
+
+
 def failures_of(answers: Mapping[str, Any]) -> dict[str, RlserveError]:
     """Those members that have answered with an error."""
     return {member: found for member, found in answers.items() if isinstance(found, RlserveError)}
 
 
-def lost_of(failures: Mapping[str, RlserveError]) -> dict[str, RlserveError]:
+def lost_of(failures: Mapping[str, RlserveError]) -> dict[str, WorkerLostError]:
     """Those of them that are lost."""
     return {member: error for member, error in failures.items() if isinstance(error, WorkerLostError)}

@@ -29,7 +29,7 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.group_places import GroupPlaces
 from rlserve.controller.ports import Fleet, WorkerHandle
-from rlserve.controller.trainer_calls import TrainerCalls, failures_of, lost_of
+from rlserve.controller.trainer_calls import TrainerCalls, answers_of, failures_of, lost_of
 from rlserve.errors import (
     RlserveError,
     StateLostError,
@@ -223,6 +223,21 @@ class TrainerGroup:
         async with self._boundary.training():
             return await self._by_leader(action)
 
+    async def by_all(self, action: Callable[[str], Awaitable[T]]) -> dict[str, T]:
+        """Let every member do something between two steps; returns what ``action`` does, in order of rank. If one is
+        lost, all who are left do it anew.
+
+        Raises:
+            WorkerFailedError: no member is left, or ``action`` fails without a loss.
+        """
+        async with self._boundary.training():
+            while True:
+                answers = await answers_of({member: action(member) for member in self._members})
+                failures = failures_of(answers)
+                if not failures:
+                    return answers
+                await self._regroup_survivors(failures)
+
     async def expel(self, slot_id: str, worker: WorkerHandle, error: WorkerLostError) -> None:
         """Between two steps, form the group anew without a member whose ``worker`` was found lost, and report it; do
         nothing where it is a member no more, or again with another worker."""
@@ -237,12 +252,7 @@ class TrainerGroup:
         Raises:
             WorkerFailedError: no member is left.
         """
-        async with self._boundary.training():
-            while True:
-                failures = failures_of(await self._calls.all(self._members, "copy_state"))
-                if not failures:
-                    return self._members
-                await self._regroup_survivors(failures)
+        return tuple(await self.by_all(lambda member: self._calls.one(member, "copy_state")))
 
     async def write_state(self, slot_ids: Sequence[str], folder: Path) -> None:
         """Let those who have copied write into a folder that all nodes see, while training goes on; whether they are

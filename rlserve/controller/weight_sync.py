@@ -5,14 +5,14 @@
     step v ─► snapshot (at the step boundary) ─► step v+1 … the training goes on
                   │
                   ▼ one at a time
-               send by one of the trainers ─► chain ─► each replica takes, at its own pace, the links that it lacks:
+               send by those who have it   ─► chain ─► each replica takes, at its own pace, the links that it lacks:
                   whole, or what changed               whole ◄─ delta ◄─ delta …   in one call, loaded once
 
 What always holds:
 
 1. What is published as version v is the state after step v: it is sent from a snapshot taken at a step boundary, before
-   the next step. If its sender is lost, any member that has not stepped since takes the snapshot anew; once the group
-   has stepped, version v is not published any more, and the next one is.
+   the next step. If a sender is lost, any member that has not stepped since takes the snapshot anew, or all do where
+   each has a part of it; once the group has stepped, version v is not published any more, and the next one is.
 2. A replica's version only grows, and is always one that was published; where a newer one came meanwhile, those in
    between are skipped.
 3. Once nothing is under way (``settled``), every replica has the newest version, or was reported as failed.
@@ -21,7 +21,7 @@ What always holds:
 5. A delta is based on the version that was sent before it, so versions that were superseded leave no gap. Whoever has
    the version of one link gets to the newest by the links after it, and anybody by all (``weights.chain``). The next
    version is whole where the chain is ``anchor_every`` links long, where a link is gone or was refused, and where the
-   sender is another: it has no base.
+   sender is another: it has no base. Of several senders, each has its own.
 6. A replica that refuses a chain with deltas gets everything from a whole version on, once: the newest is sent again,
    whole, unless a newer one is there by then. One that refuses that too, or whose engine holds something else than was
    published, stops the run.
@@ -96,15 +96,16 @@ class WeightSync(WeightSource):
         *,
         timeout_s: float,
         anchor_every: int,
+        weights_are_spread: bool,
     ) -> None:
         """``timeout_s`` is the deadline of one worker sending or taking one version; of ``anchor_every`` versions that
-        are sent, one at least is whole."""
+        are sent, one at least is whole. ``weights_are_spread``: each trainer has a part of the policy."""
         self._run = run
         self._clock = run.clock
         self._fleet = fleet
         self._canary = canary
         self._timeout_s = timeout_s
-        self._snapshots = WeightSnapshots(run, fleet, trainers, timeout_s=timeout_s)
+        self._snapshots = WeightSnapshots(run, fleet, trainers, timeout_s=timeout_s, are_spread=weights_are_spread)
         self._chain = WeightChain(anchor_every)
         self._next: WeightSnapshot | None = None
         self._publisher: asyncio.Task[None] | None = None
@@ -187,7 +188,7 @@ class WeightSync(WeightSource):
             self._publisher = None
 
     async def _send(self, snapshot: WeightSnapshot | None) -> _Publication | None:
-        """Send a snapshot; if its sender is lost, let another member send that version. None where none has it."""
+        """Send a snapshot; if a sender is lost, let others send that version. None where nobody has it."""
         while snapshot is not None:
             needed = sorted({*self._chain.versions, *self._num_taking.elements()})
             link = await self._snapshots.send(snapshot, self._chain.next_base, needed)

@@ -5,8 +5,8 @@
     anchor ◄─ delta ◄─ delta ◄─ delta      a newcomer takes all four,
       7         8        10       11       a replica that holds 8 the last two; 9 was never sent
 
-What always holds: the first link is whole, and each of the others is based on the one before it. Pure bookkeeping:
-cargo is kept, never opened.
+What always holds: the first link is whole, and each of the others is based on the one before it, at least in some of
+its parts. Pure bookkeeping: cargo is kept, never opened.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class WeightChain:
         return tuple(link.offer.version for link in self._links)
 
     @property
-    def next_base(self) -> Holding | None:
-        """What the next version may be based on; None where it must be whole."""
+    def next_base(self) -> Offer | None:
+        """What the next version may be based on, part by part; None where it must be whole."""
         if self._ended or not self._links or len(self._links) >= self._anchor_every:
             return None
-        return self._links[-1].offer.holding
+        return self._links[-1].offer
 
     def add(self, link: Link) -> None:
         """A newer version was sent, or the newest anew and whole. A whole one begins the chain anew."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from rlserve.weights.canary import CanaryScores
@@ -20,7 +19,8 @@ class Holding:
 
 @dataclass(frozen=True, kw_only=True)
 class SentPart:
-    """What one sender has sent of a version: whole tensors, or what changed of them; each tensor in one part only."""
+    """What one sender has sent of a version: whole tensors, or what changed of them; each tensor in one part only.
+    Every sender decides by itself which of the two pays."""
 
     sender: str
     """Slot of the trainer that sent it."""
@@ -43,26 +43,30 @@ class Offer:
 
     version: int
     parts: tuple[SentPart, ...]
-    """In the order of their cargo; one a sender. All are whole, or all have one base version."""
+    """In the order of their cargo; one a sender."""
+    base: Holding | None = None
+    """What a replica must have to take it: that which those parts that are not whole build on. None: nothing, all parts
+    are whole."""
+
+    def __post_init__(self) -> None:
+        base_versions = {part.base.version for part in self.parts if part.base is not None}
+        expected = set() if self.base is None else {self.base.version}
+        assert base_versions == expected, f"parts are based on versions {base_versions}, the offer on {self.base}"
 
     @property
     def holding(self) -> Holding:
         """What a replica has that took it."""
         return Holding(version=self.version, fingerprint=self.fingerprint)
 
-    @property
-    def base(self) -> Holding | None:
-        """What a replica must have to take it; None: nothing, it is whole."""
-        bases = [part.base for part in self.parts if part.base is not None]
-        if not bases:
-            return None
-        assert len(bases) == len(self.parts), "some parts are whole and some are not"
-        return Holding(version=bases[0].version, fingerprint=_sum(base.fingerprint for base in bases))
+    def holding_from(self, sender: str) -> Holding | None:
+        """What a replica that took it has of one sender's tensors; None where that sent nothing of it."""
+        found = [part for part in self.parts if part.sender == sender]
+        return Holding(version=self.version, fingerprint=found[0].fingerprint) if found else None
 
     @property
     def fingerprint(self) -> int:
         """Of the whole weights at this version: a fingerprint is a sum over tensors, so those of the parts add up."""
-        return _sum(part.fingerprint for part in self.parts)
+        return sum(part.fingerprint for part in self.parts) & FINGERPRINT_MASK
 
     @property
     def num_bytes(self) -> int:
@@ -107,7 +111,3 @@ class TrainedWeights:
     fingerprint: int
     """In the engines' type."""
     canary: CanaryScores = ()
-
-
-def _sum(fingerprints: Iterable[int]) -> int:
-    return sum(fingerprints) & FINGERPRINT_MASK

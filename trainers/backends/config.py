@@ -78,6 +78,12 @@ class OptimizationConfig:
     step_timeout_s: float = 3600.0
     """Deadline of one whole training step."""
 
+    @property
+    def weights_are_spread(self) -> bool:
+        """Whether each rank of a group has some of the policy's tensors to send and to save; otherwise rank 0 has all
+        of them (``Trainer.weights``)."""
+        return False
+
     def __post_init__(self) -> None:
         check_fields(self, self._ranges())
 

@@ -48,7 +48,13 @@ class Setting:
         self.trainers = TrainerGroup(self.context, fleet, switch_timeout_s=5.0, step_timeout_s=5.0, on_one_machine=True)
         canary = CanaryWatch(self.context, tolerance=0.1, timeout_s=5.0)
         self.weights = WeightSync(
-            self.context, fleet, self.trainers, canary, timeout_s=weights_timeout_s, anchor_every=1
+            self.context,
+            fleet,
+            self.trainers,
+            canary,
+            timeout_s=weights_timeout_s,
+            anchor_every=1,
+            weights_are_spread=False,
         )
         self.replicas = Replicas(
             self.context,

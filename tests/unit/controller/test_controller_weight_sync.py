@@ -20,6 +20,7 @@ def test_the_training_waits_for_the_snapshot_alone() -> None:
     async def scenario(setting: Setting) -> None:
         with unfinished(setting.fleet["t0"], "send_weights") as sent:
             await setting.step()
+            await settled()
             assert setting.published == [0]
             await setting.trainers.step(BATCH)
             sent.set_result(sent_part("t0", 1))

@@ -24,7 +24,14 @@ class Setting:
     """Trainers ``t0``, ``t1`` and replicas ``r0``, ``r1`` that hold version 0. Fingerprints are numbers of steps, so
     weights of another step under a version's number are found."""
 
-    def __init__(self, tasks: asyncio.TaskGroup, *, timeout_s: float = 5.0, anchor_every: int = 1) -> None:
+    def __init__(
+        self,
+        tasks: asyncio.TaskGroup,
+        *,
+        timeout_s: float = 5.0,
+        anchor_every: int = 1,
+        weights_are_spread: bool = False,
+    ) -> None:
         self.fleet = FakeFleet(("t0", "t1", "r0", "r1"))
         self.clock = FakeClock(0.0)
         self.context = run_context(tasks, self.clock)
@@ -39,7 +46,13 @@ class Setting:
         )
         canary = CanaryWatch(self.context, tolerance=0.1, timeout_s=timeout_s)
         self.weights = WeightSync(
-            self.context, outside, self.trainers, canary, timeout_s=timeout_s, anchor_every=anchor_every
+            self.context,
+            outside,
+            self.trainers,
+            canary,
+            timeout_s=timeout_s,
+            anchor_every=anchor_every,
+            weights_are_spread=weights_are_spread,
         )
         self.snapshots: dict[tuple[str, int], int] = {}
         """(slot, version) → steps that the trainers had done when it was copied."""
@@ -53,7 +66,7 @@ class Setting:
             self.fleet[slot_id].answers["take_weights"] = functools.partial(self._take, slot_id)
 
     def _take(self, slot_id: str, offers: tuple[Offer, ...], *cargo: str) -> Receipt:
-        assert len(cargo) == len(offers)
+        assert len(cargo) == sum(len(offer.parts) for offer in offers)
         for offer in offers:
             if offer.base is not None and self.held.get(slot_id) != offer.base:
                 raise WeightsRefusedError(f"{slot_id} does not have {offer.base}")

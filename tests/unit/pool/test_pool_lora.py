@@ -51,7 +51,7 @@ class Pair:
     def publish(self, version: int, base: Holding | None = None) -> tuple[Offer, Any]:
         self.scores = self.train.snapshot_weights(version)
         cargo, part = self.train.sender.send(version, base, ())
-        return Offer(version=version, parts=(part,)), cargo
+        return Offer(version=version, parts=(part,), base=part.base), cargo
 
     def sync(self, version: int, base: Holding | None = None) -> Offer:
         offer, cargo = self.publish(version, base)

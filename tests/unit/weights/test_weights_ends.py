@@ -57,7 +57,7 @@ def changed(weights: Weights, share: float, chance: np.random.Generator) -> Weig
 def send(sender: Sender, version: int, weights: Weights, base: Holding | None = None) -> Link:
     sender.take_snapshot(version, weights)
     cargo, part = sender.send(version, base, ())
-    return Link(offer=Offer(version=version, parts=(part,)), cargo=(cargo,))
+    return Link(offer=Offer(version=version, parts=(part,), base=part.base), cargo=(cargo,))
 
 
 def receive(receiver: Receiver, *links: Link) -> Weights:
@@ -215,7 +215,8 @@ def test_a_whole_version_is_read_where_it_lies() -> None:
 def test_a_result_of_another_fingerprint_is_refused_and_not_kept() -> None:
     sender, receiver = new_sender(), new_receiver()
     whole, delta, newer = two_versions(sender)
-    other = replace(delta, offer=Offer(version=1, parts=(replace(delta.offer.parts[0], fingerprint=9),)))
+    (part,) = delta.offer.parts
+    other = replace(delta, offer=replace(delta.offer, parts=(replace(part, fingerprint=9),)))
     receive(receiver, whole)
     with pytest.raises(WeightsRefusedError, match=r"its fingerprint is \w{16}, must be 0000000000000009"):
         receive(receiver, other)
@@ -273,7 +274,8 @@ def test_a_thousand_syncs_end_with_the_same_bits() -> None:
             continue
         if chance.random() < 0.03:
             sender = new_sender(chance.choice("ab"))
-        link = send(sender, version, weights, chain.next_base)
+        base = chain.next_base
+        link = send(sender, version, weights, None if base is None else base.holding)
         num_deltas += link.offer.base is not None
         chain.add(link)
         if chance.random() < 0.05:
@@ -289,3 +291,53 @@ def test_a_thousand_syncs_end_with_the_same_bits() -> None:
     assert num_deltas > 200
     assert num_links > 4, "some have taken long chains"
     assert isinstance(send_again.cargo[0], StoredWeights)
+
+
+def send_together(
+    senders: Mapping[str, Sender], dealt: Mapping[str, Weights], version: int, base: Offer | None
+) -> Link:
+    """Each sender sends its own tensors, as it sees fit."""
+    sent = []
+    for name, weights in dealt.items():
+        senders[name].take_snapshot(version, weights)
+        sent.append(senders[name].send(version, None if base is None else base.holding_from(name), ()))
+    cargo, parts = zip(*sent, strict=True)
+    has_deltas = base is not None and any(part.base is not None for part in parts)
+    offer = Offer(version=version, parts=parts, base=base.holding if base is not None and has_deltas else None)
+    return Link(offer=offer, cargo=cargo)
+
+
+def test_parts_of_several_senders_are_whole_or_deltas_each_by_itself_and_every_bit_arrives() -> None:
+    """Tensors are dealt out anew as the group of senders changes; senders are replaced by others of their name."""
+    chance, values = random.Random(5), np.random.default_rng(5)
+    chain, weights = WeightChain(anchor_every=12), first_weights()
+    senders = {name: new_sender(name) for name in "abc"}
+    owners = dict(zip(weights, "abca", strict=True))
+    replicas = [Replica() for _ in range(3)]
+    num_mixed = 0
+    for version in range(300):
+        shares = {name: chance.choice([0.0, 0.002, 0.01, 1.0]) for name in "abc"}
+        weights = {
+            name: changed({name: tensor}, shares[owners[name]], values)[name] for name, tensor in weights.items()
+        }
+        if chance.random() < 0.05:
+            names = chance.choice(["a", "ab", "abc", "cb"])
+            owners = {name: chance.choice(names) for name in weights}
+        if chance.random() < 0.05:
+            name = chance.choice("abc")
+            senders[name] = new_sender(name)
+        dealt = {
+            sender: {name: tensor for name, tensor in weights.items() if owners[name] == sender}
+            for sender in sorted(set(owners.values()))
+        }
+        link = send_together(senders, dealt, version, chain.next_base)
+        bases = {part.base is None for part in link.offer.parts}
+        num_mixed += len(bases) == 2
+        chain.add(link)
+        expected = {name: tensor for of_sender in dealt.values() for name, tensor in of_sender.items()}
+        if chance.random() < 0.05:
+            replicas[chance.randrange(3)] = Replica()
+        for replica in replicas:
+            if chance.random() < 0.6:
+                replica.take(chain, expected)
+    assert num_mixed > 50

@@ -30,12 +30,21 @@ def part(
     )
 
 
-def test_changes_to_several_parts_have_the_sum_of_their_bases_as_base() -> None:
-    bases = [Holding(version=2, fingerprint=fingerprint) for fingerprint in (7, 2**64 - 3)]
-    offer = Offer(version=3, parts=(part("a", base=bases[0]), part("b", base=bases[1])))
-    assert offer.base == Holding(version=2, fingerprint=4)
-    assert offer.holding == Holding(version=3, fingerprint=10)
-    assert Offer(version=3, parts=(part("a"),)).base is None
+def test_what_a_replica_has_of_all_parts_is_the_sum_of_what_it_has_of_each() -> None:
+    offer = Offer(version=3, parts=(part("a", fingerprint=7), part("b", fingerprint=2**64 - 3)))
+    assert offer.holding == Holding(version=3, fingerprint=4)
+    assert offer.holding_from("a") == Holding(version=3, fingerprint=7)
+    assert offer.holding_from("b") == Holding(version=3, fingerprint=2**64 - 3)
+    assert offer.holding_from("c") is None
+
+
+@pytest.mark.parametrize("base", [None, Holding(version=1, fingerprint=9)])
+def test_an_offer_without_the_base_of_its_parts_is_a_defect(base: Holding | None) -> None:
+    parts = part("a", base=Holding(version=2, fingerprint=7)), part("b")
+    with pytest.raises(AssertionError, match=r"parts are based on versions \{2\}, the offer on "):
+        Offer(version=3, parts=parts, base=base)
+    with pytest.raises(AssertionError, match="the offer on "):
+        Offer(version=3, parts=parts[1:], base=Holding(version=2, fingerprint=7))
 
 
 def test_the_share_that_changed_is_that_of_all_elements() -> None:

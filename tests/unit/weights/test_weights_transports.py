@@ -55,7 +55,7 @@ class Ends:
     ) -> tuple[Offer, Any]:
         self.sender.take_snapshot(version, weights)
         cargo, part = self.sender.send(version, base, needed)
-        return Offer(version=version, parts=(part,)), cargo
+        return Offer(version=version, parts=(part,), base=part.base), cargo
 
     def receive(self, *sent: tuple[Offer, Any]) -> dict[str, torch.Tensor]:
         sent = pickle.loads(pickle.dumps(sent))
