@@ -40,7 +40,8 @@ class StateCopy(ABC):
 
     @abstractmethod
     def write(self, folder: Path, *, policy_folder: Path) -> None:
-        """Write this rank's file. Rank 0 also writes the index, and the policy as a Hugging Face folder.
+        """Write this rank's file. Rank 0 also writes the index, and the policy as a Hugging Face folder, of which each
+        rank writes its own tensors where weights are spread (:meth:`Trainer.weights`).
 
         Raises:
             OSError, SafetensorError: something cannot be written.
@@ -93,16 +94,18 @@ class Trainer(ABC):
         """The policy's trained weights under their Hugging Face names, detached, on the trainer's device, float32. With
         LoRA these are the adapters, under the names of peft's files.
 
-        Views: the next step changes them. A tied output head is not listed apart from the embedding. With
-        ``sharding=full`` and several ranks, and with DeepSpeed's stage 3, rank 0 alone has them, as a copy in host
-        memory.
+        Views: the next step changes them. A tied output head is not listed apart from the embedding. Any rank has all
+        of them, with two exceptions. Where ``weights_are_spread`` (``trainers/backends/config.py``), each rank of
+        several has some, each tensor on one rank alone, as a copy in host memory. With DeepSpeed's stage 3 rank 0 alone
+        has them, likewise.
         """
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
         """Write the policy as a Hugging Face model folder (config.json, model.safetensors), without a tokenizer; with
         LoRA, its adapters as a folder of peft (adapter_config.json, adapter_model.safetensors). Rank 0 writes; on other
-        ranks nothing happens."""
+        ranks nothing happens. Where weights are spread over several ranks, all are called, in any order, and each
+        writes a file of its own: the folder is whole once all have returned."""
 
     @abstractmethod
     def meet(self, membership: Membership) -> None:

@@ -60,8 +60,7 @@ class ElasticTrainer(Trainer):
         return self._backend.weights()
 
     def save_pretrained(self, folder: Path) -> None:
-        if self._backend.rank == 0:
-            self._backend.save_pretrained(folder)
+        self._backend.save_pretrained(folder)
 
     def meet(self, membership: Membership) -> None:
         self._backend.meet(membership)

@@ -205,7 +205,8 @@ class Worker:
         return self._train.last_metrics()
 
     def snapshot_weights(self, version: int) -> CanaryScores:
-        """Copy the policy's weights at a step boundary, to be sent as ``version``; what they make of the canary."""
+        """Copy what this rank has of the policy at a step boundary, to be sent as ``version``
+        (:meth:`TrainRole.snapshot_weights`); what the policy makes of the canary."""
         return self._train.snapshot_weights(version)
 
     def drop_snapshot(self, version: int) -> None:

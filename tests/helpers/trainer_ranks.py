@@ -189,6 +189,9 @@ class _Served:
     def weights(self) -> dict[str, Any]:
         return {name: tensor.cpu().numpy() for name, tensor in self.trainer.weights().items()}
 
+    def save_pretrained(self, folder: Path) -> None:
+        self.trainer.save_pretrained(folder)
+
     def forget(self) -> None:
         """Leave what an earlier test has made, if anything."""
         if self.trainer is not None:

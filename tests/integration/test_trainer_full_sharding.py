@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from trainer_ranks import Meetings, Rank, call_all, create_all, running_ranks
 from trainer_samples import random_batch, save_tiny_model
+from transformers import AutoModelForCausalLM
 
+from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.errors import NonFiniteLossError, StateLostError, UserError, WorkerFailedError
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
 
@@ -179,7 +182,7 @@ def test_a_checkpoint_loads_on_other_numbers_of_ranks_and_with_either_sharding(
     call_all(readers, "step", BATCHES[1])
 
 
-def test_rank_0_has_the_whole_policy_for_the_engines(
+def test_each_rank_has_a_part_of_the_policy_for_the_engines_and_all_parts_are_the_policy(
     three_ranks: list[Rank], meetings: Meetings, model_path: str
 ) -> None:
     ranks = three_ranks[:2]
@@ -188,11 +191,45 @@ def test_rank_0_has_the_whole_policy_for_the_engines(
         if batch is not None:
             call_all(ranks, "step", batch)
         state, _ = call_all(ranks, "state")
-        weights = ranks[0].call("weights")
-        assert {f"policy.{name}" for name in weights} == {name for name in state if name.startswith("policy.")}
-        assert all(np.array_equal(array, state[f"policy.{name}"]) for name, array in weights.items())
+        first, second = (rank.call("weights") for rank in ranks)
+        assert not first.keys() & second.keys()
+        sizes = [sum(array.nbytes for array in part.values()) for part in (first, second)]
+        assert abs(sizes[0] - sizes[1]) <= max(array.nbytes for array in (first | second).values())
+        assert {f"policy.{name}" for name in first | second} == {name for name in state if name.startswith("policy.")}
+        assert all(np.array_equal(array, state[f"policy.{name}"]) for name, array in (first | second).items())
     with pytest.raises(UserError, match=r"weights\.canary\.num_prompts=0"):
         ranks[0].call("log_probs_alone", BATCHES[0])
+
+
+@pytest.mark.parametrize(("family", "tied"), [("qwen3", True), ("qwen3", False), ("qwen3_moe", False)])
+def test_the_ranks_together_write_a_hugging_face_folder(
+    three_ranks: list[Rank], meetings: Meetings, tmp_path: Path, family: str, tied: bool
+) -> None:
+    ranks, path = three_ranks[:2], save_tiny_model(tmp_path / "model", family, tied=tied)
+    form(ranks, meetings, path)
+    call_all(ranks, "step", BATCHES[0])
+    call_all(ranks, "copy_state")
+    expected = ranks[0].call("weights") | ranks[1].call("weights")
+    folders = tmp_path / "saved", tmp_path / "checkpoint" / "policy"
+    folders[0].mkdir()
+    (folders[0] / "model.safetensors").write_text("of an earlier policy")
+    for rank in reversed(ranks):
+        rank.call("save_pretrained", folders[0])
+        rank.call("write_state", folders[1].parent)
+    for folder in folders:
+        files = {file.name for file in folder.iterdir()}
+        shards = {f"model-0000{number}-of-00002.safetensors" for number in (1, 2)}
+        assert files == {"config.json", "generation_config.json", "model.safetensors.index.json", *shards}
+        config, before = (json.loads(Path(place, "config.json").read_text()) for place in (folder, path))
+        assert config == before
+        written = {name: tensor.numpy() for name, tensor in Checkpoint(folder).tensors()}
+        assert written.keys() == expected.keys()
+        assert all(np.array_equal(array, expected[name]) for name, array in written.items())
+        _, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+        assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    scores = call_all(ranks, "log_probs", BATCHES[1])[0]
+    form(ranks[:1], meetings, str(folders[0]), WHOLE)
+    np.testing.assert_allclose(ranks[0].call("log_probs", BATCHES[1]), scores, atol=1e-5)
 
 
 def test_layers_are_recomputed_and_computed_in_bfloat16(

@@ -129,6 +129,10 @@ class TorchTrainerConfig(OptimizationConfig):
     fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time.
     With `kernels=native` there are fewer, but four, where they would have less than 1,024 tokens."""
 
+    @property
+    def weights_are_spread(self) -> bool:
+        return self.sharding == "full"
+
     def _ranges(self) -> dict[str, bool | str]:
         return super()._ranges() | {
             "deterministic": not self.deterministic

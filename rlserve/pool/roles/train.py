@@ -131,8 +131,8 @@ class TrainRole:
             return self._active_trainer().last_metrics
 
     def snapshot_weights(self, version: int) -> CanaryScores:
-        """Copy what a version consists of for the sender, in the type that it travels in. Any member has it. Returns
-        what the policy makes of the canary, if one is due."""
+        """Copy what this rank has of a version for the sender, in the type that it travels in: all of it, or a part
+        where weights are spread over the members. Returns what the policy makes of the canary, if one is due."""
         with self._lock, self._pace.copying():
             self.sender.take_snapshot(version, self._active_trainer().weights())
             return self._score_canary(version)
@@ -204,8 +204,8 @@ class TrainRole:
             self._state_copy = self._active_trainer().copy_state()
 
     def write_state(self, folder: Path) -> None:
-        """Write the copy, and let go of it: the rank's file, and on rank 0 the policy as a Hugging Face folder. Waits
-        for no step, no change of roles and no other rank.
+        """Write the copy, and let go of it: the rank's file, and on rank 0 the policy as a Hugging Face folder, or on
+        each rank a file of that (:meth:`StateCopy.write`). Waits for no step, no change of roles and no other rank.
 
         Raises:
             CheckpointError: the folder cannot be written.

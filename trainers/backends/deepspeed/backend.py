@@ -163,7 +163,8 @@ class DeepSpeedBackend(Backend):
         return adapter_weights(parameters) if self._config.lora.is_on else checkpoint_weights(parameters)
 
     def save_pretrained(self, folder: Path) -> None:
-        self._copy_policy().write(folder)
+        if self.rank == 0:
+            self._copy_policy().write(folder)
 
     def state(self) -> dict[str, Tensor]:
         return gathered_state(self._read(), self._layout, self._group, self._config.zero_stage, self.device)

@@ -1,7 +1,7 @@
 """One rank whose networks are cut up over the ranks of its group, by torch's ``fully_shard``.
 
     compute_gradient:  forward and backward over own samples; each layer: gather parameters, scatter sums of gradients
-    update:            clip ──► AdamW on own rows ──► rank 0 gathers the policy, tensor by tensor, for the engines
+    update:            clip ──► AdamW on own rows ──► each rank gathers its tensors of the policy, for the engines
 
 All ranks go through the networks together, so nothing that reads parameters can be asked of one rank alone. What a rank
 holds is nowhere else: where one is lost, the state is. The bits depend on the number of ranks.
@@ -35,20 +35,22 @@ from rlserve.trainers.backends.base import (
     Wanted,
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.fully_sharded.layout import REFERENCE
+from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, Cut
 from rlserve.trainers.backends.fully_sharded.mesh import Mesh
 from rlserve.trainers.backends.fully_sharded.networks import ShardedNetworks
 from rlserve.trainers.backends.fully_sharded.passes import NO_SAMPLES, LockstepRunner
+from rlserve.trainers.backends.fully_sharded.policy_files import PolicyFiles
 from rlserve.trainers.backends.fully_sharded.resharding import cut_up_alone, reshard
 from rlserve.trainers.backends.fully_sharded.state import HeldShards, ShardedState
 from rlserve.trainers.backends.fully_sharded.state_copy import RowsCopy
+from rlserve.trainers.backends.fully_sharded.whole_tensors import gather_whole_tensors, policy_name
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.runner import tokens_of
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
-from rlserve.trainers.backends.pytorch.state_copy import ModelCopy
+from rlserve.trainers.backends.pytorch.state_copy import ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
@@ -84,7 +86,7 @@ class FullyShardedBackend(Backend):
         self._mesh: Mesh | None = None
         self._networks: ShardedNetworks | None = None
         self._policy_weights: dict[str, Tensor] | None = None
-        """Of rank 0 of several: the policy after the last step, in host memory."""
+        """Of one of several ranks: its tensors of the policy after the last step, in host memory."""
 
     @property
     def rank(self) -> int:
@@ -175,7 +177,7 @@ class FullyShardedBackend(Backend):
     def complete_step(self, metrics: Mapping[str, float]) -> None:
         self._held().progress.apply(metrics)
         self._computing_networks().take_shards()
-        self._gather_policy()
+        self._gather_policy_weights()
 
     def take_back(self) -> None:
         self._held().progress.take_back()
@@ -185,7 +187,7 @@ class FullyShardedBackend(Backend):
         return checkpoint_weights(self._policy_parameters())
 
     def save_pretrained(self, folder: Path) -> None:
-        ModelCopy(self._held_state().skeletons[POLICY], self._policy_in_host_memory()).write(folder)
+        self._policy_copy().write(folder)
 
     def state(self) -> dict[str, Tensor]:
         self._held()
@@ -195,7 +197,7 @@ class FullyShardedBackend(Backend):
 
     def copy_state(self) -> RowsCopy:
         self._held()
-        return RowsCopy(self._held_state(), self._policy_in_host_memory() if self.rank == 0 else None)
+        return RowsCopy(self._held_state(), self._policy_copy())
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._load(StateInMemory(state))
@@ -211,7 +213,7 @@ class FullyShardedBackend(Backend):
         state.load(saved)
         if self._networks is not None:
             self._networks.take_shards()
-        self._gather_policy()
+        self._gather_policy_weights()
 
     def meet(self, membership: Membership) -> None:
         self._next_groups.meet(membership)
@@ -232,7 +234,7 @@ class FullyShardedBackend(Backend):
         reshard(state, self._group, membership, self.device)
         self._free_memory()
         if not membership.num_leaving:
-            self._gather_policy()
+            self._gather_policy_weights()
 
     def prepare(self) -> None:
         if self._state is None:
@@ -329,34 +331,30 @@ class FullyShardedBackend(Backend):
             self._mesh.close()
             self._mesh = None
 
-    def _gather_policy(self) -> None:
-        """Let rank 0 have the whole policy in host memory, one parameter after another."""
+    def _gather_policy_weights(self) -> None:
         self._policy_weights = None
-        if self._group.num_ranks == 1:
-            return
-        state, weights = self._held_state(), {}
-        for tensor in state.layout.of(POLICY):
-            whole = state.gather(self._group, tensor)
-            if self.rank == 0:
-                weights[tensor.name.removeprefix(f"{POLICY}.")] = whole.cpu()
-        self._policy_weights = weights if self.rank == 0 else None
+        if self._group.num_ranks > 1:
+            self._policy_weights = gather_whole_tensors(self._held_state(), self._group, self.device)
 
     def _policy_parameters(self) -> dict[str, Tensor]:
-        state = self._held_state()
+        """This rank's: of a rank on its own all of them."""
         if self._group.num_ranks > 1:
-            assert self._policy_weights is not None, "with trainer.sharding=full rank 0 alone has the whole policy"
+            assert self._policy_weights is not None, "no policy is gathered where a rank is about to leave"
             return self._policy_weights
-        tensors = {tensor.name.removeprefix(f"{POLICY}."): tensor for tensor in state.layout.of(POLICY)}
+        state = self._held_state()
+        tensors = {policy_name(tensor): tensor for tensor in state.layout.of(POLICY)}
         if state.initial is not None:
             return {name: state.initial[tensor.name] for name, tensor in tensors.items()}
         held = state.shards_held()
         return {name: held.shards.rows(tensor) for name, tensor in tensors.items()}
 
-    def _policy_in_host_memory(self) -> dict[str, Tensor]:
-        """That no step changes."""
-        if self._policy_weights is not None:
-            return self._policy_weights
-        return {name: each.to("cpu", copy=True) for name, each in self._policy_parameters().items()}
+    def _policy_copy(self) -> PolicyCopy:
+        state, weights = self._held_state(), self._policy_parameters()
+        skeleton = state.skeletons[POLICY]
+        if self._group.num_ranks == 1:
+            return ModelCopy(skeleton, {name: each.to("cpu", copy=True) for name, each in weights.items()})
+        cut = Cut(rank=self.rank, num_ranks=self._group.num_ranks)
+        return PolicyFiles(skeleton, weights, tensors=state.layout.of(POLICY), cut=cut)
 
     def _free_memory(self) -> None:
         if self.device.type == "cuda":

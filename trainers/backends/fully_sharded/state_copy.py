@@ -1,19 +1,18 @@
-"""What one rank writes of a checkpoint: its rows of everything; rank 0 also the policy, counters and the index."""
+"""What one rank writes of a checkpoint: its rows of everything, and its tensors of the policy; rank 0 also the counters
+and the index."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from rlserve.trainers.backends.base import POLICY
 from rlserve.trainers.backends.fully_sharded.layout import Cut
 from rlserve.trainers.backends.fully_sharded.state import ShardedState
 from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS
-from rlserve.trainers.backends.pytorch.state_copy import ModelCopy
+from rlserve.trainers.backends.pytorch.state_copy import PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import Part, file_name, write_index
 from rlserve.trainers.base import StateCopy
 from rlserve.trainers.elastic.intervals import Interval
@@ -22,8 +21,8 @@ from rlserve.trainers.elastic.intervals import Interval
 class RowsCopy(StateCopy):
     """Of one rank of a group; see ``StateCopy``."""
 
-    def __init__(self, state: ShardedState, policy_weights: Mapping[str, Tensor] | None) -> None:
-        """``policy_weights`` are rank 0's, in host memory, where nobody changes them."""
+    def __init__(self, state: ShardedState, policy: PolicyCopy) -> None:
+        """``policy`` is what this rank has of it."""
         held = state.shards_held()
         self._cut = held.shards.cut
         self._declared = state.saved_tensors()
@@ -34,18 +33,16 @@ class RowsCopy(StateCopy):
                 rows = held.rows(tensor, moment)
                 if rows.numel():
                     self._tensors[f"{prefix}{tensor.name}"] = rows.detach().to("cpu", copy=True)
-        self._policy: ModelCopy | None = None
+        self._policy = policy
         if self._cut.rank == 0:
-            assert policy_weights is not None
             self._tensors[COUNTERS] = torch.tensor([held.progress.num_steps, held.optimizer.num_updates])
-            self._policy = ModelCopy(state.skeletons[POLICY], policy_weights)
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors, folder / file_name(self._cut.rank, self._cut.num_ranks))
-        if self._policy is not None:
+        if self._cut.rank == 0:
             write_index(folder, self._declared, self._parts())
-            self._policy.write(policy_folder)
+        self._policy.write(policy_folder)
 
     def _parts(self) -> dict[str, list[Part]]:
         """Which elements of each saved tensor each rank writes."""

@@ -187,6 +187,8 @@ class TorchBackend(Backend):
         return adapter_weights(parameters) if self._config.lora.is_on else checkpoint_weights(parameters)
 
     def save_pretrained(self, folder: Path) -> None:
+        if self.rank > 0:
+            return
         weights = {name: view.to("cpu", copy=True) for name, view in self._policy_parameters().items()}
         self._policy_copy(weights).write(folder)
 
