@@ -7,6 +7,7 @@ one another in a process, and nothing global is touched.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +19,8 @@ from torch.distributed import PrefixStore, ProcessGroupGloo  # type: ignore[attr
 from rlserve.distributed.addresses import address_towards
 from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.errors import WorkerFailedError
+
+_POLL_S = 0.0005
 
 
 def new_gloo_group(rendezvous: Rendezvous, timeout: timedelta, *, name: str = "gloo") -> Any:
@@ -40,6 +43,21 @@ def new_nccl_group(rendezvous: Rendezvous, timeout: timedelta, *, name: str = "n
     options = ProcessGroupNCCL.Options()
     options._timeout = timeout
     return ProcessGroupNCCL(PrefixStore(name, rendezvous.store), place.rank, place.num_ranks, options)
+
+
+def finish_on_host(work: Any, timeout: timedelta) -> None:
+    """Wait for an operation on the host before the current stream does: a stream that waits for a rank that is lost
+    goes on holding whoever waits for that stream, past every deadline.
+
+    Raises:
+        RuntimeError: the operation failed, or is not done in time.
+    """
+    deadline = time.monotonic() + timeout.total_seconds()
+    while not work.is_completed():
+        if time.monotonic() >= deadline:
+            raise RuntimeError(f"not done within {timeout.total_seconds():g} s")
+        time.sleep(_POLL_S)
+    work.wait()
 
 
 @contextmanager

@@ -1,13 +1,16 @@
-"""Ranks that join while the others step on, by NCCL between processes on one GPU, which it takes for machines."""
+"""Ranks that join while the others step on, and one that is lost, by NCCL between processes on one GPU, which it takes
+for machines."""
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
 from trainer_ranks import Meetings, call_all, create_all, digest_alone, running_ranks
 from trainer_samples import random_batch, save_tiny_model
 
+from rlserve.errors import WorkerFailedError
 from rlserve.trainers import PPOConfig, TorchTrainerConfig
 
 pytestmark = pytest.mark.gpu
@@ -28,3 +31,22 @@ def test_joins_give_the_bits_of_one_rank(tmp_path: Path) -> None:
                 meetings.join(ranks[:number])
             call_all(ranks[:number], "step", batch)
         assert call_all(ranks, "digest") == [expected] * 3
+
+
+def test_the_survivor_of_a_killed_rank_hears_of_it_and_goes_on_alone(tmp_path: Path) -> None:
+    model_path, meetings = save_tiny_model(tmp_path), Meetings()
+    with running_ranks(2) as ranks:
+        call_all(ranks, "be_another_machine")
+        expected = digest_alone(ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:2])
+        create_all(ranks, CONFIG, ALGORITHM, model_path)
+        meetings.regroup(ranks)
+        call_all(ranks, "step", BATCHES[0])
+        survivor, victim = ranks
+        victim.call("signal_self_in", "all_to_all", signal.SIGKILL)
+        for rank in ranks:
+            rank.start("step", BATCHES[1])
+        with pytest.raises(WorkerFailedError, match="no answer from rank 1 "):
+            survivor.result()
+        meetings.regroup([survivor])
+        survivor.call("step", BATCHES[1])
+        assert survivor.call("digest") == expected

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
+from rlserve.distributed.process_groups import failures_named, finish_on_host, new_gloo_group, new_nccl_group
 from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.errors import WorkerFailedError
 from rlserve.trainers.base import Membership
@@ -61,28 +61,28 @@ class DistributedGroup(Group):
         bucket_length = max(1, _BUCKET_BYTES // tensor.element_size())
         with self._failures_named("broadcast"):
             for bucket in torch.split(flat, bucket_length):
-                self._open_process_group().broadcast(bucket, 0).wait(self._timeout)
+                self._finish(self._open_process_group().broadcast(bucket, 0))
 
     def all_gather(self, tensor: Tensor) -> list[Tensor]:
         gathered = [torch.empty_like(tensor) for _ in range(self.num_ranks)]
         with self._failures_named("all-gather"):
-            self._open_process_group().allgather([gathered], [tensor.contiguous()]).wait(self._timeout)
+            self._finish(self._open_process_group().allgather([gathered], [tensor.contiguous()]))
         return gathered
 
     def all_to_all(self, tensor: Tensor, send_sizes: Sequence[int], receive_sizes: Sequence[int]) -> Tensor:
         received = tensor.new_empty(sum(receive_sizes))
         with self._failures_named("all-to-all"):
             work = self._open_process_group().alltoall_base(received, tensor, list(receive_sizes), list(send_sizes))
-            work.wait(self._timeout)
+            self._finish(work)
         return received
 
     def all_gather_into(self, gathered: Tensor, tensor: Tensor) -> None:
         with self._failures_named("all-gather"):
-            self._open_process_group()._allgather_base(gathered, tensor).wait(self._timeout)
+            self._finish(self._open_process_group()._allgather_base(gathered, tensor))
 
     def reduce_scatter_into(self, summed: Tensor, tensor: Tensor) -> None:
         with self._failures_named("reduce-scatter"):
-            self._open_process_group()._reduce_scatter_base(summed, tensor).wait(self._timeout)
+            self._finish(self._open_process_group()._reduce_scatter_base(summed, tensor))
 
     def close(self) -> None:
         second, self._second = self._second, None
@@ -119,6 +119,12 @@ class DistributedGroup(Group):
         if wait is not None:
             wait()
         return self._process_group
+
+    def _finish(self, work: Any) -> None:
+        if self._device.type == "cuda":
+            finish_on_host(work, self._timeout)
+        else:
+            work.wait(self._timeout)
 
     @contextmanager
     def _failures_named(self, operation: str) -> Iterator[None]:

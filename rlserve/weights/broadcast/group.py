@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
@@ -12,14 +11,13 @@ from typing import Any, Literal
 import torch
 
 from rlserve.distributed.base import RankPlace
-from rlserve.distributed.process_groups import failures_named, new_gloo_group, new_nccl_group
+from rlserve.distributed.process_groups import failures_named, finish_on_host, new_gloo_group, new_nccl_group
 from rlserve.distributed.rendezvous import Rendezvous
 from rlserve.errors import DeadlineExceededError
 
 Backend = Literal["nccl", "gloo"]
 SENDER = "the sender"
 _BUCKET_BYTES = 64 * 2**20
-_POLL_S = 0.0005
 
 
 class BroadcastGroup:
@@ -83,25 +81,16 @@ class BroadcastGroup:
     def _broadcast(self, part: torch.Tensor) -> None:
         is_sender = self._rendezvous.place.rank == 0
         if self._device.type == "cpu":
-            self._finish(self._process_group.broadcast(part, 0))
+            finish_on_host(self._process_group.broadcast(part, 0), self._timeout)
             return
         if self._buffer is None:
             self._buffer = torch.empty(_BUCKET_BYTES, dtype=torch.uint8, device=self._device)
         bucket = self._buffer[: part.nbytes]
         if is_sender:
             bucket.copy_(part)
-        self._finish(self._process_group.broadcast(bucket, 0))
+        finish_on_host(self._process_group.broadcast(bucket, 0), self._timeout)
         if not is_sender:
             part.copy_(bucket)
-
-    def _finish(self, work: Any) -> None:
-        """Wait on the host, so that nothing waits on a device for a rank that is lost."""
-        deadline = time.monotonic() + self._timeout.total_seconds()
-        while not work.is_completed():
-            if time.monotonic() >= deadline:
-                raise RuntimeError(f"not done within {self._timeout.total_seconds():g} s")
-            time.sleep(_POLL_S)
-        work.wait()
 
     def _failures_named(self, operation: str) -> AbstractContextManager[None]:
         return failures_named(self._rendezvous, operation, close=self.close, culprits=self._culprits)
