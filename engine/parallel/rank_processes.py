@@ -39,8 +39,8 @@ class RankProcesses:
                 "gpu": gpus[rank - 1],
             }
             command = [sys.executable, "-m", "rlserve.engine.parallel.follower", json.dumps(task)]
-            # A session of its own: Ctrl-C is for rank 0, which ends the others. The pipe closes when rank 0 dies.
-            process = subprocess.Popen(command, start_new_session=True, stdin=subprocess.PIPE, bufsize=0)
+            # A process group of its own: Ctrl-C is for rank 0, which ends the others. The pipe closes when rank 0 dies.
+            process = subprocess.Popen(command, process_group=0, stdin=subprocess.PIPE, bufsize=0)
             self._processes.append(process)
             assert process.stdin is not None
             # Not in the command, which everybody on the machine can read.

@@ -93,9 +93,10 @@ def _become(request: _Request, server_id: int) -> None:
     """Turn the fork into the process that was asked for; does not return."""
     try:
         end_with_parent(server_id)
-        # As Ray does with workers of its own: Ctrl-C in a terminal is for the driver alone, and when a worker dies, Ray
-        # kills what is left in its process group, which must not hold the other workers.
-        os.setsid()
+        # A process group of its own: Ctrl-C in a terminal is for the driver alone, and when a worker dies, Ray kills
+        # what is left in its group, which must not hold the other workers. Not a session: where Linux shares processors
+        # out among sessions (autogroups), an engine that is ready to run waits for up to 0.2 s while others compute.
+        os.setpgid(0, 0)
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
             signal.signal(number, signal.SIG_DFL)
         for target, stream in enumerate(request.streams):

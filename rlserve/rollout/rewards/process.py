@@ -67,7 +67,7 @@ class RewardProcess:
             stderr=output,
             pass_fds=(theirs.fileno(),),
             env=_environment(config),
-            start_new_session=True,  # a signal to the group of the run's process is meant for that one
+            process_group=0,  # a signal to the group of the run's process is meant for that one
         )
         theirs.close()
 

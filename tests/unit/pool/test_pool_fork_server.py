@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -85,13 +86,15 @@ def test_what_the_forks_started_ends_with_the_server_too(tmp_path: Path) -> None
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_each_worker_has_a_process_group_of_its_own(server: ForkServer, tmp_path: Path) -> None:
-    """Ctrl-C in a terminal does not reach it, and what Ray does to one's group does not reach another."""
+def test_each_worker_has_a_process_group_of_its_own_in_the_session_of_all(server: ForkServer, tmp_path: Path) -> None:
+    """Ctrl-C in a terminal does not reach it, what Ray does to one's group does not reach another, and Linux shares
+    processors out among threads, not among sessions."""
     script = tmp_path / "script.py"
-    script.write_text("import os\nprint(os.getpgrp(), os.getpid())\n")
+    script.write_text("import os\nprint(os.getpid(), os.getpgrp(), os.getsid(0))\n")
     with start(server, script) as client:
-        group, process = client.communicate(timeout=60)[0].split()
+        process, group, session = map(int, client.communicate(timeout=60)[0].split())
     assert group == process
+    assert session == os.getsid(0)
 
 
 def test_without_a_server_the_client_becomes_the_process(server: ForkServer, tmp_path: Path) -> None:
