@@ -37,7 +37,7 @@ from rlserve.tracking.run_folder import RunFolder
 NAME = "reallocate"
 NUM_QUIET_STEPS = 12
 """Before the first move, to see how long the gaps between engine steps usually are."""
-STEPS_PER_MOVE = 4
+STEPS_PER_MOVE = 6
 """That the run is given; moves end where they do not suffice."""
 SPARE_MOVES = 0.1
 """More than are asked for: a gang may be moved on before it had anything to do."""
