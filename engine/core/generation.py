@@ -10,7 +10,7 @@ A step is collected as soon as it is launched; with overlapped scheduling, when 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,9 @@ from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
 from rlserve.engine.stats.metrics import NO_TIME, Latencies
 from rlserve.engine.stats.step_work import NO_WORK, StepWork
+
+_Ending = tuple[FinishReason, int | str | None]
+"""Why a sample ended, and with which token or string."""
 
 
 @dataclass(kw_only=True)
@@ -148,8 +151,7 @@ class Generation:
         for request_id in request_ids:
             owner = self.requests.get(request_id)
             if owner is not None:
-                self._end_request(owner, FinishReason.ABORT)
-                outputs.append(_output(owner))
+                outputs += self._end(dict.fromkeys(owner.unfinished, (FinishReason.ABORT, None)))
         self.counts.num_finished_requests += len(outputs)
         if not self.requests:
             self._drain()
@@ -242,7 +244,7 @@ class Generation:
             self._measure(rows_B)
             self._end_samples(rows_B, collected.sampled)
         if not self.requests:
-            self._scheduler.check_integrity()
+            self._scheduler.check_idle()
 
     def _measure(self, rows_B: NDArray[np.intp]) -> None:
         """Note when the rows got their token."""
@@ -253,27 +255,30 @@ class Generation:
         self._table.last_token_s[rows_B] = now_s
 
     def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
-        """Find the samples that end with the token just drawn. A stop token comes before a stop string, and
-        that before the length."""
+        """End the samples that end with the token just drawn, and the requests of those whose token is none."""
+        broken_rows = rows_B[~np.isfinite(sampled.log_probs)].tolist()
+        for owner in dict.fromkeys(self._table.sequence(row).owner for row in broken_rows):
+            owner.error = "the model's logits are not finite: its weights are broken"
+            self._ready += self._end(dict.fromkeys(owner.unfinished, (FinishReason.ERROR, None)))
+        self._ready += self._end(dict(self._endings(rows_B, sampled.token_ids)))
+
+    def _endings(self, rows_B: NDArray[np.intp], token_ids_B: NDArray[np.int32]) -> Iterator[tuple[Sequence, _Ending]]:
+        """The samples that are complete, and why. A stop token comes before a stop string, and that before the
+        length."""
         table = self._table
-        stopped_B = (table.stop_token_ids[rows_B] == sampled.token_ids[:, None]).any(axis=1)
+        stopped_B = (table.stop_token_ids[rows_B] == token_ids_B[:, None]).any(axis=1)
         too_long_B = table.num_known[rows_B] >= table.max_num_tokens[rows_B]
-        broken_B = ~np.isfinite(sampled.log_probs)
-        places = np.flatnonzero(stopped_B | too_long_B | broken_B | table.searches_text[rows_B]).tolist()
-        ending = [(place, table.sequence(int(rows_B[place])), int(sampled.token_ids[place])) for place in places]
-        for place, sequence, token_id in ending:
-            if sequence.state is SequenceState.ENDED:  # with its whole request, for a broken sample before it
+        for place in np.flatnonzero(stopped_B | too_long_B | table.searches_text[rows_B]).tolist():
+            row, token_id = int(rows_B[place]), int(token_ids_B[place])
+            if not table.has_sequence(row):  # it ended with its whole request
                 continue
-            if broken_B[place]:
-                sequence.owner.error = "the model's logits are not finite: its weights are broken"
-                self._end_request(sequence.owner, FinishReason.ERROR)
-                self._ready.append(_output(sequence.owner))
-            elif stopped_B[place]:
-                self._end_sample(sequence, FinishReason.STOP, token_id)
+            sequence = table.sequence(row)
+            if stopped_B[place]:
+                yield sequence, (FinishReason.STOP, token_id)
             elif (string := self._completed_stop_string(sequence, token_id)) is not None:
-                self._end_sample(sequence, FinishReason.STOP, string)
+                yield sequence, (FinishReason.STOP, string)
             elif too_long_B[place]:
-                self._end_sample(sequence, FinishReason.LENGTH, None)
+                yield sequence, (FinishReason.LENGTH, None)
 
     def _completed_stop_string(self, sequence: Sequence, token_id: int) -> str | None:
         """The stop string that the token just drawn completes, unless the sample is to have more tokens."""
@@ -283,25 +288,18 @@ class Generation:
         num_generated = int(self._table.num_known[sequence.row]) - len(sequence.owner.prompt)
         return string if num_generated > sequence.owner.request.sampling.min_tokens else None
 
-    def _end_sample(self, sequence: Sequence, reason: FinishReason, stop_reason: int | str | None) -> None:
-        owner = sequence.owner
-        self._scheduler.end(sequence)
-        owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
-        if len(owner.outputs) == owner.request.sampling.n:
-            self._forget(owner)
-            self._ready.append(_output(owner))
-
-    def _end_request(self, owner: RequestState, reason: FinishReason) -> None:
-        """End all samples of a request that have not ended, and forget it."""
-        for sequence in owner.sequences:
-            if sequence.state is not SequenceState.ENDED:
-                self._scheduler.end(sequence)
-                owner.outputs[sequence.index] = sequence.output(reason, None)
-        self._forget(owner)
-
-    def _forget(self, owner: RequestState) -> None:
-        del self.requests[owner.request.id]
-        self.latencies.e2e_latency.observe(self._clock() - owner.arrival_s)
+    def _end(self, ending: Mapping[Sequence, _Ending]) -> list[RequestOutput]:
+        """End some samples; returns the outputs of the requests that are complete with them, which are forgotten."""
+        outputs = []
+        self._scheduler.end(*ending)
+        for sequence, (reason, stop_reason) in ending.items():
+            owner = sequence.owner
+            owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
+            if len(owner.outputs) == owner.request.sampling.n:
+                del self.requests[owner.request.id]
+                self.latencies.e2e_latency.observe(self._clock() - owner.arrival_s)
+                outputs.append(_output(owner))
+        return outputs
 
     def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:
         """Add one sample to its request: as it is if it is complete, else as a sequence to be computed."""
@@ -314,14 +312,13 @@ class Generation:
             sequence.top_log_probs = list(resumed.top_log_probs)
         if resumed is not None and sampling.kept_support:
             sequence.kept_support = list(resumed.kept_support)
-        token_ids = sequence.history.token_ids.tolist()
-        is_full = len(token_ids) >= sampling.max_tokens_of(index)
-        if is_full or len(owner.prompt) + len(token_ids) >= self._max_model_len:
+        num_tokens = len(sequence.history)
+        if num_tokens >= sampling.max_tokens_of(index) or len(owner.prompt) + num_tokens >= self._max_model_len:
             owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return
         if sampling.stop:
             sequence.stop_checker = StopStringChecker(self._tokenizer, owner.prompt.tolist(), sampling.stop)
-            for token_id in token_ids:
+            for token_id in sequence.history.token_ids.tolist():
                 sequence.stop_checker.push(token_id)
         owner.sequences.append(sequence)
 

@@ -36,19 +36,20 @@ class BlockPool:
         self.reference_counts[block] = 1
         return block
 
-    def share(self, block: int) -> None:
-        """Hold a block once more; a free one leaves the free list."""
+    def share(self, block: int, *, times: int = 1) -> None:
+        """Hold a block once more, or several times; a free one leaves the free list."""
         if self.reference_counts[block] == 0:
             del self._free[block]
-        self.reference_counts[block] += 1
+        self.reference_counts[block] += times
 
     def release(self, blocks: Iterable[int]) -> None:
         """Let go of blocks of one sequence, given in order of position. The end of a prefix is used up before
         its beginning, which more sequences share."""
         for block in reversed(list(blocks)):
-            assert self.reference_counts[block] > 0, f"block {block} is released twice"
-            self.reference_counts[block] -= 1
-            if self.reference_counts[block] == 0:
+            count = int(self.reference_counts[block])
+            assert count > 0, f"block {block} is released twice"
+            self.reference_counts[block] = count - 1
+            if count == 1:
                 self._free[block] = None
 
     def find(self, name: bytes) -> int | None:
@@ -74,6 +75,11 @@ class BlockPool:
         """Drop all names: the content of every block is of the past."""
         self._name_of_block.clear()
         self._block_of_name.clear()
+
+    def check_all_free(self) -> None:
+        """Assert that nobody holds a block. Takes little time, however many there are."""
+        assert len(self._free) == self.num_blocks, f"{self.num_blocks - len(self._free)} blocks are lost"
+        assert not self.reference_counts.any(), "a free block is held"
 
     def check_integrity(self, held: Counter[int]) -> None:
         """Assert that counts are exactly what the sequences hold, and that every block is free or held."""

@@ -120,12 +120,9 @@ class Scheduler:
         decode_rows = self._grow_decoding()
         budget = self._max_num_batched_tokens - len(decode_rows)
         chunks: list[Chunk] = []
-        for sequence in self._prefilling:
-            if budget > 0:
-                chunks.append(self._next_chunk(sequence, budget))
-                budget -= chunks[-1].end - chunks[-1].start
-        while budget > 0 and self._admit_next():
-            chunks.append(self._next_chunk(self._prefilling[-1], budget))
+        under_way = iter(self._prefilling.copy())
+        while budget > 0 and (sequence := next(under_way, None) or self._admit_next()) is not None:
+            chunks.append(self._next_chunk(sequence, budget))
             budget -= chunks[-1].end - chunks[-1].start
         self.counts.num_prefill_chunks += len(chunks)
         self.counts.num_partial_chunks += sum(not chunk.completes for chunk in chunks)
@@ -164,21 +161,23 @@ class Scheduler:
         Followers without tokens fork, as far as there are rows: they share all blocks of the leader, and their
         first token comes from the same logits. Those are returned. All others wait.
         """
-        forked = []
+        forking: list[Sequence] = []
         for follower in leader.followers:
-            if self._table.num_free and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
-                self._fork(leader, follower)
-                forked.append(follower)
+            has_row = len(forking) < self._table.num_free
+            if has_row and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
+                forking.append(follower)
             else:
                 self._wait(follower)
         leader.followers = []
-        return forked
+        if forking:
+            self._fork(leader, forking)
+        return forking
 
-    def end(self, sequence: Sequence) -> None:
-        """Take back everything that a sequence has. Its history stays."""
-        if sequence.state is SequenceState.RUNNING:
-            self._take_back(sequence)
-        self._move(sequence, SequenceState.ENDED)
+    def end(self, *sequences: Sequence) -> None:
+        """Take back everything that some sequences have. Their histories stay."""
+        self._take_back(*(sequence for sequence in sequences if sequence.state is SequenceState.RUNNING))
+        for sequence in sequences:
+            self._move(sequence, SequenceState.ENDED)
 
     def set_weight_version(self, version: int, *, recompute: bool = False) -> None:
         """Everything cached so far is of the past: no prefix is found any more, and what decoding sequences
@@ -211,6 +210,11 @@ class Scheduler:
                 sequence.was_preempted = True
                 self._move(sequence, SequenceState.FOLLOWING)
                 leader.followers.append(sequence)
+
+    def check_idle(self) -> None:
+        """Assert that no sample is left, and that none has kept a block or a row. Takes little time."""
+        assert (self.num_running, self.num_waiting, self._table.num_free) == (0, 0, len(self._table.num_tokens))
+        self._pool.check_all_free()
 
     def check_integrity(self) -> None:
         """Assert that every block and row is held by whom it must be, and by nobody else."""
@@ -256,7 +260,7 @@ class Scheduler:
     def _grow_decoding(self) -> NDArray[np.intp]:
         """Give the decoding rows the blocks that they need; returns those rows that are left."""
         rows, num_departures = self._table.decode_rows(), self._table.num_departures
-        for sequence in sorted(self._table.sequence(row) for row in self._needy(rows).tolist()):
+        for sequence in sorted(map(self._table.sequence, self._needy(rows).tolist()), key=lambda each: each.order):
             if sequence.state is SequenceState.RUNNING:
                 self._grow(sequence)
         return rows if self._table.num_departures == num_departures else self._table.decode_rows()
@@ -283,12 +287,12 @@ class Scheduler:
             self._pool.release([shared])
         self._table.block_tables[sequence.row, index] = block
 
-    def _admit_next(self) -> bool:
+    def _admit_next(self) -> Sequence | None:
         """Give the first waiting sequence a row and the blocks of all its tokens, if there are enough."""
         while self._waiting and self._waiting[0].state is not SequenceState.WAITING:
             heapq.heappop(self._waiting)
         if not self._waiting or not self._table.num_free:
-            return False
+            return None
         sequence = self._waiting[0]
         cached = self._cached_blocks(sequence)
         num_blocks = -(-sequence.num_tokens // self._block_size)
@@ -296,16 +300,20 @@ class Scheduler:
         # Those that run, and those that follow, will want a block soon; leaving them some avoids preemption.
         reserve = min(self.num_running + len(sequence.followers), self._pool.num_blocks // 8) if self.num_running else 0
         if self._pool.num_free - num_taken < reserve:
-            return False
+            return None
         heapq.heappop(self._waiting)
         for block in cached:
             self._pool.share(block)
         sequence.blocks = cached + [self._pool.allocate() for _ in range(num_blocks - len(cached))]
         sequence.num_computed = sequence.num_published_tokens = len(cached) * self._block_size
         self._count_lookup(sequence)
-        self._start(sequence)
+        self._table.take(sequence, self._eos_token_ids)
+        self._move(sequence, SequenceState.RUNNING)
+        if not sequence.owner.has_started:
+            sequence.owner.has_started = True
+            self._started.append(sequence.owner)
         self._prefilling.append(sequence)
-        return True
+        return sequence
 
     def _count_lookup(self, sequence: Sequence) -> None:
         """Count what a sample that is about to start found in the prefix cache. One that was preempted is not counted
@@ -353,24 +361,17 @@ class Scheduler:
         end = min(num_tokens, start + budget)
         return Chunk(sequence=sequence, start=start, end=end, completes=end == num_tokens)
 
-    def _fork(self, leader: Sequence, follower: Sequence) -> None:
+    def _fork(self, leader: Sequence, followers: list[Sequence]) -> None:
         for block in leader.blocks:
-            self._pool.share(block)
-        follower.blocks = list(leader.blocks)
-        follower.block_names = list(leader.block_names)
-        follower.names_version = leader.names_version
-        follower.num_published_tokens = leader.num_published_tokens
-        self._start(follower)
-        self._table.decoding[follower.row] = True
-        self.counts.num_forks += 1
-
-    def _start(self, sequence: Sequence) -> None:
-        self._table.take(sequence, self._eos_token_ids)
-        self._table.set_blocks(sequence)
-        self._move(sequence, SequenceState.RUNNING)
-        if not sequence.owner.has_started:
-            sequence.owner.has_started = True
-            self._started.append(sequence.owner)
+            self._pool.share(block, times=len(followers))
+        for follower in followers:
+            follower.blocks = list(leader.blocks)
+            follower.block_names = list(leader.block_names)
+            follower.names_version = leader.names_version
+            follower.num_published_tokens = leader.num_published_tokens
+            self._move(follower, SequenceState.RUNNING)
+        self._table.take_as(leader, followers)
+        self.counts.num_forks += len(followers)
 
     def _preempt(self, victim: Sequence) -> None:
         self._send_back(victim)
@@ -382,12 +383,12 @@ class Scheduler:
         sequence.was_preempted = True
         self._wait(sequence)
 
-    def _take_back(self, sequence: Sequence) -> None:
-        if not self._table.decoding[sequence.row]:
-            self._prefilling.remove(sequence)
-        self._table.give_back(sequence)
-        self._pool.release(sequence.blocks)
-        sequence.blocks = []
+    def _take_back(self, *sequences: Sequence) -> None:
+        self._table.give_back(sequences)
+        self._prefilling = [sequence for sequence in self._prefilling if sequence.row >= 0]
+        for sequence in sequences:
+            self._pool.release(sequence.blocks)
+            sequence.blocks = []
 
     def _wait(self, sequence: Sequence) -> None:
         self._move(sequence, SequenceState.WAITING)

@@ -72,6 +72,11 @@ class RequestState:
     """Log-probabilities of the prompt, if asked for."""
 
     @property
+    def unfinished(self) -> list[Sequence]:
+        """Those of its samples that have not ended."""
+        return [sequence for sequence in self.sequences if sequence.state is not SequenceState.ENDED]
+
+    @property
     def must_score_prompt(self) -> bool:
         """Whether log-probabilities of prompt tokens are still wanted, so that all of them must be computed."""
         return self.prompt_scores is not None and not self.prompt_scores.is_complete

@@ -5,6 +5,9 @@ Legend: S rows, L longest sequence in tokens, K most stop tokens of one sample.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,6 +68,10 @@ class SequenceTable:
         """Rows without a sequence."""
         return len(self._free)
 
+    def has_sequence(self, row: int) -> bool:
+        """Whether somebody has the row."""
+        return self._sequences[row] is not None
+
     def sequence(self, row: int) -> Sequence:
         """Who has the row."""
         sequence = self._sequences[row]
@@ -110,22 +117,43 @@ class SequenceTable:
         self.stream_keys[row] = stream_key(seed, sequence.index)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
+        self.block_tables[row, : len(sequence.blocks)] = sequence.blocks
 
-    def give_back(self, sequence: Sequence) -> None:
-        """Free the row; the generated tokens move to the sequence's history, without those still being drawn."""
-        row = sequence.row
-        self.num_departures += 1
-        self.last_departure[row] = self.num_departures
-        sequence.history = self.history(row)
-        sequence.last_token_s = float(self.last_token_s[row])
-        sequence.row = -1
-        self.decoding[row] = False
-        self._sequences[row] = None
-        self._free.append(row)
+    def take_as(self, leader: Sequence, followers: list[Sequence]) -> None:
+        """Give samples that have no tokens yet a row each, in which they go on from the prompt that their leader has
+        just computed, in its blocks. There must be as many free ones."""
+        first, sampling = leader.row, leader.owner.request.sampling
+        rows = [self._free.pop() for _ in followers]
+        for row, follower in zip(rows, followers, strict=True):
+            follower.row = row
+            self._sequences[row] = follower
+        for column in self._columns_of_request():
+            column[rows] = column[first]
+        num_prompt = len(leader.owner.prompt)
+        self.token_ids[rows, :num_prompt] = leader.owner.prompt
+        self.block_tables[rows, : len(leader.blocks)] = leader.blocks
+        num_generated = [sampling.max_tokens_of(follower.index) for follower in followers]
+        self.max_num_tokens[rows] = np.minimum(num_prompt + np.array(num_generated), self.token_ids.shape[1])
+        self.last_token_s[rows] = [follower.last_token_s for follower in followers]
+        seed = seed_of(leader.owner.request.id) if sampling.seed is None else sampling.seed
+        self.stream_keys[rows] = [stream_key(seed, follower.index) for follower in followers]
+        self.decoding[rows] = True
 
-    def set_blocks(self, sequence: Sequence) -> None:
-        """Write the blocks of a sequence into its row."""
-        self.block_tables[sequence.row, : len(sequence.blocks)] = sequence.blocks
+    def give_back(self, sequences: Collection[Sequence]) -> None:
+        """Free the rows; the generated tokens move to the sequences' histories, without those still being drawn."""
+        if not sequences:
+            return
+        rows = np.array([sequence.row for sequence in sequences])
+        histories = self._histories(rows)
+        self.last_departure[rows] = np.arange(self.num_departures, self.num_departures + len(rows)) + 1
+        self.num_departures += len(rows)
+        self.decoding[rows] = False
+        last_tokens_s = self.last_token_s[rows].tolist()
+        for sequence, history, last_token_s in zip(sequences, histories, last_tokens_s, strict=True):
+            sequence.history, sequence.last_token_s = history, last_token_s
+            self._sequences[sequence.row] = None
+            self._free.append(sequence.row)
+            sequence.row = -1
 
     def generated(self, row: int) -> NDArray[np.int32]:
         """A view of the generated tokens of a row."""
@@ -140,6 +168,24 @@ class SequenceTable:
             behaviour_log_probs=self.behaviour_log_probs[row, generated].copy(),
             weight_versions=self.weight_versions[row, generated].copy(),
         )
+
+    def _histories(self, rows: NDArray[np.intp]) -> Iterator[GeneratedTokens]:
+        """Of each row what :meth:`history` gives, as a part of arrays that all of them share."""
+        starts = self.num_prompt_tokens[rows]
+        lengths = self.num_known[rows] - starts
+        ends = np.cumsum(lengths)
+        of_row = np.repeat(rows, lengths)
+        positions = np.arange(len(of_row)) + np.repeat(starts - ends + lengths, lengths)
+        columns = (self.token_ids, self.log_probs, self.behaviour_log_probs, self.weight_versions)
+        token_ids, log_probs, behaviour_log_probs, weight_versions = (column[of_row, positions] for column in columns)
+        for end, length in zip(ends.tolist(), lengths.tolist(), strict=True):
+            generated = slice(end - length, end)
+            yield GeneratedTokens(
+                token_ids=token_ids[generated],
+                log_probs=log_probs[generated],
+                behaviour_log_probs=behaviour_log_probs[generated],
+                weight_versions=weight_versions[generated],
+            )
 
     def reserve(self, rows_B: NDArray[np.intp], weight_version: int) -> NDArray[np.int32]:
         """Add one generated token to each of the given rows, which ``fill`` will tell; returns their positions."""
@@ -161,6 +207,21 @@ class SequenceTable:
         self.log_probs[rows_B, positions_B] = log_probs_B
         self.behaviour_log_probs[rows_B, positions_B] = behaviour_log_probs_B
         self.num_known[rows_B] = positions_B + 1
+
+    def _columns_of_request(self) -> tuple[NDArray[Any], ...]:
+        """Those that are alike for all samples of a request that have computed its prompt and nothing else."""
+        return (
+            self.num_tokens,
+            self.num_known,
+            self.num_prompt_tokens,
+            self.temperature,
+            self.top_k,
+            self.top_p,
+            self.min_p,
+            self.is_special,
+            self.searches_text,
+            self.stop_token_ids,
+        )
 
     def _set_stop_tokens(self, row: int, token_ids: tuple[int, ...]) -> None:
         num_rows = len(self._sequences)

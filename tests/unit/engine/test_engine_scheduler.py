@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -228,3 +230,51 @@ def test_only_the_moves_of_the_table_are_legal(state: SequenceState, target: Seq
     else:
         with pytest.raises(IllegalTransitionError, match=f"request '0', sample 0: {state} -> {target}"):
             sequence.move(target)
+
+
+def test_a_fork_has_the_row_that_it_would_have_taken_for_itself() -> None:
+    bench = Bench()
+    leader, *followers = bench.add([1, 2, 3, 4, 5], n=3)
+    sampling = leader.owner.request.sampling
+    lengths = (30, 20, 10)
+    leader.owner.request = replace(
+        leader.owner.request,
+        sampling=replace(
+            sampling,
+            sample_max_tokens=lengths,
+            temperature=0.5,
+            top_k=3,
+            top_p=0.9,
+            min_p=0.1,
+            min_tokens=2,
+            stop_token_ids=(7, 8),
+        ),
+    )
+    step = bench.scheduler.schedule()
+    bench.scheduler.complete_chunks(step)
+    assert bench.scheduler.release_followers(leader) == followers
+    for follower in followers:
+        alone = SequenceTable(num_rows=8, max_model_len=64, block_size=BLOCK_SIZE)
+        apart = Sequence(owner=leader.owner, index=follower.index, history=NO_TOKENS, blocks=list(leader.blocks))
+        alone.take(apart, ())
+        alone.decoding[apart.row] = True
+        for name, column in vars(alone).items():
+            if isinstance(column, np.ndarray):
+                assert np.array_equal(column[apart.row], getattr(bench.table, name)[follower.row]), name
+    assert bench.scheduler.num_running == 3
+
+
+def test_what_is_idle_has_everything_back() -> None:
+    bench = Bench()
+    bench.scheduler.check_idle()
+    (sample,) = bench.add([1, 2, 3])
+    with pytest.raises(AssertionError):
+        bench.scheduler.check_idle()
+    bench.step()
+    with pytest.raises(AssertionError):
+        bench.scheduler.check_idle()
+    bench.scheduler.end(sample)
+    bench.scheduler.check_idle()
+    bench.pool.allocate()
+    with pytest.raises(AssertionError, match="1 blocks are lost"):
+        bench.scheduler.check_idle()
