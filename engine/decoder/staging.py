@@ -19,6 +19,7 @@ import torch
 
 from rlserve.engine.decoder.named_weight import NamedWeight, PanelWeight, PlainWeight
 from rlserve.engine.weights.fingerprint import (
+    copied_fingerprints,
     fingerprint_of_sum,
     named_fingerprint,
     tensor_fingerprint,
@@ -80,10 +81,13 @@ def stage_in_rows(
         beside: as many as ``fused``, of the same shapes.
     """
     twins = {id(mine): twin for mine, twin in zip(fused, beside, strict=True)}
-    named = []
+    names, copies = [], []
     for name, weight, tensor in weights:
         assert isinstance(weight, PlainWeight)
-        rows = weight.rows_of(twins[id(weight.fused)])
-        rows.copy_(tensor.detach())
-        named.append(named_fingerprint(name, rows.shape, rows.dtype, tensor_fingerprint(rows)))
+        names.append(name)
+        copies.append((tensor.detach(), weight.rows_of(twins[id(weight.fused)])))
+    named = [
+        named_fingerprint(name, rows.shape, rows.dtype, of_rows)
+        for name, (_, rows), of_rows in zip(names, copies, copied_fingerprints(copies), strict=True)
+    ]
     return StagedWeights(fingerprint=total_fingerprint(named), tensors={}, beside=beside)
