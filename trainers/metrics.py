@@ -36,8 +36,8 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
 
 def credit_metrics(experience: Experience, credit: Credit) -> dict[str, float]:
     """Rewards of whole samples less any penalty, and advantages of tokens; with a critic, returns and old values."""
-    sample_ends = np.cumsum(experience.lengths)[:-1]
-    sample_rewards = [float(part.sum()) for part in np.split(_rounded(credit.rewards), sample_ends)]
+    sample_starts = np.cumsum(experience.lengths) - experience.lengths
+    sample_rewards = np.add.reduceat(_rounded(credit.rewards), sample_starts)
     found = {
         **_spread("critic/rewards", sample_rewards),
         **_spread("critic/advantages", _rounded(credit.advantages)),

@@ -26,4 +26,5 @@ class AnswerText:
     def __call__(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         if not self._skip_special_tokens and len(token_ids) and token_ids[-1] in self._end_token_ids:
             token_ids = token_ids[:-1]
-        return str(self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens))
+        listed = np.asarray(token_ids).tolist()  # of an array the tokenizer first finds out which library's it is
+        return str(self._tokenizer.decode(listed, skip_special_tokens=self._skip_special_tokens))

@@ -10,8 +10,9 @@ Legend: B samples of the batch, S samples of a shard or a pass, T rows of a pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -51,9 +52,11 @@ class PackedInputs:
 def in_order_of_prefixes(batch: Batch, samples: IndexArray) -> tuple[IndexArray, IndexArray]:
     """The samples so ordered that those that begin alike are neighbours, and of each how many tokens it shares with the
     one before it."""
-    texts = [text.astype(">i4").tobytes() for text in _texts(batch, samples)]  # compared as bytes, as numbers are
+    tokens = batch.token_ids.astype(">i4").tobytes()  # compared as bytes, as numbers are
+    starts, lengths = _places(batch, samples)
+    texts = [tokens[4 * start : 4 * (start + length)] for start, length in zip(starts, lengths, strict=True)]
     ordered = samples[sorted(range(len(samples)), key=texts.__getitem__)]
-    return ordered, _num_shared(_texts(batch, ordered))
+    return ordered, _num_shared(batch, ordered)
 
 
 def num_rows(lengths: IndexArray, num_shared: IndexArray) -> int:
@@ -80,60 +83,101 @@ def pack(batch: Batch, samples: IndexArray, num_shared: IndexArray, *, states_af
     Args:
         num_shared: [S] tokens of each that it shares with the one before it: of the first none.
     """
-    texts = _texts(batch, samples)
-    response_starts = np.cumsum(batch.response_lengths, dtype=np.int64) - batch.response_lengths
-    longest = max(map(len, texts)) - (not states_after)
-    rows_of_path, segment_of_path = np.zeros((2, longest), dtype=np.int64)
-    input_ids, positions, states, targets = [], [], [], []
-    parents: list[int] = []
-    segments, trees, length_of_path = [0], [], 0
-    for text, num_alike, sample in zip(texts, num_shared.tolist(), samples.tolist(), strict=True):
-        num_inputs = len(text) - (not states_after)
-        first = min(num_alike, num_inputs, length_of_path)
-        length_of_path = num_inputs
-        if first < num_inputs:
-            if first == 0:
-                trees.append(len(parents))
-            parents.append(segment_of_path[first - 1] if first else -1)
-            segment_of_path[first:num_inputs] = len(parents) - 1
-            rows_of_path[first:num_inputs] = np.arange(segments[-1], segments[-1] + num_inputs - first)
-            segments.append(segments[-1] + num_inputs - first)
-            input_ids.append(text[first:num_inputs])
-            positions.append(np.arange(first, num_inputs, dtype=np.int32))
-        prompt, response = int(batch.prompt_lengths[sample]), int(batch.response_lengths[sample])
-        is_trained = batch.loss_mask[response_starts[sample] : response_starts[sample] + response]
-        states.append(rows_of_path[num_inputs - response : num_inputs][is_trained])
-        targets.append(text[prompt:][is_trained])
-    trees.append(len(parents))
+    starts, lengths = _places(batch, samples)
+    num_inputs = lengths - (not states_after)  # [S]
+    first = np.minimum(num_shared, num_inputs)  # [S] own tokens of each begin here; before it are rows of others
+    first[1:] = np.minimum(first[1:], num_inputs[:-1])
+    num_own = num_inputs - first
+    begins = np.cumsum(num_own) - num_own  # [S] the row of its first own token
+    rows = _Rows(first=first, begins=begins)
+    has_own = num_own > 0
+    own_T, offset_T = _repeated(num_own)
+    positions_T = first[own_T] + offset_T
+    parents = np.full(len(samples), -1)
+    hanging = np.flatnonzero(has_own & (first > 0))
+    parents[hanging] = (np.cumsum(has_own) - 1)[rows.owners(hanging, first[hanging] - 1)]
+    states, targets = _trained(batch, samples, starts, num_inputs, rows)
     return PackedInputs(
-        input_ids=torch.from_numpy(np.concatenate(input_ids).astype(np.int64)),
-        positions=torch.from_numpy(np.concatenate(positions)),
-        segments=torch.tensor(segments, dtype=torch.int32),
-        parents=torch.tensor(parents, dtype=torch.int32),
-        trees=torch.tensor(trees, dtype=torch.int32),
-        states=torch.from_numpy(np.concatenate(states)),
-        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        longest=longest,
+        input_ids=torch.from_numpy(batch.token_ids[starts[own_T] + positions_T].astype(np.int64)),
+        positions=torch.from_numpy(positions_T.astype(np.int32)),
+        segments=torch.from_numpy(np.append(begins[has_own], num_own.sum()).astype(np.int32)),
+        parents=torch.from_numpy(parents[has_own].astype(np.int32)),
+        trees=torch.from_numpy(np.append(np.flatnonzero(first[has_own] == 0), has_own.sum()).astype(np.int32)),
+        states=torch.from_numpy(states),
+        targets=torch.from_numpy(targets.astype(np.int64)),
+        longest=int(num_inputs.max()),
     )
 
 
-def _num_shared(texts: Sequence[NDArray[np.int32]]) -> IndexArray:
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Where the tokens of the samples of a pass are."""
+
+    first: IndexArray
+    """[S] the tokens of each before this one are in rows of earlier samples."""
+    begins: IndexArray
+    """[S] the row of this one."""
+
+    @cached_property
+    def earlier(self) -> IndexArray:
+        """[S] the last sample before each that has a token which this one finds in a row of others."""
+        found, first = np.zeros(len(self.first), dtype=np.int64), self.first.tolist()
+        nested: list[int] = []
+        for sample, at in enumerate(first):
+            while nested and first[nested[-1]] >= at:
+                nested.pop()
+            found[sample] = nested[-1] if nested else sample
+            nested.append(sample)
+        return found
+
+    def owners(self, samples: IndexArray, positions: IndexArray) -> IndexArray:
+        """The samples that have the rows of the tokens at these positions of these samples."""
+        owners = samples.copy()
+        while len(elsewhere := np.flatnonzero(positions < self.first[owners])):
+            owners[elsewhere] = self.earlier[owners[elsewhere]]
+        return owners
+
+    def of(self, samples: IndexArray, positions: IndexArray) -> IndexArray:
+        """The rows of the tokens at these positions of these samples."""
+        owners = self.owners(samples, positions)
+        rows: IndexArray = self.begins[owners] + positions - self.first[owners]
+        return rows
+
+
+def _trained(
+    batch: Batch, samples: IndexArray, starts: IndexArray, num_inputs: IndexArray, rows: _Rows
+) -> tuple[IndexArray, NDArray[np.int32]]:
+    """Of each trained token the row of the state that belongs to it, and the token, sample by sample."""
+    num_responses = batch.response_lengths.astype(np.int64)
+    response_starts = np.cumsum(num_responses) - num_responses
+    of_pass = num_responses[samples]
+    sample, offset = _repeated(of_pass)
+    is_trained = batch.loss_mask[response_starts[samples][sample] + offset]
+    sample, offset = sample[is_trained], offset[is_trained]
+    states = rows.of(sample, (num_inputs - of_pass)[sample] + offset)
+    return states, batch.token_ids[(starts + batch.prompt_lengths[samples])[sample] + offset]
+
+
+def _num_shared(batch: Batch, samples: IndexArray) -> IndexArray:
     """Of each of some samples' tokens how many are those of the sample before it: 0, or at least ``LEAST_SHARED``."""
-    found = np.zeros(len(texts), dtype=np.int64)
-    for index in range(1, len(texts)):
-        one, other = texts[index - 1], texts[index]
-        length = min(len(one), len(other))
-        differs = one[:length] != other[:length]
-        first = int(differs.argmax())
-        shared = first if differs[first] else length
-        found[index] = shared if shared >= LEAST_SHARED else 0
+    starts, lengths = _places(batch, samples)
+    found = np.zeros(len(samples), dtype=np.int64)
+    if len(samples) > 1:
+        compared = np.minimum(lengths[1:], lengths[:-1])
+        pair, offset = _repeated(compared)
+        differs = batch.token_ids[starts[1:][pair] + offset] != batch.token_ids[starts[:-1][pair] + offset]
+        shared = np.minimum.reduceat(np.where(differs, offset, compared[pair]), np.cumsum(compared) - compared)
+        found[1:] = np.where(shared >= LEAST_SHARED, shared, 0)
     return found
 
 
-def _texts(batch: Batch, samples: IndexArray) -> list[NDArray[np.int32]]:
-    """The tokens of each."""
+def _places(batch: Batch, samples: IndexArray) -> tuple[IndexArray, IndexArray]:
+    """Of each the first of its tokens among those of the batch, and how many it has: at least two."""
     lengths = (batch.prompt_lengths + batch.response_lengths).astype(np.int64)
-    starts = np.cumsum(lengths) - lengths
-    return [
-        batch.token_ids[start : start + length] for start, length in zip(starts[samples], lengths[samples], strict=True)
-    ]
+    return (np.cumsum(lengths) - lengths)[samples], lengths[samples]
+
+
+def _repeated(numbers: IndexArray) -> tuple[IndexArray, IndexArray]:
+    """Each index as often as its number says, and which time it is: [2, 1] gives [0, 0, 1] and [0, 1, 0]."""
+    index = np.repeat(np.arange(len(numbers)), numbers)
+    return index, np.arange(len(index)) - np.repeat(np.cumsum(numbers) - numbers, numbers)
