@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -122,14 +123,15 @@ class Injector:
         return True
 
     def _slow_down(self, injury: Injury) -> None:
-        """Let it run a little now and then."""
+        """Let it run a little now and then, until the run ends, and it too."""
         until_s = time.monotonic() + SLOW_S
-        while time.monotonic() < until_s and injury.found_s is None and not self._watch.has_ended:
-            os.kill(injury.process_id, signal.SIGSTOP)
-            self._wait(lambda: False, SLOW_STOPPED_S)
-            if injury.found_s is None:
-                os.kill(injury.process_id, signal.SIGCONT)
-            self._wait(lambda: False, SLOW_RUNNING_S)
+        with contextlib.suppress(ProcessLookupError):
+            while time.monotonic() < until_s and injury.found_s is None and not self._watch.has_ended:
+                os.kill(injury.process_id, signal.SIGSTOP)
+                self._wait(lambda: False, SLOW_STOPPED_S)
+                if injury.found_s is None:
+                    os.kill(injury.process_id, signal.SIGCONT)
+                self._wait(lambda: False, SLOW_RUNNING_S)
 
     def _plant(self, injury: Injury) -> None:
         """Have the replica do it to itself; taken back where it takes no version for a while, which then was no

@@ -92,8 +92,9 @@ class Training:
         """Answer the step's prompts, score the answers, update, and load the new weights."""
         record = self._record = StepRecord()
         groups = self._groups(number)
+        lengths = answer_lengths(self._case, number) if self._case.answer_tokens is not None else []
         with record.timed(GENERATION):
-            outputs = self._generate([self._request(group, number) for group in groups])
+            outputs = self._generate([self._request(group, lengths) for group in groups])
         with record.timed(REWARD):
             scored = [self._scored(group, outputs[group.id]) for group in groups]
         batch = build_batch(scored)
@@ -114,7 +115,7 @@ class Training:
     def score(self) -> float:
         """The share of held-out prompts that the likeliest tokens answer right."""
         sampling = SamplingParams(temperature=0.0, max_tokens=self._case.longest_answer)
-        groups = [self._group(record, f"held-out/{row}", row) for row, record in enumerate(self._held_out)]
+        groups = self._groups_of(self._held_out, "held-out")
         outputs = self._generate(
             [Request(id=group.id, prompt_token_ids=group.prompt_token_ids, sampling=sampling) for group in groups]
         )
@@ -122,25 +123,26 @@ class Training:
         return sum(reward >= 1 for reward in rewards) / len(rewards)
 
     def _groups(self, number: int) -> list[PromptGroup]:
-        records = records_of_step(self._records, self._case, number)
-        return [self._group(record, f"{number}:{row}", row) for row, record in enumerate(records)]
+        return self._groups_of(records_of_step(self._records, self._case, number), str(number))
 
-    def _group(self, record: Record, name: str, row: int) -> PromptGroup:
-        return PromptGroup(
-            id=name,
-            position=row,
-            row=row,
-            prompt_text=record.prompt,
-            prompt_token_ids=tuple(self._tokenizer(record.prompt)["input_ids"]),
-            answer=record.answer,
-        )
+    def _groups_of(self, records: Sequence[Record], name: str) -> list[PromptGroup]:
+        token_ids = self._tokenizer([record.prompt for record in records])["input_ids"]
+        return [
+            PromptGroup(
+                id=f"{name}:{row}",
+                position=row,
+                row=row,
+                prompt_text=record.prompt,
+                prompt_token_ids=tuple(prompt),
+                answer=record.answer,
+            )
+            for row, (record, prompt) in enumerate(zip(records, token_ids, strict=True))
+        ]
 
-    def _request(self, group: PromptGroup, number: int) -> Request:
-        case = self._case
-        lengths: Sequence[int] = ()
-        if case.answer_tokens is not None:
-            first = group.row * case.num_samples
-            lengths = answer_lengths(case, number)[first : first + case.num_samples]
+    def _request(self, group: PromptGroup, lengths: Sequence[int]) -> Request:
+        """``lengths`` are of all answers of the step, if they are not the model's to decide."""
+        case, first = self._case, group.row * self._case.num_samples
+        lengths = lengths[first : first + case.num_samples]
         sampling = SamplingParams(
             n=case.num_samples,
             max_tokens=max(lengths, default=case.max_tokens),
