@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         TorchTrainerConfig,
         TrainerConfig,
     )
-    from rlserve.trainers.base import Membership, Trainer
+    from rlserve.trainers.base import Membership, Traffic, Trainer
     from rlserve.trainers.batch import Batch
     from rlserve.trainers.factory import create_trainer
 
@@ -29,6 +29,7 @@ __all__ = [
     "Membership",
     "PPOConfig",
     "TorchTrainerConfig",
+    "Traffic",
     "Trainer",
     "TrainerConfig",
     "create_trainer",
@@ -43,6 +44,7 @@ _HOMES = {
     "Membership": "base",
     "PPOConfig": "algorithms.config",
     "TorchTrainerConfig": "backends.config",
+    "Traffic": "base",
     "Trainer": "base",
     "TrainerConfig": "backends.config",
     "create_trainer": "factory",

@@ -34,6 +34,23 @@ class Membership(RankPlace):
     gang, where there is one."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Traffic:
+    """What the ranks of a new group send each other so that each has what it is to hold."""
+
+    moved_bytes: int = 0
+    least_bytes: int = 0
+    """Of what ranks are to hold and did not: no plan sends less."""
+
+    def __add__(self, other: Traffic) -> Traffic:
+        return Traffic(
+            moved_bytes=self.moved_bytes + other.moved_bytes, least_bytes=self.least_bytes + other.least_bytes
+        )
+
+    def __mul__(self, times: int) -> Traffic:
+        return Traffic(moved_bytes=self.moved_bytes * times, least_bytes=self.least_bytes * times)
+
+
 class StateCopy(ABC):
     """What one rank writes of a checkpoint, in host memory. It depends on its trainer no more, which may step on,
     change its group, or leave."""
@@ -123,10 +140,11 @@ class Trainer(ABC):
         lost: they raise ``WorkerFailedError``. Called in another thread."""
 
     @abstractmethod
-    def resize(self, membership: Membership) -> None:
+    def resize(self, membership: Membership) -> Traffic:
         """Join the group of ``membership`` and leave any other. All ranks call this together; newcomers receive the
         state in memory, from all who hold it, and everybody sends what has a new holder. Where the group has met, and
-        ranks join between two steps, that goes on beside the next step; what needs all of it waits.
+        ranks join between two steps, that goes on beside the next step; what needs all of it waits. Returns what all
+        ranks send, or will have sent: the same on each.
 
         A step that a lost rank broke off is settled on all ranks alike: it is completed where a survivor has completed
         it, and taken back otherwise, which ``num_steps`` tells.

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlserve.errors import NonFiniteLossError, UserError
 from rlserve.trainers.algorithms.base import Algorithm
 from rlserve.trainers.backends.base import Backend, Wanted
-from rlserve.trainers.base import Membership, StateCopy, Trainer
+from rlserve.trainers.base import Membership, StateCopy, Traffic, Trainer
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.step import TrainingStep
 
@@ -68,8 +68,8 @@ class ElasticTrainer(Trainer):
     def break_off(self, generation: int) -> None:
         self._backend.break_off(generation)
 
-    def resize(self, membership: Membership) -> None:
-        self._backend.resize(membership)
+    def resize(self, membership: Membership) -> Traffic:
+        return self._backend.resize(membership)
 
     def sleep(self, *, offload: bool) -> None:
         self._backend.sleep(offload=offload)

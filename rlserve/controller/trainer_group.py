@@ -29,7 +29,9 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
 from rlserve.controller.group_places import GroupPlaces
 from rlserve.controller.ports import Fleet, WorkerHandle
+from rlserve.controller.resizes import Resize
 from rlserve.controller.trainer_calls import TrainerCalls, answers_of, failures_of, lost_of
+from rlserve.controller.trainer_gangs import TrainerGangs
 from rlserve.errors import (
     RlserveError,
     StateLostError,
@@ -38,6 +40,7 @@ from rlserve.errors import (
     WriterLostError,
 )
 from rlserve.manager.roles import Role
+from rlserve.pool.base import Joined
 from rlserve.tracking.events import RolePhase, RolePhaseEvent
 from rlserve.trainers.batch import Batch
 
@@ -66,11 +69,11 @@ class TrainerGroup:
         self._places = GroupPlaces(self._calls, on_one_machine=on_one_machine)
         self._step_timeout_s = step_timeout_s
         self._members: tuple[str, ...] = ()
-        self._gangs: dict[str, tuple[str, ...]] = {}
-        """The slots of the gang of each slot that ever was a member."""
+        self._gangs = TrainerGangs()
         self._gang_size = 1
         """Members of each gang in the group; 1 where one is incomplete."""
         self._num_completed = 0
+        self._resizes: list[Resize] = []
         self._boundary = StepBoundary(run.clock)
         self.num_tokens: int | None = None
         """Of the batch under way, or else of the last; None before the first."""
@@ -94,6 +97,11 @@ class TrainerGroup:
         """Seconds that training stood still because the group was changed, since the run began."""
         return self._boundary.pause_s
 
+    def take_resizes(self) -> list[Resize]:
+        """What the changes of the group took that were made since the last call."""
+        resizes, self._resizes = self._resizes, []
+        return resizes
+
     async def form(self, gangs: Sequence[Sequence[str]], restore_from: Path | None) -> None:
         """Form the first group of a run; rank 0 loads the model, which the others receive, or each its part of the
         checkpoint.
@@ -103,7 +111,7 @@ class TrainerGroup:
         """
         async with self._boundary.change():
             for gang in gangs:
-                self._note_gang(gang)
+                self._gangs.note(gang)
             slot_ids = tuple(slot_id for gang in gangs for slot_id in gang)
             first = slot_ids[:1]
             for error in (await self._join(first, loads_model=True)).values():
@@ -278,7 +286,7 @@ class TrainerGroup:
             self._run.changed.notify()
 
     async def _add(self, slot_ids: Sequence[str]) -> None:
-        self._note_gang(slot_ids)
+        self._gangs.note(slot_ids)
         self._note_phase(slot_ids, "step_boundary")
         await self._regroup(self._with(slot_ids))
         if not set(slot_ids) <= set(self._members):
@@ -289,9 +297,6 @@ class TrainerGroup:
 
     def _except(self, slot_ids: Sequence[str]) -> tuple[str, ...]:
         return tuple(member for member in self._members if member not in slot_ids)
-
-    def _note_gang(self, slot_ids: Sequence[str]) -> None:
-        self._gangs |= dict.fromkeys(slot_ids, tuple(slot_ids))
 
     def _note_phase(self, slot_ids: Sequence[str], phase: RolePhase) -> None:
         event = RolePhaseEvent(time_s=self._run.clock.now(), slot_id=slot_ids[0], phase=phase)
@@ -311,19 +316,6 @@ class TrainerGroup:
         if not lost:
             raise next(iter(failures.values()))
         await self._regroup(self._members, lost=lost)
-
-    def _common_gang_size(self, members: Sequence[str]) -> int:
-        gangs = {self._gangs[member] for member in members}
-        sizes = {len(gang) for gang in gangs}
-        return sizes.pop() if len(sizes) == 1 and sum(map(len, gangs)) == len(members) else 1
-
-    def _without(self, members: Sequence[str], lost: Collection[str]) -> tuple[str, ...]:
-        """The members of gangs that lost nobody; where none of these holds the state, whoever is left."""
-        broken = {mate for member in lost for mate in self._gangs[member]}
-        whole = tuple(member for member in members if member not in broken)
-        if whole and whole[0] in self._members:
-            return whole
-        return tuple(member for member in members if member not in lost)
 
     async def _regroup(
         self,
@@ -345,7 +337,7 @@ class TrainerGroup:
         failures: Mapping[str, RlserveError] = {}
         hand_over = len(leaving) > self._gang_size
         for _ in range(_MAX_FORMATIONS):
-            members = self._without(members, all_lost)
+            members = self._gangs.without(members, all_lost, holders=self._members)
             if not members or members[0] not in holders:
                 names, error = ", ".join(all_lost), list(all_lost.values())[-1]
                 raise WorkerFailedError(
@@ -364,8 +356,8 @@ class TrainerGroup:
             hand_over = bool(failures and (hand_over or state_lost))
         else:
             raise next(iter(failures.values()))
-        self._members, self._gang_size = members, self._common_gang_size(members)
-        for slot_id, error in {self._gangs[member]: (member, error) for member, error in all_lost.items()}.values():
+        self._members, self._gang_size = members, self._gangs.common_size(members)
+        for slot_id, error in self._gangs.one_of_each(all_lost):
             logger.warning("trainer on %s is lost, %s go on: %s", slot_id, ", ".join(members), error)
             self._run.events.emit(WorkerLost(slot_id=slot_id, role=Role.TRAIN, error=error))
 
@@ -385,16 +377,18 @@ class TrainerGroup:
             newcomers: those whose state, from a spell of training before, is worth nothing.
             loads_model: the only one, who loads the model.
         """
-        first = staying[0]
+        first, start_s = staying[0], self._run.clock.now()
         if ended := self._calls.ended((*staying, *leaving)):  # the others would wait for them
             return ended
         try:
-            places = await self._places.take(staying, leaving, gang_size=self._common_gang_size(staying))
+            places = await self._places.take(staying, leaving, gang_size=self._gangs.common_size(staying))
         except WorkerLostError as error:
             return {first: error}
         calls = {member: (place, loads_model, member in newcomers) for member, place in places.items()}
         answers = await self._calls.each(calls, "join_training", on_lost=lambda: self._calls.break_off(places))
         failures = failures_of(answers)
         if not failures:
-            self._num_completed = answers[first]
+            joined: Joined = answers[first]
+            self._num_completed = joined.num_steps
+            self._resizes.append(Resize(duration_s=self._run.clock.now() - start_s, traffic=joined.traffic))
         return failures

@@ -23,6 +23,7 @@ import numpy as np
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.group_metrics import group_metrics
+from rlserve.controller.resizes import resize_metrics
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.turns.base import Turns
 from rlserve.controller.weight_source import WeightSource
@@ -156,6 +157,7 @@ class TrainingLoop:
                 **group_metrics(groups),
                 **self._weights.metrics(),
                 **self._turns.metrics(),
+                **resize_metrics(self._trainers.take_resizes()),
                 "training/global_step": step,
                 "training/time_s": self._run.clock.now(),
                 "timing_s/step": step_s,

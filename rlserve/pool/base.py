@@ -12,6 +12,7 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.pacing.base import Pacing
+from rlserve.trainers import Traffic
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
 from rlserve.weights.canary import CanaryPrompts
@@ -86,6 +87,16 @@ class MemoryChange:
     def released_bytes(self) -> int:
         """What is free for others now."""
         return self.before_bytes - self.after_bytes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """What a trainer says that has taken its place in a group."""
+
+    num_steps: int
+    """That have been completed."""
+    traffic: Traffic = field(default_factory=Traffic)
+    """Of all ranks."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,7 @@ from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, Joined, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
 from rlserve.pool.fork_server import worker_modules
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
@@ -191,7 +191,7 @@ class Worker:
         """Wait no longer for the members of groups up to ``generation``, of which one is lost: those who wait fail."""
         self._train.break_off(generation)
 
-    def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> int:
+    def join_training(self, membership: Membership, loads_model: bool, is_newcomer: bool) -> Joined:
         """Take the train role, or change the group (:meth:`TrainRole.join`)."""
         assert self._rollout is None, "a worker uses one role at a time"
         return self._train.join(membership, loads_model=loads_model, is_newcomer=is_newcomer)

@@ -117,6 +117,10 @@ METRICS: Mapping[str, str] = {
     "manager/num_moves_to_{train,rollout}": "moves since the run began",
     "manager/move_s": "seconds of the last move, from the end of the old role to the new one",
     "manager/trainer_pause_s": "seconds that training stood still for it",
+    "training/resize_s": "seconds of the changes of the trainers' group since the step before, from the call of its "
+    "members until all were in it; only after a change, as the next two",
+    "training/resize_moved_bytes": "state that trainers sent each other for that",
+    "training/resize_least_bytes": "state that they were to hold and did not, which is the least that can be sent",
     "weights/version": "newest version that replicas can take",
     "weights/snapshot_s": "seconds that training stood still for a copy of the weights",
     "weights/publish_s": "seconds from the copy until replicas could take the version, beside the training",

@@ -75,11 +75,10 @@ class Meetings:
     def __init__(self) -> None:
         self.generation = 0
 
-    def regroup(self, ranks: Sequence[Rank], *, num_leaving: int = 0) -> None:
-        """Let all ranks resize into one group, in this order."""
+    def regroup(self, ranks: Sequence[Rank], *, num_leaving: int = 0) -> list[Any]:
+        """Let all ranks resize into one group, in this order; what each says of the traffic."""
         self.start(ranks, len(ranks), num_leaving=num_leaving)
-        for rank in ranks:
-            rank.result()
+        return [rank.result() for rank in ranks]
 
     def meet(self, ranks: Sequence[Rank]) -> Sequence[Rank]:
         """Let all ranks begin to form their next group, in this order, in a thread beside what they do."""
@@ -140,10 +139,10 @@ class _Served:
 
         self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
 
-    def resize(self, rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> None:
+    def resize(self, rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> Any:
         if self.meeting is not None:
             self.meeting.join()
-        self.trainer.resize(_place(rank, num_ranks, port, generation, num_leaving))
+        return self.trainer.resize(_place(rank, num_ranks, port, generation, num_leaving))
 
     def meet(self, rank: int, num_ranks: int, port: int, generation: int) -> None:
         place = _place(rank, num_ranks, port, generation)

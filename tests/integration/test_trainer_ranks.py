@@ -12,7 +12,7 @@ from trainer_ranks import Meetings, Rank, call_all, create_all, digest_alone, ru
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import DeadlineExceededError, NonFiniteLossError, StateLostError, UserError, WorkerFailedError
-from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
+from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig, Traffic
 
 CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
 ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
@@ -94,6 +94,19 @@ def test_a_run_that_resizes_equals_the_run_on_one_rank(
     meetings.regroup([first])
     first.call("step", BATCHES[5])
     assert first.call("digest") == expected
+
+
+def test_a_rank_that_joins_is_sent_what_it_lacks_and_nothing_else(
+    four_ranks: list[Rank], meetings: Meetings, model_path: str
+) -> None:
+    first, second = ranks = four_ranks[:2]
+    create(ranks, model_path)
+    first.call("step", BATCHES[0])
+    num_bytes = sum(array.nbytes for array in first.call("state").values())
+    traffic, same = meetings.regroup(ranks)
+    assert traffic == same
+    assert traffic.moved_bytes == traffic.least_bytes == pytest.approx(num_bytes, rel=0.01)
+    assert meetings.regroup([second, first]) == [Traffic()] * 2, "each of two holds everything"
 
 
 def test_a_group_that_meets_beside_a_step_is_taken_at_its_end_with_the_same_bits(

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.trainers.base import Membership, StateCopy
+from rlserve.trainers.base import Membership, StateCopy, Traffic
 from rlserve.trainers.batch import Batch
 
 FloatArray = NDArray[np.float32]
@@ -198,7 +198,7 @@ class Backend(ABC):
         """As ``Trainer.break_off``."""
 
     @abstractmethod
-    def resize(self, membership: Membership) -> None:
+    def resize(self, membership: Membership) -> Traffic:
         """As ``Trainer.resize``."""
 
     @abstractmethod

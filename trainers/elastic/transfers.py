@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rlserve.trainers.base import Traffic
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection, union
+
+_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +18,15 @@ class Transfer:
     source: int
     destination: int
     elements: Interval
+
+
+def traffic_of(plan: Iterable[Transfer], present: Sequence[Intervals], wanted: Sequence[Intervals]) -> Traffic:
+    """That of a plan for a vector of float32, by what each rank has and should have."""
+    lacking = [difference(ours, had) for ours, had in zip(wanted, present, strict=True)]
+    return Traffic(
+        moved_bytes=_ELEMENT_BYTES * sum(transfer.elements.num_elements for transfer in plan),
+        least_bytes=_ELEMENT_BYTES * sum(each.num_elements for parts in lacking for each in parts),
+    )
 
 
 def missing(present: Sequence[Intervals], wanted: Sequence[Intervals]) -> Intervals:

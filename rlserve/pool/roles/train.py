@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from rlserve.engine.device.memory import free_device_memory
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import CheckpointError, WeightsRefusedError, WorkerFailedError
-from rlserve.pool.base import POLICY_FOLDER, MemoryChange, WorkerSpec
+from rlserve.pool.base import POLICY_FOLDER, Joined, MemoryChange, WorkerSpec
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
@@ -90,9 +90,8 @@ class TrainRole:
         if self._trainer is not None:
             self._trainer.break_off(generation)
 
-    def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> int:
-        """Take the role, or change the group; returns how many steps have been completed. All members call this
-        together.
+    def join(self, membership: Membership, *, loads_model: bool, is_newcomer: bool) -> Joined:
+        """Take the role, or change the group. All members call this together.
 
         Args:
             loads_model: for the first rank of a run, which loads the model from its folder.
@@ -109,11 +108,11 @@ class TrainRole:
             self._sleeps = self._is_prepared = False
             num_before = self._num_ranks if self.active else membership.num_ranks - 1
             with self._pace.resharding(num_ranks=membership.num_ranks, num_before=num_before):
-                self._trainer.resize(membership)
+                traffic = self._trainer.resize(membership)
             self.active, self._num_ranks = True, membership.num_ranks
             num_steps = self._trainer.num_steps
         logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
-        return num_steps
+        return Joined(num_steps=num_steps, traffic=traffic)
 
     def step(self, batch: Batch) -> dict[str, float]:
         """One training step on this rank's share of the batch."""

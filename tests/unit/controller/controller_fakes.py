@@ -20,7 +20,7 @@ from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.errors import WorkerLostError
-from rlserve.pool.base import Collected, RolloutStats, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, Joined, RolloutStats, WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
 from rlserve.roofline.accelerators import slot_type
@@ -40,7 +40,7 @@ class FakeWorker:
         self.dead = False
         self.answers: dict[str, Any] = {
             "choose_port": ("127.0.0.1", 1),
-            "join_training": 0,
+            "join_training": Joined(num_steps=0),
             "load_trainer": 0,
             "step": {"loss": 1.0},
             "snapshot_weights": (),

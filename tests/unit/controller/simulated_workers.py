@@ -21,7 +21,7 @@ from simulated_world import Meeting, World
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, MemoryChange
+from rlserve.pool.base import Collected, Joined, MemoryChange
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
@@ -264,7 +264,7 @@ class SimulatedWorker(SimulatedProcess):
     async def do_break_off_group(self, generation: int) -> None:
         self.world.break_off(generation)
 
-    async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> int:
+    async def do_join_training(self, place: Membership, loads_model: bool, is_newcomer: bool) -> Joined:
         assert not self.rolling_out, f"{self.slot_id} serves"
         self.training, self.sleeping, self.place = True, False, place
         if loads_model:
@@ -276,7 +276,7 @@ class SimulatedWorker(SimulatedProcess):
         held = [worker.batches for worker in self.meeting.workers if worker.batches is not None]
         self.batches = max(held, key=len)  # a step that one of them has completed is completed for all
         assert all(self.batches[: len(other)] == other for other in held), "ranks have trained on different batches"
-        return len(self.batches)
+        return Joined(num_steps=len(self.batches))
 
     async def do_load_trainer(self, folder: Path) -> int:
         saved = json.loads((folder / TRAINER_FILE).read_text())

@@ -8,7 +8,10 @@ import pytest
 from controller_fakes import BATCH, settled, unfinished
 from trainer_group_setting import Setting
 
+from rlserve.controller.resizes import resize_metrics
 from rlserve.errors import NonFiniteLossError
+from rlserve.pool.base import Joined
+from rlserve.trainers import Traffic
 
 
 def test_only_the_first_of_a_new_group_loads_the_model_and_newcomers_bring_nothing() -> None:
@@ -121,5 +124,29 @@ def test_those_who_stay_train_on_while_the_memory_of_one_that_left_is_freed() ->
             left.set_result(None)
             assert await removing
         assert setting.group.pause_s == 0.0
+
+    asyncio.run(scenario())
+
+
+def test_what_a_change_of_the_group_took_is_told_once() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", others=("b",)).formed()
+        setting.group.take_resizes()
+
+        def join(*_: object) -> Joined:
+            setting.clock.now_s += 0.25
+            return Joined(num_steps=0, traffic=Traffic(moved_bytes=8, least_bytes=6))
+
+        setting.fleet["a"].answers["join_training"] = join
+        await setting.group.add(("b",))
+        await setting.group.remove(("b",), on_leaving=lambda: None)
+        resizes = setting.group.take_resizes()
+        assert setting.group.take_resizes() == []
+        assert resize_metrics(resizes) == {
+            "training/resize_s": 0.5,
+            "training/resize_moved_bytes": 16,
+            "training/resize_least_bytes": 12,
+        }
+        assert resize_metrics([]) == {}
 
     asyncio.run(scenario())

@@ -10,6 +10,7 @@ from controller_fakes import BATCH
 from trainer_group_setting import Setting, raised
 
 from rlserve.errors import WorkerFailedError, WriterLostError
+from rlserve.pool.base import Joined
 
 
 def test_all_members_copy_their_state_and_do_it_again_without_one_that_is_lost() -> None:
@@ -54,7 +55,7 @@ def test_all_members_load_their_part_of_a_checkpoint() -> None:
         setting.fleet["b"].kill()
         setting.fleet["a"].answers |= {
             "step": WorkerFailedError("all-gather failed"),
-            "join_training": 8,
+            "join_training": Joined(num_steps=8),
             "last_metrics": {"loss": 3.0},
         }
         assert await setting.group.step(BATCH) == {"loss": 3.0}

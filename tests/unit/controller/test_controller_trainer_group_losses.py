@@ -10,6 +10,7 @@ from controller_fakes import BATCH, settled, unfinished
 from trainer_group_setting import Setting, raised
 
 from rlserve.errors import StateLostError, WorkerFailedError, WorkerLostError
+from rlserve.pool.base import Joined
 
 
 def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
@@ -37,7 +38,7 @@ def test_a_step_that_a_survivor_had_completed_is_not_done_again() -> None:
         for survivor in ("b", "c"):
             setting.fleet[survivor].answers |= {
                 "step": WorkerFailedError("all-gather failed, no answer from rank 0"),
-                "join_training": 1,
+                "join_training": Joined(num_steps=1),
                 "last_metrics": {"loss": 3.0},
             }
         assert await setting.group.step(BATCH) == {"loss": 3.0}
@@ -73,11 +74,11 @@ def test_a_leaving_worker_hands_over_what_is_lost_with_another() -> None:
         setting = await Setting("a", "b", "c").formed()
         setting.fleet["b"].kill()
 
-        def join(place: Any, *_: bool) -> int:
+        def join(place: Any, *_: bool) -> Joined:
             if place.num_ranks == 1 and not handed_over:
                 raise StateLostError("33% of the state is gone")
             handed_over.extend([place.num_leaving] * bool(place.num_leaving))
-            return 0
+            return Joined(num_steps=0)
 
         handed_over: list[int] = []
         setting.fleet["c"].answers["join_training"] = join

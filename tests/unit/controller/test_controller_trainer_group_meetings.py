@@ -9,6 +9,7 @@ from controller_fakes import BATCH, settled, unfinished
 from trainer_group_setting import Setting
 
 from rlserve.errors import WorkerFailedError, WorkerLostError
+from rlserve.pool.base import Joined
 
 
 @pytest.mark.parametrize("change", ["joins", "leaves"])
@@ -122,7 +123,7 @@ def test_whoever_waits_for_one_that_is_lost_while_the_group_forms_is_told() -> N
         a, waits = setting.fleet["a"], asyncio.get_running_loop().create_future()
 
         def told(_: int) -> None:
-            a.answers["join_training"] = 0
+            a.answers["join_training"] = Joined(num_steps=0)
             waits.set_exception(WorkerFailedError("a member was lost while it formed"))
 
         a.answers |= {"join_training": waits, "break_off_group": told}

@@ -11,6 +11,7 @@ import pytest
 from controller_fakes import FakeClock, output, recorded, run_context, settled
 
 from rlserve.controller.events import GroupsTrained, StepEnded
+from rlserve.controller.resizes import Resize
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.controller.turns.at_once import AtOnce
 from rlserve.engine.requests.request import FinishReason
@@ -19,6 +20,7 @@ from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.events import TrainedBatch
+from rlserve.trainers import Traffic
 
 
 class Setting:
@@ -35,6 +37,7 @@ class Setting:
         self.snapshot_s = 1.0
         self.step_s = 1.5
         self.members = ("t0", "t1")
+        self.resizes: list[Resize] = []
         self.context = run_context(tasks, self.clock)
         self.counters, self.changed = self.context.counters, self.context.changed
         self.trained = recorded(self.context.events, GroupsTrained)
@@ -60,6 +63,10 @@ class Setting:
         if self.failure is not None:
             raise self.failure
         return {"training/log_prob_diff_mean": 0.5}
+
+    def take_resizes(self) -> list[Resize]:
+        resizes, self.resizes = self.resizes, []
+        return resizes
 
     async def publish(self, version: int) -> None:
         self.log.append(f"snapshot {version}, {self.ledger.num_trained} trained")
@@ -103,6 +110,19 @@ def test_the_weights_of_a_step_are_copied_before_its_groups_count_as_trained(tmp
             (1, ["0:0"])
         ]
         assert setting.reports[0].metrics["response_length/clip_ratio"] == 0.0
+
+    asyncio.run(scenario())
+
+
+def test_a_change_of_the_group_is_in_the_metrics_of_the_next_step_alone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=2)
+            setting.resizes.append(Resize(duration_s=0.5, traffic=Traffic(moved_bytes=8, least_bytes=8)))
+            await setting.run(asyncio.Event())
+        first, second = setting.reports
+        assert (first.metrics["training/resize_s"], first.metrics["training/resize_moved_bytes"]) == (0.5, 8)
+        assert not [name for name in second.metrics if "resize" in name]
 
     asyncio.run(scenario())
 

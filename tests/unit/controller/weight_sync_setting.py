@@ -15,6 +15,7 @@ from rlserve.controller.events import WeightsNotTaken, WeightsTaken, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import WeightsRefusedError
+from rlserve.pool.base import Joined
 from rlserve.tracking.events import WeightEvent
 from rlserve.weights.canary import CanaryScores
 from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
@@ -90,7 +91,7 @@ class Setting:
             del self.snapshots[slot_id, version]
 
         self.fleet[slot_id].answers |= {
-            "join_training": lambda *_: self.trainers.num_steps,
+            "join_training": lambda *_: Joined(num_steps=self.trainers.num_steps),
             "snapshot_weights": snapshot,
             "send_weights": send,
             "drop_snapshot": drop,

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlserve.trainers import Traffic
 from rlserve.trainers.elastic.holdings import ALIGNMENT, Holdings
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection, union
-from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers
+from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers, traffic_of
 
 NUM_ELEMENTS = 10 * ALIGNMENT
 EVERYTHING = (Interval(0, NUM_ELEMENTS),)
@@ -74,9 +75,14 @@ def test_a_plan_brings_every_rank_what_it_lacks_and_nothing_else(present: list[I
     anywhere = union(part for each in present for part in each)
     wanted = [difference(each, difference(each, anywhere)) for each in data.draw(st.permutations(present))]
     assert missing(present, wanted) == ()
-    has = carried_out(present, plan_transfers(present, wanted))
+    plan = plan_transfers(present, wanted)
+    has, num_lacking = carried_out(present, plan), 0
     for before, after, wish in zip(present, has, wanted, strict=True):
         assert after == elements(before) | elements(wish)
+        num_lacking += len(elements(wish) - elements(before))
+    assert traffic_of(plan, present, wanted) == Traffic(moved_bytes=4 * num_lacking, least_bytes=4 * num_lacking)
+    twice = traffic_of([*plan, *plan], present, wanted)
+    assert (twice.moved_bytes, twice.least_bytes) == (8 * num_lacking, 4 * num_lacking)
 
 
 @settings(max_examples=200)

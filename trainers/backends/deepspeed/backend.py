@@ -52,7 +52,7 @@ from rlserve.trainers.backends.pytorch.models import checkpoint_weights
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.next_groups import NextGroups
@@ -184,15 +184,16 @@ class DeepSpeedBackend(Backend):
     def break_off(self, generation: int) -> None:
         self._next_groups.break_off(generation)
 
-    def resize(self, membership: Membership) -> None:
+    def resize(self, membership: Membership) -> Traffic:
         self._retreat()
         self._group = self._next_groups.take(membership)
-        new = reshard(
+        new, traffic = reshard(
             self._held, self._layout, self._group, membership, zero_stage=self._config.zero_stage, device=self.device
         )
         self._hold(new)
         if not membership.num_leaving:  # otherwise those who stay form the next group at once
             self._engines()
+        return traffic
 
     def prepare(self) -> None:
         if self._networks is None:

@@ -12,12 +12,12 @@ from torch import Tensor
 from rlserve.errors import StateLostError
 from rlserve.trainers.backends.deepspeed.held_state import PARAMETERS, VECTORS, HeldState, Pieces, Progress
 from rlserve.trainers.backends.deepspeed.layout import ParameterLayout
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import carry_out, exchange_notes
 from rlserve.trainers.elastic.intervals import Interval, Intervals
 from rlserve.trainers.elastic.standing import NOTHING
-from rlserve.trainers.elastic.transfers import missing, plan_transfers
+from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers, traffic_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +55,9 @@ def reshard(
     *,
     zero_stage: int,
     device: torch.device,
-) -> HeldState:
-    """What this rank holds in a new group. All ranks call this together; what they held before stays as it is.
+) -> tuple[HeldState, Traffic]:
+    """What this rank holds in a new group, and what all send for that. All ranks call this together; what they held
+    before stays as it is.
 
     Raises:
         StateLostError: some part of the state is on no rank; on all ranks.
@@ -68,15 +69,17 @@ def reshard(
     if held is not None and held.progress.num_steps != common.num_steps:
         held = None
     num_holders = membership.num_ranks - membership.num_leaving
-    vectors = {}
+    vectors, traffic = {}, Traffic()
     for vector in VECTORS if common.num_updates else (PARAMETERS,):
         holding = layout.parameters_of if vector == PARAMETERS else layout.moments_of
         wanted = [holding(rank, num_holders, zero_stage) if rank < num_holders else () for rank in range(len(notes))]
         present = [standing.has(vector, common.num_steps) for standing in standings]
         old = Pieces() if held is None else held.vectors.get(vector, Pieces())
-        vectors[vector] = _received(old, group, present, wanted, device)
+        plan = plan_transfers(present, wanted)
+        traffic += traffic_of(plan, present, wanted)
+        vectors[vector] = _received(old, group, plan, wanted[group.rank], device)
     exchange_notes(group, "received", device)
-    return HeldState(progress=common, vectors=vectors)
+    return HeldState(progress=common, vectors=vectors), traffic
 
 
 def _common_progress(
@@ -108,17 +111,14 @@ def _share_lost(present: Sequence[Intervals], num_elements: int) -> float:
     return sum(part.num_elements for part in lost) / num_elements
 
 
-def _received(
-    old: Pieces, group: Group, present: Sequence[Intervals], wanted: Sequence[Intervals], device: torch.device
-) -> Pieces:
-    """A vector's elements that this rank should hold, from itself and from others."""
-    new = Pieces.empty(wanted[group.rank])
+def _received(old: Pieces, group: Group, plan: Sequence[Transfer], wanted: Intervals, device: torch.device) -> Pieces:
+    """A vector's elements that this rank is to hold, from itself and from others."""
+    new = Pieces.empty(wanted)
     for elements, values in old.items():
         new.write(elements, values)
 
     def write(elements: Interval, values: Tensor) -> None:
         new.write(elements, values.cpu())
 
-    plan = plan_transfers(present, wanted)
     carry_out(group, plan, lambda elements: old.read(elements).to(device), write, device=device)
     return new

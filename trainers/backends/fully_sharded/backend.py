@@ -52,7 +52,7 @@ from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.next_groups import NextGroups
@@ -221,7 +221,7 @@ class FullyShardedBackend(Backend):
     def break_off(self, generation: int) -> None:
         self._next_groups.break_off(generation)
 
-    def resize(self, membership: Membership) -> None:
+    def resize(self, membership: Membership) -> Traffic:
         self._group.close()
         self._drop_networks()
         self.prepare()
@@ -229,12 +229,13 @@ class FullyShardedBackend(Backend):
         state = self._state
         assert state is not None
         if self._group.num_ranks == 1 and state.initial is not None:
-            return  # perhaps others come before anything is computed
+            return Traffic()  # perhaps others come before anything is computed
         self._policy_weights = None
-        reshard(state, self._group, membership, self.device)
+        traffic = reshard(state, self._group, membership, self.device)
         self._free_memory()
         if not membership.num_leaving:
             self._gather_policy_weights()
+        return traffic
 
     def prepare(self) -> None:
         if self._state is None:

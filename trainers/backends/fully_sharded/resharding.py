@@ -16,20 +16,21 @@ from rlserve.errors import StateLostError
 from rlserve.trainers.backends.fully_sharded.layout import Cut, ShardedTensor
 from rlserve.trainers.backends.fully_sharded.state import HeldShards, ShardedState
 from rlserve.trainers.backends.pytorch.state import MOMENTS
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.exchange import carry_out, exchange_notes
 from rlserve.trainers.elastic.intervals import Interval, Intervals, intersection
 from rlserve.trainers.elastic.standing import NOTHING, Standing, common_step, settled
-from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers
+from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers, traffic_of
 
 _FRESH = Standing(num_steps=0, num_updates=0, shards=(), has_all_parameters=True)
 """Of a rank that has read the initial state."""
 _EMPTY = Standing(num_steps=NOTHING, num_updates=0, shards=(), has_all_parameters=False)
 
 
-def reshard(state: ShardedState, group: Group, membership: Membership, device: torch.device) -> None:
-    """Bring a rank to where the group stands, with its rows of everything. All ranks call this together.
+def reshard(state: ShardedState, group: Group, membership: Membership, device: torch.device) -> Traffic:
+    """Bring a rank to where the group stands, with its rows of everything, and tell what all send for that. All ranks
+    call this together.
 
     Raises:
         StateLostError: some rows are nowhere any more; on all ranks. Nothing was changed.
@@ -51,17 +52,18 @@ def reshard(state: ShardedState, group: Group, membership: Membership, device: t
     if new_cuts == cuts:
         assert state.held is not None
         state.held.progress.stand(common)
-        return
+        return Traffic()
     new_cut = new_cuts[group.rank]
     held = None if new_cut is None else state.new_shards(new_cut)
-    _carry_out(state, held, group, cuts, new_cuts, moment=None, device=device)
+    traffic = _carry_out(state, held, group, cuts, new_cuts, moment=None, device=device)
     if common.num_updates > 0:  # until then moments are zeros
         for moment in MOMENTS.values():
-            _carry_out(state, held, group, cuts, new_cuts, moment=moment, device=device)
+            traffic += _carry_out(state, held, group, cuts, new_cuts, moment=moment, device=device)
     exchange_notes(group, "received", device)
     if held is not None:
         held.progress.stand(common)
         state.hold(held)
+    return traffic
 
 
 def cut_up_alone(state: ShardedState, device: torch.device) -> None:
@@ -100,13 +102,16 @@ def _carry_out(
     *,
     moment: str | None,
     device: torch.device,
-) -> None:
+) -> Traffic:
     """Send what has a new holder: all parameters, or one moment. ``held`` is filled."""
     plan: list[Transfer] = []
+    traffic = Traffic()
     for tensor in state.layout.trained if moment else state.layout.tensors:
         present = [tensor.held(cut) for cut in cuts]
         wanted = [tensor.held(cut) for cut in new_cuts]
-        plan += plan_transfers(present, wanted)
+        of_tensor = plan_transfers(present, wanted)
+        plan += of_tensor
+        traffic += traffic_of(of_tensor, present, wanted)
         for kept in _common(present[group.rank], wanted[group.rank]):
             assert held is not None
             _write(held, tensor, kept, state.read(kept, moment), moment)
@@ -116,6 +121,7 @@ def _carry_out(
         _write(held, state.layout.at(elements)[0], elements, values, moment)
 
     carry_out(group, plan, lambda elements: state.read(elements, moment).to(device), write, device=device)
+    return traffic
 
 
 def _write(held: HeldShards, tensor: ShardedTensor, elements: Interval, values: Tensor, moment: str | None) -> None:

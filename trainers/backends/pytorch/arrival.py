@@ -24,6 +24,7 @@ from torch import Tensor
 
 from rlserve.trainers.backends.pytorch.optimizer import compacted, joined, rearranged
 from rlserve.trainers.backends.pytorch.state import TrainingState
+from rlserve.trainers.base import Traffic
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import carry_out, exchange_notes
 from rlserve.trainers.elastic.holdings import Holdings
@@ -45,6 +46,8 @@ class Agreement:
     reference: Sequence[Transfer]
     """Of the frozen one, where there is one."""
     moments: Sequence[Transfer]
+    traffic: Traffic
+    """Of all of these."""
 
 
 class Arrival:

@@ -56,7 +56,7 @@ from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory, TrainingState
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
-from rlserve.trainers.base import Membership
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
 from rlserve.trainers.elastic.next_groups import NextGroups
@@ -218,13 +218,14 @@ class TorchBackend(Backend):
     def break_off(self, generation: int) -> None:
         self._next_groups.break_off(generation)
 
-    def resize(self, membership: Membership) -> None:
+    def resize(self, membership: Membership) -> Traffic:
         self._give_up_arrival()
         self._group.close()
         if self._state is None:
             self._state = self._new_state(load_weights=False)
         self._group = self._next_groups.take(membership)
-        self._arrival = reshard(self._state, self._group, membership)
+        self._arrival, traffic = reshard(self._state, self._group, membership)
+        return traffic
 
     def prepare(self) -> None:
         if self._state is None:

@@ -6,18 +6,20 @@ from collections.abc import Sequence
 
 from rlserve.errors import StateLostError
 from rlserve.trainers.backends.pytorch.arrival import Agreement, Arrival
-from rlserve.trainers.backends.pytorch.state import TrainingState
-from rlserve.trainers.base import Membership
+from rlserve.trainers.backends.pytorch.state import MOMENTS, TrainingState
+from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import exchange_notes
 from rlserve.trainers.elastic.holdings import Holdings
 from rlserve.trainers.elastic.intervals import Interval, Intervals
 from rlserve.trainers.elastic.standing import NOTHING, Standing, common_step, may_go_on, settled
-from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers
+from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers, traffic_of
+
+_NOTHING_TO_SEND: tuple[Sequence[Transfer], Traffic] = ((), Traffic())
 
 
-def reshard(state: TrainingState, group: Group, membership: Membership) -> Arrival | None:
-    """Bring a rank to where the group stands. All ranks call this together.
+def reshard(state: TrainingState, group: Group, membership: Membership) -> tuple[Arrival | None, Traffic]:
+    """Bring a rank to where the group stands, and tell what all send for that. All ranks call this together.
 
     Where ranks join at a boundary, and the group was formed a second time, their state comes in beside the next step:
     the arrival is returned, for the caller to finish. Otherwise everything is there at the end. What a rank held before
@@ -36,11 +38,11 @@ def reshard(state: TrainingState, group: Group, membership: Membership) -> Arriv
     second = group.take_second()
     if second is not None and not membership.num_leaving and may_go_on(standings, gang_size=membership.gang_size):
         arrival.start(second)
-        return arrival
+        return arrival, agreement.traffic
     if second is not None:
         second.close()
     arrival.finish()
-    return None
+    return None, agreement.traffic
 
 
 def _agree(standings: Sequence[Standing], common: Standing, state: TrainingState, membership: Membership) -> Agreement:
@@ -54,22 +56,27 @@ def _agree(standings: Sequence[Standing], common: Standing, state: TrainingState
     present = [standing.shards for standing in standings]
     if not is_new:
         _check_whole(present, holdings, membership)
-    reference: Sequence[Transfer] = ()
+    reference, traffic = _NOTHING_TO_SEND
     if state.flat_reference is not None:
         everything = _all_of(state.flat_reference.vector.numel())
-        reference = _plan_parameters(
+        reference, traffic = _plan_parameters(
             [() if each.num_steps == NOTHING else everything for each in standings], everything, holdings
         )
     everything = _all_of(holdings.num_elements)
+    parameters, of_parameters = _plan_parameters(
+        [everything if each.has_all_parameters else each.shards for each in standings], everything, holdings
+    )
+    moments, of_moments = _NOTHING_TO_SEND
+    if not is_new:
+        moments, of_moments = _plan(present, [holdings.held_by(rank) for rank in range(len(standings))])
     return Agreement(
         common=common,
         holdings=holdings,
         keeps_moments=not is_new,
-        parameters=_plan_parameters(
-            [everything if each.has_all_parameters else each.shards for each in standings], everything, holdings
-        ),
+        parameters=parameters,
         reference=reference,
-        moments=() if is_new else plan_transfers(present, [holdings.held_by(rank) for rank in range(len(standings))]),
+        moments=moments,
+        traffic=traffic + of_parameters + of_moments * len(MOMENTS),
     )
 
 
@@ -82,10 +89,16 @@ def _check_whole(present: Sequence[Intervals], holdings: Holdings, membership: M
         )
 
 
-def _plan_parameters(present: Sequence[Intervals], everything: Intervals, holdings: Holdings) -> Sequence[Transfer]:
+def _plan_parameters(
+    present: Sequence[Intervals], everything: Intervals, holdings: Holdings
+) -> tuple[Sequence[Transfer], Traffic]:
     """Every rank that stays has all parameters, and the frozen reference where there is one."""
-    wanted = [everything if rank < holdings.num_holders else had for rank, had in enumerate(present)]
-    return plan_transfers(present, wanted)
+    return _plan(present, [everything if rank < holdings.num_holders else had for rank, had in enumerate(present)])
+
+
+def _plan(present: Sequence[Intervals], wanted: Sequence[Intervals]) -> tuple[Sequence[Transfer], Traffic]:
+    plan = plan_transfers(present, wanted)
+    return plan, traffic_of(plan, present, wanted)
 
 
 def _all_of(num_elements: int) -> Intervals:
