@@ -124,13 +124,11 @@ class Pipeline:
         leaders = [chunk.sequence for chunk in step.chunks if chunk.completes]
         if not leaders:
             return rows, logits_rows
-        new_rows, new_logits_rows = [], []
-        for logits_row, leader in enumerate(leaders, start=len(rows)):
-            for sequence in (leader, *self._scheduler.release_followers(leader)):
-                new_rows.append(sequence.row)
-                new_logits_rows.append(logits_row)
+        logits_row_of = {leader: logits_row for logits_row, leader in enumerate(leaders, start=len(rows))}
+        leader_of = {leader: leader for leader in leaders} | self._scheduler.release_followers(leaders)
+        new_logits_rows = [logits_row_of[leader] for leader in leader_of.values()]
         return (
-            np.concatenate([rows, np.array(new_rows, dtype=np.intp)]),
+            np.concatenate([rows, np.array([sequence.row for sequence in leader_of], dtype=np.intp)]),
             np.concatenate([logits_rows, np.array(new_logits_rows, dtype=np.int32)]),
         )
 

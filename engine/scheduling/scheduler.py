@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,23 +156,23 @@ class Scheduler:
         for place in np.flatnonzero(num_computed_D % self._block_size == 0).tolist():
             self._publish(self._table.sequence(int(rows_D[place])), int(num_computed_D[place]))
 
-    def release_followers(self, leader: Sequence) -> list[Sequence]:
-        """Let the followers go on from the prompt that their leader has just computed.
+    def release_followers(self, leaders: Iterable[Sequence]) -> dict[Sequence, Sequence]:
+        """Let the followers of some samples go on from the prompts that these have just computed.
 
         Followers without tokens fork, as far as there are rows: they share all blocks of the leader, and their
-        first token comes from the same logits. Those are returned. All others wait.
+        first token comes from the same logits. Those are returned, each with its leader. All others wait.
         """
-        forking: list[Sequence] = []
-        for follower in leader.followers:
-            has_row = len(forking) < self._table.num_free
-            if has_row and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
-                forking.append(follower)
-            else:
-                self._wait(follower)
-        leader.followers = []
-        if forking:
-            self._fork(leader, forking)
-        return forking
+        leader_of: dict[Sequence, Sequence] = {}
+        for leader in leaders:
+            for follower in leader.followers:
+                has_row = len(leader_of) < self._table.num_free
+                if has_row and leader.num_tokens == follower.num_tokens == len(leader.owner.prompt):
+                    leader_of[follower] = leader
+                else:
+                    self._wait(follower)
+            leader.followers = []
+        self._fork(leader_of)
+        return leader_of
 
     def end(self, *sequences: Sequence) -> None:
         """Take back everything that some sequences have. Their histories stay."""
@@ -229,9 +230,7 @@ class Scheduler:
             assert self._table.block_tables[sequence.row, : len(sequence.blocks)].tolist() == sequence.blocks
             assert (sequence in self._prefilling) != bool(self._table.decoding[sequence.row])
             self._check_names(sequence)
-        waiting = [
-            sequence for sequence in self._waiting + (self._held or []) if sequence.state is SequenceState.WAITING
-        ]
+        waiting = [each for each in self._waiting + (self._held or []) if each.state is SequenceState.WAITING]
         assert len(waiting) == self.counts.states[SequenceState.WAITING]
         assert all(not sequence.blocks and sequence.row < 0 for sequence in waiting)
         num_followers = sum(len(leader.followers) for leader in running + waiting)
@@ -361,17 +360,18 @@ class Scheduler:
         end = min(num_tokens, start + budget)
         return Chunk(sequence=sequence, start=start, end=end, completes=end == num_tokens)
 
-    def _fork(self, leader: Sequence, followers: list[Sequence]) -> None:
-        for block in leader.blocks:
-            self._pool.share(block, times=len(followers))
-        for follower in followers:
+    def _fork(self, leader_of: Mapping[Sequence, Sequence]) -> None:
+        for leader, num_followers in Counter(leader_of.values()).items():
+            for block in leader.blocks:
+                self._pool.share(block, times=num_followers)
+        for follower, leader in leader_of.items():
             follower.blocks = list(leader.blocks)
             follower.block_names = list(leader.block_names)
             follower.names_version = leader.names_version
             follower.num_published_tokens = leader.num_published_tokens
             self._move(follower, SequenceState.RUNNING)
-        self._table.take_as(leader, followers)
-        self.counts.num_forks += len(followers)
+        self._table.take_as(leader_of)
+        self.counts.num_forks += len(leader_of)
 
     def _preempt(self, victim: Sequence) -> None:
         self._send_back(victim)

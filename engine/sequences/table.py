@@ -5,7 +5,7 @@ Legend: S rows, L longest sequence in tokens, K most stop tokens of one sample.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -113,30 +113,36 @@ class SequenceTable:
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
         self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
-        seed = seed_of(sequence.owner.request.id) if sampling.seed is None else sampling.seed
-        self.stream_keys[row] = stream_key(seed, sequence.index)
+        self.stream_keys[row] = _stream_key(sequence)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
         self.block_tables[row, : len(sequence.blocks)] = sequence.blocks
 
-    def take_as(self, leader: Sequence, followers: list[Sequence]) -> None:
+    def take_as(self, leader_of: Mapping[Sequence, Sequence]) -> None:
         """Give samples that have no tokens yet a row each, in which they go on from the prompt that their leader has
-        just computed, in its blocks. There must be as many free ones."""
-        first, sampling = leader.row, leader.owner.request.sampling
-        rows = [self._free.pop() for _ in followers]
-        for row, follower in zip(rows, followers, strict=True):
+        just computed, in its blocks. There must be as many free ones.
+
+        Args:
+            leader_of: the leaders of the samples.
+        """
+        if not leader_of:
+            return
+        rows = np.array([self._free.pop() for _ in leader_of])
+        first = np.array([leader.row for leader in leader_of.values()])
+        for row, follower in zip(rows.tolist(), leader_of, strict=True):
             follower.row = row
             self._sequences[row] = follower
         for column in self._columns_of_request():
             column[rows] = column[first]
-        num_prompt = len(leader.owner.prompt)
-        self.token_ids[rows, :num_prompt] = leader.owner.prompt
-        self.block_tables[rows, : len(leader.blocks)] = leader.blocks
-        num_generated = [sampling.max_tokens_of(follower.index) for follower in followers]
+        num_prompt = self.num_prompt_tokens[first]
+        longest = int(num_prompt.max())
+        self.token_ids[rows, :longest] = self.token_ids[first, :longest]
+        num_blocks = max(len(leader.blocks) for leader in leader_of.values())
+        self.block_tables[rows, :num_blocks] = self.block_tables[first, :num_blocks]
+        num_generated = [each.owner.request.sampling.max_tokens_of(each.index) for each in leader_of]
         self.max_num_tokens[rows] = np.minimum(num_prompt + np.array(num_generated), self.token_ids.shape[1])
-        self.last_token_s[rows] = [follower.last_token_s for follower in followers]
-        seed = seed_of(leader.owner.request.id) if sampling.seed is None else sampling.seed
-        self.stream_keys[rows] = [stream_key(seed, follower.index) for follower in followers]
+        self.last_token_s[rows] = [follower.last_token_s for follower in leader_of]
+        self.stream_keys[rows] = [_stream_key(follower) for follower in leader_of]
         self.decoding[rows] = True
 
     def give_back(self, sequences: Collection[Sequence]) -> None:
@@ -232,3 +238,8 @@ class SequenceTable:
             self.stop_token_ids = np.pad(self.stop_token_ids, ((0, 0), (0, missing)), constant_values=-1)
         self.stop_token_ids[row] = -1
         self.stop_token_ids[row, : len(token_ids)] = token_ids
+
+
+def _stream_key(sequence: Sequence) -> np.uint64:
+    request = sequence.owner.request
+    return stream_key(seed_of(request.id) if request.sampling.seed is None else request.sampling.seed, sequence.index)

@@ -57,7 +57,7 @@ class Bench:
         rows = step.decode_rows.tolist()
         for chunk in step.chunks:
             if chunk.completes:
-                rows += [s.row for s in (chunk.sequence, *self.scheduler.release_followers(chunk.sequence))]
+                rows += [s.row for s in (chunk.sequence, *self.scheduler.release_followers([chunk.sequence]))]
         table_rows, ones = np.array(rows, dtype=np.intp), np.ones(len(rows))
         positions = self.table.reserve(table_rows, 0)
         num_decoding = len(step.decode_rows)
@@ -252,7 +252,7 @@ def test_a_fork_has_the_row_that_it_would_have_taken_for_itself() -> None:
     )
     step = bench.scheduler.schedule()
     bench.scheduler.complete_chunks(step)
-    assert bench.scheduler.release_followers(leader) == followers
+    assert bench.scheduler.release_followers([leader]) == dict.fromkeys(followers, leader)
     for follower in followers:
         alone = SequenceTable(num_rows=8, max_model_len=64, block_size=BLOCK_SIZE)
         apart = Sequence(owner=leader.owner, index=follower.index, history=NO_TOKENS, blocks=list(leader.blocks))
