@@ -19,6 +19,8 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from chaos_parts.base import LOSES, PLANTED, WRONG, Fault, Injury, Kind, State
 from chaos_parts.plan import Sight, candidates, possible_moves, sight_of
 from chaos_parts.run_watch import RunWatch
@@ -107,7 +109,10 @@ class Injector:
         if not victims:
             return False
         slot_id = self._chance.choice(victims)
-        injury = self._note_done(fault, slot_id, self._watch.slots[slot_id].process_id)
+        process_id = slots[slot_id].process_id
+        if not psutil.pid_exists(process_id):  # it was killed a moment ago, which the run's files do not tell yet
+            return False
+        injury = self._note_done(fault, slot_id, process_id)
         if fault.kind in (*LOSES, *WRONG):
             self._open = [each for each in self._open if each.slot_id != slot_id] + [injury]
         match fault.kind:
