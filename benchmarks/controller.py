@@ -31,6 +31,7 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus, WeightsTaken, WorkerLost
 from rlserve.controller.replicas import Replicas
+from rlserve.controller.resizes import Resize
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
 from rlserve.controller.signal import Signal
 from rlserve.controller.training_loop import TrainingLoop
@@ -200,6 +201,10 @@ class Outside:
     def metrics(self) -> dict[str, float]:
         """Nothing takes any time."""
         return {}
+
+    def take_resizes(self) -> list[Resize]:
+        """The group never changes."""
+        return []
 
     async def step(self, batch: Any) -> dict[str, float]:
         """One training step: the batch is pickled as it would travel."""
