@@ -72,7 +72,7 @@ class Batch:
     @property
     def trained_lengths(self) -> NDArray[np.int32]:
         """[B] response tokens of each sample that are trained on."""
-        return np.add.reduceat(self.loss_mask, self._response_starts, dtype=np.int32)
+        return np.add.reduceat(self.loss_mask, self.response_starts, dtype=np.int32)
 
     @property
     def group_index(self) -> NDArray[np.int32]:
@@ -89,12 +89,12 @@ class Batch:
         """[B] whether all numbers of a sample that are trained on are finite: its reward, and both log-probabilities of
         each token."""
         per_token = np.isfinite(self.log_probs) & np.isfinite(self.behaviour_log_probs)
-        return np.logical_and.reduceat(per_token | ~self.loss_mask, self._response_starts) & np.isfinite(self.rewards)
+        return np.logical_and.reduceat(per_token | ~self.loss_mask, self.response_starts) & np.isfinite(self.rewards)
 
     def tokens_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """[a] where the trained tokens of these samples [S] stand in the per-token arrays, sample by sample."""
         lengths = self.response_lengths[samples].astype(np.int64)
-        starts = self._response_starts[samples]
+        starts = self.response_starts[samples]
         places = np.repeat(starts - (np.cumsum(lengths) - lengths), lengths) + np.arange(lengths.sum())
         trained: NDArray[np.int64] = places[self.loss_mask[places]]
         return trained
@@ -121,7 +121,7 @@ class Batch:
         )
 
     @property
-    def _response_starts(self) -> NDArray[np.int64]:
+    def response_starts(self) -> NDArray[np.int64]:
         """[B] where each sample's response begins in the per-token arrays."""
         starts: NDArray[np.int64] = np.cumsum(self.response_lengths, dtype=np.int64) - self.response_lengths
         return starts

@@ -148,11 +148,9 @@ def _trained(
     batch: Batch, samples: IndexArray, starts: IndexArray, num_inputs: IndexArray, rows: _Rows
 ) -> tuple[IndexArray, NDArray[np.int32]]:
     """Of each trained token the row of the state that belongs to it, and the token, sample by sample."""
-    num_responses = batch.response_lengths.astype(np.int64)
-    response_starts = np.cumsum(num_responses) - num_responses
-    of_pass = num_responses[samples]
+    of_pass = batch.response_lengths[samples].astype(np.int64)
     sample, offset = _repeated(of_pass)
-    is_trained = batch.loss_mask[response_starts[samples][sample] + offset]
+    is_trained = batch.loss_mask[batch.response_starts[samples][sample] + offset]
     sample, offset = sample[is_trained], offset[is_trained]
     states = rows.of(sample, (num_inputs - of_pass)[sample] + offset)
     return states, batch.token_ids[(starts + batch.prompt_lengths[samples])[sample] + offset]
