@@ -30,6 +30,7 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
 from rlserve.controller.events import EventBus, WeightsTaken, WorkerLost
+from rlserve.controller.group_copies import GroupCopies, GroupStep
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.resizes import Resize
 from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
@@ -178,7 +179,7 @@ class Outside:
         self._events = events
         self._slot_ids: list[str] = []
         self.version = 0
-        self.busy_s = self.snapshot_s = self.step_s = 0.0
+        self.busy_s = self.snapshot_s = 0.0
         self.members = tuple(workers)
 
     def __getitem__(self, slot_id: str) -> Worker:
@@ -192,7 +193,11 @@ class Outside:
         """It serves."""
         self._slot_ids.append(slot_id)
 
-    async def publish(self, version: int) -> None:
+    def copies(self, version: int) -> GroupCopies:
+        """Nothing is copied."""
+        return GroupCopies()
+
+    async def publish(self, version: int, _: Sequence[Any]) -> None:
         """The trainers have stepped: all replicas have the new version at once."""
         self.version = version
         for slot_id in self._slot_ids:
@@ -206,10 +211,10 @@ class Outside:
         """The group never changes."""
         return []
 
-    async def step(self, batch: Any) -> dict[str, float]:
+    async def step(self, batch: Any, _: GroupCopies) -> GroupStep:
         """One training step: the batch is pickled as it would travel."""
         pickle.dumps(batch, protocol=5)
-        return {"training/log_prob_diff_mean": 0.0}
+        return GroupStep(metrics={"training/log_prob_diff_mean": 0.0}, copies=(), duration_s=0.0)
 
     async def score(self, samples: Sequence[Any]) -> list[Score]:
         """The reward: samples are pickled as they would travel."""

@@ -51,7 +51,7 @@ from rlserve.controller.saving import RunSaver
 from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
-from rlserve.controller.training_loop import StepReport, TrainingLoop
+from rlserve.controller.training_loop import TrainingLoop
 from rlserve.controller.turns.base import Turns
 from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import CheckpointError, WorkerLostError
@@ -200,8 +200,8 @@ class Controller:
                 *(watch.watch() for watch in (parts.node_watch, parts.host_watch) if watch is not None),
             )
         ]
-        while (report := await parts.training.step(self._stop)) is not None:
-            await self._after_step(report)
+        while await self._step():
+            pass
         await parts.weights.settled()
         await parts.reallocation.settle()
         for loop in loops:
@@ -211,8 +211,14 @@ class Controller:
             parts.rollouts.drop_surplus()
         parts.saver.loops_end()
 
-    async def _after_step(self, report: StepReport) -> None:
-        parts, config = self._parts, self._config
+    async def _step(self) -> bool:
+        """The next step and what is due after it; False where there is none."""
+        parts, config, step = self._parts, self._config, self._run.counters.num_steps + 1
+        saves = self._is_due(config.checkpoint.every_steps, step)
+        waited_s = await parts.saver.make_room() if saves else 0.0
+        report = await parts.training.step(self._stop, copies_state=saves)
+        if report is None:
+            return False
         metrics = {**report.metrics, **parts.metrics.read()}
         parts.saver.check_integrity()
         parts.display.note_step(metrics)
@@ -222,10 +228,12 @@ class Controller:
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
-        if self._is_due(config.checkpoint.every_steps, report.step):
-            await parts.turns.begin_training()
-            metrics[names.SAVE_S] = await parts.saver.begin_save(held_out=metrics.get(names.HELD_OUT))
+        if saves:
+            metrics[names.SAVE_S] = parts.saver.begin_save(
+                report.copies, waited_s=waited_s, held_out=metrics.get(names.HELD_OUT)
+            )
         self._setup.tracker.log(report.step, metrics)
+        return True
 
     def _is_due(self, every_steps: int, step: int) -> bool:
         """Whether what is done every so many steps (0: never) is due; after the last one it is done in any case."""

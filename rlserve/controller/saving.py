@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rlserve.controller.checkpoint import SavedRun, checkpoint_name, note_score, save_checkpoint
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.setup import RunSetup
@@ -51,8 +52,8 @@ class RunSaver:
 
     ::
 
-        training     ── step ──┤ copy ├── step ── step ── …      at a step boundary everybody copies what he writes;
-        checkpoint                    └─ write, sync, seal ─┤    training goes on while it is written
+        training     ── step ┤ copy ├── step ── step ── …      with their step the trainers copy what they write;
+        checkpoint                  └─ write, sync, seal ─┤    training goes on while it is written
     """
 
     def __init__(
@@ -91,17 +92,26 @@ class RunSaver:
         for owner in (self._books.ledger, self._books.router, self._books.buffer, self._reallocation.table):
             owner.check_integrity()
 
-    async def begin_save(self, *, held_out: float | None = None) -> float:
-        """Copy what a checkpoint holds, and let it be written while training goes on; returns how many seconds that
-        took. One is written at a time: the one before is waited for. One that cannot be written is a warning.
-
-        ``held_out`` is the score that was taken after this step, if one was."""
+    async def make_room(self) -> float:
+        """Before a step whose state is copied: wait for the checkpoint before, since one is written at a time; returns
+        how many seconds that took."""
         begin_s = self._run.clock.now()
         if self._writing is not None and not self._writing.done():
             logger.info("training waits until the checkpoint before is written: checkpoint.every_steps is short for it")
         await self.settled()
-        copied = await self._copy(held_out)
-        pause_s = self._run.clock.now() - begin_s
+        return self._run.clock.now() - begin_s
+
+    def begin_save(self, copies: Sequence[MemberCopy], *, waited_s: float, held_out: float | None = None) -> float:
+        """Let be written what trainers have copied of their state with the last step, after :meth:`make_room`, while
+        training goes on; returns how many seconds training has stood still for it. One that cannot be written is a
+        warning.
+
+        ``held_out`` is the score that was taken after this step, if one was."""
+        assert self._writing is None or self._writing.done(), "the workers' copies of the one before are gone"
+        begin_s = self._run.clock.now()
+        copied = self._copied(copies, held_out)
+        copy_s = max(copy.copied.state_s for copy in copies)
+        pause_s = waited_s + copy_s + self._run.clock.now() - begin_s
         self._writing = self._run.tasks.create_task(self._write_beside(copied, pause_s=pause_s))
         return pause_s
 
@@ -119,7 +129,7 @@ class RunSaver:
         await self.settled()
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             begin_s = self._run.clock.now()
-            copied = await self._copy()
+            copied = self._copied(await self._trainers.copy(GroupCopies(state=True)))
             try:
                 await self._write(copied, pause_s=self._run.clock.now() - begin_s)
             except WriterLostError as error:
@@ -129,7 +139,7 @@ class RunSaver:
             else:
                 return
 
-    async def _copy(self, held_out: float | None = None) -> _Copied:
+    def _copied(self, copies: Sequence[MemberCopy], held_out: float | None = None) -> _Copied:
         self.check_integrity()
         run = {
             "counters": self._current_counters().to_dict(),
@@ -142,8 +152,8 @@ class RunSaver:
             "elapsed_s": self._run.clock.now(),
             "held_out": held_out,
         }
-        step = self._run.counters.num_steps
-        return _Copied(step=step, run=run, slot_ids=await self._trainers.copy_state())
+        slot_ids = tuple(copy.slot_id for copy in copies)
+        return _Copied(step=self._run.counters.num_steps, run=run, slot_ids=slot_ids)
 
     async def _write_beside(self, copied: _Copied, *, pause_s: float) -> None:
         try:

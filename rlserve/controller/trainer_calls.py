@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from rlserve.controller.ports import Fleet
+from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.errors import DeadlineExceededError, RlserveError, WorkerFailedError, WorkerLostError
 from rlserve.remote import answer
 from rlserve.trainers.base import Membership
@@ -23,7 +23,7 @@ class TrainerCalls:
         self._fleet = fleet
         self._timeout_s = timeout_s
 
-    def workers(self, slot_ids: Sequence[str]) -> tuple[object, ...]:
+    def workers(self, slot_ids: Sequence[str]) -> tuple[WorkerHandle | None, ...]:
         """The workers that are on some slots now; None in the place of one that was ended."""
         return tuple(self._fleet[slot_id] if slot_id in self._fleet.ready else None for slot_id in slot_ids)
 

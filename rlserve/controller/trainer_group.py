@@ -27,10 +27,11 @@ from typing import Any, TypeVar
 from rlserve.controller.boundary import StepBoundary
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WorkerLost
+from rlserve.controller.group_copies import GroupCopies, GroupStep, MemberCopy, copies_made
 from rlserve.controller.group_places import GroupPlaces
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.resizes import Resize
-from rlserve.controller.trainer_calls import TrainerCalls, answers_of, failures_of, lost_of
+from rlserve.controller.trainer_calls import TrainerCalls, failures_of, lost_of
 from rlserve.controller.trainer_gangs import TrainerGangs
 from rlserve.errors import (
     RlserveError,
@@ -40,7 +41,7 @@ from rlserve.errors import (
     WriterLostError,
 )
 from rlserve.manager.roles import Role
-from rlserve.pool.base import Joined
+from rlserve.pool.base import Copies, Joined
 from rlserve.tracking.events import RolePhase, RolePhaseEvent
 from rlserve.trainers.batch import Batch
 
@@ -48,6 +49,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _MAX_FORMATIONS = 5
+_NOTHING = GroupCopies()
 
 
 class TrainerGroup:
@@ -79,8 +81,6 @@ class TrainerGroup:
         """Of the batch under way, or else of the last; None before the first."""
         self.step_begin_s: float | None = None
         """When the trainers began to compute on it; None between two steps."""
-        self.step_s = 0.0
-        """What the newest step took, without the wait for the end of a change of the group."""
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -195,8 +195,8 @@ class TrainerGroup:
             raise error
         return True
 
-    async def step(self, batch: Batch) -> dict[str, float]:
-        """Train on a batch with all members; returns the metrics.
+    async def step(self, batch: Batch, copies: GroupCopies = _NOTHING) -> GroupStep:
+        """Train on a batch with all members, who then copy what they have made.
 
         When a member is lost, the survivors form the group anew, which takes the broken step back, and do it again;
         or, where one of them had completed it, completes it for all. So the batch is trained on exactly once.
@@ -206,21 +206,33 @@ class TrainerGroup:
             WorkerFailedError: no member survived, or the step fails without a loss.
         """
         async with self._boundary.training():
-            metrics: dict[str, float]
             start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
             while True:
-                answers = await self._compute(batch, shared)
+                asked = copies.of_each(self._members)
+                workers = self._calls.workers(self._members)
+                answers = await self._compute(batch, {member: (shared, each) for member, each in asked.items()})
                 failures = failures_of(answers)
                 if not failures:
-                    metrics = answers[self._members[0]]
+                    metrics = answers[self._members[0]].metrics
+                    made = copies_made(asked, workers, {member: each.copied for member, each in answers.items()})
                     self._num_completed = before + 1
                     break
                 await self._regroup_survivors(failures)
                 if self._num_completed > before:
                     metrics = await self._by_leader(lambda leader: self._calls.one(leader, "last_metrics"))
+                    made = await self._copy(copies)
                     break
-            self.step_s = self._run.clock.now() - start
-            return metrics
+            return GroupStep(metrics=metrics, copies=made, duration_s=self._run.clock.now() - start)
+
+    async def copy(self, copies: GroupCopies, *, at_step: int | None = None) -> tuple[MemberCopy, ...]:
+        """Let members copy between two steps; if one is lost, those who are left do it anew. Nothing is copied where
+        the group is not ``at_step`` any more (``num_steps``).
+
+        Raises:
+            WorkerFailedError: no member is left.
+        """
+        async with self._boundary.training():
+            return await self._copy(copies) if at_step in (None, self._num_completed) else ()
 
     async def by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
         """Let rank 0 do something between two steps, and if it is lost, the next; returns what ``action`` does.
@@ -231,21 +243,6 @@ class TrainerGroup:
         async with self._boundary.training():
             return await self._by_leader(action)
 
-    async def by_all(self, action: Callable[[str], Awaitable[T]]) -> dict[str, T]:
-        """Let every member do something between two steps; returns what ``action`` does, in order of rank. If one is
-        lost, all who are left do it anew.
-
-        Raises:
-            WorkerFailedError: no member is left, or ``action`` fails without a loss.
-        """
-        async with self._boundary.training():
-            while True:
-                answers = await answers_of({member: action(member) for member in self._members})
-                failures = failures_of(answers)
-                if not failures:
-                    return answers
-                await self._regroup_survivors(failures)
-
     async def expel(self, slot_id: str, worker: WorkerHandle, error: WorkerLostError) -> None:
         """Between two steps, form the group anew without a member whose ``worker`` was found lost, and report it; do
         nothing where it is a member no more, or again with another worker."""
@@ -254,17 +251,9 @@ class TrainerGroup:
             if slot_id in self._members and not is_replaced:
                 await self._regroup(self._members, lost={slot_id: error})
 
-    async def copy_state(self) -> tuple[str, ...]:
-        """Between two steps, let every member copy to host memory what it writes of a checkpoint; returns who did.
-
-        Raises:
-            WorkerFailedError: no member is left.
-        """
-        return tuple(await self.by_all(lambda member: self._calls.one(member, "copy_state")))
-
     async def write_state(self, slot_ids: Sequence[str], folder: Path) -> None:
-        """Let those who have copied write into a folder that all nodes see, while training goes on; whether they are
-        still members does not matter.
+        """Let those who have copied their state write it into a folder that all nodes see, while training goes on;
+        whether they are still members does not matter.
 
         Raises:
             CheckpointError: the folder cannot be written.
@@ -276,14 +265,25 @@ class TrainerGroup:
 
     # -- inside: the caller holds the boundary ---------------------------------------------------------------
 
-    async def _compute(self, batch: Batch, shared: Any) -> dict[str, Any]:
+    async def _compute(self, batch: Batch, calls: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
         self.num_tokens, self.step_begin_s = len(batch.token_ids), self._run.clock.now()
         self._run.changed.notify()
         try:
-            return await self._calls.all(self._members, "step", shared, timeout_s=self._step_timeout_s)
+            return await self._calls.each(calls, "step", timeout_s=self._step_timeout_s)
         finally:
             self.step_begin_s = None
             self._run.changed.notify()
+
+    async def _copy(self, copies: GroupCopies) -> tuple[MemberCopy, ...]:
+        while True:
+            asked = {member: each for member, each in copies.of_each(self._members).items() if each != Copies()}
+            workers = self._calls.workers(tuple(asked))
+            calls = {member: (each,) for member, each in asked.items()}
+            answers = await self._calls.each(calls, "copy_between_steps", timeout_s=self._step_timeout_s)
+            failures = failures_of(answers)
+            if not failures:
+                return copies_made(asked, workers, answers)
+            await self._regroup_survivors(failures)
 
     async def _add(self, slot_ids: Sequence[str]) -> None:
         self._gangs.note(slot_ids)

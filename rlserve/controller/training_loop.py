@@ -2,9 +2,9 @@
 
 ::
 
-    buffer.take ──► trainers.step ──► snapshot of the weights ──► on to the replicas (in the background)
-         ▲                                  │
-         │ unblocked by a scored group      └──► ledger: trained ──► admission has room again
+    buffer.take ──► trainers.step, copy of the weights ──► on to the replicas (in the background)
+         ▲                                       │
+         │ unblocked by a scored group           └──► ledger: trained ──► admission has room again
 
 A step that a lost trainer breaks off is done again by the survivors inside ``trainers.step``. Groups count as
 trained only after their step, so a stop in mid-step loses nothing and trains nothing twice.
@@ -15,13 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import GroupsTrained, StepEnded
+from rlserve.controller.group_copies import GroupStep, MemberCopy
 from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.resizes import resize_metrics
 from rlserve.controller.trainer_group import TrainerGroup
@@ -43,6 +44,8 @@ class StepReport:
 
     step: int
     metrics: Mapping[str, float]
+    copies: tuple[MemberCopy, ...]
+    """What the trainers copied of their weights, and of their state where that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +82,9 @@ class TrainingLoop:
         self.waiting = False
         """For a batch."""
 
-    async def step(self, stop: asyncio.Event) -> StepReport | None:
-        """Do the next step; None where the run has all its steps, or ``stop`` came first."""
+    async def step(self, stop: asyncio.Event, *, copies_state: bool = False) -> StepReport | None:
+        """Do the next step; None where the run has all its steps, or ``stop`` came first. With ``copies_state``, let
+        the trainers copy then what they write of a checkpoint."""
         if self._run.counters.num_steps >= self._num_steps:
             return None
         start, weights_before_s = self._run.clock.now(), self._weights.busy_s
@@ -89,7 +93,7 @@ class TrainingLoop:
             return None
         waits = _Waits(batch_s=self._run.clock.now() - start, weights_s=self._weights.busy_s - weights_before_s)
         await self._turns.begin_training()
-        return await self._train(groups, start_s=start, waits=waits)
+        return await self._train(groups, start_s=start, waits=waits, copies_state=copies_state)
 
     async def _next_batch(self, stop: asyncio.Event) -> list[ScoredGroup] | None:
         taken: list[ScoredGroup] | None = None
@@ -110,17 +114,15 @@ class TrainingLoop:
         self.waiting = False
         return taken
 
-    async def _train(self, groups: list[ScoredGroup], *, start_s: float, waits: _Waits) -> StepReport:
+    async def _train(
+        self, groups: list[ScoredGroup], *, start_s: float, waits: _Waits, copies_state: bool
+    ) -> StepReport:
         batch, step = await asyncio.to_thread(build_batch, groups), self._run.counters.num_steps + 1
         train_start = self._run.clock.now()
-        try:
-            metrics = await self._trainers.step(batch)
-            slot_ids = self._trainers.members
-        except NonFiniteLossError as error:
-            where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
-            raise NonFiniteLossError(f"{error}; its batch {where}") from error
-        work_end_s = self._run.clock.now()
-        await self._weights.publish(step)
+        done = await self._stepped(batch, step, copies_state=copies_state)
+        slot_ids = self._trainers.members
+        work_end_s = self._run.clock.now() - done.copy_s
+        await self._weights.publish(step, done.copies)
         self._buffer.commit(time_s=self._run.clock.now())
         self._run.events.emit(trained_batch(step, groups))
         num_tokens = len(batch.token_ids)
@@ -132,7 +134,7 @@ class TrainingLoop:
                 num_tokens=num_tokens,
                 wait_s=waits.batch_s - waits.weights_s,
                 weights_s=self._weights.snapshot_s + waits.weights_s,
-                work_s=self._trainers.step_s,
+                work_s=done.work_s,
             )
         )
         self._run.events.emit(
@@ -140,20 +142,21 @@ class TrainingLoop:
                 time_s=self._run.clock.now(),
                 step=step,
                 begin_s=start_s,
-                work_begin_s=work_end_s - self._trainers.step_s,
+                work_begin_s=work_end_s - done.work_s,
                 work_end_s=work_end_s,
                 slot_ids=slot_ids,
                 num_groups=len(groups),
                 num_tokens=num_tokens,
             )
         )
-        self._count(batch, metrics)
+        self._count(batch, done.metrics)
         self._run.changed.notify()
         step_s = self._run.clock.now() - start_s
         return StepReport(
             step=step,
+            copies=done.copies,
             metrics={
-                **metrics,
+                **done.metrics,
                 **group_metrics(groups),
                 **self._weights.metrics(),
                 **self._turns.metrics(),
@@ -168,6 +171,14 @@ class TrainingLoop:
                 "perf/total_num_tokens": num_tokens,
             },
         )
+
+    async def _stepped(self, batch: Batch, step: int, *, copies_state: bool) -> GroupStep:
+        """Let the trainers step; keeps the batch where that is not finite."""
+        try:
+            return await self._trainers.step(batch, replace(self._weights.copies(step), state=copies_state))
+        except NonFiniteLossError as error:
+            where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
+            raise NonFiniteLossError(f"{error}; its batch {where}") from error
 
     def _count(self, batch: Batch, metrics: Mapping[str, float]) -> None:
         counters = self._run.counters

@@ -12,9 +12,12 @@ Nothing is sent, packed or kept twice. A replica serves one version as long as i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rlserve.controller.busy_time import BusyTime
 from rlserve.controller.canary import CanaryWatch, Taken
 from rlserve.controller.context import RunContext
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_source import WeightSource
@@ -62,7 +65,10 @@ class WeightHandover(WeightSource):
             **self._canary.metrics(),
         }
 
-    async def publish(self, version: int) -> None:
+    def copies(self, version: int) -> GroupCopies:
+        return GroupCopies()
+
+    async def publish(self, version: int, copies: Sequence[MemberCopy] = ()) -> None:
         self._trained = await self._trainers.by_leader(lambda leader: self._ask(leader, version))
         self._version, self._published_s = version, self._clock.now()
         self._record(None, self.snapshot_s, pause_s=self.snapshot_s)

@@ -7,12 +7,13 @@ sends the tensors that it has, and a version is an offer of as many parts.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.ports import Fleet, WorkerHandle
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
+from rlserve.controller.ports import Fleet
 from rlserve.controller.trainer_calls import answers_of, failures_of, lost_of
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.errors import WorkerFailedError, WorkerLostError
@@ -22,17 +23,6 @@ from rlserve.weights.chain import Link
 from rlserve.weights.offer import Offer, SentPart
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Copy:
-    """What one trainer has copied."""
-
-    slot_id: str
-    worker: WorkerHandle
-    duration_s: float
-    canary: CanaryScores
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,19 +32,19 @@ class WeightSnapshot:
     version: int
     num_group_steps: int
     """Of the group when it was taken: its members hold the same state as long as this has not changed."""
-    copies: tuple[_Copy, ...]
+    copies: tuple[MemberCopy, ...]
     """In order of rank."""
     taken_s: float
 
     @property
     def duration_s(self) -> float:
         """What the slowest took."""
-        return max(copy.duration_s for copy in self.copies)
+        return max(copy.copied.weights_s for copy in self.copies)
 
     @property
     def canary(self) -> CanaryScores:
         """The trainer's, with these weights; nothing where the version has no canary."""
-        return self.copies[0].canary
+        return self.copies[0].copied.canary
 
 
 class WeightSnapshots:
@@ -77,18 +67,25 @@ class WeightSnapshots:
         Raises:
             WorkerFailedError: no member of the trainers' group is left, or some of the weights are lost.
         """
-        return self._snapshot(version, await self._by_holders(lambda slot_id: self._copy(slot_id, version)))
+        return self.of(version, await self._trainers.copy(self.copies(version)))
+
+    def copies(self, version: int) -> GroupCopies:
+        """What whoever has the weights is asked for."""
+        return GroupCopies(version=version, are_spread=self._are_spread)
+
+    def of(self, version: int, copies: Sequence[MemberCopy]) -> WeightSnapshot:
+        """What trainers have copied since their last step."""
+        return WeightSnapshot(
+            version=version,
+            num_group_steps=self._trainers.num_steps,
+            copies=tuple(copy for copy in copies if copy.copies.version == version),
+            taken_s=self._clock.now(),
+        )
 
     async def take_again(self, lost: WeightSnapshot) -> WeightSnapshot | None:
         """From whoever has the weights now; None where the group has stepped on, so that nobody has this version."""
-
-        async def action(slot_id: str) -> _Copy | None:
-            if self._trainers.num_steps != lost.num_group_steps:
-                return None
-            return await self._copy(slot_id, lost.version)
-
-        copies = [copy for copy in await self._by_holders(action) if copy is not None]
-        return replace(self._snapshot(lost.version, copies), taken_s=lost.taken_s) if copies else None
+        copies = await self._trainers.copy(self.copies(lost.version), at_step=lost.num_group_steps)
+        return replace(self.of(lost.version, copies), taken_s=lost.taken_s) if copies else None
 
     async def send(self, snapshot: WeightSnapshot, base: Offer | None, needed: Sequence[int]) -> Link | None:
         """Let its trainers send it, each as what changed since its part of ``base`` if it has that
@@ -134,26 +131,6 @@ class WeightSnapshots:
             await answer(call, timeout_s=self._timeout_s, what=f"{member} removing the weights that were sent")
         except WorkerFailedError as error:  # all else was done
             logger.warning("%s", error)
-
-    async def _by_holders(self, action: Callable[[str], Awaitable[T]]) -> list[T]:
-        """Let those who have the weights do something between two steps."""
-        if self._are_spread:
-            return list((await self._trainers.by_all(action)).values())
-        return [await self._trainers.by_leader(action)]
-
-    async def _copy(self, slot_id: str, version: int) -> _Copy:
-        worker, start = self._fleet[slot_id], self._clock.now()
-        call = worker.snapshot_weights.remote(version)
-        canary = await self._answer(slot_id, call, f"copying version {version} of the weights")
-        return _Copy(slot_id=slot_id, worker=worker, duration_s=self._clock.now() - start, canary=canary)
-
-    def _snapshot(self, version: int, copies: Sequence[_Copy]) -> WeightSnapshot:
-        return WeightSnapshot(
-            version=version,
-            num_group_steps=self._trainers.num_steps,
-            copies=tuple(copies),
-            taken_s=self._clock.now(),
-        )
 
     async def _answer(self, slot_id: str, call: Awaitable[Any], what: str) -> Any:
         return await answer(call, timeout_s=self._timeout_s, what=f"the trainer on {slot_id}, {what}")

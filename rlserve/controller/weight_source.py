@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
 from rlserve.weights.offer import Receipt
 
 
@@ -11,7 +13,7 @@ class WeightSource(ABC):
     """Publishes versions, and brings every replica to the newest."""
 
     snapshot_s = 0.0
-    """What training waited for when the newest version was published, without the wait for the end of a step or of a
+    """What training waited for when the newest version was copied, without the wait for the end of a step or of a
     change of the group."""
 
     @property
@@ -29,8 +31,13 @@ class WeightSource(ABC):
         """What the newest versions took; names are documented in ``rlserve.tracking.names``."""
 
     @abstractmethod
-    async def publish(self, version: int) -> None:
-        """Make the trainers' weights, between two steps, a version that replicas can take.
+    def copies(self, version: int) -> GroupCopies:
+        """What trainers copy with the step that makes a version."""
+
+    @abstractmethod
+    async def publish(self, version: int, copies: Sequence[MemberCopy] = ()) -> None:
+        """Make the trainers' weights, between two steps, a version that replicas can take. ``copies`` is what trainers
+        copied with the step that made it; where there was no step, they copy now.
 
         Raises:
             WorkerFailedError: no member of the trainers' group is left.

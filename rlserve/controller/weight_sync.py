@@ -45,6 +45,7 @@ from rlserve.controller.busy_time import BusyTime
 from rlserve.controller.canary import CanaryWatch, Taken
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import WeightsNotTaken, WeightsTaken
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
 from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_snapshots import WeightSnapshot, WeightSnapshots
@@ -148,13 +149,18 @@ class WeightSync(WeightSource):
 
     # -- publishing ------------------------------------------------------------------------------------------
 
-    async def publish(self, version: int) -> None:
-        """Take a snapshot of the trainers' weights as ``version``, and return; all else happens in the background.
+    def copies(self, version: int) -> GroupCopies:
+        """The snapshot that is published as this version."""
+        return self._snapshots.copies(version)
+
+    async def publish(self, version: int, copies: Sequence[MemberCopy] = ()) -> None:
+        """Take a snapshot of the trainers' weights as ``version``, unless ``copies`` are one, and return; all else
+        happens in the background.
 
         Raises:
             WorkerFailedError: no member of the trainers' group is left.
         """
-        snapshot = await self._snapshots.take(version)
+        snapshot = self._snapshots.of(version, copies) if copies else await self._snapshots.take(version)
         self.snapshot_s = snapshot.duration_s
         superseded, self._next = self._next, snapshot
         if superseded is not None:

@@ -15,7 +15,7 @@ from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers import Traffic
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.config import TrainerConfig
-from rlserve.weights.canary import CanaryPrompts
+from rlserve.weights.canary import CanaryPrompts, CanaryScores
 from rlserve.weights.config import WeightsConfig
 
 POLICY_FOLDER = "policy"
@@ -97,6 +97,36 @@ class Joined:
     """That have been completed."""
     traffic: Traffic = field(default_factory=Traffic)
     """Of all ranks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copies:
+    """What a trainer copies between two steps, for what goes on beside the next one."""
+
+    version: int | None = None
+    """It copies what it has of the weights, to be sent as this version; None: it does not."""
+    state: bool = False
+    """It copies what it writes of a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copied:
+    """What came of it."""
+
+    canary: CanaryScores = ()
+    """What the weights make of the canary, where their version has one."""
+    weights_s: float = 0.0
+    """That copying the weights and scoring the canary took."""
+    state_s: float = 0.0
+    """That copying the state took."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """What a trainer says that has stepped, and copied what it was asked to."""
+
+    metrics: Mapping[str, float]
+    copied: Copied = field(default_factory=Copied)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,7 +29,17 @@ from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, Joined, MemoryChange, SignOfLife, WorkerInfo, WorkerSpec
+from rlserve.pool.base import (
+    Collected,
+    Copied,
+    Copies,
+    Joined,
+    MemoryChange,
+    SignOfLife,
+    Stepped,
+    WorkerInfo,
+    WorkerSpec,
+)
 from rlserve.pool.fork_server import worker_modules
 from rlserve.pool.notices.worker import WorkerNotices, find_probe
 from rlserve.pool.pacing.base import PacingAccount
@@ -196,18 +206,18 @@ class Worker:
         assert self._rollout is None, "a worker uses one role at a time"
         return self._train.join(membership, loads_model=loads_model, is_newcomer=is_newcomer)
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One training step on this rank's share of the batch."""
-        return self._train.step(batch)
+    def step(self, batch: Batch, copies: Copies) -> Stepped:
+        """One training step on this rank's share of the batch, and copies of what it has made: in one call, since a
+        call takes longer than they do."""
+        return self._train.step(batch, copies)
 
     def last_metrics(self) -> dict[str, float]:
         """Of the last completed training step."""
         return self._train.last_metrics()
 
-    def snapshot_weights(self, version: int) -> CanaryScores:
-        """Copy what this rank has of the policy at a step boundary, to be sent as ``version``
-        (:meth:`TrainRole.snapshot_weights`); what the policy makes of the canary."""
-        return self._train.snapshot_weights(version)
+    def copy_between_steps(self, copies: Copies) -> Copied:
+        """Copy what the next step changes (:meth:`TrainRole.copy`)."""
+        return self._train.copy(copies)
 
     def drop_snapshot(self, version: int) -> None:
         """Free a copy that is not going to be sent."""
@@ -240,12 +250,8 @@ class Worker:
         """Give the train role up and free its memory."""
         self._train.leave()
 
-    def copy_state(self) -> None:
-        """Copy what this rank writes of a checkpoint (:meth:`TrainRole.copy_state`)."""
-        self._train.copy_state()
-
     def write_state(self, folder: Path) -> None:
-        """Write that copy, in whatever role (:meth:`TrainRole.write_state`)."""
+        """Write the copy of the state, in whatever role (:meth:`TrainRole.write_state`)."""
         self._train.write_state(folder)
 
     def load_trainer(self, folder: Path) -> int:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from rlserve.engine.device.memory import free_device_memory
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import CheckpointError, WeightsRefusedError, WorkerFailedError
-from rlserve.pool.base import POLICY_FOLDER, Joined, MemoryChange, WorkerSpec
+from rlserve.pool.base import POLICY_FOLDER, Copied, Copies, Joined, MemoryChange, Stepped, WorkerSpec
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.trainers import Batch, Membership, Trainer, create_trainer
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 TRAINER_FOLDER = "trainer"
 """Of a checkpoint: what the ranks wrote of their state."""
+_NOTHING = Copies()
 
 
 class TrainRole:
@@ -47,7 +48,7 @@ class TrainRole:
         self._lock = threading.Lock()
         end, keeps_last = create_sending_end(spec.weights), sends_deltas(spec.weights)
         self.sender = Sender(spec.slot_id, end, contents, keeps_last=keeps_last)
-        """Sends what ``snapshot_weights`` copied, also while this rank steps, and after it has left the trainers."""
+        """Sends what was copied of the weights, also while this rank steps, and after it has left the trainers."""
         self._state_copy: StateCopy | None = None
         """To be written, also when this worker trains no more."""
         self._is_stepping = False
@@ -114,27 +115,29 @@ class TrainRole:
         logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
         return Joined(num_steps=num_steps, traffic=traffic)
 
-    def step(self, batch: Batch) -> dict[str, float]:
-        """One training step on this rank's share of the batch."""
-        with self._lock, self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)):
-            trainer = self._active_trainer()
-            self._is_stepping = True
-            try:
-                return trainer.step(batch)
-            finally:
-                self._is_stepping = False
+    def step(self, batch: Batch, copies: Copies = _NOTHING) -> Stepped:
+        """One training step on this rank's share of the batch, and copies of what it has made."""
+        with self._lock:
+            with self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)):
+                trainer = self._active_trainer()
+                self._is_stepping = True
+                try:
+                    metrics = trainer.step(batch)
+                finally:
+                    self._is_stepping = False
+            return Stepped(metrics=metrics, copied=self._copy(copies))
 
     def last_metrics(self) -> dict[str, float]:
         """Of the last completed step."""
         with self._lock:
             return self._active_trainer().last_metrics
 
-    def snapshot_weights(self, version: int) -> CanaryScores:
-        """Copy what this rank has of a version for the sender, in the type that it travels in: all of it, or a part
-        where weights are spread over the members. Returns what the policy makes of the canary, if one is due."""
-        with self._lock, self._pace.copying():
-            self.sender.take_snapshot(version, self._active_trainer().weights())
-            return self._score_canary(version)
+    def copy(self, copies: Copies) -> Copied:
+        """Copy, between two steps, what the next one changes: of the weights, for the sender and in the type that they
+        travel in, all that this rank has; of the state, what it writes of a checkpoint, to host memory and in place of
+        any copy before. All members copy the state between the same two steps."""
+        with self._lock:
+            return self._copy(copies)
 
     def weights_of(self, version: int) -> dict[str, torch.Tensor]:
         """What a version of the policy's weights consists of, in the type that it travels in, at a step boundary, also
@@ -195,13 +198,6 @@ class TrainRole:
                 self._trainer.leave()
                 self._is_prepared = False
 
-    def copy_state(self) -> None:
-        """Between two steps: copy to host memory what this rank writes of a checkpoint, in place of any copy before.
-        All members do so between the same two."""
-        with self._lock, self._pace.copying():
-            self._state_copy = None
-            self._state_copy = self._active_trainer().copy_state()
-
     def write_state(self, folder: Path) -> None:
         """Write the copy, and let go of it: the rank's file, and on rank 0 the policy as a Hugging Face folder, or on
         each rank a file of that (:meth:`StateCopy.write`). Waits for no step, no change of roles and no other rank.
@@ -225,6 +221,20 @@ class TrainRole:
             trainer = self._active_trainer()
             trainer.load_files(folder / TRAINER_FOLDER)
             return trainer.num_steps
+
+    def _copy(self, copies: Copies) -> Copied:
+        begin_s = self._pace.now_s()
+        canary: CanaryScores = ()
+        if copies.version is not None:
+            with self._pace.copying():
+                self.sender.take_snapshot(copies.version, self._active_trainer().weights())
+                canary = self._score_canary(copies.version)
+        weights_s = self._pace.now_s()
+        if copies.state:
+            with self._pace.copying():
+                self._state_copy = None
+                self._state_copy = self._active_trainer().copy_state()
+        return Copied(canary=canary, weights_s=weights_s - begin_s, state_s=self._pace.now_s() - weights_s)
 
     def _weights_of(self, version: int) -> dict[str, torch.Tensor]:
         trainer = self._held_trainer()

@@ -20,7 +20,7 @@ from rlserve.controller.signal import Signal
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SampleOutput
 from rlserve.errors import WorkerLostError
-from rlserve.pool.base import Collected, Joined, RolloutStats, WorkerInfo, WorkerSpec
+from rlserve.pool.base import Collected, Copied, Joined, RolloutStats, Stepped, WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Gang
 from rlserve.pool.slots import Slot
 from rlserve.roofline.accelerators import slot_type
@@ -29,6 +29,8 @@ from rlserve.weights.offer import Receipt, SentPart
 
 BATCH: Any = SimpleNamespace(token_ids=(1, 2, 3))
 """All that a trainer group asks of one."""
+STEPPED = Stepped(metrics={"loss": 1.0})
+"""What a trainer answers that was asked to copy nothing."""
 
 
 class FakeWorker:
@@ -42,8 +44,8 @@ class FakeWorker:
             "choose_port": ("127.0.0.1", 1),
             "join_training": Joined(num_steps=0),
             "load_trainer": 0,
-            "step": {"loss": 1.0},
-            "snapshot_weights": (),
+            "step": STEPPED,
+            "copy_between_steps": Copied(),
             "send_weights": lambda version, base, needed: SentPart(
                 sender=slot_id, num_bytes=8, num_whole_bytes=8, fingerprint=version
             ),

@@ -21,7 +21,7 @@ from simulated_world import Meeting, World
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, Joined, MemoryChange
+from rlserve.pool.base import Collected, Copied, Copies, Joined, MemoryChange, Stepped
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
@@ -283,7 +283,7 @@ class SimulatedWorker(SimulatedProcess):
         self.batches = tuple(tuple(batch) for batch in saved)
         return len(self.batches)
 
-    async def do_step(self, batch: Batch) -> dict[str, float]:
+    async def do_step(self, batch: Batch, copies: Copies) -> Stepped:
         assert self.training, f"{self.slot_id} does not train"
         assert not self.sleeping, f"{self.slot_id} sleeps"
         assert self.place is not None
@@ -296,17 +296,24 @@ class SimulatedWorker(SimulatedProcess):
             if not self.meeting.complete.is_set() or self.world.chance.random() < 0.7:
                 raise  # else this rank had just completed it
         self.batches = (*self.batches, batch.sample_ids)
-        return _METRICS
+        return Stepped(metrics=_METRICS, copied=await self.do_copy_between_steps(copies))
 
     async def do_last_metrics(self) -> dict[str, float]:
         return _METRICS
 
-    async def do_snapshot_weights(self, version: int) -> CanaryScores:
+    async def do_copy_between_steps(self, copies: Copies) -> Copied:
         assert self.training, f"{self.slot_id} does not train"
+        assert not self.sleeping, f"{self.slot_id} sleeps"
         assert self.batches is not None
+        assert self.place is not None
+        if copies.state:
+            self.copied = (self.place.rank, json.dumps(self.batches))
+        version = copies.version
+        if version is None:
+            return Copied()
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
         self.snapshots.add(version)
-        return self.world.canary_of(version)
+        return Copied(canary=self.world.canary_of(version))
 
     async def do_drop_snapshot(self, version: int) -> None:
         self.snapshots.discard(version)
@@ -340,11 +347,6 @@ class SimulatedWorker(SimulatedProcess):
         assert self.batches is not None
         assert len(self.batches) == version, f"{len(self.batches)} steps make no version {version}"
         return TrainedWeights(fingerprint=1000 + version, canary=self.world.canary_of(version))
-
-    async def do_copy_state(self) -> None:
-        assert not self.sleeping, f"{self.slot_id} sleeps"
-        assert self.place is not None
-        self.copied = (self.place.rank, json.dumps(self.batches))
 
     async def do_write_state(self, folder: Path) -> None:
         assert self.copied is not None, f"{self.slot_id} has copied nothing"

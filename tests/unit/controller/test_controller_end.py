@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from controller_fakes import FakeTracker, run_context
 
+from rlserve.config.tree import CheckpointConfig
 from rlserve.controller.controller import Controller
 from rlserve.controller.evaluation import HeldOutScore
 
@@ -50,7 +51,11 @@ class Ending:
             ),
         )
         setup = SimpleNamespace(
-            config=SimpleNamespace(num_steps=NUM_STEPS, pool=SimpleNamespace(placement="elastic")),
+            config=SimpleNamespace(
+                num_steps=NUM_STEPS,
+                pool=SimpleNamespace(placement="elastic"),
+                checkpoint=CheckpointConfig(every_steps=0),
+            ),
             gangs=(),
             roles={},
             saved=None,
@@ -71,7 +76,7 @@ class Ending:
     async def _forever(self, *_: object) -> None:
         await asyncio.Event().wait()
 
-    async def _once_groups_are_scored(self, *_: object) -> None:
+    async def _once_groups_are_scored(self, *_: object, **__: object) -> None:
         await self.scoring.wait()
 
     async def _score_groups(self) -> None:

@@ -13,11 +13,19 @@ from controller_fakes import recorded, run_context
 
 from rlserve.config.tree import CheckpointConfig
 from rlserve.controller.checkpoint import checkpoints, held_out_score, is_whole, read_run
+from rlserve.controller.group_copies import GroupCopies, MemberCopy
 from rlserve.controller.saving import RunSaver, roles_at
 from rlserve.errors import CheckpointError, WriterLostError
 from rlserve.manager.roles import Role
+from rlserve.pool.base import Copied, Copies
 from rlserve.pool.config import PoolConfig
 from rlserve.tracking.events import CheckpointEvent
+
+COPIES = tuple(
+    MemberCopy(slot_id=slot_id, worker=cast(Any, None), copies=Copies(state=True), copied=Copied(state_s=state_s))
+    for slot_id, state_s in (("a", 0.25), ("b", 0.5))
+)
+"""Of a step."""
 
 
 class FakeTrainers:
@@ -29,9 +37,10 @@ class FakeTrainers:
         """Of the next writes."""
         self.num_copies = 0
 
-    async def copy_state(self) -> tuple[str, ...]:
+    async def copy(self, copies: GroupCopies) -> tuple[MemberCopy, ...]:
+        assert copies == GroupCopies(state=True)
         self.num_copies += 1
-        return ("a", "b")
+        return COPIES
 
     async def write_state(self, slot_ids: Sequence[str], folder: Path) -> None:
         assert slot_ids == ("a", "b")
@@ -79,15 +88,16 @@ def test_training_goes_on_while_a_checkpoint_is_written_and_the_next_waits_for_i
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
             saving = Saving(tasks, tmp_path)
-            await saving.at_step(2).begin_save(held_out=0.5)
+            assert saving.at_step(2).begin_save(COPIES, waited_s=2.0, held_out=0.5) >= 2.5, "what the slowest took"
             saving.run.counters.num_steps = 3
             assert saving.saved == []
-            second = asyncio.ensure_future(saving.at_step(4).begin_save())
+            second = asyncio.ensure_future(saving.saver.make_room())
             await asyncio.sleep(0)
-            assert saving.trainers.num_copies == 1, "two copies at once would be twice the memory"
+            assert not second.done(), "the next copy would take the place of the one that is being written"
             saving.trainers.may_write.set()
-            await second
+            assert await second > 0.0
             assert saving.saved == [2]
+            saving.at_step(4).begin_save(COPIES, waited_s=0.0)
             assert held_out_score(checkpoints(tmp_path)[0]) == 0.5
             await saving.at_step(5).save()
             assert saving.saved == [4, 5], "the run waits for the last, and for what was begun before"
@@ -122,11 +132,11 @@ def test_one_that_cannot_be_written_in_mid_run_is_a_warning_and_leaves_nothing(
             saving = Saving(tasks, tmp_path)
             saving.trainers.may_write.set()
             saving.trainers.failures = [failure]
-            await saving.at_step(2).begin_save()
+            saving.at_step(2).begin_save(COPIES, waited_s=0.0)
             await saving.saver.settled()
             assert f"{failure}; the run goes on" in caplog.text
             assert list(tmp_path.iterdir()) == []
-            await saving.at_step(4).begin_save()
+            saving.at_step(4).begin_save(COPIES, waited_s=0.0)
             await saving.saver.settled()
             assert saving.saved == [4]
 
@@ -157,7 +167,7 @@ def test_a_run_that_ends_before_a_checkpoint_is_written_says_so(
 ) -> None:
     async def scenario() -> None:
         async with asyncio.TaskGroup() as tasks:
-            await Saving(tasks, tmp_path).at_step(2).begin_save()
+            Saving(tasks, tmp_path).at_step(2).begin_save(COPIES, waited_s=0.0)
             await asyncio.sleep(0)
             raise RuntimeError
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from trainer_group_setting import Setting
 
 from rlserve.controller.resizes import resize_metrics
@@ -40,9 +40,9 @@ def test_a_step_is_timed_without_its_wait_for_a_change_which_counts_as_a_pause()
                 joined.set_result(0)
                 await settled()
                 setting.clock.now_s = 9.0
-                stepped.set_result({"loss": 1.0})
+                stepped.set_result(STEPPED)
                 await asyncio.gather(adding, stepping)
-        assert (setting.group.pause_s, setting.group.step_s) == (3.0, 4.0)
+            assert (setting.group.pause_s, stepping.result().duration_s) == (3.0, 4.0)
 
     asyncio.run(scenario())
 
@@ -93,7 +93,7 @@ def test_a_worker_leaves_at_the_step_boundary() -> None:
             removal = asyncio.create_task(setting.group.remove(("a",), on_leaving=lambda: leaving.append("a")))
             await settled()
             assert leaving == [], "the step is not done"
-            answer.set_result({"loss": 1.0})
+            answer.set_result(STEPPED)
             await step
             assert await removal
         assert leaving == ["a"]
@@ -119,7 +119,7 @@ def test_those_who_stay_train_on_while_the_memory_of_one_that_left_is_freed() ->
         with unfinished(setting.fleet["b"], "leave_training") as left:
             removing = asyncio.create_task(setting.group.remove(("b",), on_leaving=lambda: None))
             await settled()
-            assert await setting.group.step(BATCH) == {"loss": 1.0}
+            assert (await setting.group.step(BATCH)).metrics == {"loss": 1.0}
             assert not removing.done()
             left.set_result(None)
             assert await removing

@@ -9,19 +9,22 @@ import pytest
 from controller_fakes import BATCH
 from trainer_group_setting import Setting, raised
 
+from rlserve.controller.group_copies import GroupCopies
 from rlserve.errors import WorkerFailedError, WriterLostError
-from rlserve.pool.base import Joined
+from rlserve.pool.base import Copied, Joined
+
+STATE = GroupCopies(state=True)
 
 
 def test_all_members_copy_their_state_and_do_it_again_without_one_that_is_lost() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b", "c").formed()
         setting.fleet["a"].kill()
-        answers = iter([WorkerFailedError("all-gather failed"), None])
-        setting.fleet["b"].answers["copy_state"] = lambda: raised(next(answers))
-        assert await setting.group.copy_state() == ("b", "c")
+        answers = iter([WorkerFailedError("all-gather failed"), Copied()])
+        setting.fleet["b"].answers["copy_between_steps"] = lambda _: raised(next(answers))
+        assert [copy.slot_id for copy in await setting.group.copy(STATE)] == ["b", "c"]
         assert setting.lost == ["a"]
-        copies = [slot_id for slot_id, method in setting.fleet.log if method == "copy_state"]
+        copies = [slot_id for slot_id, method in setting.fleet.log if method == "copy_between_steps"]
         assert sorted(copies) == ["b", "b", "c", "c"]
 
     asyncio.run(scenario())
@@ -30,7 +33,7 @@ def test_all_members_copy_their_state_and_do_it_again_without_one_that_is_lost()
 def test_a_state_is_written_during_a_step_and_by_those_who_have_left_and_given_up_where_one_is_lost() -> None:
     async def scenario() -> None:
         setting = await Setting("a", "b", "c").formed()
-        copied = await setting.group.copy_state()
+        copied = [copy.slot_id for copy in await setting.group.copy(STATE)]
         assert await setting.group.remove(("c",), on_leaving=lambda: None)
         async with setting.group._boundary.training():  # as while a step is under way
             await setting.group.write_state(copied, Path("folder"))
@@ -58,6 +61,6 @@ def test_all_members_load_their_part_of_a_checkpoint() -> None:
             "join_training": Joined(num_steps=8),
             "last_metrics": {"loss": 3.0},
         }
-        assert await setting.group.step(BATCH) == {"loss": 3.0}
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 3.0}
 
     asyncio.run(scenario())

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from trainer_group_setting import Setting
 
 from rlserve.errors import WorkerLostError
@@ -102,7 +102,7 @@ def test_at_the_end_of_a_step_training_waits_for_a_gang_that_is_nearly_ready() -
             assert (setting.group.num_tokens, setting.group.step_begin_s) == (3, 0.0)
             adding = asyncio.create_task(setting.group.add_when(ready, ("b",), patience_s=lambda: 60.0))
             await settled()
-            stepped.set_result({"loss": 1.0})
+            stepped.set_result(STEPPED)
             await first
         assert setting.group.step_begin_s is None
         second = asyncio.create_task(setting.group.step(BATCH))
@@ -144,7 +144,7 @@ def test_a_gang_that_is_lost_before_it_is_ready_holds_nobody_up() -> None:
         ready.set_exception(WorkerLostError("died while it left"))
         with pytest.raises(WorkerLostError, match="died while it left"):
             await adding
-        assert await setting.group.step(BATCH) == {"loss": 1.0}
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 1.0}
         assert setting.group.members == ("a",)
 
     asyncio.run(scenario())

@@ -6,11 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from trainer_group_setting import Setting, raised
 
 from rlserve.errors import StateLostError, WorkerFailedError, WorkerLostError
-from rlserve.pool.base import Joined
+from rlserve.pool.base import Joined, Stepped
 
 
 def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
@@ -19,9 +19,9 @@ def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
         broken = WorkerFailedError("all-gather failed, no answer from rank 0")
         setting.fleet["a"].kill()
         for survivor in ("b", "c"):
-            answers = iter([broken, {"loss": 2.0}])
-            setting.fleet[survivor].answers["step"] = lambda batch, answers=answers: raised(next(answers))
-        assert await setting.group.step(BATCH) == {"loss": 2.0}
+            answers = iter([broken, Stepped(metrics={"loss": 2.0})])
+            setting.fleet[survivor].answers["step"] = lambda *_, answers=answers: raised(next(answers))
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 2.0}
         assert setting.lost == ["a"]
         assert setting.group.members == ("b", "c")
         calls = [call for call in setting.fleet.log if call[0] == "b" and call[1] != "info"]
@@ -41,13 +41,13 @@ def test_a_step_that_a_survivor_had_completed_is_not_done_again() -> None:
                 "join_training": Joined(num_steps=1),
                 "last_metrics": {"loss": 3.0},
             }
-        assert await setting.group.step(BATCH) == {"loss": 3.0}
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 3.0}
         assert setting.group.members == ("b", "c")
         methods = [method for slot_id, method in setting.fleet.log if slot_id == "b" and method != "info"]
         assert methods == ["step", "choose_port", "join_training", "last_metrics"]
         # The next one is not taken for it.
-        setting.fleet["b"].answers["step"] = setting.fleet["c"].answers["step"] = {"loss": 4.0}
-        assert await setting.group.step(BATCH) == {"loss": 4.0}
+        setting.fleet["b"].answers["step"] = setting.fleet["c"].answers["step"] = Stepped(metrics={"loss": 4.0})
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 4.0}
 
     asyncio.run(scenario())
 
@@ -101,7 +101,7 @@ def test_a_member_that_is_ended_in_mid_step_is_lost_at_once() -> None:
             step = asyncio.create_task(setting.group.step(BATCH))
             await settled()
             setting.fleet.kill("b", "b gave no sign of life")
-            assert await step == {"loss": 1.0}
+            assert (await step).metrics == {"loss": 1.0}
         assert setting.lost == ["b"]
         assert setting.group.members == ("a",)
 
@@ -160,7 +160,7 @@ def test_a_member_that_is_found_lost_between_two_steps_is_expelled_once() -> Non
             expulsions = [asyncio.create_task(setting.group.expel("a", worker, error)) for _ in range(2)]
             await settled()
             assert setting.group.members == ("a", "b"), "the step is not done"
-            answer.set_result({"loss": 1.0})
+            answer.set_result(STEPPED)
             await asyncio.gather(step, *expulsions)
         assert setting.group.members == ("b",)
         assert setting.lost == ["a"]
@@ -176,7 +176,7 @@ def test_a_newcomer_lost_on_the_way_leaves_the_group_whole() -> None:
             await setting.group.add(("new",))
         assert setting.group.members == ("a",)
         assert setting.lost == ["new"]
-        assert await setting.group.step(BATCH) == {"loss": 1.0}
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 1.0}
 
     asyncio.run(scenario())
 

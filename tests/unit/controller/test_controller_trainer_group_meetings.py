@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from trainer_group_setting import Setting
 
 from rlserve.errors import WorkerFailedError, WorkerLostError
-from rlserve.pool.base import Joined
+from rlserve.pool.base import Joined, Stepped
 
 
 @pytest.mark.parametrize("change", ["joins", "leaves"])
@@ -25,7 +25,7 @@ def test_the_next_group_meets_while_the_step_goes_on_and_is_joined_at_its_end(ch
             assert setting.met(members)
             assert not changing.done(), "the step is not over"
             asked = setting.fleet.log.count(("a", "choose_port"))
-            stepped.set_result({"loss": 1.0})
+            stepped.set_result(STEPPED)
             await asyncio.gather(stepping, changing)
         assert setting.group.members == members
         for member in members:
@@ -56,9 +56,9 @@ def test_where_a_member_is_lost_after_the_next_group_met_another_is_formed(chang
             changing = asyncio.create_task(_changed(setting, change))
             await settled()
             setting.fleet["b"].kill()
-            setting.fleet["a"].answers["step"] = {"loss": 2.0}
+            setting.fleet["a"].answers["step"] = Stepped(metrics={"loss": 2.0})
             stepped.set_exception(WorkerFailedError("no answer from rank 1"))
-            assert await stepping == {"loss": 2.0}
+            assert (await stepping).metrics == {"loss": 2.0}
             await changing
         assert setting.lost == ["b"]
         assert setting.group.members == (("a", "d", "c") if change == "joins" else ("a",))

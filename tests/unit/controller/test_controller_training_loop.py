@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from controller_fakes import FakeClock, output, recorded, run_context, settled
 
 from rlserve.controller.events import GroupsTrained, StepEnded
+from rlserve.controller.group_copies import GroupCopies, GroupStep, MemberCopy
 from rlserve.controller.resizes import Resize
 from rlserve.controller.training_loop import StepReport, TrainingLoop
 from rlserve.controller.turns.at_once import AtOnce
 from rlserve.engine.requests.request import FinishReason
 from rlserve.errors import NonFiniteLossError
+from rlserve.pool.base import Copied, Copies
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import Ledger
-from rlserve.tracking.events import TrainedBatch
+from rlserve.tracking.events import StepEvent, TrainedBatch
 from rlserve.trainers import Traffic
 
 
@@ -35,7 +38,6 @@ class Setting:
         self.busy_s = 0.0
         """Seconds in which versions of the weights were under way."""
         self.snapshot_s = 1.0
-        self.step_s = 1.5
         self.members = ("t0", "t1")
         self.resizes: list[Resize] = []
         self.context = run_context(tasks, self.clock)
@@ -57,18 +59,25 @@ class Setting:
         for position in range(num_groups):
             self.buffer_group(position)
 
-    async def step(self, batch: Any) -> dict[str, float]:
+    def copies(self, version: int) -> GroupCopies:
+        return GroupCopies(version=version)
+
+    async def step(self, batch: Any, copies: GroupCopies) -> GroupStep:
         self.log.append(f"step {batch.sample_ids}")
         self.clock.now_s += 2.0
         if self.failure is not None:
             raise self.failure
-        return {"training/log_prob_diff_mean": 0.5}
+        copied = Copied(weights_s=0.25, state_s=0.25 if copies.state else 0.0)
+        (asked,) = copies.of_each(["t0"]).values()
+        made = MemberCopy(slot_id="t0", worker=cast(Any, None), copies=asked, copied=copied)
+        return GroupStep(metrics={"training/log_prob_diff_mean": 0.5}, copies=(made,), duration_s=2.0)
 
     def take_resizes(self) -> list[Resize]:
         resizes, self.resizes = self.resizes, []
         return resizes
 
-    async def publish(self, version: int) -> None:
+    async def publish(self, version: int, copies: Sequence[MemberCopy]) -> None:
+        assert [copy.copies.version for copy in copies] == [version]
         self.log.append(f"snapshot {version}, {self.ledger.num_trained} trained")
 
     def metrics(self) -> dict[str, float]:
@@ -110,6 +119,24 @@ def test_the_weights_of_a_step_are_copied_before_its_groups_count_as_trained(tmp
             (1, ["0:0"])
         ]
         assert setting.reports[0].metrics["response_length/clip_ratio"] == 0.0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("copies_state", [False, True])
+def test_trainers_copy_with_the_step_what_goes_on_beside_the_next(tmp_path: Path, copies_state: bool) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=1)
+            work = recorded(setting.context.events, StepEvent)
+            report = await setting.loop.step(asyncio.Event(), copies_state=copies_state)
+        assert report is not None
+        (copy,) = report.copies
+        assert copy.copies == Copies(version=1, state=copies_state)
+        # The work of a step does not count what was copied after it.
+        (event,) = work
+        assert event.work_end_s - event.work_begin_s == (1.5 if copies_state else 1.75)
+        assert event.work_begin_s == 0.0
 
     asyncio.run(scenario())
 
@@ -186,8 +213,8 @@ def test_time_that_a_step_waits_for_weights_is_the_snapshot_and_the_waiting_whil
         assert found == [(0.0, 1.0), (10.0, 4.0)]
         # Told without counting any second twice.
         assert [(step.wait_s, step.weights_s, step.work_s) for step in setting.ended] == [
-            (0.0, 1.0, 1.5),
-            (7.0, 4.0, 1.5),
+            (0.0, 1.0, 1.75),
+            (7.0, 4.0, 1.75),
         ]
         assert [(step.slot_ids, step.num_groups, step.num_tokens) for step in setting.ended] == [
             (("t0", "t1"), 1, 3),

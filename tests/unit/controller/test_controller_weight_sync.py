@@ -27,7 +27,7 @@ def test_the_training_waits_for_the_snapshot_alone() -> None:
             await setting.weights.settled()
         assert setting.versions("r0") == setting.versions("r1") == [1]
         methods = [method for slot_id, method in setting.fleet.log if slot_id == "t0"]
-        assert methods == ["step", "snapshot_weights", "send_weights", "step"]
+        assert methods == ["step", "send_weights", "step"]
 
     run(scenario)
 

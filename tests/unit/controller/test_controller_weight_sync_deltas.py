@@ -7,7 +7,7 @@ import logging
 from typing import Any
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from weight_sync_setting import Setting, gone, run, sent_part
 
 from rlserve.errors import WeightsRefusedError
@@ -51,7 +51,7 @@ def test_a_newcomer_in_mid_step_takes_anchor_and_deltas_while_no_trainer_and_no_
             assert not stepping.done()
             assert {slot_id for slot_id, _ in setting.fleet.log} == {"r1"}
             assert setting.chains("r1")[-1] == [0, -1, -2]
-            stepped.set_result({})
+            stepped.set_result(STEPPED)
         await stepping
 
     run(scenario, anchor_every=10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from controller_fakes import BATCH, settled, unfinished
+from controller_fakes import BATCH, STEPPED, settled, unfinished
 from weight_sync_setting import Setting, gone, run, sent_part
 
 from rlserve.errors import DeadlineExceededError, WeightsRefusedError
@@ -40,17 +40,18 @@ def test_a_sender_that_does_not_answer_in_time_is_lost_and_another_sends() -> No
 def test_once_the_group_has_stepped_the_next_version_comes_in_place_of_a_lost_one() -> None:
     async def scenario(setting: Setting) -> None:
         with unfinished(setting.fleet["t1"], "step") as stepped, unfinished(setting.fleet["t0"], "send_weights"):
-            stepped.set_result({"loss": 1.0})
+            stepped.set_result(STEPPED)
             await setting.step()
             await settled()
+        steps = setting.fleet["t1"].answers["step"]
         with unfinished(setting.fleet["t1"], "step") as stepped:
             step = asyncio.create_task(setting.step())
             await settled()
             setting.fleet["t0"].kill()
             await settled()
             assert setting.published == [0], "a step is under way: nobody may copy the weights"
-            setting.fleet["t1"].answers["step"] = {"loss": 2.0}
-            stepped.set_result({"loss": 2.0})
+            setting.fleet["t1"].answers["step"] = steps
+            stepped.set_result(STEPPED)
             await step
         await setting.weights.settled()
         assert setting.published == [0, 2]

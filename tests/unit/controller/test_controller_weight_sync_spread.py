@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from controller_fakes import settled, unfinished
+from controller_fakes import STEPPED, settled, unfinished
 from weight_sync_setting import Setting, run, sent_part
 
 from rlserve.errors import StateLostError
@@ -27,12 +27,12 @@ def test_every_trainer_sends_its_part_and_replicas_are_offered_one_version_of_al
 
 def test_training_waits_until_all_have_copied_and_for_no_one_who_sends() -> None:
     async def scenario(setting: Setting) -> None:
-        with unfinished(setting.fleet["t1"], "snapshot_weights") as copied:
+        with unfinished(setting.fleet["t1"], "step") as copied:
             stepping = asyncio.ensure_future(setting.step())
             await settled()
             assert not stepping.done()
             setting.snapshots["t1", 1] = 1
-            copied.set_result(())
+            copied.set_result(STEPPED)
             await stepping
         with unfinished(setting.fleet["t0"], "send_weights") as sent:
             await setting.step()

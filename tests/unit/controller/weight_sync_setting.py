@@ -15,7 +15,7 @@ from rlserve.controller.events import WeightsNotTaken, WeightsTaken, WorkerLost
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.weight_sync import WeightSync
 from rlserve.errors import WeightsRefusedError
-from rlserve.pool.base import Joined
+from rlserve.pool.base import Copied, Copies, Joined, Stepped
 from rlserve.tracking.events import WeightEvent
 from rlserve.weights.canary import CanaryScores
 from rlserve.weights.offer import Holding, Offer, Receipt, SentPart
@@ -77,9 +77,11 @@ class Setting:
     def _hold_snapshots(self, slot_id: str) -> None:
         last: list[Holding] = []
 
-        def snapshot(version: int) -> CanaryScores:
-            self.snapshots[slot_id, version] = self.trainers.num_steps
-            return self.expected
+        def copy(copies: Copies, num_steps: int) -> Copied:
+            if copies.version is None:
+                return Copied()
+            self.snapshots[slot_id, copies.version] = num_steps
+            return Copied(canary=self.expected)
 
         def send(version: int, base: Holding | None, needed: list[int]) -> SentPart:
             fingerprint = self.snapshots.pop((slot_id, version))
@@ -92,7 +94,8 @@ class Setting:
 
         self.fleet[slot_id].answers |= {
             "join_training": lambda *_: Joined(num_steps=self.trainers.num_steps),
-            "snapshot_weights": snapshot,
+            "step": lambda _, copies: Stepped(metrics={"loss": 1.0}, copied=copy(copies, self.trainers.num_steps + 1)),
+            "copy_between_steps": lambda copies: copy(copies, self.trainers.num_steps),
             "send_weights": send,
             "drop_snapshot": drop,
         }
@@ -107,8 +110,9 @@ class Setting:
 
     async def step(self) -> None:
         """A step of the trainers, and its snapshot."""
-        await self.trainers.step(BATCH)
-        await self.weights.publish(self.trainers.num_steps)
+        version = self.trainers.num_steps + 1
+        step = await self.trainers.step(BATCH, self.weights.copies(version))
+        await self.weights.publish(version, step.copies)
 
     async def step_and_settle(self) -> None:
         """A step whose version gets to everyone before anything else happens."""

@@ -20,6 +20,7 @@ from rlserve.controller.events import EventBus
 from rlserve.controller.signal import Signal
 from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WeightsRefusedError, WorkerLostError
+from rlserve.pool.base import Copies
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.tracking.events import CanaryEvent
@@ -67,7 +68,7 @@ class Pair:
 
     def sync(self, version: int) -> None:
         """What the controller does with a version."""
-        expected = self.train.snapshot_weights(version)
+        expected = self.train.copy(Copies(version=version)).canary
         cargo, part = self.train.sender.send(version, None, ())
         offers = [Offer(version=version, parts=(part,))]
 
@@ -169,7 +170,7 @@ def test_training_does_not_notice(make_pair: Callable[..., Pair]) -> None:
     for step in range(3):
         metrics = []
         for pair in pairs:
-            metrics.append(pair.train.step(random_batch(step)))
+            metrics.append(pair.train.step(random_batch(step)).metrics)
             pair.sync(step + 1)
         assert metrics[0] == metrics[1]
     first, second = (pair.train.weights_of(3) for pair in pairs)
@@ -181,5 +182,5 @@ def test_both_roles_of_one_worker_are_compared_too(make_pair: Callable[..., Pair
     described = pair.train.describe_weights(0)
     receipt = pair.replica.copy_in(0, pair.train.weights_of(0))
     assert described.fingerprint == receipt.fingerprint
-    assert described.canary == pair.train.snapshot_weights(0)
+    assert described.canary == pair.train.copy(Copies(version=0)).canary
     pair.train.sender.drop_snapshot(0)

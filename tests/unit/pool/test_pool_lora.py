@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from rlserve.engine import Engine, EngineConfig
 from rlserve.errors import WeightsRefusedError
+from rlserve.pool.base import Copies
 from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.roles.rollout import RolloutRole
 from rlserve.trainers import LoraConfig, Membership, TorchTrainerConfig
@@ -49,7 +50,7 @@ class Pair:
         self.replica = RolloutRole(self.engine, receiver, self.contents, Unpaced(), "cpu")
 
     def publish(self, version: int, base: Holding | None = None) -> tuple[Offer, Any]:
-        self.scores = self.train.snapshot_weights(version)
+        self.scores = self.train.copy(Copies(version=version)).canary
         cargo, part = self.train.sender.send(version, base, ())
         return Offer(version=version, parts=(part,), base=part.base), cargo
 
@@ -111,7 +112,7 @@ def test_merged_weights_are_those_of_peft(tmp_path: Path, pairs: list[Pair]) -> 
     pairs.append(pair)
     pair.train.step(random_batch(0))
     pair.sync(1)
-    pair.train.copy_state()
+    pair.train.copy(Copies(state=True))
     pair.train.write_state(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     merged = PeftModel.from_pretrained(base, str(tmp_path / "policy")).merge_and_unload().state_dict()

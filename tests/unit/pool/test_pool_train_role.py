@@ -11,6 +11,7 @@ from pool_builders import make_spec, train_role
 from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import WorkerFailedError
+from rlserve.pool.base import Copies
 from rlserve.pool.roles import train
 from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer
 from rlserve.trainers.algorithms.config import GRPOConfig
@@ -91,9 +92,9 @@ def test_one_that_leaves_the_trainers_keeps_no_weights_to_compare_with(
     monkeypatch.setattr(LoggedTrainer, "weights", lambda self: {"w": torch.zeros(4096)}, raising=False)
     role = train_role(make_spec("cpu/0"))
     role.join(ALONE, loads_model=True, is_newcomer=False)
-    role.snapshot_weights(1)
+    role.copy(Copies(version=1))
     _, first = role.sender.send(1, None, ())
-    role.snapshot_weights(2)
+    role.copy(Copies(version=2))
     if leaves:
         role.leave()
     base = Holding(version=1, fingerprint=first.fingerprint)

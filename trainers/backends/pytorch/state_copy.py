@@ -6,13 +6,16 @@ Each rank has its shard of parameters and moments, rank 0 also the whole policy,
                        └── write ──┤
     rank 1   ───copy───┬── step ── step ──
                        └── write ────┤
+
+Tensors by shape: E elements of a shard.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,7 @@ from rlserve.trainers.backends.base import POLICY
 from rlserve.trainers.backends.config import LoraConfig
 from rlserve.trainers.backends.pytorch.adapters import save_adapters
 from rlserve.trainers.backends.pytorch.optimizer import joined
-from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
+from rlserve.trainers.backends.pytorch.parameters import FlatParameters
 from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS, TrainingState
 from rlserve.trainers.backends.pytorch.state_files import Part, file_name, write_index
 from rlserve.trainers.base import StateCopy
@@ -59,19 +62,70 @@ class ModelCopy(PolicyCopy):
     def __init__(self, policy: Any, weights: Mapping[str, Tensor]) -> None:
         """``weights`` go by their names in the policy; nothing else of ``policy`` is kept that has any size."""
         self._class = type(policy)
-        self._config = copy.deepcopy(policy.config)
-        self._generation_config = copy.deepcopy(policy.generation_config)
+        self._config = policy.config
+        self._generation_config = policy.generation_config
         self._weights = weights
 
     def write(self, folder: Path) -> None:
         with torch.device("meta"):
-            skeleton = self._class(self._config)
-        skeleton.generation_config = self._generation_config
+            skeleton = self._class(copy.deepcopy(self._config))  # a model may write into its own
+        skeleton.generation_config = copy.deepcopy(self._generation_config)
         skeleton.save_pretrained(folder, state_dict=_apart(self._weights))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Layout:
+    """Where parameters stand in a vector, and which part of it each rank writes."""
+
+    parameters: tuple[tuple[str, Interval], ...]
+    """By name."""
+    shards: tuple[Interval, ...]
+    """By rank."""
+
+    @classmethod
+    def of(cls, flat: FlatParameters, holdings: Holdings, num_ranks: int) -> _Layout:
+        parameters = (
+            (f"{module}.{name}", place.elements)
+            for module in flat.segments
+            for name, place in flat.named_places(module)
+        )
+        return cls(parameters=tuple(parameters), shards=tuple(map(holdings.shard, range(num_ranks))))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Held:
+    """What one rank has of a vector."""
+
+    prefix: str
+    """Of the parameters' names."""
+    layout: _Layout
+    shard_E: Tensor
+    """Its elements."""
+
+    def tensors(self, rank: int) -> dict[str, Tensor]:
+        """What it has of each parameter, as views; each [elements]."""
+        first = self.layout.shards[rank].first
+        return {name: self.shard_E[common.first - first : common.end - first] for name, _, common in self._cut_by(rank)}
+
+    def note_parts(self, parts: dict[str, list[Part]]) -> None:
+        """Which elements of each parameter each rank writes: the same on all ranks."""
+        num_ranks = len(self.layout.shards)
+        for rank in range(num_ranks):
+            for name, first, common in self._cut_by(rank):
+                elements = Interval(common.first - first, common.end - first)
+                parts.setdefault(name, []).append(Part(file=file_name(rank, num_ranks), elements=elements))
+
+    def _cut_by(self, rank: int) -> Iterator[tuple[str, int, Interval]]:
+        """Of each parameter of which a rank has elements: its name, where it begins, and what they are."""
+        for name, elements in self.layout.parameters:
+            common = intersection(elements, self.layout.shards[rank])
+            if common.num_elements:
+                yield f"{self.prefix}{name}", elements.first, common
+
+
 class ShardCopy(StateCopy):
-    """Of one rank of a group; see ``StateCopy``."""
+    """Of one rank of a group; see ``StateCopy``. Training waits while it is made: all but the copies of vectors is left
+    to ``write``."""
 
     def __init__(
         self, state: TrainingState, group: Group, copy_policy: Callable[[Mapping[str, Tensor]], PolicyCopy]
@@ -79,74 +133,39 @@ class ShardCopy(StateCopy):
         """``copy_policy`` makes the policy's copy of its parameters in host memory."""
         self._rank, self._num_ranks = group.rank, group.num_ranks
         self._declared = state.saved_tensors()
-        self._parts = _all_parts(state, group.num_ranks)
         self._policy: PolicyCopy | None = None
-        flat, shard = state.flat, state.holdings.shard(group.rank)
+        flat, layout = state.flat, _Layout.of(state.flat, state.holdings, group.num_ranks)
+        shard = layout.shards[group.rank]
         if group.rank == 0:
             parameters, first = _on_host(flat.vector), 0
             weights = {name: place.view(parameters) for name, place in flat.named_places(POLICY)}
             self._policy = copy_policy(weights)
         else:
             parameters, first = _on_host(flat.vector[shard.elements]), shard.first
-        self._tensors = _cut(flat, "", parameters[shard.first - first : shard.end - first], shard)
+        self._held = [_Held(prefix="", layout=layout, shard_E=parameters[shard.first - first : shard.end - first])]
         for prefix, moment in MOMENTS.items():
             held = _on_host(joined(state.optimizer.moments, shard, moment))
-            self._tensors |= _cut(flat, prefix, held, shard)
+            self._held.append(_Held(prefix=prefix, layout=layout, shard_E=held))
         if state.flat_reference is not None:
-            reference, its_shard = state.flat_reference, _even_shard(state.flat_reference, group.rank, group.num_ranks)
-            held = _on_host(reference.vector[its_shard.elements])
-            self._tensors |= _cut(reference, "", held, its_shard)
-        if group.rank == 0:
-            self._tensors[COUNTERS] = torch.tensor([state.progress.num_steps, state.optimizer.num_updates])
+            vector = state.flat_reference.vector
+            even = Holdings(num_elements=vector.numel(), num_holders=group.num_ranks)
+            layout = _Layout.of(state.flat_reference, even, group.num_ranks)
+            held = _on_host(vector[layout.shards[group.rank].elements])
+            self._held.append(_Held(prefix="", layout=layout, shard_E=held))
+        self._counters = torch.tensor([state.progress.num_steps, state.optimizer.num_updates])
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors, folder / file_name(self._rank, self._num_ranks))
+        tensors = {name: tensor for held in self._held for name, tensor in held.tensors(self._rank).items()}
+        if self._rank == 0:
+            tensors[COUNTERS] = self._counters
+        save_file(tensors, folder / file_name(self._rank, self._num_ranks))
         if self._policy is not None:
-            write_index(folder, self._declared, self._parts)
+            parts = {COUNTERS: [Part(file=file_name(0, self._num_ranks), elements=Interval(0, 2))]}
+            for held in self._held:
+                held.note_parts(parts)
+            write_index(folder, self._declared, parts)
             self._policy.write(policy_folder)
-
-
-def _all_parts(state: TrainingState, num_ranks: int) -> dict[str, list[Part]]:
-    """Which elements of each saved tensor each rank writes: the same on all ranks."""
-    parts: dict[str, list[Part]] = {COUNTERS: [Part(file=file_name(0, num_ranks), elements=Interval(0, 2))]}
-    for rank in range(num_ranks):
-        shard, file = state.holdings.shard(rank), file_name(rank, num_ranks)
-        for prefix in ("", *MOMENTS):
-            _note_parts(parts, state.flat, prefix, shard, file)
-        if state.flat_reference is not None:
-            reference = state.flat_reference
-            _note_parts(parts, reference, "", _even_shard(reference, rank, num_ranks), file)
-    return parts
-
-
-def _note_parts(parts: dict[str, list[Part]], flat: FlatParameters, prefix: str, shard: Interval, file: str) -> None:
-    for name, place in _named_places(flat, prefix):
-        common = intersection(place.elements, shard)
-        if common.num_elements:
-            first = place.elements.first
-            part = Part(file=file, elements=Interval(common.first - first, common.end - first))
-            parts.setdefault(name, []).append(part)
-
-
-def _cut(flat: FlatParameters, prefix: str, held: Tensor, shard: Interval) -> dict[str, Tensor]:
-    """What of each parameter lies in a shard, as views of the shard's elements ``held``; each [elements]."""
-    found = {}
-    for name, place in _named_places(flat, prefix):
-        common = intersection(place.elements, shard)
-        if common.num_elements:
-            found[name] = held[common.first - shard.first : common.end - shard.first]
-    return found
-
-
-def _named_places(flat: FlatParameters, prefix: str) -> list[tuple[str, Place]]:
-    return [
-        (f"{prefix}{module}.{name}", place) for module in flat.segments for name, place in flat.named_places(module)
-    ]
-
-
-def _even_shard(flat: FlatParameters, rank: int, num_ranks: int) -> Interval:
-    return Holdings(num_elements=flat.vector.numel(), num_holders=num_ranks).shard(rank)
 
 
 def _apart(views: Mapping[str, Tensor]) -> dict[str, Tensor]:
