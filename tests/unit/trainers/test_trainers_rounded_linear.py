@@ -81,12 +81,12 @@ def test_weights_are_rounded_once_inside_and_anew_after() -> None:
     network, inputs = make_layers(), random(2, 5)
     round_linear_layers(network, torch.bfloat16)
     before = network(inputs)
-    with rounding_once(network), torch.no_grad():
+    with rounding_once(network.modules()), torch.no_grad():
         network(inputs)
         for parameter in network.parameters():
             parameter += 1.0
         assert torch.equal(network(inputs), before), "rounded again"
     after = network(inputs)
     assert not torch.equal(after, before)
-    with rounding_once(network):
+    with rounding_once(network.modules()):
         assert torch.equal(network(inputs), after), "kept from another time"

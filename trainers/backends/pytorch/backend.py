@@ -113,7 +113,7 @@ class TorchBackend(Backend):
         state, runner = self._usable_state(), self._runner()
         if alone:  # nothing is spread, so nothing need be cut
             runner = runner.alone()
-        with rounding_once(*state.networks()):
+        with rounding_once(state.modules):
             return score_batch(state, runner, batch, wanted, temperature=self._temperature, kept=self._kept_values)
 
     def compute_gradient(
@@ -133,7 +133,7 @@ class TorchBackend(Backend):
         norms: dict[str, float] = {}
         rows: dict[int, Tensor] = {}
         for network in state.flat.segments:
-            with rounding_once(*state.networks()):
+            with rounding_once(state.modules):
                 gradient, found = sum_network_gradient(
                     runner.group, state.flat, network, passes, backward[network], in_parts=in_parts[network]
                 )

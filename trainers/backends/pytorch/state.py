@@ -6,6 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -110,6 +111,11 @@ class TrainingState:
         """Models of transformers: policy, the critic's backbone and reference, of those that there are."""
         backbone = None if self.critic is None else self.critic.backbone
         return [network for network in (self.policy, backbone, self.reference) if network is not None]
+
+    @cached_property
+    def modules(self) -> list[nn.Module]:
+        """All of ``networks``: which they are never changes, and to look for them takes longer than a small pass."""
+        return [module for network in self.networks() for module in network.modules()]
 
     def move(self, device: torch.device) -> None:
         """Copy parameters, reference and moments to another device, and let go of where they were. Moments that are in

@@ -6,7 +6,7 @@ Legend: N rows, I inputs, O outputs of all layers of a product.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -97,9 +97,9 @@ def joined(layers: Sequence[Any], dtype: torch.dtype) -> RoundedProduct | None:
 
 
 @contextmanager
-def rounding_once(*networks: nn.Module) -> Iterator[None]:
-    """Inside, the networks' weights, which must not change, are rounded at most once."""
-    found = [module.__dict__.get("product") for network in networks for module in network.modules()]
+def rounding_once(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, the modules' own weights, which must not change, are rounded at most once."""
+    found = [module.__dict__.get("product") for module in modules]
     products = [product for product in found if product is not None]
     for product in products:
         product.keep(True)
