@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from rlserve.config.keys import annotation_of, hints_of, nested_dataclasses, variants_of
+from rlserve.config.keys import annotation_of, hints_of, named_of, nested_dataclasses, variants_of
 from rlserve.config.tree import RunConfig
 
 TARGET = Path(__file__).with_name("configuration.md")
@@ -47,6 +47,8 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
             yield from sections(nested, child)
         for element in _element_types(annotation):
             yield from sections(element, f"{child}.N")
+        if (named := named_of(annotation)) is not None:
+            yield from sections(named, f"{child}.NAME")
 
 
 def field_docstrings(config_type: type[Any]) -> dict[str, str]:
@@ -118,7 +120,7 @@ def _type_name(annotation: Any) -> str:
         element = get_args(annotation)[0]
         return "list of the keys below" if is_dataclass(element) else f"list of {_type_name(element)}"
     if get_origin(annotation) is dict:
-        return "mapping"
+        return "mapping" if named_of(annotation) is None else "names of your own, each with the keys below"
     return SIMPLE_TYPES[annotation]
 
 

@@ -16,11 +16,14 @@ from rlserve.config.locate import packaged_root
 from rlserve.errors import Problem
 from rlserve.tasks import BUILTIN_REWARDS, is_builtin
 
+_INSTEAD_OF_A_FUNCTION = ("model_path", "parts")
+"""Keys of ``reward`` that stand in the place of ``reward.function``."""
+
 
 def without_replaced_reward(values: Mapping[str, Any], composed: Composed) -> dict[str, Any]:
-    """Nested plain values without the built-in reward function where the user names a reward model."""
+    """Nested plain values without the built-in reward function where the user names another kind of reward."""
     reward = values.get("reward")
-    if not isinstance(reward, Mapping) or reward.get("model_path") is None:
+    if not isinstance(reward, Mapping) or not any(reward.get(key) for key in _INSTEAD_OF_A_FUNCTION):
         return dict(values)
     if reward.get("function") in BUILTIN_REWARDS and composed.is_from_group("reward.function"):
         reward = {key: value for key, value in reward.items() if key != "function"}

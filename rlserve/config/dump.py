@@ -39,6 +39,8 @@ def as_plain(config: Any) -> Any:
     """A configuration, whole or a part, as dicts, lists and scalars."""
     if is_dataclass(config):
         return {field.name: as_plain(getattr(config, field.name)) for field in fields(config)}
+    if isinstance(config, dict):
+        return {name: as_plain(item) for name, item in config.items()}
     if isinstance(config, tuple):
         return [as_plain(item) for item in config]
     return config

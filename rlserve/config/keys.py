@@ -82,7 +82,9 @@ def nested_dataclasses(annotation: Any) -> tuple[type[Any], ...]:
 
 
 def annotation_of(root: type[Any], key: str) -> Any:
-    """The type that a dotted key has in a tree of dataclasses, positions in lists included; None if there is none.
+    """The type that a dotted key has in a tree of dataclasses; None if there is none.
+
+    Positions in lists are parts of a key, and so are names of the user's own in a mapping of dataclasses.
 
     Of a key that several variants have it is that of the first.
     """
@@ -93,7 +95,7 @@ def annotation_of(root: type[Any], key: str) -> Any:
             annotation = Literal[tuple(variants.types)]
             continue
         hints = [hints_of(nested) for nested in nested_dataclasses(annotation)]
-        element = element_of(annotation) if part.isdecimal() else None
+        element = element_of(annotation) if part.isdecimal() else named_of(annotation)
         annotation = element or next((found[part] for found in hints if part in found), None)
     return annotation
 
@@ -124,3 +126,9 @@ def element_of(annotation: Any) -> Any:
         if get_origin(member) is tuple:
             return get_args(member)[0]
     return None
+
+
+def named_of(annotation: Any) -> Any:
+    """The dataclass that stands under names of the user's own; None where none does."""
+    value = get_args(annotation)[1] if get_origin(annotation) is dict else None
+    return value if is_dataclass(value) else None

@@ -22,14 +22,16 @@ PATH_KEYS = (
     "data.held_out_path",
     "reward.model_path",
     "reward.module_folder",
+    "reward.parts.*.model_path",
+    "reward.parts.*.module_folder",
     "pool.notice_file",
     "rollout.workload.trace",
     "pool.pacing.model",
     "output_dir",
 )
-"""Keys that hold a path; some may also hold a name, of the hub or built in."""
-FUNCTION_KEY = "reward.function"
-"""Holds ``path/to/file.py:function`` or ``package.module:function``."""
+"""Keys that hold a path; some may also hold a name, of the hub or built in. ``*`` stands for a name of the user's."""
+FUNCTION_KEYS = ("reward.function", "reward.parts.*.function")
+"""Hold ``path/to/file.py:function`` or ``package.module:function``."""
 
 
 def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
@@ -44,7 +46,9 @@ def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
     values = _change(values, "weights.folder", _settle_folder)
     values = _change(values, "pool.notice_file", _settle_folder)
     values = _change(values, "pool.notice_probe", _settle_function)
-    return _keep_module_folder(_change(values, FUNCTION_KEY, _settle_function))
+    for key in FUNCTION_KEYS:
+        values = _change(values, key, _settle_function)
+    return _keep_module_folders(values)
 
 
 def _settle(path: str) -> str:
@@ -62,15 +66,26 @@ def _settle_function(reference: str) -> str:
     return f"{_settle(place)}:{function}" if colon and place.endswith(".py") else reference
 
 
-def _keep_module_folder(values: dict[str, Any]) -> dict[str, Any]:
-    """Note where a module of the user's lies, for processes that start in another folder or with another path."""
+def _keep_module_folders(values: dict[str, Any]) -> dict[str, Any]:
+    """Note where modules of the user's lie, for processes that start in another folder or with another path."""
     reward = values.get("reward")
-    if not isinstance(reward, Mapping) or not isinstance(function := reward.get("function"), str):
+    if not isinstance(reward, Mapping):
         return values
+    reward, parts = _with_module_folder(reward), reward.get("parts")
+    if isinstance(parts, Mapping):
+        reward["parts"] = {
+            name: _with_module_folder(part) if isinstance(part, Mapping) else part for name, part in parts.items()
+        }
+    return {**values, "reward": reward}
+
+
+def _with_module_folder(reward: Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(function := reward.get("function"), str):
+        return dict(reward)
     is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
     if not is_module or function in BUILTIN_REWARDS or reward.get("module_folder") is not None:
-        return values
-    return {**values, "reward": {**reward, "module_folder": _folder_of(function.partition(":")[0])}}
+        return dict(reward)
+    return {**reward, "module_folder": _folder_of(function.partition(":")[0])}
 
 
 def _folder_of(module: str) -> str | None:
@@ -86,10 +101,11 @@ def _folder_of(module: str) -> str | None:
 
 def _change(values: Mapping[str, Any], key: str, convert: Callable[[str], str]) -> dict[str, Any]:
     """Nested plain values with the text at a dotted key converted, if there is one."""
-    name, _, rest = key.partition(".")
+    first, _, rest = key.partition(".")
     changed = dict(values)
-    if rest and isinstance(values.get(name), Mapping):
-        changed[name] = _change(values[name], rest, convert)
-    elif not rest and isinstance(values.get(name), str):
-        changed[name] = convert(values[name])
+    for name in values if first == "*" else (first,):
+        if rest and isinstance(values.get(name), Mapping):
+            changed[name] = _change(values[name], rest, convert)
+        elif not rest and isinstance(values.get(name), str):
+            changed[name] = convert(values[name])
     return changed

@@ -12,7 +12,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Literal, get_args, get_origin
 
-from rlserve.config.keys import element_of, hints_of, is_text, is_text_list, join_key, members_of, variants_of
+from rlserve.config.keys import (
+    element_of,
+    hints_of,
+    is_text,
+    is_text_list,
+    join_key,
+    members_of,
+    named_of,
+    variants_of,
+)
 from rlserve.config.wording import show
 
 _UNFIT: dict[str, Any] = {}
@@ -36,6 +45,8 @@ def settle(annotation: Any, value: Any, key: str, spelling: Callable[[str], str 
             str(name): settle(hints[name], item, join_key(key, name), spelling) if name in hints else item
             for name, item in value.items()
         }
+    if (named := named_of(annotation)) is not None and isinstance(value, Mapping):
+        return {str(name): settle(named, item, join_key(key, name), spelling) for name, item in value.items()}
     if is_text_list(annotation) and isinstance(value, str | int | float):
         return [settle(str, value, key, spelling)]
     if (element := element_of(annotation)) is not None and isinstance(value, list | tuple):

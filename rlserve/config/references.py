@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from rlserve.engine.models import check_supported
@@ -28,12 +29,15 @@ def check_references(values: Mapping[str, object]) -> tuple[Problem, ...]:
         "data.held_out_path": _check_data,
         "reward.function": _check_function,
         "reward.model_path": _check_model,
+        "reward.parts.*.function": _check_function,
+        "reward.parts.*.model_path": _check_model,
     }
-    given = {key: value for key in checks if isinstance(value := values.get(key), str)}
     return tuple(
         Problem(key, message)
-        for key, value in given.items()
-        for message in (checks[key](value) if value.strip() else ("must not be empty",))
+        for pattern, check in checks.items()
+        for key, value in values.items()
+        if isinstance(value, str) and fnmatchcase(key, pattern)
+        for message in (check(value) if value.strip() else ("must not be empty",))
     )
 
 

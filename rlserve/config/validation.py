@@ -22,6 +22,7 @@ from rlserve.config.keys import (
     element_of,
     hints_of,
     join_key,
+    named_of,
     nested_dataclasses,
     value_at,
     variants_of,
@@ -106,6 +107,8 @@ def _locate(root: type[Any], location: Sequence[int | str]) -> tuple[str, Any]:
             key, annotation = join_key(key, part), hints_of(annotation).get(str(part))
         elif (element := element_of(annotation)) is not None and isinstance(part, int):
             key, annotation = join_key(key, part), element
+        elif (named := named_of(annotation)) is not None:
+            key, annotation = join_key(key, part), named
         elif element is None or not str(part).startswith("tuple["):  # pydantic's name for a member of a union
             break
     return key, annotation

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
+from rlserve.rollout.rewards.config import RewardPartConfig, RewardSourceConfig
 from rlserve.rollout.workload.config import WorkloadConfig
 
 _NUM_FUNCTION_WORKERS = 2
@@ -72,21 +74,14 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig:
-    """What scores an answer: exactly one of ``function`` and ``model_path``."""
+class RewardConfig(RewardSourceConfig):
+    """What scores an answer: exactly one of ``function``, ``model_path`` and ``parts``."""
 
-    function: str | None = None
-    """``package.module:function`` or ``path/to/file.py:function``; called with one answer, returns its reward."""
-    module_folder: str | None = None
-    """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
-    or in the working folder."""
-    model_path: str | None = None
-    """Folder or hub name of a Hugging Face sequence-classification model with one label."""
-    apply_chat_template: bool | None = None
-    """Show a reward model prompt and answer as a conversation, rendered with its own chat template; None does so where
-    it has one and the policy's is used (``data.apply_chat_template``)."""
+    parts: dict[str, RewardPartConfig] = field(default_factory=dict)
+    """Several rewards by name. Their weighted sum is trained on, each is a metric ``reward/NAME/mean``."""
     num_workers: int | None = None
-    """Processes that score, each one prompt group at a time; None takes 2 for a function and 1 for a model."""
+    """Processes that score, each one prompt group at a time; None takes 1 where a model is among what
+    scores, else 2."""
     num_cpus: float = 0.0
     """CPUs that Ray sets aside for each of them; 0 sets none aside."""
     num_gpus: float = 0.0
@@ -102,14 +97,11 @@ class RewardConfig:
     """Share of the last 32 prompt groups whose reward may fail; more stops the run."""
 
     def __post_init__(self) -> None:
-        neither = self.function is None and self.model_path is None
-        both = self.function is not None and self.model_path is not None
         check_fields(
             self,
             {
-                "function": (neither and "name a reward: reward.function or reward.model_path")
-                or (both and "cannot stand beside reward.model_path: set one of the two to null")
-                or True,
+                "function": self._problem_of_sources() or True,
+                "parts": self._problem_of_names() or True,
                 "num_workers": self.num_workers is None or self.num_workers >= 1 or "must be at least 1",
                 "num_cpus": self.num_cpus >= 0 or "must be at least 0",
                 "num_gpus": (self.num_gpus >= 0 and (self.num_gpus <= 1 or self.num_gpus % 1 == 0))
@@ -119,6 +111,18 @@ class RewardConfig:
                 "max_failure_share": 0 <= self.max_failure_share <= 1 or "must be between 0 and 1",
             },
         )
+
+    def _problem_of_sources(self) -> str | None:
+        num_sources = len(list(self._sources()))
+        if num_sources == 0 and not self.parts:
+            return "name a reward: reward.function, reward.model_path or reward.parts"
+        if num_sources > 1:
+            return self._problem_of_several("reward.")
+        return f"{self.source} cannot stand beside reward.parts" if num_sources and self.parts else None
+
+    def _problem_of_names(self) -> str | None:
+        wrong = next((name for name in self.parts if not re.fullmatch(r"\w+", name)), None)
+        return None if wrong is None else f"a name has letters, digits and _ alone: {wrong!r}"
 
     def _problem_of_device(self) -> str | None:
         if self.device not in (None, "cpu", "cuda"):
@@ -137,7 +141,33 @@ class RewardConfig:
         """``num_workers``, or what it stands for."""
         if self.num_workers is not None:
             return self.num_workers
-        return _NUM_FUNCTION_WORKERS if self.function is not None else 1
+        return 1 if self.has_model else _NUM_FUNCTION_WORKERS
+
+    @property
+    def model_paths(self) -> tuple[str, ...]:
+        """Of the models that score, alone or among the parts."""
+        return tuple(source.model_path for source in (self, *self.parts.values()) if source.model_path is not None)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model is what scores, or is among the parts."""
+        return bool(self.model_paths)
+
+    @property
+    def without_models(self) -> RewardConfig | None:
+        """The same without those parts that are models; None where nothing else scores."""
+        others = {name: part for name, part in self.parts.items() if part.model_path is None}
+        return None if self.has_model and not others else replace(self, parts=others)
+
+    @property
+    def title(self) -> str:
+        """What scores, for messages: ``reward.function=my.py:score``, or the names of the parts."""
+        return f"reward.parts={{{', '.join(self.parts)}}}" if self.parts else f"reward.{self.source}"
+
+    def of_part(self, name: str) -> RewardConfig:
+        """The configuration of one of the parts as if it were alone."""
+        part = self.parts[name]
+        return replace(self, parts={}, **{each.name: getattr(part, each.name) for each in fields(RewardSourceConfig)})
 
 
 @dataclass(frozen=True, kw_only=True)

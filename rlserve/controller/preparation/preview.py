@@ -22,8 +22,8 @@ def preview_prompts(config: RunConfig, try_reward: TryReward) -> str:
     Raises:
         UserError: what a run would end with before it starts.
     """
-    reward_model = config.reward.model_path
-    if reward_model is not None and Path(reward_model).expanduser().is_dir():
+    reward_models = config.reward.model_paths
+    if reward_models and all(Path(path).expanduser().is_dir() for path in reward_models):
         check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
     model = config.model.path
     folder = find_made_model(model) if is_builtin(model) else Path(model).expanduser()

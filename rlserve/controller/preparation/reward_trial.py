@@ -35,17 +35,19 @@ class TryReward(Protocol):
 
 @contextmanager
 def reward_trial(config: RunConfig, log_path: Path | None) -> Iterator[TryReward]:
-    """Import the reward function in a process of its own; what it yields scores held-out prompts there.
+    """Load the reward in a process of its own; what it yields scores held-out prompts there.
 
-    A reward model is not tried, nor a function with GPUs of its own, which may be no part of this machine.
+    Reward models are not tried, so of several rewards the others; nor is anything with GPUs of its own, which may be
+    no part of this machine.
 
     Raises:
-        RewardError: the function cannot be imported.
+        RewardError: it cannot be found or loaded.
     """
-    if config.reward.function is None or config.reward.num_gpus > 0:
+    reward = config.reward.without_models
+    if reward is None or reward.num_gpus > 0:
         yield lambda held_out, tokenizer: None
         return
-    with RewardProbe(config.reward, log_path) as probe:
+    with RewardProbe(reward, log_path) as probe:
         probe.load()
         yield lambda held_out, tokenizer: probe.try_on(
             trial_samples(held_out, tokenizer), samples_per_prompt=config.rollout.samples_per_prompt

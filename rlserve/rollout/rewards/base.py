@@ -53,6 +53,11 @@ class Score:
 class Reward(ABC):
     """Scores answers. Made in the process that scores, by ``rlserve.rollout.rewards.factory.create_reward``."""
 
+    @property
+    def scores_at_once(self) -> bool:
+        """Whether several samples take about as long as one, since they are scored side by side."""
+        return False
+
     @abstractmethod
     def score(self, samples: Sequence[RewardSample]) -> list[Score]:
         """One score for each sample, in the same order. One sample's failure is no other's: it becomes an error."""

@@ -27,8 +27,8 @@ class FunctionReward(Reward):
         self._loop = asyncio.new_event_loop()
 
     @property
-    def is_async(self) -> bool:
-        """Whether the function is a coroutine function, so that answers are scored all at once."""
+    def scores_at_once(self) -> bool:
+        """Whether the function is a coroutine function."""
         return iscoroutinefunction(self._function)
 
     def score(self, samples: Sequence[RewardSample]) -> list[Score]:

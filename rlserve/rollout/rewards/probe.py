@@ -1,4 +1,4 @@
-"""Trying a reward function before a run starts, in a process of its own: a hang or a crash is found there too."""
+"""Trying a reward before a run starts, in a process of its own: a hang or a crash is found there too."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ class Trial:
 
     score: Score
     duration_s: float
-    is_async: bool
-    """Whether the answers to a prompt are scored all at once."""
+    at_once: bool
+    """Whether the answers to a prompt are scored side by side."""
 
 
 class RewardProbe:
-    """A process that has the reward function, as long as the context lasts."""
+    """A process that has the reward, as long as the context lasts."""
 
     def __init__(self, config: RewardConfig, log_path: Path | None) -> None:
-        """What the function prints goes to ``log_path``; None shows it only where the process ends."""
-        assert config.function is not None, "only functions are tried: a model is as good as its files"
+        """What the reward prints goes to ``log_path``; None shows it only where the process ends."""
+        assert not config.has_model, "models are not tried: one is as good as its files"
         self._config = config
-        self._name = config.function
+        self._name = config.function or config.title
         self._folder = tempfile.TemporaryDirectory(prefix="rlserve-probe-")
         self._process = RewardProcess(config, log_path or Path(self._folder.name) / "reward.log")
 
@@ -50,17 +50,17 @@ class RewardProbe:
         self._folder.cleanup()
 
     def load(self) -> None:
-        """Import the function.
+        """Make the reward.
 
         Raises:
-            RewardError: it cannot be found or imported, or importing it hangs or ends the process.
+            RewardError: it cannot be found or loaded, or loading it hangs or ends the process.
         """
         self._process.load()
 
     def try_on(self, samples: Sequence[RewardSample], *, samples_per_prompt: int) -> Score | None:
         """Score the samples one by one until one of them can be scored; returns its score, None without samples.
 
-        A function that fails on some is only reported: rows differ, and a run stands a share of failures.
+        A reward that fails on some is only reported: rows differ, and a run stands a share of failures.
 
         Raises:
             RewardError: it fails on all of them, hangs past ``reward.timeout_s`` or ends the process.
@@ -82,12 +82,12 @@ class RewardProbe:
     def _try(self, sample: RewardSample) -> Trial:
         scored = self._process.score([sample], f"reward {self._name} ({_HOW}) on prompt {sample.id}:")
         (score,) = scored.scores
-        return Trial(score=score, duration_s=scored.duration_s, is_async=scored.is_async)
+        return Trial(score=score, duration_s=scored.duration_s, at_once=scored.at_once)
 
     def _compare_with_deadline(self, trial: Trial, sample: RewardSample, samples_per_prompt: int) -> None:
         """Say early that a group cannot be scored in time. The first call may be slow for reasons of its own."""
         deadline_s = self._config.timeout_s
-        if trial.is_async or trial.duration_s * samples_per_prompt <= deadline_s:
+        if trial.at_once or trial.duration_s * samples_per_prompt <= deadline_s:
             return
         again_s = self._try(sample).duration_s
         if again_s * samples_per_prompt > deadline_s:

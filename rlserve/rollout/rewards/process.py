@@ -28,7 +28,6 @@ from rlserve.errors import RewardError
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.factory import create_reward
-from rlserve.rollout.rewards.function import FunctionReward
 from rlserve.rollout.rewards.output import redirect_output
 
 _START_TIMEOUT_S = 120.0
@@ -44,8 +43,8 @@ class Scored:
 
     scores: list[Score]
     duration_s: float
-    is_async: bool
-    """Whether the samples were scored all at once."""
+    at_once: bool
+    """Whether the samples were scored side by side."""
 
 
 class RewardProcess:
@@ -77,15 +76,11 @@ class RewardProcess:
         Raises:
             RewardError: it cannot be found or loaded, or loading it hangs or ends the process.
         """
-        config = self._config
-        key = (
-            f"reward.model_path={config.model_path}"
-            if config.function is None
-            else f"reward.function={config.function}"
-        )
-        self._connection.send((config, self._log_path, self._name))
+        self._connection.send((self._config, self._log_path, self._name))
         error = self._receive(
-            _START_TIMEOUT_S, f"{key}: while it was imported,", f"took longer than {_START_TIMEOUT_S:g} s"
+            _START_TIMEOUT_S,
+            f"{self._config.title}: while it was imported,",
+            f"took longer than {_START_TIMEOUT_S:g} s",
         )
         if error is not None:
             raise error
@@ -141,8 +136,9 @@ def _limit_sending(connection: Connection[Any, Any], timeout_s: float) -> None:
 
 
 def _environment(config: RewardConfig) -> dict[str, str]:
-    """A function gets one thread of PyTorch or NumPy unless the user says otherwise: the processors have other work."""
-    return dict(os.environ) if config.function is None else {"OMP_NUM_THREADS": "1", **os.environ}
+    """Without a model there is one thread of PyTorch or NumPy unless the user says otherwise: the processors have other
+    work."""
+    return dict(os.environ) if config.has_model else {"OMP_NUM_THREADS": "1", **os.environ}
 
 
 def serve(file_descriptor: int) -> None:
@@ -163,7 +159,6 @@ def serve(file_descriptor: int) -> None:
         connection.send(error)
         return
     connection.send(None)
-    is_async = isinstance(reward, FunctionReward) and reward.is_async
     while True:
         try:
             samples = connection.recv()
@@ -171,4 +166,4 @@ def serve(file_descriptor: int) -> None:
             return
         start = time.monotonic()
         scores = reward.score(samples)
-        connection.send(Scored(scores=scores, duration_s=time.monotonic() - start, is_async=is_async))
+        connection.send(Scored(scores=scores, duration_s=time.monotonic() - start, at_once=reward.scores_at_once))

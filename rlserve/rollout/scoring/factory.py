@@ -13,9 +13,9 @@ from rlserve.rollout.scoring.scorer import Scorer
 def create_scorer(config: RewardConfig, log_path: Path, *, on_this_machine: bool) -> Scorer:
     """As many workers as the configuration asks for, not started yet. What the reward prints goes to ``log_path``.
 
-    Where the whole run is on this machine, functions without resources of their own need no Ray.
+    Where the whole run is on this machine, rewards without a model or resources of their own need no Ray.
     """
-    is_plain = config.function is not None and not config.num_cpus and not config.num_gpus
+    is_plain = not config.has_model and not config.num_cpus and not config.num_gpus
     if on_this_machine and is_plain:
         return _local_scorer(config, log_path)
     return Scorer([RayScorerWorker(config, index, log_path) for index in range(config.num_processes)])

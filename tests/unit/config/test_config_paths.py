@@ -9,9 +9,10 @@ from typing import Any, get_type_hints
 import pytest
 
 from rlserve.config import LoadedConfig, load, to_yaml
-from rlserve.config.paths import FUNCTION_KEY, PATH_KEYS, settle_paths
+from rlserve.config.paths import FUNCTION_KEYS, PATH_KEYS, settle_paths
 from rlserve.config.tree import RunConfig
 from rlserve.errors import ConfigurationError
+from rlserve.rollout.rewards.config import RewardPartConfig
 
 OWN = ["data.path=data.jsonl", "reward.function=score.py:score"]
 BUILTIN_REWARD = "rlserve.tasks.addition:reward"
@@ -51,22 +52,24 @@ def test_every_key_that_holds_a_path_is_known() -> None:
         return found
 
     looks_like_one = {key for key in names(RunConfig, "") if re.search(r"(path|_dir|_folder|_file)$", key)}
+    of_parts = {f"reward.parts.*.{name}" for name in names(RewardPartConfig, "")}
+    looks_like_one |= {key for key in of_parts if key.endswith(("path", "_folder"))}
     assert looks_like_one | {"rollout.workload.trace", "pool.pacing.model"} == set(PATH_KEYS)
-    assert FUNCTION_KEY in names(RunConfig, "")
+    assert set(FUNCTION_KEYS) <= names(RunConfig, "") | of_parts
 
 
-@pytest.mark.parametrize("key", [*PATH_KEYS, FUNCTION_KEY])
+@pytest.mark.parametrize("key", [*PATH_KEYS, *FUNCTION_KEYS])
 def test_home_and_relative_paths(folder: Path, key: str) -> None:
     def settled(path: str) -> object:
         values: Any = path
-        for part in reversed(key.split(".")):
+        for part in reversed(key.split(".")):  # the star is as good a name as any
             values = {part: values}
         found: Any = settle_paths(values, "runs")
         for part in key.split("."):
             found = found[part]
         return found
 
-    end = ":score" if key == FUNCTION_KEY else ""
+    end = ":score" if key in FUNCTION_KEYS else ""
     home = folder.parent / "home"
     assert settled(f"~/score.py{end}") == f"{home}/score.py{end}"
     assert settled(f"~/none.py{end}") == f"{home}/none.py{end}"
@@ -111,6 +114,21 @@ def test_a_module_of_the_users_is_found_again_wherever_it_lay(folder: Path, monk
     assert module_folder("score") == str(home), "what is on Python's path counts more than the working folder"
     assert module_folder("no_such_module") == str(folder)
     assert module_folder("yaml") is None, "it is installed"
+
+
+def test_several_rewards_are_found_again_and_take_the_place_of_the_built_in_one(folder: Path) -> None:
+    (folder / "run.yaml").write_text(
+        "defaults: [rlhf, _self_]\ndata: {path: data.jsonl}\nreward:\n  parts:\n"
+        "    right: {function: 'score.py:score'}\n    format: {function: 'score:score', weight: 1e-1}\n"
+    )
+    config = loaded("reward.parts.right.weight=2", path="run.yaml").config
+    assert config.reward.function is None
+    assert config.reward.parts == {
+        "right": RewardPartConfig(function=f"{folder}/score.py:score", weight=2.0),
+        "format": RewardPartConfig(function="score:score", module_folder=str(folder), weight=0.1),
+    }
+    (folder.parent / "saved.yaml").write_text(to_yaml(config))
+    assert loaded(path=f"{folder.parent}/saved.yaml").config == config
 
 
 def test_the_built_in_reward_is_looked_up_nowhere_else(folder: Path) -> None:

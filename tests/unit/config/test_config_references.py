@@ -57,6 +57,12 @@ def test_references_that_are_fine(folder: Path) -> None:
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),
         ("reward.function", "no/such.py:score", "no such file: 'no/such.py'"),
+        ("reward.parts.format.function", "no/such.py:score", "no such file: 'no/such.py'"),
+        (
+            "reward.parts.judge.model_path",
+            "file.txt",
+            "file.txt is a file, and no model: name the folder that holds its config.json",
+        ),
     ],
 )
 def test_references_that_lead_nowhere(folder: Path, key: str, value: str, message: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Discriminator
 
-from rlserve.config.keys import hints_of, nested_dataclasses, variants_of
+from rlserve.config.keys import hints_of, named_of, nested_dataclasses, variants_of
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
 from rlserve.errors import check_fields
@@ -120,8 +120,29 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ({"model": "org/model"}, "model: must be a mapping of keys, got 'org/model'"),
         (
             {"reward": {}},
-            "reward.function: name a reward: reward.function or reward.model_path, got None",
+            "reward.function: name a reward: reward.function, reward.model_path or reward.parts, got None",
         ),
+        (
+            {"reward": {"function": "m:f", "parts": {"a": {"function": "m:f"}}}},
+            "reward.function: function=m:f cannot stand beside reward.parts, got 'm:f'",
+        ),
+        (
+            {"reward": {"parts": {"a": {"weight": 2.0}}}},
+            "reward.parts.a.function: name a reward: function or model_path, got None",
+        ),
+        (
+            {"reward": {"parts": {"a": {"function": "m:f", "model_path": "b/c"}}}},
+            "reward.parts.a.function: cannot stand beside model_path: set one of the two to null, got 'm:f'",
+        ),
+        (
+            {"reward": {"parts": {"a": {"function": "m:f", "wieght": 2.0}}}},
+            "reward.parts.a.wieght: unknown key, did you mean reward.parts.a.weight?",
+        ),
+        (
+            {"reward": {"parts": {"a": {"function": "m:f", "weight": "much"}}}},
+            "reward.parts.a.weight: must be a number, got 'much'",
+        ),
+        ({"reward": {"parts": {"a": "m:f"}}}, "reward.parts.a: must be a mapping of keys, got 'm:f'"),
     ],
 )
 def test_each_problem_in_words(parts: dict[str, Any], problem: str) -> None:
@@ -330,7 +351,7 @@ def _unions(cls: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
     for field, annotation in zip(dataclasses.fields(cls), hints_of(cls).values(), strict=True):
         path = f"{key}.{field.name}"
         union = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-        if any(map(dataclasses.is_dataclass, get_args(union))):
+        if named_of(annotation) is None and any(map(dataclasses.is_dataclass, get_args(union))):
             yield path, annotation, field
         for nested in nested_dataclasses(annotation):
             yield from _unions(nested, path)
