@@ -43,12 +43,23 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
     yield Section(key, config_type)
     for name, annotation in hints_of(config_type).items():
         child = f"{key}.{name}" if key else name
+        if shared := _shared_base(annotation):
+            yield Section(child, shared)
         for nested in nested_dataclasses(annotation):
             yield from sections(nested, child)
         for element in _element_types(annotation):
             yield from sections(element, f"{child}.N")
         if (named := named_of(annotation)) is not None:
             yield from sections(named, f"{child}.NAME")
+
+
+def _shared_base(annotation: Any) -> type[Any] | None:
+    """The dataclass that all variants under a key are made from, if there is one."""
+    variants = nested_dataclasses(annotation) if variants_of(annotation) else ()
+    bases = variants[0].__mro__[1:] if variants else ()
+    return next(
+        (base for base in bases if is_dataclass(base) and all(issubclass(variant, base) for variant in variants)), None
+    )
 
 
 def field_docstrings(config_type: type[Any]) -> dict[str, str]:
@@ -80,7 +91,7 @@ def render() -> str:
 
 def _render_section(section: Section) -> Iterator[str]:
     hints, meanings = hints_of(section.config_type), field_docstrings(section.config_type)
-    rows = [field for field in fields(section.config_type) if not nested_dataclasses(hints[field.name])]
+    rows = [field for field in _own_fields(section) if not nested_dataclasses(hints[field.name])]
     yield f"## {_title(section)}\n"
     yield f"{_one_line(inspect.getdoc(section.config_type) or '')}\n"
     yield "| key | type | default | meaning |"
@@ -92,12 +103,22 @@ def _render_section(section: Section) -> Iterator[str]:
     yield ""
 
 
+def _own_fields(section: Section) -> Iterator[Field[Any]]:
+    """Without those of the base that all variants share, unless a variant has its own default for one."""
+    shared = _shared_base(annotation_of(RunConfig, section.key)) if section.key else None
+    for field in fields(section.config_type):
+        if shared in (None, section.config_type) or field not in fields(shared):
+            yield field
+
+
 def _title(section: Section) -> str:
     if not section.key:
         return "The run"
     variants = variants_of(annotation_of(RunConfig, section.key))
     if variants is None:
         return f"`{section.key}`"
+    if section.config_type not in variants.types.values():
+        return f"`{section.key}` with any `{variants.discriminator}`"
     (tag,) = (tag for tag, variant in variants.types.items() if variant is section.config_type)
     return f"`{section.key}` with `{variants.discriminator}={tag}`"
 

@@ -58,6 +58,8 @@ class TokenColumns:
     reference_log_probs: Tensor | None
     old_values: Tensor | None
     returns: Tensor | None
+    is_kept: NDArray[np.bool_]
+    """[A] False at tokens that the losses leave out."""
 
 
 class TrainingStep:
@@ -172,6 +174,9 @@ class TrainingStep:
         def if_any(array_A: NDArray[np.float32] | None) -> Tensor | None:
             return None if array_A is None else from_batch(array_A)
 
+        is_kept = is_trained.copy()
+        if credit.is_kept is not None:
+            is_kept[is_trained] = credit.is_kept
         return TokenColumns(
             behaviour_log_probs=from_batch(self._batch.behaviour_log_probs),
             advantages=from_credit(credit.policy_advantages),
@@ -179,6 +184,7 @@ class TrainingStep:
             reference_log_probs=if_any(scores.reference_log_probs),
             old_values=if_any(scores.values),
             returns=None if credit.returns is None else from_credit(credit.returns),
+            is_kept=is_kept,
         )
 
     def _gradient(
@@ -209,12 +215,13 @@ class MiniBatchObjective:
     """What is minimised over one mini-batch: the algorithm's losses of its tokens, weighted."""
 
     def __init__(self, algorithm: Algorithm, columns: TokenColumns, batch: Batch, samples: NDArray[np.int64]) -> None:
-        weights = algorithm.token_weights(batch.trained_lengths[samples])
+        tokens = batch.tokens_of(samples)
+        weights = algorithm.token_weights(batch.trained_lengths[samples], columns.is_kept[tokens])
         self._algorithm = algorithm
         self._columns = columns
         self._normaliser = weights.normaliser
         weights_A = np.zeros(batch.num_response_tokens, dtype=np.float32)
-        weights_A[batch.tokens_of(samples)] = weights.per_token
+        weights_A[tokens] = weights.per_token
         self._weights_A = torch.from_numpy(weights_A).to(columns.advantages.device)
 
     def losses(self) -> Losses:

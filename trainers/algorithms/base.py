@@ -48,7 +48,7 @@ class Experience:
     finish_reasons: tuple[str, ...]
     """B times why the response ended: ``stop`` or ``length``."""
     log_probs: NDArray[np.float32] | None
-    """[K] under the policy that is trained (see ``losses``)."""
+    """[K] under the policy that is trained (see ``losses/base.py``)."""
     reference_log_probs: NDArray[np.float32] | None
     """[K] under the frozen reference, at the same temperature."""
     values: NDArray[np.float32] | None
@@ -69,6 +69,8 @@ class Credit:
     """What the policy's loss is multiplied by."""
     returns: FloatArray | None = None
     """What the critic is to predict; None where there is no critic."""
+    is_kept: NDArray[np.bool_] | None = None
+    """False at tokens that the losses leave out; None where they leave out none."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -150,8 +152,8 @@ class Algorithm(ABC):
         """Advantages and returns of the whole batch. Every rank computes them from the same gathered arrays."""
 
     @abstractmethod
-    def token_weights(self, lengths: NDArray[np.int32]) -> TokenWeights:
-        """Of the tokens of a mini-batch whose samples have these [S] lengths."""
+    def token_weights(self, lengths: NDArray[np.int32], is_kept: NDArray[np.bool_]) -> TokenWeights:
+        """Of the tokens of a mini-batch whose samples have these [S] lengths; 0 where ``Credit.is_kept`` is False."""
 
     @abstractmethod
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlserve.errors import check_fields
@@ -26,30 +26,78 @@ class Needs:
     """Several answers to the same prompt, which are compared with each other."""
 
 
+LossAggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
+LossMode = Literal["vanilla"]
+KLEstimator = Literal["k1", "k2", "k3", "k1+", "k3+"]
+RewardScale = Literal["group", "batch", "none"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class UpdateConfig:
-    """What all algorithms have that improve a policy by clipped updates on its own samples."""
+    """What all algorithms have. A key that an algorithm has a default of its own for stands with the algorithm too."""
 
     num_epochs: int = 1
     """Passes over the samples of a step."""
     num_mini_batches: int = 1
     """Optimizer steps in a pass."""
-    clip_ratio: float = 0.2
-    """Half-width of the interval that the probability ratio is clipped to (arXiv 1707.06347, equation 7)."""
+    loss_mode: LossMode = "vanilla"
+    """What is minimised, token by token: ``vanilla`` is PPO's clipped surrogate."""
+    loss_agg_mode: LossAggregation = "token-mean"
+    """How the losses of tokens make the loss of a mini-batch: the mean over all tokens; or the mean over answers of the
+    sum, of the mean, or of the sum over ``loss_scale_factor``, of each answer's tokens."""
+    loss_scale_factor: float | None = None
+    """For ``loss_agg_mode=seq-mean-token-sum-norm``: a constant in the place of answers' lengths, such as
+    ``${rollout.max_tokens}``."""
+    clip_ratio_low: float = 0.2
+    """The probability ratio is clipped to 1 less this (arXiv 1707.06347, equation 7)."""
+    clip_ratio_high: float = 0.2
+    """The probability ratio is clipped to 1 and this; above ``clip_ratio_low`` it is DAPO's clip-higher."""
+    clip_ratio_c: float | None = None
+    """Bound of the ratio where the advantage is negative, which has none otherwise: verl's dual clip (3.0), TRL's
+    ``delta`` (two-sided clip, 4.0). None leaves it out."""
     entropy_coefficient: float = 0.0
     """Weight of the policy's entropy, subtracted from the loss."""
+    kl_coefficient: float = 0.0
+    """Weight of the KL penalty to the frozen reference, subtracted from the reward of each token. 0 here and in
+    ``kl_loss_coefficient`` keeps no reference."""
+    kl_penalty: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of the KL divergence in the reward (Schulman 2020, "Approximating KL divergence")."""
+    kl_loss_coefficient: float = 0.0
+    """Weight of the KL divergence from the frozen reference, added to the loss of each token."""
+    kl_loss_type: KLEstimator = "k3"
+    """Estimate of the KL divergence in the loss. With a plus: the value of this one, the gradient of k2, whose mean is
+    the gradient of the divergence."""
     importance_sampling_cap: float = 2.0
     """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
 
     def __post_init__(self) -> None:
         check_fields(self, self._ranges())
 
+    @property
+    def needs(self) -> Needs:
+        """What the shared part needs."""
+        return Needs(
+            reference=self.kl_coefficient > 0 or self.kl_loss_coefficient > 0,
+            log_probs=self.kl_coefficient > 0,
+            entropies=self.entropy_coefficient > 0,
+        )
+
     def _ranges(self) -> dict[str, bool | str]:
+        has_factor = self.loss_agg_mode == "seq-mean-token-sum-norm"
+        factor, bound = self.loss_scale_factor, self.clip_ratio_c
         return {
             "num_epochs": self.num_epochs >= 1 or "must be at least 1",
             "num_mini_batches": self.num_mini_batches >= 1 or "must be at least 1",
-            "clip_ratio": self.clip_ratio > 0 or "must be above 0",
+            "loss_scale_factor": (factor is not None and factor > 0 if has_factor else factor is None)
+            or "must be a number above 0 with loss_agg_mode=seq-mean-token-sum-norm, and null without",
+            "clip_ratio_low": 0 < self.clip_ratio_low <= 1 or "must be above 0 and at most 1",
+            "clip_ratio_high": self.clip_ratio_high > 0 or "must be above 0",
+            "clip_ratio_c": bound is None
+            or bound > 1 + self.clip_ratio_high
+            or f"must be null or above 1 + clip_ratio_high ({1 + self.clip_ratio_high:g})",
             "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
+            "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
+            "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
             "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
         }
 
@@ -66,8 +114,6 @@ class PPOConfig(UpdateConfig):
     """Discount per token."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation (arXiv 1506.02438, equation 16)."""
-    kl_coefficient: float = 0.0
-    """Weight of the per-token KL penalty to the frozen reference, subtracted from the reward; 0 keeps no reference."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     bound_whitening: bool = True
@@ -80,22 +126,14 @@ class PPOConfig(UpdateConfig):
 
     @property
     def needs(self) -> Needs:
-        """A critic; the reference for a penalty."""
-        penalised = self.kl_coefficient > 0
-        return Needs(
-            critic=True,
-            reference=penalised,
-            log_probs=penalised,
-            final_values=self.bootstrap_truncated,
-            entropies=self.entropy_coefficient > 0,
-        )
+        """A critic."""
+        return replace(super().needs, critic=True, final_values=self.bootstrap_truncated)
 
     def _ranges(self) -> dict[str, bool | str]:
         return super()._ranges() | {
             "value_clip": self.value_clip > 0 or "must be above 0",
             "gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1",
             "gae_lambda": 0 <= self.gae_lambda <= 1 or "must be between 0 and 1",
-            "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
             "value_coefficient": self.value_coefficient > 0 or "must be above 0",
         }
 
@@ -106,22 +144,16 @@ class GRPOConfig(UpdateConfig):
 
     name: Literal["grpo"] = "grpo"
     """The algorithm."""
-    norm_adv_by_std_in_grpo: bool = True
-    """Divide by the standard deviation of the rewards of a prompt's answers; False as in Dr. GRPO (arXiv 2503.20783).
-    verl's name; TRL says ``scale_rewards``."""
-    kl_loss_coefficient: float = 0.0
-    """Weight of the KL divergence from the frozen reference, added to the loss of each token (equation 4: k3, which is
-    never below 0). 0 keeps no reference; the paper has 0.04."""
+    loss_agg_mode: LossAggregation = "seq-mean-token-mean"
+    """As for all algorithms; the default is equation 3's."""
+    scale_rewards: RewardScale = "group"
+    """Divide by the standard deviation of the rewards of a prompt's answers, or of the batch's (Lite PPO, arXiv
+    2508.08221), or do not divide (Dr. GRPO, arXiv 2503.20783). TRL's name; verl has ``norm_adv_by_std_in_grpo``."""
 
     @property
     def needs(self) -> Needs:
-        """Several answers a prompt; the reference for the KL term."""
-        return Needs(reference=self.kl_loss_coefficient > 0, entropies=self.entropy_coefficient > 0, groups=True)
-
-    def _ranges(self) -> dict[str, bool | str]:
-        return super()._ranges() | {
-            "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
-        }
+        """Several answers a prompt."""
+        return replace(super().needs, groups=True)
 
 
 AlgorithmConfig = PPOConfig | GRPOConfig

@@ -4,45 +4,23 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-from numpy.typing import NDArray
-
-from rlserve.trainers.algorithms.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
-from rlserve.trainers.algorithms.aggregation import token_mean
-from rlserve.trainers.algorithms.base import (
-    ActorCritic,
-    Credit,
-    Experience,
-    PolicyLoss,
-    PolicyTokens,
-    TokenWeights,
-    ValueLoss,
-    ValueTokens,
-)
+from rlserve.trainers.algorithms.advantages.gae import generalised_advantages, rewards_to_go
+from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
+from rlserve.trainers.algorithms.advantages.whitening import whiten
+from rlserve.trainers.algorithms.base import ActorCritic, Credit, Experience, ValueLoss, ValueTokens
 from rlserve.trainers.algorithms.config import PPOConfig
-from rlserve.trainers.algorithms.losses import clipped_policy_loss, clipped_value_loss
+from rlserve.trainers.algorithms.losses.value import clipped_value_loss
+from rlserve.trainers.algorithms.policy_gradient import PolicyGradient
 
 
-class PPO(ActorCritic):
+class PPO(PolicyGradient[PPOConfig], ActorCritic):
     """See ``PPOConfig`` for what can be chosen."""
-
-    def __init__(self, config: PPOConfig) -> None:
-        self.needs = config.needs
-        self.num_epochs = config.num_epochs
-        self.num_mini_batches = config.num_mini_batches
-        self._config = config
 
     def credit(self, experience: Experience) -> Credit:
         """Generalised advantages of rewards less the KL penalty, whitened over the tokens of the batch."""
         config, lengths, values = self._config, experience.lengths, experience.values
         assert values is not None
-        rewards = token_rewards(
-            experience.rewards,
-            lengths,
-            experience.log_probs,
-            experience.reference_log_probs,
-            config.kl_coefficient,
-        )
+        rewards = token_rewards(experience, config)
         advantages, returns = generalised_advantages(
             rewards,
             values,
@@ -59,19 +37,6 @@ class PPO(ActorCritic):
             advantages=advantages,
             policy_advantages=whiten(advantages, max_spread),
             returns=returns,
-        )
-
-    def token_weights(self, lengths: NDArray[np.int32]) -> TokenWeights:
-        """All tokens of a mini-batch alike."""
-        return token_mean(lengths)
-
-    def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
-        """Equation 7, with the entropy bonus of equation 9."""
-        return clipped_policy_loss(
-            tokens,
-            clip_ratio=self._config.clip_ratio,
-            entropy_coefficient=self._config.entropy_coefficient,
-            importance_sampling_cap=self._config.importance_sampling_cap,
         )
 
     def value_loss(self, tokens: ValueTokens) -> ValueLoss:

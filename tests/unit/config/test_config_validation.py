@@ -243,7 +243,7 @@ def test_a_mapping_has_keys_of_the_users_own() -> None:
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({"name": "grpo", "clip_ratio": 0.1}, GRPOConfig(clip_ratio=0.1)),
+        ({"name": "grpo", "clip_ratio_low": 0.1}, GRPOConfig(clip_ratio_low=0.1)),
         ({"name": "ppo", "gae_lambda": 1}, PPOConfig(gae_lambda=1.0)),
         ({"gae_lambda": 1}, PPOConfig(gae_lambda=1.0)),
         ({}, PPOConfig()),
@@ -261,7 +261,7 @@ def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: 
     [
         ({"name": "a2c"}, "algorithm.name: must be one of ppo, grpo, got 'a2c'"),
         ({"name": []}, "algorithm.name: must be one of ppo, grpo, got a list"),
-        ({"name": "grpo", "clip_ratio": 0}, "algorithm.clip_ratio: must be above 0, got 0.0"),
+        ({"name": "grpo", "clip_ratio_low": 0}, "algorithm.clip_ratio_low: must be above 0 and at most 1, got 0.0"),
         ({"name": "grpo", "kl_loss_coeficient": 1}, "algorithm.kl_loss_coeficient: unknown key, did you mean "),
         (3, "algorithm: must be a mapping of keys, got 3"),
     ],

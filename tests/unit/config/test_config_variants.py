@@ -42,7 +42,7 @@ def problems(*overrides: str) -> list[str]:
 
 @pytest.mark.parametrize("choice", ["algorithm=grpo", "algorithm.name=grpo"])
 def test_a_group_and_a_name_choose_alike(choice: str) -> None:
-    assert loaded(choice, "algorithm.clip_ratio=0.1").config.algorithm == GRPOConfig(clip_ratio=0.1)
+    assert loaded(choice, "algorithm.clip_ratio_low=0.1").config.algorithm == GRPOConfig(clip_ratio_low=0.1)
 
 
 def test_keys_of_a_file_that_names_another_variant_go_with_it_and_shared_ones_stay(folder: Path) -> None:

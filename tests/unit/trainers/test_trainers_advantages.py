@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from policy_samples import experience_of
 
-from rlserve.trainers.algorithms.advantages import generalised_advantages, rewards_to_go, token_rewards, whiten
+from rlserve.trainers import PPOConfig
+from rlserve.trainers.algorithms.advantages.gae import generalised_advantages, rewards_to_go
+from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
+from rlserve.trainers.algorithms.advantages.whitening import whiten
 
 
 def naive_advantages(rewards: list[float], values: list[float], gamma: float, gae_lambda: float) -> list[float]:
@@ -55,19 +61,27 @@ def test_whitened_advantages_have_mean_0_deviation_1_and_keep_their_order(number
     assert (np.diff(whitened[np.argsort(advantages)]) >= 0).all()
 
 
-def test_the_reward_goes_to_the_last_token_and_the_penalty_to_every_one() -> None:
-    rewards = token_rewards(
-        np.array([1.0, 2.0], dtype=np.float32),
-        np.array([2, 3], dtype=np.int32),
-        np.array([-1.0, -2.0, -1.0, -1.0, -3.0], dtype=np.float32),
-        np.array([-2.0, -2.0, -1.0, -3.0, -1.0], dtype=np.float32),
-        kl_coefficient=0.1,
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [
+        ("k1", [-0.1, 1.0, 0.0, -0.2, 2.2]),
+        ("k2", [-0.05, 1.0, 0.0, -0.2, 1.8]),
+        ("k3", [-0.03679, 1.0, 0.0, -0.11353, 1.56109]),
+    ],
+)
+def test_the_reward_goes_to_the_last_token_and_the_penalty_to_every_one(estimate: Any, expected: list[float]) -> None:
+    experience = experience_of(
+        rewards=[1.0, 2.0],
+        lengths=[2, 3],
+        log_probs=np.array([-1.0, -2.0, -1.0, -1.0, -3.0], dtype=np.float32),
+        reference_log_probs=np.array([-2.0, -2.0, -1.0, -3.0, -1.0], dtype=np.float32),
     )
-    np.testing.assert_allclose(rewards, [-0.1, 1.0, 0.0, -0.2, 2.2])
+    rewards = token_rewards(experience, PPOConfig(kl_coefficient=0.1, kl_penalty=estimate))
+    np.testing.assert_allclose(rewards, expected, atol=1e-5)
 
 
-def test_without_a_reference_there_is_no_penalty() -> None:
-    rewards = token_rewards(np.array([1.0, 2.0], dtype=np.float32), np.array([2, 1], dtype=np.int32), None, None, 0.0)
+def test_without_a_coefficient_there_is_no_penalty() -> None:
+    rewards = token_rewards(experience_of(rewards=[1.0, 2.0], lengths=[2, 1]), PPOConfig())
     np.testing.assert_array_equal(rewards, [0.0, 1.0, 2.0])
 
 

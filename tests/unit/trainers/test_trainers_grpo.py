@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from rlserve.errors import UserError
 from rlserve.trainers import Batch, GRPOConfig, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
-from rlserve.trainers.algorithms.advantages import group_advantages
+from rlserve.trainers.algorithms.advantages.groups import group_advantages
 from rlserve.trainers.algorithms.base import PolicyTokens
 from rlserve.trainers.algorithms.grpo import GRPO
 
@@ -33,23 +33,23 @@ def make_trainer(model_path: str, algorithm: GRPOConfig | None = None, **config:
 @settings(max_examples=100, deadline=None)
 @given(
     samples=st.lists(st.tuples(st.integers(0, 3), st.integers(-2, 2)), min_size=1, max_size=20),
-    scale_by_std=st.booleans(),
+    scale=st.sampled_from(["group", "batch", "none"]),
 )
-def test_advantages_compare_a_sample_with_its_group(samples: list[tuple[int, int]], scale_by_std: bool) -> None:
+def test_advantages_compare_a_sample_with_its_group(samples: list[tuple[int, int]], scale: Any) -> None:
     groups = np.array([group for group, _ in samples], dtype=np.int32)
     rewards = np.array([reward for _, reward in samples], dtype=np.float32)
-    found = group_advantages(rewards, groups, scale_by_std=scale_by_std)
+    found = group_advantages(rewards.astype(np.float64), groups, scale)
     for sample, (group, reward) in enumerate(samples):
         of_group = rewards[groups == group].astype(np.float64)
         expected = reward - of_group.mean()
-        if scale_by_std and len(of_group) > 1:
-            expected /= of_group.std(ddof=1) + 1e-6
+        scaled_by = {"group": of_group, "batch": rewards.astype(np.float64), "none": np.zeros(0)}[scale]
+        if len(scaled_by) > 1:
+            expected /= scaled_by.std(ddof=1) + 1e-6
         assert found[sample] == pytest.approx(expected, abs=1e-9)
 
 
 def test_a_lone_sample_and_equal_rewards_teach_nothing() -> None:
-    rewards = np.array([0.1, 0.1, 0.1, 7.0], dtype=np.float32)
-    found = group_advantages(rewards, np.array([4, 4, 4, 1], dtype=np.int32), scale_by_std=True)
+    found = group_advantages(np.array([0.1, 0.1, 0.1, 7.0]), np.array([4, 4, 4, 1], dtype=np.int32), "group")
     np.testing.assert_allclose(found, 0.0, atol=1e-9)
 
 
@@ -58,14 +58,14 @@ def plain_loss(
 ) -> np.ndarray:
     """Equations 3 and 4 for single tokens, times the truncated importance weight of the surrogate."""
     ratio = np.exp(new - old)
-    surrogate = np.minimum(ratio * gain, np.clip(ratio, 1 - config.clip_ratio, 1 + config.clip_ratio) * gain)
+    surrogate = np.minimum(ratio * gain, np.clip(ratio, 1 - config.clip_ratio_low, 1 + config.clip_ratio_high) * gain)
     weight = np.minimum(np.exp(old - behaviour), config.importance_sampling_cap)
     divergence = np.exp(reference) / np.exp(new) - np.log(np.exp(reference) / np.exp(new)) - 1
     return -weight * surrogate + config.kl_loss_coefficient * divergence
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_equations() -> None:
-    config = GRPOConfig(clip_ratio=0.2, kl_loss_coefficient=0.3, importance_sampling_cap=1.1)
+    config = GRPOConfig(kl_loss_coefficient=0.3, importance_sampling_cap=1.1)
     rng = np.random.default_rng(0)
     new, old, behaviour, reference = (-rng.uniform(0.1, 1.5, 200) for _ in range(4))
     gain = rng.normal(size=200)

@@ -1,0 +1,53 @@
+"""Random tokens for policy losses, and slopes of closed forms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlserve.trainers.algorithms.base import Experience, PolicyTokens
+
+
+def random_tokens(num_tokens: int, *, spread: float, seed: int = 0) -> PolicyTokens:
+    """In float64, whose log-ratios of policy, old policy, behaviour and reference have this standard deviation."""
+    rng = np.random.default_rng(seed)
+    old = -rng.uniform(0.1, 3.0, num_tokens)
+    new, behaviour, reference = (old + spread * rng.normal(size=num_tokens) for _ in range(3))
+    return PolicyTokens(
+        log_probs=torch.tensor(new, requires_grad=True),
+        old_log_probs=torch.tensor(old),
+        behaviour_log_probs=torch.tensor(behaviour),
+        reference_log_probs=torch.tensor(reference),
+        advantages=torch.tensor(rng.normal(size=num_tokens)),
+        entropies=None,
+    )
+
+
+def slopes(function: Callable[[np.ndarray], np.ndarray], at: np.ndarray, step: float = 1e-6) -> np.ndarray:
+    """How the sum of what a function gives changes with each of its arguments, by central differences."""
+    found = np.empty_like(at)
+    for place in range(len(at)):
+        shift = np.zeros_like(at)
+        shift[place] = step
+        found[place] = (function(at + shift).sum() - function(at - shift).sum()) / (2 * step)
+    return found
+
+
+def rows(flat: np.ndarray, lengths: Sequence[int]) -> list[np.ndarray]:
+    """What belongs to each sample."""
+    return np.split(flat, np.cumsum(lengths)[:-1])
+
+
+def experience_of(rewards: Sequence[float], lengths: Sequence[int], **columns: Any) -> Experience:
+    """Samples of one group each, unless a column says otherwise."""
+    fields: dict[str, Any] = {
+        "reward_components": {},
+        "group_index": np.arange(len(rewards), dtype=np.int32),
+        "finish_reasons": ("stop",) * len(rewards),
+        **dict.fromkeys(("log_probs", "reference_log_probs", "values", "final_values")),
+        **columns,
+    }
+    return Experience(rewards=np.array(rewards, dtype=np.float32), lengths=np.array(lengths, dtype=np.int32), **fields)

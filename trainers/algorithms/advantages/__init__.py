@@ -1,0 +1,1 @@
+"""From rewards to advantages: pure functions of the whole batch, one file an estimator."""

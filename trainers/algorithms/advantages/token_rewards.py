@@ -1,0 +1,43 @@
+"""Rewards per token, from which every estimator of advantages begins.
+
+Legend: B samples, K trained tokens of all samples end to end.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from rlserve.trainers.algorithms.base import Experience, FloatArray
+from rlserve.trainers.algorithms.config import UpdateConfig
+from rlserve.trainers.algorithms.kl import kl_divergence
+
+
+def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
+    """[K] the reward of each token: the sample's reward, with any penalty for its length, at its last token; less the
+    KL penalty at every token.
+
+    The penalty of a token is ``kl_coefficient`` times the estimate ``kl_penalty`` of the KL divergence from the
+    reference (Ziegler et al. 2019, arXiv 1909.08593, equation 2). No coefficient, no penalty.
+    """
+    lengths = experience.lengths
+    per_token = np.zeros(int(lengths.sum()))
+    if config.kl_coefficient > 0:
+        log_probs, reference = experience.log_probs, experience.reference_log_probs
+        assert log_probs is not None
+        assert reference is not None
+        divergence = kl_divergence(_tensor(log_probs), _tensor(reference), config.kl_penalty)
+        per_token -= config.kl_coefficient * divergence.numpy()
+    per_token[np.cumsum(lengths) - 1] += experience.rewards
+    return per_token
+
+
+def sample_rewards(per_token: FloatArray, lengths: NDArray[np.int32]) -> FloatArray:
+    """[B] the sum over each sample's tokens."""
+    sums: FloatArray = np.add.reduceat(per_token, np.cumsum(lengths) - lengths)
+    return sums
+
+
+def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.float64))

@@ -1,0 +1,1 @@
+"""What is minimised, token by token: one file a loss."""

@@ -1,0 +1,52 @@
+"""What all algorithms do alike with advantages: the policy's loss, and how tokens make the loss of a mini-batch."""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rlserve.trainers.algorithms.aggregation import aggregate
+from rlserve.trainers.algorithms.base import Algorithm, PolicyLoss, PolicyTokens, TokenWeights
+from rlserve.trainers.algorithms.config import UpdateConfig
+from rlserve.trainers.algorithms.importance_sampling import importance_weights
+from rlserve.trainers.algorithms.kl import kl_divergence
+from rlserve.trainers.algorithms.losses.factory import POLICY_LOSSES
+
+ConfigT = TypeVar("ConfigT", bound=UpdateConfig)
+
+
+class PolicyGradient(Algorithm, Generic[ConfigT]):
+    """Leaves the credit to its subclasses."""
+
+    def __init__(self, config: ConfigT) -> None:
+        self.needs = config.needs
+        self.num_epochs = config.num_epochs
+        self.num_mini_batches = config.num_mini_batches
+        self._config = config
+
+    def token_weights(self, lengths: NDArray[np.int32], is_kept: NDArray[np.bool_]) -> TokenWeights:
+        """By ``loss_agg_mode``."""
+        return aggregate(self._config.loss_agg_mode, lengths, is_kept, self._config.loss_scale_factor)
+
+    def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
+        """The surrogate times the importance weight, plus the KL divergence, less the entropy."""
+        config = self._config
+        term = POLICY_LOSSES[config.loss_mode](tokens, config)
+        weights = importance_weights(tokens.old_log_probs, tokens.behaviour_log_probs, config.importance_sampling_cap)
+        surrogate = weights * term.per_token
+        losses: dict[str, Tensor] = {"actor/pg_loss": surrogate}
+        per_token = surrogate
+        if tokens.entropies is not None:
+            per_token = per_token - config.entropy_coefficient * tokens.entropies
+        if config.kl_loss_coefficient > 0:
+            assert tokens.reference_log_probs is not None
+            losses["actor/kl_loss"] = kl_divergence(tokens.log_probs, tokens.reference_log_probs, config.kl_loss_type)
+            per_token = per_token + config.kl_loss_coefficient * losses["actor/kl_loss"]
+        return PolicyLoss(
+            per_token=per_token,
+            losses=losses,
+            means={"actor/pg_clipfrac": term.is_clipped, "training/importance_weight_mean": weights},
+        )
