@@ -40,10 +40,15 @@ def create_trainer(
 
     Raises:
         UserError: ``cuda`` was asked for, and torch sees no GPU; or ``deterministic``, which is not for this device or
-            model.
+            model; or learning rates that fall, without a number of steps.
         ModelError: ``model_path`` is no model, or one that is not supported.
         DeadlineExceededError: not all members of the group came in time.
     """
+    if config.learning_rate_schedule != "constant" and config.num_schedule_steps is None:
+        raise UserError(
+            f"learning_rate_schedule={config.learning_rate_schedule} needs num_schedule_steps: a trainer does not know "
+            "how many steps it will make"
+        )
     algorithm_of_run = create_algorithm(algorithm)
     needs = algorithm_of_run.needs
     backend = create_backend(

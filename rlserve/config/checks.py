@@ -30,6 +30,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_lengths(config),
         *_check_batch(config),
         *_check_groups(config),
+        *_check_learning_rates(config),
         *_check_keep_best(config),
         *_check_deterministic_training(config, discovered),
         *_check_sharding(config),
@@ -120,6 +121,23 @@ def _check_groups(config: RunConfig) -> Iterator[Problem]:
             f"must be at least 2 with algorithm.name={config.algorithm.name}, which compares the answers to a prompt"
         )
         yield Problem("rollout.samples_per_prompt", f"{message}, got {config.rollout.samples_per_prompt}")
+
+
+def _check_learning_rates(config: RunConfig) -> Iterator[Problem]:
+    trainer = config.scheduled_trainer
+    if trainer.critic_warmup_steps and not config.algorithm.needs.critic:
+        yield Problem(
+            "trainer.critic_warmup_steps",
+            f"must be 0 with algorithm.name={config.algorithm.name}, which has no critic, got "
+            f"{trainer.critic_warmup_steps}",
+        )
+    num_before = trainer.critic_warmup_steps + trainer.num_warmup_steps
+    if trainer.learning_rate_schedule != "constant" and num_before >= (trainer.num_schedule_steps or 0):
+        yield Problem(
+            "trainer.num_schedule_steps",
+            f"must be more than the {num_before} of critic_warmup_steps and num_warmup_steps, after which learning "
+            f"rates fall, got {trainer.num_schedule_steps}",
+        )
 
 
 def _check_keep_best(config: RunConfig) -> Iterator[Problem]:

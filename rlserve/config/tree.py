@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from pydantic import Discriminator
@@ -104,6 +104,14 @@ class RunConfig:
         if self.pool.placement == "elastic" or self.manager.policy == "static":
             return self.manager
         return StaticConfig(interval_s=self.manager.interval_s)
+
+    @property
+    def scheduled_trainer(self) -> TrainerConfig:
+        """The trainer's configuration that holds: learning rates that fall do so over the whole run, unless said."""
+        if self.trainer.num_schedule_steps is not None:
+            return self.trainer
+        num_updates = self.num_steps * self.algorithm.num_epochs * self.algorithm.num_mini_batches
+        return replace(self.trainer, num_schedule_steps=num_updates)
 
     def __post_init__(self) -> None:
         check_fields(

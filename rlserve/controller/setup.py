@@ -65,7 +65,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         seed=config.seed,
         temperature=config.rollout.temperature,
         engine=engine if pacing is None else paced_engine(engine, pacing),
-        trainer=config.trainer,
+        trainer=config.scheduled_trainer,
         algorithm=config.algorithm,
         weights=weights_config(setup),
         canary=setup.preparation.canary,

@@ -60,6 +60,16 @@ class OptimizationConfig:
     """Of the critic."""
     num_warmup_steps: int = 0
     """Optimizer steps over which the learning rates rise linearly to their value."""
+    learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the learning rates do after that: stay, or fall along a line or half a cosine, as the schedules of
+    transformers."""
+    num_schedule_steps: int | None = None
+    """Optimizer steps, those of the warm-up included, after which they have fallen. None: all those of the run."""
+    min_learning_rate_ratio: float = 0.0
+    """What they fall to, as a share of their value."""
+    critic_warmup_steps: int = 0
+    """Optimizer steps at the beginning in which the critic alone learns: the policy stays as it is, and its schedule
+    begins after them (VC-PPO, arXiv 2503.01491; verl's critic_warmup)."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW, policy and critic."""
     decay_norms_and_biases: bool = False
@@ -92,6 +102,11 @@ class OptimizationConfig:
             "learning_rate": self.learning_rate > 0 or "must be above 0",
             "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
             "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
+            "num_schedule_steps": self.num_schedule_steps is None
+            or self.num_schedule_steps >= 1
+            or "must be at least 1, or null",
+            "min_learning_rate_ratio": 0 <= self.min_learning_rate_ratio <= 1 or "must be in [0, 1]",
+            "critic_warmup_steps": self.critic_warmup_steps >= 0 or "must be at least 0",
             "weight_decay": self.weight_decay >= 0 or "must be at least 0",
             "adam_beta1": 0 <= self.adam_beta1 < 1 or "must be in [0, 1)",
             "adam_beta2": 0 <= self.adam_beta2 < 1 or "must be in [0, 1)",

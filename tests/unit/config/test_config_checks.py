@@ -265,3 +265,34 @@ def test_no_field_of_the_tree_can_hold_a_secret() -> None:
     config = config_of()
     suspicious = [name for name in names(RunConfig) if name.endswith(("_key", "password", "secret", "_token"))]
     assert suspicious == []
+
+
+@pytest.mark.parametrize(
+    ("parts", "problem"),
+    [
+        (
+            {"algorithm": {"name": "grpo"}, "trainer": {"critic_warmup_steps": 5}},
+            "trainer.critic_warmup_steps: must be 0 with algorithm.name=grpo, which has no critic, got 5",
+        ),
+        (
+            {
+                "num_steps": 10,
+                "trainer": {"learning_rate_schedule": "linear", "num_warmup_steps": 6, "critic_warmup_steps": 4},
+            },
+            "trainer.num_schedule_steps: must be more than the 10 of critic_warmup_steps and num_warmup_steps, after "
+            "which learning rates fall, got 10",
+        ),
+    ],
+)
+def test_learning_rates_that_make_no_sense(parts: dict[str, Any], problem: str) -> None:
+    assert problems_of(**parts) == [problem]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 60), (7, 7)])
+def test_learning_rates_fall_over_all_optimizer_steps_of_the_run_unless_said(given: int | None, expected: int) -> None:
+    config = config_of(
+        num_steps=5,
+        algorithm={"name": "ppo", "num_epochs": 3, "num_mini_batches": 4},
+        trainer={"learning_rate_schedule": "cosine", "num_schedule_steps": given},
+    )
+    assert config.scheduled_trainer.num_schedule_steps == expected

@@ -78,19 +78,6 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
             torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-6)
 
 
-def test_warm_up_raises_both_learning_rates_linearly() -> None:
-    config = TorchTrainerConfig(learning_rate=4.0, critic_learning_rate=8.0, num_warmup_steps=4)
-    flat = FlatParameters(two_modules(), CPU)
-    optimizer = holding(ShardedAdamW(config, flat), Interval(0, flat.vector.numel()))
-    rates = []
-    for _ in range(6):
-        rates.append(optimizer.learning_rates())
-        gradient = torch.zeros_like(flat.vector)
-        update([optimizer], gradient)
-    assert [rate["policy"] for rate in rates] == pytest.approx([1.0, 2.0, 3.0, 4.0, 4.0, 4.0])
-    assert [rate["critic"] for rate in rates] == pytest.approx([2.0, 4.0, 6.0, 8.0, 8.0, 8.0])
-
-
 def test_moments_in_host_memory_go_through_the_device_in_buckets_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
