@@ -16,7 +16,7 @@ from rlserve.config.locate import packaged_root
 from rlserve.errors import Problem
 from rlserve.tasks import BUILTIN_REWARDS, is_builtin
 
-_INSTEAD_OF_A_FUNCTION = ("model_path", "parts")
+_INSTEAD_OF_A_FUNCTION = ("url", "model_path", "parts")
 """Keys of ``reward`` that stand in the place of ``reward.function``."""
 
 
@@ -41,7 +41,7 @@ def check_belongings(values: Mapping[str, Any], composed: Composed) -> Iterator[
             yield Problem(
                 "reward.function",
                 f"{function} scores answers to {scored}, and data.path is {data}: set reward.function (or "
-                f"reward.model_path) to your own, or keep it with reward.function={function}",
+                f"reward.url, reward.model_path) to your own, or keep it with reward.function={function}",
             )
     if is_builtin(model) and values.get("model.tokenizer_path") is not None:
         yield Problem(

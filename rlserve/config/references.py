@@ -16,6 +16,7 @@ from rlserve.tasks import TASKS, is_builtin
 
 _HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+")
 _HUB_DATA = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_URL = re.compile(r"https?://[^/\s]+\S*")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -28,8 +29,10 @@ def check_references(values: Mapping[str, object]) -> tuple[Problem, ...]:
         "data.path": _check_data,
         "data.held_out_path": _check_data,
         "reward.function": _check_function,
+        "reward.url": _check_url,
         "reward.model_path": _check_model,
         "reward.parts.*.function": _check_function,
+        "reward.parts.*.url": _check_url,
         "reward.parts.*.model_path": _check_model,
     }
     return tuple(
@@ -87,3 +90,8 @@ def _check_function(reference: str) -> Iterator[str]:
         yield f"must be module:function or path/to/file.py:function, got {reference!r}"
     elif is_file and not Path(place).is_file():
         yield f"no such file: {place!r}"
+
+
+def _check_url(url: str) -> Iterator[str]:
+    if not _URL.fullmatch(url):
+        yield f"must begin with http:// or https:// and name a host, got {url!r}"

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
-from rlserve.rollout.rewards.config import RewardPartConfig, RewardSourceConfig
+from rlserve.rollout.rewards.config import HttpRewardConfig, RewardPartConfig, RewardSourceConfig
 from rlserve.rollout.workload.config import WorkloadConfig
 
 _NUM_FUNCTION_WORKERS = 2
@@ -75,10 +75,11 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(RewardSourceConfig):
-    """What scores an answer: exactly one of ``function``, ``model_path`` and ``parts``."""
+    """What scores an answer: exactly one of ``function``, ``url``, ``model_path`` and ``parts``."""
 
     parts: dict[str, RewardPartConfig] = field(default_factory=dict)
     """Several rewards by name. Their weighted sum is trained on, each is a metric ``reward/NAME/mean``."""
+    http: HttpRewardConfig = field(default_factory=HttpRewardConfig)
     num_workers: int | None = None
     """Processes that score, each one prompt group at a time; None takes 1 where a model is among what
     scores, else 2."""
@@ -115,7 +116,7 @@ class RewardConfig(RewardSourceConfig):
     def _problem_of_sources(self) -> str | None:
         num_sources = len(list(self._sources()))
         if num_sources == 0 and not self.parts:
-            return "name a reward: reward.function, reward.model_path or reward.parts"
+            return "name a reward: reward.function, reward.url, reward.model_path or reward.parts"
         if num_sources > 1:
             return self._problem_of_several("reward.")
         return f"{self.source} cannot stand beside reward.parts" if num_sources and self.parts else None

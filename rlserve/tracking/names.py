@@ -87,8 +87,8 @@ METRICS: Mapping[str, str] = {
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
     HELD_OUT_LEFT_OUT: "held-out answers that the reward left out by returning None",
-    "reward/NAME/mean": "mean of each further number that the reward returns; NAME is truncated for a reward model: "
-    "share of texts that were too long for it",
+    "reward/NAME/mean": "mean of each further number that the reward returns, or of each of several rewards; "
+    "NAME is truncated for a reward model: share of texts that were too long for it",
     # Engine (vLLM), summed or averaged over the replicas.
     "vllm:num_requests_running": "sequences in the engines' running batches",
     "vllm:num_requests_waiting": "sequences that wait inside the engines",

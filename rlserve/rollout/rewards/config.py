@@ -18,6 +18,8 @@ class RewardSourceConfig:
     module_folder: str | None = None
     """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
     or in the working folder."""
+    url: str | None = None
+    """Of a server that is posted answers and returns their rewards, ``http://…`` or ``https://…``."""
     model_path: str | None = None
     """Folder or hub name of a Hugging Face sequence-classification model with one label."""
     apply_chat_template: bool | None = None
@@ -30,17 +32,19 @@ class RewardSourceConfig:
         return ", ".join(f"{key}={value}" for key, value in self._sources())
 
     def _sources(self) -> Iterator[tuple[str, str]]:
-        keys = ("function", "model_path")
+        keys = ("function", "url", "model_path")
         return ((key, value) for key in keys if (value := getattr(self, key)) is not None)
 
     def _problem_of_several(self, prefix: str) -> str | None:
-        _, *others = (key for key, _ in self._sources())
-        return f"cannot stand beside {prefix}{others[0]}: set one of the two to null" if others else None
+        first, *others = (key for key, _ in self._sources())
+        return (
+            f"{prefix}{first} cannot stand beside {prefix}{others[0]}: set one of the two to null" if others else None
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardPartConfig(RewardSourceConfig):
-    """One of several rewards, under a name of your own: exactly one of ``function`` and ``model_path``."""
+    """One of several rewards, under a name of your own: exactly one of ``function``, ``url`` and ``model_path``."""
 
     weight: float = 1.0
     """Of this reward in the sum that is trained on; 0 only writes it to the metrics."""
@@ -50,9 +54,40 @@ class RewardPartConfig(RewardSourceConfig):
         check_fields(
             self,
             {
-                "function": (num_sources == 0 and "name a reward: function or model_path")
+                "function": (num_sources == 0 and "name a reward: function, url or model_path")
                 or (num_sources > 1 and self._problem_of_several(""))
                 or True,
                 "weight": math.isfinite(self.weight) or "must be finite",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpRewardConfig:
+    """How a reward server (``url``) is asked."""
+
+    timeout_s: float = 15.0
+    """Deadline of one request."""
+    num_retries: int = 4
+    """Times that a request is made again after a failure of the connection, a deadline that passed, or a status of 429
+    or from 500 on."""
+    retry_delay_s: float = 0.5
+    """Wait before the first of them, doubled before each further one. All together end before ``reward.timeout_s``."""
+    max_samples_per_request: int = 32
+    """Answers in one request; those to one prompt are scored together."""
+    max_concurrent_requests: int = 4
+    """Requests under way at once from each of the processes that score (``reward.num_workers``)."""
+    token_variable: str | None = None
+    """Environment variable that holds a token, sent as ``Authorization: Bearer TOKEN``."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "timeout_s": self.timeout_s > 0 or "must be above 0",
+                "num_retries": self.num_retries >= 0 or "must be at least 0",
+                "retry_delay_s": self.retry_delay_s >= 0 or "must be at least 0",
+                "max_samples_per_request": self.max_samples_per_request >= 1 or "must be at least 1",
+                "max_concurrent_requests": self.max_concurrent_requests >= 1 or "must be at least 1",
             },
         )

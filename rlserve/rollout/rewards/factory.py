@@ -13,6 +13,7 @@ from rlserve.rollout.rewards.base import Reward
 from rlserve.rollout.rewards.config import RewardPartConfig
 from rlserve.rollout.rewards.function import FunctionReward
 from rlserve.rollout.rewards.function_loading import add_to_path
+from rlserve.rollout.rewards.http import HttpReward
 from rlserve.rollout.rewards.model import ModelReward, check_model, has_chat_template
 from rlserve.rollout.rewards.weighted_sum import Term, WeightedSum
 
@@ -25,6 +26,8 @@ def create_reward(config: RewardConfig) -> Reward:
     """
     if config.parts:
         return WeightedSum({name: _create_term(config, name) for name in config.parts})
+    if config.url is not None:
+        return HttpReward(config.url, config.http, timeout_s=config.timeout_s)
     return ModelReward(config) if config.function is None else _create_function(config)
 
 

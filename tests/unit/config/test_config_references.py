@@ -32,6 +32,7 @@ def test_references_that_are_fine(folder: Path) -> None:
             data__path="data.jsonl",
             data__held_out_path="gsm8k",
             reward__function="score.py:score",
+            reward__url="https://judge:8000/score?model=a",
             reward__model_path="org/reward-model",
         )
         == []
@@ -57,6 +58,12 @@ def test_references_that_are_fine(folder: Path) -> None:
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),
         ("reward.function", "no/such.py:score", "no such file: 'no/such.py'"),
+        ("reward.url", "judge:8000", "must begin with http:// or https:// and name a host, got 'judge:8000'"),
+        (
+            "reward.parts.judge.url",
+            "http:///score",
+            "must begin with http:// or https:// and name a host, got 'http:///score'",
+        ),
         ("reward.parts.format.function", "no/such.py:score", "no such file: 'no/such.py'"),
         (
             "reward.parts.judge.model_path",

@@ -115,12 +115,13 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ),
         (
             {"reward": {"function": "m:f", "model_path": "a/b"}},
-            "reward.function: cannot stand beside reward.model_path: set one of the two to null, got 'm:f'",
+            "reward.function: reward.function cannot stand beside reward.model_path: set one of the two to null, "
+            "got 'm:f'",
         ),
         ({"model": "org/model"}, "model: must be a mapping of keys, got 'org/model'"),
         (
             {"reward": {}},
-            "reward.function: name a reward: reward.function, reward.model_path or reward.parts, got None",
+            "reward.function: name a reward: reward.function, reward.url, reward.model_path or reward.parts, got None",
         ),
         (
             {"reward": {"function": "m:f", "parts": {"a": {"function": "m:f"}}}},
@@ -128,11 +129,11 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ),
         (
             {"reward": {"parts": {"a": {"weight": 2.0}}}},
-            "reward.parts.a.function: name a reward: function or model_path, got None",
+            "reward.parts.a.function: name a reward: function, url or model_path, got None",
         ),
         (
             {"reward": {"parts": {"a": {"function": "m:f", "model_path": "b/c"}}}},
-            "reward.parts.a.function: cannot stand beside model_path: set one of the two to null, got 'm:f'",
+            "reward.parts.a.function: function cannot stand beside model_path: set one of the two to null, got 'm:f'",
         ),
         (
             {"reward": {"parts": {"a": {"function": "m:f", "wieght": 2.0}}}},
