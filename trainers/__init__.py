@@ -9,7 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlserve.trainers.algorithms.config import AlgorithmConfig, GRPOConfig, PPOConfig
+    from rlserve.trainers.algorithms.config import (
+        AlgorithmConfig,
+        GRPOConfig,
+        OPOConfig,
+        PPOConfig,
+        ReinforcePlusPlusBaselineConfig,
+        ReinforcePlusPlusConfig,
+        RLOOConfig,
+    )
     from rlserve.trainers.backends.config import (
         DeepSpeedTrainerConfig,
         LoraConfig,
@@ -27,7 +35,11 @@ __all__ = [
     "GRPOConfig",
     "LoraConfig",
     "Membership",
+    "OPOConfig",
     "PPOConfig",
+    "RLOOConfig",
+    "ReinforcePlusPlusBaselineConfig",
+    "ReinforcePlusPlusConfig",
     "TorchTrainerConfig",
     "Traffic",
     "Trainer",
@@ -42,7 +54,11 @@ _HOMES = {
     "GRPOConfig": "algorithms.config",
     "LoraConfig": "backends.config",
     "Membership": "base",
+    "OPOConfig": "algorithms.config",
     "PPOConfig": "algorithms.config",
+    "RLOOConfig": "algorithms.config",
+    "ReinforcePlusPlusBaselineConfig": "algorithms.config",
+    "ReinforcePlusPlusConfig": "algorithms.config",
     "TorchTrainerConfig": "backends.config",
     "Traffic": "base",
     "Trainer": "base",

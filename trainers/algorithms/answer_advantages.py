@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 import numpy as np
 
-from rlserve.trainers.algorithms.advantages.token_rewards import sample_rewards, token_rewards
+from rlserve.trainers.algorithms.advantages.token_rewards import sample_rewards
 from rlserve.trainers.algorithms.base import Credit, Experience, FloatArray
 from rlserve.trainers.algorithms.policy_gradient import ConfigT, PolicyGradient
 
@@ -14,12 +14,11 @@ from rlserve.trainers.algorithms.policy_gradient import ConfigT, PolicyGradient
 class AnswerAdvantages(PolicyGradient[ConfigT]):
     """Leaves the advantages of answers to its subclasses."""
 
-    def credit(self, experience: Experience) -> Credit:
+    def estimate(self, rewards_K: FloatArray, experience: Experience) -> Credit:
         """The advantages of the answers, each given to all tokens of its answer."""
         lengths = experience.lengths
-        rewards = token_rewards(experience, self._config)
-        advantages = np.repeat(self.answer_advantages(sample_rewards(rewards, lengths), experience), lengths)
-        return Credit(rewards=rewards, advantages=advantages, policy_advantages=advantages)
+        advantages = np.repeat(self.answer_advantages(sample_rewards(rewards_K, lengths), experience), lengths)
+        return Credit(rewards=rewards_K, advantages=advantages, policy_advantages=advantages)
 
     @abstractmethod
     def answer_advantages(self, rewards_B: FloatArray, experience: Experience) -> FloatArray:

@@ -55,6 +55,15 @@ class UpdateConfig:
     clip_ratio_c: float | None = None
     """Bound of the ratio where the advantage is negative, which has none otherwise: verl's dual clip (3.0), TRL's
     ``delta`` (two-sided clip, 4.0). None leaves it out."""
+    mask_truncated_completions: bool = False
+    """Leave answers that were cut by a limit of length out of the losses. Their rewards still count in their group."""
+    overlong_max_length: int | None = None
+    """Length at which an answer gets the whole of DAPO's soft penalty (arXiv 2503.14476, equation 13), such as
+    ``${rollout.max_tokens}``. None: no penalty."""
+    overlong_buffer_share: float = 0.2
+    """Share of ``overlong_max_length``, at its end, over which the penalty rises from 0."""
+    overlong_penalty_factor: float = 1.0
+    """The whole penalty, taken off the reward."""
     entropy_coefficient: float = 0.0
     """Weight of the policy's entropy, subtracted from the loss."""
     kl_coefficient: float = 0.0
@@ -95,6 +104,11 @@ class UpdateConfig:
             "clip_ratio_c": bound is None
             or bound > 1 + self.clip_ratio_high
             or f"must be null or above 1 + clip_ratio_high ({1 + self.clip_ratio_high:g})",
+            "overlong_max_length": self.overlong_max_length is None
+            or self.overlong_max_length >= 1
+            or "must be null or at least 1",
+            "overlong_buffer_share": 0 < self.overlong_buffer_share <= 1 or "must be above 0 and at most 1",
+            "overlong_penalty_factor": self.overlong_penalty_factor > 0 or "must be above 0",
             "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
             "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
             "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
@@ -156,5 +170,63 @@ class GRPOConfig(UpdateConfig):
         return replace(super().needs, groups=True)
 
 
-AlgorithmConfig = PPOConfig | GRPOConfig
+@dataclass(frozen=True, kw_only=True)
+class RLOOConfig(UpdateConfig):
+    """RLOO (Ahmadian et al. 2024, arXiv 2402.14740): an answer is compared with the others to its prompt."""
+
+    name: Literal["rloo"] = "rloo"
+    """The algorithm."""
+    loss_agg_mode: LossAggregation = "seq-mean-token-sum"
+    """As for all algorithms; the default is the paper's, where an answer is one action."""
+
+    @property
+    def needs(self) -> Needs:
+        """Several answers a prompt."""
+        return replace(super().needs, groups=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OPOConfig(UpdateConfig):
+    """OPO (Hao et al. 2025, arXiv 2505.23585): the baseline is the mean reward of a prompt's answers, each weighted by its
+    length. Made for one update a step."""
+
+    name: Literal["opo"] = "opo"
+    """The algorithm."""
+
+    @property
+    def needs(self) -> Needs:
+        """Several answers a prompt."""
+        return replace(super().needs, groups=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcePlusPlusConfig(UpdateConfig):
+    """REINFORCE++ (Hu et al. 2025, arXiv 2501.03262): returns of tokens on the batch's scale; one answer a prompt will
+    do."""
+
+    name: Literal["reinforce_plus_plus"] = "reinforce_plus_plus"
+    """The algorithm."""
+    gamma: float = 1.0
+    """Discount per token."""
+
+    def _ranges(self) -> dict[str, bool | str]:
+        return super()._ranges() | {"gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinforcePlusPlusBaselineConfig(UpdateConfig):
+    """REINFORCE++ with the mean of a prompt's answers as the baseline (Hu et al. 2025, arXiv 2501.03262)."""
+
+    name: Literal["reinforce_plus_plus_baseline"] = "reinforce_plus_plus_baseline"
+    """The algorithm."""
+
+    @property
+    def needs(self) -> Needs:
+        """Several answers a prompt."""
+        return replace(super().needs, groups=True)
+
+
+AlgorithmConfig = (
+    PPOConfig | GRPOConfig | RLOOConfig | OPOConfig | ReinforcePlusPlusConfig | ReinforcePlusPlusBaselineConfig
+)
 """Any algorithm's; without a ``name`` it is the first."""

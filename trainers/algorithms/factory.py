@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 from rlserve.trainers.algorithms.base import Algorithm
-from rlserve.trainers.algorithms.config import AlgorithmConfig, GRPOConfig, PPOConfig
+from rlserve.trainers.algorithms.config import (
+    AlgorithmConfig,
+    GRPOConfig,
+    OPOConfig,
+    PPOConfig,
+    ReinforcePlusPlusBaselineConfig,
+    ReinforcePlusPlusConfig,
+    RLOOConfig,
+)
 from rlserve.trainers.algorithms.grpo import GRPO
+from rlserve.trainers.algorithms.opo import OPO
 from rlserve.trainers.algorithms.ppo import PPO
+from rlserve.trainers.algorithms.reinforce_plus_plus import ReinforcePlusPlus
+from rlserve.trainers.algorithms.reinforce_plus_plus_baseline import ReinforcePlusPlusBaseline
+from rlserve.trainers.algorithms.rloo import RLOO
 
 
 def create_algorithm(config: AlgorithmConfig) -> Algorithm:
@@ -15,3 +27,11 @@ def create_algorithm(config: AlgorithmConfig) -> Algorithm:
             return PPO(config)
         case GRPOConfig():
             return GRPO(config)
+        case RLOOConfig():
+            return RLOO(config)
+        case OPOConfig():
+            return OPO(config)
+        case ReinforcePlusPlusConfig():
+            return ReinforcePlusPlus(config)
+        case ReinforcePlusPlusBaselineConfig():
+            return ReinforcePlusPlusBaseline(config)

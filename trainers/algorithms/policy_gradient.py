@@ -1,31 +1,55 @@
-"""What all algorithms do alike with advantages: the policy's loss, and how tokens make the loss of a mini-batch."""
+"""What all algorithms do alike: rewards of tokens, the policy's loss, and how tokens make the loss of a mini-batch."""
 
 from __future__ import annotations
 
+import dataclasses
+from abc import abstractmethod
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
 from rlserve.trainers.algorithms.aggregation import aggregate
-from rlserve.trainers.algorithms.base import Algorithm, PolicyLoss, PolicyTokens, TokenWeights
+from rlserve.trainers.algorithms.base import (
+    Algorithm,
+    Credit,
+    Experience,
+    FloatArray,
+    PolicyLoss,
+    PolicyTokens,
+    TokenWeights,
+)
 from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.importance_sampling import importance_weights
 from rlserve.trainers.algorithms.kl import kl_divergence
 from rlserve.trainers.algorithms.losses.factory import POLICY_LOSSES
+from rlserve.trainers.batch import LENGTH
 
 ConfigT = TypeVar("ConfigT", bound=UpdateConfig)
 
 
 class PolicyGradient(Algorithm, Generic[ConfigT]):
-    """Leaves the credit to its subclasses."""
+    """Leaves the advantages to its subclasses."""
 
     def __init__(self, config: ConfigT) -> None:
         self.needs = config.needs
         self.num_epochs = config.num_epochs
         self.num_mini_batches = config.num_mini_batches
         self._config = config
+
+    def credit(self, experience: Experience) -> Credit:
+        """By ``estimate``, from rewards less penalties."""
+        credit = self.estimate(token_rewards(experience, self._config), experience)
+        if not self._config.mask_truncated_completions:
+            return credit
+        ended = np.array([reason != LENGTH for reason in experience.finish_reasons])
+        return dataclasses.replace(credit, is_kept=np.repeat(ended, experience.lengths))
+
+    @abstractmethod
+    def estimate(self, rewards_K: FloatArray, experience: Experience) -> Credit:
+        """Advantages, and returns where there is a critic, from the rewards of tokens."""
 
     def token_weights(self, lengths: NDArray[np.int32], is_kept: NDArray[np.bool_]) -> TokenWeights:
         """By ``loss_agg_mode``."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 
 from rlserve.trainers.algorithms.advantages.gae import generalised_advantages, rewards_to_go
-from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
 from rlserve.trainers.algorithms.advantages.whitening import whiten
-from rlserve.trainers.algorithms.base import ActorCritic, Credit, Experience, ValueLoss, ValueTokens
+from rlserve.trainers.algorithms.base import ActorCritic, Credit, Experience, FloatArray, ValueLoss, ValueTokens
 from rlserve.trainers.algorithms.config import PPOConfig
 from rlserve.trainers.algorithms.losses.value import clipped_value_loss
 from rlserve.trainers.algorithms.policy_gradient import PolicyGradient
@@ -16,13 +15,12 @@ from rlserve.trainers.algorithms.policy_gradient import PolicyGradient
 class PPO(PolicyGradient[PPOConfig], ActorCritic):
     """See ``PPOConfig`` for what can be chosen."""
 
-    def credit(self, experience: Experience) -> Credit:
+    def estimate(self, rewards_K: FloatArray, experience: Experience) -> Credit:
         """Generalised advantages of rewards less the KL penalty, whitened over the tokens of the batch."""
         config, lengths, values = self._config, experience.lengths, experience.values
         assert values is not None
-        rewards = token_rewards(experience, config)
         advantages, returns = generalised_advantages(
-            rewards,
+            rewards_K,
             values,
             lengths,
             gamma=config.gamma,
@@ -31,9 +29,9 @@ class PPO(PolicyGradient[PPOConfig], ActorCritic):
         )
         max_spread = math.inf
         if config.bound_whitening:
-            max_spread = float(rewards_to_go(rewards, lengths, gamma=config.gamma).std())
+            max_spread = float(rewards_to_go(rewards_K, lengths, gamma=config.gamma).std())
         return Credit(
-            rewards=rewards,
+            rewards=rewards_K,
             advantages=advantages,
             policy_advantages=whiten(advantages, max_spread),
             returns=returns,

@@ -257,11 +257,14 @@ def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: 
     assert config.algorithm == expected
 
 
+ALGORITHMS = ("ppo", "grpo", "rloo", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
+
+
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        ({"name": "a2c"}, "algorithm.name: must be one of ppo, grpo, got 'a2c'"),
-        ({"name": []}, "algorithm.name: must be one of ppo, grpo, got a list"),
+        ({"name": "a2c"}, "algorithm.name: must be one of " + ", ".join(ALGORITHMS) + ", got 'a2c'"),
+        ({"name": []}, "algorithm.name: must be one of " + ", ".join(ALGORITHMS) + ", got a list"),
         ({"name": "grpo", "clip_ratio_low": 0}, "algorithm.clip_ratio_low: must be above 0 and at most 1, got 0.0"),
         ({"name": "grpo", "kl_loss_coeficient": 1}, "algorithm.kl_loss_coeficient: unknown key, did you mean "),
         (3, "algorithm: must be a mapping of keys, got 3"),

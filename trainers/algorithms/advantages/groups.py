@@ -1,6 +1,6 @@
 """Rewards compared within the group of answers to the same prompt.
 
-Legend: B samples, G groups.
+Legend: B samples.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ _EPSILON = 1e-6
 """Added to standard deviations."""
 
 
-def group_means(numbers_B: FloatArray, group_index: NDArray[np.int32]) -> FloatArray:
-    """[B] the mean over each sample's group."""
+def group_sums(numbers_B: FloatArray, group_index: NDArray[np.int32]) -> FloatArray:
+    """[B] the sum over each sample's group."""
     _, groups_B = np.unique(group_index, return_inverse=True)
-    means_G = np.bincount(groups_B, weights=numbers_B) / np.bincount(groups_B)
-    means_B: FloatArray = means_G[groups_B]
-    return means_B
+    sums_G: FloatArray = np.bincount(groups_B, weights=numbers_B).astype(np.float64)
+    return sums_G[groups_B]
+
+
+def group_sizes(group_index: NDArray[np.int32]) -> FloatArray:
+    """[B] how many samples each sample's group has."""
+    return group_sums(np.ones(len(group_index)), group_index)
 
 
 def group_advantages(rewards_B: FloatArray, group_index: NDArray[np.int32], scale: RewardScale) -> FloatArray:
@@ -35,14 +39,13 @@ def group_advantages(rewards_B: FloatArray, group_index: NDArray[np.int32], scal
         scale: which rewards the deviation is of: the group's, the batch's, or ``none`` for no division. The deviation
             is the sample's (n - 1), as TRL and verl have it.
     """
-    differences_B: FloatArray = rewards_B - group_means(rewards_B, group_index)
+    sizes_B = group_sizes(group_index)
+    differences_B = rewards_B - group_sums(rewards_B, group_index) / sizes_B
     if scale == "none":
         return differences_B
     if scale == "batch":
         spread = float(rewards_B.std(ddof=1)) if len(rewards_B) > 1 else 1.0
         return differences_B / (spread + _EPSILON)
-    _, groups_B = np.unique(group_index, return_inverse=True)
-    squares_G = np.bincount(groups_B, weights=differences_B**2)
-    deviations_G = np.sqrt(squares_G / np.maximum(np.bincount(groups_B) - 1, 1))
-    scaled_B: FloatArray = differences_B / (deviations_G[groups_B] + _EPSILON)
+    deviations_B = np.sqrt(group_sums(differences_B**2, group_index) / np.maximum(sizes_B - 1, 1))
+    scaled_B: FloatArray = differences_B / (deviations_B + _EPSILON)
     return scaled_B

@@ -29,8 +29,20 @@ def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
         assert reference is not None
         divergence = kl_divergence(_tensor(log_probs), _tensor(reference), config.kl_penalty)
         per_token -= config.kl_coefficient * divergence.numpy()
-    per_token[np.cumsum(lengths) - 1] += experience.rewards
+    rewards = experience.rewards.astype(np.float64)
+    if config.overlong_max_length is not None:
+        rewards -= config.overlong_penalty_factor * overlong_share(
+            lengths, config.overlong_max_length, config.overlong_buffer_share * config.overlong_max_length
+        )
+    per_token[np.cumsum(lengths) - 1] += rewards
     return per_token
+
+
+def overlong_share(lengths: NDArray[np.int32], max_length: int, buffer_length: float) -> FloatArray:
+    """[B] how far an answer reaches into the last ``buffer_length`` tokens before ``max_length``, from 0 to 1 (DAPO,
+    arXiv 2503.14476, equation 13, negated)."""
+    share: FloatArray = np.clip((lengths - (max_length - buffer_length)) / buffer_length, 0.0, 1.0)
+    return share
 
 
 def sample_rewards(per_token: FloatArray, lengths: NDArray[np.int32]) -> FloatArray:

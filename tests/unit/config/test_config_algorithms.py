@@ -1,0 +1,45 @@
+"""The recipes of ``conf/algorithm``: what each name stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlserve.config import load
+from rlserve.trainers import (
+    AlgorithmConfig,
+    GRPOConfig,
+    OPOConfig,
+    PPOConfig,
+    ReinforcePlusPlusBaselineConfig,
+    ReinforcePlusPlusConfig,
+    RLOOConfig,
+)
+
+ROOT = Path(__file__).parents[3]
+RECIPES: dict[str, AlgorithmConfig] = {
+    "ppo": PPOConfig(),
+    "grpo": GRPOConfig(),
+    "dr_grpo": GRPOConfig(scale_rewards="none", loss_agg_mode="seq-mean-token-sum-norm", loss_scale_factor=96.0),
+    "dapo": GRPOConfig(loss_agg_mode="token-mean", clip_ratio_high=0.28, overlong_max_length=96),
+    "lite_ppo": GRPOConfig(scale_rewards="batch", loss_agg_mode="token-mean"),
+    "rloo": RLOOConfig(kl_coefficient=0.03),
+    "opo": OPOConfig(),
+    "reinforce_plus_plus": ReinforcePlusPlusConfig(kl_coefficient=0.01),
+    "reinforce_plus_plus_baseline": ReinforcePlusPlusBaselineConfig(kl_loss_coefficient=0.01, kl_loss_type="k2"),
+}
+"""In a run whose answers have at most 96 tokens."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_name_stands_for_its_papers_recipe(name: str) -> None:
+    loaded = load(str(ROOT / "conf/rlhf.yaml"), [f"algorithm={name}"], discovered={})
+    assert loaded.config.algorithm == RECIPES[name]
+
+
+def test_every_recipe_is_known_and_described() -> None:
+    names = {path.stem for path in (ROOT / "conf/algorithm").glob("*.yaml")}
+    assert names == set(RECIPES)
+    described = (ROOT / "docs/algorithms.md").read_text(encoding="utf-8")
+    assert [name for name in names if f"`algorithm={name}`" not in described] == []
