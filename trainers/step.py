@@ -47,8 +47,8 @@ _PREFIXES = {POLICY: "actor", CRITIC: "critic"}
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenColumns:
-    """What the losses look at and no update changes: [A] float32 tensors on the backend's device, 0 at tokens
-    that are not trained on."""
+    """What the losses look at and no update changes: [A] tensors on the backend's device, those of float32 0 at
+    tokens that are not trained on."""
 
     behaviour_log_probs: Tensor
     advantages: Tensor
@@ -58,6 +58,8 @@ class TokenColumns:
     reference_log_probs: Tensor | None
     old_values: Tensor | None
     returns: Tensor | None
+    samples: Tensor
+    """[A] int64: the sample that each token is of."""
     is_kept: NDArray[np.bool_]
     """[A] False at tokens that the losses leave out."""
 
@@ -184,6 +186,9 @@ class TrainingStep:
             reference_log_probs=if_any(scores.reference_log_probs),
             old_values=if_any(scores.values),
             returns=None if credit.returns is None else from_credit(credit.returns),
+            samples=torch.from_numpy(np.repeat(np.arange(self._batch.num_samples), self._batch.response_lengths)).to(
+                device
+            ),
             is_kept=is_kept,
         )
 
@@ -231,6 +236,7 @@ class MiniBatchObjective:
             policy=self._summed_policy_loss,
             value=self._summed_value_loss if needs.critic else None,
             with_entropies=needs.entropies,
+            of_whole_samples=needs.whole_samples,
         )
 
     def metrics(self, gradient: Gradient) -> dict[str, float]:
@@ -264,6 +270,7 @@ class MiniBatchObjective:
             reference_log_probs=None if reference is None else reference[tokens],
             advantages=columns.advantages[tokens],
             entropies=outputs.entropies,
+            samples=columns.samples[tokens],
         )
 
     def _value_loss(self, tokens: Tensor, values: Tensor) -> ValueLoss:

@@ -128,6 +128,15 @@ def test_what_saves_memory_changes_no_loss(
         assert_close(call_all(ranks, "step", batch)[0], metrics)
 
 
+def test_losses_of_whole_answers_are_those_of_torch(ranks: list[Rank], meetings: Meetings, model_path: str) -> None:
+    algorithm = GRPOConfig(loss_mode="gspo", clip_ratio_low=0.01, clip_ratio_high=0.01, num_mini_batches=2)
+    expected = steps_alone(ranks[0], TORCH, algorithm, model_path)[:2]
+    create(ranks, model_path, 2, algorithm)
+    meetings.regroup(ranks)
+    for batch, metrics in zip(BATCHES[:2], expected, strict=True):
+        assert_close(call_all(ranks, "step", batch)[0], metrics)
+
+
 @pytest.mark.parametrize("zero_stage", [1, 3])
 def test_a_run_that_resizes_gives_the_losses_of_one_that_does_not(
     ranks: list[Rank], meetings: Meetings, model_path: str, expected: list[dict[str, float]], zero_stage: int

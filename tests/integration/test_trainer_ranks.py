@@ -61,7 +61,13 @@ def test_a_step_has_the_same_bits_on_1_to_4_ranks(
 
 
 @pytest.mark.parametrize(
-    "algorithm", [ALGORITHM, GRPOConfig(kl_loss_coefficient=0.1, num_mini_batches=2)], ids=["ppo", "grpo"]
+    "algorithm",
+    [
+        ALGORITHM,
+        GRPOConfig(kl_loss_coefficient=0.1, num_mini_batches=2),
+        GRPOConfig(loss_mode="gspo", clip_ratio_low=0.01, clip_ratio_high=0.01, num_mini_batches=2),
+    ],
+    ids=["ppo", "grpo", "gspo"],
 )
 def test_more_ranks_than_logical_shards(
     four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: AlgorithmConfig

@@ -86,7 +86,8 @@ class TokenWeights:
 class PolicyTokens:
     """Some tokens of a mini-batch, for the policy's loss; each [a] float32.
 
-    Which tokens come together depends on memory alone, so the loss of a token must need that token alone.
+    Which tokens come together depends on memory alone, so the loss of a token must need that token alone; with
+    ``Needs.whole_samples``, that token's sample alone.
     """
 
     log_probs: Tensor
@@ -100,6 +101,8 @@ class PolicyTokens:
     """``Credit.policy_advantages``."""
     entropies: Tensor | None
     """Of the policy at each token, with gradient; None where they are not needed."""
+    samples: Tensor
+    """int64: the sample that each token is of. The tokens of a sample stand one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -22,12 +22,16 @@ class Needs:
     """The critic's values of the states after samples that were cut."""
     entropies: bool = False
     """The entropy of the policy at each token, in the loss."""
+    whole_samples: bool = False
+    """All tokens of a sample together in the policy's loss; answers longer than what goes through the output head at
+    once go through it twice."""
     groups: bool = False
     """Several answers to the same prompt, which are compared with each other."""
 
 
 LossAggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
-LossMode = Literal["vanilla"]
+LossMode = Literal["vanilla", "gspo", "geo_mean", "cispo", "sapo"]
+_OF_WHOLE_SAMPLES = ("gspo", "geo_mean")
 KLEstimator = Literal["k1", "k2", "k3", "k1+", "k3+"]
 RewardScale = Literal["group", "batch", "none"]
 
@@ -41,7 +45,9 @@ class UpdateConfig:
     num_mini_batches: int = 1
     """Optimizer steps in a pass."""
     loss_mode: LossMode = "vanilla"
-    """What is minimised, token by token: ``vanilla`` is PPO's clipped surrogate."""
+    """What is minimised (verl's names): ``vanilla`` PPO's clipped surrogate of each token's ratio, ``gspo`` that of the
+    ratio of the whole answer, ``geo_mean`` the geometric mean of the answer's clipped ratios, ``cispo`` REINFORCE with
+    the clipped ratio as its weight, ``sapo`` a soft gate in place of clipping."""
     loss_agg_mode: LossAggregation = "token-mean"
     """How the losses of tokens make the loss of a mini-batch: the mean over all tokens; or the mean over answers of the
     sum, of the mean, or of the sum over ``loss_scale_factor``, of each answer's tokens."""
@@ -55,6 +61,10 @@ class UpdateConfig:
     clip_ratio_c: float | None = None
     """Bound of the ratio where the advantage is negative, which has none otherwise: verl's dual clip (3.0), TRL's
     ``delta`` (two-sided clip, 4.0). None leaves it out."""
+    tau_pos: float = 1.0
+    """For ``loss_mode=sapo``: how narrow the gate is where the advantage is positive (arXiv 2511.20347, equation 6)."""
+    tau_neg: float = 1.05
+    """The same where it is not."""
     mask_truncated_completions: bool = False
     """Leave answers that were cut by a limit of length out of the losses. Their rewards still count in their group."""
     overlong_max_length: int | None = None
@@ -89,6 +99,7 @@ class UpdateConfig:
             reference=self.kl_coefficient > 0 or self.kl_loss_coefficient > 0,
             log_probs=self.kl_coefficient > 0,
             entropies=self.entropy_coefficient > 0,
+            whole_samples=self.loss_mode in _OF_WHOLE_SAMPLES,
         )
 
     def _ranges(self) -> dict[str, bool | str]:
@@ -104,6 +115,8 @@ class UpdateConfig:
             "clip_ratio_c": bound is None
             or bound > 1 + self.clip_ratio_high
             or f"must be null or above 1 + clip_ratio_high ({1 + self.clip_ratio_high:g})",
+            "tau_pos": self.tau_pos > 0 or "must be above 0",
+            "tau_neg": self.tau_neg > 0 or "must be above 0",
             "overlong_max_length": self.overlong_max_length is None
             or self.overlong_max_length >= 1
             or "must be null or at least 1",
@@ -187,8 +200,9 @@ class RLOOConfig(UpdateConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class OPOConfig(UpdateConfig):
-    """OPO (Hao et al. 2025, arXiv 2505.23585): the baseline is the mean reward of a prompt's answers, each weighted by its
-    length. Made for one update a step."""
+    """OPO (Hao et al. 2025, arXiv 2505.23585): the baseline is the mean reward of the group, weighted by length.
+
+    Made for one update a step."""
 
     name: Literal["opo"] = "opo"
     """The algorithm."""

@@ -83,13 +83,16 @@ class PolicyOutputs:
 @dataclass(frozen=True, kw_only=True)
 class Losses:
     """What some tokens add to the loss of a mini-batch, each a scalar. ``tokens`` [a] says where they stand in the
-    batch's per-token arrays; which of them come together is the backend's choice."""
+    batch's per-token arrays; which of them come together is the backend's choice, within what ``of_whole_samples``
+    leaves it."""
 
     policy: Callable[[Tensor, PolicyOutputs], Tensor]
     value: Callable[[Tensor, Tensor], Tensor] | None
     """Of the tokens and the critic's values [a]; None without a critic."""
     with_entropies: bool
     """Whether the policy's loss looks at the entropies, which cost a pass over the whole distribution."""
+    of_whole_samples: bool
+    """Whether all trained tokens of a sample come to the policy's loss together, one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

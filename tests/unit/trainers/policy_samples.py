@@ -11,8 +11,12 @@ import torch
 from rlserve.trainers.algorithms.base import Experience, PolicyTokens
 
 
-def random_tokens(num_tokens: int, *, spread: float, seed: int = 0) -> PolicyTokens:
-    """In float64, whose log-ratios of policy, old policy, behaviour and reference have this standard deviation."""
+def random_tokens(
+    lengths: Sequence[int], *, spread: float, seed: int = 0, advantages: Sequence[float] | None = None
+) -> PolicyTokens:
+    """Of samples of these lengths, in float64; the log-ratios of policy, behaviour and reference to the old policy have
+    this standard deviation. ``advantages`` are of samples; None draws them for each token."""
+    num_tokens = sum(lengths)
     rng = np.random.default_rng(seed)
     old = -rng.uniform(0.1, 3.0, num_tokens)
     new, behaviour, reference = (old + spread * rng.normal(size=num_tokens) for _ in range(3))
@@ -21,8 +25,9 @@ def random_tokens(num_tokens: int, *, spread: float, seed: int = 0) -> PolicyTok
         old_log_probs=torch.tensor(old),
         behaviour_log_probs=torch.tensor(behaviour),
         reference_log_probs=torch.tensor(reference),
-        advantages=torch.tensor(rng.normal(size=num_tokens)),
+        advantages=torch.tensor(rng.normal(size=num_tokens) if advantages is None else np.repeat(advantages, lengths)),
         entropies=None,
+        samples=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
     )
 
 

@@ -78,6 +78,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations() -> None:
             reference_log_probs=torch.tensor(reference),
             advantages=torch.tensor(gain),
             entropies=None,
+            samples=torch.zeros(200, dtype=torch.int64),
         )
     )
     loss.per_token.sum().backward()

@@ -51,7 +51,7 @@ def dual_clip(ratios: np.ndarray, gains: np.ndarray, low: float, high: float, bo
 @pytest.mark.parametrize("closed_form", [two_sided_clip, dual_clip])
 def test_the_bound_for_negative_advantages_is_the_dual_and_the_two_sided_clip(closed_form: object) -> None:
     config = GRPOConfig(clip_ratio_low=0.2, clip_ratio_high=0.28, clip_ratio_c=1.5)
-    tokens = random_tokens(400, spread=1.0)
+    tokens = random_tokens([400], spread=1.0)
     term = vanilla(tokens, config)
     term.per_token.sum().backward()
     gains = tokens.advantages.numpy()

@@ -278,6 +278,7 @@ class FullyShardedBackend(Backend):
             temperature=self._temperature,
             with_entropy=losses.with_entropies,
             autocast=runner.autocast,
+            at_once=losses.of_whole_samples,
         )
         columns = [outputs.log_probs, outputs.raw_log_probs]
         if outputs.entropies is not None:

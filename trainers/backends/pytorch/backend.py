@@ -288,6 +288,7 @@ class TorchBackend(Backend):
             with_entropy=losses.with_entropies,
             autocast=self._runner().autocast,
             native=native,
+            at_once=losses.of_whole_samples,
         )
         columns = [outputs.log_probs, outputs.raw_log_probs]
         if outputs.entropies is not None:

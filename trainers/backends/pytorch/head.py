@@ -76,14 +76,19 @@ class OutputHead:
         with_entropy: bool,
         autocast: Autocast,
         exact: ExactLogProbs | None = None,
+        at_once: bool = False,
     ) -> PolicyOutputs:
         """Add the gradient of ``loss`` over all rows to the head's weights, and send the states' on to the network
         below. Returns what the policy says about all rows [a], without gradient.
 
         Args:
+            at_once: ask ``loss`` for all rows together. Where they are more than a chunk, they go through the head once
+                more for that.
             exact: the same log-probabilities, added up in another order. They become the values; the gradient is
                 that of the head's own.
         """
+        if at_once and len(list(self.chunks(len(targets_a)))) > 1:
+            loss = self._by_rows(states_aH, targets_a, loss, with_entropy=with_entropy, autocast=autocast, exact=exact)
         gradient_aH = torch.empty_like(states_aH)
         # Filled in place: a small tensor kept from each chunk would keep the allocator from using its memory again.
         found = _empty_outputs(targets_a, with_entropy=with_entropy)
@@ -100,6 +105,36 @@ class OutputHead:
             del chunk_cH, outputs
         states_aH.backward(gradient_aH)  # type: ignore[no-untyped-call]
         return found
+
+    def _by_rows(
+        self,
+        states_aH: Tensor,
+        targets_a: Tensor,
+        loss: Loss,
+        *,
+        with_entropy: bool,
+        autocast: Autocast,
+        exact: ExactLogProbs | None,
+    ) -> Loss:
+        """A loss of some rows at a time that has the gradient of one of all rows together."""
+        found = _empty_outputs(targets_a, with_entropy=with_entropy)
+        for rows in self.chunks(len(targets_a)):
+            with torch.no_grad(), autocast():
+                outputs = self._outputs(states_aH[rows], targets_a[rows], with_entropy=with_entropy)
+            _fill(found, rows, outputs if exact is None else _with_values(outputs, exact, rows))
+        log_probs, entropies = found.log_probs.requires_grad_(), found.entropies
+        if entropies is not None:
+            entropies.requires_grad_()
+        loss(slice(None), found).backward()  # type: ignore[no-untyped-call]
+
+        def weighted(rows: slice, outputs: PolicyOutputs) -> Tensor:
+            assert log_probs.grad is not None
+            total = (log_probs.grad[rows] * outputs.log_probs).sum()
+            if entropies is not None and entropies.grad is not None and outputs.entropies is not None:
+                total = total + (entropies.grad[rows] * outputs.entropies).sum()
+            return total
+
+        return weighted
 
     def _outputs(self, states_cH: Tensor, targets_c: Tensor, *, with_entropy: bool = False) -> PolicyOutputs:
         raw_logits_cV = self._head(states_cH)
@@ -118,7 +153,7 @@ class OutputHead:
 
 
 def _empty_outputs(targets_a: Tensor, *, with_entropy: bool) -> PolicyOutputs:
-    log_probs, raw_log_probs, entropies = targets_a.new_empty(3, len(targets_a), dtype=torch.float32)
+    log_probs, raw_log_probs, entropies = (torch.empty_like(targets_a, dtype=torch.float32) for _ in range(3))
     return PolicyOutputs(
         log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies if with_entropy else None
     )

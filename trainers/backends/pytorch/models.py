@@ -97,6 +97,7 @@ def policy_backward(
     with_entropy: bool,
     autocast: Autocast,
     native: NativePolicy | None = None,
+    at_once: bool = False,
 ) -> PolicyOutputs:
     """Run the policy over a pass and back: add the gradient of ``loss`` to the parameters' own.
 
@@ -104,6 +105,7 @@ def policy_backward(
         loss: of some of the pass's response tokens; it is asked for all of them, in parts.
         native: the same policy computed as the engine does. Log-probabilities are then those that it gives, to the
             bit, and their gradient is that of the same function computed by PyTorch.
+        at_once: ask for all of them together.
 
     Returns:
         what the policy says about the response tokens, each [a] float32, without gradient.
@@ -116,7 +118,7 @@ def policy_backward(
     with autocast():
         states_aH = _response_states(policy.base_model, inputs)
     return OutputHead(policy, temperature).backward(
-        states_aH, inputs.targets, loss, with_entropy=with_entropy, autocast=autocast, exact=exact
+        states_aH, inputs.targets, loss, with_entropy=with_entropy, autocast=autocast, exact=exact, at_once=at_once
     )
 
 
