@@ -65,6 +65,8 @@ class UpdateConfig:
     """For ``loss_mode=sapo``: how narrow the gate is where the advantage is positive (arXiv 2511.20347, equation 6)."""
     tau_neg: float = 1.05
     """The same where it is not."""
+    missing_eos_penalty: float = 0.0
+    """Taken off the reward of an answer that was cut by a limit of length."""
     mask_truncated_completions: bool = False
     """Leave answers that were cut by a limit of length out of the losses. Their rewards still count in their group."""
     overlong_max_length: int | None = None
@@ -117,6 +119,7 @@ class UpdateConfig:
             or f"must be null or above 1 + clip_ratio_high ({1 + self.clip_ratio_high:g})",
             "tau_pos": self.tau_pos > 0 or "must be above 0",
             "tau_neg": self.tau_neg > 0 or "must be above 0",
+            "missing_eos_penalty": self.missing_eos_penalty >= 0 or "must be at least 0",
             "overlong_max_length": self.overlong_max_length is None
             or self.overlong_max_length >= 1
             or "must be null or at least 1",
@@ -141,6 +144,14 @@ class PPOConfig(UpdateConfig):
     """Discount per token."""
     gae_lambda: float = 0.95
     """Lambda of generalised advantage estimation (arXiv 1506.02438, equation 16)."""
+    length_adaptive_alpha: float | None = None
+    """Lambda of an answer of l tokens is 1 - 1 / (alpha l), at least 0, in the place of ``gae_lambda`` (VAPO, arXiv
+    2504.05118, which has 0.05). None: the same for all."""
+    critic_gae_lambda: float | None = None
+    """Lambda of the returns that the critic learns; None: that of the advantages. With 1 they are the rewards that
+    followed, without any estimate (VC-PPO, arXiv 2503.01491)."""
+    whiten_rewards: bool = False
+    """Scale the rewards of the batch's tokens to standard deviation 1 about their mean."""
     value_coefficient: float = 0.5
     """Weight of the value loss."""
     bound_whitening: bool = True
@@ -161,6 +172,12 @@ class PPOConfig(UpdateConfig):
             "value_clip": self.value_clip > 0 or "must be above 0",
             "gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1",
             "gae_lambda": 0 <= self.gae_lambda <= 1 or "must be between 0 and 1",
+            "length_adaptive_alpha": self.length_adaptive_alpha is None
+            or self.length_adaptive_alpha > 0
+            or "must be null or above 0",
+            "critic_gae_lambda": self.critic_gae_lambda is None
+            or 0 <= self.critic_gae_lambda <= 1
+            or "must be null or between 0 and 1",
             "value_coefficient": self.value_coefficient > 0 or "must be above 0",
         }
 

@@ -20,6 +20,8 @@ from rlserve.trainers import (
 ROOT = Path(__file__).parents[3]
 RECIPES: dict[str, AlgorithmConfig] = {
     "ppo": PPOConfig(),
+    "vc_ppo": PPOConfig(critic_gae_lambda=1.0),
+    "vapo": PPOConfig(critic_gae_lambda=1.0, length_adaptive_alpha=0.05, clip_ratio_high=0.28),
     "grpo": GRPOConfig(),
     "dr_grpo": GRPOConfig(scale_rewards="none", loss_agg_mode="seq-mean-token-sum-norm", loss_scale_factor=96.0),
     "dapo": GRPOConfig(loss_agg_mode="token-mean", clip_ratio_high=0.28, overlong_max_length=96),
@@ -47,6 +49,14 @@ RECIPES: dict[str, AlgorithmConfig] = {
 def test_a_name_stands_for_its_papers_recipe(name: str) -> None:
     loaded = load(str(ROOT / "conf/rlhf.yaml"), [f"algorithm={name}"], discovered={})
     assert loaded.config.algorithm == RECIPES[name]
+
+
+@pytest.mark.parametrize("name", ["vc_ppo", "vapo"])
+def test_a_recipe_with_a_critic_lets_it_warm_up(name: str) -> None:
+    loaded = load(str(ROOT / "conf/rlhf.yaml"), [f"algorithm={name}"], discovered={})
+    assert loaded.config.trainer.critic_warmup_steps == 50
+    shorter = [f"algorithm={name}", "trainer.critic_warmup_steps=5"]
+    assert load(str(ROOT / "conf/rlhf.yaml"), shorter, discovered={}).config.trainer.critic_warmup_steps == 5
 
 
 def test_every_recipe_is_known_and_described() -> None:

@@ -17,7 +17,7 @@ def generalised_advantages(
     response_lengths: NDArray[np.int32],
     *,
     gamma: float,
-    gae_lambda: float,
+    gae_lambda: float | FloatArray,
     final_values: NDArray[np.float32] | None = None,
 ) -> tuple[FloatArray, FloatArray]:
     """Advantages and returns, both [A] (Schulman et al. 2015, arXiv 1506.02438, equation 16).
@@ -29,6 +29,7 @@ def generalised_advantages(
     ``values[t]`` is the critic's value of the state *before* token t is made.
 
     Args:
+        gae_lambda: of all samples, or [B] of each.
         final_values: [B] the value of the state after a sample's last token: 0 where the episode has ended, as it has
             for all samples if this is None.
     """
@@ -46,6 +47,13 @@ def generalised_advantages(
         advantages_BR[:, position] = running_B
     advantages = advantages_BR[_response_mask(response_lengths)]
     return advantages, advantages + values
+
+
+def length_adaptive_lambdas(response_lengths: NDArray[np.int32], alpha: float) -> FloatArray:
+    """[B] 1 - 1 / (alpha l), at least 0: what reaches the first token of an answer of what it was rewarded for does not
+    vanish with the answer's length l (VAPO, arXiv 2504.05118, section 4.2)."""
+    lambdas: FloatArray = np.maximum(0.0, 1.0 - 1.0 / (alpha * response_lengths))
+    return lambdas
 
 
 def rewards_to_go(per_token_rewards: FloatArray, response_lengths: NDArray[np.int32], *, gamma: float) -> FloatArray:

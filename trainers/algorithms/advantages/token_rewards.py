@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlserve.trainers.algorithms.base import Experience, FloatArray
 from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.kl import kl_divergence
+from rlserve.trainers.batch import LENGTH
 
 
 def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
@@ -30,6 +31,8 @@ def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
         divergence = kl_divergence(_tensor(log_probs), _tensor(reference), config.kl_penalty)
         per_token -= config.kl_coefficient * divergence.numpy()
     rewards = experience.rewards.astype(np.float64)
+    if config.missing_eos_penalty:
+        rewards -= config.missing_eos_penalty * np.array([reason == LENGTH for reason in experience.finish_reasons])
     if config.overlong_max_length is not None:
         rewards -= config.overlong_penalty_factor * overlong_share(
             lengths, config.overlong_max_length, config.overlong_buffer_share * config.overlong_max_length

@@ -1,4 +1,4 @@
-"""Advantages brought to one scale over the whole batch.
+"""Advantages and rewards brought to one scale over the whole batch.
 
 Legend: K trained tokens of all samples end to end.
 """
@@ -8,6 +8,13 @@ from __future__ import annotations
 import math
 
 from rlserve.trainers.algorithms.base import FloatArray
+
+
+def to_unit_spread(rewards: FloatArray) -> FloatArray:
+    """[K] rewards of tokens with (population) standard deviation 1 about the mean that they have."""
+    mean = rewards.mean()
+    spread: FloatArray = (rewards - mean) / (rewards.std() + 1e-8) + mean
+    return spread
 
 
 def whiten(advantages: FloatArray, max_spread: float = math.inf) -> FloatArray:
