@@ -129,7 +129,8 @@ class Reallocation:
 
     def observe(self) -> Observation:
         """Read everything that the policy looks at, once."""
-        return self._observe(moving=self._recovery.moving.locked() or self._calls.pending)
+        is_joining = bool(self.table.in_state(GangState.JOINING_ROLLOUT))
+        return self._observe(moving=self._recovery.moving.locked() or self._calls.pending or is_joining)
 
     def _observe(self, *, moving: bool) -> Observation:
         return self._observer.observe(moving=moving, last_move_end_s=self._last_move_end_s)

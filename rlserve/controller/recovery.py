@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Coroutine
+from contextlib import nullcontext
 from typing import Any
 
 from rlserve.controller.context import RunContext
@@ -34,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 
 class Recovery:
-    """Handles every loss of a worker. ``moving`` is held by whatever changes a role: one at a time."""
+    """Handles every loss of a worker. ``moving`` is held by whatever changes a role, one at a time, but for what brings
+    a gang back to a role that it can join at any time: a move may have to wait until a silent worker is found."""
 
     def __init__(
         self,
@@ -156,7 +158,7 @@ class Recovery:
             for slot_id in replaced:
                 self._note_failure(slot_id, reason)
         self.come_up(gang, replaced)
-        async with self.moving:
+        async with nullcontext() if role in self.roles.joined_at_any_time else self.moving:
             if role is not None and gang.id not in self._book.leaving:
                 await self.roles.take(gang, role, "replaces a lost worker")
 

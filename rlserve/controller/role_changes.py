@@ -29,6 +29,8 @@ class RoleChanges:
 
     num_gangs_needed = 2
     """One trains and one rolls out."""
+    joined_at_any_time = frozenset({Role.ROLLOUT})
+    """Roles that a lost gang comes back to while others change theirs: a replica joins nobody."""
 
     def __init__(self, book: GangBook, ranks: EngineRanks, trainers: TrainerGroup, replicas: Replicas) -> None:
         self._book = book
@@ -90,7 +92,7 @@ class RoleChanges:
         self._book.move(gang, GangState.JOINING_TRAIN, reason)
 
     async def give_up(self, gang: Gang, reason: str) -> bool:
-        """Bring a gang to idle; False where it is the last of the trainers, and stays one.
+        """Bring a gang to idle; False where it is the last of the trainers, or is left as the last, and stays one.
 
         Raises:
             WorkerFailedError: a worker of it was lost, or failed.
@@ -100,6 +102,8 @@ class RoleChanges:
                 if not await self._trainers.remove(
                     gang.slot_ids, on_leaving=lambda: self._book.move(gang, GangState.LEAVING_TRAIN, reason)
                 ):
+                    if self._book.state(gang) is GangState.LEAVING_TRAIN:
+                        self._book.move(gang, GangState.TRAIN, "all other trainers are lost")
                     return False
                 self._book.move(gang, GangState.IDLE, "left the trainers")
             case GangState.ROLLOUT:

@@ -170,8 +170,8 @@ class TrainerGroup:
     async def remove(self, slot_ids: Sequence[str], *, on_leaving: Callable[[], None]) -> bool:
         """Let the workers of a gang leave, all at once; their share of the work goes to the others.
 
-        Returns False, and changes nothing, where at the step boundary the gang is the last one, or was lost.
-        ``on_leaving`` is called at the boundary, when it is sure that the gang leaves.
+        Returns False where at the step boundary the gang is the last one, or was lost, which changes nothing; or where
+        all others turn out to be lost, so that it stays. ``on_leaving`` is called at the boundary, when it is to leave.
 
         Raises:
             WorkerFailedError: one of them was lost after the others had gone on without the gang.
@@ -187,6 +187,8 @@ class TrainerGroup:
                 self._note_phase(leaving, "step_boundary")
                 await meeting
                 await self._regroup(remaining, leaving=leaving)
+                if set(leaving) & set(self._members):
+                    return False
         finally:
             meeting.cancel()
             await asyncio.wait([meeting])
@@ -327,7 +329,8 @@ class TrainerGroup:
         """Form the next group of those gangs of ``members`` that are not lost, and report the lost.
 
         The old members stand first in ``members``, so rank 0 holds the weights. ``leaving`` are old members who take
-        part once more where they alone hold something: more than a gang may, and a gang when another is lost.
+        part once more where they alone hold something: more than a gang may, and a gang when another is lost. They
+        stay where nobody else is left.
 
         Raises:
             WorkerFailedError: nobody is left who holds the state, or some part of it.
@@ -338,12 +341,14 @@ class TrainerGroup:
         hand_over = len(leaving) > self._gang_size
         for _ in range(_MAX_FORMATIONS):
             members = self._gangs.without(members, all_lost, holders=self._members)
+            leaving = tuple(member for member in leaving if member not in all_lost)
+            if not members:
+                members, leaving, hand_over = leaving, (), False
             if not members or members[0] not in holders:
                 names, error = ", ".join(all_lost), list(all_lost.values())[-1]
                 raise WorkerFailedError(
                     f"no trainer is left that holds the state ({names} lost: {error}): continue with --resume"
                 )
-            leaving = tuple(member for member in leaving if member not in all_lost)
             failures = await self._join(members, leaving=leaving if hand_over else (), newcomers=newcomers)
             newcomers = frozenset()  # from now on they may hold what nobody else does
             if not failures and not hand_over:

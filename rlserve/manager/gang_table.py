@@ -5,7 +5,7 @@
                                                 │ ▲            ▲
                                                 ▼ │            │
                                           called_to_train ─────┘
-    any state ──> dead ──> starting          joining_* ──> idle (given up)
+    any state ──> dead ──> starting          joining_* ──> idle (given up)     leaving_train ──> train (alone left)
     idle, dead ──> gone: its node has left
 
 Slots of one gang change hands together. Ownership follows from the state, so a slot has exactly one owner at every
@@ -70,7 +70,7 @@ LEGAL_MOVES: Mapping[GangState, frozenset[GangState]] = {
     GangState.IDLE: frozenset({GangState.JOINING_TRAIN, GangState.JOINING_ROLLOUT, GangState.DEAD, GangState.GONE}),
     GangState.JOINING_TRAIN: frozenset({GangState.TRAIN, GangState.IDLE, GangState.DEAD}),
     GangState.TRAIN: frozenset({GangState.LEAVING_TRAIN, GangState.DEAD}),
-    GangState.LEAVING_TRAIN: frozenset({GangState.IDLE, GangState.DEAD}),
+    GangState.LEAVING_TRAIN: frozenset({GangState.IDLE, GangState.TRAIN, GangState.DEAD}),
     GangState.JOINING_ROLLOUT: frozenset({GangState.ROLLOUT, GangState.IDLE, GangState.DEAD}),
     GangState.ROLLOUT: frozenset({GangState.CALLED_TO_TRAIN, GangState.LEAVING_ROLLOUT, GangState.DEAD}),
     GangState.CALLED_TO_TRAIN: frozenset({GangState.LEAVING_ROLLOUT, GangState.ROLLOUT, GangState.DEAD}),

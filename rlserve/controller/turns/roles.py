@@ -26,6 +26,7 @@ class RolesInTurn(RoleChanges):
     """Of the placement ``colocated``."""
 
     num_gangs_needed = 1
+    joined_at_any_time: frozenset[Role] = frozenset()
     turn = Role.TRAIN
     """What all gangs do now."""
 

@@ -48,6 +48,8 @@ class FakeTrainers:
         self.log, self.members = log, members
         self.failures: dict[str, Exception] = {}
         self.pause_s = 0.0
+        self.others_are_lost = False
+        """Found whenever a gang leaves, which then stays."""
         self.num_tokens: int | None = None
         self.step_begin_s: float | None = None
 
@@ -77,6 +79,9 @@ class FakeTrainers:
         on_leaving()
         self.log.append(f"trainers remove {' '.join(slot_ids)}")
         self.pause_s += 1.5
+        if self.others_are_lost:
+            self.members = list(slot_ids)
+            return False
         self.members = [member for member in self.members if member not in slot_ids]
         if "remove" in self.failures:
             raise self.failures.pop("remove")

@@ -125,6 +125,18 @@ def test_the_last_trainer_stays() -> None:
     asyncio.run(whole())
 
 
+def test_a_trainer_whose_others_are_lost_while_it_leaves_stays_one() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.trainers.others_are_lost = True
+        await until(lambda: len(setting.records(Decision)) >= 2)
+        states = [step.after for step in setting.reallocation.table.history if step.gang_id == "t1"]
+        assert states[-2:] == [GangState.LEAVING_TRAIN, GangState.TRAIN]
+        assert setting.counters.worker_failures == 0, "nobody was ended"
+        assert setting.counters.moves_to_rollout == 0
+
+    run(scenario, TO_ROLLOUT)
+
+
 def test_a_new_worker_that_does_not_come_up_is_tried_again() -> None:
     async def scenario(setting: Setting) -> None:
         setting.fleet.restart_failures = [WorkerLostError("died while starting")]

@@ -32,6 +32,34 @@ def test_a_follower_that_dies_costs_its_leader_the_role() -> None:
     run(scenario, gangs=GANGS)
 
 
+def test_a_lost_replica_serves_again_while_another_gang_changes_hands_and_a_lost_trainer_waits() -> None:
+    async def scenario(setting: Setting) -> None:
+        async with setting.recovery.moving:  # as when a move waits for a worker that is silent
+            setting.lose("r0", Role.ROLLOUT)
+            setting.lose("t1", Role.TRAIN)
+            await until(lambda: setting.state("r0") is GangState.ROLLOUT)
+            await until(lambda: setting.state("t1") is GangState.IDLE)
+        await until(lambda: setting.state("t1") is GangState.TRAIN)
+
+    run(scenario)
+
+
+def test_nothing_is_decided_while_a_lost_replica_comes_back() -> None:
+    async def scenario(setting: Setting) -> None:
+        seen: list[bool] = []
+
+        async def join(slot_id: str) -> None:
+            seen.append(setting.reallocation.observe().moving)
+
+        setting.replicas.join = join  # type: ignore[method-assign]
+        setting.lose("r0", Role.ROLLOUT)
+        await until(lambda: setting.state("r0") is GangState.ROLLOUT)
+        assert seen == [True]
+        assert not setting.reallocation.observe().moving
+
+    run(scenario)
+
+
 def test_a_gang_without_a_role_gets_a_new_worker() -> None:
     async def scenario(setting: Setting) -> None:
         gang = setting.gangs[1]

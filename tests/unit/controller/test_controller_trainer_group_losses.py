@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from controller_fakes import BATCH, STEPPED, settled, unfinished
+from ray.exceptions import RayActorError
 from trainer_group_setting import Setting, raised
 
 from rlserve.errors import StateLostError, WorkerFailedError, WorkerLostError
@@ -88,6 +90,46 @@ def test_a_leaving_worker_hands_over_what_is_lost_with_another() -> None:
         assert setting.group.members == ("c",)
         assert setting.lost == ["b"]
         assert setting.fleet.log[-1] == ("a", "leave_training")
+
+    asyncio.run(scenario())
+
+
+def dying(setting: Setting, *slot_ids: str) -> Callable[..., None]:
+    """What a call comes to that all of these die in."""
+
+    def dies(*_: object) -> None:
+        for slot_id in slot_ids:
+            setting.fleet[slot_id].kill()
+        raise RayActorError()
+
+    return dies
+
+
+@pytest.mark.parametrize("method", ["choose_port", "join_training"])
+def test_whoever_is_about_to_leave_stays_where_all_others_turn_out_to_be_lost(method: str) -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b", "c").formed()
+
+        setting.fleet["a"].answers[method] = dying(setting, "a", "b")
+        left: list[str] = []
+        assert not await setting.group.remove(("c",), on_leaving=lambda: left.append("c"))
+        assert left == ["c"], "it was to leave"
+        assert setting.group.members == ("c",)
+        assert sorted(setting.lost) == ["a", "b"]
+        assert ("c", "leave_training") not in setting.fleet.log
+        assert setting.generations("c")[-1][1:] == (0, 1)
+        assert (await setting.group.step(BATCH)).metrics == {"loss": 1.0}
+
+    asyncio.run(scenario())
+
+
+def test_nobody_is_left_where_whoever_was_about_to_leave_is_lost_too() -> None:
+    async def scenario() -> None:
+        setting = await Setting("a", "b").formed()
+
+        setting.fleet["a"].answers["join_training"] = dying(setting, "a", "b")
+        with pytest.raises(WorkerFailedError, match=r"no trainer is left that holds the state"):
+            await setting.group.remove(("b",), on_leaving=lambda: None)
 
     asyncio.run(scenario())
 
