@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from rlserve.rollout.rewards.config import BUILTIN_FUNCTIONS
 from rlserve.tasks import BUILTIN_REWARDS
 
 PATH_KEYS = (
@@ -83,7 +84,7 @@ def _with_module_folder(reward: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(function := reward.get("function"), str):
         return dict(reward)
     is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
-    if not is_module or function in BUILTIN_REWARDS or reward.get("module_folder") is not None:
+    if not is_module or function in (*BUILTIN_REWARDS, *BUILTIN_FUNCTIONS) or reward.get("module_folder") is not None:
         return dict(reward)
     return {**reward, "module_folder": _folder_of(function.partition(":")[0])}
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlserve.engine.models import check_supported
 from rlserve.errors import ModelError, Problem
+from rlserve.rollout.rewards.config import BUILTIN_FUNCTIONS
 from rlserve.tasks import TASKS, is_builtin
 
 _HUB_MODEL = re.compile(r"[\w.-]+/[\w.-]+")
@@ -86,7 +87,10 @@ def _builtin_names() -> str:
 def _check_function(reference: str) -> Iterator[str]:
     place, _, function = reference.rpartition(":")
     is_file = place.endswith(".py")
-    if not function.isidentifier() or not (is_file or _MODULE.fullmatch(place)):
+    if is_builtin(reference):
+        if reference not in BUILTIN_FUNCTIONS:
+            yield f"there is no {reference}; there is: {', '.join(BUILTIN_FUNCTIONS)}"
+    elif not function.isidentifier() or not (is_file or _MODULE.fullmatch(place)):
         yield f"must be module:function or path/to/file.py:function, got {reference!r}"
     elif is_file and not Path(place).is_file():
         yield f"no such file: {place!r}"

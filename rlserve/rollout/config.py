@@ -8,7 +8,13 @@ from typing import Any
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
-from rlserve.rollout.rewards.config import HttpRewardConfig, RewardPartConfig, RewardSourceConfig
+from rlserve.rollout.rewards.config import (
+    CodeRewardConfig,
+    HttpRewardConfig,
+    MathVerifyRewardConfig,
+    RewardPartConfig,
+    RewardSourceConfig,
+)
 from rlserve.rollout.workload.config import WorkloadConfig
 
 _NUM_FUNCTION_WORKERS = 2
@@ -80,6 +86,8 @@ class RewardConfig(RewardSourceConfig):
     parts: dict[str, RewardPartConfig] = field(default_factory=dict)
     """Several rewards by name. Their weighted sum is trained on, each is a metric ``reward/NAME/mean``."""
     http: HttpRewardConfig = field(default_factory=HttpRewardConfig)
+    code: CodeRewardConfig = field(default_factory=CodeRewardConfig)
+    math_verify: MathVerifyRewardConfig = field(default_factory=MathVerifyRewardConfig)
     num_workers: int | None = None
     """Processes that score, each one prompt group at a time; None takes 1 where a model is among what
     scores, else 2."""

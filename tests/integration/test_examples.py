@@ -84,6 +84,17 @@ def test_the_warm_started_model_of_an_own_task_can_be_launched(tmp_path: Path) -
     assert "the reward of a reference answer: 1\n" in about
 
 
+def test_the_warm_started_programmer_can_be_launched_and_its_programs_are_run(tmp_path: Path) -> None:
+    made = tmp_path / "prompts.jsonl"
+    run(sys.executable, EXAMPLES / "code_reward/programs.py", "--output", made)
+    assert made.read_text() == (EXAMPLES / "code_reward/prompts.jsonl").read_text()
+    model = tmp_path / "programmer"
+    run(sys.executable, EXAMPLES / "code_reward/warm_start.py", model, "--num-steps", "2")
+    command = [Path(sys.executable).with_name("rlserve"), "launch", EXAMPLES / "code_reward/run.yaml", "--dry-run"]
+    about = run(*command, f"model.path={model}")
+    assert "the reward of a reference answer: 1, with tests_passed 1, with timed_out 0\n" in about
+
+
 def test_the_snippets_of_the_readme(example_model: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     program = "".join(block for block in blocks if "from rlserve." in block)

@@ -113,7 +113,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     policy, judge = write_model(folder / "policy"), folder / "reward-model"
     Qwen3Config(num_labels=1).save_pretrained(judge)
     character_tokenizer("0123456789+=ab").save_pretrained(judge)
-    return {"model": policy, "tiny": policy, "sorter": policy, "reward-model": judge}
+    return {"model": policy, "tiny": policy, "sorter": policy, "programmer": policy, "reward-model": judge}
 
 
 @pytest.fixture

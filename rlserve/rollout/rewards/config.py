@@ -5,8 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from rlserve.errors import check_fields
+
+CODE, MATH_VERIFY = "builtin:code", "builtin:math_verify"
+BUILTIN_FUNCTIONS = (CODE, MATH_VERIFY)
+"""What ``function`` may name beside the user's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +19,9 @@ class RewardSourceConfig:
     """What scores an answer."""
 
     function: str | None = None
-    """``package.module:function`` or ``path/to/file.py:function``; called with one answer, returns its reward."""
+    """``package.module:function`` or ``path/to/file.py:function``; called with one answer, returns its reward. Or
+    ``builtin:code``, which runs the program in an answer against tests, or ``builtin:math_verify``, which compares it
+    with the reference as mathematics."""
     module_folder: str | None = None
     """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
     or in the working folder."""
@@ -91,3 +98,51 @@ class HttpRewardConfig:
                 "max_concurrent_requests": self.max_concurrent_requests >= 1 or "must be at least 1",
             },
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeRewardConfig:
+    """How ``reward.function=builtin:code`` runs the program in an answer against the tests of its row."""
+
+    tests_field: str = "tests"
+    """Column of the tests: asserts, or inputs with the outputs that must follow (see docs/rewards.md). Dots lead into
+    nested columns."""
+    partial_credit: bool = False
+    """Give the share of the tests that pass; False gives 1 where all do, else 0, and tries no further input after a
+    failure."""
+    cpu_time_s: int = 5
+    """Processor time of each process of a program, in whole seconds."""
+    wall_time_s: float = 10.0
+    """Time of a program from its start: for one input, or for all asserts together."""
+    memory_bytes: int = 512 << 20
+    """Address space of each process of a program."""
+    file_bytes: int = 16 << 20
+    """Size of a file that it writes, and of all that its working folder holds."""
+    output_bytes: int = 1 << 20
+    """What it may print."""
+    num_processes: int = 8
+    """Processes and threads that it may have at once."""
+    num_parallel: int = 2
+    """Answers whose programs run at once, in each of the processes that score."""
+    isolation: Literal["required", "if_possible"] = "required"
+    """Run programs in namespaces of Linux, without network, other processes and files, or else not at all.
+    ``if_possible`` runs them with their limits alone where the kernel has no namespaces for this user."""
+
+    def __post_init__(self) -> None:
+        numbers = ("memory_bytes", "file_bytes", "output_bytes", "cpu_time_s", "num_processes", "num_parallel")
+        check_fields(
+            self,
+            {name: getattr(self, name) >= 1 or "must be at least 1" for name in numbers}
+            | {"wall_time_s": self.wall_time_s > 0 or "must be above 0"},
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MathVerifyRewardConfig:
+    """How ``reward.function=builtin:math_verify`` compares; it needs the extra ``rlserve[math]``."""
+
+    timeout_s: float = 3.0
+    """Deadline of comparing one answer; past it the answer is worth 0."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"timeout_s": self.timeout_s > 0 or "must be above 0"})

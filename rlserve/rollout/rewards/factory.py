@@ -10,10 +10,12 @@ from pathlib import Path
 from rlserve.errors import RewardError
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.rewards.base import Reward
-from rlserve.rollout.rewards.config import RewardPartConfig
+from rlserve.rollout.rewards.code.reward import CodeReward
+from rlserve.rollout.rewards.config import CODE, MATH_VERIFY, RewardPartConfig
 from rlserve.rollout.rewards.function import FunctionReward
 from rlserve.rollout.rewards.function_loading import add_to_path
 from rlserve.rollout.rewards.http import HttpReward
+from rlserve.rollout.rewards.math_verify import MathVerifyReward
 from rlserve.rollout.rewards.model import ModelReward, check_model, has_chat_template
 from rlserve.rollout.rewards.weighted_sum import Term, WeightedSum
 
@@ -28,6 +30,10 @@ def create_reward(config: RewardConfig) -> Reward:
         return WeightedSum({name: _create_term(config, name) for name in config.parts})
     if config.url is not None:
         return HttpReward(config.url, config.http, timeout_s=config.timeout_s)
+    if config.function == CODE:
+        return CodeReward(config.code)
+    if config.function == MATH_VERIFY:
+        return MathVerifyReward(config.math_verify)
     return ModelReward(config) if config.function is None else _create_function(config)
 
 

@@ -25,7 +25,7 @@ NEEDED = {
 
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
 def test_every_run_file_loads(path: Path, tmp_path: Path) -> None:
-    made_first = [f"model.path={write_model(tmp_path)}"] if path.parent.name == "own_task" else []
+    made_first = [f"model.path={write_model(tmp_path)}"] if path.parent.name in ("own_task", "code_reward") else []
     assert load(str(path), made_first, discovered=EVERY_TYPE).source == path
 
 

@@ -58,6 +58,7 @@ def test_references_that_are_fine(folder: Path) -> None:
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),
         ("reward.function", "no/such.py:score", "no such file: 'no/such.py'"),
+        ("reward.function", "builtin:chess", "there is no builtin:chess; there is: builtin:code, builtin:math_verify"),
         ("reward.url", "judge:8000", "must begin with http:// or https:// and name a host, got 'judge:8000'"),
         (
             "reward.parts.judge.url",
