@@ -44,7 +44,7 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
     for name, annotation in hints_of(config_type).items():
         child = f"{key}.{name}" if key else name
         if shared := _shared_base(annotation):
-            yield Section(child, shared)
+            yield from sections(shared, child)
         for nested in nested_dataclasses(annotation):
             yield from sections(nested, child)
         for element in _element_types(annotation):

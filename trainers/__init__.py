@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         ReinforcePlusPlusConfig,
         RLOOConfig,
     )
+    from rlserve.trainers.algorithms.rollout_correction.config import RolloutCorrectionConfig
     from rlserve.trainers.backends.config import (
         DeepSpeedTrainerConfig,
         LoraConfig,
@@ -40,6 +41,7 @@ __all__ = [
     "RLOOConfig",
     "ReinforcePlusPlusBaselineConfig",
     "ReinforcePlusPlusConfig",
+    "RolloutCorrectionConfig",
     "TorchTrainerConfig",
     "Traffic",
     "Trainer",
@@ -57,6 +59,7 @@ _HOMES = {
     "OPOConfig": "algorithms.config",
     "PPOConfig": "algorithms.config",
     "RLOOConfig": "algorithms.config",
+    "RolloutCorrectionConfig": "algorithms.rollout_correction.config",
     "ReinforcePlusPlusBaselineConfig": "algorithms.config",
     "ReinforcePlusPlusConfig": "algorithms.config",
     "TorchTrainerConfig": "backends.config",

@@ -95,12 +95,18 @@ def policy_metrics(tokens: PolicyTokens) -> dict[str, float]:
     sampled: it costs nothing, where the entropies of all tokens need the whole distribution of each.
 
     ``training/behaviour_kl`` is the one-sample estimate of the KL divergence of the sampling distribution from the
-    policy at the start of the step; ``actor/ppo_kl`` that of the latter from the policy being updated.
+    policy at the start of the step, and ``training/behaviour_kl_k3`` the same by k3; ``actor/ppo_kl`` is that of the
+    latter from the policy being updated. ``training/importance_weight_ess`` is (Σw)² / (n Σw²) of the n tokens'
+    importance weights w before any threshold: the share of the tokens that as many fresh ones would be worth.
     """
+    log_ratios = _double(tokens.old_log_probs - tokens.behaviour_log_probs).clamp(-_MAX_EXPONENT, _MAX_EXPONENT)
+    weights = log_ratios.exp()
     return {
         "actor/ppo_kl": _mean(tokens.old_log_probs - tokens.log_probs),
         "actor/entropy": _mean(-tokens.log_probs if tokens.entropies is None else tokens.entropies),
         "training/behaviour_kl": _mean(tokens.behaviour_log_probs - tokens.old_log_probs),
+        "training/behaviour_kl_k3": _mean(torch.expm1(log_ratios) - log_ratios),
+        "training/importance_weight_ess": float(weights.sum().square() / weights.square().sum() / len(weights)),
     }
 
 

@@ -72,9 +72,15 @@ METRICS: Mapping[str, str] = {
     "training/log_prob_diff_{mean,max}": "absolute difference of engine's and trainer's raw log-probability of a token",
     "training/log_prob_diff_staleness": "steps that the tokens compared there are old: 0 means the same weights",
     "training/rollout_probs_diff_mean": "the same difference of probabilities",
-    "training/importance_weight_mean": "mean truncated importance weight",
+    "training/importance_weight_mean": "mean importance weight, within its thresholds [verl rollout_is_mean, TRL "
+    "sampling/importance_sampling_ratio/mean]",
+    "training/importance_weight_clipfrac": "share of tokens whose importance weight was beyond a threshold",
+    "training/importance_weight_ess": "effective sample size of the importance weights before any threshold, as a "
+    "share of the tokens [verl rollout_is_eff_sample_size]",
+    "training/rejected_frac": "(with rollout_rs) share of tokens that were rejected",
     "training/num_nonfinite_samples": "samples left out of the step: a reward or a log-probability was not finite",
     BEHAVIOUR_KL: "KL of the distribution that was sampled from to the policy at the start of the step",
+    "training/behaviour_kl_k3": "the same by k3, which is never below 0 [verl rollout_corr/k3_kl]",
     STEP_S: "seconds of the training step, waiting included",
     WAIT_S: "seconds that the trainer waited for samples",
     "timing_s/update_actor": "seconds of forward, backward and optimizer",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rlserve.errors import check_fields
+from rlserve.trainers.algorithms.rollout_correction.config import RolloutCorrectionConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +89,7 @@ class UpdateConfig:
     kl_loss_type: KLEstimator = "k3"
     """Estimate of the KL divergence in the loss. With a plus: the value of this one, the gradient of k2, whose mean is
     the gradient of the divergence."""
-    importance_sampling_cap: float = 2.0
-    """Cap of the truncated importance weight that corrects the engine's log-probabilities to the trainer's."""
+    rollout_correction: RolloutCorrectionConfig = field(default_factory=RolloutCorrectionConfig)
 
     def __post_init__(self) -> None:
         check_fields(self, self._ranges())
@@ -101,7 +101,7 @@ class UpdateConfig:
             reference=self.kl_coefficient > 0 or self.kl_loss_coefficient > 0,
             log_probs=self.kl_coefficient > 0,
             entropies=self.entropy_coefficient > 0,
-            whole_samples=self.loss_mode in _OF_WHOLE_SAMPLES,
+            whole_samples=self.loss_mode in _OF_WHOLE_SAMPLES or self.rollout_correction.needs_whole_samples,
         )
 
     def _ranges(self) -> dict[str, bool | str]:
@@ -128,7 +128,6 @@ class UpdateConfig:
             "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
             "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
             "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
-            "importance_sampling_cap": self.importance_sampling_cap >= 1 or "must be at least 1",
         }
 
 

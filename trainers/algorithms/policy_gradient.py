@@ -22,9 +22,9 @@ from rlserve.trainers.algorithms.base import (
     TokenWeights,
 )
 from rlserve.trainers.algorithms.config import UpdateConfig
-from rlserve.trainers.algorithms.importance_sampling import importance_weights
 from rlserve.trainers.algorithms.kl import kl_divergence
 from rlserve.trainers.algorithms.losses.factory import POLICY_LOSSES
+from rlserve.trainers.algorithms.rollout_correction.correction import correct
 from rlserve.trainers.batch import LENGTH
 
 ConfigT = TypeVar("ConfigT", bound=UpdateConfig)
@@ -56,11 +56,13 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         return aggregate(self._config.loss_agg_mode, lengths, is_kept, self._config.loss_scale_factor)
 
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
-        """The surrogate times the importance weight, plus the KL divergence, less the entropy."""
+        """The surrogate times the correction's weights, plus the KL divergence, less the entropy."""
         config = self._config
+        if config.rollout_correction.bypass_mode:
+            tokens = dataclasses.replace(tokens, old_log_probs=tokens.behaviour_log_probs)
         term = POLICY_LOSSES[config.loss_mode](tokens, config)
-        weights = importance_weights(tokens.old_log_probs, tokens.behaviour_log_probs, config.importance_sampling_cap)
-        surrogate = weights * term.per_token
+        correction = correct(tokens, config.rollout_correction)
+        surrogate = correction.weights * term.per_token
         losses: dict[str, Tensor] = {"actor/pg_loss": surrogate}
         per_token = surrogate
         if tokens.entropies is not None:
@@ -72,5 +74,5 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         return PolicyLoss(
             per_token=per_token,
             losses=losses,
-            means={"actor/pg_clipfrac": term.is_clipped, "training/importance_weight_mean": weights},
+            means={"actor/pg_clipfrac": term.is_clipped, **correction.means},
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from rlserve.trainers import (
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
     RLOOConfig,
+    RolloutCorrectionConfig,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -59,8 +61,29 @@ def test_a_recipe_with_a_critic_lets_it_warm_up(name: str) -> None:
     assert load(str(ROOT / "conf/rlhf.yaml"), shorter, discovered={}).config.trainer.critic_warmup_steps == 5
 
 
+CORRECTIONS: dict[str, RolloutCorrectionConfig] = {
+    "decoupled_token_is": RolloutCorrectionConfig(),
+    "decoupled_seq_is": RolloutCorrectionConfig(rollout_is="sequence"),
+    "sequence_mask": RolloutCorrectionConfig(rollout_is="sequence", rollout_is_mode="mask", rollout_is_threshold=3.0),
+    "icepop": RolloutCorrectionConfig(rollout_is_mode="mask", rollout_is_threshold_lower=0.5, rollout_is_threshold=5.0),
+    "decoupled_geo_rs": RolloutCorrectionConfig(rollout_is=None, rollout_rs="seq_mean_k1", rollout_rs_threshold=0.001),
+    "bypass_ppo_clip": RolloutCorrectionConfig(rollout_is=None, bypass_mode=True),
+    "disabled": RolloutCorrectionConfig(rollout_is=None),
+}
+
+
+@pytest.mark.parametrize("name", CORRECTIONS)
+def test_a_preset_of_the_correction_goes_with_any_algorithm(name: str) -> None:
+    choices = ["algorithm=dapo", f"algorithm/rollout_correction={name}"]
+    loaded = load(str(ROOT / "conf/rlhf.yaml"), choices, discovered={})
+    assert loaded.config.algorithm == replace(RECIPES["dapo"], rollout_correction=CORRECTIONS[name])
+
+
 def test_every_recipe_is_known_and_described() -> None:
     names = {path.stem for path in (ROOT / "conf/algorithm").glob("*.yaml")}
     assert names == set(RECIPES)
+    presets = {path.stem for path in (ROOT / "conf/algorithm/rollout_correction").glob("*.yaml")}
+    assert presets == set(CORRECTIONS)
     described = (ROOT / "docs/algorithms.md").read_text(encoding="utf-8")
-    assert [name for name in names if f"`algorithm={name}`" not in described] == []
+    choices = [f"algorithm={name}" for name in names] + [f"algorithm/rollout_correction={name}" for name in presets]
+    assert [choice for choice in choices if f"`{choice}`" not in described] == []

@@ -14,7 +14,15 @@ from trainer_samples import random_batch, save_tiny_model
 from transformers import AutoModelForCausalLM
 
 from rlserve.errors import UserError
-from rlserve.trainers import Batch, GRPOConfig, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
+from rlserve.trainers import (
+    Batch,
+    GRPOConfig,
+    PPOConfig,
+    RolloutCorrectionConfig,
+    TorchTrainerConfig,
+    Trainer,
+    create_trainer,
+)
 from rlserve.trainers.algorithms.advantages.groups import group_advantages
 from rlserve.trainers.algorithms.base import PolicyTokens
 from rlserve.trainers.algorithms.grpo import GRPO
@@ -59,13 +67,13 @@ def plain_loss(
     """Equations 3 and 4 for single tokens, times the truncated importance weight of the surrogate."""
     ratio = np.exp(new - old)
     surrogate = np.minimum(ratio * gain, np.clip(ratio, 1 - config.clip_ratio_low, 1 + config.clip_ratio_high) * gain)
-    weight = np.minimum(np.exp(old - behaviour), config.importance_sampling_cap)
+    weight = np.minimum(np.exp(old - behaviour), config.rollout_correction.rollout_is_threshold)
     divergence = np.exp(reference) / np.exp(new) - np.log(np.exp(reference) / np.exp(new)) - 1
     return -weight * surrogate + config.kl_loss_coefficient * divergence
 
 
 def test_the_loss_and_its_gradient_are_those_of_the_equations() -> None:
-    config = GRPOConfig(kl_loss_coefficient=0.3, importance_sampling_cap=1.1)
+    config = GRPOConfig(kl_loss_coefficient=0.3, rollout_correction=RolloutCorrectionConfig(rollout_is_threshold=1.1))
     rng = np.random.default_rng(0)
     new, old, behaviour, reference = (-rng.uniform(0.1, 1.5, 200) for _ in range(4))
     gain = rng.normal(size=200)
@@ -113,7 +121,7 @@ def plain_gradient(model_path: str, weights: dict[str, torch.Tensor], config: GR
             if group == batch.group_ids[index]
         ]
         gain = (float(batch.rewards[index]) - np.mean(of_group)) / (np.std(of_group, ddof=1) + 1e-6)
-        weight = (new.detach() - behaviour).exp().clamp(max=config.importance_sampling_cap)
+        weight = (new.detach() - behaviour).exp().clamp(max=config.rollout_correction.rollout_is_threshold)
         divergence = (kept - new).exp() - (kept - new) - 1
         loss = -weight * (new - new.detach()).exp() * gain + config.kl_loss_coefficient * divergence
         losses.append(loss.mean())

@@ -11,7 +11,6 @@ from policy_samples import random_tokens, slopes
 
 from rlserve.errors import ConfigurationError
 from rlserve.trainers import GRPOConfig, PPOConfig
-from rlserve.trainers.algorithms.importance_sampling import importance_weights
 from rlserve.trainers.algorithms.losses.value import clipped_value_loss
 from rlserve.trainers.algorithms.losses.vanilla import clipped_surrogate, vanilla
 
@@ -71,13 +70,6 @@ def test_the_bound_for_negative_advantages_is_the_dual_and_the_two_sided_clip(cl
 def test_a_bound_within_the_clipped_interval_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"clip_ratio_c: must be null or above 1 \+ clip_ratio_high \(1.28\)"):
         GRPOConfig(clip_ratio_high=0.28, clip_ratio_c=1.2)
-
-
-def test_importance_weights_are_truncated_and_carry_no_gradient() -> None:
-    old = log_of(0.5, 0.5, 0.5).requires_grad_()
-    weights = importance_weights(old, log_of(1.0, 0.4, 0.1), cap=2.0)
-    torch.testing.assert_close(weights, torch.tensor([0.5, 1.25, 2.0]))
-    assert not weights.requires_grad
 
 
 def test_value_loss_takes_the_larger_of_plain_and_clipped_error() -> None:

@@ -56,7 +56,11 @@ class PlainPPO:
         mean, deviation = all_advantages.mean(), all_advantages.std(unbiased=False)
         for sample, estimates in zip(samples, advantages, strict=True):
             log_probs, values = sample["log_probs"], sample["values"]
-            weights = (log_probs.detach() - sample["behaviour"]).exp().clamp(max=algorithm.importance_sampling_cap)
+            weights = (
+                (log_probs.detach() - sample["behaviour"])
+                .exp()
+                .clamp(max=algorithm.rollout_correction.rollout_is_threshold)
+            )
             ratios = (log_probs - log_probs.detach()).exp()
             policy_loss = -weights * ratios * (estimates - mean) / deviation
             value_loss = 0.5 * (values - (estimates + values.detach())) ** 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer_samples import random_batch
 
 from rlserve.trainers import Batch, GRPOConfig, TorchTrainerConfig, create_trainer
-from rlserve.trainers.algorithms.losses.whole_samples import sample_means
+from rlserve.trainers.algorithms.whole_samples import over_samples
 from rlserve.trainers.backends.base import Backend, Losses, Networks, PolicyOutputs
 from rlserve.trainers.backends.factory import create_backend
 from rlserve.trainers.backends.pytorch import head
@@ -114,7 +114,7 @@ def test_how_rows_go_through_the_head_changes_no_gradient(
 
 def test_means_are_of_samples_and_send_their_gradient_to_all_tokens() -> None:
     per_token = torch.tensor([1.0, 3.0, 5.0, 7.0, 9.0], requires_grad=True)
-    means = sample_means(per_token, torch.tensor([8, 8, 2, 5, 5]))
+    means = over_samples("mean", per_token, torch.tensor([8, 8, 2, 5, 5]))
     assert means.tolist() == [2.0, 2.0, 5.0, 8.0, 8.0]
     (means * torch.tensor([1.0, 0.0, 10.0, 0.0, 4.0])).sum().backward()
     assert per_token.grad is not None

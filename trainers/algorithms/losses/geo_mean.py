@@ -7,7 +7,7 @@ import torch
 from rlserve.trainers.algorithms.base import PolicyTokens
 from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.losses.base import LossTerm
-from rlserve.trainers.algorithms.losses.whole_samples import sample_means
+from rlserve.trainers.algorithms.whole_samples import over_samples
 
 
 def geo_mean(tokens: PolicyTokens, config: UpdateConfig) -> LossTerm:
@@ -18,5 +18,5 @@ def geo_mean(tokens: PolicyTokens, config: UpdateConfig) -> LossTerm:
     log_ratios = tokens.log_probs - tokens.old_log_probs
     clipped = log_ratios.clamp(-config.clip_ratio_low, config.clip_ratio_high)
     kept = torch.where(tokens.advantages < 0, torch.maximum(log_ratios, clipped), torch.minimum(log_ratios, clipped))
-    ratios = torch.exp(sample_means(kept, tokens.samples))
+    ratios = torch.exp(over_samples("mean", kept, tokens.samples))
     return LossTerm(per_token=-ratios * tokens.advantages, is_clipped=kept != log_ratios)

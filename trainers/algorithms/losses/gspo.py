@@ -8,11 +8,11 @@ from rlserve.trainers.algorithms.base import PolicyTokens
 from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.losses.base import LossTerm
 from rlserve.trainers.algorithms.losses.vanilla import clipped_surrogate
-from rlserve.trainers.algorithms.losses.whole_samples import sample_means
+from rlserve.trainers.algorithms.whole_samples import over_samples
 
 
 def gspo(tokens: PolicyTokens, config: UpdateConfig) -> LossTerm:
     """The clipped surrogate of s = (π(answer) / π_old(answer)) ^ (1 / length), for each token of the answer (equations
     5 and 7)."""
-    ratios = torch.exp(sample_means(tokens.log_probs - tokens.old_log_probs, tokens.samples))
+    ratios = torch.exp(over_samples("mean", tokens.log_probs - tokens.old_log_probs, tokens.samples))
     return clipped_surrogate(ratios, tokens.advantages, config)
