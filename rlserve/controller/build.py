@@ -72,6 +72,7 @@ from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.group_filter import GroupFilter
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
 from rlserve.rollout.requests.training import TrainingRequests
@@ -142,6 +143,9 @@ def _books(setup: RunSetup) -> Books:
         admission=PromptAdmission(ledger, num_groups=num_steps * rollout.prompts_per_step),
         buffer=SampleBuffer(ledger, prompts_per_step=rollout.prompts_per_step),
         router=Router(),
+        group_filter=GroupFilter(max_per_step=(rollout.max_num_gen_batches - 1) * rollout.prompts_per_step)
+        if rollout.filter_groups
+        else None,
     )
 
 

@@ -12,6 +12,7 @@ from rlserve.controller.signal import Signal
 from rlserve.pool.pacing.verdict import PacingBook
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.group_filter import GroupFilter
 from rlserve.rollout.groups import ScoredGroup
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -40,3 +41,5 @@ class Books:
     admission: PromptAdmission
     buffer: SampleBuffer[ScoredGroup]
     router: Router
+    group_filter: GroupFilter | None = None
+    """None keeps all groups."""

@@ -7,10 +7,11 @@
     buffer ◄── reward ◄── scoring queue ◄─────────────────────────────┘
 
 ``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
-whose request the engine refused, or whose reward failed or left it out, is dropped with its reason and counted, and the
-next prompt takes its place, towards the end of a run in advance (``rlserve.rollout.admission``); too large a share of
-failures stops the run, which would otherwise eat up its prompts for nothing. As many groups are scored at once as the
-scorer has workers; the order in which they end does not matter.
+whose request the engine refused, whose reward failed or left it out, or whose rewards are all equal where that is asked
+for (``rlserve.rollout.group_filter``), is dropped with its reason and counted, and the next prompt takes its place,
+towards the end of a run in advance (``rlserve.rollout.admission``); too large a share of failures stops the run, which
+would otherwise eat up its prompts for nothing. As many groups are scored at once as the scorer has workers; the order
+in which they end does not matter.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.admission import NOT_NEEDED
 from rlserve.rollout.failure_share import WINDOW, FailureShare
+from rlserve.rollout.group_filter import EQUAL_REWARDS
 from rlserve.rollout.groups import PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupRecord
 from rlserve.rollout.prompt_source import PromptSource
@@ -76,6 +78,7 @@ class RolloutLoop:
         self._router = books.router
         self._admission = books.admission
         self._buffer = books.buffer
+        self._group_filter = books.group_filter
         self._source = source
         self._requests = requests
         self._workload = requests.workload
@@ -197,6 +200,10 @@ class RolloutLoop:
             self._note_left_out()
             return
         self._num_left_out_in_a_row = 0
+        if self._group_filter and not self._group_filter.keeps(rewards, num_steps=self._run.counters.num_steps):
+            self._drop(group, EQUAL_REWARDS)
+            self._tell_finished(output, kept=False)
+            return
         record, now = self._ledger.get(group.id), self._run.clock.now()
         self._admission.note(kept=True)
         self._ledger.score(group.id, time_s=now)

@@ -203,6 +203,12 @@ class RolloutConfig:
     ``\\\\`` are a line's end, a tab, a return and a backslash; a YAML file says them in double quotes."""
     request_timeout_s: float = 300.0
     """Longest that a replica with work may make no step; past it the replica is taken for lost."""
+    filter_groups: bool = False
+    """Train on no prompt whose answers all have the same reward, but on another in its place (DAPO's dynamic sampling,
+    arXiv 2503.14476)."""
+    max_num_gen_batches: int = 10
+    """For ``filter_groups``: so many times ``prompts_per_step`` prompts are answered for a step at most; the rest is
+    trained on as it comes."""
     max_refusal_share: float = 0.25
     """Share of the last 32 prompt groups that the engine may refuse; more stops the run."""
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -220,6 +226,7 @@ class RolloutConfig:
                 or "must be above 0: greedy answers are all alike and teach nothing",
                 "top_k": self.top_k >= -1 or "must be at least 0 (0 and -1 take all)",
                 "top_p": 0 < self.top_p <= 1 or "must be in (0, 1]",
+                "max_num_gen_batches": self.max_num_gen_batches >= 1 or "must be at least 1",
                 "max_refusal_share": 0 <= self.max_refusal_share <= 1 or "must be between 0 and 1",
                 "request_timeout_s": self.request_timeout_s > 0 or "must be above 0",
             },

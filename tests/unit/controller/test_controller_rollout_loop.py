@@ -20,6 +20,7 @@ from rlserve.errors import RewardError, UserError
 from rlserve.rollout.admission import NOT_NEEDED, PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.failure_share import WINDOW
+from rlserve.rollout.group_filter import EQUAL_REWARDS, GroupFilter
 from rlserve.rollout.groups import PromptGroup, mean_reward_parts
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.base import RequestId
@@ -93,7 +94,12 @@ class Setting:
     """Room for four groups: two a step, one step ahead."""
 
     def __init__(
-        self, workload: Workload | None = None, clock: RunClock | None = None, *, num_groups: int | None = None
+        self,
+        workload: Workload | None = None,
+        clock: RunClock | None = None,
+        *,
+        num_groups: int | None = None,
+        group_filter: GroupFilter | None = None,
     ) -> None:
         self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
         self.admission = PromptAdmission(self.ledger, num_groups=num_groups)
@@ -106,7 +112,13 @@ class Setting:
         source: Any = FakeSource()
         self.loop = RolloutLoop(
             self.context,
-            Books(ledger=self.ledger, admission=self.admission, buffer=self.buffer, router=self.router),
+            Books(
+                ledger=self.ledger,
+                admission=self.admission,
+                buffer=self.buffer,
+                router=self.router,
+                group_filter=group_filter,
+            ),
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0, workload=workload),
             replicas=fakes.replicas,
@@ -243,6 +255,25 @@ def test_towards_the_end_dropped_groups_are_replaced_in_advance_and_the_surplus_
         setting.ledger.check_integrity()
         setting.buffer.check_integrity()
         setting.router.check_integrity()
+
+    asyncio.run(scenario())
+
+
+def test_groups_of_equal_rewards_are_replaced_until_the_steps_bound() -> None:
+    async def scenario() -> None:
+        setting = Setting(group_filter=GroupFilter(max_per_step=3))
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks)
+            await settled()
+            setting.finish(2)
+            await until(lambda: setting.ledger.num_dropped == {EQUAL_REWARDS: 2})
+            await until(lambda: setting.ledger.num_admitted == 6)
+            setting.finish(2)
+            await until(lambda: setting.ledger.num_dropped == {EQUAL_REWARDS: 3} and len(setting.buffer) == 1)
+            for loop in loops:
+                loop.cancel()
+        setting.ledger.check_integrity()
+        setting.buffer.check_integrity()
 
     asyncio.run(scenario())
 
