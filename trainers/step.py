@@ -60,6 +60,8 @@ class TokenColumns:
     returns: Tensor | None
     samples: Tensor
     """[A] int64: the sample that each token is of."""
+    is_selected: Tensor | None
+    """[A] bool: ``Credit.is_selected``."""
     is_kept: NDArray[np.bool_]
     """[A] False at tokens that the losses leave out."""
 
@@ -173,12 +175,15 @@ class TrainingStep:
             array_A[is_trained] = array_K
             return torch.from_numpy(array_A).to(device)
 
+        def marked(marks_K: NDArray[np.bool_]) -> NDArray[np.bool_]:
+            marks_A = np.zeros(len(is_trained), dtype=bool)
+            marks_A[is_trained] = marks_K
+            return marks_A
+
         def if_any(array_A: NDArray[np.float32] | None) -> Tensor | None:
             return None if array_A is None else from_batch(array_A)
 
-        is_kept = is_trained.copy()
-        if credit.is_kept is not None:
-            is_kept[is_trained] = credit.is_kept
+        sample_of_token = np.repeat(np.arange(self._batch.num_samples), self._batch.response_lengths)
         return TokenColumns(
             behaviour_log_probs=from_batch(self._batch.behaviour_log_probs),
             advantages=from_credit(credit.policy_advantages),
@@ -186,10 +191,9 @@ class TrainingStep:
             reference_log_probs=if_any(scores.reference_log_probs),
             old_values=if_any(scores.values),
             returns=None if credit.returns is None else from_credit(credit.returns),
-            samples=torch.from_numpy(np.repeat(np.arange(self._batch.num_samples), self._batch.response_lengths)).to(
-                device
-            ),
-            is_kept=is_kept,
+            samples=torch.from_numpy(sample_of_token).to(device),
+            is_selected=None if credit.is_selected is None else torch.from_numpy(marked(credit.is_selected)).to(device),
+            is_kept=is_trained if credit.is_kept is None else marked(credit.is_kept),
         )
 
     def _gradient(
@@ -271,6 +275,7 @@ class MiniBatchObjective:
             advantages=columns.advantages[tokens],
             entropies=outputs.entropies,
             samples=columns.samples[tokens],
+            is_selected=None if columns.is_selected is None else columns.is_selected[tokens],
         )
 
     def _value_loss(self, tokens: Tensor, values: Tensor) -> ValueLoss:

@@ -71,6 +71,8 @@ class Credit:
     """What the critic is to predict; None where there is no critic."""
     is_kept: NDArray[np.bool_] | None = None
     """False at tokens that the losses leave out; None where they leave out none."""
+    is_selected: NDArray[np.bool_] | None = None
+    """True at tokens that the policy's loss treats apart; None where it does not."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -103,6 +105,8 @@ class PolicyTokens:
     """Of the policy at each token, with gradient; None where they are not needed."""
     samples: Tensor
     """int64: the sample that each token is of. The tokens of a sample stand one after the other."""
+    is_selected: Tensor | None
+    """bool: ``Credit.is_selected``."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

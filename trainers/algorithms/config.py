@@ -31,8 +31,9 @@ class Needs:
 
 
 LossAggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
-LossMode = Literal["vanilla", "gspo", "geo_mean", "cispo", "sapo"]
+LossMode = Literal["vanilla", "gspo", "geo_mean", "cispo", "sapo", "clip_cov", "kl_cov"]
 _OF_WHOLE_SAMPLES = ("gspo", "geo_mean")
+_OF_COVARIANCES = ("clip_cov", "kl_cov")
 KLEstimator = Literal["k1", "k2", "k3", "k1+", "k3+"]
 RewardScale = Literal["group", "batch", "none"]
 
@@ -48,7 +49,8 @@ class UpdateConfig:
     loss_mode: LossMode = "vanilla"
     """What is minimised (verl's names): ``vanilla`` PPO's clipped surrogate of each token's ratio, ``gspo`` that of the
     ratio of the whole answer, ``geo_mean`` the geometric mean of the answer's clipped ratios, ``cispo`` REINFORCE with
-    the clipped ratio as its weight, ``sapo`` a soft gate in place of clipping."""
+    the clipped ratio as its weight, ``sapo`` a soft gate in place of clipping, ``clip_cov`` and ``kl_cov`` no gradient
+    or a KL penalty where a token takes much entropy."""
     loss_agg_mode: LossAggregation = "token-mean"
     """How the losses of tokens make the loss of a mini-batch: the mean over all tokens; or the mean over answers of the
     sum, of the mean, or of the sum over ``loss_scale_factor``, of each answer's tokens."""
@@ -68,6 +70,16 @@ class UpdateConfig:
     """The same where it is not."""
     missing_eos_penalty: float = 0.0
     """Taken off the reward of an answer that was cut by a limit of length."""
+    clip_cov_ratio: float = 2e-4
+    """For ``loss_mode=clip_cov``: share of tokens that get no gradient (arXiv 2505.22617, equation 11)."""
+    clip_cov_lb: float = 1.0
+    """They are drawn from those whose covariance of log-probability and advantage is above this ..."""
+    clip_cov_ub: float = 5.0
+    """... and below this."""
+    kl_cov_ratio: float = 2e-4
+    """For ``loss_mode=kl_cov``: share of tokens, those of the largest covariance, with a KL penalty (equation 12)."""
+    ppo_kl_coef: float = 0.1
+    """The weight of that penalty, the absolute log-ratio."""
     mask_truncated_completions: bool = False
     """Leave answers that were cut by a limit of length out of the losses. Their rewards still count in their group."""
     overlong_max_length: int | None = None
@@ -99,10 +111,15 @@ class UpdateConfig:
         """What the shared part needs."""
         return Needs(
             reference=self.kl_coefficient > 0 or self.kl_loss_coefficient > 0,
-            log_probs=self.kl_coefficient > 0,
+            log_probs=self.kl_coefficient > 0 or self.selects_tokens,
             entropies=self.entropy_coefficient > 0,
             whole_samples=self.loss_mode in _OF_WHOLE_SAMPLES or self.rollout_correction.needs_whole_samples,
         )
+
+    @property
+    def selects_tokens(self) -> bool:
+        """Whether the loss treats some tokens apart, by their covariance."""
+        return self.loss_mode in _OF_COVARIANCES
 
     def _ranges(self) -> dict[str, bool | str]:
         has_factor = self.loss_agg_mode == "seq-mean-token-sum-norm"
@@ -120,6 +137,10 @@ class UpdateConfig:
             "tau_pos": self.tau_pos > 0 or "must be above 0",
             "tau_neg": self.tau_neg > 0 or "must be above 0",
             "missing_eos_penalty": self.missing_eos_penalty >= 0 or "must be at least 0",
+            "clip_cov_ratio": 0 < self.clip_cov_ratio <= 1 or "must be above 0 and at most 1",
+            "clip_cov_ub": self.clip_cov_ub > self.clip_cov_lb or f"must be above clip_cov_lb ({self.clip_cov_lb:g})",
+            "kl_cov_ratio": 0 < self.kl_cov_ratio <= 1 or "must be above 0 and at most 1",
+            "ppo_kl_coef": self.ppo_kl_coef > 0 or "must be above 0",
             "overlong_max_length": self.overlong_max_length is None
             or self.overlong_max_length >= 1
             or "must be null or at least 1",

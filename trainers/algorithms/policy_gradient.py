@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.algorithms.advantages.covariance import covariances, drawn_between, largest
 from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
 from rlserve.trainers.algorithms.aggregation import aggregate
 from rlserve.trainers.algorithms.base import (
@@ -42,14 +43,25 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
     def credit(self, experience: Experience) -> Credit:
         """By ``estimate``, from rewards less penalties."""
         credit = self.estimate(token_rewards(experience, self._config), experience)
-        if not self._config.mask_truncated_completions:
-            return credit
-        ended = np.array([reason != LENGTH for reason in experience.finish_reasons])
-        return dataclasses.replace(credit, is_kept=np.repeat(ended, experience.lengths))
+        if self._config.selects_tokens:
+            credit = dataclasses.replace(credit, is_selected=self._selected(credit, experience))
+        if self._config.mask_truncated_completions:
+            ended = np.array([reason != LENGTH for reason in experience.finish_reasons])
+            credit = dataclasses.replace(credit, is_kept=np.repeat(ended, experience.lengths))
+        return credit
 
     @abstractmethod
     def estimate(self, rewards_K: FloatArray, experience: Experience) -> Credit:
         """Advantages, and returns where there is a critic, from the rewards of tokens."""
+
+    def _selected(self, credit: Credit, experience: Experience) -> NDArray[np.bool_]:
+        """[K] the tokens that ``clip_cov`` and ``kl_cov`` treat apart."""
+        config = self._config
+        assert experience.log_probs is not None
+        found = covariances(experience.log_probs.astype(np.float64), credit.policy_advantages)
+        if config.loss_mode == "clip_cov":
+            return drawn_between(found, config.clip_cov_ratio, config.clip_cov_lb, config.clip_cov_ub)
+        return largest(found, config.kl_cov_ratio)
 
     def token_weights(self, lengths: NDArray[np.int32], is_kept: NDArray[np.bool_]) -> TokenWeights:
         """By ``loss_agg_mode``."""

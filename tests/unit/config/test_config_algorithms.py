@@ -39,6 +39,8 @@ RECIPES: dict[str, AlgorithmConfig] = {
         num_mini_batches=4,
     ),
     "sapo": GRPOConfig(loss_mode="sapo", num_mini_batches=4),
+    "clip_cov": GRPOConfig(loss_mode="clip_cov", loss_agg_mode="token-mean", num_mini_batches=4),
+    "kl_cov": GRPOConfig(loss_mode="kl_cov", loss_agg_mode="token-mean", num_mini_batches=4),
     "rloo": RLOOConfig(kl_coefficient=0.03),
     "opo": OPOConfig(),
     "reinforce_plus_plus": ReinforcePlusPlusConfig(kl_coefficient=0.01),

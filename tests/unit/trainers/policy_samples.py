@@ -28,6 +28,7 @@ def random_tokens(
         advantages=torch.tensor(rng.normal(size=num_tokens) if advantages is None else np.repeat(advantages, lengths)),
         entropies=None,
         samples=torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)),
+        is_selected=torch.tensor(rng.random(num_tokens) < 0.3),
     )
 
 

@@ -87,6 +87,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_equations() -> None:
             advantages=torch.tensor(gain),
             entropies=None,
             samples=torch.zeros(200, dtype=torch.int64),
+            is_selected=None,
         )
     )
     loss.per_token.sum().backward()

@@ -98,7 +98,37 @@ def test_cispo_weighs_every_tokens_gradient_by_its_clipped_ratio() -> None:
     assert 0.1 < float(term.is_clipped.double().mean()) < 0.9
 
 
-@pytest.mark.parametrize("mode", sorted(POLICY_LOSSES))
+def test_clip_cov_takes_the_gradient_from_selected_tokens_alone() -> None:
+    tokens = random_tokens(LENGTHS, spread=0.2)
+    config = GRPOConfig(loss_mode="clip_cov")
+    term, plain = (POLICY_LOSSES[mode](tokens, config) for mode in ("clip_cov", "vanilla"))
+    assert tokens.is_selected is not None
+    assert 0 < int(tokens.is_selected.sum()) < sum(LENGTHS)
+    torch.testing.assert_close(term.per_token, torch.where(tokens.is_selected, 0.0, plain.per_token))
+    term.per_token.sum().backward()
+    assert tokens.log_probs.grad is not None
+    assert not tokens.log_probs.grad[tokens.is_selected].any()
+    assert (term.is_clipped == (plain.is_clipped | tokens.is_selected)).all()
+
+
+def test_kl_cov_holds_selected_tokens_near_the_old_policy() -> None:
+    tokens = random_tokens(LENGTHS, spread=0.2)
+    config = GRPOConfig(loss_mode="kl_cov", ppo_kl_coef=0.7)
+    assert tokens.is_selected is not None
+    selected = tokens.is_selected.numpy()
+
+    def expected(log_probs: np.ndarray) -> np.ndarray:
+        log_ratios = log_probs - tokens.old_log_probs.numpy()
+        return -np.exp(log_ratios) * tokens.advantages.numpy() + 0.7 * selected * np.abs(log_ratios)
+
+    term = POLICY_LOSSES["kl_cov"](tokens, config)
+    term.per_token.sum().backward()
+    log_probs = tokens.log_probs.detach().numpy()
+    np.testing.assert_allclose(term.per_token.detach(), expected(log_probs), atol=1e-12)
+    np.testing.assert_allclose(tokens.log_probs.grad, slopes(expected, log_probs), atol=1e-7)
+
+
+@pytest.mark.parametrize("mode", sorted({*POLICY_LOSSES} - {"clip_cov", "kl_cov"}))
 def test_at_the_old_policy_every_loss_has_the_gradient_of_reinforce(mode: str) -> None:
     tokens = random_tokens(LENGTHS, spread=0.0, advantages=GAINS)
     loss, is_clipped = mean_over_answers(mode, tokens)
