@@ -35,7 +35,9 @@ def test_every_choice_of_every_group_loads_and_has_its_way(choice: str) -> None:
     resolved = load(str(CONF / "rlhf.yaml"), [choice, *NEEDED.get(name, ())], discovered=EVERY_TYPE).resolved
     file = CONF / group / f"{name}.yaml"
     is_global = file.read_text(encoding="utf-8").startswith("# @package _global_\n")
-    written = OmegaConf.load(file) if is_global else OmegaConf.create({group: OmegaConf.load(file)})
+    written = OmegaConf.load(file)
+    for part in () if is_global else reversed(group.split("/")):
+        written = OmegaConf.create({part: written})
     # What is written may refer to other keys.
     assert _agrees(resolved, OmegaConf.to_container(OmegaConf.merge(resolved, written), resolve=True))
 
