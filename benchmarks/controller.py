@@ -26,6 +26,7 @@ from machine import circumstances
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
@@ -53,6 +54,7 @@ from rlserve.weights.offer import Receipt
 VOCABULARY = 32_000
 PROMPT_LENGTH = 64
 NUM_REPLICAS = 4
+NO_FAILURES = FailureLimits(max_refusal_share=0.0, max_reward_failure_share=0.0, max_environment_failure_share=0.0)
 BARS = {"event_loop_s_per_million_tokens": 0.3}
 
 
@@ -240,6 +242,13 @@ def make_books(shape: Shape) -> Books:
     )
 
 
+def make_stages(scorer: Any, tokenizer: PreTrainedTokenizerFast) -> AnswerStages:
+    """Decoding and the reward."""
+    return AnswerStages(
+        decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)), scorer=scorer
+    )
+
+
 async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedTokenizerFast, folder: Path) -> Ledger:
     """Generate and train until the steps are done; returns the ledger of the prompt groups."""
     events = EventBus()
@@ -270,9 +279,8 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=shape.samples_per_prompt), run_seed=0),
             replicas=replicas,
-            scorer=outside,
-            decode=lambda token_ids: str(tokenizer.decode(token_ids, skip_special_tokens=True)),
-            limits=FailureLimits(max_refusal_share=0.0, max_reward_failure_share=0.0),
+            stages=make_stages(outside, tokenizer),
+            limits=NO_FAILURES,
         )
         training = TrainingLoop(
             context,

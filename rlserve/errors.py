@@ -65,6 +65,14 @@ class RewardError(UserError):
     """A reward that cannot be found, raised, or returned something that is not a finite number."""
 
 
+class EnvironmentFailedError(UserError):
+    """An environment that cannot be found, raised, hung, ended its process, or gave a reply that is none."""
+
+
+class TurnRefusedError(RlserveError, RuntimeError):
+    """The engine refused the next turn of a conversation, or it made no progress by its deadline."""
+
+
 class PoolError(UserError):
     """A pool or a split that cannot be: more slots than the machine has, a role without a slot."""
 

@@ -27,7 +27,7 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     staleness = num_steps - batch.weight_versions[batch.loss_mask]
     return {
         **_spread("critic/score", batch.rewards),
-        **_spread("response_length", batch.response_lengths),
+        **_spread("response_length", batch.trained_lengths),
         **_spread("prompt_length", batch.prompt_lengths),
         "training/staleness/mean": float(staleness.mean()),
         "training/staleness/max": float(staleness.max()),

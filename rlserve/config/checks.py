@@ -26,7 +26,9 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
     """Problems between the parts of a configuration; ``discovered`` counts this machine's accelerators by type."""
     return (
         *_check_pool(config, discovered),
+        *_check_reward(config),
         *_check_reward_gpus(config, discovered),
+        *_check_environment(config),
         *_check_lengths(config),
         *_check_batch(config),
         *_check_groups(config),
@@ -74,6 +76,19 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
             split_groups(groups, wanted, size)
         except PoolError as error:
             yield Problem("pool.slots", str(error))
+
+
+def _check_reward(config: RunConfig) -> Iterator[Problem]:
+    if not config.reward.is_named and config.environment.name is None:
+        message = "name a reward: reward.function, reward.url, reward.model_path or reward.parts; or an environment"
+        yield Problem("reward.function", f"{message} that gives rewards (environment.name)")
+
+
+def _check_environment(config: RunConfig) -> Iterator[Problem]:
+    """A paced run has its lengths and waits from its workload."""
+    if config.environment.name is not None and config.pool.is_paced:
+        message = "is not for slots that stand for others (pool.slots of a paced type): rollout.workload has tool calls"
+        yield Problem("environment.name", f"{message}, got {config.environment.name}")
 
 
 def _check_reward_gpus(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Problem]:

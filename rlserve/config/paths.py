@@ -25,13 +25,14 @@ PATH_KEYS = (
     "reward.module_folder",
     "reward.parts.*.model_path",
     "reward.parts.*.module_folder",
+    "environment.module_folder",
     "pool.notice_file",
     "rollout.workload.trace",
     "pool.pacing.model",
     "output_dir",
 )
 """Keys that hold a path; some may also hold a name, of the hub or built in. ``*`` stands for a name of the user's."""
-FUNCTION_KEYS = ("reward.function", "reward.parts.*.function")
+FUNCTION_KEYS = ("reward.function", "reward.parts.*.function", "environment.name")
 """Hold ``path/to/file.py:function`` or ``package.module:function``."""
 
 
@@ -69,7 +70,9 @@ def _settle_function(reference: str) -> str:
 
 def _keep_module_folders(values: dict[str, Any]) -> dict[str, Any]:
     """Note where modules of the user's lie, for processes that start in another folder or with another path."""
-    reward = values.get("reward")
+    environment, reward = values.get("environment"), values.get("reward")
+    if isinstance(environment, Mapping):
+        values = {**values, "environment": _with_module_folder(environment, "name")}
     if not isinstance(reward, Mapping):
         return values
     reward, parts = _with_module_folder(reward), reward.get("parts")
@@ -80,13 +83,13 @@ def _keep_module_folders(values: dict[str, Any]) -> dict[str, Any]:
     return {**values, "reward": reward}
 
 
-def _with_module_folder(reward: Mapping[str, Any]) -> dict[str, Any]:
-    if not isinstance(function := reward.get("function"), str):
-        return dict(reward)
+def _with_module_folder(owner: Mapping[str, Any], key: str = "function") -> dict[str, Any]:
+    if not isinstance(function := owner.get(key), str):
+        return dict(owner)
     is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
-    if not is_module or function in (*BUILTIN_REWARDS, *BUILTIN_FUNCTIONS) or reward.get("module_folder") is not None:
-        return dict(reward)
-    return {**reward, "module_folder": _folder_of(function.partition(":")[0])}
+    if not is_module or function in (*BUILTIN_REWARDS, *BUILTIN_FUNCTIONS) or owner.get("module_folder") is not None:
+        return dict(owner)
+    return {**owner, "module_folder": _folder_of(function.partition(":")[0])}
 
 
 def _folder_of(module: str) -> str | None:

@@ -33,6 +33,7 @@ def check_references(values: Mapping[str, object]) -> tuple[Problem, ...]:
         "reward.url": _check_url,
         "reward.model_path": _check_model,
         "reward.parts.*.function": _check_function,
+        "environment.name": _check_class,
         "reward.parts.*.url": _check_url,
         "reward.parts.*.model_path": _check_model,
     }
@@ -82,6 +83,10 @@ def _check_builtin(path: str) -> Iterator[str]:
 
 def _builtin_names() -> str:
     return ", ".join(f"builtin:{name}" for name in TASKS)
+
+
+def _check_class(reference: str) -> Iterator[str]:
+    yield from (message.replace(":function", ":Class") for message in _check_function(reference))
 
 
 def _check_function(reference: str) -> Iterator[str]:

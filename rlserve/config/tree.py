@@ -12,6 +12,7 @@ from rlserve.launch.config import LaunchConfig
 from rlserve.manager.config import ManagerConfig, RateMatchingConfig, StaticConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
+from rlserve.rollout.environments.config import EnvironmentConfig
 from rlserve.tracking.config import TrackingConfig
 from rlserve.trainers.algorithms.config import AlgorithmConfig, PPOConfig
 from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
@@ -78,7 +79,8 @@ class RunConfig:
 
     model: ModelConfig
     data: DataConfig
-    reward: RewardConfig
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    environment: EnvironmentConfig = field(default_factory=EnvironmentConfig)
     name: str | None = None
     """Folder of the run under ``output_dir``; None takes the configuration's name and the time, numbered if need be."""
     output_dir: str = "runs"

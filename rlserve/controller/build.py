@@ -19,6 +19,7 @@ from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.answer_log import AnswerLog
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.calls import Calls
 from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.context import Books, RunContext
@@ -72,6 +73,7 @@ from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
+from rlserve.rollout.conversations.factory import create_player
 from rlserve.rollout.group_filter import GroupFilter
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
@@ -185,6 +187,8 @@ def _parts(
     load = LoadReader(books, training)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
     pool, tracker = config.pool, setup.tracker
+    desk = RequestDesk(run, books.router, replicas)
+    stages = _answer_stages(setup, ports, desk)
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
     return Parts(
@@ -192,7 +196,7 @@ def _parts(
         trainers=trainers,
         weights=weights,
         replicas=replicas,
-        rollouts=_rollouts(run, setup, ports, books, sampling, replicas),
+        rollouts=_rollouts(run, setup, books, sampling, replicas, stages),
         training=training,
         turns=turns,
         reallocation=reallocation,
@@ -201,7 +205,7 @@ def _parts(
         notice_watch=_notice_watch(setup, ports, book, departures),
         node_watch=_node_watch(run, setup, ports, book, recovery, departures),
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
-        evaluation=_evaluation(run, setup, ports, books, sampling, replicas),
+        evaluation=_evaluation(run, setup, sampling, desk, stages),
         heartbeat=Heartbeat(
             ports.fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
         ),
@@ -301,8 +305,28 @@ def _training(
     )
 
 
+def _answer_stages(setup: RunSetup, ports: Ports, desk: RequestDesk) -> AnswerStages:
+    config, preparation = setup.config, setup.preparation
+    conversations = None
+    if ports.environments is not None:
+        conversations = create_player(
+            config.environment,
+            config.data,
+            ports.environments,
+            ask=desk.answer,
+            decode=preparation.decode,
+            max_tokens=config.rollout.max_tokens,
+        )
+    return AnswerStages(conversations=conversations, decode=preparation.decode, scorer=ports.scorer)
+
+
 def _rollouts(
-    run: RunContext, setup: RunSetup, ports: Ports, books: Books, sampling: SamplingParams, replicas: Replicas
+    run: RunContext,
+    setup: RunSetup,
+    books: Books,
+    sampling: SamplingParams,
+    replicas: Replicas,
+    stages: AnswerStages,
 ) -> RolloutLoop:
     config, preparation = setup.config, setup.preparation
     return RolloutLoop(
@@ -311,24 +335,24 @@ def _rollouts(
         source=preparation.source,
         requests=TrainingRequests(sampling=sampling, run_seed=config.seed, workload=setup.workload),
         replicas=replicas,
-        scorer=ports.scorer,
-        decode=preparation.decode,
+        stages=stages,
         limits=FailureLimits(
-            max_refusal_share=config.rollout.max_refusal_share, max_reward_failure_share=config.reward.max_failure_share
+            max_refusal_share=config.rollout.max_refusal_share,
+            max_reward_failure_share=config.reward.max_failure_share,
+            max_environment_failure_share=config.environment.max_failure_share,
         ),
     )
 
 
 def _evaluation(
-    run: RunContext, setup: RunSetup, ports: Ports, books: Books, sampling: SamplingParams, replicas: Replicas
+    run: RunContext, setup: RunSetup, sampling: SamplingParams, desk: RequestDesk, stages: AnswerStages
 ) -> Evaluation:
     config, preparation = setup.config, setup.preparation
     return Evaluation(
         config.evaluation,
         preparation.held_out,
-        desk=RequestDesk(run, books.router, replicas),
-        scorer=ports.scorer,
-        decode=preparation.decode,
+        desk=desk,
+        stages=stages,
         sampling=sampling if setup.workload is None else setup.workload.held_out(sampling),
         request_timeout_s=config.rollout.request_timeout_s,
         events=run.events,

@@ -3,7 +3,8 @@
 ::
 
     checkpoint ─► Engine ─┐
-    prompts ──────────────┴─► answers ─► reward ─► EvaluatedAnswer … ─► CheckpointScore
+    prompts ──────────────┴─► answers (to the ends of their conversations) ─► reward ─► EvaluatedAnswer …
+                                                                                      ─► CheckpointScore
 
 The reward has processes of its own, and the deadline that a run gives it: answers that it hangs on are left out.
 """
@@ -20,17 +21,26 @@ from statistics import fmean
 import torch
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.engine_desk import EngineDesk
 from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
-from rlserve.engine import Engine, Request, RequestOutput, SamplingParams
+from rlserve.engine import Engine, RequestOutput, SamplingParams
 from rlserve.engine.requests.request import FinishReason, SampleOutput
+from rlserve.errors import EnvironmentFailedError
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.rollout.answer_text import AnswerText
+from rlserve.rollout.conversations.factory import create_player
+from rlserve.rollout.conversations.player import ConversationPlayer
+from rlserve.rollout.conversations.scores import with_environment
 from rlserve.rollout.end_tokens import EndTokens
-from rlserve.rollout.groups import PromptGroup
+from rlserve.rollout.environments.base import Environments
+from rlserve.rollout.environments.factory import create_environments
+from rlserve.rollout.groups import GeneratedGroup, PromptGroup
+from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
+from rlserve.rollout.requests.turns import TurnRequests
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.factory import check_reward_model
-from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import Scorer, score_in_groups
+from rlserve.rollout.rewards.samples import reward_samples
+from rlserve.rollout.scoring import AnswerScorer, score_in_groups
 from rlserve.rollout.scoring.factory import create_local_scorer
 
 OnProgress = Callable[[int, int], None]
@@ -90,16 +100,19 @@ def evaluate_checkpoint(
         UserError: model, data or reward cannot be used.
     """
     reward_config = check_reward_model(config.reward, policy_has_template=config.data.apply_chat_template)
-    with asyncio.Runner() as runner, contextlib.closing(create_local_scorer(reward_config)) as scorer:
+    environments = create_environments(config.environment, None)
+    with (
+        asyncio.Runner() as runner,
+        contextlib.closing(create_local_scorer(reward_config)) as scorer,
+        contextlib.closing(environments) if environments is not None else contextlib.nullcontext(),
+    ):
         runner.run(scorer.start())
+        if environments is not None:
+            runner.run(environments.start())
         found = prepare_prompts(replace(config, pool=_pool_here()), str(model_path))
-        outputs = generate(
-            Engine(model_path, config.rollout.engine),
-            found.prompts.held_out,
-            sampling_of(config, found.end_tokens, num_answers),
-            on_progress,
-        )
-        answers = runner.run(score_all(config, found, scorer, outputs))
+        engine = Engine(model_path, config.rollout.engine)
+        generated = runner.run(generate(config, engine, found, environments, num_answers, on_progress))
+        answers = runner.run(score_all(config, found, scorer, generated))
     return summarise(answers), answers
 
 
@@ -108,44 +121,99 @@ def sampling_of(config: RunConfig, end_tokens: EndTokens, num_answers: int) -> S
     return SamplingParams(
         n=num_answers,
         temperature=config.evaluation.temperature,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=min(config.environment.max_turn_tokens or config.rollout.max_tokens, config.rollout.max_tokens),
         seed=config.seed,
         stop=config.rollout.stop,
         stop_token_ids=end_tokens.added,
     )
 
 
-def generate(
-    engine: Engine, prompts: Sequence[PromptGroup], sampling: SamplingParams, on_progress: OnProgress
-) -> dict[str, RequestOutput]:
-    """The answers to each prompt by its id. The engine is closed."""
-    with contextlib.closing(engine):
-        for prompt in prompts:
-            engine.add(Request(id=prompt.id, prompt_token_ids=prompt.prompt_token_ids, sampling=sampling))
-        outputs: dict[str, RequestOutput] = {}
-        while engine.has_work:
-            for output in engine.step():
-                outputs[output.request_id] = output
-                on_progress(len(outputs), len(prompts))
-    return outputs
+async def generate(
+    config: RunConfig,
+    engine: Engine,
+    found: PreparedPrompts,
+    environments: Environments | None,
+    num_answers: int,
+    on_progress: OnProgress,
+) -> list[GeneratedGroup]:
+    """The answers to each held-out prompt, or the conversations that they begin. The engine is closed."""
+    prompts, sampling, num_done = found.prompts.held_out, sampling_of(config, found.end_tokens, num_answers), 0
+    async with EngineDesk(engine) as desk:
+        conversations = None
+        if environments is not None:
+            conversations = create_player(
+                config.environment,
+                config.data,
+                environments,
+                ask=desk.answer,
+                decode=_decode(config, found),
+                max_tokens=config.rollout.max_tokens,
+            )
+
+        async def answer(prompt: PromptGroup) -> GeneratedGroup:
+            nonlocal num_done
+            generated = await _answered(prompt, desk, sampling, conversations, config.seed)
+            num_done += 1
+            on_progress(num_done, len(prompts))
+            return generated
+
+        return list(await asyncio.gather(*map(answer, prompts)))
+
+
+async def _answered(
+    prompt: PromptGroup,
+    desk: EngineDesk,
+    sampling: SamplingParams,
+    conversations: ConversationPlayer | None,
+    seed: int,
+) -> GeneratedGroup:
+    request_id = RequestId(kind=RequestKind.EVALUATION, name=prompt.id)
+    spec = RequestSpec(
+        id=request_id, prompt_token_ids=prompt.prompt_token_ids, sampling=sampling, position=prompt.position
+    )
+    answered = GeneratedGroup(group=prompt, output=await desk.answer(spec))
+    if conversations is None or answered.output.error is not None:
+        return answered
+
+    def turns(index: int) -> TurnRequests:
+        return TurnRequests(
+            kind=request_id.kind,
+            name=f"{prompt.id}/{index}",
+            sampling=sampling,
+            position=prompt.position,
+            min_version=0,
+            run_seed=seed,
+        )
+
+    try:
+        return await conversations.play(prompt, answered.output, turns)
+    except EnvironmentFailedError as error:
+        refused = RequestOutput(request_id=answered.output.request_id, samples=(), error=str(error))
+        return GeneratedGroup(group=prompt, output=refused)
 
 
 async def score_all(
-    config: RunConfig, found: PreparedPrompts, scorer: Scorer, outputs: Mapping[str, RequestOutput]
+    config: RunConfig, found: PreparedPrompts, scorer: AnswerScorer, generated: Sequence[GeneratedGroup]
 ) -> list[EvaluatedAnswer]:
     """Score the answers, as many together as a run does: the deadline means the same."""
-    decode = AnswerText(
-        found.tokenizer, end_token_ids=found.end_tokens.all, skip_special_tokens=config.reward.skip_special_tokens
+    decode = _decode(config, found)
+    refused = [_refused(each.group, each.output.error) for each in generated if each.output.error is not None]
+    answers = [(each.group, sample) for each in generated for sample in each.output.samples]
+    samples = [sample for each in generated for sample in reward_samples(each, decode)]
+    scores = with_environment(
+        await score_in_groups(scorer, samples, config.rollout.samples_per_prompt),
+        [conversation for each in generated for conversation in each.conversations],
     )
-    held_out = found.prompts.held_out
-    refused = [_refused(prompt, error) for prompt in held_out if (error := outputs[prompt.id].error) is not None]
-    answers = [(prompt, answer) for prompt in held_out for answer in outputs[prompt.id].samples]
-    samples = [_sample(prompt, answer, decode) for prompt, answer in answers]
-    scores = await score_in_groups(scorer, samples, config.rollout.samples_per_prompt)
     return refused + [
         _evaluated(prompt, answer, sample, score, config.evaluation.success_threshold)
         for (prompt, answer), sample, score in zip(answers, samples, scores, strict=True)
     ]
+
+
+def _decode(config: RunConfig, found: PreparedPrompts) -> AnswerText:
+    return AnswerText(
+        found.tokenizer, end_token_ids=found.end_tokens.all, skip_special_tokens=config.reward.skip_special_tokens
+    )
 
 
 def summarise(answers: Sequence[EvaluatedAnswer]) -> CheckpointScore:
@@ -171,10 +239,6 @@ def _pool_here() -> PoolConfig:
     """Slots of the kind that this process computes on: memory limits are checked against it."""
     kind = "gpu" if torch.cuda.is_available() else "cpu"
     return PoolConfig(slots=(SlotGroupConfig(type=kind, count=2),))
-
-
-def _sample(prompt: PromptGroup, answer: SampleOutput, decode: AnswerText) -> RewardSample:
-    return reward_sample(prompt, answer, id=f"{prompt.id}/{answer.index}", response=decode(answer.token_ids))
 
 
 def _evaluated(

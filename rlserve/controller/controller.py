@@ -145,6 +145,8 @@ class Controller:
             raise first_error(group) from group
         finally:
             self._ports.scorer.close()
+            if self._ports.environments is not None:
+                self._ports.environments.close()
             self._ports.fleet.close()
 
     async def _unless_stopped(self, start: asyncio.Task[Any]) -> bool:
@@ -166,7 +168,9 @@ class Controller:
         parts.notice_watch.open()
         slots = [slot for gang in gangs for slot in gang.slots]
         await asyncio.gather(
-            self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]), self._ports.scorer.start()
+            self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]),
+            self._ports.scorer.start(),
+            *(environments.start() for environments in (self._ports.environments,) if environments is not None),
         )
         if setup.dilation is not None:
             self._run.clock.dilate(setup.dilation)
@@ -207,6 +211,7 @@ class Controller:
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)  # one that goes on for a turn would score or drop a group that is not live any more
+        await parts.rollouts.give_up()
         if self._run.counters.num_steps >= self._config.num_steps:
             parts.rollouts.drop_surplus()
         parts.saver.loops_end()

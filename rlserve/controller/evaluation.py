@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 from rlserve.config.tree import EvaluationConfig
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.events import EventBus, HeldOutAnswered
 from rlserve.controller.request_desk import RequestDesk
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
-from rlserve.rollout.groups import PromptGroup, ScoredAnswer
+from rlserve.errors import EnvironmentFailedError
+from rlserve.rollout.conversations.scores import with_environment
+from rlserve.rollout.groups import GeneratedGroup, PromptGroup, ScoredAnswer
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
-from rlserve.rollout.rewards.base import RewardSample
-from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import AnswerScorer, score_in_groups
+from rlserve.rollout.requests.turns import TurnRequests
+from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.rollout.rewards.samples import reward_samples
+from rlserve.rollout.scoring import score_in_groups
 from rlserve.tracking import names
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class HeldOutScore:
     """Answers that could not be scored: the engine refused the prompt, or the reward failed."""
     num_left_out: int = 0
     """Answers that the reward left out, by None."""
+    mean_parts: Mapping[str, float] = field(default_factory=dict)
+    """Mean of each further number of the reward or the environment, by name."""
 
     def __str__(self) -> str:
         share = "none" if self.share_right is None else f"{self.share_right:.3f}"
@@ -44,7 +48,8 @@ class HeldOutScore:
     def metrics(self) -> Mapping[str, float]:
         """Under the names of ``rlserve.tracking.names``."""
         share = {} if self.share_right is None else {names.HELD_OUT: self.share_right}
-        return {**share, names.HELD_OUT_FAILED: self.num_failed, names.HELD_OUT_LEFT_OUT: self.num_left_out}
+        parts = {names.held_out_part(name): mean for name, mean in self.mean_parts.items()}
+        return {**share, names.HELD_OUT_FAILED: self.num_failed, names.HELD_OUT_LEFT_OUT: self.num_left_out, **parts}
 
 
 class Evaluation:
@@ -56,8 +61,7 @@ class Evaluation:
         prompts: Sequence[PromptGroup],
         *,
         desk: RequestDesk,
-        scorer: AnswerScorer,
-        decode: Callable[[NDArray[np.int32]], str],
+        stages: AnswerStages,
         sampling: SamplingParams,
         request_timeout_s: float,
         events: EventBus,
@@ -67,8 +71,7 @@ class Evaluation:
         self._config = config
         self._prompts = prompts
         self._desk = desk
-        self._scorer = scorer
-        self._decode = decode
+        self._stages = stages
         self._request_timeout_s = request_timeout_s
         self._events = events
         self._num_scored_together = sampling.n
@@ -87,20 +90,25 @@ class Evaluation:
         What cannot be scored is left out and counted, with one warning; what the reward leaves out (None) is counted
         apart. May be cancelled at any time.
         """
-        outputs = await self._desk.answers([self._request(step, *item) for item in enumerate(self._prompts)])
+        requests = [self._request(step, position, prompt) for position, prompt in enumerate(self._prompts)]
+        outputs = await self._desk.answers(requests)
+        found = await asyncio.gather(*map(self._whole, self._prompts, requests, outputs))
         errors = [
-            f"held-out prompt {prompt.id}: {output.error}"
-            for prompt, output in zip(self._prompts, outputs, strict=True)
-            if output.error is not None
+            f"held-out prompt {generated.group.id}: {generated.output.error}"
+            for generated in found
+            if generated.output.error is not None
         ]
-        samples = await asyncio.to_thread(self._samples, outputs)
-        scores = await score_in_groups(self._scorer, samples, self._num_scored_together)
-        answered = [
-            (prompt, output) for prompt, output in zip(self._prompts, outputs, strict=True) if output.error is None
-        ]
+        answered = [generated for generated in found if generated.output.error is None]
+        samples = await asyncio.to_thread(self._samples, answered)
+        scores = with_environment(
+            await score_in_groups(self._stages.scorer, samples, self._num_scored_together),
+            [conversation for generated in answered for conversation in generated.conversations],
+        )
         answers = [
-            ScoredAnswer(prompt=prompt, sample=output.samples[0], reward=score.value, reward_parts=score.parts)
-            for (prompt, output), score in zip(answered, scores, strict=True)
+            ScoredAnswer(
+                prompt=generated.group, sample=generated.output.samples[0], reward=score.value, reward_parts=score.parts
+            )
+            for generated, score in zip(answered, scores, strict=True)
         ]
         self._events.emit(HeldOutAnswered(step=step, answers=answers))
         errors += [score.error for score in scores if score.error is not None]
@@ -117,6 +125,7 @@ class Evaluation:
             share_right=num_right / len(rewards) if rewards else None,
             num_failed=len(errors),
             num_left_out=sum(score.value is None and score.error is None for score in scores),
+            mean_parts=_mean_parts(scores),
         )
 
     def _request(self, step: int, position: int, prompt: PromptGroup) -> RequestSpec:
@@ -129,14 +138,34 @@ class Evaluation:
             timeout_s=self._request_timeout_s,
         )
 
-    def _samples(self, outputs: Sequence[RequestOutput]) -> list[RewardSample]:
-        """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
+    async def _whole(self, prompt: PromptGroup, first: RequestSpec, output: RequestOutput) -> GeneratedGroup:
+        """The answer, or the whole conversation that it is the first turn of."""
+        answered, conversations = GeneratedGroup(group=prompt, output=output), self._stages.conversations
+        if conversations is None or output.error is not None:
+            return answered
+        turns = TurnRequests(
+            kind=first.id.kind,
+            name=first.id.name,
+            sampling=first.sampling,
+            position=first.position,
+            min_version=first.min_version,
+            timeout_s=first.timeout_s,
+        )
+        try:
+            return await conversations.play(prompt, output, lambda index: turns)
+        except EnvironmentFailedError as error:
+            return replace(answered, output=RequestOutput(request_id=output.request_id, samples=(), error=str(error)))
+
+    def _samples(self, answered: Sequence[GeneratedGroup]) -> list[RewardSample]:
+        """What the reward is shown."""
         return [
-            self._sample(prompt, output)
-            for prompt, output in zip(self._prompts, outputs, strict=True)
-            if output.error is None
+            replace(sample, id=generated.group.id)
+            for generated in answered
+            for sample in reward_samples(generated, self._stages.decode)
         ]
 
-    def _sample(self, prompt: PromptGroup, output: RequestOutput) -> RewardSample:
-        (answer,) = output.samples
-        return reward_sample(prompt, answer, id=prompt.id, response=self._decode(answer.tokens.token_ids))
+
+def _mean_parts(scores: Sequence[Score]) -> dict[str, float]:
+    """Of the scores that have the part."""
+    names_found = dict.fromkeys(name for score in scores for name in score.parts)
+    return {name: fmean(score.parts[name] for score in scores if name in score.parts) for name in names_found}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from rlserve.engine.requests.request import FinishReason
-from rlserve.rollout.groups import ScoredGroup, mean_reward_parts
+from rlserve.rollout.groups import Conversation, ScoredGroup, mean_reward_parts
 from rlserve.tracking import names
 
 
@@ -17,4 +18,18 @@ def group_metrics(groups: Sequence[ScoredGroup]) -> Mapping[str, float]:
     compared = [scored.rewards for scored in groups if len(scored.rewards) > 1]
     if compared:
         metrics[names.FRAC_REWARD_ZERO_STD] = sum(min(rewards) == max(rewards) for rewards in compared) / len(compared)
-    return {**metrics, **mean_reward_parts(groups)}
+    conversations = [conversation for scored in groups for conversation in scored.conversations]
+    return {**metrics, **mean_reward_parts(groups), **(_conversation_metrics(conversations) if conversations else {})}
+
+
+def _conversation_metrics(conversations: Sequence[Conversation]) -> Mapping[str, float]:
+    turns = [conversation.num_turns for conversation in conversations]
+    num_tokens = sum(len(conversation.loss_mask) for conversation in conversations)
+    num_trained = sum(int(conversation.loss_mask.sum()) for conversation in conversations)
+    return {
+        "rollout/num_turns/mean": fmean(turns),
+        "rollout/num_turns/max": max(turns),
+        "rollout/num_turns/min": min(turns),
+        "rollout/environment_s": fmean(conversation.environment_s for conversation in conversations),
+        "response_length/environment_share": 1 - num_trained / num_tokens,
+    }

@@ -10,9 +10,10 @@ from rlserve.controller.context import Books, RunContext
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.replicas import Replicas
+from rlserve.controller.rollout_loop import ENVIRONMENT_ERROR
 from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.manager.measurement.figures import Measurements
-from rlserve.rollout.ledger import GroupState
+from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
 
@@ -89,6 +90,7 @@ class RolloutMetrics:
             "rollout/num_running": ledger.count(GroupState.RUNNING),
             "rollout/num_buffered": len(self._books.buffer),
             "rollout/num_dropped": ledger.count(GroupState.DROPPED),
+            **_environment_failures(ledger),
             "pool/num_train": table.count(GangState.TRAIN),
             "pool/num_rollout": table.count(*SERVING),
             "pool/num_moving": num_moving(self._reallocation),
@@ -105,6 +107,11 @@ class RolloutMetrics:
             metrics["vllm:prefix_cache_hit_rate"] = sum(stat.prefix_cache_hit_rate for stat in stats) / len(stats)
         rates = self._rates.update(num_tokens=num_generated, busy_s=replicas.busy_s, num_replicas=len(stats))
         return {**metrics, **rates, **measured_metrics(self._measuring.figures())}
+
+
+def _environment_failures(ledger: Ledger) -> Mapping[str, float]:
+    number = ledger.num_dropped.get(ENVIRONMENT_ERROR)
+    return {} if number is None else {"rollout/num_environment_failures": number}
 
 
 def measured_metrics(measured: Measurements) -> Mapping[str, float]:

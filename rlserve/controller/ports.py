@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
 from rlserve.pool.slots import Slot
+from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.scoring.base import AnswerScorer
 from rlserve.weights.offer import Holding, SentPart
 
@@ -162,6 +163,8 @@ class Ports:
 
     fleet: Fleet
     scorer: AnswerScorer
+    environments: Environments | None = None
+    """None where an answer is one turn."""
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""
     processors: ProcessorSource | None = None

@@ -10,6 +10,7 @@ from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.gangs import Node
 from rlserve.pool.processors import Processors
+from rlserve.rollout.environments.factory import create_environments
 from rlserve.rollout.scoring.factory import create_scorer
 
 
@@ -22,6 +23,7 @@ def ray_ports(setup: RunSetup) -> Ports:
             setup.folder.path / "logs" / "reward.log",
             on_this_machine=setup.config.launch.kind == "local",
         ),
+        environments=create_environments(setup.config.environment, setup.folder.path / "logs" / "environment.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )

@@ -288,7 +288,12 @@ class Replicas:
 
     def _send(self, slot_id: str, replica: _Replica, call: Any, doing: str) -> None:
         """See to it in the background that a call is answered; a replica that does not is lost."""
-        task = self._run.tasks.create_task(self._answered(slot_id, replica, call, doing))
+        work = self._answered(slot_id, replica, call, doing)
+        try:
+            task = self._run.tasks.create_task(work)
+        except RuntimeError:  # the run ends with an error, and its workers with it
+            work.close()
+            return
         replica.sending.add(task)
         task.add_done_callback(replica.sending.discard)
 

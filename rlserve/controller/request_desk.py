@@ -30,7 +30,13 @@ class RequestDesk:
         self._router = router
         self._replicas = replicas
         self._answers: dict[RequestId, asyncio.Future[RequestOutput]] = {}
+        self._looked_s = run.clock.real_s()
         run.events.subscribe(RequestAnswered, self._note_answer)
+
+    async def answer(self, spec: RequestSpec) -> RequestOutput:
+        """As ``answers``, to one."""
+        (output,) = await self.answers([spec])
+        return output
 
     async def answers(self, specs: Sequence[RequestSpec]) -> list[RequestOutput]:
         """The answer to each, by whatever replicas there are; survives the loss of any of them.
@@ -60,7 +66,12 @@ class RequestDesk:
             answer.set_result(event.output)
 
     def _expire(self) -> None:
-        for expired in self._router.expire(time_s=self._run.clock.real_s()):
+        """Once each time to look, however many wait."""
+        now = self._run.clock.real_s()
+        if now - self._looked_s < _LOOK_S / 2:
+            return
+        self._looked_s = now
+        for expired in self._router.expire(time_s=now):
             self._answers[expired.id.first].set_result(
                 RequestOutput(request_id=str(expired.id), samples=(), error=_where(expired))
             )

@@ -4,46 +4,50 @@
 
     PromptSource ──admit (while the ledger has room)──► router ──► replicas
                                                                       │ RequestAnswered
-    buffer ◄── reward ◄── scoring queue ◄─────────────────────────────┘
+    buffer ◄── reward ◄── scoring queue ◄──(conversations, to their ends)
 
-``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. A group
-whose request the engine refused, whose reward failed or left it out, or whose rewards are all equal where that is asked
-for (``rlserve.rollout.group_filter``), is dropped with its reason and counted, and the next prompt takes its place,
-towards the end of a run in advance (``rlserve.rollout.admission``); too large a share of failures stops the run, which
-would otherwise eat up its prompts for nothing. As many groups are scored at once as the scorer has workers; the order
-in which they end does not matter.
+``admit`` is unblocked by a finished training step or a dropped group; ``score`` by a finished output. With an
+environment the samples of an answered group go on turn by turn, each by itself (``rlserve.rollout.conversations``); for
+the ledger the group is running until all of them are over. A group whose request the engine refused, whose environment
+or reward failed or left it out, or whose rewards are all equal where that is asked for
+(``rlserve.rollout.group_filter``), is dropped with its reason and counted, and the next prompt takes its place, towards
+the end of a run in advance (``rlserve.rollout.admission``); too large a share of failures stops the run, which would
+otherwise eat up its prompts for nothing. As many groups are scored at once as the scorer has workers; the order in
+which they end does not matter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.events import GroupFinished, RequestAnswered, RequestsReturned, RequestsStarted
 from rlserve.controller.replicas import Replicas
-from rlserve.engine.requests.request import RequestOutput
-from rlserve.errors import RewardError, UserError
+from rlserve.errors import EnvironmentFailedError, RewardError, UserError
 from rlserve.rollout.admission import NOT_NEEDED
+from rlserve.rollout.conversations.player import ConversationPlayer
+from rlserve.rollout.conversations.scores import with_environment
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.group_filter import EQUAL_REWARDS
-from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.rollout.groups import GeneratedGroup, PromptGroup, ScoredGroup
 from rlserve.rollout.ledger import GroupRecord
 from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.requests.base import RequestId, RequestKind
 from rlserve.rollout.requests.training import TrainingRequests
-from rlserve.rollout.rewards.base import RewardSample, Score
-from rlserve.rollout.rewards.samples import reward_sample
-from rlserve.rollout.scoring import AnswerScorer
+from rlserve.rollout.requests.turns import turns_in_training
+from rlserve.rollout.rewards.base import Score
+from rlserve.rollout.rewards.samples import reward_samples
 
 logger = logging.getLogger(__name__)
 
 ENGINE_ERROR = "engine_error"
+ENVIRONMENT_ERROR = "environment_error"
 REWARD_ERROR = "reward_error"
 REWARD_LEFT_OUT = "reward_left_out"
 WORKLOAD_FILTERED = "workload_filtered"
@@ -56,6 +60,7 @@ class FailureLimits:
     max_refusal_share: float
     """Refused by the engine."""
     max_reward_failure_share: float
+    max_environment_failure_share: float
 
 
 class RolloutLoop:
@@ -69,8 +74,7 @@ class RolloutLoop:
         source: PromptSource,
         requests: TrainingRequests,
         replicas: Replicas,
-        scorer: AnswerScorer,
-        decode: Callable[[NDArray[np.int32]], str],
+        stages: AnswerStages,
         limits: FailureLimits,
     ) -> None:
         self._run = run
@@ -83,15 +87,17 @@ class RolloutLoop:
         self._requests = requests
         self._workload = requests.workload
         self._replicas = replicas
-        self._scorer = scorer
-        self._decode = decode
+        self._stages = stages
         self._refusals = FailureShare(limits.max_refusal_share)
         self._reward_failures = FailureShare(limits.max_reward_failure_share)
+        self._environment_failures = FailureShare(limits.max_environment_failure_share)
         self._num_left_out_in_a_row = 0
         self._asked: dict[str, PromptGroup] = {}
         """Groups whose answer is not there yet, by id."""
-        self._tool_waits: set[asyncio.Task[None]] = set()
-        self._finished: asyncio.Queue[tuple[PromptGroup, RequestOutput]] = asyncio.Queue()
+        self._going_on: set[asyncio.Task[None]] = set()
+        """Groups that have their answer and do not finish with it: conversations, and waits of a paced run."""
+        self._given_up = False
+        self._finished: asyncio.Queue[GeneratedGroup] = asyncio.Queue()
         run.events.subscribe(RequestsStarted, self._note_started)
         run.events.subscribe(RequestsReturned, self._note_returned)
         run.events.subscribe(RequestAnswered, self._note_answer)
@@ -111,10 +117,16 @@ class RolloutLoop:
                 self._admit_next()
             self._replicas.dispatch()
 
+    async def give_up(self) -> None:
+        """Once the loops are cancelled: conversations and waits under way are not gone on with. For the ledger their
+        groups are live still, and answers that still come are passed over."""
+        self._given_up = True
+        for task in (going_on := list(self._going_on)):
+            task.cancel()
+        await asyncio.gather(*going_on, return_exceptions=True)
+
     def drop_surplus(self) -> None:
         """After the last step, once the loops are cancelled: what is live still is not needed."""
-        for task in self._tool_waits:
-            task.cancel()
         now, asked = self._run.clock.now(), [*self._asked]
         self._asked.clear()
         self._replicas.withdraw(RequestId(kind=RequestKind.TRAINING, name=group_id) for group_id in asked)
@@ -148,61 +160,81 @@ class RolloutLoop:
                 self._ledger.requeue(request_id.name, time_s=self._run.clock.now())
 
     def _note_answer(self, event: RequestAnswered) -> None:
-        if event.id.kind is RequestKind.TRAINING:
+        if event.id.kind is RequestKind.TRAINING and not self._given_up:
             group = self._asked.pop(event.id.name)
             wait_s = 0.0 if self._workload is None else self._workload.group_tool_wait_s(group.position)
+            answered = GeneratedGroup(group=group, output=event.output)
             if wait_s:
-                task = self._run.tasks.create_task(self._finish_after(wait_s, group, event.output))
-                self._tool_waits.add(task)
-                task.add_done_callback(self._tool_waits.discard)
+                self._go_on(self._finish_after(wait_s, answered))
+            elif self._stages.conversations is not None and event.output.error is None:
+                self._go_on(self._converse(self._stages.conversations, answered))
             else:
-                self._finished.put_nowait((group, event.output))
+                self._finished.put_nowait(answered)
 
-    async def _finish_after(self, wait_s: float, group: PromptGroup, output: RequestOutput) -> None:
+    def _go_on(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._run.tasks.create_task(work)
+        self._going_on.add(task)
+        task.add_done_callback(self._going_on.discard)
+
+    async def _finish_after(self, wait_s: float, answered: GeneratedGroup) -> None:
         """For tools, while the group holds no step of an engine."""
         await self._run.clock.sleep(wait_s)
-        self._finished.put_nowait((group, output))
+        self._finished.put_nowait(answered)
+
+    async def _converse(self, conversations: ConversationPlayer, answered: GeneratedGroup) -> None:
+        """The answers are first turns: play their conversations to the end."""
+        group, min_version = answered.group, self._ledger.get(answered.group.id).oldest_version
+        turns = partial(turns_in_training, self._requests, group, min_version=min_version)
+        try:
+            played = await conversations.play(group, answered.output, turns)
+        except EnvironmentFailedError as error:
+            self._drop_environment(answered, str(error))
+        else:
+            self._environment_failures.note(failed=False)
+            self._finished.put_nowait(played)
 
     async def score(self) -> None:
         """Score finished groups, as many at once as there are workers, and put them into the buffer."""
         async with asyncio.TaskGroup() as tasks:
-            for _ in range(self._scorer.num_workers):
+            for _ in range(self._stages.scorer.num_workers):
                 tasks.create_task(self._score_finished())
 
     async def _score_finished(self) -> None:
         while True:
-            group, output = await self._finished.get()
-            if output.error is not None:
-                self._drop_refused(group, output.error)
+            generated = await self._finished.get()
+            if generated.output.error is not None:
+                self._drop_refused(generated.group, generated.output.error)
                 continue
             self._refusals.note(failed=False)
             try:
-                scores = await self._scorer.score(await asyncio.to_thread(self._reward_samples, group, output))
+                samples = await asyncio.to_thread(reward_samples, generated, self._stages.decode)
+                scores = await self._stages.scorer.score(samples)
             except RewardError as error:
-                self._drop_failed(group, output, str(error))
+                self._drop_failed(generated, str(error))
                 continue
             errors = [score.error for score in scores if score.error is not None]
             if errors:
-                self._drop_failed(group, output, errors[0])
+                self._drop_failed(generated, errors[0])
             else:
                 self._reward_failures.note(failed=False)
-                self._take(group, output, scores)
+                self._take(generated, with_environment(scores, generated.conversations))
 
-    def _take(self, group: PromptGroup, output: RequestOutput, scores: Sequence[Score]) -> None:
+    def _take(self, generated: GeneratedGroup, scores: Sequence[Score]) -> None:
+        group = generated.group
         rewards = tuple(score.value for score in scores if score.value is not None)
         if not self._is_kept(group):
             self._drop(group, WORKLOAD_FILTERED)
-            self._tell_finished(output, kept=False)
+            self._tell_finished(generated, kept=False)
             return
         if len(rewards) < len(scores):
             self._drop(group, REWARD_LEFT_OUT)
-            self._tell_finished(output, kept=False)
+            self._tell_finished(generated, kept=False)
             self._note_left_out()
             return
         self._num_left_out_in_a_row = 0
         if self._group_filter and not self._group_filter.keeps(rewards, num_steps=self._run.counters.num_steps):
             self._drop(group, EQUAL_REWARDS)
-            self._tell_finished(output, kept=False)
+            self._tell_finished(generated, kept=False)
             return
         record, now = self._ledger.get(group.id), self._run.clock.now()
         self._admission.note(kept=True)
@@ -210,14 +242,15 @@ class RolloutLoop:
         self._buffer.put(
             ScoredGroup(
                 group=group,
-                output=output,
+                output=generated.output,
+                conversations=generated.conversations,
                 rewards=rewards,
                 reward_parts=tuple(score.parts for score in scores),
                 attempt=record.attempt,
             ),
             time_s=now,
         )
-        self._tell_finished(output, kept=True)
+        self._tell_finished(generated, kept=True)
         self._run.changed.notify()
 
     def _is_kept(self, group: PromptGroup) -> bool:
@@ -225,18 +258,8 @@ class RolloutLoop:
         workload = self._workload
         return workload is None or workload.keeps(group.position, workload.progress(self._run.counters.num_steps))
 
-    def _tell_finished(self, output: RequestOutput, *, kept: bool) -> None:
-        num_tokens = sum(len(sample.tokens) for sample in output.samples)
-        self._run.events.emit(GroupFinished(kept=kept, num_tokens=num_tokens))
-
-    def _reward_samples(self, group: PromptGroup, output: RequestOutput) -> list[RewardSample]:
-        """What the reward is shown. Decoding takes a microsecond a token, so this runs in a thread."""
-        return [
-            reward_sample(
-                group, sample, id=f"{group.id}/{sample.index}", response=self._decode(sample.tokens.token_ids)
-            )
-            for sample in output.samples
-        ]
+    def _tell_finished(self, generated: GeneratedGroup, *, kept: bool) -> None:
+        self._run.events.emit(GroupFinished(kept=kept, num_tokens=generated.num_generated_tokens))
 
     def _drop(self, group: PromptGroup, reason: str) -> None:
         self._admission.note(kept=False)
@@ -252,9 +275,21 @@ class RolloutLoop:
             )
         logger.warning("prompt %s was refused by the engine, and is dropped: %s", group.id, error)
 
-    def _drop_failed(self, group: PromptGroup, output: RequestOutput, error: str) -> None:
-        self._drop(group, REWARD_ERROR)
-        self._tell_finished(output, kept=False)
+    def _drop_environment(self, answered: GeneratedGroup, error: str) -> None:
+        self._drop(answered.group, ENVIRONMENT_ERROR)
+        self._tell_finished(answered, kept=False)
+        failures = self._environment_failures
+        if failures.note(failed=True):
+            raise EnvironmentFailedError(
+                f"{error}\nthe environment failed for {failures.num_failed} of the last {WINDOW} prompt groups, more "
+                f"than environment.max_failure_share allows ({failures.max_failed})"
+            )
+        counts = (failures.num_failed, WINDOW, failures.max_failed)
+        logger.warning("%s; its group is dropped (%d of the last %d, %d may be)", error, *counts)
+
+    def _drop_failed(self, generated: GeneratedGroup, error: str) -> None:
+        self._drop(generated.group, REWARD_ERROR)
+        self._tell_finished(generated, kept=False)
         too_many = self._reward_failures.note(failed=True)
         num_failed, max_failed = self._reward_failures.num_failed, self._reward_failures.max_failed
         if too_many:

@@ -129,13 +129,14 @@ def weights_config(setup: RunSetup) -> WeightsConfig:
 
 
 def sampling_params(config: RunConfig, end_tokens: EndTokens) -> SamplingParams:
-    """How every prompt group is sampled; the router gives each its own seed."""
+    """How every prompt group is sampled; the router gives each its own seed. With an environment that is one turn."""
+    max_turn_tokens = config.environment.max_turn_tokens or config.rollout.max_tokens
     return SamplingParams(
         n=config.rollout.samples_per_prompt,
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,
-        max_tokens=config.rollout.max_tokens,
+        max_tokens=min(max_turn_tokens, config.rollout.max_tokens),
         seed=config.seed,
         stop=config.rollout.stop,
         stop_token_ids=end_tokens.added,

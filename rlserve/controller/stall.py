@@ -16,7 +16,10 @@ from rlserve.rollout.ledger import LIVE_STATES
 def stall_timeout_s(config: RunConfig) -> float:
     """Longest that nothing at all moves while every wait keeps its own deadline."""
     rollout, pool = config.rollout, config.pool
-    return rollout.request_timeout_s + config.reward.timeout_s + pool.worker_start_timeout_s + pool.switch_timeout_s
+    answers_s = rollout.request_timeout_s + config.reward.timeout_s
+    if config.environment.name is not None:  # between two turns: a step, or the end of one and the reset of another
+        answers_s += 2 * config.environment.timeout_s
+    return answers_s + pool.worker_start_timeout_s + pool.switch_timeout_s
 
 
 class StallGuard:

@@ -25,7 +25,6 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
     prompts = [np.array(scored.group.prompt_token_ids, dtype=np.int32) for scored in scored_groups]
     num_samples = [len(scored.output.samples) for scored in scored_groups]
     group_index = np.repeat(np.arange(len(scored_groups)), num_samples)
-    num_tokens = sum(map(len, tokens))
     pieces = chain.from_iterable(
         (prompts[group], sample.token_ids) for group, sample in zip(group_index.tolist(), tokens, strict=True)
     )
@@ -35,13 +34,24 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
         prompt_lengths=np.repeat(np.array([len(prompt) for prompt in prompts], dtype=np.int32), num_samples),
         response_lengths=np.array([len(sample) for sample in tokens], dtype=np.int32),
         token_ids=np.concatenate(list(pieces)),
-        loss_mask=np.ones(num_tokens, dtype=bool),
+        loss_mask=_loss_mask(scored_groups),
         log_probs=np.concatenate([sample.log_probs for sample in tokens]),
         behaviour_log_probs=np.concatenate([sample.behaviour_log_probs for sample in tokens]),
         weight_versions=np.concatenate([sample.weight_versions for sample in tokens]).astype(np.int32),
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
         reward_components=_components(scored_groups),
         finish_reasons=tuple(str(sample.finish_reason) for _, sample in pairs),
+    )
+
+
+def _loss_mask(scored_groups: Sequence[ScoredGroup]) -> NDArray[np.bool_]:
+    """[A] all tokens, but for what an environment said."""
+    return np.concatenate(
+        [
+            scored.conversations[number].loss_mask if scored.conversations else np.ones(len(sample.tokens), dtype=bool)
+            for scored in scored_groups
+            for number, sample in enumerate(scored.output.samples)
+        ]
     )
 
 

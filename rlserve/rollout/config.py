@@ -81,7 +81,8 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig(RewardSourceConfig):
-    """What scores an answer: exactly one of ``function``, ``url``, ``model_path`` and ``parts``."""
+    """What scores an answer: exactly one of ``function``, ``url``, ``model_path`` and ``parts``; none where an
+    environment gives all rewards."""
 
     parts: dict[str, RewardPartConfig] = field(default_factory=dict)
     """Several rewards by name. Their weighted sum is trained on, each is a metric ``reward/NAME/mean``."""
@@ -123,8 +124,6 @@ class RewardConfig(RewardSourceConfig):
 
     def _problem_of_sources(self) -> str | None:
         num_sources = len(list(self._sources()))
-        if num_sources == 0 and not self.parts:
-            return "name a reward: reward.function, reward.url, reward.model_path or reward.parts"
         if num_sources > 1:
             return self._problem_of_several("reward.")
         return f"{self.source} cannot stand beside reward.parts" if num_sources and self.parts else None
@@ -139,6 +138,11 @@ class RewardConfig(RewardSourceConfig):
         if self.device == "cuda" and self.num_gpus == 0:
             return "needs reward.num_gpus above 0, so that no slot has the same GPU"
         return None
+
+    @property
+    def is_named(self) -> bool:
+        """Whether there is a reward: with an environment there need not be one."""
+        return bool(self.parts) or next(self._sources(), None) is not None
 
     @property
     def model_device(self) -> str:

@@ -8,6 +8,9 @@ from functools import cached_property
 from statistics import fmean
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlserve.engine.requests.request import RequestOutput, SampleOutput
 from rlserve.rollout.columns import Columns
 
@@ -42,12 +45,52 @@ class PromptGroup:
     """Why the prompt cannot be used; it is admitted and dropped at once, so that counts match the position."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Conversation:
+    """How a sample of several turns came about. R tokens of model and environment."""
+
+    loss_mask: NDArray[np.bool_]
+    """[R] which tokens the model made; the others are the environment's."""
+    num_turns: int
+    """Of the model."""
+    reward: float
+    """Sum of the environment's rewards."""
+    metrics: Mapping[str, float]
+    """Sums of its further numbers by name."""
+    environment_s: float
+    """Seconds that the environment took."""
+
+    def turn_spans(self) -> list[tuple[int, int]]:
+        """Tokens [start, end) of each turn of the model."""
+        edges = np.flatnonzero(np.diff(self.loss_mask, prepend=False, append=False))
+        return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeneratedGroup:
+    """A prompt group that was generated."""
+
+    group: PromptGroup
+    output: RequestOutput
+    conversations: tuple[Conversation, ...] = ()
+    """One for each sample of ``output``; empty without an environment."""
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """Those that the model made."""
+        if self.conversations:
+            return sum(int(conversation.loss_mask.sum()) for conversation in self.conversations)
+        return sum(len(sample.tokens) for sample in self.output.samples)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScoredGroup:
     """A prompt group that was generated and scored."""
 
     group: PromptGroup
     output: RequestOutput
+    conversations: tuple[Conversation, ...] = ()
+    """One for each sample of ``output``; empty without an environment."""
     rewards: tuple[float, ...]
     """One for each sample of ``output``, in the same order."""
     reward_parts: tuple[Mapping[str, float], ...] = ()
@@ -57,6 +100,7 @@ class ScoredGroup:
 
     def __post_init__(self) -> None:
         assert len(self.rewards) == len(self.output.samples) > 0, f"group {self.group.id}: one reward a sample"
+        assert len(self.conversations) in (0, len(self.rewards)), f"group {self.group.id}: one conversation a sample"
         assert self.output.finished, f"group {self.group.id}: only finished groups are scored"
 
     @cached_property

@@ -63,8 +63,10 @@ METRICS: Mapping[str, str] = {
     KL: "mean KL of the policy to the frozen reference, nats per token, by one sample: it scatters around the true "
     "value, and may be below 0, more so where top-k or top-p restrict the draws [TRL objective/kl]",
     KL_K3: "the same by the estimate k3 (Schulman, http://joschu.net/blog/kl-approx.html), which is never below 0",
-    "response_length/{mean,max,min}": "tokens of an answer",
-    CLIP_RATIO: "share of answers cut by the length limit [TRL completions/clipped_ratio]",
+    "response_length/{mean,max,min}": "tokens of an answer that the model made",
+    CLIP_RATIO: "share of answers cut by the length limit, or by environment.max_turns [TRL completions/clipped_ratio]",
+    "response_length/environment_share": "(environment) share of the answers' tokens that the environment made",
+    "rollout/num_turns/{mean,max,min}": "(environment) turns of the model in a conversation",
     FRAC_REWARD_ZERO_STD: "share of prompt groups whose answers all have the same reward; not written with one answer "
     "a prompt [TRL frac_reward_zero_std]",
     "prompt_length/{mean,max,min}": "tokens of a prompt",
@@ -93,8 +95,10 @@ METRICS: Mapping[str, str] = {
     HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
     HELD_OUT_LEFT_OUT: "held-out answers that the reward left out by returning None",
-    "reward/NAME/mean": "mean of each further number that the reward returns, or of each of several rewards; "
-    "NAME is truncated for a reward model: share of texts that were too long for it",
+    "reward/NAME/mean": "mean of each further number that the reward or the environment returns, or of each of "
+    "several rewards; NAME is environment for the sum of the environment's own rewards, and truncated for a reward "
+    "model: share of texts that were too long for it",
+    "val-core/held_out/NAME/mean@1": "mean of such a number over the held-out answers that were scored",
     # Engine (vLLM), summed or averaged over the replicas.
     "vllm:num_requests_running": "sequences in the engines' running batches",
     "vllm:num_requests_waiting": "sequences that wait inside the engines",
@@ -111,6 +115,9 @@ METRICS: Mapping[str, str] = {
     WAIT_SHARE: "share of the trainer's time, lately, that it waited for samples",
     "rollout/num_{pending,running,buffered}": "prompt groups in that state",
     "rollout/num_dropped": "prompt groups dropped since the run began",
+    "rollout/environment_s": "(environment) seconds that the environment of a conversation took, in the mean",
+    "rollout/num_environment_failures": "(environment) prompt groups dropped since the run began because of it; from "
+    "the first on",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
     "pool/turn_to_{train,rollout}_s": "(colocated) seconds from the end of the other role's turn until all gangs had "
@@ -143,3 +150,8 @@ METRICS: Mapping[str, str] = {
     "run began",
 }
 """Pattern of a name (braces list alternatives) and what it measures."""
+
+
+def held_out_part(name: str) -> str:
+    """The metric of a further number of the reward, over the held-out answers."""
+    return f"val-core/held_out/{name}/mean@1"

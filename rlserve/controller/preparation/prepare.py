@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from huggingface_hub import snapshot_download
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.preparation.environment_trial import try_environment
 from rlserve.controller.preparation.prompts import prepare_prompts
 from rlserve.controller.preparation.reward_trial import reward_trial
 from rlserve.engine.models import check_supported
@@ -63,6 +64,10 @@ def prepare(config: RunConfig, on_status: Callable[[str], None], *, reward_log: 
         preparation = _prepare(config, reward, on_status)
         on_status("trying the reward")
         try_reward(preparation.held_out, preparation.tokenizer)
+    if config.environment.name is not None:
+        on_status("trying the environment")
+        log_path = None if reward_log is None else reward_log.with_name("environment.log")
+        try_environment(config.environment, preparation.held_out[0], log_path)
     return preparation
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.preparation.environment_trial import try_environment
 from rlserve.controller.preparation.prompts import PreparedPrompts, prepare_prompts
 from rlserve.controller.preparation.reward_trial import TryReward, describe_score
 from rlserve.rollout.dataset.factory import looks_local
@@ -36,7 +37,14 @@ def preview_prompts(config: RunConfig, try_reward: TryReward) -> str:
     found = prepare_prompts(config, str(folder))
     trial = try_reward(found.prompts.held_out, found.tokenizer)
     reward = [] if trial is None else [f"the reward of a reference answer: {describe_score(trial)}"]
-    return "\n".join([*_lines(config, found), *reward])
+    return "\n".join([*_lines(config, found), *reward, *_environment(config, found)])
+
+
+def _environment(config: RunConfig, found: PreparedPrompts) -> Iterator[str]:
+    if config.environment.name is not None:
+        prompt = found.prompts.held_out[0]
+        try_environment(config.environment, prompt, None)
+        yield f"the environment was made and reset for prompt {prompt.id}: {config.environment.name}"
 
 
 def _lines(config: RunConfig, found: PreparedPrompts) -> Iterator[str]:

@@ -44,7 +44,7 @@ def reward_trial(config: RunConfig, log_path: Path | None) -> Iterator[TryReward
         RewardError: it cannot be found or loaded.
     """
     reward = config.reward.without_models
-    if reward is None or reward.num_gpus > 0:
+    if reward is None or not reward.is_named or reward.num_gpus > 0:
         yield lambda held_out, tokenizer: None
         return
     with RewardProbe(reward, log_path) as probe:

@@ -14,11 +14,13 @@ class RequestKind(StrEnum):
 
     TRAINING = "training"
     """A prompt group of the ledger."""
+    TURN = "turn"
+    """A later turn of a conversation in training, of one sample."""
     EVALUATION = "evaluation"
-    """A held-out prompt."""
+    """A held-out prompt, or a later turn of its conversation."""
 
 
-URGENCY: Mapping[RequestKind, int] = {RequestKind.TRAINING: 0, RequestKind.EVALUATION: 1}
+URGENCY: Mapping[RequestKind, int] = {RequestKind.TRAINING: 0, RequestKind.TURN: 0, RequestKind.EVALUATION: 1}
 """Higher goes first: an evaluation holds training up until it is answered."""
 
 
@@ -66,5 +68,7 @@ class RequestSpec:
     """Among the requests of its kind: lower goes first."""
     min_version: int = 0
     """Oldest version of the weights that may answer it."""
+    continues: tuple[int, ...] = ()
+    """Prompt of the request that this one is the next turn of: whoever answered that may cache what both begin with."""
     timeout_s: float | None = None
     """Longest that it may make no progress; None: as long as it takes."""

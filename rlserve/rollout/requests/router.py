@@ -183,7 +183,8 @@ class Router:
     def assign(self, *, time_s: float) -> dict[str, list[Request]]:
         """Give waiting requests, in their order, to replicas with room: requests by replica id.
 
-        A prompt goes back to the replica that had it last, which may still cache it; else to the least loaded one.
+        A prompt, or the next turn of one, goes back to the replica that had it last, which may still cache it; else to
+        the least loaded one.
         """
         assigned: dict[str, list[Request]] = {}
         for entry in sorted(self._waiting.values(), key=lambda entry: entry.order):
@@ -272,9 +273,9 @@ class Router:
             for replica_id, replica in self._replicas.items()
             if replica.suits(entry) and replica.has_room(entry)
         }
-        last = self._last_replica.get(entry.spec.prompt_token_ids)
-        if last in fitting:
-            return last
+        for prompt in (entry.spec.prompt_token_ids, entry.spec.continues):
+            if (last := self._last_replica.get(prompt)) in fitting:
+                return last
         return min(
             fitting,
             key=lambda replica_id: (

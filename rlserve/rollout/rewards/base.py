@@ -36,6 +36,11 @@ class RewardSample:
     """The conversation that the chat template rendered, system prompt included; None without a template."""
     row: Columns = field(default_factory=Columns)
     """All columns of the row, read only."""
+    turns: tuple[str, ...] = ()
+    """What the model said turn by turn, in a conversation with an environment; else empty. ``response`` has all of it
+    and what the environment said."""
+    environment_reward: float = 0.0
+    """Sum of the environment's rewards, which is added to that of this sample; 0 without an environment."""
 
 
 @dataclass(frozen=True, kw_only=True)

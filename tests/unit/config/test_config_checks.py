@@ -296,3 +296,15 @@ def test_learning_rates_fall_over_all_optimizer_steps_of_the_run_unless_said(giv
         trainer={"learning_rate_schedule": "cosine", "num_schedule_steps": given},
     )
     assert config.scheduled_trainer.num_schedule_steps == expected
+
+
+def test_there_is_a_reward_or_an_environment_that_gives_one() -> None:
+    environment = {"name": "game.py:Game"}
+    assert problems_of(reward={}) == [
+        "reward.function: name a reward: reward.function, reward.url, reward.model_path or reward.parts; or an "
+        "environment that gives rewards (environment.name)"
+    ]
+    assert problems_of(reward={}, environment=environment) == []
+    assert problems_of(environment=environment) == []
+    paced = {"pool": {"slots": PACED}, "environment": environment}
+    assert [problem for problem in problems_of(**paced) if problem.startswith("environment.name: is not for slots")]

@@ -182,9 +182,7 @@ def test_a_file_that_is_no_text(project: Project) -> None:
 
 def test_an_empty_file_misses_what_has_no_default(project: Project) -> None:
     project.write("conf/run.yaml", "")
-    assert project.problems("conf/run.yaml") == [
-        f"conf/run.yaml: {key}: must be given" for key in ("model", "data", "reward")
-    ]
+    assert project.problems("conf/run.yaml") == [f"conf/run.yaml: {key}: must be given" for key in ("model", "data")]
 
 
 def test_a_problem_names_the_file_that_set_the_key(project: Project) -> None:

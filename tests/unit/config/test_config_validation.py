@@ -120,10 +120,6 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ),
         ({"model": "org/model"}, "model: must be a mapping of keys, got 'org/model'"),
         (
-            {"reward": {}},
-            "reward.function: name a reward: reward.function, reward.url, reward.model_path or reward.parts, got None",
-        ),
-        (
             {"reward": {"function": "m:f", "parts": {"a": {"function": "m:f"}}}},
             "reward.function: function=m:f cannot stand beside reward.parts, got 'm:f'",
         ),
@@ -387,7 +383,6 @@ def test_a_range_is_checked_beside_any_other_mistake() -> None:
         "num_steps": 0,
     }
     assert [text.partition(":")[0] for text in problems_of(**parts)] == [
-        "reward.function",
         "reward.timeout_s",
         "num_steps",
         "pool.switch_timeout_s",

@@ -8,6 +8,7 @@ from typing import Any
 
 from controller_fakes import output, run_context, settled
 
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books
 from rlserve.controller.events import EventBus, RequestAnswered, RequestsStarted
@@ -117,9 +118,12 @@ class Setting:
             source=source,
             requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0, workload=workload),
             replicas=fakes.replicas,
-            scorer=fakes.scorer,
-            decode=str,
-            limits=FailureLimits(max_refusal_share=2 / WINDOW, max_reward_failure_share=2 / WINDOW),
+            stages=AnswerStages(decode=str, scorer=fakes.scorer),
+            limits=FailureLimits(
+                max_refusal_share=2 / WINDOW,
+                max_reward_failure_share=2 / WINDOW,
+                max_environment_failure_share=2 / WINDOW,
+            ),
         )
 
     def finish_all(self, error: str | None = None) -> None:

@@ -30,6 +30,7 @@ from rlserve.manager.roles import Role
 from rlserve.pool.gangs import Node
 from rlserve.rollout.config import DataConfig, RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
+from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.tracking.events import Record, TrainedBatch, WeightEvent
@@ -69,14 +70,23 @@ class Source:
         self.position = snapshot["position"]
 
 
-def _decode(token_ids: Any) -> str:
-    return f"{len(token_ids)} tokens"
-
-
 class Tokenizer:
+    def __len__(self) -> int:
+        return 1000
+
     def save_pretrained(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         (folder / "tokenizer.json").write_text("{}")
+
+
+class Decode:
+    """What stands for a text."""
+
+    tokenizer = Tokenizer()
+    end_token_ids = frozenset({0})
+
+    def __call__(self, token_ids: Any) -> str:
+        return f"{len(token_ids)} tokens"
 
 
 class SimulatedScorer:
@@ -184,6 +194,7 @@ def begin(
     num_slots: int,
     resume: bool,
     cluster: list[Node] | None,
+    environments: Environments | None = None,
 ) -> SimulatedRun:
     """Build the run. Within a loop of virtual time."""
     loop = asyncio.get_running_loop()
@@ -196,11 +207,10 @@ def begin(
     if saved is not None:
         source.restore(saved.content["source"])
     source_port: Any = source
-    tokenizer: Any = Tokenizer()
-    decode: Any = _decode
+    decode: Any = Decode()
     preparation = Preparation(
         model_path="none",
-        tokenizer=tokenizer,
+        tokenizer=decode.tokenizer,
         source=source_port,
         held_out=tuple(prompt(f"held_out:{row}", row) for row in range(20)),
         end_tokens=EndTokens(of_model=(0,), added=()),
@@ -225,15 +235,11 @@ def begin(
     async def look() -> tuple[Node, ...]:
         return tuple(cluster or ())
 
-    ports = Ports(fleet=fleet_port, scorer=scorer, nodes=None if cluster is None else look)
+    nodes = None if cluster is None else look
+    ports = Ports(fleet=fleet_port, scorer=scorer, environments=environments, nodes=nodes)
     controller = build_controller(setup, ports)
     return SimulatedRun(
-        config=config,
-        controller=controller,
-        fleet=fleet,
-        scorer=scorer,
-        tracker=tracker,
-        folder=folder,
+        config=config, controller=controller, fleet=fleet, scorer=scorer, tracker=tracker, folder=folder
     )
 
 
@@ -264,6 +270,7 @@ def simulate(
     resume: bool = False,
     disturb: Disturb | None = None,
     cluster: list[Node] | None = None,
+    environments: Environments | None = None,
 ) -> SimulatedRun:
     """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs. ``cluster`` are the nodes
     that there are, the first with all slots of the start; it may be changed meanwhile.
@@ -281,6 +288,7 @@ def simulate(
             num_slots=num_slots,
             resume=resume,
             cluster=cluster,
+            environments=environments,
         )
         beside = None if disturb is None else asyncio.create_task(disturb(run))
         try:

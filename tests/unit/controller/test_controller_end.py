@@ -35,6 +35,7 @@ class Ending:
                 readmit=lambda: None,
                 admit=self._forever,
                 score=self._score_groups,
+                give_up=self._at_once,
                 drop_surplus=lambda: self.happened.append("surplus dropped"),
             ),
             reallocation=SimpleNamespace(run=self._forever, settle=self._at_once),
@@ -65,6 +66,7 @@ class Ending:
         ports = SimpleNamespace(
             fleet=SimpleNamespace(start=self._at_once, close=lambda: None),
             scorer=SimpleNamespace(start=self._at_once, close=lambda: None),
+            environments=None,
         )
         run = run_context(asyncio.TaskGroup())
         run.counters.num_steps = NUM_STEPS

@@ -10,6 +10,7 @@ import pytest
 from controller_fakes import output, recorded, until
 
 from rlserve.config.tree import EvaluationConfig
+from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.evaluation import Evaluation, HeldOutScore
 from rlserve.controller.events import EventBus, HeldOutAnswered
 from rlserve.engine.requests.request import FinishReason, RequestOutput, SamplingParams
@@ -57,8 +58,7 @@ def evaluation(desk: FakeDesk, scorer: Any, *, num_prompts: int = 10) -> Evaluat
         EvaluationConfig(),
         prompts,
         desk=fakes,
-        scorer=scorer,
-        decode=str,
+        stages=AnswerStages(decode=str, scorer=scorer),
         sampling=SamplingParams(n=4),
         request_timeout_s=5.0,
         events=desk.events,

@@ -160,6 +160,7 @@ def test_no_group_waits_for_tools_after_the_end() -> None:
             await asyncio.sleep(1.0)
             for each in loops:
                 each.cancel()
+            await setting.loop.give_up()
             setting.loop.drop_surplus()
         assert loop.time() == 2.0
         assert setting.ledger.num_dropped == {NOT_NEEDED: 4}

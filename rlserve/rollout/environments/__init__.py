@@ -1,0 +1,1 @@
+"""Environments: what answers the policy within a conversation, such as a tool or a game."""
