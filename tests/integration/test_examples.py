@@ -95,6 +95,18 @@ def test_the_warm_started_programmer_can_be_launched_and_its_programs_are_run(tm
     assert "the reward of a reference answer: 1, with tests_passed 1, with timed_out 0\n" in about
 
 
+def test_the_model_that_is_to_learn_a_tool_can_be_launched_with_it(tmp_path: Path) -> None:
+    made = tmp_path / "prompts.jsonl"
+    run(sys.executable, EXAMPLES / "calculator_tool/multiplication.py", "--output", made)
+    assert made.read_text() == (EXAMPLES / "calculator_tool/prompts.jsonl").read_text()
+    model = tmp_path / "multiplier"
+    run(sys.executable, EXAMPLES / "calculator_tool/warm_start.py", model, "--num-steps", "2")
+    command = [Path(sys.executable).with_name("rlserve"), "launch", EXAMPLES / "calculator_tool/run.yaml", "--dry-run"]
+    about = run(*command, f"model.path={model}")
+    assert "the environment was made and reset for prompt held_out:" in about
+    assert "the reward of a reference answer: 1\n" in about
+
+
 def test_the_snippets_of_the_readme(example_model: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     program = "".join(block for block in blocks if "from rlserve." in block)
@@ -122,3 +134,26 @@ def test_a_run_with_a_reward_function_and_a_model_of_ones_own(example_model: Pat
     summary = json.loads((tmp_path / "example/summary.json").read_text())
     assert (summary["num_steps"], summary["final_weight_version"]) == (2, 2)
     assert (summary["groups_admitted"], summary["groups_trained"], summary["groups_dropped"]) == (32, 32, {})
+
+
+@pytest.mark.slow
+def test_a_run_with_a_tool(tmp_path: Path) -> None:
+    model = tmp_path / "multiplier"
+    run(sys.executable, EXAMPLES / "calculator_tool/warm_start.py", model, "--num-steps", "60")
+    run(
+        Path(sys.executable).with_name("rlserve"),
+        "launch",
+        EXAMPLES / "calculator_tool/run.yaml",
+        f"model.path={model}",
+        f"output_dir={tmp_path}",
+        "name=tool",
+        "num_steps=2",
+        "data.num_held_out=16",
+        "tracking=off",
+    )
+    summary = json.loads((tmp_path / "tool/summary.json").read_text())
+    assert (summary["num_steps"], summary["groups_trained"], summary["groups_dropped"]) == (2, 32, {})
+    lines = [json.loads(line) for line in (tmp_path / "tool/metrics.jsonl").read_text().splitlines()]
+    steps = [line for line in lines if "rollout/num_turns/mean" in line]
+    assert len(steps) == 2
+    assert all(line["reward/environment/mean"] == 0.0 for line in steps), "the reward function alone gives rewards"

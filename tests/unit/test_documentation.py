@@ -113,7 +113,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
     policy, judge = write_model(folder / "policy"), folder / "reward-model"
     Qwen3Config(num_labels=1).save_pretrained(judge)
     character_tokenizer("0123456789+=ab").save_pretrained(judge)
-    return {"model": policy, "tiny": policy, "sorter": policy, "programmer": policy, "reward-model": judge}
+    made = dict.fromkeys(("model", "tiny", "sorter", "programmer", "multiplier"), policy)
+    return {**made, "reward-model": judge}
 
 
 @pytest.fixture
@@ -125,6 +126,8 @@ def workplace(
         (tmp_path / name).symlink_to(folder)
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 2)
     (tmp_path / "my_reward.py").write_text(next(block for block in blocks(ROOT / "README.md", "python")))
+    game = next(block for block in blocks(ROOT / "docs/environments.md", "python") if "my_game.py" in block)
+    (tmp_path / "my_game.py").write_text(game)
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     main(["launch", "conf/rlhf.yaml", "--dry-run"])

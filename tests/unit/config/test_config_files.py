@@ -23,9 +23,13 @@ NEEDED = {
 }
 
 
+MADE_FIRST = ("own_task", "code_reward", "calculator_tool")
+"""Examples whose model is made by a program of their own."""
+
+
 @pytest.mark.parametrize("path", RUN_FILES, ids=str)
 def test_every_run_file_loads(path: Path, tmp_path: Path) -> None:
-    made_first = [f"model.path={write_model(tmp_path)}"] if path.parent.name in ("own_task", "code_reward") else []
+    made_first = [f"model.path={write_model(tmp_path)}"] if path.parent.name in MADE_FIRST else []
     assert load(str(path), made_first, discovered=EVERY_TYPE).source == path
 
 
