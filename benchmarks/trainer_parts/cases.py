@@ -23,7 +23,7 @@ _STEPS = tuple(
         steps_per_turn=num_steps,
     )
     for algorithm in ("grpo", "ppo")
-    for name, tokens, num_steps in (("short", SHORT, 5), ("long", LONG, 1))
+    for name, tokens, num_steps in (("short", SHORT, 20), ("long", LONG, 1))
 )
 _SCORE = Case(  # batch, lengths and learning rate of conf/rlhf.yaml
     name="score",
