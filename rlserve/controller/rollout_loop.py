@@ -29,7 +29,7 @@ from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.events import GroupFinished, RequestAnswered, RequestsReturned, RequestsStarted
 from rlserve.controller.replicas import Replicas
-from rlserve.errors import EnvironmentFailedError, RewardError, UserError
+from rlserve.errors import EnvironmentFailedError, RewardError, RlserveError, UserError
 from rlserve.rollout.admission import NOT_NEEDED
 from rlserve.rollout.conversations.player import ConversationPlayer
 from rlserve.rollout.conversations.scores import with_environment
@@ -63,6 +63,19 @@ class FailureLimits:
     max_environment_failure_share: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Failing:
+    """A part of the user's that may fail for a share of the prompt groups."""
+
+    name: str
+    """As in the configuration."""
+    reason: str
+    """Of the groups that it drops."""
+    error: type[RlserveError]
+    """Of a run that it fails too often in."""
+    share: FailureShare
+
+
 class RolloutLoop:
     """Admits prompt groups and scores what comes back."""
 
@@ -89,8 +102,18 @@ class RolloutLoop:
         self._replicas = replicas
         self._stages = stages
         self._refusals = FailureShare(limits.max_refusal_share)
-        self._reward_failures = FailureShare(limits.max_reward_failure_share)
-        self._environment_failures = FailureShare(limits.max_environment_failure_share)
+        self._reward = _Failing(
+            name="reward",
+            reason=REWARD_ERROR,
+            error=RewardError,
+            share=FailureShare(limits.max_reward_failure_share),
+        )
+        self._environment = _Failing(
+            name="environment",
+            reason=ENVIRONMENT_ERROR,
+            error=EnvironmentFailedError,
+            share=FailureShare(limits.max_environment_failure_share),
+        )
         self._num_left_out_in_a_row = 0
         self._asked: dict[str, PromptGroup] = {}
         """Groups whose answer is not there yet, by id."""
@@ -188,9 +211,9 @@ class RolloutLoop:
         try:
             played = await conversations.play(group, answered.output, turns)
         except EnvironmentFailedError as error:
-            self._drop_environment(answered, str(error))
+            self._drop_failed(answered, self._environment, str(error))
         else:
-            self._environment_failures.note(failed=False)
+            self._environment.share.note(failed=False)
             self._finished.put_nowait(played)
 
     async def score(self) -> None:
@@ -210,13 +233,13 @@ class RolloutLoop:
                 samples = await asyncio.to_thread(reward_samples, generated, self._stages.decode)
                 scores = await self._stages.scorer.score(samples)
             except RewardError as error:
-                self._drop_failed(generated, str(error))
+                self._drop_failed(generated, self._reward, str(error))
                 continue
             errors = [score.error for score in scores if score.error is not None]
             if errors:
-                self._drop_failed(generated, errors[0])
+                self._drop_failed(generated, self._reward, errors[0])
             else:
-                self._reward_failures.note(failed=False)
+                self._reward.share.note(failed=False)
                 self._take(generated, with_environment(scores, generated.conversations))
 
     def _take(self, generated: GeneratedGroup, scores: Sequence[Score]) -> None:
@@ -275,29 +298,17 @@ class RolloutLoop:
             )
         logger.warning("prompt %s was refused by the engine, and is dropped: %s", group.id, error)
 
-    def _drop_environment(self, answered: GeneratedGroup, error: str) -> None:
-        self._drop(answered.group, ENVIRONMENT_ERROR)
-        self._tell_finished(answered, kept=False)
-        failures = self._environment_failures
-        if failures.note(failed=True):
-            raise EnvironmentFailedError(
-                f"{error}\nthe environment failed for {failures.num_failed} of the last {WINDOW} prompt groups, more "
-                f"than environment.max_failure_share allows ({failures.max_failed})"
-            )
-        counts = (failures.num_failed, WINDOW, failures.max_failed)
-        logger.warning("%s; its group is dropped (%d of the last %d, %d may be)", error, *counts)
-
-    def _drop_failed(self, generated: GeneratedGroup, error: str) -> None:
-        self._drop(generated.group, REWARD_ERROR)
+    def _drop_failed(self, generated: GeneratedGroup, failing: _Failing, error: str) -> None:
+        self._drop(generated.group, failing.reason)
         self._tell_finished(generated, kept=False)
-        too_many = self._reward_failures.note(failed=True)
-        num_failed, max_failed = self._reward_failures.num_failed, self._reward_failures.max_failed
-        if too_many:
-            raise RewardError(
-                f"{error}\nthe reward failed for {num_failed} of the last {WINDOW} prompt groups, more than "
-                f"reward.max_failure_share allows ({max_failed})"
+        share = failing.share
+        if share.note(failed=True):
+            raise failing.error(
+                f"{error}\nthe {failing.name} failed for {share.num_failed} of the last {WINDOW} prompt groups, more "
+                f"than {failing.name}.max_failure_share allows ({share.max_failed})"
             )
-        logger.warning("%s; its group is dropped (%d of the last %d, %d may be)", error, num_failed, WINDOW, max_failed)
+        counts = (share.num_failed, WINDOW, share.max_failed)
+        logger.warning("%s; its group is dropped (%d of the last %d, %d may be)", error, *counts)
 
     def _note_left_out(self) -> None:
         self._num_left_out_in_a_row += 1
