@@ -3,9 +3,9 @@
 python benchmarks/trainer_memory.py [--case NAME …] [--vocabulary N] [--model-cache DIR] [--json FILE]
 
 Cases of a large vocabulary have one rank and a narrow model; those of 75 M parameters have 1, 2 and 4 ranks, which
-share the optimizer's state, or everything (-full), and so few tokens that weights, gradients and the optimizer's state
-are nearly all there is, but for those of long answers, with and without activation checkpointing. Each rank is a
-process. Its memory is counted from when all code is loaded.
+share the optimizer's state, or everything (-full, and -zero-3 with DeepSpeed), and so few tokens that weights,
+gradients and the optimizer's state are nearly all there is, but for those of long answers, with and without activation
+checkpointing. Each rank is a process. Its memory is counted from when all code is loaded.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from process_usage import held_bytes, peak_bytes
 from rank_processes import run_ranks
 
 if TYPE_CHECKING:
-    from rlserve.trainers import Batch
+    from rlserve.trainers import Batch, TrainerConfig
 
 MAX_ADDED_BYTES = int(0.6 * 2**30)
 """What the cases of 4,096 response tokens may add, with the usual vocabulary."""
@@ -52,6 +52,19 @@ class MemoryCase:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the trainer, beside the defaults."""
 
+    @property
+    def uses_deepspeed(self) -> bool:
+        """In the place of plain PyTorch."""
+        return "zero_stage" in self.settings
+
+    def config(self) -> TrainerConfig:
+        """Of the trainer."""
+        from rlserve.trainers import DeepSpeedTrainerConfig, TorchTrainerConfig
+
+        if self.uses_deepspeed:
+            return DeepSpeedTrainerConfig(**self.settings)
+        return TorchTrainerConfig(num_logical_shards=self.num_logical_shards, **self.settings)
+
 
 CASES = {
     case.name: case
@@ -61,15 +74,15 @@ CASES = {
         MemoryCase(name="8k-answer", num_samples=1, num_response_tokens=8192, num_logical_shards=12),
         *(
             MemoryCase(
-                name=f"75m-{num_ranks}-rank{'s' * (num_ranks > 1)}{'-full' * (sharding == 'full')}",
+                name=f"75m-{num_ranks}-rank{'s' * (num_ranks > 1)}{suffix}",
                 num_samples=12,
                 num_response_tokens=16,
                 num_logical_shards=12,
                 model="75m",
                 num_ranks=num_ranks,
-                settings={"sharding": sharding},
+                settings=settings,
             )
-            for sharding in ("optimizer", "full")
+            for suffix, settings in (("", {}), ("-full", {"sharding": "full"}), ("-zero-3", {"zero_stage": 3}))
             for num_ranks in (1, 2, 4)
         ),
         *(
@@ -127,16 +140,17 @@ def write_model(folder: Path, vocab_size: int) -> None:
 
 def measure_here(case: MemoryCase, folder: Path, small_folder: Path, rank: int, port: int) -> MemoryResult:
     """Take two steps as one rank, after one on a small model, which loads all code that is needed."""
-    from rlserve.trainers import Membership, PPOConfig, TorchTrainerConfig, create_trainer
+    from rlserve.trainers import Membership, PPOConfig, create_trainer
 
     place = Membership(
         rank=rank, num_ranks=case.num_ranks, host="127.0.0.1", port=port, secret="benchmark", generation=1
     )
 
-    config = TorchTrainerConfig(num_logical_shards=case.num_logical_shards, **case.settings)
+    config = case.config()
     algorithm = PPOConfig(kl_coefficient=case.kl_coefficient)
     small = create_trainer(config, algorithm, model_path=str(small_folder), seed=0, device="cpu")
     small.step(make_batch(case, _vocab_size(small_folder), step=0))
+    small.leave()
     del small
     if case.settings.get("sharding") == "full" and case.num_ranks > 1:
         import torch._dynamo  # noqa: F401  fully_shard does

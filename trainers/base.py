@@ -70,9 +70,8 @@ class Trainer(ABC):
 
     In the backend ``torch`` every rank has all weights. The optimizer's state is cut into shards, and each shard is
     held by two ranks, so that nothing is lost with any one rank, and a run has the same bits on any number of ranks.
-    With ``sharding=full`` weights are cut up too, each rank alone has its shard of everything, and none can be asked by
-    itself: ``log_probs`` of one alone raises ``UserError``. In ``deepspeed`` what ZeRO cuts up is on one rank alone,
-    and is lost with it.
+    With ``sharding=full`` weights are cut up too, and each rank alone has its shard of everything. In ``deepspeed``
+    what ZeRO cuts up is on one rank alone. What one rank alone has is lost with it.
     """
 
     @property
@@ -112,9 +111,8 @@ class Trainer(ABC):
         LoRA these are the adapters, under the names of peft's files.
 
         Views: the next step changes them. A tied output head is not listed apart from the embedding. Any rank has all
-        of them, with two exceptions. Where ``weights_are_spread`` (``trainers/backends/config.py``), each rank of
-        several has some, each tensor on one rank alone, as a copy in host memory. With DeepSpeed's stage 3 rank 0 alone
-        has them, likewise.
+        of them, except where ``weights_are_spread`` (``trainers/backends/config.py``): there each rank of several has
+        some, each tensor on one rank alone, as a copy in host memory.
         """
 
     @abstractmethod
@@ -213,7 +211,7 @@ class Trainer(ABC):
     def log_probs(self, batch: Batch, *, alone: bool = False) -> NDArray[np.float32]:
         """[A] raw log-probabilities of the trained response tokens under the current policy; 0 at all others.
 
-        ``alone``: this rank computes all of them, and no other rank is asked.
+        ``alone``: this rank computes all of them, and no other rank is asked. Not where ``weights_are_spread``.
         """
 
     @abstractmethod

@@ -16,7 +16,7 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.pool.nvidia import is_slice
 from rlserve.roofline.accelerators import is_cpu
-from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainerConfig
+from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, DeepSpeedTrainerConfig, TorchTrainerConfig
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
@@ -191,19 +191,13 @@ def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, in
 
 
 def _check_sharding(config: RunConfig) -> Iterator[Problem]:
-    """With sharded networks no trainer computes, or has the policy, by itself."""
-    if not (isinstance(config.trainer, TorchTrainerConfig) and config.trainer.sharding == "full"):
+    """With networks that are cut up no trainer has the policy by itself."""
+    trainer = config.trainer
+    if config.pool.placement != "colocated" or not trainer.weights_are_spread:
         return
-    if num_prompts := config.weights.canary.num_prompts:
-        message = (
-            "must be 0 with trainer.sharding=full, where no trainer computes by itself what replicas are compared to"
-        )
-        yield Problem("weights.canary.num_prompts", f"{message}, got {num_prompts}")
-    if config.pool.placement == "colocated":
-        message = (
-            "must be elastic or separate with trainer.sharding=full, where engines find no whole policy beside them"
-        )
-        yield Problem("pool.placement", f"{message}, got colocated")
+    setting = "zero_stage=3" if isinstance(trainer, DeepSpeedTrainerConfig) else "sharding=full"
+    message = f"must be elastic or separate with trainer.{setting}, where engines find no whole policy beside them"
+    yield Problem("pool.placement", f"{message}, got colocated")
 
 
 def _check_launch(config: RunConfig) -> Iterator[Problem]:

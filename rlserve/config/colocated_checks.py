@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.pool.config import ColocatedConfig
-from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 
 
 def check_colocated(config: RunConfig) -> Iterator[Problem]:
@@ -19,12 +18,6 @@ def check_colocated(config: RunConfig) -> Iterator[Problem]:
         return
     if pool.is_paced:
         yield Problem("pool.placement", "must be elastic or separate on paced slots, got colocated")
-    if isinstance(config.trainer, DeepSpeedTrainerConfig) and config.trainer.zero_stage == 3:
-        yield Problem(
-            "trainer.zero_stage",
-            "must be 0, 1 or 2 with pool.placement=colocated, where each engine takes the whole policy from the "
-            "trainer beside it, got 3",
-        )
     if rollout.engine.tensor_parallel_size > 1:
         size = rollout.engine.tensor_parallel_size
         yield Problem("rollout.engine.tensor_parallel_size", f"must be 1 with pool.placement=colocated, got {size}")

@@ -162,12 +162,6 @@ class _Served:
     def log_probs(self, batch: Any) -> Any:
         return self.trainer.log_probs(batch)
 
-    def weights_in(self, folder: Path) -> dict[str, Any]:
-        """Of a model's folder, as arrays."""
-        from safetensors.numpy import load_file
-
-        return load_file(folder / "model.safetensors")
-
     def prepare(self) -> None:
         self.trainer.prepare()
 

@@ -197,8 +197,6 @@ def test_each_rank_has_a_part_of_the_policy_for_the_engines_and_all_parts_are_th
         assert abs(sizes[0] - sizes[1]) <= max(array.nbytes for array in (first | second).values())
         assert {f"policy.{name}" for name in first | second} == {name for name in state if name.startswith("policy.")}
         assert all(np.array_equal(array, state[f"policy.{name}"]) for name, array in (first | second).items())
-    with pytest.raises(UserError, match=r"weights\.canary\.num_prompts=0"):
-        ranks[0].call("log_probs_alone", BATCHES[0])
 
 
 @pytest.mark.parametrize(("family", "tied"), [("qwen3", True), ("qwen3", False), ("qwen3_moe", False)])

@@ -183,6 +183,10 @@ class DeepSpeedTrainerConfig(OptimizationConfig):
     offload_parameters: bool = False
     """Keep parameters in host memory while they are not computed with. Needs zero_stage 3."""
 
+    @property
+    def weights_are_spread(self) -> bool:
+        return self.zero_stage == 3
+
     def _ranges(self) -> dict[str, bool | str]:
         return super()._ranges() | {
             "offload_optimizer": not self.offload_optimizer

@@ -248,7 +248,9 @@ class TrainRole:
         prompts = self._spec.canary
         if not prompts or not self._spec.weights.canary.is_due(version):
             return ()
-        log_probs = iter(self._active_trainer().log_probs(batch_of(prompts), alone=True).tolist())
+        # Where the weights are spread, all members copy them, and score together.
+        alone = not self._spec.trainer.weights_are_spread
+        log_probs = iter(self._active_trainer().log_probs(batch_of(prompts), alone=alone).tolist())
         return tuple(tuple(islice(log_probs, len(prompt) - 1)) for prompt in prompts)
 
     def _create_trainer(self, *, loads_model: bool) -> Trainer:

@@ -155,10 +155,6 @@ def test_one_slot_is_enough_where_it_has_both_roles_in_turn() -> None:
             {"pool": ONE_SLOT, "rollout": {"engine": {"tensor_parallel_size": 2}}},
             "rollout.engine.tensor_parallel_size: must be 1 with pool.placement=colocated, got 2",
         ),
-        (
-            {"pool": ONE_SLOT, "trainer": {"backend": "deepspeed", "zero_stage": 3}},
-            "trainer.zero_stage: must be 0, 1 or 2 with pool.placement=colocated",
-        ),
         ({"pool": {**ONE_SLOT, "num_initial_rollout": 1}}, "pool.num_initial_rollout: has no effect"),
         (
             {"pool": {**ONE_SLOT, "colocated": {"batches_per_turn": 3}}, "rollout": {"max_staleness": 1}},
@@ -198,13 +194,14 @@ def test_deterministic_training_needs_engines_that_compute_alike() -> None:
         assert found == [f"rollout.engine.{name}: {message}"]
 
 
-def test_sharded_networks_are_not_compared_with_engines_nor_beside_them() -> None:
-    weights = {"canary": {"num_prompts": 0}}
-    assert problems_of(trainer={"sharding": "full"}, weights=weights) == []
-    (problem,) = problems_of(trainer={"sharding": "full"})
-    assert problem.startswith("weights.canary.num_prompts: must be 0 with trainer.sharding=full")
-    (problem,) = problems_of(trainer={"sharding": "full"}, weights=weights, pool={"placement": "colocated"})
-    assert problem.startswith("pool.placement: must be elastic or separate with trainer.sharding=full")
+@pytest.mark.parametrize(
+    ("trainer", "setting"),
+    [({"sharding": "full"}, "sharding=full"), ({"backend": "deepspeed", "zero_stage": 3}, "zero_stage=3")],
+)
+def test_networks_that_are_cut_up_are_not_for_engines_beside_them(trainer: dict[str, Any], setting: str) -> None:
+    assert problems_of(trainer=trainer) == []
+    (problem,) = problems_of(trainer=trainer, pool={"placement": "colocated"})
+    assert problem.startswith(f"pool.placement: must be elastic or separate with trainer.{setting}, where engines")
 
 
 def test_deterministic_training_is_not_for_gpus() -> None:

@@ -52,6 +52,7 @@ from rlserve.trainers.backends.pytorch.models import checkpoint_weights
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
+from rlserve.trainers.backends.spread.policy_files import PolicyFiles
 from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
@@ -124,7 +125,7 @@ class DeepSpeedBackend(Backend):
         return dict(self._progress.metrics)
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
-        if alone:
+        if alone and self._group.num_ranks > 1:
             return self._engines().score_alone(batch, wanted)
         with self._together("scoring") as live:
             return live.score(batch, wanted)
@@ -149,7 +150,7 @@ class DeepSpeedBackend(Backend):
         self._apply()
         self._progress = replace(self._progress, num_steps=self._progress.num_steps + 1, metrics=dict(metrics))
         self._before = None
-        with self._together("putting the policy together") as live:
+        with self._together("collecting the policy's tensors") as live:
             live.complete_step()
 
     def take_back(self) -> None:
@@ -163,14 +164,15 @@ class DeepSpeedBackend(Backend):
         return adapter_weights(parameters) if self._config.lora.is_on else checkpoint_weights(parameters)
 
     def save_pretrained(self, folder: Path) -> None:
-        if self.rank == 0:
+        if self._writes_policy:
             self._copy_policy().write(folder)
 
     def state(self) -> dict[str, Tensor]:
         return gathered_state(self._read(), self._layout, self._group, self._config.zero_stage, self.device)
 
     def copy_state(self) -> ShardCopy:
-        return ShardCopy(self._read(), self._layout, self._group, self._config.zero_stage, self._copy_policy)
+        policy = self._copy_policy() if self._writes_policy else None
+        return ShardCopy(self._read(), self._layout, self._group, self._config.zero_stage, policy)
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         self._load(StateInMemory(state))
@@ -245,7 +247,6 @@ class DeepSpeedBackend(Backend):
                 networks,
                 self._layout,
                 self._group,
-                model_path=self._model_path,
                 temperature=self._temperature,
                 device=self.device,
             )
@@ -343,7 +344,19 @@ class DeepSpeedBackend(Backend):
             return self._sleeping_policy
         return self._engines().policy_parameters()
 
+    @property
+    def _writes_policy(self) -> bool:
+        return self.rank == 0 or self._config.weights_are_spread
+
     def _copy_policy(self) -> PolicyCopy:
+        if self._config.weights_are_spread and self._group.num_ranks > 1:
+            return PolicyFiles(
+                self._skeleton,
+                self._policy_parameters(),
+                tensors=self._layout.spread_policy(self._group.num_ranks),
+                rank=self.rank,
+                num_ranks=self._group.num_ranks,
+            )
         weights = {name: tensor.to("cpu", copy=True) for name, tensor in self._policy_parameters().items()}
         if self._config.lora.is_on:
             return AdaptersCopy(adapter_weights(weights), self._config.lora, self._model_path)

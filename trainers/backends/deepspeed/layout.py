@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from rlserve.trainers.backends.base import CRITIC, POLICY
+from rlserve.trainers.backends.spread.whole_tensors import SpreadTensor
 from rlserve.trainers.elastic.intervals import Interval, Intervals, union
 
 REFERENCE = "reference"
@@ -104,6 +105,21 @@ class ParameterLayout:
         else:
             frozen = [place.elements for place in reference]
         return union((*self.moments_of(rank, num_ranks, zero_stage), *frozen))
+
+    def spread_policy(self, num_ranks: int) -> list[SpreadTensor]:
+        """Under stage 3, the policy's tensors, with what each rank of a group has of them."""
+        return [
+            SpreadTensor(
+                name=place.name,
+                shape=place.shape,
+                elements=place.elements,
+                held=tuple(
+                    tuple(span.elements for span in shards_of_rank([place], rank, num_ranks))
+                    for rank in range(num_ranks)
+                ),
+            )
+            for place in self.places[POLICY].values()
+        ]
 
     def written_by(self, rank: int, num_ranks: int, zero_stage: int, prefix: str) -> Intervals:
         """The elements that a rank writes of a checkpoint, each once: of parameters (``prefix`` is empty) or of a

@@ -20,13 +20,11 @@ from rlserve.trainers.backends.deepspeed.held_state import PARAMETERS, HeldState
 from rlserve.trainers.backends.deepspeed.layout import REFERENCE, ParameterLayout
 from rlserve.trainers.backends.deepspeed.networks import PolicyPass, as_passes, policy_outputs
 from rlserve.trainers.backends.deepspeed.passes import PassPlan, plan_passes, score_tokens
-from rlserve.trainers.backends.deepspeed.published_policy import PublishedPolicy
 from rlserve.trainers.backends.deepspeed.zero_engine import FrozenEngine, ZeroEngine, forget_earlier_modules
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share, shard_inputs
+from rlserve.trainers.backends.spread.whole_tensors import gather_whole_tensors
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
-
-_HOST = torch.device("cpu")
 
 
 class LiveEngines:
@@ -39,13 +37,12 @@ class LiveEngines:
         layout: ParameterLayout,
         group: Group,
         *,
-        model_path: str,
         temperature: float,
         device: torch.device,
     ) -> None:
         """``networks`` have any content, and are DeepSpeed's from now on."""
         self._config, self._layout, self._group = config, layout, group
-        self._temperature, self._device = temperature, device
+        self._device = device
         forget_earlier_modules()
         passes = as_passes(networks, temperature=temperature)
         self._trained = {
@@ -60,9 +57,8 @@ class LiveEngines:
                 assert isinstance(reference, PolicyPass)
                 self._frozen = FrozenEngine(reference, layout.places[REFERENCE], config, device)
             self._reference = reference if self._frozen is not None else reference.to(device)
-        self._published: PublishedPolicy | None = None
-        if config.zero_stage == 3 and group.rank == 0:
-            self._published = PublishedPolicy(model_path)
+        self._policy_weights: dict[str, Tensor] = {}
+        """Under stage 3: this rank's tensors of the policy after the last step, in host memory."""
 
     def write(self, held: HeldState) -> None:
         """Take over what this rank should have."""
@@ -75,7 +71,7 @@ class LiveEngines:
                 for name, parameter in self._reference_parameters().items():
                     elements = self._layout.places[REFERENCE][name].elements
                     parameter.copy_(held.vectors[PARAMETERS].read(elements).view(parameter.shape))
-        self._publish()
+        self._gather_policy_weights()
 
     def read(self) -> dict[str, Pieces]:
         """Copies of what this rank has, in host memory. No other rank is asked."""
@@ -95,24 +91,19 @@ class LiveEngines:
         return {vector: Pieces(pieces) for vector, pieces in found.items()}
 
     def policy_parameters(self) -> dict[str, Tensor]:
-        """Those that are trained, whole. No other rank is asked; under stage 3 rank 0 has them, in host memory."""
-        if self._config.zero_stage == 3:
-            assert self._published is not None, "under stage 3 the whole policy is on rank 0 alone"
-            return dict(self._published.parameters)
-        return dict(self._trained[POLICY].named_parameters())
+        """Those that are trained, whole: all of them, or under stage 3 some, in host memory, where nobody changes them.
+        No other rank is asked."""
+        return dict(self._policy_weights) if self._config.zero_stage == 3 else self._trained[POLICY].parameters()
 
     def score(self, batch: Batch, wanted: Wanted) -> Scores:
         """As ``Backend.score``."""
         modules = {name: engine.module for name, engine in self._trained.items()} | {REFERENCE: self._reference}
-        return self._score(batch, wanted, modules, self._group, self._device)
+        return self._score(batch, wanted, modules, self._group)
 
     def score_alone(self, batch: Batch, wanted: Wanted) -> Scores:
-        """As ``score``, without other ranks; under stage 3 by the policy in host memory, on the CPU."""
-        if self._published is not None:
-            modules: dict[str, Any] = {POLICY: PolicyPass(self._published.model, self._temperature)}
-            return self._score(batch, wanted, modules, LocalGroup(), _HOST)
-        assert self._config.zero_stage < 3, "under stage 3 the whole policy is on rank 0 alone"
-        return self._score(batch, wanted, {POLICY: self._trained[POLICY].module}, LocalGroup(), self._device)
+        """As ``score``, without other ranks."""
+        assert self._config.zero_stage < 3, "under stage 3 all ranks go through a network together"
+        return self._score(batch, wanted, {POLICY: self._trained[POLICY].module}, LocalGroup())
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, learning_rates: Mapping[str, float]
@@ -146,7 +137,7 @@ class LiveEngines:
 
     def complete_step(self) -> None:
         """After the last update of a step."""
-        self._publish()
+        self._gather_policy_weights()
 
     def destroy(self) -> None:
         """Let go of what is in the memory of a device."""
@@ -155,18 +146,16 @@ class LiveEngines:
         if self._frozen is not None:
             self._frozen.destroy()
         self._trained = {}
-        self._reference = self._frozen = self._published = None
+        self._reference = self._frozen = None
+        self._policy_weights = {}
         forget_earlier_modules()
 
-    def _publish(self) -> None:
-        if self._config.zero_stage < 3:
-            return
-        parameters = self._trained[POLICY].named_parameters()
-        if self._published is not None:
-            self._published.take(parameters)
-        else:
-            for _ in parameters:  # takes part
-                pass
+    def _gather_policy_weights(self) -> None:
+        self._policy_weights = {}
+        if self._config.zero_stage == 3:
+            parts = self._trained[POLICY].parts()
+            tensors = self._layout.spread_policy(self._group.num_ranks)
+            self._policy_weights = gather_whole_tensors(tensors, parts.read, self._group, self._device)
 
     def _reference_parameters(self) -> dict[str, Tensor]:
         """Of one that every rank has whole; with LoRA it is no state."""
@@ -211,16 +200,14 @@ class LiveEngines:
         values = engine.forward(inputs)
         return losses.value(tokens, values), values.detach()[:, None]
 
-    def _score(
-        self, batch: Batch, wanted: Wanted, modules: Mapping[str, Any], group: Group, device: torch.device
-    ) -> Scores:
+    def _score(self, batch: Batch, wanted: Wanted, modules: Mapping[str, Any], group: Group) -> Scores:
         names = ["values"] * wanted.values
         names += ["log_probs", "raw_log_probs"] * wanted.policy
         names += ["reference_log_probs"] * wanted.reference
 
         def columns(part: LogicalShard) -> Sequence[Tensor]:
-            inputs, found = shard_inputs(batch, part, device), []
-            with self._autocast(device):
+            inputs, found = shard_inputs(batch, part, self._device), []
+            with self._autocast():
                 if wanted.values:
                     found.append(modules[CRITIC](inputs))
                 if wanted.policy:
@@ -233,7 +220,7 @@ class LiveEngines:
         num_tokens = batch.num_response_tokens
         scored = {}
         if names:
-            found = score_tokens(group, plan, columns, len(names), num_response_tokens=num_tokens, device=device)
+            found = score_tokens(group, plan, columns, len(names), num_response_tokens=num_tokens, device=self._device)
             scored = dict(zip(names, found, strict=True))
         return Scores(**scored, final_values=self._final_values(batch) if wanted.final_values else None)
 
@@ -248,7 +235,7 @@ class LiveEngines:
             module = self._trained[CRITIC].module
 
             def columns(part: LogicalShard) -> Sequence[Tensor]:
-                with self._autocast(self._device):
+                with self._autocast():
                     return [module(shard_inputs(samples, part, self._device, states_after=True))]
 
             (values,) = score_tokens(
@@ -262,5 +249,5 @@ class LiveEngines:
             final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
         return final_values
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
-        return torch.autocast(device.type, dtype=torch.bfloat16, enabled=self._config.dtype == "bfloat16")
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._config.dtype == "bfloat16")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -76,9 +76,9 @@ class ShardCopy(StateCopy):
         layout: ParameterLayout,
         group: Group,
         zero_stage: int,
-        copy_policy: Callable[[], PolicyCopy],
+        policy: PolicyCopy | None,
     ) -> None:
-        """``held`` are copies; ``copy_policy`` copies the policy to host memory, which rank 0 asks for."""
+        """``held`` and ``policy`` are copies; the latter is what this rank writes of the policy."""
         self._layout, self._zero_stage = layout, zero_stage
         self._rank, self._num_ranks = group.rank, group.num_ranks
         own = {prefix: self._written_by(self._rank, prefix) for prefix in _VECTOR_OF_PREFIX}
@@ -87,16 +87,16 @@ class ShardCopy(StateCopy):
             for name, prefix, place in _named_places(layout)
             if (parts := _common(place, own[prefix]))
         }
-        self._policy: PolicyCopy | None = None
+        self._policy = policy
         if self._rank == 0:
             self._tensors[COUNTERS] = torch.tensor([held.progress.num_steps, held.progress.num_updates])
-            self._policy = copy_policy()
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors, folder / file_name(self._rank, self._num_ranks))
-        if self._policy is not None:
+        if self._rank == 0:
             write_index(folder, _saved_tensors(self._layout), self._all_parts())
+        if self._policy is not None:
             self._policy.write(policy_folder)
 
     def _written_by(self, rank: int, prefix: str) -> Intervals:

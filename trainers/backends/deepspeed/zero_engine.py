@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -140,12 +139,16 @@ class ZeroEngine:
                 self._adamw.state[owner] = {"step": step, **state}
         self._spread_parameters()
 
-    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained parameters whole, one at a time, on this rank's device. Of stage 3 all ranks go through them
-        together, and each is there until the next."""
-        for name, parameter in self._named.items():
-            with self._gathered(parameter):
-                yield name, parameter.detach()
+    def parameters(self) -> dict[str, Tensor]:
+        """The trained parameters, by name, where every rank has all of them; views."""
+        assert self._stage < 3, "under stage 3 no rank has a parameter whole"
+        return {name: parameter.detach() for name, parameter in self._named.items()}
+
+    def parts(self) -> Pieces:
+        """What this rank has of the trained parameters; views."""
+        return Pieces(
+            (span.elements, _of_span(owner.data, span).detach()) for owner, spans in self._vectors() for span in spans
+        )
 
     def destroy(self) -> None:
         """Let go of what is in the memory of a device."""
@@ -153,11 +156,6 @@ class ZeroEngine:
         self._adamw.state.clear()
         self._adamw.param_groups.clear()
         del self._engine
-
-    def _gathered(self, parameter: Tensor) -> Any:
-        if self._stage < 3:
-            return nullcontext()
-        return import_deepspeed("cpu").zero.GatheredParameters([parameter])
 
     def _vectors(self) -> Iterator[tuple[Any, list[Span]]]:
         """What AdamW updates here, each with the elements that it consists of."""

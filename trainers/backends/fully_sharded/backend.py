@@ -22,7 +22,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rlserve.errors import UserError
 from rlserve.trainers.backends.base import (
     CRITIC,
     POLICY,
@@ -35,15 +34,13 @@ from rlserve.trainers.backends.base import (
     Wanted,
 )
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, Cut
+from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, policy_name
 from rlserve.trainers.backends.fully_sharded.mesh import Mesh
 from rlserve.trainers.backends.fully_sharded.networks import ShardedNetworks
 from rlserve.trainers.backends.fully_sharded.passes import NO_SAMPLES, LockstepRunner
-from rlserve.trainers.backends.fully_sharded.policy_files import PolicyFiles
 from rlserve.trainers.backends.fully_sharded.resharding import cut_up_alone, reshard
 from rlserve.trainers.backends.fully_sharded.state import HeldShards, ShardedState
 from rlserve.trainers.backends.fully_sharded.state_copy import RowsCopy
-from rlserve.trainers.backends.fully_sharded.whole_tensors import gather_whole_tensors, policy_name
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.runner import tokens_of
@@ -52,6 +49,8 @@ from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
 from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
+from rlserve.trainers.backends.spread.policy_files import PolicyFiles
+from rlserve.trainers.backends.spread.whole_tensors import SpreadTensor, gather_whole_tensors
 from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.elastic.base import Group, LocalGroup
@@ -106,11 +105,7 @@ class FullyShardedBackend(Backend):
         return self._held().progress.metrics
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
-        if alone and self._group.num_ranks > 1:
-            raise UserError(
-                "with trainer.sharding=full no trainer computes log-probabilities by itself, as the canary needs it: "
-                "set weights.canary.num_prompts=0"
-            )
+        assert not alone or self._group.num_ranks == 1, "all ranks go through a network together"
         networks, found = self._computing_networks(), Scores()
         asked = {
             POLICY: Wanted(policy=wanted.policy),
@@ -336,7 +331,8 @@ class FullyShardedBackend(Backend):
     def _gather_policy_weights(self) -> None:
         self._policy_weights = None
         if self._group.num_ranks > 1:
-            self._policy_weights = gather_whole_tensors(self._held_state(), self._group, self.device)
+            read = self._held_state().read
+            self._policy_weights = gather_whole_tensors(self._spread_policy(), read, self._group, self.device)
 
     def _policy_parameters(self) -> dict[str, Tensor]:
         """This rank's: of a rank on its own all of them."""
@@ -355,8 +351,12 @@ class FullyShardedBackend(Backend):
         skeleton = state.skeletons[POLICY]
         if self._group.num_ranks == 1:
             return ModelCopy(skeleton, {name: each.to("cpu", copy=True) for name, each in weights.items()})
-        cut = Cut(rank=self.rank, num_ranks=self._group.num_ranks)
-        return PolicyFiles(skeleton, weights, tensors=state.layout.of(POLICY), cut=cut)
+        return PolicyFiles(
+            skeleton, weights, tensors=self._spread_policy(), rank=self.rank, num_ranks=self._group.num_ranks
+        )
+
+    def _spread_policy(self) -> list[SpreadTensor]:
+        return self._held_state().layout.spread_policy(self._group.num_ranks)
 
     def _free_memory(self) -> None:
         if self.device.type == "cuda":

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import torch
 
+from rlserve.trainers.backends.base import POLICY
+from rlserve.trainers.backends.spread.whole_tensors import SpreadTensor
 from rlserve.trainers.elastic.intervals import Interval, Intervals, intersection
 
 REFERENCE = "reference"
@@ -86,8 +88,26 @@ class Layout:
         """Of one network."""
         return [tensor for tensor in self.tensors if tensor.network == network]
 
+    def spread_policy(self, num_ranks: int) -> list[SpreadTensor]:
+        """The policy's tensors, with what each rank of a group has of them."""
+        cuts = [Cut(rank=rank, num_ranks=num_ranks) for rank in range(num_ranks)]
+        return [
+            SpreadTensor(
+                name=policy_name(tensor),
+                shape=tensor.shape,
+                elements=tensor.elements,
+                held=tuple(tensor.held(cut) for cut in cuts),
+            )
+            for tensor in self.of(POLICY)
+        ]
+
     def at(self, elements: Interval) -> tuple[ShardedTensor, Interval]:
         """The one tensor that some elements lie in, and which of its own they are."""
         tensor = self.tensors[bisect_right(self._firsts, elements.first) - 1]
         assert intersection(elements, tensor.elements) == elements
         return tensor, Interval(elements.first - tensor.elements.first, elements.end - tensor.elements.first)
+
+
+def policy_name(tensor: ShardedTensor) -> str:
+    """Name of a tensor in the policy itself."""
+    return tensor.name.removeprefix(f"{POLICY}.")
