@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -22,9 +22,21 @@ class AnswerText:
         self.tokenizer = tokenizer
         self.end_token_ids = frozenset(end_token_ids) | {tokenizer.eos_token_id}
         self._skip_special_tokens = skip_special_tokens
+        self._decode = _decoder_of(tokenizer)
 
     def __call__(self, token_ids: Sequence[int] | NDArray[np.int32]) -> str:
         if not self._skip_special_tokens and len(token_ids) and token_ids[-1] in self.end_token_ids:
             token_ids = token_ids[:-1]
-        listed = np.asarray(token_ids).tolist()  # of an array the tokenizer first finds out which library's it is
-        return str(self.tokenizer.decode(listed, skip_special_tokens=self._skip_special_tokens))
+        return self._decode(np.asarray(token_ids).tolist(), skip_special_tokens=self._skip_special_tokens)
+
+
+def _decoder_of(tokenizer: PreTrainedTokenizerBase) -> Callable[..., str]:
+    """What decodes a list of tokens: what ``tokenizer.decode`` ends in, where that adds nothing of its own. It first
+    looks at the type of each token, which takes longer than decoding an answer of a few."""
+    from transformers import PreTrainedTokenizerFast
+
+    plain = PreTrainedTokenizerFast
+    is_plain = all(getattr(type(tokenizer), name, None) is getattr(plain, name) for name in ("decode", "_decode"))
+    adds_nothing = is_plain and not tokenizer.clean_up_tokenization_spaces
+    decode: Callable[..., str] = tokenizer.backend_tokenizer.decode if adds_nothing else tokenizer.decode
+    return decode

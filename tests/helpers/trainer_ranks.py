@@ -136,7 +136,9 @@ class _Served:
 
     def create(self, config: Any, algorithm: Any, model_path: str, load_weights: bool = True) -> None:
         from rlserve.trainers import create_trainer
+        from rlserve.trainers.backends.pytorch import shards
 
+        shards.LEAST_SHARD_ROWS = 1  # as many shards as are configured, small as the batches are
         self.trainer = create_trainer(config, algorithm, model_path=model_path, seed=0, load_weights=load_weights)
 
     def resize(self, rank: int, num_ranks: int, port: int, generation: int, num_leaving: int = 0) -> Any:

@@ -142,7 +142,7 @@ class TorchTrainerConfig(OptimizationConfig):
     num_logical_shards: int = 12
     """Parts that every mini-batch is cut into, whatever the number of ranks: gradients are summed over them in a
     fixed tree, so the trajectory does not depend on how many ranks compute it. A rank computes one shard at a time.
-    With `kernels=native` there are fewer, but four, where they would have less than 1,024 tokens."""
+    With `kernels=native` there are fewer, but two, where they would have less than 1,024 tokens."""
 
     @property
     def weights_are_spread(self) -> bool:

@@ -14,7 +14,7 @@ from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.backends.pytorch.head import OutputHead
 from rlserve.trainers.trainer import ElasticTrainer
 
-NUM_SHARDS = 4
+NUM_SHARDS = 2
 MUCH, LITTLE = 16384, 100
 """Tokens that may go through a network at once: of the batch's 12 samples of at most 24 all, or any shard."""
 

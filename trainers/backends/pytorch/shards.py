@@ -25,7 +25,7 @@ PASS_COST_TOKENS = 256
 LEAST_SHARD_ROWS = 1024
 """Tokens that a packed shard has at least, if that leaves ``FEW_SHARDS``: what comes with every shard costs as much as
 some hundreds of them."""
-FEW_SHARDS = 4
+FEW_SHARDS = 2
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
