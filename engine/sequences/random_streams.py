@@ -38,6 +38,11 @@ def stream_key(seed: int, sample_index: int) -> np.uint64:
     return np.uint64(_mix_one(of_seed ^ (of_index * golden)))
 
 
+def stream_keys(seeds_B: NDArray[np.uint64], sample_indices_B: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """[B] what :func:`stream_key` gives for seeds, which are modulo 2^64, and samples."""
+    return _mix(_mix(seeds_B + _GOLDEN) ^ (_mix(sample_indices_B + _GOLDEN) * _GOLDEN))
+
+
 def uniforms(keys_B: NDArray[np.uint64], positions_B: NDArray[np.int32]) -> NDArray[np.float64]:
     """[B] numbers in (0, 1), one for the generated token at each position (from 0) of each stream."""
     state = _mix(keys_B + (positions_B.astype(np.uint64) + np.uint64(1)) * _GOLDEN)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
-from rlserve.engine.sequences.random_streams import seed_of, stream_key
+from rlserve.engine.sequences.random_streams import seed_of, stream_key, stream_keys
 from rlserve.engine.sequences.sequence import Sequence
 from rlserve.engine.stats.metrics import NO_TIME
 
@@ -113,7 +113,7 @@ class SequenceTable:
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
         self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
-        self.stream_keys[row] = _stream_key(sequence)
+        self.stream_keys[row] = stream_key(_seed(sequence), sequence.index)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
         self.block_tables[row, : len(sequence.blocks)] = sequence.blocks
@@ -142,7 +142,9 @@ class SequenceTable:
         num_generated = [each.owner.request.sampling.max_tokens_of(each.index) for each in leader_of]
         self.max_num_tokens[rows] = np.minimum(num_prompt + np.array(num_generated), self.token_ids.shape[1])
         self.last_token_s[rows] = [follower.last_token_s for follower in leader_of]
-        self.stream_keys[rows] = [_stream_key(follower) for follower in leader_of]
+        seeds = [_seed(follower) % 2**64 for follower in leader_of]
+        indices = [follower.index for follower in leader_of]
+        self.stream_keys[rows] = stream_keys(np.array(seeds, dtype=np.uint64), np.array(indices, dtype=np.uint64))
         self.decoding[rows] = True
 
     def give_back(self, sequences: Collection[Sequence]) -> None:
@@ -240,6 +242,6 @@ class SequenceTable:
         self.stop_token_ids[row, : len(token_ids)] = token_ids
 
 
-def _stream_key(sequence: Sequence) -> np.uint64:
+def _seed(sequence: Sequence) -> int:
     request = sequence.owner.request
-    return stream_key(seed_of(request.id) if request.sampling.seed is None else request.sampling.seed, sequence.index)
+    return seed_of(request.id) if request.sampling.seed is None else request.sampling.seed

@@ -46,13 +46,13 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
 
 def _loss_mask(scored_groups: Sequence[ScoredGroup]) -> NDArray[np.bool_]:
     """[A] all tokens, but for what an environment said."""
-    return np.concatenate(
-        [
-            scored.conversations[number].loss_mask if scored.conversations else np.ones(len(sample.tokens), dtype=bool)
-            for scored in scored_groups
-            for number, sample in enumerate(scored.output.samples)
-        ]
-    )
+    masks = []
+    for scored in scored_groups:
+        if scored.conversations:
+            masks += [conversation.loss_mask for conversation in scored.conversations]
+        else:
+            masks.append(np.ones(sum(len(sample.tokens) for sample in scored.output.samples), dtype=bool))
+    return np.concatenate(masks)
 
 
 def _components(scored_groups: Sequence[ScoredGroup]) -> dict[str, NDArray[np.float32]]:

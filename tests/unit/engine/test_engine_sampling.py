@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from rlserve.engine.kernels.base import Kernels, SampledTokens, SamplingBatch
 from rlserve.engine.kernels.factory import create_kernels
-from rlserve.engine.sequences.random_streams import stream_key, uniforms
+from rlserve.engine.sequences.random_streams import stream_key, stream_keys, uniforms
 
 BACKENDS = ["cpu", "torch"]
 
@@ -146,6 +146,8 @@ def test_a_seed_gives_the_same_numbers_in_every_version() -> None:
 def test_random_numbers_depend_on_seed_sample_and_position_and_on_nothing_else() -> None:
     keys = [stream_key(seed, index) for seed in (0, 1, -1, 2**64 - 2) for index in range(4)]
     assert len(set(map(int, keys))) == len(keys)
+    seeds = np.repeat(np.array([0, 1, 2**64 - 1, 2**64 - 2], dtype=np.uint64), 4)
+    assert stream_keys(seeds, np.tile(np.arange(4, dtype=np.uint64), 4)).tolist() == keys
     alone = uniforms(np.array(keys[5:6]), np.array([9], dtype=np.int32))
     together = uniforms(np.array(keys), np.full(len(keys), 9, dtype=np.int32))
     assert together[5] == alone[0]
