@@ -43,7 +43,7 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
     yield Section(key, config_type)
     for name, annotation in hints_of(config_type).items():
         child = f"{key}.{name}" if key else name
-        if shared := _shared_base(annotation):
+        for shared in _shared_bases(annotation):
             yield from sections(shared, child)
         for nested in nested_dataclasses(annotation):
             yield from sections(nested, child)
@@ -53,13 +53,15 @@ def sections(config_type: type[Any], key: str = "") -> Iterator[Section]:
             yield from sections(named, f"{child}.NAME")
 
 
-def _shared_base(annotation: Any) -> type[Any] | None:
-    """The dataclass that all variants under a key are made from, if there is one."""
+def _shared_bases(annotation: Any) -> list[type[Any]]:
+    """The dataclasses that several variants under a key are made from, each the nearest to all variants."""
     variants = nested_dataclasses(annotation) if variants_of(annotation) else ()
-    bases = variants[0].__mro__[1:] if variants else ()
-    return next(
-        (base for base in bases if is_dataclass(base) and all(issubclass(variant, base) for variant in variants)), None
-    )
+    found: dict[type[Any], int] = {}
+    for variant in variants:
+        for base in variant.__mro__[1:]:
+            if is_dataclass(base):
+                found[base] = found.get(base, 0) + 1
+    return [base for base, number in found.items() if number > 1]
 
 
 def field_docstrings(config_type: type[Any]) -> dict[str, str]:
@@ -104,10 +106,11 @@ def _render_section(section: Section) -> Iterator[str]:
 
 
 def _own_fields(section: Section) -> Iterator[Field[Any]]:
-    """Without those of the base that all variants share, unless a variant has its own default for one."""
-    shared = _shared_base(annotation_of(RunConfig, section.key)) if section.key else None
+    """Without those of a base that variants share, unless a variant has its own default for one."""
+    bases = _shared_bases(annotation_of(RunConfig, section.key)) if section.key else []
+    above = [base for base in bases if base in section.config_type.__mro__[1:]]
     for field in fields(section.config_type):
-        if shared in (None, section.config_type) or field not in fields(shared):
+        if not any(field in fields(base) for base in above):
             yield field
 
 
@@ -118,7 +121,10 @@ def _title(section: Section) -> str:
     if variants is None:
         return f"`{section.key}`"
     if section.config_type not in variants.types.values():
-        return f"`{section.key}` with any `{variants.discriminator}`"
+        tags = [tag for tag, variant in variants.types.items() if issubclass(variant, section.config_type)]
+        if len(tags) == len(variants.types):
+            return f"`{section.key}` with any `{variants.discriminator}`"
+        return f"`{section.key}` with `{variants.discriminator}` {', '.join(f'`{tag}`' for tag in tags)}"
     (tag,) = (tag for tag, variant in variants.types.items() if variant is section.config_type)
     return f"`{section.key}` with `{variants.discriminator}={tag}`"
 

@@ -29,7 +29,8 @@ from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
 from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
-from rlserve.controller.preparation.prepare import prepare
+from rlserve.controller.preparation.prepare import Preparation, prepare
+from rlserve.controller.preparation.supervised import SupervisedPreparation, prepare_supervised, with_steps
 from rlserve.controller.ray_ports import ray_ports
 from rlserve.controller.saving import roles_at
 from rlserve.controller.setup import RunSetup, run_workload
@@ -164,7 +165,12 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
     try:
         if is_builtin(config.model.path) and is_builtin(config.data.path):
             launcher.begin(config.pool)  # at once: there is nothing of the user's that could be wrong
-        preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
+        preparation: Preparation | SupervisedPreparation
+        if config.algorithm.needs.rollouts:
+            preparation = prepare(config, show, reward_log=folder.path / "logs" / "reward.log")
+        else:
+            preparation = prepare_supervised(config, show)
+            config = with_steps(config, preparation.source)
         if saved is not None:  # other data are refused before anything is started
             preparation.source.restore(saved.content["source"])
         workload = run_workload(config)
@@ -177,7 +183,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
             for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)
-        roles = first_roles(config.pool, cut.gangs)
+        roles = first_roles(config, cut.gangs)
         setup = RunSetup(
             config=config,
             preparation=preparation,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RLOOConfig,
     )
     from rlserve.trainers.algorithms.rollout_correction.config import RolloutCorrectionConfig
+    from rlserve.trainers.algorithms.supervised.config import RewardModelConfig, SFTConfig
     from rlserve.trainers.backends.config import (
         DeepSpeedTrainerConfig,
         LoraConfig,
@@ -41,7 +42,9 @@ __all__ = [
     "RLOOConfig",
     "ReinforcePlusPlusBaselineConfig",
     "ReinforcePlusPlusConfig",
+    "RewardModelConfig",
     "RolloutCorrectionConfig",
+    "SFTConfig",
     "TorchTrainerConfig",
     "Traffic",
     "Trainer",
@@ -62,6 +65,8 @@ _HOMES = {
     "RolloutCorrectionConfig": "algorithms.rollout_correction.config",
     "ReinforcePlusPlusBaselineConfig": "algorithms.config",
     "ReinforcePlusPlusConfig": "algorithms.config",
+    "RewardModelConfig": "algorithms.supervised.config",
+    "SFTConfig": "algorithms.supervised.config",
     "TorchTrainerConfig": "backends.config",
     "Traffic": "base",
     "Trainer": "base",

@@ -106,6 +106,16 @@ class Trainer(ABC):
         """
 
     @abstractmethod
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """How well the policy does on samples of a data set: what a supervised algorithm calls ``loss`` and so on, the
+        same on every rank. Every rank is given the whole batch, and computes its share.
+
+        Raises:
+            UserError: the algorithm is not a supervised one; or, as ``step``, memory ran out.
+            WorkerFailedError: as ``step``.
+        """
+
+    @abstractmethod
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy's trained weights under their Hugging Face names, detached, on the trainer's device, float32. With
         LoRA these are the adapters, under the names of peft's files.
@@ -216,7 +226,8 @@ class Trainer(ABC):
 
     @abstractmethod
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        """[A] the critic's values at the trained response tokens: of the state before each is made; 0 at all others.
+        """[A] the values of the critic, or of a model that scores, at the trained response tokens: of the state before
+        each is made; 0 at all others.
 
         Raises:
             UserError: the algorithm has no critic.

@@ -53,7 +53,7 @@ def create_trainer(
     needs = algorithm_of_run.needs
     backend = create_backend(
         config,
-        Networks(critic=needs.critic, reference=needs.reference),
+        Networks(critic=needs.critic, reference=needs.reference, scores=needs.scores),
         model_path=model_path,
         seed=seed,
         temperature=temperature,

@@ -27,10 +27,17 @@ def batch_metrics(batch: Batch, num_steps: int) -> dict[str, float]:
     staleness = num_steps - batch.weight_versions[batch.loss_mask]
     return {
         **_spread("critic/score", batch.rewards),
-        **_spread("response_length", batch.trained_lengths),
-        **_spread("prompt_length", batch.prompt_lengths),
+        **length_metrics(batch),
         "training/staleness/mean": float(staleness.mean()),
         "training/staleness/max": float(staleness.max()),
+    }
+
+
+def length_metrics(batch: Batch) -> dict[str, float]:
+    """Tokens of prompts, and trained tokens of responses."""
+    return {
+        **_spread("response_length", batch.trained_lengths),
+        **_spread("prompt_length", batch.prompt_lengths),
     }
 
 

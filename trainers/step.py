@@ -18,7 +18,7 @@ mini-batch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,8 +37,10 @@ from rlserve.trainers.algorithms.base import (
     ValueLoss,
     ValueTokens,
 )
+from rlserve.trainers.algorithms.supervised.base import Supervised
 from rlserve.trainers.backends.base import CRITIC, POLICY, Backend, Gradient, Losses, PolicyOutputs, Scores, Wanted
 from rlserve.trainers.batch import Batch
+from rlserve.trainers.experience import experience_of
 from rlserve.trainers.mini_batches import mini_batches
 
 _PREFIXES = {POLICY: "actor", CRITIC: "critic"}
@@ -83,10 +85,9 @@ class TrainingStep:
         Raises:
             NonFiniteLossError: on every rank alike. Earlier updates of the step may have been applied.
         """
-        batch, num_steps = self._batch, self._backend.num_steps
         self._backend.begin_step()
-        scores = self._backend.score(batch, self._wanted())
-        experience = self._experience(scores)
+        scores = self._backend.score(self._batch, self._wanted())
+        experience = experience_of(self._batch, scores)
         credit = self._algorithm.credit(experience)
         columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
@@ -97,24 +98,42 @@ class TrainingStep:
             gradient, update = self._gradient(columns, samples, completes_step=is_last)
             self._check_finite(update)
             updates.append(update)
-            if log_probs is None or raw_log_probs is None:
+            if gradient.policy is not None and log_probs is None:
                 # The only update of the step: its forward pass saw the policy of the start of the step.
                 log_probs = self._in_batch_order(gradient, gradient.policy.log_probs)
                 raw_log_probs = self._in_batch_order(gradient, gradient.policy.raw_log_probs)
             if not is_last:
                 self._backend.update()
-        assert log_probs is not None
-        assert raw_log_probs is not None
         found = {
-            **metrics.batch_metrics(batch, num_steps),
-            **metrics.credit_metrics(experience, credit),
-            **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
-            **metrics.reference_metrics(log_probs[batch.loss_mask], experience.reference_log_probs),
+            **self._about_samples(experience, credit, log_probs, raw_log_probs),
             **metrics.average(updates),
             "training/num_nonfinite_samples": float(self._num_left_out),
         }
         self._backend.complete_step(found)
         return found
+
+    def _about_samples(
+        self,
+        experience: Experience,
+        credit: Credit,
+        log_probs: NDArray[np.float32] | None,
+        raw_log_probs: NDArray[np.float32] | None,
+    ) -> dict[str, float]:
+        """Metrics of the samples; the log-probabilities [A] are those of the start of the step, None of a model that
+        scores."""
+        batch, num_steps = self._batch, self._backend.num_steps
+        trained = None if log_probs is None else log_probs[batch.loss_mask]
+        if isinstance(self._algorithm, Supervised):
+            judged = self._algorithm.judge(replace(experience, log_probs=trained))
+            return {**metrics.length_metrics(batch), **{f"train/{name}": value for name, value in judged.items()}}
+        assert trained is not None
+        assert raw_log_probs is not None
+        return {
+            **metrics.batch_metrics(batch, num_steps),
+            **metrics.credit_metrics(experience, credit),
+            **metrics.mismatch_metrics(batch, raw_log_probs, num_steps),
+            **metrics.reference_metrics(trained, experience.reference_log_probs),
+        }
 
     def _in_batch_order(self, gradient: Gradient, per_token: Tensor) -> NDArray[np.float32]:
         """[A] numbers of a mini-batch's tokens, 0 at all others."""
@@ -141,27 +160,9 @@ class TrainingStep:
         return Wanted(
             policy=needs.log_probs or makes_several_updates,
             reference=needs.reference,
-            values=needs.critic,
+            values=needs.critic or needs.scores,
             final_values=needs.final_values,
             for_only_update=not makes_several_updates,
-        )
-
-    def _experience(self, scores: Scores) -> Experience:
-        batch = self._batch
-
-        def trained(array: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
-            return None if array is None else array[batch.loss_mask]
-
-        return Experience(
-            rewards=batch.rewards,
-            reward_components=batch.reward_components,
-            lengths=batch.trained_lengths,
-            group_index=batch.group_index,
-            finish_reasons=batch.finish_reasons,
-            log_probs=trained(scores.log_probs),
-            reference_log_probs=trained(scores.reference_log_probs),
-            values=trained(scores.values),
-            final_values=scores.final_values,
         )
 
     def _columns(self, scores: Scores, credit: Credit) -> TokenColumns:
@@ -213,7 +214,7 @@ class TrainingStep:
 
     def _check_finite(self, update: dict[str, float]) -> None:
         """Every rank sees the same numbers, so all stop or none."""
-        judged = [name for name in update if name.endswith(("_loss", "/entropy", "/grad_norm"))]
+        judged = [name for name in update if name.endswith(("_loss", "/loss", "/entropy", "/grad_norm"))]
         if all(math.isfinite(update[name]) for name in judged):
             return
         found = ", ".join(f"{name} {update[name]:g}" for name in judged)
@@ -238,7 +239,7 @@ class MiniBatchObjective:
         needs = self._algorithm.needs
         return Losses(
             policy=self._summed_policy_loss,
-            value=self._summed_value_loss if needs.critic else None,
+            value=self._summed_value_loss if needs.critic or needs.scores else None,
             with_entropies=needs.entropies,
             of_whole_samples=needs.whole_samples,
         )
@@ -246,11 +247,15 @@ class MiniBatchObjective:
     def metrics(self, gradient: Gradient) -> dict[str, float]:
         """Losses over all tokens of the mini-batch, computed again from what was gathered."""
         tokens = torch.from_numpy(gradient.tokens).to(self._weights_A.device)
-        policy_tokens = self._policy_tokens(tokens, gradient.policy)
-        losses: list[PolicyLoss | ValueLoss] = [self._algorithm.policy_loss(policy_tokens)]
+        losses: list[PolicyLoss | ValueLoss] = []
+        found: dict[str, float] = {}
+        if gradient.policy is not None:
+            policy_tokens = self._policy_tokens(tokens, gradient.policy)
+            losses.append(self._algorithm.policy_loss(policy_tokens))
+            if self._algorithm.needs.rollouts:
+                found |= metrics.policy_metrics(policy_tokens)
         if gradient.values is not None:
             losses.append(self._value_loss(tokens, gradient.values))
-        found = metrics.policy_metrics(policy_tokens)
         for loss in losses:
             found |= metrics.loss_metrics(loss, self._weights_A[tokens], self._normaliser)
         return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from rlserve.errors import NonFiniteLossError, UserError
 from rlserve.trainers.algorithms.base import Algorithm
+from rlserve.trainers.algorithms.supervised.base import Supervised
 from rlserve.trainers.backends.base import Backend, Wanted
 from rlserve.trainers.base import Membership, StateCopy, Traffic, Trainer
 from rlserve.trainers.batch import Batch
+from rlserve.trainers.experience import experience_of
 from rlserve.trainers.step import TrainingStep
 
 logger = logging.getLogger(__name__)
@@ -43,14 +46,29 @@ class ElasticTrainer(Trainer):
 
     def step(self, batch: Batch) -> dict[str, float]:
         batch, num_left_out = self._finite_part(batch)
-        try:
+        with self._failing_for_all():
             step = TrainingStep(self._algorithm, self._backend, batch=batch, num_left_out=num_left_out, seed=self._seed)
             return step.run()
+
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        algorithm = self._algorithm
+        if not isinstance(algorithm, Supervised):
+            raise UserError(f"{type(algorithm).__name__} is judged by the rewards of what its policy generates")
+        with self._failing_for_all():
+            wanted = Wanted(policy=not algorithm.needs.scores, values=algorithm.needs.scores)
+            scores = self._backend.score(batch, wanted)
+            return dict(algorithm.judge(experience_of(batch, scores)))
+
+    @contextmanager
+    def _failing_for_all(self) -> Iterator[None]:
+        """What all ranks do together: the others wait for one that fails, so let them fail now, not at their
+        deadline. A loss that is not finite is found by all at once."""
+        try:
+            yield
         except NonFiniteLossError:
             self._backend.take_back()
             raise
         except Exception as error:
-            # The other ranks wait for this one: let them fail now, not at their deadline.
             self._backend.disconnect()
             if is_out_of_memory(error):
                 raise UserError(self._memory_advice(str(error).splitlines()[0])) from error
@@ -101,7 +119,8 @@ class ElasticTrainer(Trainer):
         return found
 
     def values(self, batch: Batch) -> NDArray[np.float32]:
-        if not self._algorithm.needs.critic:
+        needs = self._algorithm.needs
+        if not (needs.critic or needs.scores):
             raise UserError(f"{type(self._algorithm).__name__} trains no critic, so there are no values to ask for")
         found = self._backend.score(batch, Wanted(values=True)).values
         assert found is not None

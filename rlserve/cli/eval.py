@@ -87,6 +87,7 @@ def load_config(checkpoint: Checkpoint, named: str | None, overrides: Sequence[s
 
     Raises:
         ConfigurationError: something is wrong with it.
+        UserError: it is of a run that has no reward.
     """
     from rlserve.config import load
 
@@ -94,6 +95,11 @@ def load_config(checkpoint: Checkpoint, named: str | None, overrides: Sequence[s
     if (Path(source) / CONFIG_FILE).is_file():
         source = str(Path(source) / CONFIG_FILE)
     config = load(source, [f"model.path={checkpoint.model_path}", *_NOT_OF_THE_MODEL, *overrides], discovered={}).config
+    if not config.algorithm.needs.rollouts:
+        raise UserError(
+            f"{source} learns from a data set (algorithm.name={config.algorithm.name}), and has no reward to score "
+            f"answers by: name a configuration that has, with --config (its held-out loss is in metrics.jsonl)"
+        )
     if _sets(overrides, _DATA_KEY) and not _sets(overrides, _HELD_OUT_KEY):
         data = replace(config.data, held_out_path=config.data.path, held_out_split=config.data.split)
         config = replace(config, data=data)

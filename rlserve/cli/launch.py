@@ -92,16 +92,14 @@ def _load_for_resume(run: str, config_path: str | None, overrides: Sequence[str]
 
 
 def _show(loaded: LoadedConfig) -> None:
-    """Print the configuration, then the split, remarks and prompts as YAML comments: the whole can be saved and
+    """Print the configuration, then the split, remarks and data as YAML comments: the whole can be saved and
     launched."""
     from rlserve.config import to_yaml
     from rlserve.config.pool_split import render_split
-    from rlserve.controller.preparation.preview import preview_prompts
-    from rlserve.controller.preparation.reward_trial import reward_trial
+    from rlserve.controller.preparation.preview import preview_data
 
-    with reward_trial(loaded.config, None) as try_reward:
-        prompts = preview_prompts(loaded.config, try_reward)
+    data = preview_data(loaded.config)
     sys.stdout.write(to_yaml(loaded.config) + "\n")
     about = [*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)]
-    for line in (*about, *prompts.splitlines()):
+    for line in (*about, *data.splitlines()):
         sys.stdout.write(f"# {line}".rstrip() + "\n")

@@ -62,6 +62,8 @@ def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerCo
     from rlserve.simulate.from_config import AnyNumber, Changes, build_scenario, choose_policies
 
     config = load(parsed.config[0], parsed.config[1:], discovered=AnyNumber()).config
+    if not config.algorithm.needs.rollouts:
+        raise UserError(f"algorithm.name={config.algorithm.name} generates nothing: all slots train, and nothing moves")
     changes = Changes(
         hours=parsed.hours,
         model=parsed.model,

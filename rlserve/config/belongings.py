@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from rlserve.config.compose import Composed
-from rlserve.config.keys import flatten
+from rlserve.config.keys import flatten, hints_of, join_key, variants_of
 from rlserve.config.locate import packaged_root
+from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.tasks import BUILTIN_REWARDS, is_builtin
+from rlserve.trainers.algorithms.supervised.config import SupervisedConfig
 
 _INSTEAD_OF_A_FUNCTION = ("url", "model_path", "parts")
 """Keys of ``reward`` that stand in the place of ``reward.function``."""
+_OF_GENERATING = ("reward", "environment", "rollout", "weights")
+"""Parts without effect where nothing is generated."""
 
 
 def without_replaced_reward(values: Mapping[str, Any], composed: Composed) -> dict[str, Any]:
@@ -28,6 +32,32 @@ def without_replaced_reward(values: Mapping[str, Any], composed: Composed) -> di
     if reward.get("function") in BUILTIN_REWARDS and composed.is_from_group("reward.function"):
         reward = {key: value for key, value in reward.items() if key != "function"}
     return {**values, "reward": reward}
+
+
+def without_generating(values: Mapping[str, Any], composed: Composed) -> dict[str, Any]:
+    """Nested plain values without what the files of groups say of generating, where the run learns from a data set."""
+    variants, algorithm = variants_of(hints_of(RunConfig)["algorithm"]), values.get("algorithm")
+    assert variants is not None, "algorithms are told apart by their name"
+    chosen = variants.chosen_by(algorithm) if isinstance(algorithm, Mapping) else None
+    if chosen is None or not issubclass(chosen, SupervisedConfig):
+        return dict(values)
+    kept = {part: value for part, value in values.items() if part not in _OF_GENERATING}
+    for part in _OF_GENERATING:
+        if isinstance(value := values.get(part), Mapping):
+            kept[part] = _without_groups(value, part, composed)
+    return kept
+
+
+def _without_groups(values: Mapping[str, Any], key: str, composed: Composed) -> dict[str, Any]:
+    """What no file of a group has set."""
+    kept: dict[str, Any] = {}
+    for name, value in values.items():
+        own_key = join_key(key, name)
+        if isinstance(value, Mapping):
+            kept[name] = _without_groups(value, own_key, composed)
+        elif not composed.is_from_group(own_key):
+            kept[name] = value
+    return kept
 
 
 def check_belongings(values: Mapping[str, Any], composed: Composed) -> Iterator[Problem]:

@@ -8,6 +8,7 @@ from math import ceil, floor
 from rlserve.config.colocated_checks import check_colocated
 from rlserve.config.pacing_checks import check_pacing
 from rlserve.config.pool_split import find_groups, split_groups
+from rlserve.config.supervised_checks import check_data_columns, check_supervised
 from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
 from rlserve.errors import PoolError, Problem
@@ -24,19 +25,25 @@ _GANG_SIZE = "rollout.engine.tensor_parallel_size"
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
     """Problems between the parts of a configuration; ``discovered`` counts this machine's accelerators by type."""
-    return (
+    of_all = (
         *_check_pool(config, discovered),
+        *_check_learning_rates(config),
+        *_check_keep_best(config),
+        *_check_launch(config),
+        *check_data_columns(config),
+    )
+    if not config.algorithm.needs.rollouts:
+        return (*of_all, *check_supervised(config))
+    return (
+        *of_all,
         *_check_reward(config),
         *_check_reward_gpus(config, discovered),
         *_check_environment(config),
         *_check_lengths(config),
         *_check_batch(config),
         *_check_groups(config),
-        *_check_learning_rates(config),
-        *_check_keep_best(config),
         *_check_deterministic_training(config, discovered),
         *_check_sharding(config),
-        *_check_launch(config),
         *_check_weights(config, discovered),
         *check_pacing(config),
         *check_colocated(config),
@@ -51,7 +58,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
         advice = "ask for what there is (pool=auto), or join a cluster (launch=cluster)"
         yield Problem("pool.slots", f"{str(error).removeprefix('pool.slots ')}; {advice}")
         return
-    if groups is None or config.pool.placement == "colocated":
+    if groups is None or config.pool.placement == "colocated" or not config.algorithm.needs.rollouts:
         return
     size, wanted = config.rollout.engine.tensor_parallel_size, config.pool.num_initial_rollout
     cut = cut_gangs(groups, size)
@@ -62,7 +69,10 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
     except PoolError as error:
         yield Problem(_GANG_SIZE, str(error).removeprefix(f"{_GANG_SIZE}={size} "))
         return
-    if fewest > most and not isinstance(config.deciding, StaticConfig):
+    if num_gangs < 2:
+        message = "must hold at least 2 slots: one to train and one to roll out; or take pool.placement=colocated"
+        yield Problem("pool.slots", f"{message}, got {num_gangs}")
+    elif fewest > most and not isinstance(config.deciding, StaticConfig):
         shares = f"{config.deciding.min_rollout_share} and {config.deciding.max_rollout_share}"
         message = f"no split of {num_gangs} {unit}s has a rollout share between {shares} and a {unit} left to train"
         yield Problem("manager.max_rollout_share", message)

@@ -7,7 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlserve.config.belongings import check_belongings, remarks_on_small_settings, without_replaced_reward
+from rlserve.config.belongings import (
+    check_belongings,
+    remarks_on_small_settings,
+    without_generating,
+    without_replaced_reward,
+)
 from rlserve.config.checks import check_parts
 from rlserve.config.compose import Composed, compose
 from rlserve.config.dump import as_plain
@@ -54,6 +59,7 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     file = locate(path)
     composed = compose(file, overrides)
     values = without_other_variants(without_replaced_reward(composed.values, composed), composed)
+    values = without_generating(values, composed)
     values = settle_paths(values, RunConfig.output_dir)
     config, tree_problems = validate(RunConfig, values, composed.spelling)
     known = {problem.key for problem in composed.problems}

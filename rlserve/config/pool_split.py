@@ -10,7 +10,7 @@ from rlserve.manager.initial_split import initial_split
 from rlserve.manager.policies.base import GangFigures, GangView
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.roles import Role
-from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, check_gangs, cut_gangs
 from rlserve.pool.slots import slot_groups
 
@@ -45,15 +45,16 @@ def find_groups(config: RunConfig, discovered: Mapping[str, int]) -> tuple[SlotG
     return None if config.pool.slots == "auto" else config.pool.slots
 
 
-def first_roles(pool: PoolConfig, gangs: Sequence[Gang]) -> dict[str, Role]:
-    """The first role of every gang, by gang id: where they have both in turn, all begin as trainers.
+def first_roles(config: RunConfig, gangs: Sequence[Gang]) -> dict[str, Role]:
+    """The first role of every gang, by gang id: where they have both in turn, or nothing is generated, all begin as
+    trainers.
 
     Raises:
         PoolError: no such split.
     """
-    if pool.placement == "colocated":
+    if config.pool.placement == "colocated" or not config.algorithm.needs.rollouts:
         return {gang.id: Role.TRAIN for gang in gangs}
-    return initial_split([gang_view(gang) for gang in gangs], pool.num_initial_rollout)
+    return initial_split([gang_view(gang) for gang in gangs], config.pool.num_initial_rollout)
 
 
 def split_groups(
@@ -78,6 +79,8 @@ def split_groups(
 
 def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     """The split as a table with its bounds, for people."""
+    if not config.algorithm.needs.rollouts:
+        return _render_trainers(config, discovered)
     batch, samples = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
     num_groups = (config.rollout.max_staleness + 1) * batch
     in_flight = (
@@ -107,6 +110,13 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     if size > 1:
         rollout += f"\ngangs: {num_slots // size} of {size} slots each (rollout.engine.tensor_parallel_size)"
     return "\n".join([*table, rollout, in_flight, ""])
+
+
+def _render_trainers(config: RunConfig, discovered: Mapping[str, int]) -> str:
+    groups = find_groups(config, discovered)
+    if groups is None:
+        return "slots: those of the cluster, found at launch; all of them train\n"
+    return f"slots: {', '.join(f'{group.count} {group.type}' for group in groups)}; all of them train\n"
 
 
 def gang_view(

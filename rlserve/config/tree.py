@@ -103,7 +103,8 @@ class RunConfig:
     @property
     def deciding(self) -> ManagerConfig:
         """The manager's configuration that holds: where nothing moves, that of the static policy."""
-        if self.pool.placement == "elastic" or self.manager.policy == "static":
+        moves = self.pool.placement == "elastic" and self.algorithm.needs.rollouts
+        if moves or self.manager.policy == "static":
             return self.manager
         return StaticConfig(interval_s=self.manager.interval_s)
 

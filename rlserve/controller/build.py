@@ -18,18 +18,17 @@ from functools import partial
 from pathlib import Path
 
 from rlserve.config.tree import RunConfig
-from rlserve.controller.answer_log import AnswerLog
-from rlserve.controller.answer_stages import AnswerStages
+from rlserve.controller.batches.base import BatchSource
 from rlserve.controller.calls import Calls
 from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.counters import Counters
+from rlserve.controller.data_side import DataSide
 from rlserve.controller.departures import Departures
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.engine_ranks import EngineRanks
-from rlserve.controller.evaluation import Evaluation
-from rlserve.controller.events import EventBus, GroupsTrained, HeldOutAnswered
+from rlserve.controller.events import EventBus
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
@@ -39,20 +38,24 @@ from rlserve.controller.load import LoadReader
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.notice_watch import NoticeWatch
-from rlserve.controller.observation import RolloutMetrics
+from rlserve.controller.observation import PoolMetrics, RolloutMetrics
 from rlserve.controller.observer import Observer
 from rlserve.controller.ports import Fleet, Ports
+from rlserve.controller.preparation.supervised import SupervisedPreparation
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.replica_log import ReplicaLog
 from rlserve.controller.replicas import Replicas
-from rlserve.controller.request_desk import RequestDesk
 from rlserve.controller.role_changes import RoleChanges
-from rlserve.controller.rollout_loop import FailureLimits, RolloutLoop
+from rlserve.controller.rollout_side import rollout_side
 from rlserve.controller.saving import RunSaver, restore
-from rlserve.controller.setup import RunSetup, sampling_params, worker_spec
+from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
+from rlserve.controller.supervised.no_replicas import NoReplicas
+from rlserve.controller.supervised.roles import TrainersOnly
+from rlserve.controller.supervised.side import supervised_side
+from rlserve.controller.supervised.trainers import SupervisedTrainers
 from rlserve.controller.suspicion import Suspicion
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.training_loop import TrainingLoop
@@ -64,20 +67,18 @@ from rlserve.controller.turns.trainers import TrainersInTurn
 from rlserve.controller.weight_handover import WeightHandover
 from rlserve.controller.weight_source import WeightSource
 from rlserve.controller.weight_sync import WeightSync
-from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.config import RateMatchingConfig
 from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.base import Admission, admission_window
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
+from rlserve.manager.policies.train_only import TrainOnlyPolicy
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.conversations.factory import create_player
 from rlserve.rollout.group_filter import GroupFilter
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
-from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.tracking.events import Record
 from rlserve.tracking.move_requests import MoveRequests
 from rlserve.weights.canary import tolerance_of
@@ -86,7 +87,6 @@ from rlserve.weights.canary import tolerance_of
 def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     """A controller that is ready to run; nothing is started."""
     config = setup.config
-    sampling = sampling_params(config, setup.preparation.end_tokens)
     books = _books(setup)
     counters = Counters()
     if setup.saved is not None:
@@ -95,10 +95,8 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
         clock=setup.clock, counters=counters, events=EventBus(), changed=Signal(), tasks=asyncio.TaskGroup()
     )
     run.events.subscribe(Record, setup.tracker.record)
-    _log_answers(run, setup)
     ReplicaLog(run)
-    is_colocated = config.pool.placement == "colocated"
-    trainers = (TrainersInTurn if is_colocated else TrainerGroup)(
+    trainers = _kind_of_trainers(config)(
         run,
         ports.fleet,
         # Those who wait for another in vain have their say first, or they would be taken for lost with it.
@@ -117,10 +115,18 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
         request_timeout_s=config.rollout.request_timeout_s,
     )
     setup.tracker.watch_engines(lambda: {slot_id: stats.engine_metrics for slot_id, stats in replicas.stats.items()})
-    return Controller(run, setup, ports, _parts(run, setup, ports, books, sampling, trainers, weights, replicas))
+    return Controller(run, setup, ports, _parts(run, setup, ports, books, trainers, weights, replicas))
+
+
+def _kind_of_trainers(config: RunConfig) -> type[TrainerGroup]:
+    if not config.algorithm.needs.rollouts:
+        return SupervisedTrainers
+    return TrainersInTurn if config.pool.placement == "colocated" else TrainerGroup
 
 
 def _weights(run: RunContext, setup: RunSetup, fleet: Fleet, trainers: TrainerGroup) -> WeightSource:
+    if not setup.config.algorithm.needs.rollouts:
+        return NoReplicas()
     config = setup.config.weights
     tolerance = tolerance_of(config.canary, setup.config.rollout.engine, setup.config.trainer.dtype)
     canary = CanaryWatch(run, tolerance=tolerance, timeout_s=config.timeout_s)
@@ -161,18 +167,11 @@ def _admission(config: RunConfig) -> Admission:
     )
 
 
-def _log_answers(run: RunContext, setup: RunSetup) -> None:
-    answers = AnswerLog(setup.tracker, setup.config.tracking.samples, setup.preparation.decode)
-    run.events.subscribe(GroupsTrained, answers.note_trained)
-    run.events.subscribe(HeldOutAnswered, answers.note_held_out)
-
-
 def _parts(
     run: RunContext,
     setup: RunSetup,
     ports: Ports,
     books: Books,
-    sampling: SamplingParams,
     trainers: TrainerGroup,
     weights: WeightSource,
     replicas: Replicas,
@@ -183,12 +182,11 @@ def _parts(
     Suspicion(run.events, book, replicas)
     measuring = Measuring(run, book, Meter())
     recovery, turns = _roles(run, setup, ports, books, book, trainers, weights, replicas)
-    training = _training(run, setup, books, trainers, weights, turns)
+    side = _data_side(run, setup, ports, books, trainers, replicas, turns)
+    training = _training(run, setup, side.batches, trainers, weights, turns)
     load = LoadReader(books, training)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
     pool, tracker = config.pool, setup.tracker
-    desk = RequestDesk(run, books.router, replicas)
-    stages = _answer_stages(setup, ports, desk)
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
     return Parts(
@@ -196,7 +194,7 @@ def _parts(
         trainers=trainers,
         weights=weights,
         replicas=replicas,
-        rollouts=_rollouts(run, setup, books, sampling, replicas, stages),
+        rollouts=side.rollouts,
         training=training,
         turns=turns,
         reallocation=reallocation,
@@ -205,16 +203,35 @@ def _parts(
         notice_watch=_notice_watch(setup, ports, book, departures),
         node_watch=_node_watch(run, setup, ports, book, recovery, departures),
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
-        evaluation=_evaluation(run, setup, sampling, desk, stages),
+        evaluation=side.evaluation,
         heartbeat=Heartbeat(
             ports.fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
         ),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
         display=display,
         live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
-        metrics=RolloutMetrics(run, books, replicas, reallocation, measuring),
+        metrics=PoolMetrics(run, reallocation)
+        if side.rollouts is None
+        else RolloutMetrics(run, books, replicas, reallocation, measuring),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
     )
+
+
+def _data_side(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    books: Books,
+    trainers: TrainerGroup,
+    replicas: Replicas,
+    turns: Turns,
+) -> DataSide:
+    """What the training loop learns from, and what the policy is scored on."""
+    preparation = setup.preparation
+    if isinstance(preparation, SupervisedPreparation):
+        assert isinstance(trainers, SupervisedTrainers)
+        return supervised_side(preparation.source, trainers)
+    return rollout_side(run, setup, preparation, ports, books, replicas, turns)
 
 
 def _roles(
@@ -244,7 +261,8 @@ def _roles(
         )
 
     if not isinstance(trainers, TrainersInTurn):
-        return recovery_of(RoleChanges(book, ranks, trainers, replicas)), AtOnce()
+        kind = TrainersOnly if isinstance(trainers, SupervisedTrainers) else RoleChanges
+        return recovery_of(kind(book, ranks, trainers, replicas)), AtOnce()
     roles = RolesInTurn(book, ranks, trainers, replicas)
     recovery = recovery_of(roles)
     return recovery, InTurn(
@@ -262,6 +280,8 @@ def _roles(
 def _hand_moves(run: RunContext, setup: RunSetup, book: GangBook, reallocation: Reallocation) -> HandMoves:
     pool, requests = setup.config.pool, MoveRequests(setup.folder.requests)
     refusal = "all gangs have both roles in turn (pool.placement=colocated)" if pool.placement == "colocated" else None
+    if not setup.config.algorithm.needs.rollouts:
+        refusal = f"all gangs train (algorithm.name={setup.config.algorithm.name})"
     return HandMoves(run, book, reallocation, requests, hold_s=pool.move_hold_s, refusal=refusal)
 
 
@@ -282,7 +302,7 @@ def _reallocation(
         book,
         recovery,
         calls=Calls(run, book, trainers=trainers, load=load, measuring=measuring),
-        policy=create_policy(config.deciding),
+        policy=create_policy(config.deciding) if config.algorithm.needs.rollouts else TrainOnlyPolicy(),
         observer=Observer(
             run, book, load=load, measuring=measuring, admission=_admission(config), num_steps=config.num_steps
         ),
@@ -292,7 +312,7 @@ def _reallocation(
 
 
 def _training(
-    run: RunContext, setup: RunSetup, books: Books, trainers: TrainerGroup, weights: WeightSource, turns: Turns
+    run: RunContext, setup: RunSetup, batches: BatchSource, trainers: TrainerGroup, weights: WeightSource, turns: Turns
 ) -> TrainingLoop:
     return TrainingLoop(
         run,
@@ -300,62 +320,8 @@ def _training(
         turns=turns,
         trainers=trainers,
         weights=weights,
-        buffer=books.buffer,
+        batches=batches,
         folder=setup.folder.path,
-    )
-
-
-def _answer_stages(setup: RunSetup, ports: Ports, desk: RequestDesk) -> AnswerStages:
-    config, preparation = setup.config, setup.preparation
-    conversations = None
-    if ports.environments is not None:
-        conversations = create_player(
-            config.environment,
-            config.data,
-            ports.environments,
-            ask=desk.answer,
-            decode=preparation.decode,
-            max_tokens=config.rollout.max_tokens,
-        )
-    return AnswerStages(conversations=conversations, decode=preparation.decode, scorer=ports.scorer)
-
-
-def _rollouts(
-    run: RunContext,
-    setup: RunSetup,
-    books: Books,
-    sampling: SamplingParams,
-    replicas: Replicas,
-    stages: AnswerStages,
-) -> RolloutLoop:
-    config, preparation = setup.config, setup.preparation
-    return RolloutLoop(
-        run,
-        books,
-        source=preparation.source,
-        requests=TrainingRequests(sampling=sampling, run_seed=config.seed, workload=setup.workload),
-        replicas=replicas,
-        stages=stages,
-        limits=FailureLimits(
-            max_refusal_share=config.rollout.max_refusal_share,
-            max_reward_failure_share=config.reward.max_failure_share,
-            max_environment_failure_share=config.environment.max_failure_share,
-        ),
-    )
-
-
-def _evaluation(
-    run: RunContext, setup: RunSetup, sampling: SamplingParams, desk: RequestDesk, stages: AnswerStages
-) -> Evaluation:
-    config, preparation = setup.config, setup.preparation
-    return Evaluation(
-        config.evaluation,
-        preparation.held_out,
-        desk=desk,
-        stages=stages,
-        sampling=sampling if setup.workload is None else setup.workload.held_out(sampling),
-        request_timeout_s=config.rollout.request_timeout_s,
-        events=run.events,
     )
 
 

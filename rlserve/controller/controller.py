@@ -33,7 +33,7 @@ from typing import Any
 
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.display import RunDisplay
-from rlserve.controller.evaluation import Evaluation
+from rlserve.controller.evaluator import Evaluator
 from rlserve.controller.events import GangsRunOut
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
@@ -41,7 +41,7 @@ from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.node_watch import NodeWatch
 from rlserve.controller.notice_watch import NoticeWatch
-from rlserve.controller.observation import RolloutMetrics
+from rlserve.controller.observation import PoolMetrics
 from rlserve.controller.ports import Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
@@ -62,6 +62,8 @@ from rlserve.tracking.summary import RunSummary
 
 logger = logging.getLogger(__name__)
 
+_SCORING = "scoring held-out data"
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Parts:
@@ -71,7 +73,8 @@ class Parts:
     trainers: TrainerGroup
     weights: WeightSource
     replicas: Replicas
-    rollouts: RolloutLoop
+    rollouts: RolloutLoop | None
+    """None where the run learns from a data set."""
     training: TrainingLoop
     turns: Turns
     reallocation: Reallocation
@@ -82,12 +85,12 @@ class Parts:
     """None where the slots stay as they are."""
     host_watch: HostWatch | None
     """None where no processors are shared by slots, or cannot be looked at."""
-    evaluation: Evaluation
+    evaluation: Evaluator
     heartbeat: Heartbeat
     stall_guard: StallGuard
     display: RunDisplay
     live: LiveReporter
-    metrics: RolloutMetrics
+    metrics: PoolMetrics
     saver: RunSaver
 
 
@@ -144,9 +147,8 @@ class Controller:
         except BaseExceptionGroup as group:
             raise first_error(group) from group
         finally:
-            self._ports.scorer.close()
-            if self._ports.environments is not None:
-                self._ports.environments.close()
+            for service in self._ports.services:
+                service.close()
             self._ports.fleet.close()
 
     async def _unless_stopped(self, start: asyncio.Task[Any]) -> bool:
@@ -169,8 +171,7 @@ class Controller:
         slots = [slot for gang in gangs for slot in gang.slots]
         await asyncio.gather(
             self._ports.fleet.start([(slot, worker_spec(setup, slot)) for slot in slots]),
-            self._ports.scorer.start(),
-            *(environments.start() for environments in (self._ports.environments,) if environments is not None),
+            *(service.start() for service in self._ports.services),
         )
         if setup.dilation is not None:
             self._run.clock.dilate(setup.dilation)
@@ -181,7 +182,7 @@ class Controller:
         await asyncio.gather(*(parts.reallocation.begin(gang, roles[gang.id]) for gang in gangs))
         await parts.turns.begin_rollout()
         if counters.held_out_before is None and counters.num_steps == 0:
-            parts.display.status = "scoring held-out prompts"
+            parts.display.status = _SCORING
             found = await parts.evaluation.score(0)
             counters.held_out_before = found.share_right
             setup.tracker.log(0, {**found.metrics(), names.TIME: self._run.clock.now()})
@@ -191,12 +192,13 @@ class Controller:
         parts = self._parts
         parts.display.status = "training"
         parts.saver.loops_begin()
-        parts.rollouts.readmit()
+        rollouts = parts.rollouts
+        if rollouts is not None:
+            rollouts.readmit()
         loops = [
             self._run.tasks.create_task(loop)
             for loop in (
-                parts.rollouts.admit(),
-                parts.rollouts.score(),
+                *(() if rollouts is None else (rollouts.admit(), rollouts.score())),
                 *(() if self._config.pool.placement == "colocated" else (parts.reallocation.run(),)),
                 parts.hand_moves.run(),
                 parts.notice_watch.watch(),
@@ -211,9 +213,10 @@ class Controller:
         for loop in loops:
             loop.cancel()
         await asyncio.wait(loops)  # one that goes on for a turn would score or drop a group that is not live any more
-        await parts.rollouts.give_up()
-        if self._run.counters.num_steps >= self._config.num_steps:
-            parts.rollouts.drop_surplus()
+        if rollouts is not None:
+            await rollouts.give_up()
+            if self._run.counters.num_steps >= self._config.num_steps:
+                rollouts.drop_surplus()
         parts.saver.loops_end()
 
     async def _step(self) -> bool:
@@ -259,7 +262,7 @@ class Controller:
         if self._run.counters.num_steps >= self._config.num_steps:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
-            display.status = "scoring held-out prompts"
+            display.status = _SCORING
             await self._parts.turns.begin_rollout()
             await self._parts.weights.settled()
             await self._score_after_training()

@@ -43,6 +43,7 @@ class RunDisplay:
         self._rollout_tokens_per_s: float | None = None
         self._reward: float | None = None
         self._kl: float | None = None
+        self._loss: float | None = None
         self._step_durations_s: list[float] = []
         self._decision = ""
         self.status = "starting workers"
@@ -58,7 +59,8 @@ class RunDisplay:
 
     def note_step(self, metrics: Mapping[str, float]) -> None:
         """A training step is done."""
-        self._reward, self._kl = metrics[names.REWARD], metrics.get(names.KL)
+        self._reward, self._kl = metrics.get(names.REWARD), metrics.get(names.KL)
+        self._loss = metrics.get(names.LOSS)
         self._step_durations_s.append(metrics["timing_s/step"])
         self._update()
 
@@ -82,6 +84,7 @@ class RunDisplay:
             time_left_s=estimate_time_left_s(self._step_durations_s, num_steps - self._run.counters.num_steps),
             reward=self._reward,
             kl=self._kl,
+            loss=self._loss,
             queue_length=self._router.num_waiting(RequestKind.TRAINING),
             num_train=table.count(GangState.TRAIN),
             num_rollout=table.count(*SERVING),

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from rlserve.config.tree import EvaluationConfig
 from rlserve.controller.answer_stages import AnswerStages
+from rlserve.controller.evaluator import Evaluator
 from rlserve.controller.events import EventBus, HeldOutAnswered
 from rlserve.controller.request_desk import RequestDesk
 from rlserve.engine.requests.request import RequestOutput, SamplingParams
@@ -52,7 +53,7 @@ class HeldOutScore:
         return {**share, names.HELD_OUT_FAILED: self.num_failed, names.HELD_OUT_LEFT_OUT: self.num_left_out, **parts}
 
 
-class Evaluation:
+class Evaluation(Evaluator):
     """Answers every held-out prompt once and counts the right answers."""
 
     def __init__(

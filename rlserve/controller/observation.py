@@ -56,9 +56,27 @@ def num_moving(reallocation: Reallocation) -> int:
     return sum(reallocation.table.count(state) for state in GangState if state not in _SETTLED)
 
 
-class RolloutMetrics:
-    """Reads the metrics of the rollout side, the pool and the manager; names are documented in
-    ``rlserve.tracking.names``."""
+class PoolMetrics:
+    """Reads the metrics of the pool; names are documented in ``rlserve.tracking.names``."""
+
+    def __init__(self, run: RunContext, reallocation: Reallocation) -> None:
+        self._run = run
+        self._reallocation = reallocation
+
+    def read(self) -> dict[str, float]:
+        """The metrics now."""
+        table = self._reallocation.table
+        return {
+            "pool/num_train": table.count(GangState.TRAIN),
+            "pool/num_rollout": table.count(*SERVING),
+            "pool/num_moving": num_moving(self._reallocation),
+            "pool/num_dead": table.count(GangState.DEAD),
+            "pool/num_worker_failures": self._run.counters.worker_failures,
+        }
+
+
+class RolloutMetrics(PoolMetrics):
+    """Reads those of the rollout side and the manager too."""
 
     def __init__(
         self,
@@ -68,17 +86,16 @@ class RolloutMetrics:
         reallocation: Reallocation,
         measuring: Measuring,
     ) -> None:
-        self._run = run
+        super().__init__(run, reallocation)
         self._books = books
         self._replicas = replicas
-        self._reallocation = reallocation
         self._measuring = measuring
         self._rates = RolloutRates(run.clock)
 
     def read(self) -> dict[str, float]:
         """The metrics now; rates since they were last read."""
         ledger, router, replicas = self._books.ledger, self._books.router, self._replicas
-        table, counters = self._reallocation.table, self._run.counters
+        counters = self._run.counters
         stats = list(replicas.stats.values())
         num_generated = counters.num_generated_tokens + replicas.num_generated_tokens
         metrics: dict[str, float] = {
@@ -91,11 +108,7 @@ class RolloutMetrics:
             "rollout/num_buffered": len(self._books.buffer),
             "rollout/num_dropped": ledger.count(GroupState.DROPPED),
             **_environment_failures(ledger),
-            "pool/num_train": table.count(GangState.TRAIN),
-            "pool/num_rollout": table.count(*SERVING),
-            "pool/num_moving": num_moving(self._reallocation),
-            "pool/num_dead": table.count(GangState.DEAD),
-            "pool/num_worker_failures": counters.worker_failures,
+            **super().read(),
             "manager/queue_length": router.num_waiting(RequestKind.TRAINING),
             "manager/num_moves_to_train": counters.moves_to_train,
             "manager/num_moves_to_rollout": counters.moves_to_rollout,

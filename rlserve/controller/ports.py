@@ -77,6 +77,8 @@ class WorkerHandle(Protocol):
     @property
     def step(self) -> RemoteMethod: ...
     @property
+    def evaluate(self) -> RemoteMethod: ...
+    @property
     def last_metrics(self) -> RemoteMethod: ...
     @property
     def copy_between_steps(self) -> RemoteMethod: ...
@@ -162,10 +164,16 @@ class Ports:
     """The outside of one run."""
 
     fleet: Fleet
-    scorer: AnswerScorer
+    scorer: AnswerScorer | None
+    """None where nothing is generated."""
     environments: Environments | None = None
     """None where an answer is one turn."""
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""
     processors: ProcessorSource | None = None
     """None where nobody asks: no slot computes on the CPU, or its node is not this machine."""
+
+    @property
+    def services(self) -> tuple[AnswerScorer | Environments, ...]:
+        """Those that start beside the workers, and end with the run."""
+        return tuple(service for service in (self.scorer, self.environments) if service is not None)

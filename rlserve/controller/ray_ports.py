@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 
 from rlserve.controller.ports import Ports, ProcessorSource
+from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.gangs import Node
 from rlserve.pool.processors import Processors
+from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.environments.factory import create_environments
+from rlserve.rollout.scoring.base import AnswerScorer
 from rlserve.rollout.scoring.factory import create_scorer
 
 
@@ -18,15 +21,16 @@ def ray_ports(setup: RunSetup) -> Ports:
     """Nothing is started yet."""
     return Ports(
         fleet=Fleet(setup.config.pool.worker_start_timeout_s, worker_python=setup.worker_python),
-        scorer=create_scorer(
-            setup.preparation.reward,
-            setup.folder.path / "logs" / "reward.log",
-            on_this_machine=setup.config.launch.kind == "local",
-        ),
+        scorer=_scorer(setup, setup.preparation.reward) if isinstance(setup.preparation, Preparation) else None,
         environments=create_environments(setup.config.environment, setup.folder.path / "logs" / "environment.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )
+
+
+def _scorer(setup: RunSetup, reward: RewardConfig) -> AnswerScorer:
+    log_path, is_local = setup.folder.path / "logs" / "reward.log", setup.config.launch.kind == "local"
+    return create_scorer(reward, log_path, on_this_machine=is_local)
 
 
 def _computes_here(setup: RunSetup) -> bool:

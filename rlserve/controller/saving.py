@@ -196,6 +196,7 @@ class RunSaver:
             self._current_counters(),
             self._books.ledger,
             self._run.pacing.verdict(),
+            learns_from_data=not self._setup.config.algorithm.needs.rollouts,
             held_out_after=held_out_after,
             weight_version=self._weights.version,
             seconds_total=self._run.clock.now(),
@@ -228,7 +229,8 @@ def roles_at(saved: SavedRun, pool: PoolConfig, first: Mapping[str, Role]) -> di
     """Role of each gang where a run goes on: the one that it had, unless the pool has other gangs now or another
     ``num_initial_rollout``; then its ``first`` one."""
     split = saved.content["split"]
-    if pool.placement == "colocated" or pool.num_initial_rollout != split["num_initial_rollout"]:
+    is_split = pool.placement != "colocated" and Role.ROLLOUT in first.values()
+    if not is_split or pool.num_initial_rollout != split["num_initial_rollout"]:
         return dict(first)
     return resumed_split(first, {gang_id: Role(role) for gang_id, role in split["roles"].items()})
 

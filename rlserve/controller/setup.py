@@ -9,6 +9,7 @@ from rlserve.config.tree import RunConfig
 from rlserve.controller.checkpoint import SavedRun
 from rlserve.controller.clock import RunClock
 from rlserve.controller.preparation.prepare import Preparation
+from rlserve.controller.preparation.supervised import SupervisedPreparation
 from rlserve.distributed.addresses import LOOPBACK
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.manager.roles import Role
@@ -32,7 +33,7 @@ class RunSetup:
     """What a run is given: decided, found and made before it starts."""
 
     config: RunConfig
-    preparation: Preparation
+    preparation: Preparation | SupervisedPreparation
     gangs: tuple[Gang, ...]
     roles: dict[str, Role]
     """Role of each gang at the start."""

@@ -18,6 +18,7 @@ def sum_up(
     ledger: Ledger,
     pacing: PacingVerdict | None,
     *,
+    learns_from_data: bool,
     held_out_after: float | None,
     weight_version: int,
     seconds_total: float,
@@ -42,8 +43,11 @@ def sum_up(
         trained_tokens_per_s=counters.num_trained_tokens / loop_s,
         max_staleness=counters.max_staleness,
         mean_abs_log_prob_difference=(
-            counters.sum_abs_log_prob_difference / counters.num_steps if counters.num_steps else None
+            counters.sum_abs_log_prob_difference / counters.num_steps
+            if counters.num_steps and not learns_from_data
+            else None
         ),
+        learns_from_data=learns_from_data,
         loop_s=counters.loop_s,
         overrun_share=None if pacing is None else pacing.overrun_share,
         host_was_bottleneck=None if pacing is None else pacing.host_was_bottleneck,

@@ -2,9 +2,9 @@
 
 ::
 
-    buffer.take ──► trainers.step, copy of the weights ──► on to the replicas (in the background)
-         ▲                                       │
-         │ unblocked by a scored group           └──► ledger: trained ──► admission has room again
+    batches.next ──► trainers.step, copy of the weights ──► on to the replicas (in the background)
+         ▲                                        │
+         │ unblocked by a scored group            └──► batches.note_trained: room for other groups
 
 A step that a lost trainer breaks off is done again by the survivors inside ``trainers.step``. Groups count as
 trained only after their step, so a stop in mid-step loses nothing and trains nothing twice.
@@ -14,25 +14,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from rlserve.controller.batches.base import BatchSource, Taken
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import GroupsTrained, StepEnded
+from rlserve.controller.events import StepEnded
 from rlserve.controller.group_copies import GroupStep, MemberCopy
-from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.resizes import resize_metrics
 from rlserve.controller.trainer_group import TrainerGroup
 from rlserve.controller.turns.base import Turns
 from rlserve.controller.weight_source import WeightSource
 from rlserve.errors import NonFiniteLossError
-from rlserve.rollout.batch import build_batch
-from rlserve.rollout.buffer import SampleBuffer
-from rlserve.rollout.groups import ScoredGroup
-from rlserve.tracking.events import StepEvent, TrainedBatch
+from rlserve.tracking.events import StepEvent
 from rlserve.trainers.batch import Batch
 
 logger = logging.getLogger(__name__)
@@ -68,7 +65,7 @@ class TrainingLoop:
         turns: Turns,
         trainers: TrainerGroup,
         weights: WeightSource,
-        buffer: SampleBuffer[ScoredGroup],
+        batches: BatchSource,
         folder: Path,
     ) -> None:
         """``folder`` keeps the batch of a step that failed."""
@@ -77,10 +74,13 @@ class TrainingLoop:
         self._turns = turns
         self._trainers = trainers
         self._weights = weights
-        self._buffer = buffer
+        self._batches = batches
         self._folder = folder
-        self.waiting = False
+
+    @property
+    def waiting(self) -> bool:
         """For a batch."""
+        return self._batches.waiting
 
     async def step(self, stop: asyncio.Event, *, copies_state: bool = False) -> StepReport | None:
         """Do the next step; None where the run has all its steps, or ``stop`` came first. With ``copies_state``, let
@@ -88,49 +88,26 @@ class TrainingLoop:
         if self._run.counters.num_steps >= self._num_steps:
             return None
         start, weights_before_s = self._run.clock.now(), self._weights.busy_s
-        groups = await self._next_batch(stop)
-        if groups is None:
+        taken = await self._batches.next(stop)
+        if taken is None:
             return None
         waits = _Waits(batch_s=self._run.clock.now() - start, weights_s=self._weights.busy_s - weights_before_s)
         await self._turns.begin_training()
-        return await self._train(groups, start_s=start, waits=waits, copies_state=copies_state)
+        return await self._train(taken, start_s=start, waits=waits, copies_state=copies_state)
 
-    async def _next_batch(self, stop: asyncio.Event) -> list[ScoredGroup] | None:
-        taken: list[ScoredGroup] | None = None
-
-        def ready() -> bool:
-            nonlocal taken
-            num_steps = self._run.counters.num_steps
-            if not stop.is_set() and self._turns.is_ripe(self._num_steps - num_steps):
-                taken = self._buffer.take(num_steps)
-            return taken is not None or stop.is_set()
-
-        if ready():
-            return taken
-        await self._turns.begin_rollout()
-        self.waiting = True
-        self._run.changed.notify()
-        await self._run.changed.wait_for(ready, f"the batch of step {self._run.counters.num_steps + 1}")
-        self.waiting = False
-        return taken
-
-    async def _train(
-        self, groups: list[ScoredGroup], *, start_s: float, waits: _Waits, copies_state: bool
-    ) -> StepReport:
-        batch, step = await asyncio.to_thread(build_batch, groups), self._run.counters.num_steps + 1
+    async def _train(self, taken: Taken, *, start_s: float, waits: _Waits, copies_state: bool) -> StepReport:
+        batch, step = await asyncio.to_thread(taken.build), self._run.counters.num_steps + 1
         train_start = self._run.clock.now()
         done = await self._stepped(batch, step, copies_state=copies_state)
         slot_ids = self._trainers.members
         work_end_s = self._run.clock.now() - done.copy_s
         await self._weights.publish(step, done.copies)
-        self._buffer.commit(time_s=self._run.clock.now())
-        self._run.events.emit(trained_batch(step, groups))
+        self._batches.note_trained(batch, step, done.metrics)
         num_tokens = len(batch.token_ids)
-        self._run.events.emit(GroupsTrained(step=step, groups=groups))
         self._run.events.emit(
             StepEnded(
                 slot_ids=slot_ids,
-                num_groups=len(groups),
+                num_groups=taken.num_groups,
                 num_tokens=num_tokens,
                 wait_s=waits.batch_s - waits.weights_s,
                 weights_s=self._weights.snapshot_s + waits.weights_s,
@@ -145,11 +122,11 @@ class TrainingLoop:
                 work_begin_s=work_end_s - done.work_s,
                 work_end_s=work_end_s,
                 slot_ids=slot_ids,
-                num_groups=len(groups),
+                num_groups=taken.num_groups,
                 num_tokens=num_tokens,
             )
         )
-        self._count(batch, done.metrics)
+        self._count(batch)
         self._run.changed.notify()
         step_s = self._run.clock.now() - start_s
         return StepReport(
@@ -157,7 +134,7 @@ class TrainingLoop:
             copies=done.copies,
             metrics={
                 **done.metrics,
-                **group_metrics(groups),
+                **taken.metrics,
                 **self._weights.metrics(),
                 **self._turns.metrics(),
                 **resize_metrics(self._trainers.take_resizes()),
@@ -180,26 +157,12 @@ class TrainingLoop:
             where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch {where}") from error
 
-    def _count(self, batch: Batch, metrics: Mapping[str, float]) -> None:
+    def _count(self, batch: Batch) -> None:
         counters = self._run.counters
-        staleness = int(counters.num_steps - batch.weight_versions.min())
         counters.num_steps += 1
         counters.num_trained_tokens += len(batch.token_ids)
-        counters.max_staleness = max(counters.max_staleness, staleness)
-        counters.sum_abs_log_prob_difference += metrics["training/log_prob_diff_mean"]
         if counters.seconds_to_first_step is None:
             counters.seconds_to_first_step = self._run.clock.now()
-
-
-def trained_batch(step: int, groups: Sequence[ScoredGroup]) -> TrainedBatch:
-    """What ``samples.jsonl`` says of a step."""
-    return TrainedBatch(
-        step=step,
-        group_ids=tuple(scored.group.id for scored in groups),
-        attempts=tuple(scored.attempt for scored in groups),
-        oldest_versions=tuple(scored.oldest_version for scored in groups),
-        rewards=tuple(scored.rewards for scored in groups),
-    )
 
 
 def _keep_batch(path: Path, batch: Batch) -> str:

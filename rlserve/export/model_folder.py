@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlserve.errors import UserError
 from rlserve.export.adapters import holds_adapters, load_merged
@@ -68,4 +68,7 @@ def export_model(source: Path, target: Path, *, dtype: Dtype, quantisation: Quan
 def _load(source: Path, dtype: torch.dtype | None) -> Any:
     if holds_adapters(source):
         return load_merged(source, dtype)
-    return AutoModelForCausalLM.from_pretrained(source, dtype=dtype or "auto")
+    architectures = AutoConfig.from_pretrained(source).architectures or []
+    scores = any(name.endswith("ForSequenceClassification") for name in architectures)
+    loader = AutoModelForSequenceClassification if scores else AutoModelForCausalLM
+    return loader.from_pretrained(source, dtype=dtype or "auto")

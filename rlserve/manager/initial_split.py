@@ -20,7 +20,10 @@ def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) ->
     """
     unit = "gang" if any(gang.num_slots > 1 for gang in gangs) else "slot"
     if len(gangs) < 2:
-        raise PoolError(f"the pool has {len(gangs)} {unit}(s), but it needs one to train and one to roll out")
+        raise PoolError(
+            f"the pool has {len(gangs)} {unit}(s), but it needs one to train and one to roll out; or take "
+            f"pool.placement=colocated"
+        )
     num_rollout = num_initial_rollout
     if num_rollout is None:
         num_rollout = sum(gang.prefer is Role.ROLLOUT for gang in gangs) or len(gangs) // 2

@@ -119,10 +119,7 @@ class PoolConfig:
         check_fields(
             self,
             {
-                "slots": self.slots == "auto"
-                or self.placement == "colocated"
-                or sum(group.count for group in self.slots) >= 2
-                or "must hold at least 2 slots: one to train and one to roll out; or take pool.placement=colocated",
+                "slots": self.slots == "auto" or len(self.slots) > 0 or "must hold at least 1 slot",
                 "num_initial_rollout": self.num_initial_rollout is None
                 or self.num_initial_rollout >= 1
                 or "must be at least 1",

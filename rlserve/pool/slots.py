@@ -41,15 +41,13 @@ def slot_groups(config: PoolConfig, discovered: Mapping[str, int]) -> tuple[Slot
     """The groups of the pool; ``discovered`` counts the accelerators (or CPU slots) by type.
 
     Raises:
-        PoolError: the configuration asks for more than there is, or ``auto`` finds fewer than two.
+        PoolError: the configuration asks for more than there is.
     """
     if config.slots != "auto":
         _check_enough(config.slots, discovered)
         return config.slots
     if not discovered:
         return DEFAULT_CPU_SLOTS
-    if sum(discovered.values()) < 2:
-        raise PoolError(f"pool.slots=auto found {dict(discovered)}: at least 2 slots are needed, name them yourself")
     return tuple(SlotGroupConfig(type=name, count=count) for name, count in discovered.items())
 
 

@@ -215,6 +215,10 @@ class Worker:
         """Of the last completed training step."""
         return self._train.last_metrics()
 
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """How well the policy does on a batch of a data set (:meth:`Trainer.evaluate`)."""
+        return self._train.evaluate(batch)
+
     def copy_between_steps(self, copies: Copies) -> Copied:
         """Copy what the next step changes (:meth:`TrainRole.copy`)."""
         return self._train.copy(copies)

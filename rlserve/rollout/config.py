@@ -56,6 +56,23 @@ class DataConfig:
     """Arguments of the chat template, as in ``{enable_thinking: false}``; needs ``apply_chat_template``."""
     max_prompt_tokens: int | None = None
     """Prompts longer than this are dropped, counted by reason; None takes the model's length less the answer's."""
+    completion_field: str = "completion"
+    """For supervised fine-tuning: column of what is learned to be said after the prompt; text or, with
+    ``apply_chat_template``, chat messages."""
+    messages_field: str = "messages"
+    """For supervised fine-tuning: column of whole conversations, of which the assistant's part is learned; rows that
+    have it need neither prompt nor completion."""
+    chosen_field: str = "chosen"
+    """For reward models: column of the answer that is preferred; text or, with ``apply_chat_template``, chat messages,
+    which may have the prompt before them."""
+    rejected_field: str = "rejected"
+    """For reward models: column of the other answer."""
+    margin_field: str | None = None
+    """For reward models: column of the number by which the score of the chosen answer should be above the other's, at
+    least. None: 0."""
+    max_length: int | None = None
+    """For algorithms that learn from a data set: rows longer than this, in tokens, are left out; None takes the model's
+    length."""
 
     def __post_init__(self) -> None:
         check_fields(
@@ -69,6 +86,7 @@ class DataConfig:
                 "max_prompt_tokens": self.max_prompt_tokens is None
                 or self.max_prompt_tokens >= 1
                 or "must be at least 1",
+                "max_length": self.max_length is None or self.max_length >= 2 or "must be at least 2",
             },
         )
 

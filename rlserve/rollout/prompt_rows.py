@@ -184,7 +184,7 @@ def load_rows(config: DataConfig) -> tuple[PromptRows, PromptRows]:
     """
     rows = _load(config.path, config.split, config)
     if config.held_out_path is None:
-        num_held_out = _num_set_aside(len(rows), config)
+        num_held_out = num_set_aside(len(rows), config)
         order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
         held_out = PromptRows(rows, np.sort(order[:num_held_out]))
         train = PromptRows(rows, np.sort(order[num_held_out:]))
@@ -204,7 +204,7 @@ def _load(path: str, split: str, config: DataConfig) -> DatasetRows:
     return rows
 
 
-def _num_set_aside(num_rows: int, config: DataConfig) -> int:
+def num_set_aside(num_rows: int, config: DataConfig) -> int:
     """Held-out rows: as many as are asked for, or as there should be of so little data."""
     if num_rows < 2:
         raise DataError(

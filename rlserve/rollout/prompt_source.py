@@ -7,12 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
-from rlserve.rollout.dataset.content_digest import first_difference
+from rlserve.rollout.dataset.epochs import EpochOrder
+from rlserve.rollout.dataset.same_content import check_same, content_of
 from rlserve.rollout.encoder import PROMPT_TOO_LONG, PromptEncoder
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows
@@ -40,9 +38,8 @@ class PromptSource:
         self._held_out = held_out
         self._encoder = encoder
         self._seed = seed
-        self._shuffle = shuffle
+        self._order = EpochOrder(len(rows), seed=seed, shuffle=shuffle)
         self._position = 0
-        self._order: tuple[int, NDArray[np.int64]] | None = None  # the epoch used last and its order
 
     @property
     def num_prompts(self) -> int:
@@ -74,8 +71,8 @@ class PromptSource:
         return group
 
     def _group_at(self, position: int) -> PromptGroup:
-        epoch, index = divmod(position, len(self._rows))
-        row = self._rows[int(self._epoch_order(epoch)[index])]
+        epoch, index = self._order.at(position)
+        row = self._rows[index]
         return self._encoder.group(row, group_id=f"{epoch}:{row.row}", position=position)
 
     def snapshot(self) -> dict[str, Any]:
@@ -83,8 +80,8 @@ class PromptSource:
         return {
             "position": self._position,
             "seed": self._seed,
-            "train": _content(self._rows),
-            "held_out": _content(self._held_out),
+            "train": content_of(self._rows),
+            "held_out": content_of(self._held_out),
         }
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
@@ -96,42 +93,9 @@ class PromptSource:
         """
         if snapshot["seed"] != self._seed:
             raise DataError(f"the run cannot be resumed: seed was {snapshot['seed']} and is now {self._seed}")
-        _check_same(snapshot["train"], self._rows)
-        _check_same(snapshot["held_out"], self._held_out)
+        check_same(snapshot["train"], self._rows, what="prompt or answer")
+        check_same(snapshot["held_out"], self._held_out, what="prompt or answer")
         self._position = snapshot["position"]
-
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        """[num_prompts] the rows of an epoch in the order in which they are handed out."""
-        if self._order is None or self._order[0] != epoch:
-            num_prompts = len(self._rows)
-            order = (
-                np.random.default_rng((self._seed, epoch)).permutation(num_prompts)
-                if self._shuffle
-                else np.arange(num_prompts)
-            )
-            self._order = (epoch, order)
-        return self._order[1]
-
-
-def _content(rows: PromptRows) -> dict[str, Any]:
-    return {"num_prompts": len(rows), "fingerprint": list(rows.fingerprint)}
-
-
-def _check_same(saved: Mapping[str, Any], rows: PromptRows) -> None:
-    remedy = f"restore {rows.path}, or start a new run on the new data"
-    if saved["num_prompts"] != len(rows):
-        raise DataError(
-            f"the run cannot be resumed on these prompts: {saved['num_prompts']} of {rows.path} were used, "
-            f"and now there are {len(rows)}; {remedy}"
-        )
-    changed = first_difference(saved["fingerprint"], rows.digests)
-    if changed is not None:
-        first, last = (rows.place(index) for index in changed)
-        where = f"at {first}" if first == last else f"between {first} and {last}"
-        raise DataError(
-            f"the run cannot be resumed on these prompts: prompt or answer {where} is not what it was when the run "
-            f"began; {remedy}"
-        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 REWARD = "critic/score/mean"
 KL = "critic/kl"
+LOSS = "train/loss"
 TIME = "training/time_s"
 HELD_OUT = "val-core/held_out/mean@1"
 HELD_OUT_FAILED = "val-core/held_out/num_failed"
@@ -92,7 +93,14 @@ METRICS: Mapping[str, str] = {
     "what fell into the time that a version was on its way to the replicas",
     TRAINED_TOKENS_PER_S: "prompt and response tokens trained, per second of the step",
     "perf/total_num_tokens": "prompt and response tokens of the step",
-    HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored",
+    HELD_OUT: "share of held-out prompts answered right, of those whose answer could be scored; (reward_model) "
+    "val/accuracy; (sft) exp(-val/loss), the geometric mean probability of a right token",
+    LOSS: "(sft, reward_model) loss of the step: mean negative log-likelihood of the trained tokens, or of the pairs",
+    "train/perplexity": "(sft) exp of the loss",
+    "train/accuracy": "(reward_model) share of pairs whose chosen answer has the higher score [TRL accuracy]",
+    "train/score_margin": "(reward_model) chosen less rejected score, in the mean [TRL margin]",
+    "train/score": "(reward_model) mean score of all answers [TRL mean_reward]",
+    "val/{loss,perplexity,accuracy,score_margin,score}": "the same of the held-out rows [TRL eval_loss and so on]",
     HELD_OUT_FAILED: "held-out answers that could not be scored: the reward failed, or the engine refused the prompt",
     HELD_OUT_LEFT_OUT: "held-out answers that the reward left out by returning None",
     "reward/NAME/mean": "mean of each further number that the reward or the environment returns, or of each of "

@@ -40,6 +40,8 @@ class ProgressState:
     time_left_s: float | None = None
     reward: float | None = None
     kl: float | None = None
+    loss: float | None = None
+    """Of a run that learns from a data set: it has neither reward nor rollout."""
     queue_length: int | None = None
     num_train: int = 0
     num_rollout: int = 0
@@ -69,6 +71,15 @@ def render_line(state: ProgressState) -> str:
     parts = [
         f"[{format_duration(state.elapsed_s)}]",
         f"step {state.step}/{state.num_steps}",
+        *(_numbers_of_rollout(state) if state.loss is None else _numbers_of_data(state)),
+    ]
+    if state.time_left_s is not None:
+        parts.append(f"{format_duration(state.time_left_s)} left")
+    return "  ".join(parts)
+
+
+def _numbers_of_rollout(state: ProgressState) -> list[str]:
+    return [
         f"reward {_number(state.reward, '.3f')}",
         f"kl {_number(state.kl, '.4f')}",
         f"queue {_number(state.queue_length, 'd')}",
@@ -76,9 +87,11 @@ def render_line(state: ProgressState) -> str:
         f"{_number(state.rollout_tokens_per_s, ',.0f')} tokens/s",
         f"weights v{state.weight_version}" if state.weight_version is not None else "no weights yet",
     ]
-    if state.time_left_s is not None:
-        parts.append(f"{format_duration(state.time_left_s)} left")
-    return "  ".join(parts)
+
+
+def _numbers_of_data(state: ProgressState) -> list[str]:
+    owners = (f"{owner} {count}" for owner, count in _owners(state) if owner != "rollout")
+    return [f"loss {_number(state.loss, '.4f')}", *owners]
 
 
 def render_live(state: ProgressState, *, square: str = "■") -> RenderableType:
@@ -92,20 +105,19 @@ def render_live(state: ProgressState, *, square: str = "■") -> RenderableType:
     )
     heading = Table.grid(padding=(0, 2))
     heading.add_row(Text(f"step {state.step}/{state.num_steps}", style="bold"), bar, _time(state))
-    numbers = Text("  ").join(
-        [
-            _labelled("reward", _number(state.reward, ".3f")),
-            _labelled("KL", _number(state.kl, ".4f")),
-            _labelled("weights", "none yet" if state.weight_version is None else f"v{state.weight_version}"),
-            _labelled("rollout", f"{_number(state.rollout_tokens_per_s, ',.0f')} tokens/s"),
-        ]
-    )
-    split = Text("  ").join(
-        [_squares(owner, count, square) for owner, count in _owners(state)]
-        + [_labelled("queue", _number(state.queue_length, "d"))]
-    )
+    numbers = [
+        _labelled("reward", _number(state.reward, ".3f")),
+        _labelled("KL", _number(state.kl, ".4f")),
+        _labelled("weights", "none yet" if state.weight_version is None else f"v{state.weight_version}"),
+        _labelled("rollout", f"{_number(state.rollout_tokens_per_s, ',.0f')} tokens/s"),
+    ]
+    owners, queue = _owners(state), [_labelled("queue", _number(state.queue_length, "d"))]
+    if state.loss is not None:
+        numbers, queue = [_labelled("loss", _number(state.loss, ".4f"))], []
+        owners = [(owner, count) for owner, count in owners if owner != "rollout"]
+    split = Text("  ").join([*(_squares(owner, count, square) for owner, count in owners), *queue])
     name = Text.assemble((state.name, "bold"), "  ", (state.status, "dim"), no_wrap=True, overflow="ellipsis")
-    lines: list[RenderableType] = [name, heading, numbers, split]
+    lines: list[RenderableType] = [name, heading, Text("  ").join(numbers), split]
     if state.last_decision:
         lines.append(Text(f"last decision: {state.last_decision}", style="dim", no_wrap=True, overflow="ellipsis"))
     return Group(*lines)

@@ -51,6 +51,9 @@ class RunSummary:
     """Of a paced run: whether that is too much for its times to count."""
     paced_activities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of a paced run: by activity the number, and the modelled, computed and late seconds of all workers."""
+    learns_from_data: bool = False
+    """Whether the run learned from a data set and generated nothing. Held-out scores are then what
+    ``val-core/held_out/mean@1`` is (docs/jobs.md)."""
 
 
 def write_summary(folder: RunFolder, summary: RunSummary) -> None:
@@ -67,9 +70,11 @@ def read_summary(folder: RunFolder) -> RunSummary | None:
 
 def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
     """The summary as a person reads it: what, and how much."""
+    if summary.learns_from_data:
+        return _rows_of_data_run(summary)
     dropped = ", ".join(f"{number} {reason}" for reason, number in summary.groups_dropped.items())
     return [
-        ("held-out score", f"{_score(summary.held_out_before)} before, {_score(summary.held_out_after)} after"),
+        ("held-out score", _scores(summary)),
         ("training steps", f"{summary.num_steps}"),
         (
             "prompt groups",
@@ -79,7 +84,7 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("workers lost", f"{summary.worker_failures}"),
         ("engine restarts", f"{summary.engine_restarts}"),
         ("weights", f"version {summary.final_weight_version}" if summary.final_weight_version >= 0 else "none yet"),
-        ("time", f"{format_duration(summary.seconds_total)}, first step after {_first_step(summary)}"),
+        ("time", _time(summary)),
         (
             "throughput",
             f"{summary.rollout_tokens_per_s:,.0f} tokens/s generated, {summary.trained_tokens_per_s:,.0f} trained",
@@ -87,6 +92,16 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
         ("largest staleness", f"{summary.max_staleness} (steps)"),
         ("engine against trainer", f"{_difference(summary)} mean absolute log-probability difference"),
         *pacing_rows(summary),
+    ]
+
+
+def _rows_of_data_run(summary: RunSummary) -> list[tuple[str, str]]:
+    return [
+        ("held-out score", _scores(summary)),
+        ("training steps", f"{summary.num_steps}"),
+        ("workers lost", f"{summary.worker_failures}"),
+        ("time", _time(summary)),
+        ("throughput", f"{summary.trained_tokens_per_s:,.0f} tokens/s trained"),
     ]
 
 
@@ -125,6 +140,14 @@ def pacing_rows(summary: RunSummary) -> list[tuple[str, str]]:
     if summary.host_was_bottleneck:
         return [("paced", f"{late}: the host was the bottleneck; not counted (raise pool.pacing.dilation)")]
     return [("paced", f"{late}: the host kept up; times are modelled seconds")]
+
+
+def _scores(summary: RunSummary) -> str:
+    return f"{_score(summary.held_out_before)} before, {_score(summary.held_out_after)} after"
+
+
+def _time(summary: RunSummary) -> str:
+    return f"{format_duration(summary.seconds_total)}, first step after {_first_step(summary)}"
 
 
 def _score(value: float | None) -> str:

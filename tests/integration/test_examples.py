@@ -107,6 +107,19 @@ def test_the_model_that_is_to_learn_a_tool_can_be_launched_with_it(tmp_path: Pat
     assert "the reward of a reference answer: 1\n" in about
 
 
+def test_the_three_jobs_of_a_reward_model_can_be_launched(tmp_path: Path) -> None:
+    run(sys.executable, EXAMPLES / "reward_model/sorting.py", "--output", tmp_path)
+    for name in ("demonstrations", "preferences", "prompts"):
+        assert (tmp_path / f"{name}.jsonl").read_text() == (EXAMPLES / f"reward_model/{name}.jsonl").read_text()
+    model = tmp_path / "blank"
+    run(sys.executable, EXAMPLES / "reward_model/make_model.py", model)
+    rlserve = Path(sys.executable).with_name("rlserve")
+    for job in ("sft", "reward_model"):
+        about = run(rlserve, "launch", EXAMPLES / f"reward_model/{job}.yaml", "--dry-run", f"model.path={model}")
+        assert "all of them train" in about
+        assert "rows to train on" in about
+
+
 def test_the_snippets_of_the_readme(example_model: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
     program = "".join(block for block in blocks if "from rlserve." in block)

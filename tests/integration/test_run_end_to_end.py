@@ -79,9 +79,11 @@ def test_every_metric_that_is_documented_is_written_and_every_one_written_is_doc
     of_another_algorithm = {"actor/kl_loss", "training/rejected_frac"}
     of_another_placement = {name for name in spelled_out() if re.match(r"pool/(turn|engine|trainer)_", name)}
     of_conversations = {name for name in spelled_out() if re.search(r"environment|num_turns", name)}
+    of_data_sets = {name for name in spelled_out() if name.startswith(("train/", "val/"))}
     assert of_another_placement
     assert of_conversations
-    expected = spelled_out() - of_another_algorithm - of_another_placement - of_conversations
+    assert of_data_sets
+    expected = spelled_out() - of_another_algorithm - of_another_placement - of_conversations - of_data_sets
     named = {name.replace("/num_kinds/", "/NAME/") for name in written}
     assert {re.sub(r"^reward/\w+/", "reward/NAME/", name) for name in named} == expected
 

@@ -125,6 +125,11 @@ def workplace(
     for name, folder in models.items():
         (tmp_path / name).symlink_to(folder)
     (tmp_path / "data.jsonl").write_text('{"prompt": "a", "answer": "b"}\n' * 2)
+    (tmp_path / "completions.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' * 2)
+    (tmp_path / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n' * 2)
+    (tmp_path / "sorting").mkdir()
+    for name, folder in {"blank": "model", "warm": "model", "judge": "reward-model"}.items():
+        (tmp_path / "sorting" / name).symlink_to(models[folder])
     (tmp_path / "my_reward.py").write_text(next(block for block in blocks(ROOT / "README.md", "python")))
     game = next(block for block in blocks(ROOT / "docs/environments.md", "python") if "my_game.py" in block)
     (tmp_path / "my_game.py").write_text(game)
@@ -141,7 +146,7 @@ def workplace(
 def test_commands_are_understood(command: list[str], workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word.replace("/my/", f"{workplace}/") for word in command]
     assert main([*words, "--dry-run"]) == 0, capsys.readouterr().err
-    assert "# rollout slots: " in capsys.readouterr().out
+    assert re.search("# rollout slots: |all of them train$", capsys.readouterr().out, re.M)
 
 
 def test_the_table_of_the_summary_is_complete() -> None:

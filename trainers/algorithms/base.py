@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlserve.trainers.algorithms.config import Needs
+from rlserve.trainers.algorithms.needs import Needs
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,29 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from rlserve.errors import check_fields
+from rlserve.trainers.algorithms.needs import Needs
 from rlserve.trainers.algorithms.rollout_correction.config import RolloutCorrectionConfig
-
-
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What an algorithm needs; the rest takes no memory and no time."""
-
-    critic: bool = False
-    """A second network that predicts returns, with an optimizer of its own."""
-    reference: bool = False
-    """A frozen copy of the initial policy."""
-    log_probs: bool = False
-    """The policy's log-probabilities before credit is given. A step of several updates has them in any case."""
-    final_values: bool = False
-    """The critic's values of the states after samples that were cut."""
-    entropies: bool = False
-    """The entropy of the policy at each token, in the loss."""
-    whole_samples: bool = False
-    """All tokens of a sample together in the policy's loss; answers longer than what goes through the output head at
-    once go through it twice."""
-    groups: bool = False
-    """Several answers to the same prompt, which are compared with each other."""
-
+from rlserve.trainers.algorithms.supervised.config import RewardModelConfig, SFTConfig
 
 LossAggregation = Literal["token-mean", "seq-mean-token-sum", "seq-mean-token-mean", "seq-mean-token-sum-norm"]
 LossMode = Literal["vanilla", "gspo", "geo_mean", "cispo", "sapo", "clip_cov", "kl_cov"]
@@ -278,6 +258,13 @@ class ReinforcePlusPlusBaselineConfig(UpdateConfig):
 
 
 AlgorithmConfig = (
-    PPOConfig | GRPOConfig | RLOOConfig | OPOConfig | ReinforcePlusPlusConfig | ReinforcePlusPlusBaselineConfig
+    PPOConfig
+    | GRPOConfig
+    | RLOOConfig
+    | OPOConfig
+    | ReinforcePlusPlusConfig
+    | ReinforcePlusPlusBaselineConfig
+    | SFTConfig
+    | RewardModelConfig
 )
 """Any algorithm's; without a ``name`` it is the first."""

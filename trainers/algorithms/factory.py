@@ -18,6 +18,9 @@ from rlserve.trainers.algorithms.ppo import PPO
 from rlserve.trainers.algorithms.reinforce_plus_plus import ReinforcePlusPlus
 from rlserve.trainers.algorithms.reinforce_plus_plus_baseline import ReinforcePlusPlusBaseline
 from rlserve.trainers.algorithms.rloo import RLOO
+from rlserve.trainers.algorithms.supervised.config import RewardModelConfig, SFTConfig
+from rlserve.trainers.algorithms.supervised.reward_model import RewardModel
+from rlserve.trainers.algorithms.supervised.sft import SFT
 
 
 def create_algorithm(config: AlgorithmConfig) -> Algorithm:
@@ -35,3 +38,7 @@ def create_algorithm(config: AlgorithmConfig) -> Algorithm:
             return ReinforcePlusPlus(config)
         case ReinforcePlusPlusBaselineConfig():
             return ReinforcePlusPlusBaseline(config)
+        case SFTConfig():
+            return SFT(config)
+        case RewardModelConfig():
+            return RewardModel(config)

@@ -35,6 +35,9 @@ class Networks:
     critic: bool
     reference: bool
     """A frozen copy of the initial policy."""
+    scores: bool = False
+    """The policy has a head of one score in place of the vocabulary. It says values, and no log-probabilities, and its
+    loss is that of values. Backend `pytorch` alone has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +104,8 @@ class Gradient:
 
     tokens: NDArray[np.int64]
     """[a] the tokens of the mini-batch, as places in the batch's per-token arrays, in the order of the rows below."""
-    policy: PolicyOutputs
-    """Of all tokens of the mini-batch, without gradient."""
+    policy: PolicyOutputs | None
+    """Of all tokens of the mini-batch, without gradient; None of a model that scores."""
     values: Tensor | None
     """[a]"""
     norms: Mapping[str, float]

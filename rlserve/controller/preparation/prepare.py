@@ -2,41 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from huggingface_hub import snapshot_download
-
 from rlserve.config.tree import RunConfig
 from rlserve.controller.preparation.environment_trial import try_environment
+from rlserve.controller.preparation.model_folder import find_model_folder
 from rlserve.controller.preparation.prompts import prepare_prompts
 from rlserve.controller.preparation.reward_trial import reward_trial
-from rlserve.engine.models import check_supported
-from rlserve.errors import ModelError
 from rlserve.rollout.answer_text import AnswerText
 from rlserve.rollout.config import RewardConfig
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.rewards.factory import check_reward_model
-from rlserve.tasks import is_builtin, resolve_model
 from rlserve.weights.canary import CanaryPrompts, choose_prompts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-logger = logging.getLogger(__name__)
-
-_MODEL_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-"""What a model and its tokenizer are made of: no pickles and no code."""
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Preparation:
-    """Everything that the controller needs besides the configuration."""
+    """Everything that the controller of a run that generates needs besides the configuration."""
 
     model_path: str
     tokenizer: PreTrainedTokenizerBase
@@ -72,15 +62,7 @@ def prepare(config: RunConfig, on_status: Callable[[str], None], *, reward_log: 
 
 
 def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str], None]) -> Preparation:
-    model_path = config.model.path
-    if is_builtin(model_path):
-        on_status("preparing the built-in model (made once, then cached)")
-        model_path = str(resolve_model(model_path))
-    elif Path(model_path).is_dir():
-        model_path = str(Path(model_path).absolute())  # workers have a working directory of their own
-    else:
-        on_status(f"fetching {model_path} from the hub")
-        model_path = _fetch(model_path)
+    model_path = find_model_folder(config.model.path, on_status)
     on_status("loading prompts")
     found = prepare_prompts(config, model_path)
     canary = choose_prompts(
@@ -103,17 +85,3 @@ def _prepare(config: RunConfig, reward: RewardConfig, on_status: Callable[[str],
         ),
         canary=canary,
     )
-
-
-def _fetch(name: str) -> str:
-    """The local folder of a model on the hub.
-
-    Raises:
-        ModelError: it is not there, cannot be reached, or is no model that the engine runs.
-    """
-    try:
-        folder: str = snapshot_download(name, allow_patterns=list(_MODEL_FILES))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{name} cannot be fetched from the hub: {' '.join(str(error).split())}") from error
-    check_supported(folder)
-    return folder

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -118,14 +120,14 @@ class TrainRole:
     def step(self, batch: Batch, copies: Copies = _NOTHING) -> Stepped:
         """One training step on this rank's share of the batch, and copies of what it has made."""
         with self._lock:
-            with self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)):
-                trainer = self._active_trainer()
-                self._is_stepping = True
-                try:
-                    metrics = trainer.step(batch)
-                finally:
-                    self._is_stepping = False
+            with self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)), self._computing():
+                metrics = self._active_trainer().step(batch)
             return Stepped(metrics=metrics, copied=self._copy(copies))
+
+    def evaluate(self, batch: Batch) -> dict[str, float]:
+        """How well the policy does on a batch of a data set, between two steps. All members do so together."""
+        with self._lock, self._computing():
+            return self._active_trainer().evaluate(batch)
 
     def last_metrics(self) -> dict[str, float]:
         """Of the last completed step."""
@@ -221,6 +223,14 @@ class TrainRole:
             trainer = self._active_trainer()
             trainer.load_files(folder / TRAINER_FOLDER)
             return trainer.num_steps
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        self._is_stepping = True
+        try:
+            yield
+        finally:
+            self._is_stepping = False
 
     def _copy(self, copies: Copies) -> Copied:
         begin_s = self._pace.now_s()

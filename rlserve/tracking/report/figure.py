@@ -64,7 +64,7 @@ def draw(data: ReportData) -> go.Figure:
     titles = {place: panel.title for place, panel in panels.items()}
     bars = dict(zip(BAR_PLACES, bar_panels(data), strict=True))
     titles |= {place: panel.title for place, panel in bars.items()}
-    titles |= {REWARD: "reward", QUEUE: "rollout queue and decisions", SLOTS: "who has which slot"}
+    titles |= {REWARD: data.learning[0], QUEUE: "rollout queue and decisions", SLOTS: "who has which slot"}
     figure = make_subplots(
         rows=len(heights),
         cols=2,
@@ -221,8 +221,8 @@ def _draw_reward(figure: go.Figure, data: ReportData) -> None:
         hovertemplate="step %{x}: %{y:.4~f}",
         cliponaxis=False,
     )
-    rewards = data.by_step(names.REWARD)
-    _add(figure, REWARD, [*_faint_and_smoothed(rewards, "mean reward of a step", colours.REWARD), held_out])
+    _, label, points = data.learning
+    _add(figure, REWARD, [*_faint_and_smoothed(points, label, colours.REWARD), held_out])
 
 
 def _draw_queue(figure: go.Figure, data: ReportData) -> None:

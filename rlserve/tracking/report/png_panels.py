@@ -23,9 +23,10 @@ MAX_NUM_DOTS = 30
 
 
 def draw_reward(axes: Axes, data: ReportData) -> None:
-    """Mean reward of each step, and the held-out scores."""
+    """Mean reward, or loss, of each step, and the held-out scores."""
     held_out = data.by_step(names.HELD_OUT)
-    _draw_points(axes, data.by_step(names.REWARD), colours.REWARD, "mean reward of a step")
+    title, label, points = data.learning
+    _draw_points(axes, points, colours.REWARD, label)
     axes.plot(
         held_out.x,
         held_out.y,
@@ -52,7 +53,7 @@ def draw_reward(axes: Axes, data: ReportData) -> None:
                 bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
                 zorder=6,
             )
-    axes.set_title("reward")
+    axes.set_title(title)
     axes.margins(x=0.02, y=0.14)
     _legend_above(axes)
 

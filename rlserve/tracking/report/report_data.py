@@ -90,6 +90,14 @@ class ReportData:
         """A metric over training steps."""
         return series(self.metrics, "step", name)
 
+    @property
+    def learning(self) -> tuple[str, str, Series]:
+        """What shows whether the run learns, over training steps: title, what its curve is called, and the curve."""
+        losses = self.by_step(names.LOSS)
+        if losses.x:
+            return "loss", "loss of a step", losses
+        return "reward", "mean reward of a step", self.by_step(names.REWARD)
+
     def by_time(self, name: str) -> Series:
         """A metric over seconds, broken where the run was resumed."""
         return broken_at(series(self.metrics, names.TIME, name), self.resumes_s)
@@ -220,9 +228,15 @@ def headline(summary: RunSummary) -> tuple[tuple[str, str], ...]:
         *(() if paced else (("held-out score", score),)),
         ("steps", str(summary.num_steps)),
         ("modelled time" if paced else "time", shown["time"].split(",")[0]),
+        *(_of_generating(summary) if not summary.learns_from_data else ()),
+        ("workers lost", str(summary.worker_failures)),
+    )
+
+
+def _of_generating(summary: RunSummary) -> tuple[tuple[str, str], ...]:
+    return (
         ("slots moved", f"{summary.moves_to_rollout} to rollout, {summary.moves_to_train} to train"),
         ("tokens/s generated", f"{summary.rollout_tokens_per_s:,.0f}"),
-        ("workers lost", str(summary.worker_failures)),
     )
 
 

@@ -103,6 +103,12 @@ def test_a_model_is_scored_by_the_configuration_that_is_named(run: RunFolder, pl
     assert (config.model.path, config.rollout.max_tokens) == (str(model), 4)
 
 
+def test_a_run_that_learned_from_a_data_set_is_refused_with_the_remedy(run: RunFolder, place: Path) -> None:
+    (place / "sft.yaml").write_text("model: {path: m}\ndata: {path: a/b}\nalgorithm: {name: sft}\n")
+    with pytest.raises(UserError, match=r"algorithm\.name=sft.* no reward .*that has, with --config"):
+        load_config(find_checkpoint("r1", "runs"), "sft.yaml", [])
+
+
 def test_a_checkpoint_is_scored(run: RunFolder, place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["data.path=other.jsonl", "data.num_held_out=null", "--json", "--output", "out/e.json"]
     words += ["evaluation.temperature=1", "rollout.samples_per_prompt=2"]

@@ -39,6 +39,11 @@ def test_policies_are_compared_with_the_oracle_and_the_best_split(
     assert "fluid oracle" in shown
 
 
+def test_a_run_that_generates_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "conf/sft.yaml"]) == 2
+    assert "algorithm.name=sft generates nothing" in capsys.readouterr().err
+
+
 def test_a_trace_gives_the_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trace = tmp_path / "lengths.jsonl"
     trace.write_text(f"{[1500] * 8}\n" * 3)

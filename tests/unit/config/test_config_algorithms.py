@@ -15,8 +15,10 @@ from rlserve.trainers import (
     PPOConfig,
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
+    RewardModelConfig,
     RLOOConfig,
     RolloutCorrectionConfig,
+    SFTConfig,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -45,6 +47,8 @@ RECIPES: dict[str, AlgorithmConfig] = {
     "opo": OPOConfig(),
     "reinforce_plus_plus": ReinforcePlusPlusConfig(kl_coefficient=0.01),
     "reinforce_plus_plus_baseline": ReinforcePlusPlusBaselineConfig(kl_loss_coefficient=0.01, kl_loss_type="k2"),
+    "sft": SFTConfig(),
+    "reward_model": RewardModelConfig(),
 }
 """In a run whose answers have at most 96 tokens."""
 
@@ -86,6 +90,6 @@ def test_every_recipe_is_known_and_described() -> None:
     assert names == set(RECIPES)
     presets = {path.stem for path in (ROOT / "conf/algorithm/rollout_correction").glob("*.yaml")}
     assert presets == set(CORRECTIONS)
-    described = (ROOT / "docs/algorithms.md").read_text(encoding="utf-8")
+    described = "".join((ROOT / f"docs/{page}.md").read_text(encoding="utf-8") for page in ("algorithms", "jobs"))
     choices = [f"algorithm={name}" for name in names] + [f"algorithm/rollout_correction={name}" for name in presets]
     assert [choice for choice in choices if f"`{choice}`" not in described] == []

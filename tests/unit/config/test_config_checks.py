@@ -140,7 +140,7 @@ ONE_SLOT = {"slots": [{"type": "cpu", "count": 1}], "placement": "colocated"}
 def test_one_slot_is_enough_where_it_has_both_roles_in_turn() -> None:
     config = config_of(pool=ONE_SLOT)
     assert check_parts(config, {}) == ()
-    assert first_roles(config.pool, cut_gangs(config.pool.slots, 1).gangs) == {"cpu/0": Role.TRAIN}  # type: ignore[arg-type]
+    assert first_roles(config, cut_gangs(config.pool.slots, 1).gangs) == {"cpu/0": Role.TRAIN}  # type: ignore[arg-type]
     assert render_split(config, {}).splitlines()[0] == (
         "slots: 1 cpu; all of them roll out and train in turn (pool.placement=colocated)"
     )

@@ -65,11 +65,17 @@ def test_a_users_file_comes_before_the_packaged_one(project: Project) -> None:
     assert loaded.source == project.folder / "conf/rlhf.yaml"
 
 
+NO_SUCH = (
+    "no such configuration; those that come with rlserve: conf/paced.yaml, conf/reward_model.yaml, conf/rlhf.yaml, "
+    "conf/rlhf_reward_model.yaml, conf/sft.yaml"
+)
+
+
 @pytest.mark.parametrize(
     ("path", "problem"),
     [
-        ("conf/rlhff.yaml", "no such configuration; those that come with rlserve: conf/paced.yaml, conf/rlhf.yaml"),
-        ("/nowhere/rlhf.yaml", "no such configuration; those that come with rlserve: conf/paced.yaml, conf/rlhf.yaml"),
+        ("conf/rlhff.yaml", NO_SUCH),
+        ("/nowhere/rlhf.yaml", NO_SUCH),
         ("conf", "is a folder: name one of its .yaml files"),
         ("conf/run.yml", "a configuration's name must end in .yaml"),
     ],

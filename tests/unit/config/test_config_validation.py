@@ -108,10 +108,8 @@ def test_a_number_in_the_place_of_text_is_its_spelling_or_else_its_usual_one() -
         ({"pool": {"slots": "all"}}, "pool.slots: must be auto or a list, got 'all'"),
         ({"pool": {"slots": [{"type": "a"}]}}, "pool.slots.0.count: must be given"),
         (
-            {"pool": {"slots": [{"type": "a", "count": 1}]}},
-            "pool.slots: must hold at least 2 slots: one to train and one to roll out; or take "
-            "pool.placement=colocated, got "
-            f"{(SlotGroupConfig(type='a', count=1),)!r}",
+            {"pool": {"slots": []}},
+            "pool.slots: must hold at least 1 slot, got ()",
         ),
         (
             {"reward": {"function": "m:f", "model_path": "a/b"}},
@@ -253,7 +251,10 @@ def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: 
     assert config.algorithm == expected
 
 
-ALGORITHMS = ("ppo", "grpo", "rloo", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
+ALGORITHMS = (
+    *("ppo", "grpo", "rloo", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"),
+    *("sft", "reward_model"),
+)
 
 
 @pytest.mark.parametrize(

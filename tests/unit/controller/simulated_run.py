@@ -24,6 +24,7 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
 from rlserve.controller.ports import Ports
 from rlserve.controller.preparation.prepare import Preparation
+from rlserve.controller.preparation.supervised import SupervisedPreparation
 from rlserve.controller.setup import RunSetup
 from rlserve.errors import RewardError
 from rlserve.manager.roles import Role
@@ -33,6 +34,7 @@ from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
+from rlserve.supervised.source import SupervisedSource
 from rlserve.tracking.events import Record, TrainedBatch, WeightEvent
 from rlserve.tracking.progress import NoProgress
 from rlserve.tracking.run_folder import RunFolder
@@ -195,28 +197,18 @@ def begin(
     resume: bool,
     cluster: list[Node] | None,
     environments: Environments | None = None,
+    data: SupervisedSource | None = None,
 ) -> SimulatedRun:
-    """Build the run. Within a loop of virtual time."""
+    """Build the run, one that learns from ``data`` where there are any. Within a loop of virtual time."""
     loop = asyncio.get_running_loop()
     node_id = cluster[0].id if cluster else None
     gangs = tuple(make_gang(f"cpu/{number}", node_id=node_id) for number in range(num_slots))
-    num_train = num_slots if config.pool.placement == "colocated" else num_slots // 2
+    num_train = num_slots if config.pool.placement == "colocated" or data is not None else num_slots // 2
     roles = {gang.id: Role.TRAIN if index < num_train else Role.ROLLOUT for index, gang in enumerate(gangs)}
     saved = read_run(newest_checkpoint(folder.checkpoints)) if resume else None
-    source = Source()
+    preparation = _prepared(config, data)
     if saved is not None:
-        source.restore(saved.content["source"])
-    source_port: Any = source
-    decode: Any = Decode()
-    preparation = Preparation(
-        model_path="none",
-        tokenizer=decode.tokenizer,
-        source=source_port,
-        held_out=tuple(prompt(f"held_out:{row}", row) for row in range(20)),
-        end_tokens=EndTokens(of_model=(0,), added=()),
-        reward=config.reward,
-        decode=decode,
-    )
+        preparation.source.restore(saved.content["source"])
     tracker, fleet = MemoryTracker(), SimulatedFleet(world)
     tracker_port: Any = tracker
     fleet_port: Any = fleet
@@ -236,10 +228,27 @@ def begin(
         return tuple(cluster or ())
 
     nodes = None if cluster is None else look
-    ports = Ports(fleet=fleet_port, scorer=scorer, environments=environments, nodes=nodes)
+    scorer_port = scorer if data is None else None
+    ports = Ports(fleet=fleet_port, scorer=scorer_port, environments=environments, nodes=nodes)
     controller = build_controller(setup, ports)
     return SimulatedRun(
         config=config, controller=controller, fleet=fleet, scorer=scorer, tracker=tracker, folder=folder
+    )
+
+
+def _prepared(config: RunConfig, data: SupervisedSource | None) -> Preparation | SupervisedPreparation:
+    decode: Any = Decode()
+    if data is not None:
+        return SupervisedPreparation(model_path="none", tokenizer=decode.tokenizer, source=data)
+    source_port: Any = Source()
+    return Preparation(
+        model_path="none",
+        tokenizer=decode.tokenizer,
+        source=source_port,
+        held_out=tuple(prompt(f"held_out:{row}", row) for row in range(20)),
+        end_tokens=EndTokens(of_model=(0,), added=()),
+        reward=config.reward,
+        decode=decode,
     )
 
 
@@ -271,6 +280,7 @@ def simulate(
     disturb: Disturb | None = None,
     cluster: list[Node] | None = None,
     environments: Environments | None = None,
+    data: SupervisedSource | None = None,
 ) -> SimulatedRun:
     """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs. ``cluster`` are the nodes
     that there are, the first with all slots of the start; it may be changed meanwhile.
@@ -289,6 +299,7 @@ def simulate(
             resume=resume,
             cluster=cluster,
             environments=environments,
+            data=data,
         )
         beside = None if disturb is None else asyncio.create_task(disturb(run))
         try:

@@ -298,6 +298,15 @@ class SimulatedWorker(SimulatedProcess):
         self.batches = (*self.batches, batch.sample_ids)
         return Stepped(metrics=_METRICS, copied=await self.do_copy_between_steps(copies))
 
+    async def do_evaluate(self, batch: Batch) -> dict[str, float]:
+        assert self.training, f"{self.slot_id} does not train"
+        assert self.place is not None
+        assert self.batches is not None
+        key = ("evaluate", self.place.generation, len(self.batches))
+        self.meeting = self.world.meeting(key, self.place.num_ranks)
+        await self.meeting.meet(self, self.world.speeds.step_s / self.place.num_ranks)
+        return {"loss": 1.0 / (1 + len(self.batches))}
+
     async def do_last_metrics(self) -> dict[str, float]:
         return _METRICS
 

@@ -65,8 +65,7 @@ class Ending:
         )
         ports = SimpleNamespace(
             fleet=SimpleNamespace(start=self._at_once, close=lambda: None),
-            scorer=SimpleNamespace(start=self._at_once, close=lambda: None),
-            environments=None,
+            services=(SimpleNamespace(start=self._at_once, close=lambda: None),),
         )
         run = run_context(asyncio.TaskGroup())
         run.counters.num_steps = NUM_STEPS

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from controller_fakes import FakeClock, output, recorded, run_context, settled
 
+from rlserve.controller.batches.rollouts import RolloutBatches
 from rlserve.controller.events import GroupsTrained, StepEnded
 from rlserve.controller.group_copies import GroupCopies, GroupStep, MemberCopy
 from rlserve.controller.resizes import Resize
@@ -53,7 +54,7 @@ class Setting:
             turns=AtOnce(),
             trainers=fakes,
             weights=fakes,
-            buffer=self.buffer,
+            batches=RolloutBatches(self.context, num_steps=num_steps, turns=AtOnce(), buffer=self.buffer),
             folder=folder,
         )
         for position in range(num_groups):

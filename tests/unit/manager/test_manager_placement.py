@@ -12,6 +12,7 @@ from manager_builders import H20, H100, make_gang, make_observation, make_pool
 from rlserve.manager.config import QueueThresholdConfig, StaticConfig
 from rlserve.manager.policies.base import GangView, Move, Plan
 from rlserve.manager.policies.factory import create_policy
+from rlserve.manager.policies.train_only import TrainOnlyPolicy
 from rlserve.manager.roles import Role
 
 CONFIGS = {"static": StaticConfig(), "queue_threshold": QueueThresholdConfig()}
@@ -122,3 +123,12 @@ def test_no_move_empties_a_role_or_concerns_a_gang_that_leaves_or_is_not_there(
         if gang.role is not None:
             others = [each for each in gangs.values() if each.role is gang.role and each is not gang]
             assert [each for each in others if each.alive and not each.leaving]
+
+
+def test_where_nothing_is_generated_newcomers_train_and_nobody_else_moves() -> None:
+    policy, present = TrainOnlyPolicy(), make_pool(2, 0)
+    observation = make_observation((*present, make_gang("new", idle=True, prefer=Role.ROLLOUT)), 0)
+    plan, _ = policy.decide(observation, policy.initial_state())
+    assert plan.moves == (Move(gang_id="new", to=Role.TRAIN),)
+    for waiting in (replace(observation, moving=True), make_observation(present, 0)):
+        assert policy.decide(waiting, None)[0].moves == ()

@@ -10,11 +10,6 @@ from rlserve.pool.slots import slot_groups
 from rlserve.roofline.accelerators import slot_type
 
 
-def test_auto_with_one_gpu_is_refused_with_a_remedy() -> None:
-    with pytest.raises(PoolError, match="at least 2 slots"):
-        slot_groups(PoolConfig(), {"H100": 1})
-
-
 def test_more_than_there_is_names_what_there_is() -> None:
     config = PoolConfig(slots=(SlotGroupConfig(type="H100", count=8),))
     with pytest.raises(PoolError, match="asks for H100 × 8, but there is: H100 × 4"):

@@ -12,7 +12,18 @@ from metric_names import spelled_out
 import rlserve
 from rlserve.tracking import names
 
-TRAINING = ("training", "actor", "critic", "response_length", "prompt_length", "timing_s", "perf", "val-core")
+TRAINING = (
+    "train",
+    "val",
+    "training",
+    "actor",
+    "critic",
+    "response_length",
+    "prompt_length",
+    "timing_s",
+    "perf",
+    "val-core",
+)
 FAMILIES = (*TRAINING, "frac_reward_zero_std", "reward", "vllm", "rollout", "pool", "manager", "weights")
 CONSTANTS = {key: value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
 

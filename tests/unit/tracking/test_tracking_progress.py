@@ -65,6 +65,16 @@ def test_line() -> None:
     )
 
 
+def test_a_run_that_learns_from_a_data_set_shows_its_loss_and_no_rollout() -> None:
+    state = make_state(loss=0.51234, reward=None, kl=None, num_rollout=0, weight_version=None, time_left_s=None)
+    assert render_line(state) == "[1:35]  step 23/60  loss 0.5123  train 2  moving 1"
+    console = make_console(terminal=True, width=100)
+    console.print(render_live(state))
+    shown = written(console)
+    assert "loss 0.5123" in shown
+    assert not [word for word in ("reward", "queue 12", "tokens/s") if word in shown]
+
+
 def test_line_before_anything_is_known() -> None:
     state = ProgressState(name="run", status="starting workers", step=0, num_steps=60, elapsed_s=0.4)
     assert render_line(state) == (

@@ -381,3 +381,20 @@ def test_steps_logged_in_parts_are_merged_and_unknown_numbers_left_out() -> None
 def test_only_the_queue_length_rule_has_thresholds() -> None:
     assert queue_bounds({"manager": {"policy": "static", "queue_low": 1, "queue_high": 2}}) is None
     assert queue_bounds({}) is None
+
+
+def test_a_run_that_learns_from_a_data_set_has_its_loss_in_the_place_of_rewards(make_run: MakeRun) -> None:
+    folder = make_run(name="sft")
+    lines = [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
+    for line in lines:
+        if names.REWARD in line:
+            line[names.LOSS] = 2.0 - line.pop(names.REWARD)
+    folder.metrics_file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_summary(folder, replace(make_summary(), learns_from_data=True))
+    data = read_report_data(folder)
+    assert data.learning[0] == "loss"
+    assert len(data.learning[2].y) > 1
+    assert [label for label, _ in data.headline[:4]] == ["held-out score", "steps", "time", "workers lost"]
+    assert not [label for label, _ in data.summary if label in ("slots moved", "engine against trainer")]
+    build_report(folder)
+    assert folder.report_html.exists()

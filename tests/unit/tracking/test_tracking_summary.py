@@ -32,6 +32,7 @@ FIELDS = {
     "loop_s",
     "overrun_share",
     "host_was_bottleneck",
+    "learns_from_data",
     "paced_activities",
 }
 

@@ -103,6 +103,7 @@ class ShardedNetworks:
             self._roots[network] = root
             self._give_memory(network, root)
         self.policy, self.critic, self.reference = map(self._roots.get, (POLICY, CRITIC, REFERENCE))
+        self.valuer = self.critic
 
     @contextmanager
     def collecting_gradients(self, network: str) -> Iterator[Tensor]:

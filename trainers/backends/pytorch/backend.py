@@ -124,11 +124,14 @@ class TorchBackend(Backend):
         passes = [runner.passes(batch, shard) for shard in shards]
         inputs = cache(lambda part: runner.inputs(batch, part))
         native = runner.native_policy(state.policy, batch)
+        scores, has_values = self._networks.scores, state.valuer is not None
         backward: dict[str, Callable[[LogicalShard], Tensor]] = {
             POLICY: lambda part: self._policy_backward(part, inputs(part), losses, native),
-            CRITIC: lambda part: self._critic_backward(part, inputs, losses),
+            CRITIC: lambda part: self._value_backward(part, inputs, losses),
         }
-        in_parts = {POLICY: list(state.policy.get_output_embeddings().parameters()), CRITIC: []}
+        in_parts = {POLICY: [] if scores else list(state.policy.get_output_embeddings().parameters()), CRITIC: []}
+        if scores:
+            backward[POLICY] = backward[CRITIC]
         own_parts: dict[str, list[Tensor]] = {}
         norms: dict[str, float] = {}
         rows: dict[int, Tensor] = {}
@@ -147,16 +150,18 @@ class TorchBackend(Backend):
         self._finish_arrival()
         state.progress.stage(own_parts, norms, completes_step=completes_step)
         # Whoever gets past this gather knows that all ranks have staged the update.
-        num_columns = 2 + losses.with_entropies + (CRITIC in state.flat.segments)
+        num_columns = (0 if scores else 2 + losses.with_entropies) + has_values
         columns = list(runner.gather(shards, rows, num_columns).unbind(dim=1))
         return Gradient(
             tokens=tokens_of(shards),
-            policy=PolicyOutputs(
+            policy=None
+            if scores
+            else PolicyOutputs(
                 log_probs=columns[0],
                 raw_log_probs=columns[1],
                 entropies=columns[2] if losses.with_entropies else None,
             ),
-            values=columns[-1] if CRITIC in state.flat.segments else None,
+            values=columns[-1] if has_values else None,
             norms=norms,
             padding_share=runner.padding_share(batch, chain.from_iterable(passes)),
             learning_rates=state.optimizer.learning_rates(),
@@ -295,15 +300,15 @@ class TorchBackend(Backend):
             columns.append(outputs.entropies)
         return torch.stack(columns, dim=1)
 
-    def _critic_backward(
+    def _value_backward(
         self, part: LogicalShard, inputs: Callable[[LogicalShard], PassInputs], losses: Losses
     ) -> Tensor:
-        """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
+        """Add the gradient of one pass's part of the loss of values; return these, [a, 1]."""
         assert losses.value is not None
         values = self._kept_values.take(part)
         if values is None:
             with self._runner().autocast():
-                values = response_values(self._held_state().critic, inputs(part))
+                values = response_values(self._held_state().valuer, inputs(part))
         losses.value(self._tokens(part), values).backward()  # type: ignore[no-untyped-call]
         return values.detach()[:, None]
 

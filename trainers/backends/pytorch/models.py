@@ -153,9 +153,12 @@ def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def response_values(critic: Critic, inputs: PassInputs) -> Tensor:
-    """[a] the critic's value of the state before each response token."""
-    return critic.value_head(_response_states(critic.backbone, inputs)).float().squeeze(-1)  # type: ignore[no-any-return]
+def response_values(network: Any, inputs: PassInputs) -> Tensor:
+    """[a] what a critic, or a model that scores, says of the state before each response token."""
+    is_critic = hasattr(network, "value_head")
+    backbone, head = (network.backbone, network.value_head) if is_critic else (network.base_model, network.score)
+    values: Tensor = head(_response_states(backbone, inputs)).float().squeeze(-1)
+    return values
 
 
 def _response_states(backbone: Any, inputs: PassInputs) -> Tensor:

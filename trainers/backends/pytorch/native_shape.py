@@ -94,7 +94,7 @@ def read_shape(policy: Any) -> NativeShape:
     is_gemma = hasattr(layer, "pre_feedforward_layernorm")
     embeddings = policy.get_input_embeddings()
     return NativeShape(
-        vocab_size=policy.get_output_embeddings().weight.shape[0],
+        vocab_size=embeddings.weight.shape[0],
         hidden_size=config.hidden_size,
         intermediate_size=config.intermediate_size,
         num_heads=attention.q_proj.out_features // attention.head_dim,

@@ -25,7 +25,8 @@ class ScoredNetworks(Protocol):
     """Those that there are, as ``models`` takes them."""
 
     policy: Any
-    critic: Any
+    valuer: Any
+    """Whoever says values."""
     reference: Any
 
 
@@ -46,7 +47,7 @@ def score_batch(
         found: list[Tensor] = []
         if wanted.values:
             with torch.set_grad_enabled(keeps_values):
-                values = response_values(networks.critic, inputs)
+                values = response_values(networks.valuer, inputs)
             if keeps_values:
                 kept.keep(part, values)
             found.append(values.detach())
@@ -72,7 +73,7 @@ def _final_values(networks: ScoredNetworks, runner: ShardRunner, batch: Batch) -
         # The last token counts, whoever made it.
         samples = dataclasses.replace(samples, loss_mask=np.ones_like(samples.loss_mask))
         (values,) = runner.score(
-            samples, lambda _, inputs: [response_values(networks.critic, inputs)], num_columns=1, states_after=True
+            samples, lambda _, inputs: [response_values(networks.valuer, inputs)], num_columns=1, states_after=True
         )
         final_values[cut] = values[np.cumsum(samples.response_lengths) - 1]
     return final_values

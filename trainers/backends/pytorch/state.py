@@ -20,6 +20,7 @@ from rlserve.trainers.backends.pytorch.models import Critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
 from rlserve.trainers.backends.pytorch.progress import StepProgress
+from rlserve.trainers.backends.pytorch.scorer import load_scorer
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
 from rlserve.trainers.elastic.holdings import Holdings
@@ -85,12 +86,18 @@ class TrainingState:
     ) -> None:
         lora = config.lora
         copied: Callable[[Any], Any] = sharing_copy if lora.is_on else copy.deepcopy
-        self.policy: Any = load_policy(model_path, load_weights=load_weights or lora.is_on)
+        self.policy: Any = (
+            load_scorer(model_path, load_weights=load_weights, seed=seed)
+            if networks.scores
+            else load_policy(model_path, load_weights=load_weights or lora.is_on)
+        )
         if lora.is_on:
             freeze(self.policy)
         hidden_size = self.policy.config.hidden_size
         critic = Critic(copied(self.policy.base_model), hidden_size, seed).eval() if networks.critic else None
         self.critic: Any = critic
+        self.valuer: Any = self.policy if networks.scores else critic
+        """Whoever says values; None where nobody does."""
         self.reference: Any = copied(self.policy).to(device) if networks.reference else None
         self.flat_reference: FlatParameters | None = None
         if lora.is_on:

@@ -63,13 +63,14 @@ class ModelCopy(PolicyCopy):
         """``weights`` go by their names in the policy; nothing else of ``policy`` is kept that has any size."""
         self._class = type(policy)
         self._config = policy.config
-        self._generation_config = policy.generation_config
+        self._generation_config = policy.generation_config if policy.can_generate() else None
         self._weights = weights
 
     def write(self, folder: Path) -> None:
         with torch.device("meta"):
             skeleton = self._class(copy.deepcopy(self._config))  # a model may write into its own
-        skeleton.generation_config = copy.deepcopy(self._generation_config)
+        if self._generation_config is not None:
+            skeleton.generation_config = copy.deepcopy(self._generation_config)
         skeleton.save_pretrained(folder, state_dict=_apart(self._weights))
 
 

@@ -1,0 +1,1 @@
+"""Where the training loop has its batches from."""

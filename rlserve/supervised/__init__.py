@@ -1,0 +1,1 @@
+"""Data sets that are learned from as they are: read, tokenised and handed out batch by batch."""

@@ -1,0 +1,29 @@
+"""From a batch and what the networks say about it to what an algorithm is shown."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlserve.trainers.algorithms.base import Experience
+from rlserve.trainers.backends.base import Scores
+from rlserve.trainers.batch import Batch
+
+
+def experience_of(batch: Batch, scores: Scores) -> Experience:
+    """The samples of a batch; per-token numbers are those of the trained tokens alone."""
+
+    def trained(array_A: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+        return None if array_A is None else array_A[batch.loss_mask]
+
+    return Experience(
+        rewards=batch.rewards,
+        reward_components=batch.reward_components,
+        lengths=batch.trained_lengths,
+        group_index=batch.group_index,
+        finish_reasons=batch.finish_reasons,
+        log_probs=trained(scores.log_probs),
+        reference_log_probs=trained(scores.reference_log_probs),
+        values=trained(scores.values),
+        final_values=scores.final_values,
+    )
