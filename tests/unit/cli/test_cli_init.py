@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlserve.cli import main
+from rlserve.cli.init import recipes, write_task
 from rlserve.config import load
 
 
@@ -59,3 +61,26 @@ def test_an_empty_folder_will_do_and_a_file_will_not(place: Path, capsys: pytest
     assert main(["init", "empty"]) == 0
     assert main(["init", "file"]) == 2
     assert "file cannot be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("algorithm", recipes())
+def test_a_run_of_every_recipe_can_be_launched_and_says_what_the_recipe_is(place: Path, algorithm: str) -> None:
+    write_task(place / "task", algorithm)
+    config = load(str(place / "task/run.yaml"), discovered={}).config
+    assert config.algorithm == load("conf/rlhf.yaml", [f"algorithm={algorithm}"], discovered={}).config.algorithm
+    assert f"#   name: {config.algorithm.name}" in (place / "task/run.yaml").read_text().replace("#     ", "#   ")
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "problem"),
+    [
+        ("gropo", r"--algorithm gropo: there is no such recipe, did you mean grpo\?; there is cispo, .*vc_ppo"),
+        ("sft", r"--algorithm sft learns from a data set.*: rlserve launch conf/sft\.yaml"),
+    ],
+)
+def test_what_is_no_recipe_for_rewards_is_refused_and_nothing_is_written(
+    place: Path, algorithm: str, problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["init", "task", "--algorithm", algorithm]) == 2
+    assert re.search(problem, capsys.readouterr().err)
+    assert not (place / "task").exists()
