@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         PPOConfig,
         ReinforcePlusPlusBaselineConfig,
         ReinforcePlusPlusConfig,
+        ReMaxConfig,
         RLOOConfig,
     )
     from rlserve.trainers.algorithms.rollout_correction.config import RolloutCorrectionConfig
@@ -40,6 +41,7 @@ __all__ = [
     "OPOConfig",
     "PPOConfig",
     "RLOOConfig",
+    "ReMaxConfig",
     "ReinforcePlusPlusBaselineConfig",
     "ReinforcePlusPlusConfig",
     "RewardModelConfig",
@@ -62,6 +64,7 @@ _HOMES = {
     "OPOConfig": "algorithms.config",
     "PPOConfig": "algorithms.config",
     "RLOOConfig": "algorithms.config",
+    "ReMaxConfig": "algorithms.config",
     "RolloutCorrectionConfig": "algorithms.rollout_correction.config",
     "ReinforcePlusPlusBaselineConfig": "algorithms.config",
     "ReinforcePlusPlusConfig": "algorithms.config",

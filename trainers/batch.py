@@ -17,6 +17,26 @@ LENGTH = "length"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class GreedyAnswers:
+    """The greedy answers to the prompts of B samples, one a prompt. They are scored and not trained on."""
+
+    rewards: NDArray[np.float32]
+    """[B]"""
+    lengths: NDArray[np.int32]
+    """[B] tokens that the policy made."""
+    finish_reasons: tuple[str, ...]
+    """B times why it ended."""
+
+    def select(self, samples: NDArray[np.int64]) -> GreedyAnswers:
+        """Those of some samples, given by their indices."""
+        return GreedyAnswers(
+            rewards=self.rewards[samples],
+            lengths=self.lengths[samples],
+            finish_reasons=tuple(self.finish_reasons[index] for index in samples),
+        )
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Batch:
     """Samples with their rewards. Sample b has ``prompt_lengths[b]`` + ``response_lengths[b]`` tokens."""
 
@@ -45,6 +65,8 @@ class Batch:
     """[B] each: further numbers of the reward by name, NaN where a sample has none."""
     finish_reasons: tuple[str, ...]
     """B times why the response ended, in the engine's words: ``stop`` or ``length``."""
+    greedy_answers: GreedyAnswers | None = None
+    """None where the algorithm does not ask for them."""
 
     def __post_init__(self) -> None:
         num_samples, num_response_tokens = len(self.sample_ids), int(self.response_lengths.sum())
@@ -89,7 +111,10 @@ class Batch:
         """[B] whether all numbers of a sample that are trained on are finite: its reward, and both log-probabilities of
         each token."""
         per_token = np.isfinite(self.log_probs) & np.isfinite(self.behaviour_log_probs)
-        return np.logical_and.reduceat(per_token | ~self.loss_mask, self.response_starts) & np.isfinite(self.rewards)
+        is_finite = np.logical_and.reduceat(per_token | ~self.loss_mask, self.response_starts)
+        if self.greedy_answers is not None:
+            is_finite &= np.isfinite(self.greedy_answers.rewards)
+        return is_finite & np.isfinite(self.rewards)
 
     def tokens_of(self, samples: NDArray[np.int64]) -> NDArray[np.int64]:
         """[a] where the trained tokens of these samples [S] stand in the per-token arrays, sample by sample."""
@@ -118,6 +143,7 @@ class Batch:
             rewards=self.rewards[chosen],
             reward_components={name: component[chosen] for name, component in self.reward_components.items()},
             finish_reasons=tuple(self.finish_reasons[index] for index in samples),
+            greedy_answers=None if self.greedy_answers is None else self.greedy_answers.select(samples),
         )
 
     @property

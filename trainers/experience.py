@@ -22,6 +22,7 @@ def experience_of(batch: Batch, scores: Scores) -> Experience:
         lengths=batch.trained_lengths,
         group_index=batch.group_index,
         finish_reasons=batch.finish_reasons,
+        greedy_answers=batch.greedy_answers,
         log_probs=trained(scores.log_probs),
         reference_log_probs=trained(scores.reference_log_probs),
         values=trained(scores.values),

@@ -39,6 +39,8 @@ class SamplingParams:
     """Samples of the same prompt; they share one prefill."""
     temperature: float = 1.0
     """0 is greedy, and so is anything below 1e-5."""
+    num_greedy: int = 0
+    """So many of the ``n`` samples, the last ones, are greedy, whatever the temperature."""
     top_k: int = 0
     """Keep the k likeliest tokens; 0 or -1 keeps all."""
     top_p: float = 1.0
@@ -84,6 +86,10 @@ class SamplingParams:
     def max_tokens_of(self, index: int) -> int:
         """Most tokens of one sample."""
         return self.sample_max_tokens[index] if self.sample_max_tokens else self.max_tokens
+
+    def temperature_of(self, index: int) -> float:
+        """Of one sample."""
+        return 0.0 if index >= self.n - self.num_greedy else self.temperature
 
     @property
     def has_logit_offsets(self) -> bool:

@@ -98,6 +98,8 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
     yield from _sample_length_problems(sampling)
     if not _is_number(sampling.temperature, 0, MAX_TEMPERATURE):
         yield f"temperature must be from 0 to {MAX_TEMPERATURE:g}, got {shown(sampling.temperature)}"
+    if not _is_integer(sampling.num_greedy, 0, MAX_SAMPLES) or sampling.num_greedy > sampling.n:
+        yield f"num_greedy must be a whole number from 0 to n, got {shown(sampling.num_greedy)}"
     if not _is_integer(sampling.top_k, -1, 2**31):
         yield f"top_k must be a whole number of at least -1, got {shown(sampling.top_k)}"
     if not _is_number(sampling.top_p, 0, 1) or sampling.top_p == 0:

@@ -108,7 +108,7 @@ class SequenceTable:
         self.max_num_tokens[row] = min(num_prompt + sampling.max_tokens_of(sequence.index), self.token_ids.shape[1])
         self.last_token_s[row] = sequence.last_token_s
         self.decoding[row] = False
-        self.temperature[row] = sampling.temperature if sampling.temperature >= GREEDY_BELOW else 0.0
+        self.temperature[row] = _temperature(sequence)
         self.top_k[row] = max(sampling.top_k, 0)
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
@@ -141,6 +141,7 @@ class SequenceTable:
         self.block_tables[rows, :num_blocks] = self.block_tables[first, :num_blocks]
         num_generated = [each.owner.request.sampling.max_tokens_of(each.index) for each in leader_of]
         self.max_num_tokens[rows] = np.minimum(num_prompt + np.array(num_generated), self.token_ids.shape[1])
+        self.temperature[rows] = [_temperature(follower) for follower in leader_of]
         self.last_token_s[rows] = [follower.last_token_s for follower in leader_of]
         seeds = [_seed(follower) % 2**64 for follower in leader_of]
         indices = [follower.index for follower in leader_of]
@@ -240,6 +241,12 @@ class SequenceTable:
             self.stop_token_ids = np.pad(self.stop_token_ids, ((0, 0), (0, missing)), constant_values=-1)
         self.stop_token_ids[row] = -1
         self.stop_token_ids[row, : len(token_ids)] = token_ids
+
+
+def _temperature(sequence: Sequence) -> float:
+    """Of its draws; 0 where it is greedy."""
+    temperature = sequence.owner.request.sampling.temperature_of(sequence.index)
+    return temperature if temperature >= GREEDY_BELOW else 0.0
 
 
 def _seed(sequence: Sequence) -> int:

@@ -146,7 +146,7 @@ def _check_groups(config: RunConfig) -> Iterator[Problem]:
             f"must be at least 2 with algorithm.name={config.algorithm.name}, which compares the answers to a prompt"
         )
         yield Problem("rollout.samples_per_prompt", f"{message}, got {config.rollout.samples_per_prompt}")
-    elif config.rollout.filter_groups and config.rollout.samples_per_prompt < 2:
+    elif config.rollout.filter_groups and config.num_answers_per_prompt < 2:
         message = "must be false with rollout.samples_per_prompt=1: a single answer has the same reward as itself"
         yield Problem("rollout.filter_groups", f"{message}, got true")
 

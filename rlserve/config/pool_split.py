@@ -81,7 +81,7 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     """The split as a table with its bounds, for people."""
     if not config.algorithm.needs.rollouts:
         return _render_trainers(config, discovered)
-    batch, samples = config.rollout.prompts_per_step, config.rollout.samples_per_prompt
+    batch, samples = config.rollout.prompts_per_step, config.num_answers_per_prompt
     num_groups = (config.rollout.max_staleness + 1) * batch
     in_flight = (
         f"in flight and buffered: at most {num_groups} prompt groups = {num_groups * samples} samples "

@@ -109,6 +109,11 @@ class RunConfig:
         return StaticConfig(interval_s=self.manager.interval_s)
 
     @property
+    def num_answers_per_prompt(self) -> int:
+        """That are generated: those that are trained on, and a greedy one where the algorithm compares with it."""
+        return self.rollout.samples_per_prompt + self.algorithm.needs.greedy_answer
+
+    @property
     def scheduled_trainer(self) -> TrainerConfig:
         """The trainer's configuration that holds: learning rates that fall do so over the whole run, unless said."""
         if self.trainer.num_schedule_steps is not None:

@@ -161,7 +161,7 @@ def _admission(config: RunConfig) -> Admission:
     rollout = config.rollout
     return admission_window(
         prompts_per_step=rollout.prompts_per_step,
-        samples_per_prompt=rollout.samples_per_prompt,
+        samples_per_prompt=config.num_answers_per_prompt,
         max_staleness=rollout.max_staleness,
         max_samples_per_replica=rollout.engine.max_num_sequences,
     )

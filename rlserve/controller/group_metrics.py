@@ -12,12 +12,15 @@ from rlserve.tracking import names
 
 def group_metrics(groups: Sequence[ScoredGroup]) -> Mapping[str, float]:
     """Share of answers that were cut, and of groups with equal rewards; the latter only where groups have several. The
-    mean of each further number of the reward."""
+    mean of each further number of the reward, and of the rewards of greedy answers."""
     finish_reasons = [sample.finish_reason for scored in groups for sample in scored.output.samples]
     metrics = {names.CLIP_RATIO: finish_reasons.count(FinishReason.LENGTH) / len(finish_reasons)}
-    compared = [scored.rewards for scored in groups if len(scored.rewards) > 1]
+    compared = [scored.compared_rewards for scored in groups if len(scored.compared_rewards) > 1]
     if compared:
         metrics[names.FRAC_REWARD_ZERO_STD] = sum(min(rewards) == max(rewards) for rewards in compared) / len(compared)
+    greedy = [scored.greedy.reward for scored in groups if scored.greedy is not None]
+    if greedy:
+        metrics["rollout/greedy_score/mean"] = fmean(greedy)
     conversations = [conversation for scored in groups for conversation in scored.conversations]
     return {**metrics, **mean_reward_parts(groups), **(_conversation_metrics(conversations) if conversations else {})}
 

@@ -35,7 +35,7 @@ from rlserve.rollout.conversations.player import ConversationPlayer
 from rlserve.rollout.conversations.scores import with_environment
 from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.group_filter import EQUAL_REWARDS
-from rlserve.rollout.groups import GeneratedGroup, PromptGroup, ScoredGroup
+from rlserve.rollout.groups import GeneratedGroup, PromptGroup
 from rlserve.rollout.ledger import GroupRecord
 from rlserve.rollout.prompt_source import PromptSource
 from rlserve.rollout.requests.base import RequestId, RequestKind
@@ -43,6 +43,7 @@ from rlserve.rollout.requests.training import TrainingRequests
 from rlserve.rollout.requests.turns import turns_in_training
 from rlserve.rollout.rewards.base import Score
 from rlserve.rollout.rewards.samples import reward_samples
+from rlserve.rollout.scored_groups import scored_group
 
 logger = logging.getLogger(__name__)
 
@@ -244,35 +245,31 @@ class RolloutLoop:
 
     def _take(self, generated: GeneratedGroup, scores: Sequence[Score]) -> None:
         group = generated.group
-        rewards = tuple(score.value for score in scores if score.value is not None)
         if not self._is_kept(group):
             self._drop(group, WORKLOAD_FILTERED)
             self._tell_finished(generated, kept=False)
             return
-        if len(rewards) < len(scores):
+        if any(score.value is None for score in scores):
             self._drop(group, REWARD_LEFT_OUT)
             self._tell_finished(generated, kept=False)
             self._note_left_out()
             return
         self._num_left_out_in_a_row = 0
-        if self._group_filter and not self._group_filter.keeps(rewards, num_steps=self._run.counters.num_steps):
+        scored = scored_group(
+            generated,
+            scores,
+            attempt=self._ledger.get(group.id).attempt,
+            has_greedy_answer=self._requests.sampling.num_greedy > 0,
+        )
+        num_steps = self._run.counters.num_steps
+        if self._group_filter and not self._group_filter.keeps(scored.compared_rewards, num_steps=num_steps):
             self._drop(group, EQUAL_REWARDS)
             self._tell_finished(generated, kept=False)
             return
-        record, now = self._ledger.get(group.id), self._run.clock.now()
+        now = self._run.clock.now()
         self._admission.note(kept=True)
         self._ledger.score(group.id, time_s=now)
-        self._buffer.put(
-            ScoredGroup(
-                group=group,
-                output=generated.output,
-                conversations=generated.conversations,
-                rewards=rewards,
-                reward_parts=tuple(score.parts for score in scores),
-                attempt=record.attempt,
-            ),
-            time_s=now,
-        )
+        self._buffer.put(scored, time_s=now)
         self._tell_finished(generated, kept=True)
         self._run.changed.notify()
 

@@ -133,7 +133,8 @@ def sampling_params(config: RunConfig, end_tokens: EndTokens) -> SamplingParams:
     """How every prompt group is sampled; the router gives each its own seed. With an environment that is one turn."""
     max_turn_tokens = config.environment.max_turn_tokens or config.rollout.max_tokens
     return SamplingParams(
-        n=config.rollout.samples_per_prompt,
+        n=config.num_answers_per_prompt,
+        num_greedy=int(config.algorithm.needs.greedy_answer),
         temperature=config.rollout.temperature,
         top_k=config.rollout.top_k,
         top_p=config.rollout.top_p,

@@ -11,8 +11,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from rlserve.rollout.groups import ScoredGroup
-from rlserve.trainers.batch import Batch
+from rlserve.rollout.groups import GreedyAnswer, ScoredGroup
+from rlserve.trainers.batch import Batch, GreedyAnswers
 
 
 def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
@@ -41,6 +41,20 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
         reward_components=_components(scored_groups),
         finish_reasons=tuple(str(sample.finish_reason) for _, sample in pairs),
+        greedy_answers=_greedy_answers([scored.greedy for scored, _ in pairs]),
+    )
+
+
+def _greedy_answers(of_samples: Sequence[GreedyAnswer | None]) -> GreedyAnswers | None:
+    """[B] those of all samples or of none."""
+    found = [greedy for greedy in of_samples if greedy is not None]
+    if not found:
+        return None
+    assert len(found) == len(of_samples), "all groups are asked for a greedy answer, or none"
+    return GreedyAnswers(
+        rewards=np.array([greedy.reward for greedy in found], dtype=np.float32),
+        lengths=np.array([greedy.num_tokens for greedy in found], dtype=np.int32),
+        finish_reasons=tuple(greedy.finish_reason for greedy in found),
     )
 
 

@@ -84,6 +84,16 @@ class GeneratedGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GreedyAnswer:
+    """What remains of the greedy answer to a prompt, which is scored and not trained on."""
+
+    reward: float
+    num_tokens: int
+    """That the model made."""
+    finish_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class ScoredGroup:
     """A prompt group that was generated and scored."""
 
@@ -95,6 +105,8 @@ class ScoredGroup:
     """One for each sample of ``output``, in the same order."""
     reward_parts: tuple[Mapping[str, float], ...] = ()
     """Further numbers of the reward for each sample, by name; empty where the reward gives a number alone."""
+    greedy: GreedyAnswer | None = None
+    """One more answer to the prompt, where the algorithm compares with it; not in ``output``."""
     attempt: int
     """How often the group had to start over before this output."""
 
@@ -102,6 +114,11 @@ class ScoredGroup:
         assert len(self.rewards) == len(self.output.samples) > 0, f"group {self.group.id}: one reward a sample"
         assert len(self.conversations) in (0, len(self.rewards)), f"group {self.group.id}: one conversation a sample"
         assert self.output.finished, f"group {self.group.id}: only finished groups are scored"
+
+    @property
+    def compared_rewards(self) -> tuple[float, ...]:
+        """Where all of these are equal, no answer is better than what it is compared with."""
+        return self.rewards if self.greedy is None else (*self.rewards, self.greedy.reward)
 
     @cached_property
     def oldest_version(self) -> int:

@@ -70,6 +70,7 @@ METRICS: Mapping[str, str] = {
     "rollout/num_turns/{mean,max,min}": "(environment) turns of the model in a conversation",
     FRAC_REWARD_ZERO_STD: "share of prompt groups whose answers all have the same reward; not written with one answer "
     "a prompt [TRL frac_reward_zero_std]",
+    "rollout/greedy_score/mean": "(ReMax) mean reward of the greedy answers that the others are compared with",
     "prompt_length/{mean,max,min}": "tokens of a prompt",
     "training/staleness/{mean,max}": "steps between the version that made a token and the one it trains",
     "training/log_prob_diff_{mean,max}": "absolute difference of engine's and trainer's raw log-probability of a token",

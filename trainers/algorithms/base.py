@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.trainers.algorithms.needs import Needs
+from rlserve.trainers.batch import GreedyAnswers
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,6 +48,7 @@ class Experience:
     """[B] samples with the same number answer the same prompt."""
     finish_reasons: tuple[str, ...]
     """B times why the response ended: ``stop`` or ``length``."""
+    greedy_answers: GreedyAnswers | None = None
     log_probs: NDArray[np.float32] | None
     """[K] under the policy that is trained (see ``losses/base.py``)."""
     reference_log_probs: NDArray[np.float32] | None

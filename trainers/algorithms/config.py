@@ -216,6 +216,25 @@ class RLOOConfig(UpdateConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReMaxConfig(UpdateConfig):
+    """ReMax (Li et al. 2023, arXiv 2310.10505): an answer is compared with the greedy one to its prompt, which is
+    generated and scored for that alone. One answer a prompt will do."""
+
+    name: Literal["remax"] = "remax"
+    """The algorithm."""
+    gamma: float = 1.0
+    """Discount per token."""
+
+    @property
+    def needs(self) -> Needs:
+        """One more answer a prompt."""
+        return replace(super().needs, greedy_answer=True)
+
+    def _ranges(self) -> dict[str, bool | str]:
+        return super()._ranges() | {"gamma": 0 <= self.gamma <= 1 or "must be between 0 and 1"}
+
+
+@dataclass(frozen=True, kw_only=True)
 class OPOConfig(UpdateConfig):
     """OPO (Hao et al. 2025, arXiv 2505.23585): the baseline is the mean reward of the group, weighted by length.
 
@@ -261,6 +280,7 @@ AlgorithmConfig = (
     PPOConfig
     | GRPOConfig
     | RLOOConfig
+    | ReMaxConfig
     | OPOConfig
     | ReinforcePlusPlusConfig
     | ReinforcePlusPlusBaselineConfig

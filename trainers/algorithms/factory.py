@@ -10,6 +10,7 @@ from rlserve.trainers.algorithms.config import (
     PPOConfig,
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
+    ReMaxConfig,
     RLOOConfig,
 )
 from rlserve.trainers.algorithms.grpo import GRPO
@@ -17,6 +18,7 @@ from rlserve.trainers.algorithms.opo import OPO
 from rlserve.trainers.algorithms.ppo import PPO
 from rlserve.trainers.algorithms.reinforce_plus_plus import ReinforcePlusPlus
 from rlserve.trainers.algorithms.reinforce_plus_plus_baseline import ReinforcePlusPlusBaseline
+from rlserve.trainers.algorithms.remax import ReMax
 from rlserve.trainers.algorithms.rloo import RLOO
 from rlserve.trainers.algorithms.supervised.config import RewardModelConfig, SFTConfig
 from rlserve.trainers.algorithms.supervised.reward_model import RewardModel
@@ -32,6 +34,8 @@ def create_algorithm(config: AlgorithmConfig) -> Algorithm:
             return GRPO(config)
         case RLOOConfig():
             return RLOO(config)
+        case ReMaxConfig():
+            return ReMax(config)
         case OPOConfig():
             return OPO(config)
         case ReinforcePlusPlusConfig():

@@ -24,6 +24,8 @@ class Needs:
     once go through it twice."""
     groups: bool = False
     """Several answers to the same prompt, which are compared with each other."""
+    greedy_answer: bool = False
+    """The reward of a greedy answer to each prompt, which is not trained on."""
     rollouts: bool = True
     """Answers that the policy made, with rewards and log-probabilities; else samples of a data set will do."""
     scores: bool = False

@@ -50,7 +50,7 @@ def reward_trial(config: RunConfig, log_path: Path | None) -> Iterator[TryReward
     with RewardProbe(reward, log_path) as probe:
         probe.load()
         yield lambda held_out, tokenizer: probe.try_on(
-            trial_samples(held_out, tokenizer), samples_per_prompt=config.rollout.samples_per_prompt
+            trial_samples(held_out, tokenizer), samples_per_prompt=config.num_answers_per_prompt
         )
 
 

@@ -15,7 +15,7 @@ def turns_in_training(requests: TrainingRequests, group: PromptGroup, index: int
     return TurnRequests(
         kind=RequestKind.TURN,
         name=f"{group.id}/{index}",
-        sampling=requests.sampling,
+        sampling=replace(requests.sampling, num_greedy=0, temperature=requests.sampling.temperature_of(index)),
         position=group.position,
         min_version=min_version,
         run_seed=requests.run_seed,

@@ -15,6 +15,7 @@ from rlserve.trainers import (
     PPOConfig,
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
+    ReMaxConfig,
     RewardModelConfig,
     RLOOConfig,
     RolloutCorrectionConfig,
@@ -44,6 +45,7 @@ RECIPES: dict[str, AlgorithmConfig] = {
     "clip_cov": GRPOConfig(loss_mode="clip_cov", loss_agg_mode="token-mean", num_mini_batches=4),
     "kl_cov": GRPOConfig(loss_mode="kl_cov", loss_agg_mode="token-mean", num_mini_batches=4),
     "rloo": RLOOConfig(kl_coefficient=0.03),
+    "remax": ReMaxConfig(kl_coefficient=0.05, gamma=0.99),
     "opo": OPOConfig(),
     "reinforce_plus_plus": ReinforcePlusPlusConfig(kl_coefficient=0.01),
     "reinforce_plus_plus_baseline": ReinforcePlusPlusBaselineConfig(kl_loss_coefficient=0.01, kl_loss_type="k2"),
@@ -65,6 +67,16 @@ def test_a_recipe_with_a_critic_lets_it_warm_up(name: str) -> None:
     assert loaded.config.trainer.critic_warmup_steps == 50
     shorter = [f"algorithm={name}", "trainer.critic_warmup_steps=5"]
     assert load(str(ROOT / "conf/rlhf.yaml"), shorter, discovered={}).config.trainer.critic_warmup_steps == 5
+
+
+def test_a_greedy_answer_is_asked_for_where_the_algorithm_compares_with_it() -> None:
+    number = {
+        name: load(
+            str(ROOT / "conf/rlhf.yaml"), [f"algorithm={name}", "rollout.samples_per_prompt=2"], discovered={}
+        ).config.num_answers_per_prompt
+        for name in ("rloo", "remax")
+    }
+    assert number == {"rloo": 2, "remax": 3}
 
 
 CORRECTIONS: dict[str, RolloutCorrectionConfig] = {

@@ -252,7 +252,7 @@ def test_an_algorithm_is_chosen_by_its_name(given: dict[str, object], expected: 
 
 
 ALGORITHMS = (
-    *("ppo", "grpo", "rloo", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"),
+    *("ppo", "grpo", "rloo", "remax", "opo", "reinforce_plus_plus", "reinforce_plus_plus_baseline"),
     *("sft", "reward_model"),
 )
 

@@ -51,6 +51,8 @@ class FakeScorer:
 
     def __init__(self) -> None:
         self.scores: Score | RewardError = Score(value=1.0)
+        self.value_of_index: tuple[float, ...] | None = None
+        """In the place of ``scores``: by the sample's index in its group."""
         self.gates: dict[str, asyncio.Event] = {}
         self.under_way: set[str] = set()
 
@@ -62,6 +64,8 @@ class FakeScorer:
         self.under_way.remove(group_id)
         if isinstance(self.scores, RewardError):
             raise self.scores
+        if self.value_of_index is not None:
+            return [Score(value=value) for value in self.value_of_index]
         return [self.scores for _ in samples]
 
 
@@ -96,7 +100,9 @@ class Setting:
         *,
         num_groups: int | None = None,
         group_filter: GroupFilter | None = None,
+        sampling: SamplingParams | None = None,
     ) -> None:
+        self.sampling = sampling or SamplingParams(n=1)
         self.ledger = Ledger(prompts_per_step=2, max_staleness=1)
         self.admission = PromptAdmission(self.ledger, num_groups=num_groups)
         self.router = Router()
@@ -116,7 +122,7 @@ class Setting:
                 group_filter=group_filter,
             ),
             source=source,
-            requests=TrainingRequests(sampling=SamplingParams(n=1), run_seed=0, workload=workload),
+            requests=TrainingRequests(sampling=self.sampling, run_seed=0, workload=workload),
             replicas=fakes.replicas,
             stages=AnswerStages(decode=str, scorer=fakes.scorer),
             limits=FailureLimits(
@@ -133,7 +139,7 @@ class Setting:
         finished, self.replicas.held = self.replicas.held[:number], self.replicas.held[number:]
         for request_id in finished:
             refusal = RequestOutput(request_id=request_id, samples=(), error=error)
-            answer = output(request_id, FinishReason.STOP) if error is None else refusal
+            answer = output(request_id, FinishReason.STOP, num_samples=self.sampling.n) if error is None else refusal
             found_id = self.router.finished("r0", answer)
             assert found_id is not None
             self.context.events.emit(RequestAnswered(id=found_id, output=answer))

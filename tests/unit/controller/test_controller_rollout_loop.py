@@ -14,6 +14,7 @@ from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import first_error
 from rlserve.controller.events import GroupFinished
 from rlserve.controller.rollout_loop import WORKLOAD_FILTERED
+from rlserve.engine.requests.request import SamplingParams
 from rlserve.errors import RewardError, UserError
 from rlserve.rollout.admission import NOT_NEEDED
 from rlserve.rollout.group_filter import EQUAL_REWARDS, GroupFilter
@@ -145,6 +146,39 @@ def test_groups_of_equal_rewards_are_replaced_until_the_steps_bound() -> None:
                 loop.cancel()
         setting.ledger.check_integrity()
         setting.buffer.check_integrity()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_filtered", [False, True])
+def test_the_greedy_answer_is_scored_and_not_among_the_samples(is_filtered: bool) -> None:
+    """Of equal rewards are groups whose answers are as good as the greedy one."""
+
+    async def scenario() -> None:
+        group_filter = GroupFilter(max_per_step=1) if is_filtered else None
+        setting = Setting(sampling=SamplingParams(n=3, num_greedy=1), group_filter=group_filter)
+        setting.scorer.value_of_index = (1.0, 1.0, 0.0)
+        async with asyncio.TaskGroup() as tasks:
+            loops = start(setting, tasks)
+            await settled()
+            setting.finish(2)
+            await until(lambda: len(setting.buffer) == 2)
+            (first, _) = setting.buffer.take(0) or (None, None)
+            assert first is not None
+            assert first.rewards == (1.0, 1.0)
+            assert [sample.index for sample in first.output.samples] == [0, 1]
+            assert first.greedy is not None
+            assert first.greedy.reward == 0.0
+            setting.buffer.commit(time_s=0.0)
+            setting.scorer.value_of_index = (1.0, 1.0, 1.0)
+            setting.finish(1)
+            await until(
+                lambda: setting.ledger.num_dropped == {EQUAL_REWARDS: 1} if is_filtered else len(setting.buffer) == 1
+            )
+            for loop in loops:
+                loop.cancel()
+        assert setting.ledger.num_trained == 2
+        setting.ledger.check_integrity()
 
     asyncio.run(scenario())
 

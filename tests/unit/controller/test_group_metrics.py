@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from controller_fakes import FakeClock, output
 
 from rlserve.controller.group_metrics import group_metrics
 from rlserve.controller.observation import RolloutRates
 from rlserve.engine.requests.request import FinishReason
-from rlserve.rollout.groups import PromptGroup, ScoredGroup
+from rlserve.rollout.groups import GreedyAnswer, PromptGroup, ScoredGroup
 
 
 def scored(position: int, reason: FinishReason, rewards: tuple[float, ...]) -> ScoredGroup:
@@ -34,6 +36,16 @@ def test_shares_of_cut_answers_and_of_groups_with_equal_rewards() -> None:
 
 def test_one_answer_a_prompt_cannot_be_compared() -> None:
     assert group_metrics([scored(0, FinishReason.LENGTH, (1.0,))]) == {"response_length/clip_ratio": 1.0}
+
+
+def test_an_answer_is_compared_with_the_greedy_one() -> None:
+    greedy = [GreedyAnswer(reward=reward, num_tokens=3, finish_reason="stop") for reward in (1.0, 0.5)]
+    groups = [dataclasses.replace(scored(0, FinishReason.STOP, (1.0,)), greedy=each) for each in greedy]
+    assert group_metrics(groups) == {
+        "response_length/clip_ratio": 0.0,
+        "frac_reward_zero_std": 0.5,
+        "rollout/greedy_score/mean": 0.75,
+    }
 
 
 def test_busy_share_is_of_all_replicas_and_never_above_one() -> None:

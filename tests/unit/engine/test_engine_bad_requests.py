@@ -45,6 +45,7 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"n": 1.5}, "n must be"),
     ({"max_tokens": 0}, "max_tokens must be"),
     ({"max_tokens": -4}, "max_tokens must be"),
+    ({"n": 2, "num_greedy": 3}, "num_greedy must be a whole number from 0 to n"),
     ({"n": 2, "sample_max_tokens": (3,)}, "sample_max_tokens must be empty"),
     ({"n": 2, "sample_max_tokens": (3, 0)}, "sample_max_tokens must be whole"),
     ({"n": 1, "max_tokens": 4, "sample_max_tokens": (5,)}, "sample_max_tokens must be whole"),

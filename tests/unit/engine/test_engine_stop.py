@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from engine_builders import BOTH_WAYS, VOCAB_SIZE, make_engine, make_request, run, save_model
@@ -42,6 +43,16 @@ def test_each_sample_may_have_a_length_of_its_own(folder: Path) -> None:
     output = run(make_engine(folder), [request])["0"]
     assert [len(sample.token_ids) for sample in output.samples] == [2, 9, 5]
     assert {sample.finish_reason for sample in output.samples} == {FinishReason.LENGTH}
+
+
+def test_the_last_samples_may_be_greedy(folder: Path) -> None:
+    def tokens(**sampling: Any) -> list[tuple[int, ...]]:
+        request = make_request("0", PROMPT, max_tokens=9, seed=3, **sampling)
+        return [sample.token_ids for sample in run(make_engine(folder), [request])["0"].samples]
+
+    drawn, (greedy,) = tokens(n=2, temperature=1.5), tokens(n=1, temperature=0.0)
+    assert tokens(n=3, temperature=1.5, num_greedy=1) == [*drawn, greedy]
+    assert greedy not in drawn
 
 
 def test_the_work_of_a_step_is_told(folder: Path) -> None:

@@ -7,9 +7,13 @@ import dataclasses
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from rollout_builders import make_group, make_scored
+from rollout_builders import make_group, make_sample, make_scored
 
+from rlserve.engine.requests.request import FinishReason, RequestOutput
 from rlserve.rollout.batch import build_batch
+from rlserve.rollout.groups import Conversation, GeneratedGroup, GreedyAnswer
+from rlserve.rollout.rewards.base import Score
+from rlserve.rollout.scored_groups import scored_group
 
 
 def test_samples_lie_end_to_end() -> None:
@@ -27,6 +31,42 @@ def test_samples_lie_end_to_end() -> None:
     assert batch.behaviour_log_probs.tolist() == [0, -0.125, -1, 0, -1, -1.125, -1.25]
     assert batch.weight_versions.tolist() == [5, 6, 6, 7, 7, 7, 8]
     assert batch.rewards.tolist() == [0, 1, 0, 1]
+
+
+def test_the_greedy_answer_of_a_group_is_a_column_and_no_sample() -> None:
+    groups = []
+    for position, (num_tokens, reason) in enumerate([(3, FinishReason.STOP), (2, FinishReason.LENGTH)]):
+        samples = (make_sample(0, [1]), make_sample(1, [1, 1]), make_sample(2, [1] * num_tokens, finish=reason))
+        generated = GeneratedGroup(
+            group=make_group(position), output=RequestOutput(request_id="0", samples=samples), conversations=()
+        )
+        scores = [Score(value=float(10 * position + index), parts={"part": index}) for index in range(3)]
+        groups.append(scored_group(generated, scores, attempt=0, has_greedy_answer=True))
+    batch = build_batch(groups)
+    assert batch.rewards.tolist() == [0, 1, 10, 11]
+    assert batch.reward_components["part"].tolist() == [0, 1, 0, 1]
+    assert batch.response_lengths.tolist() == [1, 2, 1, 2]
+    assert batch.greedy_answers is not None
+    assert batch.greedy_answers.rewards.tolist() == [2, 2, 12, 12]
+    assert batch.greedy_answers.lengths.tolist() == [3, 3, 2, 2]
+    assert batch.greedy_answers.finish_reasons == ("stop", "stop", "length", "length")
+    part = batch.select(np.array([0, 3])).greedy_answers
+    assert part is not None
+    assert part.rewards.tolist() == [2, 12]
+
+
+def test_of_a_greedy_conversation_the_models_tokens_count() -> None:
+    spoken = [
+        Conversation(loss_mask=np.array([True, False, True]), num_turns=2, reward=0.0, metrics={}, environment_s=0.0)
+        for _ in range(2)
+    ]
+    samples = (make_sample(0, [1, 1, 1]), make_sample(1, [1, 1, 1]))
+    generated = GeneratedGroup(
+        group=make_group(0), output=RequestOutput(request_id="0", samples=samples), conversations=tuple(spoken)
+    )
+    scored = scored_group(generated, [Score(value=1.0), Score(value=0.5)], attempt=3, has_greedy_answer=True)
+    assert scored.greedy == GreedyAnswer(reward=0.5, num_tokens=2, finish_reason="stop")
+    assert (scored.conversations, scored.rewards, scored.attempt) == (tuple(spoken[:1]), (1.0,), 3)
 
 
 def test_the_arrays_have_the_declared_types() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -73,6 +74,17 @@ def player(environments: ScriptedEnvironments, model: Model, *, max_turns: int =
 def turns_of(index: int) -> TurnRequests:
     requests = TrainingRequests(sampling=SAMPLING, run_seed=5)
     return turns_in_training(requests, GROUP, index, min_version=2)
+
+
+def test_a_greedy_first_turn_is_followed_by_greedy_ones() -> None:
+    requests = TrainingRequests(sampling=dataclasses.replace(SAMPLING, n=3, num_greedy=1), run_seed=5)
+    asked = [
+        turns_in_training(requests, GROUP, index, min_version=0)
+        .of((1,), number=1, max_tokens=4, newest_version=0, continues=())
+        .sampling
+        for index in range(3)
+    ]
+    assert [(sampling.n, sampling.temperature_of(0)) for sampling in asked] == [(1, 0.5), (1, 0.5), (1, 0.0)]
 
 
 def play(script: Script, model: Model, *first: SampleOutput) -> tuple[GeneratedGroup, ScriptedEnvironments]:

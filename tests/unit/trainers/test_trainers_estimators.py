@@ -17,6 +17,7 @@ from rlserve.trainers import (
     OPOConfig,
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
+    ReMaxConfig,
     RLOOConfig,
     TorchTrainerConfig,
     create_trainer,
@@ -24,6 +25,7 @@ from rlserve.trainers import (
 from rlserve.trainers.algorithms.advantages.token_rewards import overlong_share, token_rewards
 from rlserve.trainers.algorithms.base import Experience
 from rlserve.trainers.algorithms.factory import create_algorithm
+from rlserve.trainers.batch import GreedyAnswers
 
 Rows = list[np.ndarray]
 LENGTHS = [2, 5, 1, 3, 4, 2]
@@ -40,6 +42,7 @@ def experience(seed: int = 0) -> Experience:
         group_index=np.array(GROUPS, dtype=np.int32),
         log_probs=policy,
         reference_log_probs=reference,
+        greedy_answers=GREEDY,
     )
 
 
@@ -73,6 +76,23 @@ def opo(penalised: Rows) -> Rows:
     )
 
 
+GREEDY = GreedyAnswers(
+    rewards=np.array([0.4, 0.4, -0.3, 0.4, -0.3, 0.9], dtype=np.float32),
+    lengths=np.array([3, 3, 6, 3, 6, 2], dtype=np.int32),
+    finish_reasons=("stop", "stop", "length", "stop", "length", "stop"),
+)
+
+
+def remax(penalised: Rows) -> Rows:
+    gamma, found = 0.9, []
+    for row, baseline in zip(penalised, GREEDY.rewards, strict=True):
+        compared = np.append(row[:-1], row[-1] - baseline)
+        found.append(
+            np.array([sum(gamma ** (k - t) * compared[k] for k in range(t, len(row))) for t in range(len(row))])
+        )
+    return found
+
+
 def grpo(penalised: Rows) -> Rows:
     returns = [row.sum() for row in penalised]
     found = []
@@ -100,6 +120,7 @@ def reinforce_plus_plus_baseline(penalised: Rows) -> Rows:
 CASES: list[tuple[AlgorithmConfig, Callable[[Rows], Rows]]] = [
     (GRPOConfig(kl_coefficient=0.3), grpo),
     (RLOOConfig(kl_coefficient=0.3), rloo),
+    (ReMaxConfig(kl_coefficient=0.3, gamma=0.9), remax),
     (OPOConfig(kl_coefficient=0.3), opo),
     (ReinforcePlusPlusConfig(kl_coefficient=0.3, gamma=0.9), reinforce_plus_plus),
     (ReinforcePlusPlusBaselineConfig(kl_coefficient=0.3), reinforce_plus_plus_baseline),
@@ -119,6 +140,18 @@ def test_advantages_are_those_of_the_closed_form(config: AlgorithmConfig, closed
     np.testing.assert_allclose(credit.rewards, np.concatenate(penalised), atol=1e-12)
     assert credit.returns is None
     assert credit.is_kept is None
+
+
+def test_penalties_are_taken_off_the_greedy_answer_of_remax_too() -> None:
+    """A sampled answer that was cut as the greedy one was is neither better nor worse for it."""
+    seen = dataclasses.replace(experience(), finish_reasons=GREEDY.finish_reasons)
+    plain, penalised = (
+        create_algorithm(ReMaxConfig(missing_eos_penalty=penalty)).credit(seen) for penalty in (0.0, 2.0)
+    )
+    np.testing.assert_allclose(penalised.policy_advantages, plain.policy_advantages)
+    only_greedy = dataclasses.replace(seen, finish_reasons=("stop",) * len(LENGTHS))
+    found = create_algorithm(ReMaxConfig(missing_eos_penalty=2.0)).credit(only_greedy).advantages
+    np.testing.assert_allclose(found - plain.advantages, np.repeat([0.0, 0.0, 2.0, 0.0, 2.0, 0.0], LENGTHS))
 
 
 def test_the_baseline_of_opo_is_the_one_of_least_variance_where_gradients_grow_with_length() -> None:

@@ -5,6 +5,8 @@ Legend: B samples, K trained tokens of all samples end to end.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -30,15 +32,21 @@ def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
         assert reference is not None
         divergence = kl_divergence(_tensor(log_probs), _tensor(reference), config.kl_penalty)
         per_token -= config.kl_coefficient * divergence.numpy()
-    rewards = experience.rewards.astype(np.float64)
-    if config.missing_eos_penalty:
-        rewards -= config.missing_eos_penalty * np.array([reason == LENGTH for reason in experience.finish_reasons])
-    if config.overlong_max_length is not None:
-        rewards -= config.overlong_penalty_factor * overlong_share(
-            lengths, config.overlong_max_length, config.overlong_buffer_share * config.overlong_max_length
-        )
+    rewards = experience.rewards.astype(np.float64) - penalties(lengths, experience.finish_reasons, config)
     per_token[np.cumsum(lengths) - 1] += rewards
     return per_token
+
+
+def penalties(lengths: NDArray[np.int32], finish_reasons: Sequence[str], config: UpdateConfig) -> FloatArray:
+    """[B] what is taken off the rewards of answers of these lengths: for being cut, and for being too long."""
+    taken_off = np.zeros(len(lengths))
+    if config.missing_eos_penalty:
+        taken_off += config.missing_eos_penalty * np.array([reason == LENGTH for reason in finish_reasons])
+    if config.overlong_max_length is not None:
+        taken_off += config.overlong_penalty_factor * overlong_share(
+            lengths, config.overlong_max_length, config.overlong_buffer_share * config.overlong_max_length
+        )
+    return taken_off
 
 
 def overlong_share(lengths: NDArray[np.int32], max_length: int, buffer_length: float) -> FloatArray:
