@@ -48,6 +48,7 @@ def credit_metrics(experience: Experience, credit: Credit) -> dict[str, float]:
     found = {
         **_spread("critic/rewards", sample_rewards),
         **_spread("critic/advantages", _rounded(credit.advantages)),
+        **credit.metrics,
     }
     if credit.returns is None or experience.values is None:
         return found

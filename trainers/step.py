@@ -27,6 +27,7 @@ from torch import Tensor
 
 from rlserve.errors import NonFiniteLossError
 from rlserve.trainers import metrics
+from rlserve.trainers.algorithms.aggregation import mean_weights
 from rlserve.trainers.algorithms.base import (
     ActorCritic,
     Algorithm,
@@ -64,8 +65,12 @@ class TokenColumns:
     """[A] int64: the sample that each token is of."""
     is_selected: Tensor | None
     """[A] bool: ``Credit.is_selected``."""
+    in_surrogate: Tensor | None
+    """[A] bool: ``Credit.in_surrogate``."""
     is_kept: NDArray[np.bool_]
     """[A] False at tokens that the losses leave out."""
+    is_imitated: NDArray[np.bool_] | None
+    """[A] ``Credit.is_imitated``."""
 
 
 class TrainingStep:
@@ -159,6 +164,7 @@ class TrainingStep:
         makes_several_updates = self._algorithm.num_epochs > 1 or self._algorithm.num_mini_batches > 1
         return Wanted(
             policy=needs.log_probs or makes_several_updates,
+            entropies=needs.old_entropies,
             reference=needs.reference,
             values=needs.critic or needs.scores,
             final_values=needs.final_values,
@@ -181,6 +187,9 @@ class TrainingStep:
             marks_A[is_trained] = marks_K
             return marks_A
 
+        def marks(marks_K: NDArray[np.bool_] | None) -> Tensor | None:
+            return None if marks_K is None else torch.from_numpy(marked(marks_K)).to(device)
+
         def if_any(array_A: NDArray[np.float32] | None) -> Tensor | None:
             return None if array_A is None else from_batch(array_A)
 
@@ -193,8 +202,10 @@ class TrainingStep:
             old_values=if_any(scores.values),
             returns=None if credit.returns is None else from_credit(credit.returns),
             samples=torch.from_numpy(sample_of_token).to(device),
-            is_selected=None if credit.is_selected is None else torch.from_numpy(marked(credit.is_selected)).to(device),
+            is_selected=marks(credit.is_selected),
+            in_surrogate=marks(credit.in_surrogate),
             is_kept=is_trained if credit.is_kept is None else marked(credit.is_kept),
+            is_imitated=None if credit.is_imitated is None else marked(credit.is_imitated),
         )
 
     def _gradient(
@@ -230,9 +241,16 @@ class MiniBatchObjective:
         self._algorithm = algorithm
         self._columns = columns
         self._normaliser = weights.normaliser
-        weights_A = np.zeros(batch.num_response_tokens, dtype=np.float32)
-        weights_A[tokens] = weights.per_token
-        self._weights_A = torch.from_numpy(weights_A).to(columns.advantages.device)
+
+        def column(of_tokens: NDArray[np.float32]) -> Tensor:
+            array_A = np.zeros(batch.num_response_tokens, dtype=np.float32)
+            array_A[tokens] = of_tokens
+            return torch.from_numpy(array_A).to(columns.advantages.device)
+
+        self._weights_A = column(weights.per_token)
+        self._imitation_weights_A = None
+        if columns.is_imitated is not None:
+            self._imitation_weights_A = column(mean_weights(columns.is_imitated[tokens], weights))
 
     def losses(self) -> Losses:
         """For the backend, which goes backward through them."""
@@ -271,7 +289,7 @@ class MiniBatchObjective:
 
     def _policy_tokens(self, tokens: Tensor, outputs: PolicyOutputs) -> PolicyTokens:
         columns = self._columns
-        old, reference = columns.old_log_probs, columns.reference_log_probs
+        old, reference, imitation = columns.old_log_probs, columns.reference_log_probs, self._imitation_weights_A
         return PolicyTokens(
             log_probs=outputs.log_probs,
             old_log_probs=outputs.log_probs.detach() if old is None else old[tokens],
@@ -281,6 +299,8 @@ class MiniBatchObjective:
             entropies=outputs.entropies,
             samples=columns.samples[tokens],
             is_selected=None if columns.is_selected is None else columns.is_selected[tokens],
+            in_surrogate=None if columns.in_surrogate is None else columns.in_surrogate[tokens],
+            imitation_weights=None if imitation is None else imitation[tokens],
         )
 
     def _value_loss(self, tokens: Tensor, values: Tensor) -> ValueLoss:

@@ -51,6 +51,8 @@ METRICS: Mapping[str, str] = {
     POLICY_GRAD_NORM: "norm of the policy's gradient before clipping",
     "actor/lr": "learning rate of the policy",
     "actor/kl_loss": "(with kl_loss_coefficient) KL of the updated policy to the frozen reference, by kl_loss_type",
+    "actor/entropy_threshold": "(with top_entropy_quantile) lowest entropy of a token that the surrogate is of",
+    "actor/positive_nll_loss": "(with positive_nll_coefficient) mean negative log-likelihood of right answers' tokens",
     "critic/grad_norm": "(PPO) norm of the critic's gradient before clipping",
     "critic/lr": "(PPO) learning rate of the critic",
     "critic/vf_loss": "(PPO) clipped value loss [TRL loss/value_avg]",

@@ -41,3 +41,12 @@ def aggregate(
             pass
     # Where nothing is kept all weights are 0, and so is the loss.
     return TokenWeights(per_token=kept.astype(np.float32), normaliser=normaliser or 1.0)
+
+
+def mean_weights(chosen: NDArray[np.bool_], weights: TokenWeights) -> NDArray[np.float32]:
+    """[a] factors of tokens' losses with which ``weights`` make the mean over the ``chosen`` tokens, of those that are
+    not left out, whatever the mode."""
+    counts = chosen & (weights.per_token > 0)
+    number = max(int(counts.sum()), 1)
+    each = weights.normaliser / (number * np.where(counts, weights.per_token, 1.0))
+    return np.where(counts, each, 0.0).astype(np.float32)

@@ -49,8 +49,12 @@ class Experience:
     finish_reasons: tuple[str, ...]
     """B times why the response ended: ``stop`` or ``length``."""
     greedy_answers: GreedyAnswers | None = None
+    behaviour_log_probs: NDArray[np.float32]
+    """[K] under the distribution that was sampled from."""
     log_probs: NDArray[np.float32] | None
     """[K] under the policy that is trained (see ``losses/base.py``)."""
+    entropies: NDArray[np.float32] | None = None
+    """[K] of the policy at each token."""
     reference_log_probs: NDArray[np.float32] | None
     """[K] under the frozen reference, at the same temperature."""
     values: NDArray[np.float32] | None
@@ -75,6 +79,12 @@ class Credit:
     """False at tokens that the losses leave out; None where they leave out none."""
     is_selected: NDArray[np.bool_] | None = None
     """True at tokens that the policy's loss treats apart; None where it does not."""
+    in_surrogate: NDArray[np.bool_] | None = None
+    """False at tokens whose surrogate is 0; None where it is of all."""
+    is_imitated: NDArray[np.bool_] | None = None
+    """True at tokens whose negative log-likelihood the policy's loss has too; None where it has none."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers to report."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,6 +119,11 @@ class PolicyTokens:
     """int64: the sample that each token is of. The tokens of a sample stand one after the other."""
     is_selected: Tensor | None
     """bool: ``Credit.is_selected``."""
+    in_surrogate: Tensor | None = None
+    """bool: ``Credit.in_surrogate``."""
+    imitation_weights: Tensor | None = None
+    """What makes the mean over the mini-batch's tokens of ``Credit.is_imitated`` of a loss that is added up by
+    ``TokenWeights``; 0 at all others."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -48,6 +48,9 @@ class UpdateConfig:
     """For ``loss_mode=sapo``: how narrow the gate is where the advantage is positive (arXiv 2511.20347, equation 6)."""
     tau_neg: float = 1.05
     """The same where it is not."""
+    top_entropy_quantile: float = 1.0
+    """Share of the step's tokens, those of highest entropy, that the surrogate is of; it is 0 at all others, which still
+    count in means (arXiv 2506.01939, which has 0.2). TRL's name."""
     missing_eos_penalty: float = 0.0
     """Taken off the reward of an answer that was cut by a limit of length."""
     clip_cov_ratio: float = 2e-4
@@ -71,6 +74,11 @@ class UpdateConfig:
     """The whole penalty, taken off the reward."""
     entropy_coefficient: float = 0.0
     """Weight of the policy's entropy, subtracted from the loss."""
+    positive_nll_coefficient: float = 0.0
+    """Weight of the mean negative log-likelihood of right answers' tokens, added to the loss (VAPO, arXiv 2504.05118,
+    section 4.3)."""
+    positive_nll_threshold: float = 0.5
+    """An answer is right where its reward, before any penalty, is above this."""
     kl_coefficient: float = 0.0
     """Weight of the KL penalty to the frozen reference, subtracted from the reward of each token. 0 here and in
     ``kl_loss_coefficient`` keeps no reference."""
@@ -91,7 +99,11 @@ class UpdateConfig:
         """What the shared part needs."""
         return Needs(
             reference=self.kl_coefficient > 0 or self.kl_loss_coefficient > 0,
-            log_probs=self.kl_coefficient > 0 or self.selects_tokens,
+            log_probs=self.kl_coefficient > 0
+            or self.selects_tokens
+            or self.top_entropy_quantile < 1
+            or self.rollout_correction.rollout_rs is not None,
+            old_entropies=self.top_entropy_quantile < 1,
             entropies=self.entropy_coefficient > 0,
             whole_samples=self.loss_mode in _OF_WHOLE_SAMPLES or self.rollout_correction.needs_whole_samples,
         )
@@ -116,6 +128,7 @@ class UpdateConfig:
             or f"must be null or above 1 + clip_ratio_high ({1 + self.clip_ratio_high:g})",
             "tau_pos": self.tau_pos > 0 or "must be above 0",
             "tau_neg": self.tau_neg > 0 or "must be above 0",
+            "top_entropy_quantile": 0 < self.top_entropy_quantile <= 1 or "must be above 0 and at most 1",
             "missing_eos_penalty": self.missing_eos_penalty >= 0 or "must be at least 0",
             "clip_cov_ratio": 0 < self.clip_cov_ratio <= 1 or "must be above 0 and at most 1",
             "clip_cov_ub": self.clip_cov_ub > self.clip_cov_lb or f"must be above clip_cov_lb ({self.clip_cov_lb:g})",
@@ -127,6 +140,7 @@ class UpdateConfig:
             "overlong_buffer_share": 0 < self.overlong_buffer_share <= 1 or "must be above 0 and at most 1",
             "overlong_penalty_factor": self.overlong_penalty_factor > 0 or "must be above 0",
             "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
+            "positive_nll_coefficient": self.positive_nll_coefficient >= 0 or "must be at least 0",
             "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
             "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
         }

@@ -19,6 +19,8 @@ class Needs:
     """The critic's values of the states after samples that were cut."""
     entropies: bool = False
     """The entropy of the policy at each token, in the loss."""
+    old_entropies: bool = False
+    """The same before credit is given."""
     whole_samples: bool = False
     """All tokens of a sample together in the policy's loss; answers longer than what goes through the output head at
     once go through it twice."""

@@ -26,6 +26,7 @@ from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.kl import kl_divergence
 from rlserve.trainers.algorithms.losses.factory import POLICY_LOSSES
 from rlserve.trainers.algorithms.rollout_correction.correction import correct
+from rlserve.trainers.algorithms.rollout_correction.rejection import rejected_tokens
 from rlserve.trainers.batch import LENGTH
 
 ConfigT = TypeVar("ConfigT", bound=UpdateConfig)
@@ -45,9 +46,37 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         credit = self.estimate(token_rewards(experience, self._config), experience)
         if self._config.selects_tokens:
             credit = dataclasses.replace(credit, is_selected=self._selected(credit, experience))
+        if self._config.positive_nll_coefficient > 0:
+            is_right = experience.rewards > self._config.positive_nll_threshold
+            credit = dataclasses.replace(credit, is_imitated=np.repeat(is_right, experience.lengths))
+        credit = self._without_left_out(credit, experience)
+        return credit if self._config.top_entropy_quantile == 1 else self._with_top_entropies(credit, experience)
+
+    def _with_top_entropies(self, credit: Credit, experience: Experience) -> Credit:
+        """The surrogate is of the tokens of highest entropy alone, among those that the losses do not leave out."""
+        assert experience.entropies is not None
+        entropies = experience.entropies.astype(np.float64)
+        counted = entropies if credit.is_kept is None or not credit.is_kept.any() else entropies[credit.is_kept]
+        threshold = float(np.quantile(counted, 1 - self._config.top_entropy_quantile))
+        return dataclasses.replace(
+            credit,
+            in_surrogate=entropies >= threshold,
+            metrics={**credit.metrics, "actor/entropy_threshold": threshold},
+        )
+
+    def _without_left_out(self, credit: Credit, experience: Experience) -> Credit:
+        """Answers that were cut and tokens that are rejected, where the losses are to leave them out."""
+        correction = self._config.rollout_correction
         if self._config.mask_truncated_completions:
             ended = np.array([reason != LENGTH for reason in experience.finish_reasons])
             credit = dataclasses.replace(credit, is_kept=np.repeat(ended, experience.lengths))
+        if correction.rollout_rs is not None:
+            is_rejected = rejected_tokens(experience, correction)
+            credit = dataclasses.replace(
+                credit,
+                is_kept=~is_rejected if credit.is_kept is None else credit.is_kept & ~is_rejected,
+                metrics={**credit.metrics, "training/rejected_frac": float(is_rejected.mean())},
+            )
         return credit
 
     @abstractmethod
@@ -68,13 +97,16 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         return aggregate(self._config.loss_agg_mode, lengths, is_kept, self._config.loss_scale_factor)
 
     def policy_loss(self, tokens: PolicyTokens) -> PolicyLoss:
-        """The surrogate times the correction's weights, plus the KL divergence, less the entropy."""
+        """The surrogate times the correction's weights, plus the KL divergence, less the entropy and the likelihood of
+        right answers."""
         config = self._config
         if config.rollout_correction.bypass_mode:
             tokens = dataclasses.replace(tokens, old_log_probs=tokens.behaviour_log_probs)
         term = POLICY_LOSSES[config.loss_mode](tokens, config)
         correction = correct(tokens, config.rollout_correction)
         surrogate = correction.weights * term.per_token
+        if tokens.in_surrogate is not None:
+            surrogate = surrogate.masked_fill(~tokens.in_surrogate, 0.0)
         losses: dict[str, Tensor] = {"actor/pg_loss": surrogate}
         per_token = surrogate
         if tokens.entropies is not None:
@@ -83,6 +115,9 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
             assert tokens.reference_log_probs is not None
             losses["actor/kl_loss"] = kl_divergence(tokens.log_probs, tokens.reference_log_probs, config.kl_loss_type)
             per_token = per_token + config.kl_loss_coefficient * losses["actor/kl_loss"]
+        if tokens.imitation_weights is not None:
+            losses["actor/positive_nll_loss"] = -tokens.imitation_weights * tokens.log_probs
+            per_token = per_token + config.positive_nll_coefficient * losses["actor/positive_nll_loss"]
         return PolicyLoss(
             per_token=per_token,
             losses=losses,

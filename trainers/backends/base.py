@@ -46,6 +46,8 @@ class Wanted:
 
     policy: bool = False
     """Log-probabilities under the policy."""
+    entropies: bool = False
+    """Of the policy, with its log-probabilities."""
     reference: bool = False
     """Log-probabilities under the reference."""
     values: bool = False
@@ -63,6 +65,8 @@ class Scores:
     """Under softmax(logits / temperature), which is the policy that is trained."""
     raw_log_probs: FloatArray | None = None
     """Under the model itself, at temperature 1."""
+    entropies: FloatArray | None = None
+    """Of the policy that is trained, at each token, in nats."""
     reference_log_probs: FloatArray | None = None
     """Under the reference, at the temperature."""
     values: FloatArray | None = None

@@ -26,7 +26,9 @@ ROOT = Path(__file__).parents[3]
 RECIPES: dict[str, AlgorithmConfig] = {
     "ppo": PPOConfig(),
     "vc_ppo": PPOConfig(critic_gae_lambda=1.0),
-    "vapo": PPOConfig(critic_gae_lambda=1.0, length_adaptive_alpha=0.05, clip_ratio_high=0.28),
+    "vapo": PPOConfig(
+        critic_gae_lambda=1.0, length_adaptive_alpha=0.05, clip_ratio_high=0.28, positive_nll_coefficient=0.1
+    ),
     "grpo": GRPOConfig(),
     "dr_grpo": GRPOConfig(scale_rewards="none", loss_agg_mode="seq-mean-token-sum-norm", loss_scale_factor=96.0),
     "dapo": GRPOConfig(loss_agg_mode="token-mean", clip_ratio_high=0.28, overlong_max_length=96),

@@ -53,6 +53,7 @@ def experience_of(rewards: Sequence[float], lengths: Sequence[int], **columns: A
         "reward_components": {},
         "group_index": np.arange(len(rewards), dtype=np.int32),
         "finish_reasons": ("stop",) * len(rewards),
+        "behaviour_log_probs": np.zeros(sum(lengths), dtype=np.float32),
         **dict.fromkeys(("log_probs", "reference_log_probs", "values", "final_values")),
         **columns,
     }

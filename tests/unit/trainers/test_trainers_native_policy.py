@@ -17,7 +17,7 @@ from rlserve.native.library import NativeBuildError
 from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.backends.base import PolicyOutputs
 from rlserve.trainers.backends.pytorch import native_policy, native_shape
-from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward, policy_log_probs
+from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward, policy_outputs
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.shards import ShardInputs, cut_into_shards, shard_inputs
 
@@ -70,13 +70,14 @@ def test_values_are_the_kernels_and_not_those_of_torch(tmp_path: Path) -> None:
     inputs = inputs_of_one_shard()
     native = NativePolicy(policy, longest=inputs.input_ids.shape[1])
 
-    log_probs, raw = policy_log_probs(policy, inputs, temperature=0.7, native=native)
+    outputs = policy_outputs(policy, inputs, temperature=0.7, native=native)
+    log_probs, raw = outputs.log_probs, outputs.raw_log_probs
     weights = torch.ones(len(inputs.targets))
     outputs = outputs_after_backward(policy, inputs, weights, temperature=0.7, native=native)
 
     assert torch.equal(outputs.log_probs, log_probs)
     assert torch.equal(outputs.raw_log_probs, raw)
-    assert not torch.equal(policy_log_probs(policy, inputs, temperature=0.7)[0], log_probs)
+    assert not torch.equal(policy_outputs(policy, inputs, temperature=0.7).log_probs, log_probs)
 
 
 def test_logits_in_parts_change_no_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from policy_samples import random_tokens, rows
+from policy_samples import experience_of, random_tokens, rows
 from trainer_samples import random_batch
 
 from rlserve.errors import ConfigurationError
@@ -51,7 +51,7 @@ def test_weights_are_the_ratios_within_the_thresholds(level: Any, mode: Any) -> 
     assert not found.weights.requires_grad
 
 
-def test_without_weights_and_rejection_nothing_is_changed() -> None:
+def test_without_weights_nothing_is_changed() -> None:
     found = correct(random_tokens(LENGTHS, spread=0.7), RolloutCorrectionConfig(rollout_is=None))
     assert (found.weights == 1).all()
 
@@ -80,11 +80,48 @@ def test_what_is_beyond_the_threshold_is_rejected(level: str, estimate: str) -> 
         rollout_rs=f"{level}_{estimate}",  # type: ignore[arg-type]
         rollout_rs_threshold=threshold,
     )
-    found = correct(tokens, config)
+    seen = experience_of(
+        [1.0] * len(LENGTHS),
+        LENGTHS,
+        log_probs=tokens.old_log_probs.numpy(),
+        behaviour_log_probs=tokens.behaviour_log_probs.numpy(),
+        finish_reasons=("length", *["stop"] * (len(LENGTHS) - 1)),
+    )
     expected = np.abs(estimates) > threshold
-    np.testing.assert_array_equal(found.weights == 0, expected)
-    np.testing.assert_array_equal(found.means["training/rejected_frac"], expected)
+    credit = GRPO(GRPOConfig(rollout_correction=config)).credit(seen)
+    np.testing.assert_array_equal(credit.is_kept, ~expected)
+    assert credit.metrics == {"training/rejected_frac": expected.mean()}
     assert 0 < expected.sum() < len(expected)
+    credit = GRPO(GRPOConfig(rollout_correction=config, mask_truncated_completions=True)).credit(seen)
+    np.testing.assert_array_equal(credit.is_kept, ~expected & (np.arange(len(expected)) >= LENGTHS[0]))
+
+
+def test_what_is_rejected_counts_in_no_mean(model_path: str) -> None:
+    """A step with answers that are rejected is one without them."""
+    batch = random_batch(0)
+    far = np.repeat(np.arange(batch.num_samples) % 2 == 1, batch.response_lengths)
+    config = GRPOConfig(
+        scale_rewards="none",
+        loss_agg_mode="token-mean",
+        rollout_correction=RolloutCorrectionConfig(rollout_is=None, rollout_rs="seq_mean_k1", rollout_rs_threshold=0.5),
+    )
+    trainers = [create_trainer(TorchTrainerConfig(), config, model_path=model_path, seed=0) for _ in range(2)]
+    behaviour = trainers[0].log_probs(batch) - far.astype(np.float32)
+    # Alone in their groups answers would have no advantage: so the others of the group have the same reward.
+    batch = dataclasses.replace(
+        batch,
+        behaviour_log_probs=behaviour,
+        group_ids=("0",) * batch.num_samples,
+        rewards=np.where(np.arange(batch.num_samples) % 4 < 2, 1.0, -1.0).astype(np.float32),
+    )
+    kept = batch.select(np.flatnonzero(np.arange(batch.num_samples) % 2 == 0))
+    assert kept.rewards.mean() == batch.rewards.mean()
+    with_rejected, without = (trainer.step(each) for trainer, each in zip(trainers, (batch, kept), strict=True))
+    assert 0 < with_rejected["training/rejected_frac"] < 1
+    assert without["training/rejected_frac"] == 0
+    for name in ("actor/grad_norm", "actor/pg_loss"):
+        assert with_rejected[name] == pytest.approx(without[name], rel=1e-4)
+    assert without["actor/grad_norm"] > 0.001
 
 
 def test_the_policys_loss_is_multiplied_by_the_weights() -> None:
@@ -154,7 +191,7 @@ def test_thresholds_on_the_wrong_side_are_refused(changes: dict[str, Any], probl
         (RolloutCorrectionConfig(), False),
         (RolloutCorrectionConfig(rollout_is="sequence"), True),
         (RolloutCorrectionConfig(rollout_rs="token_k3"), False),
-        (RolloutCorrectionConfig(rollout_rs="seq_max_k2"), True),
+        (RolloutCorrectionConfig(rollout_rs="seq_max_k2"), False),
     ],
 )
 def test_what_looks_at_whole_answers_gets_them(correction: RolloutCorrectionConfig, expected: bool) -> None:

@@ -39,7 +39,8 @@ class RolloutCorrectionConfig:
     """The smallest weight."""
     rollout_rs: Rejection | None = None
     """Rejection of tokens, or of whole answers by the sum, mean or largest over their tokens, where an estimate of the
-    KL divergence of μ from π_old is beyond the threshold. None rejects nothing."""
+    KL divergence of μ from π_old is beyond the threshold. What is rejected is left out of all losses and their means.
+    None rejects nothing."""
     rollout_rs_threshold: float = 0.001
     """For ``rollout_rs``; of k1, which may be negative, it bounds the absolute value."""
     bypass_mode: bool = False
@@ -58,5 +59,5 @@ class RolloutCorrectionConfig:
 
     @property
     def needs_whole_samples(self) -> bool:
-        """Whether it looks at whole answers."""
-        return self.rollout_is == "sequence" or (self.rollout_rs or "token").startswith("seq")
+        """Whether its weights are of whole answers."""
+        return self.rollout_is == "sequence"

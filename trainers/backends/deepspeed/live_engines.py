@@ -203,6 +203,7 @@ class LiveEngines:
     def _score(self, batch: Batch, wanted: Wanted, modules: Mapping[str, Any], group: Group) -> Scores:
         names = ["values"] * wanted.values
         names += ["log_probs", "raw_log_probs"] * wanted.policy
+        names += ["entropies"] * wanted.entropies
         names += ["reference_log_probs"] * wanted.reference
 
         def columns(part: LogicalShard) -> Sequence[Tensor]:
@@ -211,7 +212,8 @@ class LiveEngines:
                 if wanted.values:
                     found.append(modules[CRITIC](inputs))
                 if wanted.policy:
-                    found += modules[POLICY](inputs)[:2]
+                    outputs = modules[POLICY](inputs, wanted.entropies)
+                    found += [column for column in outputs if column is not None]
                 if wanted.reference:
                     found.append(modules[REFERENCE](inputs)[0])
             return found

@@ -108,7 +108,7 @@ class FullyShardedBackend(Backend):
         assert not alone or self._group.num_ranks == 1, "all ranks go through a network together"
         networks, found = self._computing_networks(), Scores()
         asked = {
-            POLICY: Wanted(policy=wanted.policy),
+            POLICY: Wanted(policy=wanted.policy, entropies=wanted.entropies),
             REFERENCE: Wanted(reference=wanted.reference),
             CRITIC: Wanted(values=wanted.values, final_values=wanted.final_values),
         }

@@ -59,13 +59,13 @@ class OutputHead:
         length = max(1, _CHUNK_ELEMENTS // vocab_size, min(hidden_size, _CHUNK_ROWS))
         return (slice(first, min(first + length, num_rows)) for first in range(0, num_rows, length))
 
-    def log_probs(self, states_aH: Tensor, targets_a: Tensor) -> tuple[Tensor, Tensor]:
-        """``log_probs`` and ``raw_log_probs`` of ``PolicyOutputs``, each [a]; for where no gradient is wanted."""
-        found = _empty_outputs(targets_a, with_entropy=False)
+    def outputs(self, states_aH: Tensor, targets_a: Tensor, *, with_entropy: bool = False) -> PolicyOutputs:
+        """For where no gradient is wanted; each [a]."""
+        found = _empty_outputs(targets_a, with_entropy=with_entropy)
         with torch.no_grad():
             for rows in self.chunks(len(targets_a)):
-                _fill(found, rows, self._outputs(states_aH[rows], targets_a[rows]))
-        return found.log_probs, found.raw_log_probs
+                _fill(found, rows, self._outputs(states_aH[rows], targets_a[rows], with_entropy=with_entropy))
+        return found
 
     def backward(
         self,

@@ -122,16 +122,27 @@ def policy_backward(
     )
 
 
-def policy_log_probs(
-    policy: Any, inputs: PassInputs, *, temperature: float, native: NativePolicy | None = None
-) -> tuple[Tensor, Tensor]:
-    """[a] log-probabilities of the response tokens under softmax(logits / temperature), and under softmax(logits);
-    for where no gradient is wanted."""
-    if native is not None:
-        assert isinstance(inputs, ShardInputs)
-        return native.log_probs(inputs, temperature)
-    states_aH = _response_states(policy.base_model, inputs)
-    return OutputHead(policy, temperature).log_probs(states_aH, inputs.targets)
+def policy_outputs(
+    policy: Any,
+    inputs: PassInputs,
+    *,
+    temperature: float,
+    native: NativePolicy | None = None,
+    with_entropy: bool = False,
+) -> PolicyOutputs:
+    """What the policy says about the response tokens, for where no gradient is wanted. ``native`` gives its
+    log-probabilities alone."""
+    outputs = None
+    if native is None or with_entropy:
+        states_aH = _response_states(policy.base_model, inputs)
+        outputs = OutputHead(policy, temperature).outputs(states_aH, inputs.targets, with_entropy=with_entropy)
+    if native is None:
+        assert outputs is not None
+        return outputs
+    assert isinstance(inputs, ShardInputs)
+    log_probs, raw_log_probs = native.log_probs(inputs, temperature)
+    entropies = None if outputs is None else outputs.entropies
+    return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
 
 
 def checkpoint_weights(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlserve.trainers.backends.base import Scores, Wanted
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
-from rlserve.trainers.backends.pytorch.models import policy_log_probs, response_values
+from rlserve.trainers.backends.pytorch.models import policy_outputs, response_values
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.batch import Batch
@@ -41,6 +41,7 @@ def score_batch(
     native_reference = runner.native_policy(networks.reference, batch) if wanted.reference else None
     names = ["values"] * wanted.values
     names += ["log_probs", "raw_log_probs"] * wanted.policy
+    names += ["entropies"] * wanted.entropies
     names += ["reference_log_probs"] * wanted.reference
 
     def columns(part: LogicalShard, inputs: PassInputs) -> list[Tensor]:
@@ -52,12 +53,14 @@ def score_batch(
                 kept.keep(part, values)
             found.append(values.detach())
         if wanted.policy:
-            found += policy_log_probs(networks.policy, inputs, temperature=temperature, native=native)
-        if wanted.reference:
-            log_probs, _ = policy_log_probs(
-                networks.reference, inputs, temperature=temperature, native=native_reference
+            outputs = policy_outputs(
+                networks.policy, inputs, temperature=temperature, native=native, with_entropy=wanted.entropies
             )
-            found.append(log_probs)
+            found += [outputs.log_probs, outputs.raw_log_probs]
+            found += [] if outputs.entropies is None else [outputs.entropies]
+        if wanted.reference:
+            outputs = policy_outputs(networks.reference, inputs, temperature=temperature, native=native_reference)
+            found.append(outputs.log_probs)
         return found
 
     scored = dict(zip(names, runner.score(batch, columns, len(names)), strict=True)) if names else {}
