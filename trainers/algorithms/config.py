@@ -49,7 +49,7 @@ class UpdateConfig:
     tau_neg: float = 1.05
     """The same where it is not."""
     top_entropy_quantile: float = 1.0
-    """Share of the step's tokens, those of highest entropy, that the surrogate is of; it is 0 at all others, which still
+    """Share of the step's tokens, those of highest entropy, that the surrogate is of; it is 0 at others, which still
     count in means (arXiv 2506.01939, which has 0.2). TRL's name."""
     missing_eos_penalty: float = 0.0
     """Taken off the reward of an answer that was cut by a limit of length."""
