@@ -53,7 +53,12 @@ def create_trainer(
     needs = algorithm_of_run.needs
     backend = create_backend(
         config,
-        Networks(critic=needs.critic, reference=needs.reference, scores=needs.scores),
+        Networks(
+            critic=needs.critic,
+            reference=needs.reference,
+            scores=needs.scores,
+            carried=dict(algorithm_of_run.carried),
+        ),
         model_path=model_path,
         seed=seed,
         temperature=temperature,

@@ -92,7 +92,7 @@ class TrainingStep:
         """
         self._backend.begin_step()
         scores = self._backend.score(self._batch, self._wanted())
-        experience = experience_of(self._batch, scores)
+        experience = experience_of(self._batch, scores, self._backend.carried)
         credit = self._algorithm.credit(experience)
         columns = self._columns(scores, credit)
         updates: list[dict[str, float]] = []
@@ -114,7 +114,7 @@ class TrainingStep:
             **metrics.average(updates),
             "training/num_nonfinite_samples": float(self._num_left_out),
         }
-        self._backend.complete_step(found)
+        self._backend.complete_step(found, credit.carried)
         return found
 
     def _about_samples(

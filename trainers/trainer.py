@@ -57,7 +57,7 @@ class ElasticTrainer(Trainer):
         with self._failing_for_all():
             wanted = Wanted(policy=not algorithm.needs.scores, values=algorithm.needs.scores)
             scores = self._backend.score(batch, wanted)
-            return dict(algorithm.judge(experience_of(batch, scores)))
+            return dict(algorithm.judge(experience_of(batch, scores, self._backend.carried)))
 
     @contextmanager
     def _failing_for_all(self) -> Iterator[None]:

@@ -65,6 +65,8 @@ METRICS: Mapping[str, str] = {
     "critic/values/{mean,max,min}": "(PPO) values per token",
     KL: "mean KL of the policy to the frozen reference, nats per token, by one sample: it scatters around the true "
     "value, and may be below 0, more so where top-k or top-p restrict the draws [TRL objective/kl]",
+    "critic/kl_coefficient": "(with target_kl) coefficient of the KL penalty in this step [verl "
+    "actor/reward_kl_penalty_coeff]",
     KL_K3: "the same by the estimate k3 (Schulman, http://joschu.net/blog/kl-approx.html), which is never below 0",
     "response_length/{mean,max,min}": "tokens of an answer that the model made",
     CLIP_RATIO: "share of answers cut by the length limit, or by environment.max_turns [TRL completions/clipped_ratio]",

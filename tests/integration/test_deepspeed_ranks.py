@@ -36,7 +36,7 @@ SHARED: dict[str, Any] = {
     "timeout_s": 60.0,
 }
 TORCH = TorchTrainerConfig(num_logical_shards=2, **SHARED)
-PPO = PPOConfig(num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
+PPO = PPOConfig(num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01)
 BATCHES = [random_batch(seed, num_samples=10) for seed in range(5)]
 NOT_COMPARED = ("perf/padding_share", "critic/vf_clipfrac")
 """How samples are padded depends on the number of ranks; how many values are just clipped, on the last bit."""

@@ -15,7 +15,9 @@ from rlserve.errors import NonFiniteLossError, WorkerFailedError
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
 
 CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
-ALGORITHM = PPOConfig(num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
+ALGORITHM = PPOConfig(
+    num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
+)
 BATCHES = [random_batch(seed, num_samples=20) for seed in range(5)]
 
 

@@ -21,7 +21,9 @@ CONFIG = TorchTrainerConfig(
     sharding="full", learning_rate=1e-3, critic_learning_rate=1e-3, weight_decay=0.01, timeout_s=60.0
 )
 WHOLE = dataclasses.replace(CONFIG, sharding="optimizer", num_logical_shards=3)
-ALGORITHM = PPOConfig(num_mini_batches=2, kl_coefficient=0.05, entropy_coefficient=0.01)
+ALGORITHM = PPOConfig(
+    num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
+)
 BATCHES = [random_batch(seed, num_samples=12) for seed in range(6)]
 LOSSES = ("actor/pg_loss", "critic/vf_loss", "actor/entropy", "actor/grad_norm", "critic/grad_norm")
 

@@ -1,7 +1,8 @@
 """The contract of an algorithm: what it needs, whose credit a reward is, and what is minimised.
 
 All of it is pure: arrays in, arrays out. An algorithm knows no model, no optimizer and no ranks, and keeps nothing
-between two calls.
+between two calls: what a step is to know of those before it is carried by the trainer (``Credit.carried``), as its
+networks are.
 
     Experience ──► credit ──► Credit            once a step, over the whole batch
     PolicyTokens ──► policy_loss ──► PolicyLoss    for every update, some tokens at a time
@@ -17,6 +18,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +53,8 @@ class Experience:
     greedy_answers: GreedyAnswers | None = None
     behaviour_log_probs: NDArray[np.float32]
     """[K] under the distribution that was sampled from."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """``Credit.carried`` of the step before; before the first, ``Algorithm.carried``."""
     log_probs: NDArray[np.float32] | None
     """[K] under the policy that is trained (see ``losses/base.py``)."""
     entropies: NDArray[np.float32] | None = None
@@ -85,6 +89,8 @@ class Credit:
     """True at tokens whose negative log-likelihood the policy's loss has too; None where it has none."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Further numbers to report."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """What the next step is given. Part of the trainer's state."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -170,6 +176,8 @@ class Algorithm(ABC):
     """Passes over the samples of a step."""
     num_mini_batches: int
     """Updates in a pass."""
+    carried: Mapping[str, float] = MappingProxyType({})
+    """Numbers that are carried from step to step, as the first step is given them. Their names never change."""
 
     @abstractmethod
     def credit(self, experience: Experience) -> Credit:

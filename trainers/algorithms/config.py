@@ -84,6 +84,11 @@ class UpdateConfig:
     ``kl_loss_coefficient`` keeps no reference."""
     kl_penalty: Literal["k1", "k2", "k3"] = "k1"
     """Estimate of the KL divergence in the reward (Schulman 2020, "Approximating KL divergence")."""
+    target_kl: float | None = None
+    """Divergence per token, by ``kl_penalty``, that ``kl_coefficient`` is adapted to from step to step (Ziegler et al.
+    2019, arXiv 1909.08593, equation 4). None: it stays as it is. verl's name."""
+    kl_horizon: float = 10_000.0
+    """For ``target_kl``: in so many samples the coefficient grows by a fifth at most, and falls by as much."""
     kl_loss_coefficient: float = 0.0
     """Weight of the KL divergence from the frozen reference, added to the loss of each token."""
     kl_loss_type: KLEstimator = "k3"
@@ -142,6 +147,10 @@ class UpdateConfig:
             "entropy_coefficient": self.entropy_coefficient >= 0 or "must be at least 0",
             "positive_nll_coefficient": self.positive_nll_coefficient >= 0 or "must be at least 0",
             "kl_coefficient": self.kl_coefficient >= 0 or "must be at least 0",
+            "target_kl": self.target_kl is None
+            or (self.target_kl > 0 and self.kl_coefficient > 0)
+            or "must be null, or above 0 with a kl_coefficient to begin with",
+            "kl_horizon": self.kl_horizon > 0 or "must be above 0",
             "kl_loss_coefficient": self.kl_loss_coefficient >= 0 or "must be at least 0",
         }
 

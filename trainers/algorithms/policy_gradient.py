@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.trainers.algorithms.advantages.covariance import covariances, drawn_between, largest
-from rlserve.trainers.algorithms.advantages.token_rewards import token_rewards
+from rlserve.trainers.algorithms.advantages.token_rewards import sample_rewards, token_rewards
 from rlserve.trainers.algorithms.aggregation import aggregate
 from rlserve.trainers.algorithms.base import (
     Algorithm,
@@ -24,6 +24,7 @@ from rlserve.trainers.algorithms.base import (
 )
 from rlserve.trainers.algorithms.config import UpdateConfig
 from rlserve.trainers.algorithms.kl import kl_divergence
+from rlserve.trainers.algorithms.kl_control import KL_COEFFICIENT, adapted, kl_coefficient, kl_penalties
 from rlserve.trainers.algorithms.losses.factory import POLICY_LOSSES
 from rlserve.trainers.algorithms.rollout_correction.correction import correct
 from rlserve.trainers.algorithms.rollout_correction.rejection import rejected_tokens
@@ -39,6 +40,7 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         self.needs = config.needs
         self.num_epochs = config.num_epochs
         self.num_mini_batches = config.num_mini_batches
+        self.carried = {} if config.target_kl is None else {KL_COEFFICIENT: config.kl_coefficient}
         self._config = config
 
     def credit(self, experience: Experience) -> Credit:
@@ -49,8 +51,21 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
         if self._config.positive_nll_coefficient > 0:
             is_right = experience.rewards > self._config.positive_nll_threshold
             credit = dataclasses.replace(credit, is_imitated=np.repeat(is_right, experience.lengths))
+        if self._config.target_kl is not None:
+            credit = self._with_adapted_kl(credit, experience, self._config.target_kl)
         credit = self._without_left_out(credit, experience)
         return credit if self._config.top_entropy_quantile == 1 else self._with_top_entropies(credit, experience)
+
+    def _with_adapted_kl(self, credit: Credit, experience: Experience, target_kl: float) -> Credit:
+        """The coefficient of the next step, which is that of this one but for how far the policy is from the target."""
+        coefficient = kl_coefficient(experience, self._config)
+        sums_B = sample_rewards(kl_penalties(experience, self._config), experience.lengths)
+        following = adapted(coefficient, sums_B / experience.lengths, target_kl, self._config.kl_horizon)
+        return dataclasses.replace(
+            credit,
+            carried={KL_COEFFICIENT: following},
+            metrics={**credit.metrics, "critic/kl_coefficient": coefficient},
+        )
 
     def _with_top_entropies(self, credit: Credit, experience: Experience) -> Credit:
         """The surrogate is of the tokens of highest entropy alone, among those that the losses do not leave out."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ POLICY, CRITIC = "policy", "critic"
 
 @dataclass(frozen=True, kw_only=True)
 class Networks:
-    """Which networks there are beside the policy."""
+    """Which networks there are beside the policy, and what else is state."""
 
     critic: bool
     reference: bool
@@ -38,6 +38,8 @@ class Networks:
     scores: bool = False
     """The policy has a head of one score in place of the vocabulary. It says values, and no log-probabilities, and its
     loss is that of values. Backend `pytorch` alone has it."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """What ``Backend.carried`` is before the first step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,12 @@ class Backend(ABC):
     def last_metrics(self) -> dict[str, float]:
         """As ``Trainer.last_metrics``."""
 
+    @property
+    @abstractmethod
+    def carried(self) -> Mapping[str, float]:
+        """Numbers that the algorithm carries from step to step, by name, as the last step left them: part of the state,
+        the same on every rank."""
+
     @abstractmethod
     def begin_step(self) -> None:
         """Make the present state the one that ``take_back`` returns to."""
@@ -168,8 +176,9 @@ class Backend(ABC):
         """Clip the gradient that was computed last and apply it."""
 
     @abstractmethod
-    def complete_step(self, metrics: Mapping[str, float]) -> None:
-        """As ``update``, for the last of a step: count the step as taken, and keep its metrics."""
+    def complete_step(self, metrics: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        """As ``update``, for the last of a step: count the step as taken, and keep its metrics, and what the algorithm
+        carries on."""
 
     @abstractmethod
     def take_back(self) -> None:

@@ -36,6 +36,8 @@ class Standing:
     """Whether it holds the gradient that completes the next step."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the last step."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that the algorithm carries from step to step."""
 
     def note(self) -> dict[str, Any]:
         """As JSON knows it."""

@@ -44,7 +44,7 @@ class Rank:
             flat=flat,
             flat_reference=None,
             optimizer=optimizer,
-            progress=StepProgress(flat, optimizer, holds_state=holds_state),
+            progress=StepProgress(flat, optimizer, holds_state=holds_state, carried={}),
             holdings=Holdings(num_elements=flat.vector.numel(), num_holders=1),
         )
 
@@ -62,7 +62,8 @@ class Rank:
             self.stage(10 * number + update, completes_step=is_last)
             if update == stop_before:
                 return
-            self.state.progress.apply({"step": float(number)} if is_last else None)
+            found = {"step": float(number)} if is_last else None
+            self.state.progress.apply(found, found)
             if stop_before is None:
                 TrainingState.gather_parameters(self.state, group)
 
@@ -103,6 +104,7 @@ def assert_like(ranks: list[Rank], alone: Rank) -> None:
             assert torch.equal(values, joined(expected, elements, name))
         assert rank.state.progress.num_steps == alone.state.progress.num_steps
         assert rank.state.progress.metrics == alone.state.progress.metrics
+        assert rank.state.progress.carried == alone.state.progress.carried
         assert rank.state.optimizer.num_updates == alone.state.optimizer.num_updates
 
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from rlserve.trainers.algorithms.base import Experience, FloatArray
 from rlserve.trainers.algorithms.config import UpdateConfig
-from rlserve.trainers.algorithms.kl import kl_divergence
+from rlserve.trainers.algorithms.kl_control import kl_coefficient, kl_penalties
 from rlserve.trainers.batch import LENGTH
 
 
@@ -27,11 +26,7 @@ def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
     lengths = experience.lengths
     per_token = np.zeros(int(lengths.sum()))
     if config.kl_coefficient > 0:
-        log_probs, reference = experience.log_probs, experience.reference_log_probs
-        assert log_probs is not None
-        assert reference is not None
-        divergence = kl_divergence(_tensor(log_probs), _tensor(reference), config.kl_penalty)
-        per_token -= config.kl_coefficient * divergence.numpy()
+        per_token -= kl_coefficient(experience, config) * kl_penalties(experience, config)
     rewards = experience.rewards.astype(np.float64) - penalties(lengths, experience.finish_reasons, config)
     per_token[np.cumsum(lengths) - 1] += rewards
     return per_token
@@ -60,7 +55,3 @@ def sample_rewards(per_token: FloatArray, lengths: NDArray[np.int32]) -> FloatAr
     """[B] the sum over each sample's tokens."""
     sums: FloatArray = np.add.reduceat(per_token, np.cumsum(lengths) - lengths)
     return sums
-
-
-def _tensor(array: NDArray[np.float32]) -> torch.Tensor:
-    return torch.from_numpy(array.astype(np.float64))

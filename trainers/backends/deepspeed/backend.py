@@ -49,7 +49,7 @@ from rlserve.trainers.backends.deepspeed.world import World
 from rlserve.trainers.backends.learning_rates import learning_rates
 from rlserve.trainers.backends.pytorch.adapters import adapter_weights
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights
-from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
+from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.backends.spread.policy_files import PolicyFiles
@@ -92,7 +92,7 @@ class DeepSpeedBackend(Backend):
             decay_norms_and_biases=config.decay_norms_and_biases,
         )
         self._skeleton = skeleton_of(self._networks[POLICY])
-        self._progress = Progress()
+        self._progress = Progress(carried=networks.carried)
         self._held: HeldState | None = self._loaded(self._networks) if load_weights else None
         """The state, while no engine has it."""
         self._live: LiveEngines | None = None
@@ -124,6 +124,10 @@ class DeepSpeedBackend(Backend):
     def last_metrics(self) -> dict[str, float]:
         return dict(self._progress.metrics)
 
+    @property
+    def carried(self) -> Mapping[str, float]:
+        return self._progress.carried
+
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
         if alone and self._group.num_ranks > 1:
             return self._engines().score_alone(batch, wanted)
@@ -146,9 +150,9 @@ class DeepSpeedBackend(Backend):
             self._before = HeldState(progress=self._progress, vectors=self._engines().read())
         self._apply()
 
-    def complete_step(self, metrics: Mapping[str, float]) -> None:
+    def complete_step(self, metrics: Mapping[str, float], carried: Mapping[str, float]) -> None:
         self._apply()
-        self._progress = replace(self._progress, num_steps=self._progress.num_steps + 1, metrics=dict(metrics))
+        self._progress = self._progress.after_step(metrics, carried)
         self._before = None
         with self._together("collecting the policy's tensors") as live:
             live.complete_step()
@@ -334,7 +338,7 @@ class DeepSpeedBackend(Backend):
         return learning_rates(self._config, self._layout.trained, self._progress.num_updates)
 
     def _load(self, saved: SavedState) -> None:
-        held = load_held(saved, self._layout, self._group, self._config.zero_stage)
+        held = load_held(saved, self._layout, self._group, self._config.zero_stage, self._progress.carried)
         self._drop_engines()
         self._hold(held)
         self._engines()
@@ -367,11 +371,7 @@ class DeepSpeedBackend(Backend):
 
     def _new_networks(self, *, load_weights: bool) -> dict[str, Any]:
         return create_networks(
-            self._config,
-            self._wanted_networks,
-            model_path=self._model_path,
-            seed=self._seed,
-            load_weights=load_weights,
+            self._config, self._wanted_networks, model_path=self._model_path, seed=self._seed, load_weights=load_weights
         )
 
     def _loaded(self, networks: Mapping[str, Any]) -> HeldState:
@@ -382,7 +382,7 @@ class DeepSpeedBackend(Backend):
             for network, places in self._layout.places.items()
             for name, place in places.items()
         ]
-        return HeldState(progress=Progress(), vectors={PARAMETERS: Pieces(pieces)})
+        return HeldState(progress=Progress(carried=self._wanted_networks.carried), vectors={PARAMETERS: Pieces(pieces)})
 
     def _free_memory(self) -> None:
         if self.device.type == "cuda":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from rlserve.trainers.backends.pytorch.saved_state import SavedProgress
 from rlserve.trainers.elastic.intervals import Interval, Intervals, intersection, union
 
 PARAMETERS, FIRST, SECOND = "parameters", "first", "second"
@@ -62,6 +63,16 @@ class Progress:
     num_updates: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Of the last step."""
+    carried: Mapping[str, float] = field(default_factory=dict)
+    """As ``Backend.carried``."""
+
+    def after_step(self, metrics: Mapping[str, float], carried: Mapping[str, float]) -> Progress:
+        """One step further."""
+        return replace(self, num_steps=self.num_steps + 1, metrics=dict(metrics), carried=dict(carried))
+
+    def saved(self) -> SavedProgress:
+        """What a saved state has of it."""
+        return SavedProgress(num_steps=self.num_steps, num_updates=self.num_updates, carried=self.carried)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rlserve.trainers.backends.deepspeed.held_state import PARAMETERS, VECTORS, HeldState, Progress, filled
 from rlserve.trainers.backends.deepspeed.layout import ParameterLayout, Place
-from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS, SavedState, SavedTensor, check_fits
+from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
+from rlserve.trainers.backends.pytorch.state import MOMENTS
 from rlserve.trainers.backends.pytorch.state_copy import PolicyCopy
-from rlserve.trainers.backends.pytorch.state_files import Part, file_name, write_index
+from rlserve.trainers.backends.pytorch.state_files import Part, file_name, parts_of_rank_0, write_index
 from rlserve.trainers.base import StateCopy
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
@@ -22,14 +23,16 @@ from rlserve.trainers.elastic.intervals import Interval, Intervals, intersection
 _VECTOR_OF_PREFIX = {"": PARAMETERS, **MOMENTS}
 
 
-def load_held(saved: SavedState, layout: ParameterLayout, group: Group, zero_stage: int) -> HeldState:
-    """A rank's part of a saved state; nothing else of it is read.
+def load_held(
+    saved: SavedState, layout: ParameterLayout, group: Group, zero_stage: int, carried: Iterable[str]
+) -> HeldState:
+    """A rank's part of a saved state; nothing else of it is read. ``carried`` names what the algorithm carries.
 
     Raises:
         WeightsRefusedError: names, shapes or types differ.
     """
-    check_fits({tensor.name: tensor for tensor in _saved_tensors(layout)}, saved.tensors)
-    num_steps, num_updates = saved.read(COUNTERS, Interval(0, 2)).tolist()
+    check_fits({tensor.name: tensor for tensor in _saved_tensors(layout, carried)}, saved.tensors)
+    found = SavedProgress.read(saved, carried)
     prefixes = {vector: prefix for prefix, vector in _VECTOR_OF_PREFIX.items()}
 
     def read(vector: str, elements: Interval) -> Tensor:
@@ -42,10 +45,10 @@ def load_held(saved: SavedState, layout: ParameterLayout, group: Group, zero_sta
         )
 
     moments = layout.moments_of(group.rank, group.num_ranks, zero_stage)
-    wanted = dict.fromkeys(VECTORS if num_updates else (), moments) | {
+    wanted = dict.fromkeys(VECTORS if found.num_updates else (), moments) | {
         PARAMETERS: layout.parameters_of(group.rank, group.num_ranks, zero_stage)
     }
-    progress = Progress(num_steps=num_steps, num_updates=num_updates)
+    progress = Progress(num_steps=found.num_steps, num_updates=found.num_updates, carried=found.carried)
     return HeldState(progress=progress, vectors=filled(wanted, read))
 
 
@@ -64,7 +67,7 @@ def gathered_state(
         )
         for name, prefix, place in _named_places(layout)
     }
-    return found | {COUNTERS: torch.tensor([held.progress.num_steps, held.progress.num_updates])}
+    return found | held.progress.saved().tensors()
 
 
 class ShardCopy(StateCopy):
@@ -88,14 +91,16 @@ class ShardCopy(StateCopy):
             if (parts := _common(place, own[prefix]))
         }
         self._policy = policy
+        self._carried = tuple(held.progress.carried)
+        self._progress = held.progress.saved().tensors()
         if self._rank == 0:
-            self._tensors[COUNTERS] = torch.tensor([held.progress.num_steps, held.progress.num_updates])
+            self._tensors |= self._progress
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors, folder / file_name(self._rank, self._num_ranks))
         if self._rank == 0:
-            write_index(folder, _saved_tensors(self._layout), self._all_parts())
+            write_index(folder, _saved_tensors(self._layout, self._carried), self._all_parts())
         if self._policy is not None:
             self._policy.write(policy_folder)
 
@@ -104,7 +109,7 @@ class ShardCopy(StateCopy):
 
     def _all_parts(self) -> dict[str, list[Part]]:
         """Which elements of each saved tensor each rank writes: the same on all ranks."""
-        parts: dict[str, list[Part]] = {COUNTERS: [Part(file=file_name(0, self._num_ranks), elements=Interval(0, 2))]}
+        parts = parts_of_rank_0(self._progress, self._num_ranks)
         for rank in range(self._num_ranks):
             written = {prefix: self._written_by(rank, prefix) for prefix in _VECTOR_OF_PREFIX}
             for name, prefix, place in _named_places(self._layout):
@@ -127,11 +132,11 @@ def _named_places(layout: ParameterLayout) -> Iterator[tuple[str, str, Place]]:
                 yield f"{prefix}{place.network}.{place.name}", prefix, place
 
 
-def _saved_tensors(layout: ParameterLayout) -> list[SavedTensor]:
+def _saved_tensors(layout: ParameterLayout, carried: Iterable[str]) -> list[SavedTensor]:
     """The same on any number of ranks."""
     return [
         *(SavedTensor(name=name, shape=place.shape, dtype=torch.float32) for name, _, place in _named_places(layout)),
-        SavedTensor(name=COUNTERS, shape=torch.Size([2]), dtype=torch.int64),
+        *SavedProgress.declared(carried),
     ]
 
 

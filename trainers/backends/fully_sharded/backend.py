@@ -44,9 +44,9 @@ from rlserve.trainers.backends.fully_sharded.state_copy import RowsCopy
 from rlserve.trainers.backends.pytorch.kept_values import KeptValues
 from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
 from rlserve.trainers.backends.pytorch.runner import tokens_of
+from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
-from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.state_copy import ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.backends.spread.policy_files import PolicyFiles
@@ -103,6 +103,10 @@ class FullyShardedBackend(Backend):
     @property
     def last_metrics(self) -> dict[str, float]:
         return self._held().progress.metrics
+
+    @property
+    def carried(self) -> Mapping[str, float]:
+        return self._held().progress.carried
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
         assert not alone or self._group.num_ranks == 1, "all ranks go through a network together"
@@ -169,8 +173,8 @@ class FullyShardedBackend(Backend):
         self._held().progress.apply()
         self._computing_networks().take_shards()
 
-    def complete_step(self, metrics: Mapping[str, float]) -> None:
-        self._held().progress.apply(metrics)
+    def complete_step(self, metrics: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        self._held().progress.apply(metrics, carried)
         self._computing_networks().take_shards()
         self._gather_policy_weights()
 

@@ -23,8 +23,6 @@ from rlserve.trainers.elastic.intervals import Interval, Intervals, intersection
 from rlserve.trainers.elastic.standing import NOTHING, Standing, common_step, settled
 from rlserve.trainers.elastic.transfers import Transfer, missing, plan_transfers, traffic_of
 
-_FRESH = Standing(num_steps=0, num_updates=0, shards=(), has_all_parameters=True)
-"""Of a rank that has read the initial state."""
 _EMPTY = Standing(num_steps=NOTHING, num_updates=0, shards=(), has_all_parameters=False)
 
 
@@ -77,7 +75,9 @@ def cut_up_alone(state: ShardedState, device: torch.device) -> None:
 def _standing(state: ShardedState) -> Standing:
     if state.held is not None:
         return state.held.progress.standing()
-    return _EMPTY if state.initial is None else _FRESH
+    if state.initial is None:
+        return _EMPTY
+    return Standing(num_steps=0, num_updates=0, shards=(), has_all_parameters=True, carried=state.initially_carried)
 
 
 def _check_whole(state: ShardedState, cuts: Sequence[Cut | None], membership: Membership) -> None:

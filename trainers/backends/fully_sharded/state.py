@@ -20,7 +20,8 @@ from rlserve.trainers.backends.fully_sharded.shards import RankShards
 from rlserve.trainers.backends.pytorch.models import Critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW
 from rlserve.trainers.backends.pytorch.progress import StepProgress
-from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS, SavedState, SavedTensor, check_fits
+from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
+from rlserve.trainers.backends.pytorch.state import MOMENTS
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
 from rlserve.trainers.elastic.intervals import Interval
@@ -29,12 +30,14 @@ from rlserve.trainers.elastic.intervals import Interval
 class HeldShards:
     """Rows of all tensors, with their moments."""
 
-    def __init__(self, config: TorchTrainerConfig, layout: Layout, cut: Cut, device: torch.device) -> None:
+    def __init__(
+        self, config: TorchTrainerConfig, layout: Layout, cut: Cut, device: torch.device, carried: Mapping[str, float]
+    ) -> None:
         """All zeros, after step 0."""
         self.shards = RankShards(layout, cut, device)
         self.optimizer = ShardedAdamW(config, self.shards)
         self.optimizer.hold([self.optimizer.new_moments(Interval(0, self.shards.vector.numel()))])
-        self.progress = StepProgress(self.shards, self.optimizer, holds_state=True)
+        self.progress = StepProgress(self.shards, self.optimizer, holds_state=True, carried=carried)
 
     def move(self, device: torch.device) -> None:
         """To another device."""
@@ -62,6 +65,8 @@ class ShardedState:
     ) -> None:
         self._config = config
         self._device = device
+        self.initially_carried = networks.carried
+        """As ``Backend.carried`` before the first step."""
         policy: Any = load_policy(model_path, load_weights=load_weights)
         parameters: dict[str, dict[str, Tensor]] = {POLICY: _detached(policy)}
         base = _detached(policy.base_model)
@@ -107,7 +112,7 @@ class ShardedState:
 
     def new_shards(self, cut: Cut) -> HeldShards:
         """Room for what a rank of a group holds."""
-        return HeldShards(self._config, self.layout, cut, self._device)
+        return HeldShards(self._config, self.layout, cut, self._device, self.initially_carried)
 
     def hold(self, held: HeldShards) -> None:
         """Replace what is held."""
@@ -137,8 +142,7 @@ class ShardedState:
         reference = [
             SavedTensor(name=each.name, shape=each.shape, dtype=torch.float32) for each in self.layout.of(REFERENCE)
         ]
-        counters = SavedTensor(name=COUNTERS, shape=torch.Size([2]), dtype=torch.int64)
-        return [*found, *moments, *reference, counters]
+        return [*found, *moments, *reference, *SavedProgress.declared(self.initially_carried)]
 
     def gathered(self, group: Group) -> Iterator[Tensor]:
         """The contents of ``saved_tensors``, in order, one at a time; copies. All ranks go through it together."""
@@ -148,7 +152,7 @@ class ShardedState:
                 yield self.gather(group, tensor, moment)
         for tensor in self.layout.of(REFERENCE):
             yield self.gather(group, tensor)
-        yield torch.tensor([held.progress.num_steps, held.optimizer.num_updates])
+        yield from held.progress.saved().tensors().values()
 
     def gather(self, group: Group, tensor: ShardedTensor, moment: str | None = None) -> Tensor:
         """The whole of a tensor, or of its moment, on every rank. All ranks call this together."""
@@ -174,8 +178,7 @@ class ShardedState:
                 part = tensor.part(held.shards.cut)
                 if part.num_elements:
                     held.rows(tensor, moment).copy_(saved.read(f"{prefix}{tensor.name}", part))
-        num_steps, num_updates = saved.read(COUNTERS, Interval(0, 2)).tolist()
-        held.progress.restart(num_steps=num_steps, num_updates=num_updates)
+        held.progress.restart(SavedProgress.read(saved, self.initially_carried))
 
     def shards_held(self) -> HeldShards:
         """What is cut up."""

@@ -5,17 +5,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from rlserve.trainers.backends.fully_sharded.layout import Cut
 from rlserve.trainers.backends.fully_sharded.state import ShardedState
-from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS
+from rlserve.trainers.backends.pytorch.state import MOMENTS
 from rlserve.trainers.backends.pytorch.state_copy import PolicyCopy
-from rlserve.trainers.backends.pytorch.state_files import Part, file_name, write_index
+from rlserve.trainers.backends.pytorch.state_files import Part, file_name, parts_of_rank_0, write_index
 from rlserve.trainers.base import StateCopy
-from rlserve.trainers.elastic.intervals import Interval
 
 
 class RowsCopy(StateCopy):
@@ -34,8 +32,9 @@ class RowsCopy(StateCopy):
                 if rows.numel():
                     self._tensors[f"{prefix}{tensor.name}"] = rows.detach().to("cpu", copy=True)
         self._policy = policy
+        self._progress = held.progress.saved().tensors()
         if self._cut.rank == 0:
-            self._tensors[COUNTERS] = torch.tensor([held.progress.num_steps, held.optimizer.num_updates])
+            self._tensors |= self._progress
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +46,7 @@ class RowsCopy(StateCopy):
     def _parts(self) -> dict[str, list[Part]]:
         """Which elements of each saved tensor each rank writes."""
         num_ranks = self._cut.num_ranks
-        parts = {COUNTERS: [Part(file=file_name(0, num_ranks), elements=Interval(0, 2))]}
+        parts = parts_of_rank_0(self._progress, num_ranks)
         for tensor in self._layout.tensors:
             of_ranks = [(rank, tensor.part(Cut(rank=rank, num_ranks=num_ranks))) for rank in range(num_ranks)]
             found = [

@@ -51,9 +51,10 @@ from rlserve.trainers.backends.pytorch.packed.decoder import pack_layers
 from rlserve.trainers.backends.pytorch.recomputed_layers import recompute_layers
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
+from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
-from rlserve.trainers.backends.pytorch.state import SavedState, StateInMemory, TrainingState
+from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.base import Membership, Traffic
@@ -108,6 +109,10 @@ class TorchBackend(Backend):
     @property
     def last_metrics(self) -> dict[str, float]:
         return self._held_state().progress.metrics
+
+    @property
+    def carried(self) -> Mapping[str, float]:
+        return self._held_state().progress.carried
 
     def score(self, batch: Batch, wanted: Wanted, *, alone: bool = False) -> Scores:
         state, runner = self._usable_state(), self._runner()
@@ -172,19 +177,19 @@ class TorchBackend(Backend):
         self._held_state().progress.take_back()
 
     def update(self) -> None:
-        self._apply(None)
+        self._apply()
 
-    def complete_step(self, metrics: Mapping[str, float]) -> None:
-        self._apply(metrics)
+    def complete_step(self, metrics: Mapping[str, float], carried: Mapping[str, float]) -> None:
+        self._apply(metrics, carried)
 
     def take_back(self) -> None:
         state = self._held_state()
         state.progress.take_back()
         state.gather_parameters(self._group)
 
-    def _apply(self, metrics: Mapping[str, float] | None) -> None:
+    def _apply(self, metrics: Mapping[str, float] | None = None, carried: Mapping[str, float] | None = None) -> None:
         state = self._held_state()
-        state.progress.apply(metrics)
+        state.progress.apply(metrics, carried)
         state.gather_parameters(self._group)
 
     def weights(self) -> dict[str, Tensor]:

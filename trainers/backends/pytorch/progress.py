@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlserve.trainers.backends.pytorch.optimizer import Moments, ShardedAdamW, TrainedVector
+from rlserve.trainers.backends.pytorch.saved_state import SavedProgress
 from rlserve.trainers.elastic.intervals import Interval, difference, union
 from rlserve.trainers.elastic.standing import NOTHING, Standing
 
@@ -40,12 +41,17 @@ class _Before:
 class StepProgress:
     """Stages and applies the updates of a step."""
 
-    def __init__(self, flat: TrainedVector, optimizer: ShardedAdamW, *, holds_state: bool) -> None:
+    def __init__(
+        self, flat: TrainedVector, optimizer: ShardedAdamW, *, holds_state: bool, carried: Mapping[str, float]
+    ) -> None:
+        """``carried`` is what ``Backend.carried`` begins with."""
         self.num_steps = 0 if holds_state else NOTHING
         self.has_all_parameters = holds_state
         """Whether the parameters of shards that other ranks hold are as new as those of this rank's."""
         self.metrics: dict[str, float] = {}
         """Of the last step that was completed."""
+        self.carried = dict(carried)
+        """As ``Backend.carried``."""
         self._flat = flat
         self._optimizer = optimizer
         self._staged: _Staged | None = None
@@ -68,14 +74,15 @@ class StepProgress:
         it."""
         self._staged = _Staged(gradients=gradients, norms=norms, completes_step=completes_step)
 
-    def apply(self, metrics: Mapping[str, float] | None = None) -> None:
+    def apply(self, metrics: Mapping[str, float] | None = None, carried: Mapping[str, float] | None = None) -> None:
         """Apply the staged update to the shards that this rank holds.
 
         Args:
             metrics: of the step, where this completes it.
+            carried: what the step leaves of the numbers that the algorithm carries, where this completes it.
         """
         assert self._staged is not None, "stage an update first"
-        assert self._staged.completes_step == (metrics is not None)
+        assert self._staged.completes_step == (metrics is not None) == (carried is not None)
         staged, self._staged = self._staged, None
         if metrics is None and self._before is None:
             self._before = _Before(
@@ -84,9 +91,9 @@ class StepProgress:
             )
         self._optimizer.update(staged.gradients, staged.norms)
         self.has_all_parameters = self.holds_everything
-        if metrics is not None:
+        if metrics is not None and carried is not None:
             self.num_steps += 1
-            self.metrics = dict(metrics)
+            self.metrics, self.carried = dict(metrics), dict(carried)
             self._before = None
 
     def take_back(self) -> None:
@@ -112,6 +119,7 @@ class StepProgress:
             has_all_parameters=self.has_all_parameters if before is None else self.holds_everything,
             can_complete=self._staged is not None and self._staged.completes_step,
             metrics=self.metrics,
+            carried=self.carried,
         )
 
     def settle(self, common: Standing) -> None:
@@ -119,29 +127,35 @@ class StepProgress:
         if self.num_steps == NOTHING:
             return
         if self.num_steps < common.num_steps:
-            self.apply(common.metrics)
+            self.apply(common.metrics, common.carried)
         else:
             self.take_back()
 
     def stand(self, common: Standing) -> None:
         """Count on from where ``common`` stands: all that it takes has come in."""
         self.num_steps = common.num_steps
-        self.metrics = dict(common.metrics)
+        self.metrics, self.carried = dict(common.metrics), dict(common.carried)
         self._optimizer.num_updates = common.num_updates
         self.has_all_parameters = True
 
     def return_to(self, before: Standing) -> None:
         """Stand where this rank did before ``stand``, since not all has come in."""
         self.num_steps = before.num_steps
-        self.metrics = dict(before.metrics)
+        self.metrics, self.carried = dict(before.metrics), dict(before.carried)
         self._optimizer.num_updates = before.num_updates
         self.has_all_parameters = before.has_all_parameters
 
-    def restart(self, *, num_steps: int, num_updates: int) -> None:
+    def saved(self) -> SavedProgress:
+        """What a saved state has of it."""
+        return SavedProgress(
+            num_steps=self.num_steps, num_updates=self._optimizer.num_updates, carried=dict(self.carried)
+        )
+
+    def restart(self, saved: SavedProgress) -> None:
         """Count on from a saved state, with nothing in progress."""
         self.begin()
-        self.num_steps, self._optimizer.num_updates = num_steps, num_updates
-        self.metrics = {}
+        self.num_steps, self._optimizer.num_updates = saved.num_steps, saved.num_updates
+        self.metrics, self.carried = {}, dict(saved.carried)
         self.has_all_parameters = True
 
     def _held(self) -> tuple[Moments, ...]:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rlserve.errors import WeightsRefusedError
 from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
@@ -20,6 +17,7 @@ from rlserve.trainers.backends.pytorch.models import Critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
 from rlserve.trainers.backends.pytorch.progress import StepProgress
+from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
 from rlserve.trainers.backends.pytorch.scorer import load_scorer
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
@@ -27,44 +25,8 @@ from rlserve.trainers.elastic.holdings import Holdings
 from rlserve.trainers.elastic.intervals import Interval, intersection
 from rlserve.trainers.elastic.standing import NOTHING
 
-COUNTERS = "counters"
-"""Name of the tensor [steps, optimizer updates] in a saved state."""
-
 MOMENTS = {"first_moment.": "first", "second_moment.": "second"}
 """Prefix of a moment's name in a saved state, and what ``Moments`` calls it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedTensor:
-    """One tensor of a saved state."""
-
-    name: str
-    shape: torch.Size
-    dtype: torch.dtype
-
-
-class SavedState(ABC):
-    """A saved state, of which any elements can be read."""
-
-    tensors: Mapping[str, SavedTensor]
-    """What it consists of, by name."""
-
-    @abstractmethod
-    def read(self, name: str, elements: Interval) -> Tensor:
-        """Some elements of a tensor, counted through all its dimensions; [elements]."""
-
-
-class StateInMemory(SavedState):
-    """As ``gathered`` gives it."""
-
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        self._state = state
-        self.tensors = {
-            name: SavedTensor(name=name, shape=tensor.shape, dtype=tensor.dtype) for name, tensor in state.items()
-        }
-
-    def read(self, name: str, elements: Interval) -> Tensor:
-        return self._state[name].flatten()[elements.elements]
 
 
 class TrainingState:
@@ -110,7 +72,7 @@ class TrainingState:
         self.flat = FlatParameters(trained, device)
         self.optimizer = ShardedAdamW(config, self.flat)
         self.holdings = Holdings(num_elements=self.flat.vector.numel(), num_holders=1)
-        self.progress = StepProgress(self.flat, self.optimizer, holds_state=load_weights)
+        self.progress = StepProgress(self.flat, self.optimizer, holds_state=load_weights, carried=networks.carried)
         if load_weights:
             self._hold_everything()
 
@@ -153,12 +115,12 @@ class TrainingState:
                 SavedTensor(name=f"reference.{name}", shape=place.parameter.shape, dtype=torch.float32)
                 for name, place in self.flat_reference.named_places("reference")
             ]
-        return [*tensors, SavedTensor(name=COUNTERS, shape=torch.Size([2]), dtype=torch.int64)]
+        return [*tensors, *SavedProgress.declared(self.progress.carried)]
 
     def gathered(self, group: Group) -> Iterator[Tensor]:
         """The contents of ``saved_tensors``, in order, one at a time. All ranks go through it together.
 
-        Views of what this rank holds whole, and a copy of the counters.
+        Views of what this rank holds whole, and copies of what says how far training has come.
         """
         for module in self.flat.segments:
             yield from self.flat.views(module, self.flat.vector).values()
@@ -168,7 +130,7 @@ class TrainingState:
                     yield self._gathered_moments(group, place, name)
         if self.flat_reference is not None:
             yield from self.flat_reference.views("reference", self.flat_reference.vector).values()
-        yield torch.tensor([self.progress.num_steps, self.optimizer.num_updates])
+        yield from self.progress.saved().tensors().values()
 
     def load(self, saved: SavedState) -> None:
         """Take over a saved state: all parameters, and the moments of the shards that this rank holds. Nothing else of
@@ -190,8 +152,7 @@ class TrainingState:
             for name, place in self.flat.named_places(module):
                 for prefix, moment in MOMENTS.items():
                     self._load_moments(place, moment, saved, f"{prefix}{module}.{name}")
-        num_steps, num_updates = saved.read(COUNTERS, Interval(0, 2)).tolist()
-        self.progress.restart(num_steps=num_steps, num_updates=num_updates)
+        self.progress.restart(SavedProgress.read(saved, self.progress.carried))
 
     def _hold_everything(self) -> None:
         self.optimizer.hold([self.optimizer.new_moments(Interval(0, self.flat.vector.numel()))])
@@ -214,16 +175,3 @@ class TrainingState:
                 first = place.elements.first
                 part = saved.read(name, Interval(common.first - first, common.end - first))
                 getattr(moments.part(common), moment).copy_(part)
-
-
-def check_fits(expected: Mapping[str, SavedTensor], saved: Mapping[str, SavedTensor]) -> None:
-    """Raise ``WeightsRefusedError`` where names, shapes or types of a saved state are not those that a trainer has."""
-    if odd := sorted(expected.keys() ^ saved.keys()):
-        where = "lacks" if odd[0] in expected else "has the unknown"
-        raise WeightsRefusedError(f"saved trainer state {where} tensor {odd[0]!r} ({len(odd)} such names)")
-    for name, own in expected.items():
-        if (own.shape, own.dtype) != (saved[name].shape, saved[name].dtype):
-            raise WeightsRefusedError(
-                f"saved trainer state does not fit: {name!r} is {saved[name].dtype} {tuple(saved[name].shape)}, "
-                f"this trainer's is {own.dtype} {tuple(own.shape)}"
-            )

@@ -28,8 +28,8 @@ from rlserve.trainers.backends.config import LoraConfig
 from rlserve.trainers.backends.pytorch.adapters import save_adapters
 from rlserve.trainers.backends.pytorch.optimizer import joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
-from rlserve.trainers.backends.pytorch.state import COUNTERS, MOMENTS, TrainingState
-from rlserve.trainers.backends.pytorch.state_files import Part, file_name, write_index
+from rlserve.trainers.backends.pytorch.state import MOMENTS, TrainingState
+from rlserve.trainers.backends.pytorch.state_files import Part, file_name, parts_of_rank_0, write_index
 from rlserve.trainers.base import StateCopy
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.holdings import Holdings
@@ -153,16 +153,16 @@ class ShardCopy(StateCopy):
             layout = _Layout.of(state.flat_reference, even, group.num_ranks)
             held = _on_host(vector[layout.shards[group.rank].elements])
             self._held.append(_Held(prefix="", layout=layout, shard_E=held))
-        self._counters = torch.tensor([state.progress.num_steps, state.optimizer.num_updates])
+        self._progress = state.progress.saved().tensors()
 
     def write(self, folder: Path, *, policy_folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: tensor for held in self._held for name, tensor in held.tensors(self._rank).items()}
         if self._rank == 0:
-            tensors[COUNTERS] = self._counters
+            tensors |= self._progress
         save_file(tensors, folder / file_name(self._rank, self._num_ranks))
         if self._policy is not None:
-            parts = {COUNTERS: [Part(file=file_name(0, self._num_ranks), elements=Interval(0, 2))]}
+            parts = parts_of_rank_0(self._progress, self._num_ranks)
             for held in self._held:
                 held.note_parts(parts)
             write_index(folder, self._declared, parts)

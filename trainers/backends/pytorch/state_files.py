@@ -22,12 +22,12 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from rlserve.trainers.backends.pytorch.state import SavedState, SavedTensor
+from rlserve.trainers.backends.pytorch.saved_state import SavedState, SavedTensor
 from rlserve.trainers.elastic.intervals import Interval, intersection
 
 INDEX_FILE = "index.json"
 
-_DTYPES = {"F32": torch.float32, "I64": torch.int64}
+_DTYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 _DTYPE_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -42,6 +42,12 @@ class Part:
 def file_name(rank: int, num_ranks: int) -> str:
     """``state-00001-of-00004.safetensors``, as Hugging Face counts them: from 1."""
     return f"state-{rank + 1:05d}-of-{num_ranks:05d}.safetensors"
+
+
+def parts_of_rank_0(tensors: Mapping[str, Tensor], num_ranks: int) -> dict[str, list[Part]]:
+    """Of tensors that rank 0 alone writes, whole."""
+    file = file_name(0, num_ranks)
+    return {name: [Part(file=file, elements=Interval(0, tensor.numel()))] for name, tensor in tensors.items()}
 
 
 def write_index(folder: Path, declared: Sequence[SavedTensor], parts: Mapping[str, Sequence[Part]]) -> None:
