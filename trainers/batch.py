@@ -60,7 +60,11 @@ class Batch:
     weight_versions: NDArray[np.int32]
     """[A] version of the weights that made each response token."""
     rewards: NDArray[np.float32]
-    """[B] the total that is trained on: one number for the whole response, credited to its last trained token."""
+    """[B] the total that is trained on: one number for the whole response, credited to its last trained token but for
+    what ``turn_rewards`` credits to others."""
+    turn_rewards: NDArray[np.float32] | None = None
+    """[A] the part of the total that came after a turn of a conversation, at the turn's last token; 0 elsewhere. None
+    where there are no turns."""
     reward_components: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """[B] each: further numbers of the reward by name, NaN where a sample has none."""
     finish_reasons: tuple[str, ...]
@@ -79,6 +83,7 @@ class Batch:
         assert self.token_ids.shape == (int(self.prompt_lengths.sum()) + num_response_tokens,)
         for per_token in (self.loss_mask, self.log_probs, self.behaviour_log_probs, self.weight_versions):
             assert per_token.shape == (num_response_tokens,)
+        assert self.turn_rewards is None or self.turn_rewards.shape == (num_response_tokens,)
         assert self.trained_lengths.min() >= 1, "a sample needs a token to train on"
 
     @property
@@ -141,6 +146,7 @@ class Batch:
             behaviour_log_probs=self.behaviour_log_probs[of_token],
             weight_versions=self.weight_versions[of_token],
             rewards=self.rewards[chosen],
+            turn_rewards=None if self.turn_rewards is None else self.turn_rewards[of_token],
             reward_components={name: component[chosen] for name, component in self.reward_components.items()},
             finish_reasons=tuple(self.finish_reasons[index] for index in samples),
             greedy_answers=None if self.greedy_answers is None else self.greedy_answers.select(samples),

@@ -21,6 +21,7 @@ def experience_of(batch: Batch, scores: Scores, carried: Mapping[str, float]) ->
 
     return Experience(
         rewards=batch.rewards,
+        turn_rewards=trained(batch.turn_rewards),
         reward_components=batch.reward_components,
         lengths=batch.trained_lengths,
         group_index=batch.group_index,

@@ -38,6 +38,7 @@ def build_batch(scored_groups: Sequence[ScoredGroup]) -> Batch:
         log_probs=np.concatenate([sample.log_probs for sample in tokens]),
         behaviour_log_probs=np.concatenate([sample.behaviour_log_probs for sample in tokens]),
         weight_versions=np.concatenate([sample.weight_versions for sample in tokens]).astype(np.int32),
+        turn_rewards=_turn_rewards(scored_groups),
         rewards=np.array([reward for scored in scored_groups for reward in scored.rewards], dtype=np.float32),
         reward_components=_components(scored_groups),
         finish_reasons=tuple(str(sample.finish_reason) for _, sample in pairs),
@@ -67,6 +68,21 @@ def _loss_mask(scored_groups: Sequence[ScoredGroup]) -> NDArray[np.bool_]:
         else:
             masks.append(np.ones(sum(len(sample.tokens) for sample in scored.output.samples), dtype=bool))
     return np.concatenate(masks)
+
+
+def _turn_rewards(scored_groups: Sequence[ScoredGroup]) -> NDArray[np.float32] | None:
+    """[A] the environment's reward after each turn, at the turn's last token; None without an environment."""
+    if not any(scored.conversations for scored in scored_groups):
+        return None
+    found = []
+    for scored in scored_groups:
+        for number, sample in enumerate(scored.output.samples):
+            rewards = np.zeros(len(sample.tokens), dtype=np.float32)
+            if scored.conversations:
+                conversation = scored.conversations[number]
+                rewards[[end - 1 for _, end in conversation.turn_spans()]] = conversation.turn_rewards
+            found.append(rewards)
+    return np.concatenate(found)
 
 
 def _components(scored_groups: Sequence[ScoredGroup]) -> dict[str, NDArray[np.float32]]:

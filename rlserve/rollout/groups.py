@@ -53,12 +53,17 @@ class Conversation:
     """[R] which tokens the model made; the others are the environment's."""
     num_turns: int
     """Of the model."""
-    reward: float
-    """Sum of the environment's rewards."""
+    turn_rewards: tuple[float, ...]
+    """Of the environment, after each turn."""
     metrics: Mapping[str, float]
     """Sums of its further numbers by name."""
     environment_s: float
     """Seconds that the environment took."""
+
+    @property
+    def reward(self) -> float:
+        """Sum of the environment's rewards."""
+        return sum(self.turn_rewards)
 
     def turn_spans(self) -> list[tuple[int, int]]:
         """Tokens [start, end) of each turn of the model."""

@@ -25,7 +25,14 @@ ALGORITHM = PPOConfig(
     num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
 )
 BATCHES = [random_batch(seed, num_samples=12) for seed in range(6)]
-LOSSES = ("actor/pg_loss", "critic/vf_loss", "actor/entropy", "actor/grad_norm", "critic/grad_norm")
+LOSSES = (
+    "actor/pg_loss",
+    "critic/vf_loss",
+    "actor/entropy",
+    "actor/grad_norm",
+    "critic/grad_norm",
+    "critic/kl_coefficient",
+)
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,8 @@ class Experience:
 
     rewards: NDArray[np.float32]
     """[B] the total, one number for a whole response."""
+    turn_rewards: NDArray[np.float32] | None = None
+    """[K] ``Batch.turn_rewards`` of the trained tokens."""
     reward_components: Mapping[str, NDArray[np.float32]]
     """[B] each: further numbers of the reward by name, NaN where a sample has none."""
     lengths: NDArray[np.int32]
@@ -72,7 +74,7 @@ class Credit:
     """Who is to thank for the rewards; each [K]."""
 
     rewards: FloatArray
-    """Per token: the sample's reward at its last token, less any penalty."""
+    """Per token: the sample's reward at its last token, or at the last token of each turn, less any penalty."""
     advantages: FloatArray
     """Before any scaling over the batch."""
     policy_advantages: FloatArray

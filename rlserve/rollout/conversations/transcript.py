@@ -57,7 +57,7 @@ class Transcript:
         self._limits = limits
         self._pieces: list[GeneratedTokens] = []
         """Of model and environment in turn."""
-        self._rewards = 0.0
+        self._rewards: list[float] = []
         self._metrics: dict[str, float] = {}
         self._finish_reason: FinishReason | None = None
         """Of the last turn, and at the end of the conversation."""
@@ -132,7 +132,7 @@ class Transcript:
         is_full = self.num_tokens + len(token_ids) >= self._limits.max_tokens
         is_over = reply.over or self.is_last or is_full
         self._move(TurnState.OVER if is_over else TurnState.MODEL)
-        self._rewards += reply.reward
+        self._rewards.append(reply.reward)
         for name, value in reply.metrics.items():
             self._metrics[name] = self._metrics.get(name, 0.0) + value
         if is_over:
@@ -166,7 +166,7 @@ class Transcript:
         conversation = Conversation(
             loss_mask=mask,
             num_turns=self.num_turns,
-            reward=self._rewards,
+            turn_rewards=tuple(self._rewards),
             metrics=dict(self._metrics),
             environment_s=environment_s,
         )

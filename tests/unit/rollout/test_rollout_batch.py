@@ -57,7 +57,9 @@ def test_the_greedy_answer_of_a_group_is_a_column_and_no_sample() -> None:
 
 def test_of_a_greedy_conversation_the_models_tokens_count() -> None:
     spoken = [
-        Conversation(loss_mask=np.array([True, False, True]), num_turns=2, reward=0.0, metrics={}, environment_s=0.0)
+        Conversation(
+            loss_mask=np.array([True, False, True]), num_turns=2, turn_rewards=(0.0, 0.0), metrics={}, environment_s=0.0
+        )
         for _ in range(2)
     ]
     samples = (make_sample(0, [1, 1, 1]), make_sample(1, [1, 1, 1]))
@@ -67,6 +69,24 @@ def test_of_a_greedy_conversation_the_models_tokens_count() -> None:
     scored = scored_group(generated, [Score(value=1.0), Score(value=0.5)], attempt=3, has_greedy_answer=True)
     assert scored.greedy == GreedyAnswer(reward=0.5, num_tokens=2, finish_reason="stop")
     assert (scored.conversations, scored.rewards, scored.attempt) == (tuple(spoken[:1]), (1.0,), 3)
+
+
+def test_the_reward_of_a_turn_is_at_its_last_token() -> None:
+    mask = np.array([True, True, False, True, False, False, True])
+    conversation = Conversation(
+        loss_mask=mask, num_turns=3, turn_rewards=(0.25, -1.0, 2.0), metrics={}, environment_s=0.0
+    )
+    generated = GeneratedGroup(
+        group=make_group(0),
+        output=RequestOutput(request_id="0", samples=(make_sample(0, [1] * 7),)),
+        conversations=(conversation,),
+    )
+    batch = build_batch([scored_group(generated, [Score(value=4.25)], attempt=0, has_greedy_answer=False)])
+    assert batch.turn_rewards is not None
+    assert batch.turn_rewards.tolist() == [0, 0.25, 0, -1, 0, 0, 2]
+    assert (batch.rewards.tolist(), conversation.reward) == ([4.25], 1.25)
+    assert batch.select(np.array([0])).turn_rewards is not None
+    assert build_batch([make_scored(make_group(0), [[1]])]).turn_rewards is None
 
 
 def test_the_arrays_have_the_declared_types() -> None:

@@ -142,6 +142,8 @@ def test_the_batch_masks_what_the_environment_said() -> None:
     assert batch.token_ids.tolist() == [7, 3, 1, 2, 90, 3, 7, 4, 0, 1]
     assert batch.loss_mask.tolist() == [True, True, False, True, True, True]
     assert batch.trained_lengths.tolist() == [3, 2]
+    assert batch.turn_rewards is not None
+    assert batch.turn_rewards.tolist() == [0, MORE.reward, 0, OVER.reward, 0, 0]
     assert batch.log_probs[~batch.loss_mask].tolist() == [0.0]
     assert with_environment.oldest_version == 1
     np.testing.assert_array_equal(batch.is_finite(), [True, True])

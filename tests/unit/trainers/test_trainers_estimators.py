@@ -15,6 +15,7 @@ from rlserve.trainers import (
     AlgorithmConfig,
     GRPOConfig,
     OPOConfig,
+    PPOConfig,
     ReinforcePlusPlusBaselineConfig,
     ReinforcePlusPlusConfig,
     ReMaxConfig,
@@ -209,6 +210,39 @@ def test_the_soft_penalty_is_taken_off_the_reward() -> None:
     config = GRPOConfig(overlong_max_length=4, overlong_buffer_share=0.5, overlong_penalty_factor=0.4)
     rewards = token_rewards(experience_of(rewards=[1.0, 1.0, 1.0], lengths=[2, 3, 4]), config)
     np.testing.assert_allclose(rewards, [0, 1, 0, 0, 0.8, 0, 0, 0, 0.6])
+
+
+def with_turns() -> tuple[Experience, np.ndarray]:
+    """Two answers of two turns each, and the rewards of their tokens: 0.5 after the first turn of the first, and what
+    is left of the totals at the ends."""
+    turns = np.array([0, 0.5, 0, 0.25, 0, 0, 0, -1.0], dtype=np.float32)
+    seen = experience_of(rewards=[2.0, 1.0], lengths=[4, 4], turn_rewards=turns, values=np.zeros(8, dtype=np.float32))
+    return seen, np.array([0, 0.5, 0, 1.5, 0, 0, 0, 1.0])
+
+
+def test_rewards_of_turns_are_where_they_were_given_and_add_up_to_the_total() -> None:
+    seen, expected = with_turns()
+    np.testing.assert_allclose(token_rewards(seen, PPOConfig()), expected)
+
+
+def test_a_turn_is_credited_with_what_came_after_it() -> None:
+    seen, rewards = with_turns()
+    gamma, lam = 0.9, 0.8
+    advantages = np.array(
+        [sum((gamma * lam) ** (k - t) * rewards[k] for k in range(t, 4 * (t // 4) + 4)) for t in range(8)]
+    )
+    found = create_algorithm(PPOConfig(gamma=gamma, gae_lambda=lam)).credit(seen)
+    np.testing.assert_allclose(found.advantages, advantages)
+    returns = np.array([sum(gamma ** (k - t) * rewards[k] for k in range(t, 4 * (t // 4) + 4)) for t in range(8)])
+    np.testing.assert_allclose(create_algorithm(ReinforcePlusPlusConfig(gamma=gamma)).credit(seen).advantages, returns)
+
+
+def test_an_answer_is_compared_by_the_sum_of_its_turns() -> None:
+    seen, _ = with_turns()
+    seen = dataclasses.replace(seen, group_index=np.zeros(2, dtype=np.int32))
+    without = dataclasses.replace(seen, turn_rewards=None)
+    found = [create_algorithm(RLOOConfig()).credit(each).policy_advantages for each in (seen, without)]
+    np.testing.assert_allclose(found[0], found[1])
 
 
 @pytest.mark.parametrize("share", [0.0, 1.1])

@@ -17,8 +17,8 @@ from rlserve.trainers.batch import LENGTH
 
 
 def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
-    """[K] the reward of each token: the sample's reward, with any penalty for its length, at its last token; less the
-    KL penalty at every token.
+    """[K] the reward of each token: what the environment gave after a turn at the turn's last token, the rest of the
+    sample's reward, with any penalty for its length, at its last token; less the KL penalty at every token.
 
     The penalty of a token is ``kl_coefficient`` times the estimate ``kl_penalty`` of the KL divergence from the
     reference (Ziegler et al. 2019, arXiv 1909.08593, equation 2). No coefficient, no penalty.
@@ -28,6 +28,10 @@ def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
     if config.kl_coefficient > 0:
         per_token -= kl_coefficient(experience, config) * kl_penalties(experience, config)
     rewards = experience.rewards.astype(np.float64) - penalties(lengths, experience.finish_reasons, config)
+    if experience.turn_rewards is not None:
+        of_turns = experience.turn_rewards.astype(np.float64)
+        per_token += of_turns
+        rewards -= sample_rewards(of_turns, lengths)
     per_token[np.cumsum(lengths) - 1] += rewards
     return per_token
 
