@@ -77,6 +77,25 @@ def check(name: str, ours: Tensor, theirs: Tensor) -> Check:
     return Check(name=f"{name} beside verl's", value=difference(ours, theirs), bar=MAX_DIFFERENCE, at_least=False)
 
 
+def experience_of(rewards: Tensor, values: Tensor, greedy: Tensor) -> Experience:
+    """Ours, of the same rewards [B] of answers, values [K] and rewards [B] of greedy answers."""
+    return Experience(
+        rewards=rewards.float().numpy(),
+        reward_components={},
+        lengths=LENGTHS,
+        group_index=GROUPS,
+        finish_reasons=("stop",) * len(LENGTHS),
+        greedy_answers=GreedyAnswers(
+            rewards=greedy.float().numpy(), lengths=LENGTHS, finish_reasons=("stop",) * len(LENGTHS)
+        ),
+        behaviour_log_probs=np.zeros(NUM_TOKENS, dtype=np.float32),
+        log_probs=None,
+        reference_log_probs=None,
+        values=values.float().numpy(),
+        final_values=None,
+    )
+
+
 def advantages() -> Iterator[Check]:
     """Of every estimator that both have."""
     rewards, values, greedy = normal(len(LENGTHS)), normal(NUM_TOKENS), normal(len(LENGTHS))
@@ -92,21 +111,7 @@ def advantages() -> Iterator[Check]:
         "lam": 0.9,
         "config": AlgoConfig(gamma=0.99),
     }
-    experience = Experience(
-        rewards=rewards.float().numpy(),
-        reward_components={},
-        lengths=LENGTHS,
-        group_index=GROUPS,
-        finish_reasons=("stop",) * len(LENGTHS),
-        greedy_answers=GreedyAnswers(
-            rewards=greedy.float().numpy(), lengths=LENGTHS, finish_reasons=("stop",) * len(LENGTHS)
-        ),
-        behaviour_log_probs=np.zeros(NUM_TOKENS, dtype=np.float32),
-        log_probs=None,
-        reference_log_probs=None,
-        values=values.float().numpy(),
-        final_values=None,
-    )
+    experience = experience_of(rewards, values, greedy)
     cases: list[tuple[str, AlgorithmConfig, Callable[..., Any], tuple[str, ...], float]] = [
         ("grpo", GRPOConfig(), core_algos.compute_grpo_outcome_advantage, ("index",), 1.0),
         ("rloo", RLOOConfig(), core_algos.compute_rloo_outcome_advantage, ("index",), 1.0),

@@ -58,7 +58,7 @@ def test_a_step_looks_at_the_entropies_of_the_policy(model_path: str, temperatur
         seed=0,
         temperature=temperature,
     )
-    policy = load_policy(model_path)
+    policy = load_policy(model_path, load_weights=True)
     entropies, first = [], 0
     for num_prompt, num_response in zip(batch.prompt_lengths, batch.response_lengths, strict=True):
         end = first + num_prompt + num_response
