@@ -153,6 +153,12 @@ def _check_groups(config: RunConfig) -> Iterator[Problem]:
 
 def _check_learning_rates(config: RunConfig) -> Iterator[Problem]:
     trainer = config.scheduled_trainer
+    if trainer.critic_model_path is not None and not config.algorithm.needs.critic:
+        yield Problem(
+            "trainer.critic_model_path",
+            f"must be null with algorithm.name={config.algorithm.name}, which has no critic, got "
+            f"{trainer.critic_model_path}",
+        )
     if trainer.critic_warmup_steps and not config.algorithm.needs.critic:
         yield Problem(
             "trainer.critic_warmup_steps",

@@ -22,6 +22,7 @@ PATH_KEYS = (
     "data.path",
     "data.held_out_path",
     "reward.model_path",
+    "trainer.critic_model_path",
     "reward.module_folder",
     "reward.parts.*.model_path",
     "reward.parts.*.module_folder",

@@ -32,6 +32,7 @@ def check_references(values: Mapping[str, object]) -> tuple[Problem, ...]:
         "reward.function": _check_function,
         "reward.url": _check_url,
         "reward.model_path": _check_model,
+        "trainer.critic_model_path": _check_model,
         "reward.parts.*.function": _check_function,
         "environment.name": _check_class,
         "reward.parts.*.url": _check_url,

@@ -58,6 +58,10 @@ class OptimizationConfig:
     """Of the policy."""
     critic_learning_rate: float = 5e-6
     """Of the critic."""
+    critic_model_path: str | None = None
+    """Reward model that the critic begins as: folder or hub name of a sequence classifier of transformers with one
+    label and a backbone of the policy's shape; its ``score`` becomes the value head. None: the policy's backbone, with
+    a new head."""
     num_warmup_steps: int = 0
     """Optimizer steps over which the learning rates rise linearly to their value."""
     learning_rate_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -101,6 +105,9 @@ class OptimizationConfig:
         return {
             "learning_rate": self.learning_rate > 0 or "must be above 0",
             "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
+            "critic_model_path": self.critic_model_path is None
+            or not self.lora.is_on
+            or "must be null with lora.rank, where policy and critic share one frozen base",
             "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
             "num_schedule_steps": self.num_schedule_steps is None
             or self.num_schedule_steps >= 1

@@ -268,6 +268,10 @@ def test_no_field_of_the_tree_can_hold_a_secret() -> None:
     ("parts", "problem"),
     [
         (
+            {"algorithm": {"name": "grpo"}, "trainer": {"critic_model_path": "org/reward"}},
+            "trainer.critic_model_path: must be null with algorithm.name=grpo, which has no critic, got org/reward",
+        ),
+        (
             {"algorithm": {"name": "grpo"}, "trainer": {"critic_warmup_steps": 5}},
             "trainer.critic_warmup_steps: must be 0 with algorithm.name=grpo, which has no critic, got 5",
         ),

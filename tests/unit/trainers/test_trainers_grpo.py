@@ -157,7 +157,7 @@ def test_there_is_no_critic_anywhere(model_path: str, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("rlserve.trainers.backends.pytorch.backend.response_values", refuse)
     monkeypatch.setattr("rlserve.trainers.backends.pytorch.scoring.response_values", refuse)
-    monkeypatch.setattr("rlserve.trainers.backends.pytorch.state.Critic", refuse)
+    monkeypatch.setattr("rlserve.trainers.backends.pytorch.state.create_critic", refuse)
     trainer = make_trainer(model_path)
     metrics = trainer.step(random_batch(0))
     assert not [name for name in trainer.state() if "critic" in name]

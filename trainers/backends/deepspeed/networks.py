@@ -17,7 +17,7 @@ from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 from rlserve.trainers.backends.deepspeed.head import HeadOptions, response_log_probs
 from rlserve.trainers.backends.deepspeed.layout import REFERENCE
 from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
-from rlserve.trainers.backends.pytorch.models import Critic, load_policy, response_values
+from rlserve.trainers.backends.pytorch.models import Critic, create_critic, load_policy, response_values
 from rlserve.trainers.backends.pytorch.shards import ShardInputs
 
 
@@ -84,7 +84,8 @@ def create_networks(
         freeze(policy)
     found = {POLICY: policy}
     if networks.critic:
-        found[CRITIC] = Critic(copied(policy.base_model), policy.config.hidden_size, seed).eval()
+        critic_path = config.critic_model_path if load_weights else None
+        found[CRITIC] = create_critic(policy, seed=seed, model_path=critic_path, copied=copied)
     if networks.reference:
         found[REFERENCE] = copied(policy)
     if lora.is_on:

@@ -17,7 +17,7 @@ from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, Cut, Layout, ShardedTensor
 from rlserve.trainers.backends.fully_sharded.shards import RankShards
-from rlserve.trainers.backends.pytorch.models import Critic, load_policy
+from rlserve.trainers.backends.pytorch.models import create_critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW
 from rlserve.trainers.backends.pytorch.progress import StepProgress
 from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
@@ -74,9 +74,11 @@ class ShardedState:
         self.skeletons: dict[str, nn.Module] = {POLICY: policy}
         """The networks, without memory for their parameters."""
         if networks.critic:
-            critic = Critic(copy.deepcopy(policy.base_model), policy.config.hidden_size, seed).eval()
-            own = {f"value_head.{name}": tensor for name, tensor in _detached(critic.value_head).items()}
-            parameters[CRITIC] = {f"backbone.{name}": tensor for name, tensor in base.items()} | own
+            critic_path = config.critic_model_path if load_weights else None
+            critic = create_critic(policy, seed=seed, model_path=critic_path)
+            parameters[CRITIC] = _detached(critic)
+            if critic_path is None:  # its backbone is a copy of the policy's, which has no memory any more
+                parameters[CRITIC] |= {f"backbone.{name}": tensor for name, tensor in base.items()}
             _drop_memory(critic)
             self.skeletons[CRITIC] = critic
         if networks.reference:

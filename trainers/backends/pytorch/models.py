@@ -5,12 +5,13 @@ Legend: S samples of a pass, L longest input, a response tokens of the pass, H h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
@@ -43,6 +44,51 @@ class Critic(nn.Module):
         with torch.no_grad():
             self.value_head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
             self.value_head.bias.zero_()
+
+
+def create_critic(
+    policy: Any, *, seed: int, model_path: str | None, copied: Callable[[Any], Any] = copy.deepcopy
+) -> Critic:
+    """A critic beside this policy: like its backbone, made by ``copied``, with a head by ``seed``; or a reward model.
+
+    Args:
+        model_path: the reward model, a sequence classifier with one label; None takes the policy.
+
+    Raises:
+        ModelError: the path is no such model, or its backbone is not of the policy's shape.
+    """
+    hidden_size = policy.config.hidden_size
+    if model_path is None:
+        return Critic(copied(policy.base_model), hidden_size, seed).eval()
+    try:
+        classifier, report = AutoModelForSequenceClassification.from_pretrained(
+            model_path,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **_experts_options(policy.config),
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model_path!r} is no reward model that a critic can begin as: {error}") from error
+    if report["missing_keys"] or classifier.config.num_labels != 1:
+        lacking = f"lacks {sorted(report['missing_keys'])[0]}" if report["missing_keys"] else "has no single label"
+        raise ModelError(f"{model_path!r} is no reward model that a critic can begin as: it {lacking}")
+    backbone = classifier.base_model
+    own, wanted = (
+        {name: tuple(parameter.shape) for name, parameter in module.named_parameters()}
+        for module in (backbone, policy.base_model)
+    )
+    if own != wanted:
+        odd = sorted(name for name in own.keys() | wanted.keys() if own.get(name) != wanted.get(name))[0]
+        raise ModelError(
+            f"{model_path!r} is not of the policy's shape: {odd} is {own.get(odd, 'not there')} in it and "
+            f"{wanted.get(odd, 'not there')} in the policy; train the reward model from the policy's own, or leave "
+            "trainer.critic_model_path out"
+        )
+    critic = Critic(backbone, hidden_size, seed)
+    with torch.no_grad():
+        critic.value_head.weight.copy_(classifier.score.weight)
+    return critic.eval()
 
 
 def load_policy(model_path: str, *, load_weights: bool) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlserve.trainers.backends.base import CRITIC, POLICY, Networks
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
-from rlserve.trainers.backends.pytorch.models import Critic, load_policy
+from rlserve.trainers.backends.pytorch.models import create_critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW, joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
 from rlserve.trainers.backends.pytorch.progress import StepProgress
@@ -55,8 +55,10 @@ class TrainingState:
         )
         if lora.is_on:
             freeze(self.policy)
-        hidden_size = self.policy.config.hidden_size
-        critic = Critic(copied(self.policy.base_model), hidden_size, seed).eval() if networks.critic else None
+        critic = None
+        if networks.critic:
+            critic_path = config.critic_model_path if load_weights else None
+            critic = create_critic(self.policy, seed=seed, model_path=critic_path, copied=copied)
         self.critic: Any = critic
         self.valuer: Any = self.policy if networks.scores else critic
         """Whoever says values; None where nobody does."""
