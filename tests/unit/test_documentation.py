@@ -90,8 +90,21 @@ def test_folders_and_files_that_are_named_exist(page: Path) -> None:
 def test_keys_that_are_named_exist(page: Path) -> None:
     known = all_keys()
     parts = {field.name for field in fields(RunConfig)}
-    named = [match[1] for text in inline_code(page) if (match := KEY.fullmatch(text)) and not match[1].endswith(".py")]
+    texts = own_keys(page) if page.name == "coming_from.md" else inline_code(page)
+    named = [match[1] for text in texts if (match := KEY.fullmatch(text)) and not match[1].endswith(".py")]
     assert [key for key in named if key.split(".")[0] in parts and key not in known] == []
+
+
+def own_keys(page: Path) -> list[str]:
+    """What stands in the first column of tables of our keys beside others' keys."""
+    rows = [row.split("|")[1] for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    return [text for row in rows for text in INLINE_CODE.findall(row)]
+
+
+def test_keys_beside_those_of_others_exist() -> None:
+    named = own_keys(ROOT / "docs/coming_from.md")
+    assert len(named) > 90
+    assert [key for key in named if not key.startswith("rlserve ") and key not in all_keys()] == []
 
 
 def all_keys() -> set[str]:
