@@ -27,7 +27,7 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, RLOOConfig, RolloutCorrectionConfig
-from rlserve.trainers.algorithms.base import PolicyTokens
+from rlserve.trainers.algorithms.base import Experience, PolicyTokens
 from rlserve.trainers.algorithms.factory import create_algorithm
 
 MAX_DIFFERENCE = 1e-6
@@ -55,6 +55,15 @@ CASES: Mapping[str, Case] = {
     "grpo": Case(ours=GRPOConfig(rollout_correction=NO_CORRECTION)),
     "grpo, k3 in the loss": Case(
         ours=GRPOConfig(kl_loss_coefficient=0.04, rollout_correction=NO_CORRECTION), settings={"beta": 0.04}
+    ),
+    "grpo, unbiased k3 in the loss": Case(
+        ours=GRPOConfig(kl_loss_coefficient=0.04, use_bias_correction_kl=True, rollout_correction=NO_CORRECTION),
+        settings={"beta": 0.04},
+        arguments={"use_bias_correction_kl": True},
+    ),
+    "grpo, tokens of highest entropy": Case(
+        ours=GRPOConfig(top_entropy_quantile=0.2, rollout_correction=NO_CORRECTION),
+        settings={"top_entropy_quantile": 0.2},
     ),
     "grpo, two-sided clip": Case(
         ours=GRPOConfig(clip_ratio_c=1.5, rollout_correction=NO_CORRECTION), arguments={"delta": 1.5}
@@ -105,6 +114,8 @@ class Numbers:
     behaviour: Tensor
     reference: Tensor
     advantages: Tensor
+    entropies: Tensor
+    """[K]"""
 
 
 def draw(*, on_policy: bool) -> Numbers:
@@ -122,6 +133,7 @@ def draw(*, on_policy: bool) -> Numbers:
         behaviour=behaviour,
         reference=reference,
         advantages=normal(len(LENGTHS)),
+        entropies=normal(num_tokens).abs().float().double(),
     )
 
 
@@ -139,6 +151,7 @@ def our_loss(case: Case, numbers: Numbers) -> tuple[float, Tensor]:
         entropies=None,
         samples=torch.arange(len(LENGTHS)).repeat_interleave(lengths),
         is_selected=None,
+        in_surrogate=in_surrogate(case, numbers),
     )
     weights = algorithm.token_weights(LENGTHS, np.ones(len(log_probs), dtype=bool))
     per_token = algorithm.policy_loss(tokens).per_token * torch.from_numpy(weights.per_token)
@@ -146,6 +159,26 @@ def our_loss(case: Case, numbers: Numbers) -> tuple[float, Tensor]:
     loss.backward()
     assert log_probs.grad is not None
     return loss.item(), log_probs.grad
+
+
+def in_surrogate(case: Case, numbers: Numbers) -> Tensor | None:
+    """As a step chooses tokens by their entropies."""
+    found = create_algorithm(case.ours).credit(
+        Experience(
+            rewards=numbers.advantages.float().numpy(),
+            reward_components={},
+            lengths=LENGTHS,
+            group_index=np.zeros(len(LENGTHS), dtype=np.int32),
+            finish_reasons=("stop",) * len(LENGTHS),
+            behaviour_log_probs=numbers.behaviour.float().numpy(),
+            log_probs=numbers.old.float().numpy(),
+            entropies=numbers.entropies.float().numpy(),
+            reference_log_probs=None,
+            values=None,
+            final_values=None,
+        )
+    )
+    return None if found.in_surrogate is None else torch.from_numpy(found.in_surrogate)
 
 
 def trl_loss(case: Case, numbers: Numbers) -> tuple[float, Tensor]:
@@ -171,13 +204,13 @@ def trl_loss(case: Case, numbers: Numbers) -> tuple[float, Tensor]:
         "importance_sampling_ratio": (old_BR - behaviour_BR).exp().clamp(max=2.0),
         "num_items_in_batch": mask_BR.sum(),
     }
-    loss = case.trainer._compute_loss(trl_trainer(case, log_probs_BR), None, inputs)
+    loss = case.trainer._compute_loss(trl_trainer(case, log_probs_BR, padded(numbers.entropies)), None, inputs)
     loss.backward()
     assert log_probs_BR.grad is not None
     return loss.item(), log_probs_BR.grad[mask_BR]
 
 
-def trl_trainer(case: Case, log_probs_BR: Tensor) -> SimpleNamespace:
+def trl_trainer(case: Case, log_probs_BR: Tensor, entropies_BR: Tensor) -> SimpleNamespace:
     """What TRL's loss looks at of its trainer, with TRL's defaults."""
     arguments = {
         "delta": None,
@@ -193,6 +226,7 @@ def trl_trainer(case: Case, log_probs_BR: Tensor) -> SimpleNamespace:
             num_processes=1,
             sync_gradients=True,
             gather=lambda tensor: tensor,
+            pad_across_processes=lambda tensor, **_: tensor,
             reduce=lambda tensor, reduction: tensor,
         ),
         "model": SimpleNamespace(training=True),
@@ -209,9 +243,11 @@ def trl_trainer(case: Case, log_probs_BR: Tensor) -> SimpleNamespace:
         "aux_loss_enabled": False,
         "_entropy_bonus_enabled": False,
         "_metrics": {"train": defaultdict(list)},
-        "_get_per_token_logps_and_entropies": lambda *_, **__: (log_probs_BR, torch.zeros_like(log_probs_BR), None),
+        "_get_per_token_logps_and_entropies": lambda *_, **__: (log_probs_BR, entropies_BR, None),
     }
-    return SimpleNamespace(**{**attributes, **case.settings})
+    trainer = SimpleNamespace(**{**attributes, **case.settings})
+    trainer.get_high_entropy_mask = lambda *arguments: GRPOTrainer.get_high_entropy_mask(trainer, *arguments)
+    return trainer
 
 
 def compare(name: str, case: Case) -> list[Check]:

@@ -94,6 +94,9 @@ class UpdateConfig:
     kl_loss_type: KLEstimator = "k3"
     """Estimate of the KL divergence in the loss. With a plus: the value of this one, the gradient of k2, whose mean is
     the gradient of the divergence."""
+    use_bias_correction_kl: bool = False
+    """Multiply that estimate by the ratio of new to old policy, with its gradient: then the gradient of k3 is right in
+    the mean, also after the first update of a step (DeepSeek-V3.2, arXiv 2512.02556). TRL's name."""
     rollout_correction: RolloutCorrectionConfig = field(default_factory=RolloutCorrectionConfig)
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from typing import Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -128,7 +129,10 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
             per_token = per_token - config.entropy_coefficient * tokens.entropies
         if config.kl_loss_coefficient > 0:
             assert tokens.reference_log_probs is not None
-            losses["actor/kl_loss"] = kl_divergence(tokens.log_probs, tokens.reference_log_probs, config.kl_loss_type)
+            divergence = kl_divergence(tokens.log_probs, tokens.reference_log_probs, config.kl_loss_type)
+            if config.use_bias_correction_kl:
+                divergence = divergence * torch.exp(tokens.log_probs - tokens.old_log_probs)
+            losses["actor/kl_loss"] = divergence
             per_token = per_token + config.kl_loss_coefficient * losses["actor/kl_loss"]
         if tokens.imitation_weights is not None:
             losses["actor/positive_nll_loss"] = -tokens.imitation_weights * tokens.log_probs

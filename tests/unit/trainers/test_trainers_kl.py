@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from rlserve.trainers.algorithms.config import KLEstimator
+from rlserve.trainers.algorithms.base import PolicyTokens
+from rlserve.trainers.algorithms.config import GRPOConfig, KLEstimator
+from rlserve.trainers.algorithms.grpo import GRPO
 from rlserve.trainers.algorithms.kl import kl_divergence
 
 
@@ -61,3 +63,31 @@ def test_estimates_token_by_token_with_verls_clamps() -> None:
     for estimator, expected in (("k1", difference), ("k2", difference**2 / 2), ("k3", k3), ("k3+", k3)):
         found = kl_divergence(log_probs, reference, estimator)  # type: ignore[arg-type]
         np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
+def test_times_the_ratio_the_gradient_of_k3_is_that_of_the_divergence_after_any_number_of_updates() -> None:
+    """In the mean over what the old policy draws of five tokens, whatever the new policy is."""
+    generator = torch.Generator().manual_seed(0)
+    old, logits, reference = (torch.randn(5, generator=generator, dtype=torch.float64) for _ in range(3))
+    logits.requires_grad_()
+    old, reference = old.log_softmax(0), reference.log_softmax(0)
+
+    def gradient(*, corrected: bool) -> torch.Tensor:
+        tokens = PolicyTokens(
+            log_probs=logits.log_softmax(0),
+            old_log_probs=old,
+            behaviour_log_probs=old,
+            reference_log_probs=reference,
+            advantages=torch.zeros(5, dtype=torch.float64),
+            entropies=None,
+            samples=torch.arange(5),
+            is_selected=None,
+        )
+        config = GRPOConfig(kl_loss_coefficient=1.0, use_bias_correction_kl=corrected)
+        (found,) = torch.autograd.grad((old.exp() * GRPO(config).policy_loss(tokens).per_token).sum(), logits)
+        return found
+
+    policy = logits.log_softmax(0)
+    (expected,) = torch.autograd.grad((policy.exp() * (policy - reference)).sum(), logits)
+    torch.testing.assert_close(gradient(corrected=True), expected)
+    assert not torch.allclose(gradient(corrected=False), expected, atol=0.01)
