@@ -45,7 +45,11 @@ def test_references_that_are_fine(folder: Path) -> None:
     [
         ("model.path", "/nowhere", "no such folder, and no name on the hub (org/name): '/nowhere'"),
         ("model.path", "", "must not be empty"),
-        ("model.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
+        (
+            "model.path",
+            "builtin:chess",
+            "there is no builtin:chess; there is: builtin:addition, builtin:countdown, builtin:digits",
+        ),
         ("model.path", "file.txt", "file.txt is a file, and no model: name the folder that holds its config.json"),
         ("model.tokenizer_path", "builtin:addition", "no builtin model can stand here, got 'builtin:addition'"),
         (
@@ -53,7 +57,11 @@ def test_references_that_are_fine(folder: Path) -> None:
             "data/train.jsonl",
             "no such file or folder, and no data set's name on the hub: 'data/train.jsonl'",
         ),
-        ("data.path", "builtin:chess", "there is no builtin:chess; there is: builtin:addition, builtin:digits"),
+        (
+            "data.path",
+            "builtin:chess",
+            "there is no builtin:chess; there is: builtin:addition, builtin:countdown, builtin:digits",
+        ),
         ("reward.function", "score", "must be module:function or path/to/file.py:function, got 'score'"),
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),

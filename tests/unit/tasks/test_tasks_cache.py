@@ -90,7 +90,9 @@ def test_an_unknown_task_is_named_with_those_there_are(tmp_path: Path) -> None:
     assert is_builtin("builtin:nothing")
     assert not is_builtin("some/folder")
     for resolve in (resolve_model, resolve_data):
-        with pytest.raises(UserError, match="'builtin:nothing'; there is builtin:addition, builtin:digits"):
+        with pytest.raises(
+            UserError, match="'builtin:nothing'; there is builtin:addition, builtin:countdown, builtin:digits"
+        ):
             resolve("builtin:nothing", cache_dir=tmp_path)
 
 
