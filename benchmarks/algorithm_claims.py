@@ -44,6 +44,8 @@ VARIANTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "alpha-1": (*_WARM, "algorithm.length_adaptive_alpha=1.0"),
         "clip-0.2": _CLIPPED,
         "clip-0.28": (*_CLIPPED, "algorithm.clip_ratio_high=0.28"),
+        "clip-0.2-4-epochs": (*_CLIPPED, "algorithm.num_epochs=4"),
+        "clip-0.28-4-epochs": (*_CLIPPED, "algorithm.clip_ratio_high=0.28", "algorithm.num_epochs=4"),
         "token-mean": ("algorithm=grpo", "algorithm.loss_agg_mode=token-mean"),
         "sequence-mean": ("algorithm=grpo", "algorithm.loss_agg_mode=seq-mean-token-mean"),
         "sum-norm": ("algorithm=dr_grpo", "algorithm.scale_rewards=group"),
@@ -56,7 +58,7 @@ CLAIMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "critic warm-up": ("cold", "warm"),
         "lambda": ("warm", "lambda-1", "alpha-0.05", "alpha-1"),
         "critic's lambda": ("ppo", "cold"),
-        "clip-higher": ("clip-0.2", "clip-0.28"),
+        "clip-higher": ("clip-0.2", "clip-0.28", "clip-0.2-4-epochs", "clip-0.28-4-epochs"),
         "aggregation": ("token-mean", "sequence-mean", "sum-norm"),
         "ratio": ("ratio-token", "ratio-sequence"),
     }
@@ -159,18 +161,14 @@ FIGURES: Mapping[str, Callable[[Course], float]] = MappingProxyType(
         "held-out": lambda course: course.held_out_after,
         "mean reward": lambda course: float(np.mean(course.scores)),
         "of the first quarter": lambda course: float(np.mean(course.scores[: len(course.scores) // 4])),
-        "entropy, last quarter": lambda course: _last_quarter(course.entropies),
-        "wrong answers' length": lambda course: _last_quarter(course.wrong_lengths),
-        "cut": lambda course: float(np.mean(course.cut_shares)),
-        "clipped tokens": lambda course: float(np.mean(course.clip_fractions)),
+        "entropy, millinats": lambda course: 1e3 * float(np.mean(course.entropies)),
+        "wrong answers' length": lambda course: float(np.mean(list(filter(None, course.wrong_lengths)))),
+        "cut, %": lambda course: 1e2 * float(np.mean(course.cut_shares)),
+        "clipped tokens, %": lambda course: 1e2 * float(np.mean(course.clip_fractions)),
         "largest drop": lambda course: largest_drop(course.scores),
     }
 )
-
-
-def _last_quarter(values: Sequence[float | None]) -> float:
-    found = [value for value in values[-(len(values) // 4) :] if value is not None]
-    return float(np.mean(found)) if found else float("nan")
+"""Of a course, over all its steps where none are said."""
 
 
 def largest_drop(scores: Sequence[float]) -> float:
@@ -184,7 +182,7 @@ def table(courses: Mapping[str, Sequence[Course]]) -> str:
     rows = [f"| variant | {' | '.join(FIGURES)} |", "|---" * (len(FIGURES) + 1) + "|"]
     for variant, found in courses.items():
         values = [[figure(course) for course in found] for figure in FIGURES.values()]
-        cells = (f"{np.mean(seeds):.3f} ({min(seeds):.3f}–{max(seeds):.3f})" for seeds in values)
+        cells = (f"{np.mean(seeds):.3g} ({min(seeds):.3g}–{max(seeds):.3g})" for seeds in values)
         rows.append(f"| `{variant}` | {' | '.join(cells)} |")
     return "\n".join(rows)
 

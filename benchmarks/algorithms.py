@@ -38,6 +38,8 @@ NUM_SEEDS = {"ppo": 3, "grpo": 3, "dapo": 3, "rloo": 3}
 NUM_STEPS, NUM_STEPS_WITH_CRITIC = 40, 60
 NUM_CRITIC_WARMUP_STEPS = 5
 """Where a recipe warms up, in the place of the 50 of a long run."""
+LENGTH_ADAPTIVE_ALPHA = 1.0
+"""Where a recipe adapts lambda to lengths: its 0.05 is for thousands of tokens, and makes lambda 0 up to 20 of them."""
 LEAST_HELD_OUT = 0.9
 NUM_COLUMNS = 6
 DOTS_PER_INCH = 110
@@ -118,6 +120,8 @@ def _read_recipe(path: Path) -> Recipe:
     settings = [f"algorithm={path.stem}", f"num_steps={num_steps}"]
     if "critic_warmup_steps" in written.get("trainer", {}):
         settings.append(f"trainer.critic_warmup_steps={NUM_CRITIC_WARMUP_STEPS}")
+    if "length_adaptive_alpha" in written.get("algorithm", written):
+        settings.append(f"algorithm.length_adaptive_alpha={LENGTH_ADAPTIVE_ALPHA}")
     return Recipe(
         name=path.stem,
         num_seeds=NUM_SEEDS.get(path.stem, 1),

@@ -59,7 +59,7 @@ def test_every_recipe_of_the_folder_is_run_with_what_loads() -> None:
         assert config.trainer.critic_warmup_steps in (0, algorithms.NUM_CRITIC_WARMUP_STEPS)
     (ppo, vapo) = algorithms.read_recipes(algorithms.RECIPES, ["vapo", "ppo"])
     assert (ppo.num_seeds, ppo.num_steps, vapo.num_seeds, vapo.num_steps) == (3, 60, 1, 60)
-    assert vapo.settings[-1] == "trainer.critic_warmup_steps=5"
+    assert vapo.settings[2:] == ("trainer.critic_warmup_steps=5", "algorithm.length_adaptive_alpha=1.0")
     with pytest.raises(SystemExit, match="chess; there are cispo, "):
         algorithms.read_recipes(algorithms.RECIPES, ["chess"])
 
@@ -109,14 +109,13 @@ def test_the_largest_drop_is_from_any_earlier_height() -> None:
 
 
 def test_variants_are_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for variant, scores in (("clip-0.2", [0.5] * 40), ("clip-0.28", [0.75] * 40)):
+    for variant, scores in (("cold", [0.5] * 50), ("warm", [0.0] * 10 + [0.75] * 50)):
         for seed in range(2):
-            write_run(tmp_path / f"{variant}-{seed}", scores)
+            write_run(tmp_path / f"{variant}-{seed}", scores, answers=[answer(11, 0.0, 9)])
     out = tmp_path / "out.json"
-    arguments = ["--claim", "clip-higher", "--seeds", "2", "--folder", str(tmp_path), "--json", str(out)]
+    arguments = ["--claim", "critic warm-up", "--seeds", "2", "--folder", str(tmp_path), "--json", str(out)]
     assert algorithm_claims.main(arguments) == 0
-    assert "| `clip-0.28` | 0.750 (0.750–0.750) | 0.750 (0.750–0.750) |" in capsys.readouterr().out
-    assert {name: len(found) for name, found in json.loads(out.read_text())["runs"].items()} == {
-        "clip-0.2": 2,
-        "clip-0.28": 2,
-    }
+    row = "| `warm` | 0.75 (0.75–0.75) | 0.75 (0.75–0.75) | 0.75 (0.75–0.75) | 500 (500–500) | 1.5 (1.5–1.5) |"
+    assert row in capsys.readouterr().out
+    runs = json.loads(out.read_text(encoding="utf-8"))["runs"]
+    assert {name: [run["seed"] for run in found] for name, found in runs.items()} == {"cold": [0, 1], "warm": [0, 1]}
