@@ -3,7 +3,8 @@
 python benchmarks/algorithms.py [--recipe NAME ...] [--folder DIR] [--json FILE] [--png FILE]
 
 Each recipe trains on two CPU processes, one that trains and one that rolls out, which keep their roles. Recipes are the
-files of the folder, so a new one is run too. Runs that lie in ``--folder`` already are not done again.
+files of the folder, so a new one is run too, but for those that learn from a data set. Runs that lie in ``--folder``
+already are not done again.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ from matplotlib.figure import Figure
 
 from rlserve.tracking import colours
 from rlserve.tracking.report.png import STYLE
+from rlserve.trainers.algorithms.supervised.config import SupervisedConfig
 
 RUN_FILE = "conf/rlhf.yaml"
 SETTINGS = ("pool=two", "manager=static")
 RECIPES = ROOT / "conf" / "algorithm"
+NOT_FROM_REWARDS = {config_type.name for config_type in SupervisedConfig.__subclasses__()}
 NUM_SEEDS = {"ppo": 3, "grpo": 3, "dapo": 3, "rloo": 3}
 """Of these; of the others one."""
 NUM_STEPS, NUM_STEPS_WITH_CRITIC = 40, 60
@@ -107,7 +110,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def read_recipes(folder: Path, wanted: Sequence[str] | None) -> list[Recipe]:
     """The recipes of a folder of YAML files, or those of them that are wanted, by name."""
-    paths = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    paths = {path.stem: path for path in sorted(folder.glob("*.yaml")) if path.stem not in NOT_FROM_REWARDS}
     if unknown := set(wanted or ()) - paths.keys():
         sys.exit(f"no recipe of {folder}: {', '.join(sorted(unknown))}; there are {', '.join(paths)}")
     return [_read_recipe(path) for name, path in paths.items() if wanted is None or name in wanted]

@@ -52,7 +52,8 @@ def answer(step: int, reward: float, num_tokens: int, *, kind: str = "training")
 
 def test_every_recipe_of_the_folder_is_run_with_what_loads() -> None:
     recipes = algorithms.read_recipes(algorithms.RECIPES, None)
-    assert [recipe.name for recipe in recipes] == sorted(path.stem for path in algorithms.RECIPES.glob("*.yaml"))
+    in_folder = {path.stem for path in algorithms.RECIPES.glob("*.yaml")}
+    assert [recipe.name for recipe in recipes] == sorted(in_folder - {"sft", "reward_model"})
     for recipe in recipes:
         config = load(str(ROOT / algorithms.RUN_FILE), [*algorithms.SETTINGS, *recipe.settings], discovered={}).config
         assert config.num_steps == recipe.num_steps
