@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers.tokenization_utils_tokenizers import PreTrainedTokenizerFast
 
 from rlserve.controller.answer_stages import AnswerStages
+from rlserve.controller.batches.rollouts import RolloutBatches
 from rlserve.controller.clock import RunClock
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.counters import Counters
@@ -282,13 +283,14 @@ async def run(shape: Shape, answers: Sequence[bytes], tokenizer: PreTrainedToken
             stages=make_stages(outside, tokenizer),
             limits=NO_FAILURES,
         )
+        turns = AtOnce()
         training = TrainingLoop(
             context,
             num_steps=shape.num_steps,
-            turns=AtOnce(),
+            turns=turns,
             trainers=outside,
             weights=outside,
-            buffer=books.buffer,
+            batches=RolloutBatches(context, num_steps=shape.num_steps, turns=turns, buffer=books.buffer),
             folder=folder,
         )
         for index in range(NUM_REPLICAS):

@@ -76,7 +76,14 @@ def test_every_step_has_its_metrics(finished: Run) -> None:
 def test_every_metric_that_is_documented_is_written_and_every_one_written_is_documented(finished: Run) -> None:
     written = {name for line in finished.lines("metrics.jsonl") for name in line} - {"step"}
     assert "reward/num_kinds/mean" in written
-    of_another_algorithm = {"actor/kl_loss", "training/rejected_frac"}
+    of_another_algorithm = {
+        "actor/entropy_threshold",
+        "actor/kl_loss",
+        "actor/positive_nll_loss",
+        "critic/kl_coefficient",
+        "rollout/greedy_score/mean",
+        "training/rejected_frac",
+    }
     of_another_placement = {name for name in spelled_out() if re.match(r"pool/(turn|engine|trainer)_", name)}
     of_conversations = {name for name in spelled_out() if re.search(r"environment|num_turns", name)}
     of_data_sets = {name for name in spelled_out() if name.startswith(("train/", "val/"))}
