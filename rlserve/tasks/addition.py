@@ -19,17 +19,14 @@ pretrained model of a real run, and says nothing about how well small models lea
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Iterator
 
-from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
+from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe, split_of
 
 MIN_NUM_COLUMNS, MAX_NUM_COLUMNS = 2, 5
 MAX_NUM_EASY_COLUMNS = 3
 FORGET_PROBABILITY = 0.6
 """Of a due carry, in the demonstrations."""
-HELD_OUT_SHARE = 8
-"""One problem in so many is held out."""
 COLUMN_END = ";"
 
 
@@ -94,11 +91,6 @@ def num_columns_of(first: int, second: int) -> int:
 def format_prompt(first: int, second: int) -> str:
     """``407+86=``."""
     return f"{first}+{second}="
-
-
-def split_of(prompt: str) -> Split:
-    """The split that a problem belongs to, by a hash of its prompt: no seed can put it into both."""
-    return "held_out" if zlib.crc32(prompt.encode()) % HELD_OUT_SHARE == 0 else "train"
 
 
 def work_out(first: int, second: int, *, remember_carry: Callable[[], bool]) -> str:

@@ -15,11 +15,10 @@ lengths, of rare rewards, and of tokens that are seldom drawn.
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
+from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe, split_of
 
 LARGEST_START = 69
 """Each from 1 on is equally likely."""
@@ -31,8 +30,6 @@ END_PROBABILITY = 0.2
 """Of ending where a borrow is due."""
 MAX_NUM_FORGOTTEN = 3
 """In a demonstration: at a further borrow he ends."""
-HELD_OUT_SHARE = 8
-"""One problem in so many is held out."""
 SEPARATOR = ","
 
 Deed = Literal["borrow", "forget", "end"]
@@ -91,11 +88,6 @@ def draw_deed(rng: random.Random) -> Deed:
     if rng.random() < END_PROBABILITY:
         return "end"
     return "forget" if rng.random() < FORGET_PROBABILITY else "borrow"
-
-
-def split_of(prompt: str) -> Split:
-    """The split that a problem belongs to, by a hash of its prompt: no seed can put it into both."""
-    return "held_out" if zlib.crc32(prompt.encode()) % HELD_OUT_SHARE == 0 else "train"
 
 
 def count_down(start: int, *, at_borrow: Callable[[], Deed]) -> str:

@@ -8,15 +8,12 @@ a paced run computes is real, and next to nothing. The warm start only teaches t
 from __future__ import annotations
 
 import random
-import zlib
 from collections.abc import Iterator
 
-from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe
+from rlserve.tasks.base import Demonstration, Record, Sample, Split, Task, WarmStartRecipe, split_of
 
 NUM_DIGITS = 7
 NUM_ANSWER_DIGITS = 12
-HELD_OUT_SHARE = 8
-"""One prompt in so many is held out."""
 
 
 class DigitsTask(Task):
@@ -47,7 +44,7 @@ class DigitsTask(Task):
         records: dict[str, Record] = {}
         while len(records) < count:
             prompt = _draw_prompt(rng)
-            if _split_of(prompt) == split:
+            if split_of(prompt) == split:
                 records[prompt] = Record(prompt=prompt, answer=prompt[0])
         return list(records.values())
 
@@ -55,17 +52,13 @@ class DigitsTask(Task):
         rng = random.Random(f"{seed} demonstrations")
         while True:
             prompt = _draw_prompt(rng)
-            if _split_of(prompt) == "train":
+            if split_of(prompt) == "train":
                 response = "".join(rng.choice("0123456789") for _ in range(NUM_ANSWER_DIGITS))
                 yield Demonstration(prompt=prompt, response=response)
 
 
 def _draw_prompt(rng: random.Random) -> str:
     return "".join(rng.choice("0123456789") for _ in range(NUM_DIGITS)) + ":"
-
-
-def _split_of(prompt: str) -> Split:
-    return "held_out" if zlib.crc32(prompt.encode()) % HELD_OUT_SHARE == 0 else "train"
 
 
 def reward(sample: Sample) -> float:

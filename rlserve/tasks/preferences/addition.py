@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import random
 
-from rlserve.tasks.addition import FORGET_PROBABILITY, draw_operands, format_prompt, split_of, work_out
-from rlserve.tasks.base import Split
+from rlserve.tasks.addition import FORGET_PROBABILITY, draw_operands, format_prompt, work_out
+from rlserve.tasks.base import Split, split_of
 
 
 def addition_pairs(*, seed: int, split: Split, count: int) -> list[dict[str, str]]:

@@ -14,10 +14,9 @@ from rlserve.tasks.addition import (
     MIN_NUM_COLUMNS,
     AdditionTask,
     reward,
-    split_of,
     work_out,
 )
-from rlserve.tasks.base import Split
+from rlserve.tasks.base import Split, split_of
 
 operands = st.integers(min_value=1, max_value=10**MAX_NUM_COLUMNS - 1)
 

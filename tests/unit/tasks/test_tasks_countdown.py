@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlserve.tasks.base import split_of
 from rlserve.tasks.countdown import (
     LARGEST_EASY_START,
     LARGEST_START,
@@ -18,7 +19,6 @@ from rlserve.tasks.countdown import (
     Deed,
     count_down,
     reward,
-    split_of,
 )
 
 
