@@ -184,10 +184,7 @@ def load_rows(config: DataConfig) -> tuple[PromptRows, PromptRows]:
     """
     rows = _load(config.path, config.split, config)
     if config.held_out_path is None:
-        num_held_out = num_set_aside(len(rows), config)
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(rows))
-        held_out = PromptRows(rows, np.sort(order[:num_held_out]))
-        train = PromptRows(rows, np.sort(order[num_held_out:]))
+        train, held_out = (PromptRows(rows, chosen) for chosen in set_aside(len(rows), config))
     else:
         held_out_rows = _load(config.held_out_path, config.held_out_split, config)
         held_out = PromptRows(held_out_rows, np.arange(len(held_out_rows)))
@@ -204,8 +201,19 @@ def _load(path: str, split: str, config: DataConfig) -> DatasetRows:
     return rows
 
 
-def num_set_aside(num_rows: int, config: DataConfig) -> int:
-    """Held-out rows: as many as are asked for, or as there should be of so little data."""
+def set_aside(num_rows: int, config: DataConfig) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The rows to train on and the held-out ones of one file, the same for every seed and every kind of run.
+
+    Raises:
+        DataError: there are too few rows for both.
+    """
+    num_held_out = _num_held_out(num_rows, config)
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(num_rows)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])
+
+
+def _num_held_out(num_rows: int, config: DataConfig) -> int:
+    """As many as are asked for, or as there should be of so little data."""
     if num_rows < 2:
         raise DataError(
             f"{config.path}: holds {num_rows} prompt, and one to train on and one to score are needed; "

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlserve.errors import DataError
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.dataset.epochs import EpochOrder
-from rlserve.rollout.dataset.same_content import check_same, content_of
+from rlserve.rollout.dataset.same_content import SourceContent
 from rlserve.rollout.encoder import PROMPT_TOO_LONG, PromptEncoder
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, PromptRows, load_rows
@@ -35,9 +35,10 @@ class PromptSource:
     ) -> None:
         """``held_out`` is not handed out; a run is not resumed on others."""
         self._rows = rows
-        self._held_out = held_out
+        self._content = SourceContent(
+            seed=seed, train=rows, held_out=held_out, rows_are="prompts", row_is="prompt or answer"
+        )
         self._encoder = encoder
-        self._seed = seed
         self._order = EpochOrder(len(rows), seed=seed, shuffle=shuffle)
         self._position = 0
 
@@ -77,12 +78,7 @@ class PromptSource:
 
     def snapshot(self) -> dict[str, Any]:
         """The position as plain data for a checkpoint (JSON), and what the prompts come down to."""
-        return {
-            "position": self._position,
-            "seed": self._seed,
-            "train": content_of(self._rows),
-            "held_out": content_of(self._held_out),
-        }
+        return self._content.snapshot(self._position)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on where ``snapshot`` was taken.
@@ -91,11 +87,7 @@ class PromptSource:
             DataError: the data has other prompts or answers than then, or another order, or the seed is another:
                 positions would name other prompts, and scores of held-out prompts could not be compared.
         """
-        if snapshot["seed"] != self._seed:
-            raise DataError(f"the run cannot be resumed: seed was {snapshot['seed']} and is now {self._seed}")
-        check_same(snapshot["train"], self._rows, what="prompt or answer")
-        check_same(snapshot["held_out"], self._held_out, what="prompt or answer")
-        self._position = snapshot["position"]
+        self._position = self._content.position_in(snapshot)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

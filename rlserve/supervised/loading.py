@@ -8,7 +8,7 @@ import numpy as np
 
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.dataset.factory import open_table
-from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, HELD_OUT_SEED, num_set_aside
+from rlserve.rollout.prompt_rows import DEFAULT_NUM_HELD_OUT, set_aside
 from rlserve.supervised.base import RowReader
 from rlserve.supervised.completions import CompletionReader
 from rlserve.supervised.preferences import PreferenceReader
@@ -33,9 +33,7 @@ def load_source(
     max_length = min(config.max_length or model_length, model_length)
     table = open_table(config.path, config.split)
     if config.held_out_path is None:
-        order = np.random.default_rng(HELD_OUT_SEED).permutation(len(table))
-        num_held_out = num_set_aside(len(table), config)
-        held_out_numbers, train_numbers = np.sort(order[:num_held_out]), np.sort(order[num_held_out:])
+        train_numbers, held_out_numbers = set_aside(len(table), config)
         held_out_table, held_out_path = table, config.path
     else:
         held_out_table, held_out_path = open_table(config.held_out_path, config.held_out_split), config.held_out_path

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rlserve.errors import DataError
 from rlserve.rollout.dataset.epochs import EpochOrder
-from rlserve.rollout.dataset.same_content import check_same, content_of
+from rlserve.rollout.dataset.same_content import SourceContent
 from rlserve.supervised.batch import build_batch
 from rlserve.supervised.tokenised_rows import TokenisedRows
 from rlserve.trainers.batch import Batch
@@ -22,7 +21,7 @@ class SupervisedSource:
     ) -> None:
         self._rows = rows
         self._held_out = held_out
-        self._seed = seed
+        self._content = SourceContent(seed=seed, train=rows, held_out=held_out, rows_are="rows", row_is="row")
         self._order = EpochOrder(len(rows), seed=seed, shuffle=shuffle)
         self._batch_size = batch_size
         self._position = 0
@@ -61,12 +60,7 @@ class SupervisedSource:
 
     def snapshot(self) -> dict[str, Any]:
         """The position as plain data for a checkpoint (JSON), and what the data comes down to."""
-        return {
-            "position": self._position,
-            "seed": self._seed,
-            "train": content_of(self._rows),
-            "held_out": content_of(self._held_out),
-        }
+        return self._content.snapshot(self._position)
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Go on where ``snapshot`` was taken.
@@ -74,8 +68,4 @@ class SupervisedSource:
         Raises:
             DataError: the data are others than then, or in another order.
         """
-        if snapshot["seed"] != self._seed:
-            raise DataError(f"the run cannot be resumed: seed was {snapshot['seed']} and is now {self._seed}")
-        check_same(snapshot["train"], self._rows, what="row")
-        check_same(snapshot["held_out"], self._held_out, what="row")
-        self._position = snapshot["position"]
+        self._position = self._content.position_in(snapshot)

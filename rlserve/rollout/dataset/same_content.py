@@ -1,8 +1,9 @@
-"""Whether a run is resumed on the data that it began with."""
+"""What a checkpoint says of a source of rows, and whether a run is resumed on the data that it began with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,28 +26,53 @@ class DigestedRows(Protocol):
     def place(self, index: int) -> str: ...
 
 
-def content_of(rows: DigestedRows) -> dict[str, Any]:
-    """What is saved of them."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceContent:
+    """All that a stream of rows depends on, but for the position in it."""
+
+    seed: int
+    train: DigestedRows
+    held_out: DigestedRows
+    rows_are: str
+    """What the rows are called, such as ``prompts``."""
+    row_is: str
+    """What of a row is compared, such as ``prompt or answer``."""
+
+    def snapshot(self, position: int) -> dict[str, Any]:
+        """A position as plain data for a checkpoint (JSON), and what the data comes down to."""
+        return {
+            "position": position,
+            "seed": self.seed,
+            "train": _content_of(self.train),
+            "held_out": _content_of(self.held_out),
+        }
+
+    def position_in(self, snapshot: Mapping[str, Any]) -> int:
+        """The position that was saved.
+
+        Raises:
+            DataError: the data are others than then, or in another order: it would be of another row.
+        """
+        if snapshot["seed"] != self.seed:
+            raise DataError(f"the run cannot be resumed: seed was {snapshot['seed']} and is now {self.seed}")
+        self._check_same(snapshot["train"], self.train)
+        self._check_same(snapshot["held_out"], self.held_out)
+        position: int = snapshot["position"]
+        return position
+
+    def _check_same(self, saved: Mapping[str, Any], rows: DigestedRows) -> None:
+        refused = f"the run cannot be resumed on these {self.rows_are}"
+        remedy = f"restore {rows.path}, or start a new run on the new data"
+        if saved["num_rows"] != len(rows):
+            raise DataError(
+                f"{refused}: {saved['num_rows']} of {rows.path} were used, and now there are {len(rows)}; {remedy}"
+            )
+        changed = first_difference(saved["fingerprint"], rows.digests)
+        if changed is not None:
+            first, last = (rows.place(index) for index in changed)
+            where = f"at {first}" if first == last else f"between {first} and {last}"
+            raise DataError(f"{refused}: {self.row_is} {where} is not what it was when the run began; {remedy}")
+
+
+def _content_of(rows: DigestedRows) -> dict[str, Any]:
     return {"num_rows": len(rows), "fingerprint": list(rows.fingerprint)}
-
-
-def check_same(saved: Mapping[str, Any], rows: DigestedRows, *, what: str) -> None:
-    """Compare with what ``content_of`` gave when the run began; ``what`` a row is called.
-
-    Raises:
-        DataError: they differ.
-    """
-    remedy = f"restore {rows.path}, or start a new run on the new data"
-    if saved["num_rows"] != len(rows):
-        raise DataError(
-            f"the run cannot be resumed on these {what}s: {saved['num_rows']} of {rows.path} were used, "
-            f"and now there are {len(rows)}; {remedy}"
-        )
-    changed = first_difference(saved["fingerprint"], rows.digests)
-    if changed is not None:
-        first, last = (rows.place(index) for index in changed)
-        where = f"at {first}" if first == last else f"between {first} and {last}"
-        raise DataError(
-            f"the run cannot be resumed on these {what}s: {what} {where} is not what it was when the run "
-            f"began; {remedy}"
-        )
