@@ -11,18 +11,15 @@ Legend: B samples, R longest response, K tokens of all samples end to end.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from checks import Check
+from checks import Check, report
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
@@ -262,17 +259,11 @@ def compare(name: str, case: Case) -> list[Check]:
     ]
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="where to write the checks")
-    arguments = parser.parse_args()
-    checks = [check for name, case in CASES.items() for check in compare(name, case)]
-    for check in checks:
-        print(f"{'ok ' if check.met else 'BAD'}  {check.value:.1e}  {check.name}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"checks": [check.line() for check in checks]}, indent=2) + "\n")
-    return 0 if all(check.met for check in checks) else 1
+def all_checks() -> Iterator[Check]:
+    """Of all cases."""
+    for name, case in CASES.items():
+        yield from compare(name, case)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report(__doc__, all_checks))

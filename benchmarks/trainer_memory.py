@@ -52,16 +52,11 @@ class MemoryCase:
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Of the trainer, beside the defaults."""
 
-    @property
-    def uses_deepspeed(self) -> bool:
-        """In the place of plain PyTorch."""
-        return "zero_stage" in self.settings
-
     def config(self) -> TrainerConfig:
         """Of the trainer."""
         from rlserve.trainers import DeepSpeedTrainerConfig, TorchTrainerConfig
 
-        if self.uses_deepspeed:
+        if "zero_stage" in self.settings:
             return DeepSpeedTrainerConfig(**self.settings)
         return TorchTrainerConfig(num_logical_shards=self.num_logical_shards, **self.settings)
 

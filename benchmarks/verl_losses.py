@@ -13,16 +13,13 @@ Legend: B samples, R longest response, K tokens of all samples end to end.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
-from checks import Check
+from checks import Check, report
 from torch import Tensor
 from verl.trainer.config import AlgoConfig
 from verl.trainer.ppo import core_algos
@@ -276,17 +273,11 @@ def value_loss() -> Iterator[Check]:
     yield check("value: gradient", ours.grad, theirs.grad[MASK_BR])
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="where to write the checks")
-    arguments = parser.parse_args()
-    checks = [*advantages(), *policy_losses(), *aggregations(), *divergences(), *value_loss()]
-    for each in checks:
-        print(f"{'ok ' if each.met else 'BAD'}  {each.value:.1e}  {each.name}")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"checks": [each.line() for each in checks]}, indent=2) + "\n")
-    return 0 if all(each.met for each in checks) else 1
+def all_checks() -> Iterator[Check]:
+    """Of all that both have."""
+    for part in (advantages, policy_losses, aggregations, divergences, value_loss):
+        yield from part()
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(report(__doc__, all_checks))
