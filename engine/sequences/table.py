@@ -141,7 +141,8 @@ class SequenceTable:
         self.block_tables[rows, :num_blocks] = self.block_tables[first, :num_blocks]
         num_generated = [each.owner.request.sampling.max_tokens_of(each.index) for each in leader_of]
         self.max_num_tokens[rows] = np.minimum(num_prompt + np.array(num_generated), self.token_ids.shape[1])
-        self.temperature[rows] = [_temperature(follower) for follower in leader_of]
+        if any(leader.owner.request.sampling.num_greedy for leader in set(leader_of.values())):
+            self.temperature[rows] = [_temperature(follower) for follower in leader_of]
         self.last_token_s[rows] = [follower.last_token_s for follower in leader_of]
         seeds = [_seed(follower) % 2**64 for follower in leader_of]
         indices = [follower.index for follower in leader_of]
