@@ -17,7 +17,7 @@ from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.pool.nvidia import is_slice
 from rlserve.roofline.accelerators import is_cpu
-from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, DeepSpeedTrainerConfig, TorchTrainerConfig
+from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainerConfig
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
@@ -43,7 +43,6 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_batch(config),
         *_check_groups(config),
         *_check_deterministic_training(config, discovered),
-        *_check_sharding(config),
         *_check_weights(config, discovered),
         *check_pacing(config),
         *check_colocated(config),
@@ -204,16 +203,6 @@ def _check_deterministic_training(config: RunConfig, discovered: Mapping[str, in
     if gpus:
         message = f"is only for slots that are CPU processes (pool.slots of a type that begins with cpu), got {gpus[0]}"
         yield Problem("trainer.deterministic", message)
-
-
-def _check_sharding(config: RunConfig) -> Iterator[Problem]:
-    """With networks that are cut up no trainer has the policy by itself."""
-    trainer = config.trainer
-    if config.pool.placement != "colocated" or not trainer.weights_are_spread:
-        return
-    setting = "zero_stage=3" if isinstance(trainer, DeepSpeedTrainerConfig) else "sharding=full"
-    message = f"must be elastic or separate with trainer.{setting}, where engines find no whole policy beside them"
-    yield Problem("pool.placement", f"{message}, got colocated")
 
 
 def _check_launch(config: RunConfig) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.pool.config import ColocatedConfig
+from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 
 
 def check_colocated(config: RunConfig) -> Iterator[Problem]:
@@ -18,6 +19,10 @@ def check_colocated(config: RunConfig) -> Iterator[Problem]:
         return
     if pool.is_paced:
         yield Problem("pool.placement", "must be elastic or separate on paced slots, got colocated")
+    if config.trainer.weights_are_spread:
+        setting = "zero_stage=3" if isinstance(config.trainer, DeepSpeedTrainerConfig) else "sharding=full"
+        message = f"must be elastic or separate with trainer.{setting}, where engines find no whole policy beside them"
+        yield Problem("pool.placement", f"{message}, got colocated")
     if rollout.engine.tensor_parallel_size > 1:
         size = rollout.engine.tensor_parallel_size
         yield Problem("rollout.engine.tensor_parallel_size", f"must be 1 with pool.placement=colocated, got {size}")
