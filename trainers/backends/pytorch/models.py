@@ -6,7 +6,7 @@ Legend: S samples of a pass, L longest input, a response tokens of the pass, H h
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import torch
@@ -100,11 +100,7 @@ def load_policy(model_path: str, *, load_weights: bool) -> Any:
     Raises:
         ModelError: the path is no model, the architecture is not supported, or weights are missing.
     """
-    try:
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
-    architecture = (config.architectures or ["none named"])[0]
+    config, architecture = read_config(model_path)
     if architecture not in SUPPORTED_ARCHITECTURES:
         raise ModelError(
             f"{model_path!r} has architecture {architecture}, which cannot be trained; "
@@ -122,10 +118,29 @@ def load_policy(model_path: str, *, load_weights: bool) -> Any:
         )
     except OSError as error:
         raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
-    unfit = sorted({*report["missing_keys"], *(str(name) for name in report["mismatched_keys"])})
-    if unfit:
-        raise ModelError(f"{model_path!r} lacks weights that its config.json asks for, such as {unfit[0]}")
+    check_complete(model_path, report)
     return policy.eval()
+
+
+def read_config(model_path: str) -> tuple[Any, str]:
+    """A model's configuration, and the architecture that it names.
+
+    Raises:
+        ModelError: the path is no model.
+    """
+    try:
+        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
+    return config, (config.architectures or ["none named"])[0]
+
+
+def check_complete(model_path: str, report: Mapping[str, Any], *, new: Set[str] = frozenset()) -> None:
+    """Raise ``ModelError`` where transformers' report of loading a model says that weights were missing, other than
+    those that are ``new``."""
+    missing = set(report["missing_keys"]) - new
+    if unfit := sorted({*missing, *(str(name) for name in report["mismatched_keys"])}):
+        raise ModelError(f"{model_path!r} lacks weights that its config.json asks for, such as {unfit[0]}")
 
 
 def _experts_options(config: Any) -> dict[str, str]:

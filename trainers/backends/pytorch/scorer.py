@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification
 from transformers.initialization import no_init_weights
 
 from rlserve.errors import ModelError
-from rlserve.trainers.backends.pytorch.models import SUPPORTED_ARCHITECTURES
+from rlserve.trainers.backends.pytorch.models import SUPPORTED_ARCHITECTURES, check_complete, read_config
 
 _LANGUAGE_MODEL, _SCORER = "ForCausalLM", "ForSequenceClassification"
 
@@ -22,11 +22,7 @@ def load_scorer(model_path: str, *, load_weights: bool, seed: int) -> Any:
     Raises:
         ModelError: the path is no model, the architecture is not supported, or weights are missing.
     """
-    try:
-        config = AutoConfig.from_pretrained(model_path, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
-    architecture = (config.architectures or ["none named"])[0]
+    config, architecture = read_config(model_path)
     if architecture.replace(_SCORER, _LANGUAGE_MODEL) not in SUPPORTED_ARCHITECTURES:
         raise ModelError(
             f"{model_path!r} has architecture {architecture}, which cannot learn to score; supported: "
@@ -47,9 +43,7 @@ def load_scorer(model_path: str, *, load_weights: bool, seed: int) -> Any:
     except OSError as error:
         raise ModelError(f"{model_path!r} is no model that can be trained: {error}") from error
     has_new_head = architecture.endswith(_LANGUAGE_MODEL)
-    missing = set(report["missing_keys"]) - ({"score.weight"} if has_new_head else set())
-    if unfit := sorted({*missing, *(str(name) for name in report["mismatched_keys"])}):
-        raise ModelError(f"{model_path!r} lacks weights that its config.json asks for, such as {unfit[0]}")
+    check_complete(model_path, report, new={"score.weight"} if has_new_head else frozenset())
     if has_new_head:
         _draw(scorer.score, seed)
     return scorer.eval()
