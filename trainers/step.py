@@ -39,7 +39,17 @@ from rlserve.trainers.algorithms.base import (
     ValueTokens,
 )
 from rlserve.trainers.algorithms.supervised.base import Supervised
-from rlserve.trainers.backends.base import CRITIC, POLICY, Backend, Gradient, Losses, PolicyOutputs, Scores, Wanted
+from rlserve.trainers.backends.base import (
+    CRITIC,
+    CRITIC_HEAD,
+    POLICY,
+    Backend,
+    Gradient,
+    Losses,
+    PolicyOutputs,
+    Scores,
+    Wanted,
+)
 from rlserve.trainers.batch import Batch
 from rlserve.trainers.experience import experience_of
 from rlserve.trainers.mini_batches import mini_batches
@@ -221,6 +231,8 @@ class TrainingStep:
             if network in gradient.norms:
                 update[f"{prefix}/grad_norm"] = gradient.norms[network]
                 update[f"{prefix}/lr"] = gradient.learning_rates[network]
+        if CRITIC_HEAD in gradient.learning_rates:
+            update["critic/head_lr"] = gradient.learning_rates[CRITIC_HEAD]
         return gradient, update
 
     def _check_finite(self, update: dict[str, float]) -> None:

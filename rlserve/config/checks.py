@@ -21,6 +21,8 @@ from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainer
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
+_OF_CRITIC = {"critic_model_path": None, "critic_head_learning_rate": None, "critic_warmup_steps": 0}
+"""What of a trainer's configuration only a critic reads, and what it is without one."""
 
 
 def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Problem, ...]:
@@ -152,18 +154,14 @@ def _check_groups(config: RunConfig) -> Iterator[Problem]:
 
 def _check_learning_rates(config: RunConfig) -> Iterator[Problem]:
     trainer = config.scheduled_trainer
-    if trainer.critic_model_path is not None and not config.algorithm.needs.critic:
-        yield Problem(
-            "trainer.critic_model_path",
-            f"must be null with algorithm.name={config.algorithm.name}, which has no critic, got "
-            f"{trainer.critic_model_path}",
-        )
-    if trainer.critic_warmup_steps and not config.algorithm.needs.critic:
-        yield Problem(
-            "trainer.critic_warmup_steps",
-            f"must be 0 with algorithm.name={config.algorithm.name}, which has no critic, got "
-            f"{trainer.critic_warmup_steps}",
-        )
+    if not config.algorithm.needs.critic:
+        for name, without_critic in _OF_CRITIC.items():
+            if (value := getattr(trainer, name)) != without_critic:
+                must_be = "null" if without_critic is None else without_critic
+                yield Problem(
+                    f"trainer.{name}",
+                    f"must be {must_be} with algorithm.name={config.algorithm.name}, which has no critic, got {value}",
+                )
     num_before = trainer.critic_warmup_steps + trainer.num_warmup_steps
     if trainer.learning_rate_schedule != "constant" and num_before >= (trainer.num_schedule_steps or 0):
         yield Problem(

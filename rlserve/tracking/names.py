@@ -55,6 +55,7 @@ METRICS: Mapping[str, str] = {
     "actor/positive_nll_loss": "(with positive_nll_coefficient) mean negative log-likelihood of right answers' tokens",
     "critic/grad_norm": "(PPO) norm of the critic's gradient before clipping",
     "critic/lr": "(PPO) learning rate of the critic",
+    "critic/head_lr": "(`trainer.critic_head_learning_rate`) learning rate of its value head",
     "critic/vf_loss": "(PPO) clipped value loss [TRL loss/value_avg]",
     "critic/vf_clipfrac": "(PPO) share of tokens whose value was clipped",
     "critic/vf_explained_var": "(PPO) share of the returns' variance that the values explain",

@@ -31,6 +31,7 @@ pytestmark = pytest.mark.skipif(find_spec("deepspeed") is None, reason="needs th
 SHARED: dict[str, Any] = {
     "learning_rate": 1e-3,
     "critic_learning_rate": 1e-2,
+    "critic_head_learning_rate": 3e-2,
     "weight_decay": 0.1,
     "num_warmup_steps": 3,
     "timeout_s": 60.0,

@@ -80,6 +80,7 @@ def test_every_metric_that_is_documented_is_written_and_every_one_written_is_doc
         "actor/entropy_threshold",
         "actor/kl_loss",
         "actor/positive_nll_loss",
+        "critic/head_lr",
         "critic/kl_coefficient",
         "rollout/greedy_score/mean",
         "training/rejected_frac",

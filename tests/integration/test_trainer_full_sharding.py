@@ -18,7 +18,12 @@ from rlserve.errors import NonFiniteLossError, StateLostError, UserError, Worker
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig
 
 CONFIG = TorchTrainerConfig(
-    sharding="full", learning_rate=1e-3, critic_learning_rate=1e-3, weight_decay=0.01, timeout_s=60.0
+    sharding="full",
+    learning_rate=1e-3,
+    critic_learning_rate=1e-3,
+    critic_head_learning_rate=3e-3,
+    weight_decay=0.01,
+    timeout_s=60.0,
 )
 WHOLE = dataclasses.replace(CONFIG, sharding="optimizer", num_logical_shards=3)
 ALGORITHM = PPOConfig(

@@ -14,7 +14,13 @@ from trainer_samples import random_batch, save_tiny_model
 from rlserve.errors import DeadlineExceededError, NonFiniteLossError, StateLostError, UserError, WorkerFailedError
 from rlserve.trainers import AlgorithmConfig, GRPOConfig, PPOConfig, TorchTrainerConfig, Traffic
 
-CONFIG = TorchTrainerConfig(learning_rate=1e-2, critic_learning_rate=1e-2, num_logical_shards=7, timeout_s=60.0)
+CONFIG = TorchTrainerConfig(
+    learning_rate=1e-2,
+    critic_learning_rate=1e-2,
+    critic_head_learning_rate=3e-2,
+    num_logical_shards=7,
+    timeout_s=60.0,
+)
 ALGORITHM = PPOConfig(
     num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
 )

@@ -26,6 +26,8 @@ FloatArray = NDArray[np.float32]
 
 POLICY, CRITIC = "policy", "critic"
 """Networks that are trained, as keys of norms and learning rates."""
+CRITIC_HEAD = "critic_head"
+"""The critic's value head, as a key of learning rates, where it has one of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +121,7 @@ class Gradient:
     padding_share: float
     """Of the tokens that went through the networks, those that no sample has."""
     learning_rates: Mapping[str, float]
-    """By network, of the update that would apply it."""
+    """By network, and of the critic's head where it has its own, of the update that would apply it."""
 
 
 class Backend(ABC):

@@ -58,6 +58,9 @@ class OptimizationConfig:
     """Of the policy."""
     critic_learning_rate: float = 5e-6
     """Of the critic."""
+    critic_head_learning_rate: float | None = None
+    """Of the critic's value head, which is new where its backbone is trained already; it follows the critic's schedule.
+    None: that of the critic."""
     critic_model_path: str | None = None
     """Reward model that the critic begins as: folder or hub name of a sequence classifier of transformers with one
     label and a backbone of the policy's shape; its ``score`` becomes the value head. None: the policy's backbone, with
@@ -105,6 +108,9 @@ class OptimizationConfig:
         return {
             "learning_rate": self.learning_rate > 0 or "must be above 0",
             "critic_learning_rate": self.critic_learning_rate > 0 or "must be above 0",
+            "critic_head_learning_rate": self.critic_head_learning_rate is None
+            or self.critic_head_learning_rate > 0
+            or "must be above 0, or null",
             "critic_model_path": self.critic_model_path is None
             or not self.lora.is_on
             or "must be null with lora.rank, where policy and critic share one frozen base",

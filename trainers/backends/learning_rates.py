@@ -1,4 +1,4 @@
-"""What a network learns at: a pure function of the updates that were made.
+"""What a network, or the critic's head, learns at: a pure function of the updates that were made.
 
 ::
 
@@ -15,15 +15,28 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from rlserve.trainers.backends.base import CRITIC, POLICY
+from rlserve.trainers.backends.base import CRITIC, CRITIC_HEAD, POLICY
 from rlserve.trainers.backends.config import OptimizationConfig
+
+_HEAD_PREFIX = "value_head."
+"""Of the names of the head's parameters in a critic."""
 
 
 def learning_rates(config: OptimizationConfig, networks: Iterable[str], num_updates: int) -> dict[str, float]:
-    """Of these networks, in the update after ``num_updates``."""
+    """Of these networks, and of the critic's head where it has its own, in the update after ``num_updates``."""
     rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
-    late = {POLICY: config.critic_warmup_steps, CRITIC: 0}
-    return {network: rates[network] * _share(config, num_updates, begin=late[network]) for network in networks}
+    late = {POLICY: config.critic_warmup_steps}
+    learning = list(networks)
+    if CRITIC in learning and config.critic_head_learning_rate is not None:
+        rates[CRITIC_HEAD] = config.critic_head_learning_rate
+        learning.append(CRITIC_HEAD)
+    return {each: rates[each] * _share(config, num_updates, begin=late.get(each, 0)) for each in learning}
+
+
+def rate_of(config: OptimizationConfig, network: str, parameter_name: str) -> str:
+    """Which of ``learning_rates`` a parameter, by its name in its network, learns at."""
+    has_own_rate = config.critic_head_learning_rate is not None
+    return CRITIC_HEAD if has_own_rate and network == CRITIC and parameter_name.startswith(_HEAD_PREFIX) else network
 
 
 def _share(config: OptimizationConfig, num_updates: int, *, begin: int) -> float:

@@ -272,6 +272,10 @@ def test_no_field_of_the_tree_can_hold_a_secret() -> None:
             "trainer.critic_model_path: must be null with algorithm.name=grpo, which has no critic, got org/reward",
         ),
         (
+            {"algorithm": {"name": "grpo"}, "trainer": {"critic_head_learning_rate": 0.1}},
+            "trainer.critic_head_learning_rate: must be null with algorithm.name=grpo, which has no critic, got 0.1",
+        ),
+        (
             {"algorithm": {"name": "grpo"}, "trainer": {"critic_warmup_steps": 5}},
             "trainer.critic_warmup_steps: must be 0 with algorithm.name=grpo, which has no critic, got 5",
         ),

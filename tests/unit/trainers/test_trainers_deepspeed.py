@@ -60,13 +60,13 @@ class _Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.one = nn.Linear(5, 7)
-        self.two = nn.Linear(3, 1)
+        self.value_head = nn.Linear(3, 1)
 
 
-@pytest.fixture
-def layout() -> ParameterLayout:
+@pytest.fixture(params=[None, 1e-3], ids=["one-rate", "rate-of-the-head"])
+def layout(request: pytest.FixtureRequest) -> ParameterLayout:
     networks = {"policy": _Network(), "critic": _Network(), "reference": _Network()}
-    return ParameterLayout(networks, decay_norms_and_biases=False)
+    return ParameterLayout(networks, DeepSpeedTrainerConfig(critic_head_learning_rate=request.param))
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])

@@ -73,6 +73,48 @@ def test_the_schedule_of_the_policy_begins_after_the_critics_warm_up() -> None:
     assert found["critic"] == pytest.approx([4.0, 8.0, 8.0, 6.4, 4.8, 3.2, 1.6, 0.0])
 
 
+def test_the_rate_of_the_head_follows_the_critics_schedule() -> None:
+    fields: dict[str, Any] = {"critic_warmup_steps": 3, "num_warmup_steps": 2, "learning_rate_schedule": "linear"}
+    config = TorchTrainerConfig(
+        critic_learning_rate=8.0, critic_head_learning_rate=16.0, num_schedule_steps=7, **fields
+    )
+    for number in range(8):
+        found = learning_rates(config, NETWORKS, number)
+        assert found["critic_head"] == 2 * found["critic"]
+    assert learning_rates(config, ["policy"], 0).keys() == {"policy"}, "without a critic there is no head"
+
+
+HEAD = {"critic.value_head.weight": 0.1, "critic.value_head.bias": 0.0}
+"""The head's parameters and their weight decay, where that of the trainer is 0.1."""
+
+
+@pytest.mark.parametrize("sharding", ["optimizer", "full"])
+def test_the_head_learns_by_adamw_at_its_own_rate(model_path: str, sharding: str) -> None:
+    trainer = make_trainer(
+        model_path, critic_head_learning_rate=0.05, sharding=sharding, weight_decay=0.1, num_warmup_steps=2
+    )
+    for step, rate in ((1, 0.025), (2, 0.05), (3, 0.05)):
+        before = copy_of(trainer.state())
+        assert trainer.step(random_batch(step))["critic/head_lr"] == rate
+        after = trainer.state()
+        for name, decay in HEAD.items():
+            first, second = (after[f"{kind}_moment.{name}"].double() for kind in ("first", "second"))
+            direction = (first / (1 - 0.9**step)) / ((second / (1 - 0.95**step)).sqrt() + 1e-8)
+            plain = before[name].double() * (1 - rate * decay) - rate * direction
+            torch.testing.assert_close(after[name].double(), plain, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("sharding", ["optimizer", "full"])
+def test_nothing_but_the_head_learns_at_its_rate(model_path: str, sharding: str) -> None:
+    states = []
+    for rate in (None, 0.05):
+        trainer = make_trainer(model_path, critic_head_learning_rate=rate, sharding=sharding)
+        assert ("critic/head_lr" in trainer.step(random_batch(0))) == (rate is not None)
+        states.append(trainer.state())
+    one, other = states
+    assert {name for name in one if not torch.equal(one[name], other[name])} == set(HEAD)
+
+
 def test_while_the_critic_warms_up_the_policy_keeps_its_bits(model_path: str) -> None:
     trainer = make_trainer(model_path, critic_warmup_steps=2, weight_decay=0.1)
     states = [copy_of(trainer.state())]

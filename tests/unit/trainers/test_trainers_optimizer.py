@@ -78,6 +78,37 @@ def test_updates_equal_torch_adamw_with_clipping_per_module(decay_norms_and_bias
             torch.testing.assert_close(ours, parameter, rtol=1e-5, atol=1e-6)
 
 
+def test_a_critics_head_has_a_rate_of_its_own_and_the_critics_norm() -> None:
+    """Against AdamW written out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        critic = nn.ModuleDict({"backbone": nn.Linear(3, 20), "value_head": nn.Linear(20, 1)})
+    plain = {name: parameter.detach().double().clone() for name, parameter in critic.named_parameters()}
+    flat = FlatParameters({"critic": critic}, CPU)
+    config = TorchTrainerConfig(critic_learning_rate=0.1, critic_head_learning_rate=0.3, max_grad_norm=0.5)
+    # Three ranks' worth of moments, cut in the middle of backbone and head.
+    shards = [Interval(0, 32), Interval(32, 96), Interval(96, flat.vector.numel())]
+    optimizers = [holding(ShardedAdamW(config, flat), shard) for shard in shards]
+    generator = torch.Generator().manual_seed(1)
+    first, second = ({name: torch.zeros_like(value) for name, value in plain.items()} for _ in range(2))
+    for step in (1, 2, 3):
+        gradient = torch.zeros_like(flat.vector)
+        views = flat.views("critic", gradient)
+        for view in views.values():
+            view.copy_(torch.randn(view.shape, generator=generator))
+        norm = float(gradient.norm())
+        for name, value in plain.items():
+            clipped = views[name].double() * min(1.0, 0.5 / norm)
+            first[name] = 0.9 * first[name] + 0.1 * clipped
+            second[name] = 0.95 * second[name] + 0.05 * clipped**2
+            direction = (first[name] / (1 - 0.9**step)) / ((second[name] / (1 - 0.95**step)).sqrt() + 1e-8)
+            value -= (0.3 if name.startswith("value_head.") else 0.1) * direction
+        for optimizer in optimizers:
+            optimizer.update({"critic": optimizer.own_parts("critic", gradient)}, {"critic": norm})
+    for name, parameter in critic.named_parameters():
+        torch.testing.assert_close(parameter.detach().double(), plain[name], rtol=1e-5, atol=1e-6)
+
+
 def test_moments_in_host_memory_go_through_the_device_in_buckets_with_the_same_bits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -49,7 +49,7 @@ def test_rows_are_views_of_one_vector_that_begin_at_64_bytes() -> None:
         shards.rows(tensor).fill_(number + 1)
     assert shards.vector.tolist() == [1.0] * 2 + [0.0] * 14 + [3.0] * 2 + [0.0] * 14
     assert shards.reference.tolist() == [4.0] * 2 + [0.0] * 14
-    assert [tuple(place.parameter.shape) for place in shards.places("policy")] == [(3, 2), (1,)]
+    assert [tuple(place.parameter.shape) for _, place in shards.named_places("policy")] == [(3, 2), (1,)]
     assert shards.rows(layout.tensors[0]).shape == (1, 2)
 
 

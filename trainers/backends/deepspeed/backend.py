@@ -89,7 +89,7 @@ class DeepSpeedBackend(Backend):
         with_lora = config.lora.is_on  # the reference is the frozen base then
         self._layout = ParameterLayout(
             {name: network for name, network in self._networks.items() if not (with_lora and name == REFERENCE)},
-            decay_norms_and_biases=config.decay_norms_and_biases,
+            config,
         )
         self._skeleton = skeleton_of(self._networks[POLICY])
         self._progress = Progress(carried=networks.carried)

@@ -3,7 +3,8 @@
 ::
 
     vector     policy …            critic …            reference …
-    stage 1, 2 of each network: those with weight decay end to end, cut evenly; the others end to end, cut evenly
+    stage 1, 2 of each network: those with weight decay end to end, cut evenly; the others end to end, cut evenly;
+               a critic's head with a learning rate of its own apart from both
     stage 3    each parameter is cut evenly
 
 The vector is never in memory. It names elements, so that ranks can tell each other what they hold.
@@ -20,6 +21,8 @@ import torch
 from torch import nn
 
 from rlserve.trainers.backends.base import CRITIC, POLICY
+from rlserve.trainers.backends.config import OptimizationConfig
+from rlserve.trainers.backends.learning_rates import rate_of
 from rlserve.trainers.backends.spread.whole_tensors import SpreadTensor
 from rlserve.trainers.elastic.intervals import Interval, Intervals, union
 
@@ -40,6 +43,8 @@ class Place:
     elements: Interval
     is_decayed: bool
     """Whether weight decay acts on it."""
+    rate: str
+    """Which of the learning rates is its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,7 @@ class Span:
 class ParameterLayout:
     """Of the trained parameters of policy and critic, and all of the reference; equal on all ranks."""
 
-    def __init__(self, networks: Mapping[str, nn.Module], *, decay_norms_and_biases: bool) -> None:
+    def __init__(self, networks: Mapping[str, nn.Module], config: OptimizationConfig) -> None:
         """Without LoRA the reference is among ``networks``."""
         self.places: dict[str, dict[str, Place]] = {}
         offset = 0
@@ -69,7 +74,8 @@ class ParameterLayout:
                         name=name,
                         shape=parameter.shape,
                         elements=elements,
-                        is_decayed=decay_norms_and_biases or parameter.ndim > 1,
+                        is_decayed=config.decay_norms_and_biases or parameter.ndim > 1,
+                        rate=rate_of(config, network, name),
                     )
                     offset = elements.end
         self.num_elements = offset
@@ -136,12 +142,17 @@ class ParameterLayout:
 
 def parts_of_rank(places: Sequence[Place], rank: int, num_ranks: int, zero_stage: int) -> Iterator[list[Span]]:
     """What of one network's parameters a rank has, one list for each of DeepSpeed's vectors of stages 1 to 3."""
-    for is_decayed in (True, False):
-        group = [place for place in places if place.is_decayed == is_decayed]
-        if group:
-            yield (
-                shards_of_rank(group, rank, num_ranks) if zero_stage == 3 else partition_of_rank(group, rank, num_ranks)
-            )
+    for group in optimizer_groups(places):
+        yield shards_of_rank(group, rank, num_ranks) if zero_stage == 3 else partition_of_rank(group, rank, num_ranks)
+
+
+def optimizer_groups(places: Sequence[Place]) -> list[list[Place]]:
+    """One network's parameters by learning rate and weight decay, none of them empty: what the optimizer treats
+    alike."""
+    groups: dict[tuple[str, bool], list[Place]] = {}
+    for place in places:
+        groups.setdefault((place.rate, place.is_decayed), []).append(place)
+    return list(groups.values())
 
 
 def partition_of_rank(places: Sequence[Place], rank: int, num_ranks: int) -> list[Span]:

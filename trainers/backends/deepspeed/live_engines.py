@@ -132,8 +132,8 @@ class LiveEngines:
 
     def step(self, learning_rates: Mapping[str, float]) -> None:
         """Apply the gradients."""
-        for name, engine in self._trained.items():
-            engine.step(learning_rates[name])
+        for engine in self._trained.values():
+            engine.step(learning_rates)
 
     def complete_step(self) -> None:
         """After the last update of a step."""

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 from rlserve.trainers.backends.deepspeed.held_state import FIRST, PARAMETERS, SECOND, Pieces
 from rlserve.trainers.backends.deepspeed.importing import import_deepspeed
-from rlserve.trainers.backends.deepspeed.layout import Place, Span, partition_of_rank, shards_of_rank
+from rlserve.trainers.backends.deepspeed.layout import Place, Span, optimizer_groups, partition_of_rank, shards_of_rank
 from rlserve.trainers.backends.deepspeed.networks import PolicyPass, move_buffers
 from rlserve.trainers.backends.deepspeed.settings import deepspeed_settings
 from rlserve.trainers.elastic.base import Group
@@ -58,15 +58,16 @@ class ZeroEngine:
         )
         if self._stage == 3:
             shard_module(module, settings, device)
-        groups = [
-            {
-                "params": [parameter for parameter, place in self._places.items() if place.is_decayed == is_decayed],
-                "weight_decay": config.weight_decay if is_decayed else 0.0,
-            }
-            for is_decayed in (True, False)
-        ]
+        parameters = {place.name: parameter for parameter, place in self._places.items()}
         self._adamw = torch.optim.AdamW(
-            [group for group in groups if group["params"]],
+            [
+                {
+                    "params": [parameters[place.name] for place in group],
+                    "weight_decay": config.weight_decay if group[0].is_decayed else 0.0,
+                    "rate": group[0].rate,
+                }
+                for group in optimizer_groups(list(self._places.values()))
+            ],
             lr=0.0,
             betas=(config.adam_beta1, config.adam_beta2),
             fused=True,
@@ -104,10 +105,10 @@ class ZeroEngine:
             return math.inf
         return math.hypot(*norms)
 
-    def step(self, learning_rate: float) -> None:
+    def step(self, learning_rates: Mapping[str, float]) -> None:
         """Clip the gradient and apply it."""
         for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rates[group["rate"]]
         self._engine.step()
 
     def read(self) -> dict[str, Pieces]:

@@ -32,10 +32,14 @@ class RankShards:
         self.reference = self._lay_out(layout.of(REFERENCE), device)
         """The same of the reference; nothing where there is none."""
 
-    def places(self, network: str) -> list[Place]:
-        """Where the rows of a trained network's parameters stand in the vector. The parameters are whole, and empty."""
+    def named_places(self, network: str) -> list[tuple[str, Place]]:
+        """Where the rows of a trained network's parameters stand in the vector, with the parameters' names. These are
+        whole, and empty."""
         return [
-            Place(parameter=nn.Parameter(torch.empty(tensor.shape, device="meta")), elements=self.place(tensor))
+            (
+                tensor.name.removeprefix(f"{network}."),
+                Place(parameter=nn.Parameter(torch.empty(tensor.shape, device="meta")), elements=self.place(tensor)),
+            )
             for tensor in self.layout.of(network)
         ]
 

@@ -1,4 +1,5 @@
-"""AdamW on parts of the flat vector: one learning rate and one clipped norm for each network.
+"""AdamW on parts of the flat vector: one clipped norm for each network, and one learning rate, but for a critic's head
+that has its own.
 
 Its state is where the parameters are, or in host memory. Then it goes through the device in buckets, by two streams in
 turns, so that one bucket comes while another goes::
@@ -13,13 +14,14 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import groupby, pairwise
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from rlserve.trainers.backends.config import TorchTrainerConfig
-from rlserve.trainers.backends.learning_rates import learning_rates
+from rlserve.trainers.backends.learning_rates import learning_rates, rate_of
 from rlserve.trainers.backends.pytorch.parameters import Place
 from rlserve.trainers.elastic.intervals import Interval, Intervals, difference, intersection
 
@@ -52,6 +54,8 @@ class _Piece:
     """Elements of one network whose moments this rank holds; AdamW sees each piece as a parameter."""
 
     network: str
+    rate: str
+    """Which of the learning rates is theirs."""
     elements: Interval
     parameter: nn.Parameter
     """A view of the flat vector."""
@@ -71,12 +75,12 @@ class TrainedVector(Protocol):
     def segments(self) -> Mapping[str, slice]:
         """Where each network's stand."""
 
-    def places(self, module_name: str, /) -> Sequence[Place]:
-        """Where each parameter of a network stands."""
+    def named_places(self, module_name: str, /) -> Sequence[tuple[str, Place]]:
+        """Where each parameter of a network stands, in order, with its name in the network."""
 
 
 class ShardedAdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with linear warm-up and clipping by norm per network.
+    """AdamW (Loshchilov & Hutter 2017, arXiv 1711.05101), with rates by schedule and clipping by norm per network.
 
     Updates the elements whose moments this rank holds: at first none. All that is done to an element depends on that
     element alone, so the owner of a shard and its second holder come to the same bits.
@@ -103,12 +107,12 @@ class ShardedAdamW:
     def hold(self, moments: Sequence[Moments]) -> None:
         """Replace the moments that this rank holds."""
         self.moments = tuple(moments)
-        segments = {name: Interval(where.start, where.stop) for name, where in self._flat.segments.items()}
         self._pieces = [
-            self._piece(name, held.part(bucket))
-            for name, segment in segments.items()
+            self._piece(network, rate, held.part(bucket))
+            for network in self._flat.segments
+            for rate, elements in self._elements_by_rate(network)
             for held in self.moments
-            for bucket in self._buckets(intersection(segment, held.elements))
+            for bucket in self._buckets(intersection(elements, held.elements))
         ]
         betas = (self._config.adam_beta1, self._config.adam_beta2)
         self._adamw = [
@@ -152,7 +156,7 @@ class ShardedAdamW:
         parts = {network: iter(found) for network, found in gradients.items()}
         with self._lanes() as lanes:
             for number, (piece, adamw) in enumerate(zip(self._pieces, self._adamw, strict=True)):
-                rate, norm, gradient = rates[piece.network], norms[piece.network], next(parts[piece.network])
+                rate, norm, gradient = rates[piece.rate], norms[piece.network], next(parts[piece.network])
                 with torch.cuda.stream(lanes[number % 2]) if lanes else nullcontext():
                     gradient.mul_(min(1.0, self._config.max_grad_norm / (norm + 1e-6)))
                     self._apply(piece, adamw, gradient, rate)
@@ -194,23 +198,37 @@ class ShardedAdamW:
         for stream in self._streams:
             stream.synchronize()
 
+    def _elements_by_rate(self, network: str) -> list[tuple[str, Interval]]:
+        """A network's segment, cut where the learning rate changes."""
+        segment = self._flat.segments[network]
+        runs = [
+            (rate, next(places)[1].elements.first)
+            for rate, places in groupby(
+                self._flat.named_places(network), key=lambda place: rate_of(self._config, network, place[0])
+            )
+        ]
+        bounds = [*(first for _, first in runs), segment.stop]
+        return [(rate, Interval(*bound)) for (rate, _), bound in zip(runs, pairwise(bounds), strict=True)]
+
     def _buckets(self, elements: Interval) -> list[Interval]:
         """All in one, or as many as go through the device one after another."""
         length = _BUCKET_ELEMENTS if self._config.offload_optimizer else max(1, elements.num_elements)
         firsts = range(elements.first, elements.end, length)
         return [Interval(first, min(first + length, elements.end)) for first in firsts]
 
-    def _piece(self, network: str, moments: Moments) -> _Piece:
+    def _piece(self, network: str, rate: str, moments: Moments) -> _Piece:
         vector, elements = self._flat.vector, moments.elements
         # Norms and biases are the vectors among the parameters. Decay comes before the update, so it can be apart.
         decayed = [
             vector[common.elements]
-            for place in self._flat.places(network)
+            for _, place in self._flat.named_places(network)
             if place.parameter.ndim > 1 or self._config.decay_norms_and_biases
             if (common := intersection(place.elements, elements)).num_elements
         ]
         parameter = nn.Parameter(vector[elements.elements])
-        return _Piece(network=network, elements=elements, parameter=parameter, decayed=decayed, moments=moments)
+        return _Piece(
+            network=network, rate=rate, elements=elements, parameter=parameter, decayed=decayed, moments=moments
+        )
 
 
 def rearranged(moments: Sequence[Moments], wanted: Intervals, optimizer: ShardedAdamW) -> list[Moments]:
