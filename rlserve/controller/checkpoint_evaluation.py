@@ -201,7 +201,9 @@ async def score_all(
     answers = [(each.group, sample) for each in generated for sample in each.output.samples]
     samples = [sample for each in generated for sample in reward_samples(each, decode)]
     scores = with_environment(
-        await score_in_groups(scorer, samples, config.rollout.samples_per_prompt),
+        await score_in_groups(
+            scorer, samples, config.rollout.samples_per_prompt, max_failure_share=config.reward.max_failure_share
+        ),
         [conversation for each in generated for conversation in each.conversations],
     )
     return refused + [

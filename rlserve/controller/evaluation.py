@@ -65,6 +65,7 @@ class Evaluation(Evaluator):
         stages: AnswerStages,
         sampling: SamplingParams,
         request_timeout_s: float,
+        max_failure_share: float,
         events: EventBus,
     ) -> None:
         """``sampling`` is that of training. Its ``n`` is how many answers are scored together, so that
@@ -74,6 +75,7 @@ class Evaluation(Evaluator):
         self._desk = desk
         self._stages = stages
         self._request_timeout_s = request_timeout_s
+        self._max_failure_share = max_failure_share
         self._events = events
         self._num_scored_together = sampling.n
         self._sampling = SamplingParams(
@@ -102,7 +104,9 @@ class Evaluation(Evaluator):
         answered = [generated for generated in found if generated.output.error is None]
         samples = await asyncio.to_thread(self._samples, answered)
         scores = with_environment(
-            await score_in_groups(self._stages.scorer, samples, self._num_scored_together),
+            await score_in_groups(
+                self._stages.scorer, samples, self._num_scored_together, max_failure_share=self._max_failure_share
+            ),
             [conversation for generated in answered for conversation in generated.conversations],
         )
         answers = [

@@ -105,5 +105,6 @@ def _evaluation(
         stages=stages,
         sampling=sampling if setup.workload is None else setup.workload.held_out(sampling),
         request_timeout_s=config.rollout.request_timeout_s,
+        max_failure_share=config.reward.max_failure_share,
         events=run.events,
     )

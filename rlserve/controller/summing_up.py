@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 
 from rlserve.controller.counters import Counters
 from rlserve.pool.pacing.verdict import PacingVerdict
 from rlserve.rollout.ledger import Ledger
 from rlserve.tracking.summary import RunSummary
-
-_SHORTEST_S = 1e-9
-"""In the place of no time at all, which nothing was done in either."""
 
 
 def sum_up(
@@ -24,7 +22,8 @@ def sum_up(
     seconds_total: float,
 ) -> RunSummary:
     """The summary of a run, however it ended; ``counters`` with what this process has added."""
-    loop_s = max(counters.loop_s, _SHORTEST_S)
+    # Before the first step, as where the held-out score never ends, there are tokens and no time of the loop.
+    loop_s = counters.loop_s or math.inf
     return RunSummary(
         held_out_before=counters.held_out_before,
         held_out_after=held_out_after,

@@ -8,24 +8,37 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from rlserve.errors import RewardError, RlserveError, WorkerFailedError, WorkerLostError
+from rlserve.rollout.failure_share import WINDOW, FailureShare
 from rlserve.rollout.rewards.base import TRUNCATED, RewardSample, Score
 from rlserve.rollout.scoring.base import AnswerScorer, ScorerWorker
 
 logger = logging.getLogger(__name__)
 
 
-async def score_in_groups(scorer: AnswerScorer, samples: Sequence[RewardSample], size: int) -> list[Score]:
+async def score_in_groups(
+    scorer: AnswerScorer, samples: Sequence[RewardSample], size: int, *, max_failure_share: float
+) -> list[Score]:
     """One score for each of any number of samples, in groups of ``size`` side by side.
 
     ``size`` is that of the groups in training, so that ``reward.timeout_s`` means the same. Where no worker could score
-    a group, each of its scores is an error.
+    a group, each of its scores is an error. Once as many groups failed as would end training (``max_failure_share``),
+    those that are left are not tried: with a reward that hangs, each would take its whole deadline.
     """
+    share = FailureShare(max_failure_share)
+    free = asyncio.Semaphore(scorer.num_workers)
+    too_many = False
 
     async def score_group(group: Sequence[RewardSample]) -> list[Score]:
-        try:
-            return await scorer.score(group)
-        except RewardError as error:
-            return [Score(error=str(error)) for _ in group]
+        nonlocal too_many
+        async with free:
+            if too_many:
+                return [Score(error=f"not tried: {share.num_failed} of the last {WINDOW} groups failed") for _ in group]
+            try:
+                scores = await scorer.score(group)
+            except RewardError as error:
+                scores = [Score(error=str(error)) for _ in group]
+            too_many |= share.note(failed=any(score.error is not None for score in scores))
+            return scores
 
     groups = [samples[start : start + size] for start in range(0, len(samples), size)]
     async with asyncio.TaskGroup() as tasks:

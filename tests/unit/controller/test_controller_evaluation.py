@@ -38,6 +38,8 @@ class FakeDesk:
 
 
 class FakeScorer:
+    num_workers = 4
+
     def __init__(self, score: Callable[[RewardSample], Score]) -> None:
         self.sizes: list[int] = []
         self._score = score
@@ -61,6 +63,7 @@ def evaluation(desk: FakeDesk, scorer: Any, *, num_prompts: int = 10) -> Evaluat
         stages=AnswerStages(decode=str, scorer=scorer),
         sampling=SamplingParams(n=4),
         request_timeout_s=5.0,
+        max_failure_share=0.25,
         events=desk.events,
     )
 
@@ -99,6 +102,8 @@ def test_what_cannot_be_scored_is_left_out_and_counted(caplog: pytest.LogCapture
 
 def test_a_reward_that_always_fails_gives_no_score(caplog: pytest.LogCaptureFixture) -> None:
     class Failing:
+        num_workers = 4
+
         async def score(self, samples: Sequence[RewardSample]) -> list[Score]:
             raise RewardError(f"no answer on {samples[0].id}")
 
@@ -116,6 +121,8 @@ def test_prompts_that_nobody_answers_give_no_score() -> None:
 
 def test_it_can_be_broken_off() -> None:
     class Hanging:
+        num_workers = 4
+
         def __init__(self) -> None:
             self.num_asked = self.num_left = 0
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rlserve.errors import RewardError, WorkerFailedError, WorkerLostError
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.rollout.rewards.output import MarkedLines
-from rlserve.rollout.scoring import Scorer, ScorerWorker
+from rlserve.rollout.scoring import Scorer, ScorerWorker, score_in_groups
 
 
 class FakeWorker(ScorerWorker):
@@ -250,3 +250,26 @@ def test_a_full_disk_loses_lines_and_says_so(tmp_path: Path, monkeypatch: pytest
             lines.write(data)
     marked = re.sub(rb"^[0-9:]{8} probe ", b"", path.read_bytes(), flags=re.MULTILINE)
     assert marked == b"(3 lines are missing: they could not be written)\nfour\nfive\n"
+
+
+def test_groups_are_no_longer_tried_once_as_many_failed_as_would_end_training() -> None:
+    async def scenario() -> tuple[list[Score], int]:
+        scorer, (worker,) = await started(1)
+        samples = [sample for number in range(20) for sample in group(str(number))]
+        scoring = asyncio.create_task(score_in_groups(scorer, samples, 2, max_failure_share=0.25))
+        num_tried = 0
+        while not scoring.done():
+            await settled()
+            if worker.group is not None:
+                num_tried += 1
+                if worker.group == "0":
+                    worker.finish()
+                else:
+                    worker.fail(WorkerLostError("no answer for 5 s"))
+        return await scoring, num_tried
+
+    scores, num_tried = asyncio.run(scenario())
+    assert num_tried == 1 + 9, "eight of 32 may fail"
+    assert [score.value for score in scores] == [1.0] * 2 + [None] * 38
+    assert all("no answer for 5 s" in str(score.error) for score in scores[2:20])
+    assert {score.error for score in scores[20:]} == {"not tried: 9 of the last 32 groups failed"}
