@@ -131,7 +131,7 @@ def test_workers_lost_in_either_turn(tmp_path: Path) -> None:
     run = simulate(
         config,
         folder(tmp_path),
-        world=World(seed=3),
+        world=World(seed=4),
         scorer=SimulatedScorer(share_failed=0.01, share_left_out=0.02),
         disturb=chaos,
     )
