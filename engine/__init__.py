@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlserve.engine.requests.delta import RequestDelta, SampleDelta
     from rlserve.engine.requests.generated_tokens import GeneratedTokens
     from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
+    from rlserve.engine.requests.structured_output import StructuredOutput
     from rlserve.engine.stats.engine_stats import EngineStats
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "SampleDelta",
     "SampleOutput",
     "SamplingParams",
+    "StructuredOutput",
     "follow",
     "join_ranks",
 ]
@@ -55,6 +57,7 @@ _HOMES = {
     "SampleDelta": "requests.delta",
     "SampleOutput": "requests.request",
     "SamplingParams": "requests.request",
+    "StructuredOutput": "requests.structured_output",
     "follow": "parallel.follower",
     "join_ranks": "parallel.distributed",
 }

@@ -20,6 +20,7 @@ from rlserve.engine.core.scoring import SequenceScorer
 from rlserve.engine.core.weight_versions import WeightVersions
 from rlserve.engine.decoder.parameters import WeightChanges
 from rlserve.engine.decoder.staging import StagedWeights
+from rlserve.engine.grammars.compiler import GrammarCompiler
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.engine.parallel.base import RankGroup
@@ -42,7 +43,7 @@ class Engine:
     """Serves one model from a Hugging Face folder.
 
     Args:
-        model_path: folder with ``config.json``, safetensors, and a tokenizer if stop strings or bad words are used.
+        model_path: folder with ``config.json``, safetensors, and a tokenizer for what requests say in text.
         config: how to compute, and how much to hold.
         load_weights: False leaves the engine without weights; it refuses requests until :meth:`load_weights`.
         ranks: this process and those that compute the model with it, as rank 0 of ``join_ranks``. None starts the
@@ -96,6 +97,7 @@ class Engine:
             table=self._table,
             scheduler=self._scheduler,
             tokenizer=self._tokenizer,
+            compiler=GrammarCompiler(self._tokenizer, self.spec.vocab_size, self._limits.eos_token_ids),
             max_model_len=self._limits.max_model_len,
             overlaps=self._runner.overlaps,
             clock=clock,
@@ -131,7 +133,7 @@ class Engine:
         paused, and while an update of the weights that failed in the middle is not made good."""
         if self._generation.has_outputs:
             return True
-        if not self._generation.requests or not self._weights.is_loaded:
+        if not self._generation.has_work or not self._weights.is_loaded:
             return False
         return self._pause_mode is None or (self._pause_mode == "wait" and self._generation.has_started)
 
@@ -226,7 +228,7 @@ class Engine:
         self._pause_mode = mode
         if mode == "wait":
             self._scheduler.hold_unstarted()
-        return self.abort(list(self._generation.requests)) if mode == "abort" else []
+        return self.abort(self._generation.ids) if mode == "abort" else []
 
     def resume(self) -> None:
         """Go on after :meth:`pause`."""
@@ -340,10 +342,8 @@ class Engine:
         """
         if (weights and self._weights.is_released) or (kv_cache and self._kv_cache_released):
             raise IllegalTransitionError("cannot release memory: it is released already")
-        if self._generation.requests:
-            raise IllegalTransitionError(
-                f"cannot release memory: {len(self._generation.requests)} requests are in flight, abort them first"
-            )
+        if ids := self._generation.ids:
+            raise IllegalTransitionError(f"cannot release memory: {len(ids)} requests are in flight, abort them first")
         if weights and self._weights.is_updating:
             raise IllegalTransitionError("cannot release memory: a weight update is open, finish or abandon it first")
         if kv_cache:
@@ -385,7 +385,7 @@ class Engine:
     def _find_problem(self, request: Request) -> str | None:
         if not isinstance(request.id, str):
             return f"id must be a string, got {shown(request.id)}"
-        if request.id in self._generation.requests:
+        if request.id in self._generation:
             return f"a request with id {request.id!r} is in the engine already"
         if self._kv_cache_released or self._weights.is_released:
             return "the engine's memory is released: restore it first"

@@ -1,11 +1,12 @@
 """The requests in the engine, from arrival to output: one step of all of them at a time.
 
 add ──► requests ──► scheduler.schedule ──► pipeline.launch ──► in flight ──► pipeline.collect
-           ▲                 ▲                                                        │
-           │ abort           └───────────────── rows and blocks of ended samples ◄────┤
-           └──────────────────────────────── outputs of ended requests ◄──────────────┘
+ │         ▲ ▲               ▲                                                        │
+ ▼         │ │ abort         └───────────────── rows and blocks of ended samples ◄────┤
+compiling ─┘ └────────────────────────────── outputs of ended requests ◄──────────────┘
 
-A step is collected as soon as it is launched; with overlapped scheduling, when the next one is (``pipeline.py``).
+A request with a structured output waits until its grammar is compiled (``compiling_requests.py``). A step is collected
+as soon as it is launched; with overlapped scheduling, when the next one is (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.core.compiling_requests import CompilingRequests
 from rlserve.engine.core.new_tokens import new_tokens
 from rlserve.engine.core.pipeline import InFlightStep, Pipeline
+from rlserve.engine.grammars.compiler import GrammarCompiler
 from rlserve.engine.kernels.base import SampledTokens
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.requests.delta import SampleDelta
@@ -63,6 +66,7 @@ class Generation:
         table: SequenceTable,
         scheduler: Scheduler,
         tokenizer: FolderTokenizer,
+        compiler: GrammarCompiler,
         max_model_len: int,
         overlaps: bool,
         clock: Callable[[], float],
@@ -72,7 +76,8 @@ class Generation:
         self.last_work = NO_WORK
         """What the step that was launched last computes."""
         self.requests: dict[str, RequestState] = {}
-        """By id; read-only for others."""
+        """By id, without those whose grammar is being compiled; read-only for others."""
+        self._compiling = CompilingRequests(compiler)
         self._pipeline = Pipeline(runner=runner, table=table, scheduler=scheduler)
         self._table = table
         self._scheduler = scheduler
@@ -85,10 +90,18 @@ class Generation:
         self._ready: list[RequestOutput] = []
         """Outputs that the next step hands out."""
 
+    def __contains__(self, request_id: str) -> bool:
+        return request_id in self.requests or request_id in self._compiling
+
     @property
     def has_work(self) -> bool:
         """Whether there is something to compute or to hand out."""
-        return bool(self.requests or self._ready)
+        return bool(self.requests or self._ready or self._compiling)
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all requests that are here."""
+        return [*self.requests, *self._compiling.ids]
 
     @property
     def has_outputs(self) -> bool:
@@ -121,15 +134,21 @@ class Generation:
         resumed = {sample.index: sample for sample in request.resumed}
         for index in range(request.sampling.n):
             self._add_sample(owner, index, resumed.get(index))
-        if owner.sequences:
-            self.requests[request.id] = owner
-            self._scheduler.add(owner.sequences)
-        else:
+        if not owner.sequences:
             self._ready.append(_output(owner))
+        elif request.sampling.structured_output is not None:
+            self._compiling.add(owner, request.sampling.structured_output)
+        else:
+            self._start(owner)
 
     def step(self, weight_version: int) -> None:
         """Have one step of what the scheduler chooses computed, and collect it, or the one before it."""
         self.last_work = NO_WORK
+        for owner in self._compiling.take_compiled(waits=not self.requests and not self._ready):
+            if owner.error is None:
+                self._start(owner)
+            else:
+                self.refuse(owner.request.id, owner.error)
         if not self.requests:
             return
         plan = self._plan()
@@ -152,6 +171,10 @@ class Generation:
             owner = self.requests.get(request_id)
             if owner is not None:
                 outputs += self._end(dict.fromkeys(owner.unfinished, (FinishReason.ABORT, None)))
+            elif request_id in self._compiling:
+                owner = self._compiling.remove(request_id)
+                owner.outputs |= {each.index: each.output(FinishReason.ABORT, None) for each in owner.sequences}
+                outputs.append(_output(owner))
         self.counts.num_finished_requests += len(outputs)
         if not self.requests:
             self._drain()
@@ -173,7 +196,7 @@ class Generation:
         counts, totals, latencies = self._scheduler.counts, self.counts, self.latencies
         return EngineStats(
             num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting,
+            num_waiting=self._scheduler.num_waiting + self._compiling.num_samples,
             num_blocks=pool.num_blocks,
             num_used_blocks=pool.num_blocks - pool.num_free,
             weight_version=weight_version,
@@ -206,6 +229,10 @@ class Generation:
         for owner in self.requests.values():
             assert len(owner.outputs) < owner.request.sampling.n, f"request {owner.request.id!r} ended but is kept"
         assert self.requests or self._in_flight is None
+
+    def _start(self, owner: RequestState) -> None:
+        self.requests[owner.request.id] = owner
+        self._scheduler.add(owner.sequences)
 
     def _plan(self) -> ScheduledStep:
         """What to compute next. The step in flight is collected first where its tokens must be known for that."""
@@ -258,7 +285,9 @@ class Generation:
         """End the samples that end with the token just drawn, and the requests of those whose token is none."""
         broken_rows = rows_B[~np.isfinite(sampled.log_probs)].tolist()
         for owner in dict.fromkeys(self._table.sequence(row).owner for row in broken_rows):
-            owner.error = "the model's logits are not finite: its weights are broken"
+            matchers = [sequence.grammar_matcher for sequence in owner.sequences]
+            problems = [matcher.problem for matcher in matchers if matcher is not None and matcher.problem is not None]
+            owner.error = next(iter(problems), "the model's logits are not finite: its weights are broken")
             self._ready += self._end(dict.fromkeys(owner.unfinished, (FinishReason.ERROR, None)))
         self._ready += self._end(dict(self._endings(rows_B, sampled.token_ids)))
 

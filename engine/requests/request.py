@@ -8,6 +8,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from rlserve.engine.requests.generated_tokens import NO_TOKENS, GeneratedTokens
+from rlserve.engine.requests.structured_output import StructuredOutput
 
 TopLogProbs = tuple[tuple[int, float], ...]
 """The likeliest tokens at one position with their raw log-probabilities, likeliest first."""
@@ -30,9 +31,9 @@ class FinishReason(StrEnum):
 class SamplingParams:
     """How to sample. Not validated here: a bad value gives the request an error output, never an exception.
 
-    The logits go through, in this order (vLLM's): allowed and bad tokens, bad words, ``min_tokens``, ``logit_bias``,
-    penalties, temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities are those after all of it,
-    raw ones those before any of it.
+    The logits go through, in this order (vLLM's): ``structured_output``, allowed and bad tokens, bad words,
+    ``min_tokens``, ``logit_bias``, penalties, temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities
+    are those after all of it, raw ones those before any of it.
     """
 
     n: int = 1
@@ -80,6 +81,10 @@ class SamplingParams:
     prompt_log_probs: int | None = None
     """None: nothing is told about the prompt. Else the raw log-probability of each of its tokens, and of that many
     likeliest tokens at its position. The prompt is then computed whole, past the prefix cache."""
+    structured_output: StructuredOutput | None = None
+    """The form of the answer. Only tokens that can become such an answer are drawn, and an end-of-sequence token
+    exactly where it is one; where nothing else can follow, ``min_tokens`` does not hold it back. Needs a tokenizer
+    and ``rlserve[structured]``."""
     kept_support: bool = False
     """Tell which tokens each draw could have given; see ``engine/sampling/support.py``."""
 
@@ -104,7 +109,7 @@ class SamplingParams:
     @property
     def adjusts_logits(self) -> bool:
         """Whether the logits are changed before temperature."""
-        return self.has_logit_offsets or self.penalises or self.min_tokens > 0
+        return self.has_logit_offsets or self.penalises or self.min_tokens > 0 or self.structured_output is not None
 
     @property
     def tells_details(self) -> bool:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from reprlib import repr as shortened
+from typing import get_args
 
 import numpy as np
 
 from rlserve.engine.requests.generated_tokens import NO_TOKENS, GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, SampleOutput, SamplingParams
+from rlserve.engine.requests.structured_output import StructuredOutput, StructuredOutputKind
 
 MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
 MAX_STOP_TOKEN_IDS = 256
 MAX_TEMPERATURE = 1e6
 MAX_TOP_LOG_PROBS = 1024
+MAX_STRUCTURED_OUTPUT_BYTES = 2**18
+"""Of a schema, an expression or a grammar; the largest that are possible take about half a second to compile."""
 MAX_PENALTY = 2.0
 MAX_LOGIT_BIAS = 100.0
 """OpenAI's ranges; the logits stay finite."""
@@ -86,6 +90,7 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         _must_be_list(name, getattr(request.sampling, name))
     yield from _sampling_problems(request.sampling, limits)
     yield from _logit_rule_problems(request.sampling, limits)
+    yield from _structured_output_problems(request.sampling, limits)
     yield from _detail_problems(request.sampling, limits)
     yield from _resumed_problems(request, limits)
 
@@ -149,6 +154,23 @@ def _logit_rule_problems(sampling: SamplingParams, limits: Limits) -> Iterator[s
         yield f"bad_words must be a tuple of strings that are not blank, got {shown(words)}"
     if forbids_all(sampling, limits, set()):
         yield "no token can be drawn: allowed_token_ids, bad_token_ids and min_tokens forbid all"
+
+
+def _structured_output_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
+    """The text is read when it is compiled."""
+    if (wanted := sampling.structured_output) is None:
+        return
+    if not isinstance(wanted, StructuredOutput):
+        yield f"structured_output must be a StructuredOutput, got {shown(wanted)}"
+        return
+    if wanted.kind not in get_args(StructuredOutputKind):
+        kinds = ", ".join(get_args(StructuredOutputKind))
+        yield f"the kind of structured_output must be one of {kinds}, got {shown(wanted.kind)}"
+    # Half of a surrogate pair raises, which is found to be malformed.
+    if not isinstance(wanted.text, str) or len(wanted.text.encode()) > MAX_STRUCTURED_OUTPUT_BYTES:
+        yield f"the text of structured_output must be a string of at most {MAX_STRUCTURED_OUTPUT_BYTES} bytes"
+    if sampling.ignore_eos or not limits.eos_token_ids:
+        yield "structured_output needs an end-of-sequence token in the model, and ignore_eos=False"
 
 
 def _detail_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:

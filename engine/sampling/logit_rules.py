@@ -13,23 +13,31 @@ from numpy.typing import NDArray
 
 from rlserve.engine.device.transfer import to_device
 from rlserve.engine.requests.request import SamplingParams
+from rlserve.engine.sampling.grammar_masks import apply_grammars, note_impossible
 from rlserve.engine.sequences.sequence import RequestState
 from rlserve.engine.sequences.table import SequenceTable
 
 
-def adjust_logits(logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp]) -> None:
-    """Change the float32 logits of the next token of each of the given rows, in place."""
-    owners = [table.sequence(row).owner for row in rows_A.tolist()]
+def adjust_logits(logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Change the float32 logits of the next token of each of the given rows, in place.
+
+    Returns:
+        [A] whether the sample cannot go on, as its grammar's matcher says. Its logits mean nothing.
+    """
+    sequences = [table.sequence(row) for row in rows_A.tolist()]
+    owners = [sequence.owner for sequence in sequences]
     samplings = [owner.request.sampling for owner in owners]
+    must_end_A = apply_grammars(logits_AV, table, sequences)
     _add_offsets(logits_AV, owners)
     _end_no_bad_word(logits_AV, owners, table, rows_A)
-    _hold_back_stop_tokens(logits_AV, samplings, table, rows_A)
+    _hold_back_stop_tokens(logits_AV, samplings, table, rows_A, must_end_A)
     penalised = np.flatnonzero([sampling.penalises for sampling in samplings])
     if len(penalised):
         places = to_device(penalised, logits_AV.device)
         logits_AV[places] = _penalise(
             logits_AV[places], [samplings[place] for place in penalised], table, rows_A[penalised]
         )
+    return note_impossible(logits_AV, sequences)
 
 
 def _add_offsets(logits_AV: torch.Tensor, owners: list[RequestState]) -> None:
@@ -74,13 +82,17 @@ def _end_no_bad_word(
 
 
 def _hold_back_stop_tokens(
-    logits_AV: torch.Tensor, samplings: list[SamplingParams], table: SequenceTable, rows_A: NDArray[np.intp]
+    logits_AV: torch.Tensor,
+    samplings: list[SamplingParams],
+    table: SequenceTable,
+    rows_A: NDArray[np.intp],
+    must_end_A: NDArray[np.bool_],
 ) -> None:
-    """Forbid what would end a sample that has fewer than ``min_tokens``."""
+    """Forbid what would end a sample that has fewer than ``min_tokens``, unless its grammar has nothing else."""
     num_generated_A = table.num_tokens[rows_A] - table.num_prompt_tokens[rows_A]
     too_short_A = num_generated_A < np.array([sampling.min_tokens for sampling in samplings])
     stop_token_ids = table.stop_token_ids[rows_A]
-    places, columns = np.nonzero((stop_token_ids >= 0) & too_short_A[:, None])
+    places, columns = np.nonzero((stop_token_ids >= 0) & (too_short_A & ~must_end_A)[:, None])
     if len(places):
         device = logits_AV.device
         token_ids = stop_token_ids[places, columns].astype(np.int64)

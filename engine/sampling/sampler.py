@@ -77,13 +77,13 @@ class Sampler:
         places_A: NDArray[np.intp],
     ) -> tuple[SampledTokens, list[DrawDetails]]:
         samplings = [table.sequence(row).owner.request.sampling for row in rows_A.tolist()]
-        logits_AV = logits_RV[to_device(batch.logits_row.astype(np.int64), logits_RV.device)].float()
-        raw_AV = logits_AV.log_softmax(dim=-1)
+        rows_A1 = to_device(batch.logits_row.astype(np.int64), logits_RV.device).unsqueeze(1)
+        logits_AV = logits_RV[rows_A1.squeeze(1)].float()
+        log_total_A = logits_AV.logsumexp(dim=-1)
+        num_top = max(sampling.num_top_log_probs for sampling in samplings)
+        tops = top_log_probs(logits_AV.log_softmax(dim=-1), num_top) if num_top else []
         adjusted = np.flatnonzero([sampling.adjusts_logits for sampling in samplings])
-        if len(adjusted):
-            changed_AV = logits_AV[adjusted]
-            adjust_logits(changed_AV, table, rows_A[adjusted])
-            logits_AV[adjusted] = changed_AV
+        impossible = self._adjust(logits_AV, table, rows_A, adjusted)
         sampled = self._kernels.sample(
             logits_AV,
             replace(
@@ -93,10 +93,11 @@ class Sampler:
             ),
         )
         # The kernel took the changed logits for raw ones.
-        chosen_A1 = to_device(sampled.token_ids.astype(np.int64), raw_AV.device).unsqueeze(1)
-        sampled.log_probs[adjusted] = raw_AV.gather(1, chosen_A1).squeeze(1).cpu().numpy()[adjusted]
-        num_top = max(sampling.num_top_log_probs for sampling in samplings)
-        tops, kept_AV = top_log_probs(raw_AV, num_top), sampled.kept
+        chosen_A1 = to_device(sampled.token_ids.astype(np.int64), logits_RV.device).unsqueeze(1)
+        raw_A = logits_RV[rows_A1, chosen_A1].squeeze(1).float() - log_total_A
+        sampled.log_probs[adjusted] = raw_A.cpu().numpy()[adjusted]
+        sampled.log_probs[impossible] = np.nan  # what was drawn is no token, and ends the request
+        kept_AV = sampled.kept
         details = [
             DrawDetails(
                 place=int(place),
@@ -107,6 +108,20 @@ class Sampler:
             if sampling.tells_details
         ]
         return sampled, details
+
+    @staticmethod
+    def _adjust(
+        logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp], adjusted: NDArray[np.intp]
+    ) -> NDArray[np.intp]:
+        """Change the logits at some places; returns those whose samples cannot go on."""
+        if len(adjusted) == 0:
+            return adjusted
+        if len(adjusted) == len(logits_AV):
+            return adjusted[adjust_logits(logits_AV, table, rows_A)]
+        changed_AV = logits_AV[adjusted]
+        impossible = adjusted[adjust_logits(changed_AV, table, rows_A[adjusted])]
+        logits_AV[adjusted] = changed_AV
+        return impossible
 
 
 def _joined(first: SampledTokens, second: SampledTokens, order_B: NDArray[np.intp]) -> SampledTokens:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.grammars.matcher import Grammar, GrammarMatcher
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, SampleOutput, TopLogProbs
 from rlserve.engine.sequences.bad_words import BadWords
@@ -68,6 +69,8 @@ class RequestState:
     logit_offsets: torch.Tensor | None = None
     """[vocabulary] what the sampler adds to the logits of every sample, from the first one on."""
     bad_words: BadWords | None = None
+    grammar: Grammar | None = None
+    """Of a structured output."""
     prompt_scores: PromptScores | None = None
     """Log-probabilities of the prompt, if asked for."""
 
@@ -109,6 +112,8 @@ class Sequence:
     """It has lost its row and its blocks once, for another sample or for new weights."""
     followers: list[Sequence] = field(default_factory=list)
     stop_checker: StopStringChecker | None = None
+    grammar_matcher: GrammarMatcher | None = None
+    """From the first draw on that has a grammar."""
     top_log_probs: list[TopLogProbs] = field(default_factory=list)
     """Of each generated token, if asked for; so is the next."""
     kept_support: list[bytes] = field(default_factory=list)

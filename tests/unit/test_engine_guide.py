@@ -49,6 +49,12 @@ def test_stops_are_told(names: dict[str, Any]) -> None:
     assert {reason for reason, _ in names["reasons"]} <= {FinishReason.STOP, FinishReason.LENGTH}
 
 
+def test_a_structured_output_has_its_form(names: dict[str, Any]) -> None:
+    structured, tokenizer = names["structured"], names["tokenizer"]
+    assert structured.finish_reason is FinishReason.STOP
+    assert re.fullmatch(r"\d{1,2}\+\d{1,2}", tokenizer.decode(structured.token_ids, skip_special_tokens=True))
+
+
 def test_details_are_told_as_it_says(names: dict[str, Any]) -> None:
     assert len(names["likeliest"]) == 3
     assert names["of_prompt"][0] is None

@@ -62,7 +62,7 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"seed": "3"}, "seed must be"),
     ({"stop": ("",)}, "stop must be"),
     ({"stop": "end"}, "stop must be"),
-    ({"stop": ("end",)}, "stop strings and bad words need a tokenizer"),
+    ({"stop": ("end",)}, "stop strings, bad words and structured outputs need a tokenizer"),
     ({"stop_token_ids": (VOCAB_SIZE,)}, "stop_token_ids has 96"),
     ({"stop_token_ids": tuple(range(VOCAB_SIZE)) * 3}, "at most 256 stop_token_ids"),
     ({"stop_token_ids": 7}, "malformed request"),

@@ -129,6 +129,8 @@ def test_bad_words_that_cannot_be_served_are_refused(folder: Path, sampling: dic
 
 def test_words_need_a_tokenizer_with_no_more_tokens_than_the_model(tmp_path: Path) -> None:
     save_model(tmp_path / "without")
-    assert "stop strings and bad words need a tokenizer" in _refusal(tmp_path / "without", bad_words=("cab",))
+    assert "stop strings, bad words and structured outputs need a tokenizer" in _refusal(
+        tmp_path / "without", bad_words=("cab",)
+    )
     larger = _save(tmp_path / "larger", [*PIECES, "~"])
     assert "bad_words has '~', which is no text" in _refusal(larger, bad_words=("~",))

@@ -1,0 +1,1 @@
+"""What answers must look like: from a schema, an expression or a grammar to the tokens that may come next."""
