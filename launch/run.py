@@ -41,12 +41,13 @@ from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.tasks import is_builtin
-from rlserve.tracking.events import RunEvent, recorded_time_s
+from rlserve.tracking.cost.prices import Prices, read_prices
+from rlserve.tracking.events import RunEvent, StageEvent, recorded_time_s
 from rlserve.tracking.logs import log_to
 from rlserve.tracking.owner import owned
 from rlserve.tracking.progress import Progress, ProgressState
 from rlserve.tracking.report import build_report
-from rlserve.tracking.run_folder import RunFolder, default_run_name
+from rlserve.tracking.run_folder import RunFolder, default_run_name, write_atomically
 from rlserve.tracking.summary import print_summary, read_summary, write_summary
 from rlserve.tracking.tracker import Tracker, create_tracker
 
@@ -104,7 +105,8 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
             model_name=config.model.path,
         )
         num_steps = saved.num_steps if saved else 0
-        tracker.record(RunEvent(time_s=clock.now(), resumed=saved is not None, step=num_steps))
+        now_s = clock.now()
+        tracker.record(RunEvent(time_s=now_s, begin_s=already_s, resumed=saved is not None, step=num_steps))
         try:
             exit_code = _train(start, folder, tracker, clock, saved)
         except RlserveError as error:
@@ -118,6 +120,7 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
             logger.error("the run failed: %s: %s", type(error).__name__, error, exc_info=error)
         finally:
             progress.show_status("writing the records")
+            tracker.record(StageEvent(time_s=clock.now(), stage="ending"))
             tracker.close(exit_code, reason)
             if config.tracking.report and folder.summary_file.exists():
                 progress.show_status("making the report")
@@ -154,6 +157,7 @@ def _open_folder(loaded: LoadedConfig, resume: Path | None) -> RunFolder:
 
 def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock, saved: SavedRun | None) -> int:
     config, progress = start.loaded.config, start.progress
+    prices = _keep_prices(config.cost.prices, folder)
 
     def show(status: str) -> None:
         progress.update(
@@ -196,10 +200,24 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             saved=saved,
             worker_python=start.worker_python,
             workload=workload,
+            prices=prices,
         )
         return asyncio.run(_control(setup, start.signals))
     finally:
         launcher.close()
+
+
+def _keep_prices(source: str | None, folder: RunFolder) -> Prices | None:
+    """The user's prices, with a copy in the folder of the run.
+
+    Raises:
+        UserError: they cannot be read.
+    """
+    if source is None:
+        return None
+    prices = read_prices(Path(source))
+    write_atomically(folder.prices_file, Path(source).read_text(encoding="utf-8"))
+    return prices
 
 
 def _summarise(folder: RunFolder, controller: Controller) -> None:

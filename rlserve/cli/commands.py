@@ -11,6 +11,7 @@ COMMANDS: Mapping[str, str] = {
     "status": "how one run stands, and how to go on with it",
     "move": "the gangs of a running run; bring one into another role by hand",
     "explain": "why a run's slots moved or stayed, and what each move gained or cost",
+    "cost": "what a run's time went into and what it cost, or whether a change paid",
     "top": "one run, live in the terminal",
     "dashboard": "the same in a browser, of one run or all",
     "show": "print what a run's policy was asked and what it answered",

@@ -28,6 +28,7 @@ PATH_KEYS = (
     "reward.parts.*.module_folder",
     "environment.module_folder",
     "pool.notice_file",
+    "cost.prices",
     "rollout.workload.trace",
     "pool.pacing.model",
     "output_dir",

@@ -13,7 +13,7 @@ from rlserve.errors import ConfigurationError, Problem, UserError
 
 CONFIG_FILE = "config.yaml"
 """In the folder of a run: its resolved configuration."""
-CHANGEABLE_KEYS = ("num_steps", "tracking", "launch", "pool", "manager")
+CHANGEABLE_KEYS = ("num_steps", "tracking", "cost", "launch", "pool", "manager")
 """What may differ when a run goes on: nothing that its past was computed with."""
 
 

@@ -14,6 +14,7 @@ from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.rollout.environments.config import EnvironmentConfig
 from rlserve.tracking.config import TrackingConfig
+from rlserve.tracking.cost.config import CostConfig
 from rlserve.trainers.algorithms.config import AlgorithmConfig, PPOConfig
 from rlserve.trainers.backends.config import TorchTrainerConfig, TrainerConfig
 from rlserve.weights.config import ObjectStoreConfig, WeightsConfig
@@ -98,6 +99,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cost: CostConfig = field(default_factory=CostConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
 
     @property

@@ -23,6 +23,7 @@ from rlserve.controller.calls import Calls
 from rlserve.controller.canary import CanaryWatch
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
+from rlserve.controller.cost_keeper import CostKeeper
 from rlserve.controller.counters import Counters
 from rlserve.controller.data_side import DataSide
 from rlserve.controller.departures import Departures
@@ -80,6 +81,7 @@ from rlserve.rollout.group_filter import GroupFilter
 from rlserve.rollout.ledger import Ledger
 from rlserve.rollout.requests.router import Router
 from rlserve.tracking.events import Record
+from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.move_requests import MoveRequests
 from rlserve.weights.canary import tolerance_of
 
@@ -96,6 +98,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     )
     run.events.subscribe(Record, setup.tracker.record)
     ReplicaLog(run)
+    costs = CostKeeper(run, read_json_lines(setup.folder.events_file), setup.prices)
     trainers = _kind_of_trainers(config)(
         run,
         ports.fleet,
@@ -115,7 +118,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
         request_timeout_s=config.rollout.request_timeout_s,
     )
     setup.tracker.watch_engines(lambda: {slot_id: stats.engine_metrics for slot_id, stats in replicas.stats.items()})
-    return Controller(run, setup, ports, _parts(run, setup, ports, books, trainers, weights, replicas))
+    return Controller(run, setup, ports, _parts(run, setup, ports, books, costs, trainers, weights, replicas))
 
 
 def _kind_of_trainers(config: RunConfig) -> type[TrainerGroup]:
@@ -172,6 +175,7 @@ def _parts(
     setup: RunSetup,
     ports: Ports,
     books: Books,
+    costs: CostKeeper,
     trainers: TrainerGroup,
     weights: WeightSource,
     replicas: Replicas,
@@ -191,6 +195,7 @@ def _parts(
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
     return Parts(
         books=books,
+        costs=costs,
         trainers=trainers,
         weights=weights,
         replicas=replicas,

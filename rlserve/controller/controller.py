@@ -28,10 +28,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rlserve.controller.context import Books, RunContext
+from rlserve.controller.cost_keeper import CostKeeper
 from rlserve.controller.display import RunDisplay
 from rlserve.controller.evaluator import Evaluator
 from rlserve.controller.events import GangsRunOut
@@ -58,6 +59,7 @@ from rlserve.errors import CheckpointError, WorkerLostError
 from rlserve.manager.roles import Role
 from rlserve.remote import answer
 from rlserve.tracking import names
+from rlserve.tracking.events import Stage, StageEvent
 from rlserve.tracking.summary import RunSummary
 
 logger = logging.getLogger(__name__)
@@ -70,6 +72,7 @@ class Parts:
     """What a controller runs, made by ``rlserve.controller.build``."""
 
     books: Books
+    costs: CostKeeper
     trainers: TrainerGroup
     weights: WeightSource
     replicas: Replicas
@@ -122,7 +125,9 @@ class Controller:
 
     def summary(self) -> RunSummary:
         """The numbers that the run comes down to."""
-        return self._parts.saver.summary(held_out_after=self._held_out_after)
+        held_out_after = self._held_out_after
+        costs = self._parts.costs.summary(held_out_after=held_out_after)
+        return replace(self._parts.saver.summary(held_out_after=held_out_after), cost=costs.to_dict())
 
     async def run(self) -> None:
         """The whole run.
@@ -183,6 +188,7 @@ class Controller:
         await parts.turns.begin_rollout()
         if counters.held_out_before is None and counters.num_steps == 0:
             parts.display.status = _SCORING
+            self._enter("evaluating")
             found = await parts.evaluation.score(0)
             counters.held_out_before = found.share_right
             setup.tracker.log(0, {**found.metrics(), names.TIME: self._run.clock.now()})
@@ -191,6 +197,7 @@ class Controller:
     async def _loops(self) -> None:
         parts = self._parts
         parts.display.status = "training"
+        self._enter("training")
         parts.saver.loops_begin()
         rollouts = parts.rollouts
         if rollouts is not None:
@@ -223,25 +230,38 @@ class Controller:
         """The next step and what is due after it; False where there is none."""
         parts, config, step = self._parts, self._config, self._run.counters.num_steps + 1
         saves = self._is_due(config.checkpoint.every_steps, step)
-        waited_s = await parts.saver.make_room() if saves else 0.0
+        waited_s = await self._make_room() if saves else 0.0
         report = await parts.training.step(self._stop, copies_state=saves)
         if report is None:
             return False
-        metrics = {**report.metrics, **parts.metrics.read()}
+        metrics = {**report.metrics, **parts.metrics.read(), **parts.costs.metrics()}
         parts.saver.check_integrity()
         parts.display.note_step(metrics)
         if self._is_due(config.evaluation.every_steps, report.step):
+            self._enter("evaluating")
             await parts.turns.begin_rollout()
             await parts.weights.settled()
             score = asyncio.create_task(parts.evaluation.score(report.step))
             if await self._unless_stopped(score):  # a stop breaks it off
                 metrics |= score.result().metrics()
+            self._enter("training")
         if saves:
             metrics[names.SAVE_S] = parts.saver.begin_save(
                 report.copies, waited_s=waited_s, held_out=metrics.get(names.HELD_OUT)
             )
         self._setup.tracker.log(report.step, metrics)
         return True
+
+    async def _make_room(self) -> float:
+        """For the copy of a checkpoint; how many seconds training waits for the one before to be written."""
+        self._enter("saving")
+        waited_s = await self._parts.saver.make_room()
+        self._enter("training")
+        return waited_s
+
+    def _enter(self, stage: Stage) -> None:
+        """What the whole run is about from now on."""
+        self._run.events.emit(StageEvent(time_s=self._run.clock.now(), stage=stage))
 
     def _is_due(self, every_steps: int, step: int) -> bool:
         """Whether what is done every so many steps (0: never) is due; after the last one it is done in any case."""
@@ -253,6 +273,7 @@ class Controller:
         if self._setup.dilation is not None:
             await self._read_paced_times()
         display.status = "saving"
+        self._enter("saving")
         await self._parts.turns.begin_training()
         failure: CheckpointError | None = None
         try:
@@ -263,10 +284,12 @@ class Controller:
             if failure is not None:
                 logger.warning("%s; the run is scored and summed up all the same", failure)
             display.status = _SCORING
+            self._enter("evaluating")
             await self._parts.turns.begin_rollout()
             await self._parts.weights.settled()
             await self._score_after_training()
             display.status = "summing up"
+        self._enter("ending")
         if failure is not None:
             raise failure
 

@@ -115,7 +115,8 @@ class Evaluation(Evaluator):
             )
             for generated, score in zip(answered, scores, strict=True)
         ]
-        self._events.emit(HeldOutAnswered(step=step, answers=answers))
+        num_tokens = sum(generated.num_generated_tokens for generated in found)
+        self._events.emit(HeldOutAnswered(step=step, answers=answers, num_tokens=num_tokens))
         errors += [score.error for score in scores if score.error is not None]
         rewards = [score.value for score in scores if score.value is not None]
         if errors:

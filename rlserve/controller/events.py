@@ -14,11 +14,11 @@
     WeightsTaken        weight sync               replicas: the router learns the version; measuring
     WeightsNotTaken     weight sync               replicas: it is lost
     ReplicaHeard        replicas                  measuring; replica log
-    GroupFinished       rollout loop              measuring
+    GroupFinished       rollout loop              measuring, cost keeper
     StepEnded           training loop             measuring, host watch
-    GroupsTrained       training loop             answer log
-    HeldOutAnswered     evaluation                answer log
-    tracking.Record     whoever did it            tracker: the run's files; the display, of a Decision
+    GroupsTrained       training loop             answer log, cost keeper
+    HeldOutAnswered     evaluation                answer log, cost keeper
+    tracking.Record     whoever did it            tracker: the run's files; cost keeper; the display, of a Decision
 
 Events are facts: the one who emits them has changed its own state already, and needs no answer. A handler runs at once,
 to its end, before ``emit`` returns, so what it does is done when the emitter goes on; what a handler raises stops the
@@ -178,6 +178,8 @@ class HeldOutAnswered(ControllerEvent):
 
     step: int
     answers: Sequence[ScoredAnswer]
+    num_tokens: int
+    """That the replicas made for them."""
 
 
 EventT = TypeVar("EventT", bound=ControllerEvent | Record)

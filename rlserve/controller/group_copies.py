@@ -47,11 +47,18 @@ class GroupStep:
     """Of those that were asked to copy anything, in order of rank."""
     duration_s: float
     """With the copies, without the wait for the end of a change of the group."""
+    broken_s: float = 0.0
+    """Of it, tries that were broken off because a member was lost, and what followed until the next."""
 
     @property
     def copy_s(self) -> float:
         """What of it the copies took."""
         return max((copy.copied.weights_s + copy.copied.state_s for copy in self.copies), default=0.0)
+
+    @property
+    def state_copy_s(self) -> float:
+        """What of that the state took."""
+        return max((copy.copied.state_s for copy in self.copies), default=0.0)
 
     @property
     def work_s(self) -> float:

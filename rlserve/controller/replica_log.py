@@ -5,7 +5,8 @@
     joins ├── 2 s ──┤── 2 s ──┤ … ├──── T/300 ────┤── as long as is left ──┤ leaves
 
 A stretch grows with the time T that the run has been going, so that a long run has no more lines than one can read:
-about a thousand a replica in an hour, two thousand in a day.
+about a thousand a replica in an hour, two thousand in a day. It ends early where the whole run goes over to something
+else, so that each stretch belongs to one stage.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import ReplicaHeard
-from rlserve.tracking.events import ReplicaEvent, SlotEvent
+from rlserve.tracking.events import ReplicaEvent, SlotEvent, StageEvent
 
 MIN_STRETCH_S = 2.0
 STRETCH_SHARE = 1 / 300
@@ -43,6 +44,7 @@ class ReplicaLog:
         self._heard: dict[str, _Totals] = {}
         run.events.subscribe(ReplicaHeard, self._note)
         run.events.subscribe(SlotEvent, self._note_owner)
+        run.events.subscribe(StageEvent, self._note_stage)
 
     def _note(self, event: ReplicaHeard) -> None:
         now, stats = self._run.clock.now(), event.stats
@@ -66,6 +68,11 @@ class ReplicaLog:
         """A replica that leaves has a last stretch; of one that is heard once more, what has come since."""
         if event.owner != "rollout" and event.slot_id in self._heard:
             self._tell(event.slot_id)
+
+    def _note_stage(self, _: StageEvent) -> None:
+        """What came before belongs to the stage before."""
+        for slot_id in self._heard:
+            self._tell(slot_id)
 
     def _tell(self, slot_id: str) -> None:
         before, now = self._told[slot_id], self._heard[slot_id]

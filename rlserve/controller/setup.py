@@ -22,6 +22,7 @@ from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.workload import Workload
 from rlserve.roofline.accelerators import is_paced
+from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.progress import Progress
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker
@@ -47,6 +48,8 @@ class RunSetup:
     """What Ray starts workers with, in place of Python; None for Python itself."""
     workload: Workload | None = None
     """The load of a paced run."""
+    prices: Prices | None = None
+    """Of slots; None where the user gave none."""
 
     @property
     def dilation(self) -> float | None:

@@ -210,6 +210,7 @@ class TrainerGroup:
         async with self._boundary.training():
             start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
             while True:
+                try_begin_s = self._run.clock.now()
                 asked = copies.of_each(self._members)
                 workers = self._calls.workers(self._members)
                 answers = await self._compute(batch, {member: (shared, each) for member, each in asked.items()})
@@ -224,7 +225,12 @@ class TrainerGroup:
                     metrics = await self._by_leader(lambda leader: self._calls.one(leader, "last_metrics"))
                     made = await self._copy(copies)
                     break
-            return GroupStep(metrics=metrics, copies=made, duration_s=self._run.clock.now() - start)
+            return GroupStep(
+                metrics=metrics,
+                copies=made,
+                duration_s=self._run.clock.now() - start,
+                broken_s=try_begin_s - start,
+            )
 
     async def copy(self, copies: GroupCopies, *, at_step: int | None = None) -> tuple[MemberCopy, ...]:
         """Let members copy between two steps; if one is lost, those who are left do it anew. Nothing is copied where

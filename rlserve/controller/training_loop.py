@@ -97,9 +97,9 @@ class TrainingLoop:
 
     async def _train(self, taken: Taken, *, start_s: float, waits: _Waits, copies_state: bool) -> StepReport:
         batch, step = await asyncio.to_thread(taken.build), self._run.counters.num_steps + 1
-        train_start = self._run.clock.now()
+        train_start, change_before_s = self._run.clock.now(), self._trainers.pause_s
         done = await self._stepped(batch, step, copies_state=copies_state)
-        slot_ids = self._trainers.members
+        slot_ids, change_wait_s = self._trainers.members, self._trainers.pause_s - change_before_s
         work_end_s = self._run.clock.now() - done.copy_s
         await self._weights.publish(step, done.copies)
         self._batches.note_trained(batch, step, done.metrics)
@@ -124,6 +124,10 @@ class TrainingLoop:
                 slot_ids=slot_ids,
                 num_groups=taken.num_groups,
                 num_tokens=num_tokens,
+                weights_wait_s=waits.weights_s,
+                change_wait_s=change_wait_s,
+                broken_s=done.broken_s,
+                state_copy_s=done.state_copy_s,
             )
         )
         self._count(batch)

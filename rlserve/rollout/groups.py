@@ -121,6 +121,12 @@ class ScoredGroup:
         assert self.output.finished, f"group {self.group.id}: only finished groups are scored"
 
     @property
+    def num_generated_tokens(self) -> int:
+        """Those that the model made, also for the greedy answer."""
+        generated = GeneratedGroup(group=self.group, output=self.output, conversations=self.conversations)
+        return generated.num_generated_tokens + (0 if self.greedy is None else self.greedy.num_tokens)
+
+    @property
     def compared_rewards(self) -> tuple[float, ...]:
         """Where all of these are equal, no answer is better than what it is compared with."""
         return self.rewards if self.greedy is None else (*self.rewards, self.greedy.reward)

@@ -16,6 +16,7 @@ from rlserve.tracking.run_folder import RunFolder
 
 Action = Literal["hold", "to_rollout", "to_train"]
 Owner = Literal["train", "rollout", "moving", "dead", "gone"]
+Stage = Literal["starting", "evaluating", "training", "saving", "ending"]
 RolePhase = Literal[
     "requests_moved",
     "memory_released",
@@ -80,9 +81,19 @@ class RunEvent(Event):
     """The run began, or went on after a stop."""
 
     kind: ClassVar[str] = "run"
+    begin_s: float
+    """When the command began."""
     resumed: bool
     step: int
     """Training steps done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEvent(Event):
+    """From now on the whole run is about this. ``evaluating`` and ``saving`` are what training stands still for."""
+
+    kind: ClassVar[str] = "stage"
+    stage: Stage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +220,28 @@ class StepEvent(Event):
     num_groups: int
     num_tokens: int
     """Prompts included."""
+    weights_wait_s: float = 0.0
+    """Of the wait, while a version of the weights was on its way to the replicas."""
+    change_wait_s: float = 0.0
+    """Of the wait, while the batch was there and the group of trainers was being changed."""
+    broken_s: float = 0.0
+    """Of the computing, tries that were broken off because a trainer was lost."""
+    state_copy_s: float = 0.0
+    """Of the copying, the state for a checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensEvent(Event):
+    """What became of tokens that replicas had made, since it was told last."""
+
+    kind: ClassVar[str] = "tokens"
+    step: int
+    """The training step that trained on those of ``num_trained``; of the others, the last one done."""
+    num_trained: int = 0
+    num_dropped: int = 0
+    """Of prompt groups that were answered and dropped."""
+    num_held_out: int = 0
+    """Of answers to held-out prompts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -148,6 +148,16 @@ METRICS: Mapping[str, str] = {
     "members until all were in it; only after a change, as the next two",
     "training/resize_moved_bytes": "state that trainers sent each other for that",
     "training/resize_least_bytes": "state that they were to hold and did not, which is the least that can be sent",
+    "cost/gpu_hours": "time that the run has had its slots, all together; a CPU slot counts like a GPU, as in all "
+    "of cost/",
+    "cost/money": "(cost.prices) what that cost, in the currency of the prices, as in all of cost/",
+    "cost/useful_share": "share of that time that went into training steps, and into tokens that were trained on",
+    "cost/{in_flight,startup,idle,bubble,switching,weight_sync}_share": "share that went into this: docs/cost.md",
+    "cost/{evaluation,checkpoint,recompute,lost,dropped,surplus}_share": "share that went into this: docs/cost.md",
+    "cost/{gpu_hours,money}_per_step": "all of it, for a training step",
+    "cost/{gpu_hours,money}_per_1m_trained_tokens": "all of it, for a million tokens in training steps, prompts "
+    "included",
+    "cost/{gpu_hours,money}_per_1m_rollout_tokens": "of the slots in rollout, for a million tokens that they generated",
     "weights/version": "newest version that replicas can take",
     "weights/snapshot_s": "seconds that training stood still for a copy of the weights",
     "weights/publish_s": "seconds from the copy until replicas could take the version, beside the training",

@@ -138,6 +138,11 @@ class RunFolder:
         return self.path / "decisions.jsonl"
 
     @property
+    def prices_file(self) -> Path:
+        """What slots cost, as the user said when the run began; not there where no prices were given."""
+        return self.path / "prices.yaml"
+
+    @property
     def events_file(self) -> Path:
         return self.path / "events.jsonl"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -51,6 +52,8 @@ class RunSummary:
     """Of a paced run: whether that is too much for its times to count."""
     paced_activities: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     """Of a paced run: by activity the number, and the modelled, computed and late seconds of all workers."""
+    cost: Mapping[str, Any] = field(default_factory=dict)
+    """What its slots were used for: as ``rlserve cost --json``."""
     learns_from_data: bool = False
     """Whether the run learned from a data set and generated nothing. Held-out scores are then what
     ``val-core/held_out/mean@1`` is (docs/jobs.md)."""

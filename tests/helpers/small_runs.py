@@ -31,7 +31,7 @@ def begin_run(output_dir: Path, name: str, *, num_steps: int = 4, config: str = 
     folder = RunFolder.create(output_dir, name)
     folder.write_config(f"num_steps: {num_steps}\nname: {name}\n{config}")
     tracker = create_tracker(FILES_ONLY, folder, {})
-    tracker.record(RunEvent(time_s=0.0, resumed=False, step=0))
+    tracker.record(RunEvent(time_s=0.0, begin_s=0.0, resumed=False, step=0))
     for slot_id, owner in (("cpu-a/0", "train"), ("cpu-b/0", "rollout")):
         tracker.record(slot_event(1.0, slot_id, owner))
     tracker.log(0, {names.HELD_OUT: 0.25})

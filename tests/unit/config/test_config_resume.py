@@ -81,7 +81,7 @@ def test_what_may_change_changes(run: Path) -> None:
 def test_what_must_not_change_is_refused_all_at_once(run: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_run(run, ["seed=1", "num_steps=7", "trainer.learning_rate=1", "model=addition"], discovered={})
-    may = "cannot change when a run is resumed; only num_steps, tracking, launch, pool and manager can"
+    may = "cannot change when a run is resumed; only num_steps, tracking, cost, launch, pool and manager can"
     assert str(caught.value).splitlines() == [
         f"override: seed: {may}",
         f"override: trainer.learning_rate: {may}",

@@ -6,11 +6,12 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import pytest
 from controller_fakes import FakeTracker, make_gang
 from simulated_fleet import SimulatedFleet
 from simulated_workers import SimulatedWorker
@@ -35,7 +36,9 @@ from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.groups import PromptGroup
 from rlserve.rollout.rewards.base import RewardSample, Score
 from rlserve.supervised.source import SupervisedSource
-from rlserve.tracking.events import Record, TrainedBatch, WeightEvent
+from rlserve.tracking.cost.figures import CostFigures
+from rlserve.tracking.cost.replay import replay
+from rlserve.tracking.events import Event, Record, SlotEvent, StepEvent, TrainedBatch, WeightEvent
 from rlserve.tracking.progress import NoProgress
 from rlserve.tracking.run_folder import RunFolder
 
@@ -175,6 +178,25 @@ class SimulatedRun:
             where = event.slot_id or "published"
             assert event.version >= taken.get(where, 0), "a version went back"
             taken[where] = event.version
+        self.check_costs()
+
+    def check_costs(self) -> None:
+        """Assert that all time of all slots is accounted for, and that the run's files tell the same as the run."""
+        events = self.tracker.of(Event)
+        ledger = replay({"event": event.kind, **asdict(event)} for event in events)
+        now_s = self.controller.summary().seconds_total
+        statement = ledger.statement(now_s)
+        statement.check_integrity()
+        assert CostFigures(statement=statement, prices=None).amount().gpu_hours == pytest.approx(
+            self.controller.summary().cost["total"]["gpu_hours"]
+        )
+        slots: dict[str, float] = {}
+        for event in self.tracker.of(SlotEvent):
+            slots.setdefault(event.slot_id, 0.0 if event.time_s == 0.0 else event.time_s)
+            if event.owner == "gone":
+                slots[event.slot_id] = slots[event.slot_id] - event.time_s + now_s
+        assert 3600 * statement.gpu_hours == pytest.approx(sum(now_s - begin_s for begin_s in slots.values()), rel=1e-9)
+        assert statement.num_steps == len(self.tracker.of(StepEvent))
 
 
 def make_config(**parts: Any) -> RunConfig:

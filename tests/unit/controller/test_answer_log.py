@@ -97,7 +97,7 @@ def test_of_held_out_answers_the_same_prompts_are_kept_each_time() -> None:
         for row in range(4)
     ]
     for step in (0, 10):
-        log.note_held_out(HeldOutAnswered(step=step, answers=answers))
+        log.note_held_out(HeldOutAnswered(step=step, answers=answers, num_tokens=0))
     found = [(answer.step, answer.kind, answer.group_id, answer.reward, answer.staleness) for answer in tracker.made]
     assert found == [
         (0, "held_out", "0:0", 1.0, 0),

@@ -39,6 +39,10 @@ class Setting:
         self.busy_s = 0.0
         """Seconds in which versions of the weights were under way."""
         self.snapshot_s = 1.0
+        self.pause_s = 0.0
+        """Seconds in which training stood still for changes of the group."""
+        self.change_s = self.broken_s = 0.0
+        """Of those, what each step waits; what of a step a loss breaks."""
         self.members = ("t0", "t1")
         self.resizes: list[Resize] = []
         self.context = run_context(tasks, self.clock)
@@ -46,6 +50,7 @@ class Setting:
         self.trained = recorded(self.context.events, GroupsTrained)
         self.batches = recorded(self.context.events, TrainedBatch)
         self.ended = recorded(self.context.events, StepEnded)
+        self.told = recorded(self.context.events, StepEvent)
         self.failure: Exception | None = None
         fakes: Any = self
         self.loop = TrainingLoop(
@@ -65,13 +70,16 @@ class Setting:
 
     async def step(self, batch: Any, copies: GroupCopies) -> GroupStep:
         self.log.append(f"step {batch.sample_ids}")
+        self.clock.now_s += self.change_s
+        self.pause_s += self.change_s
         self.clock.now_s += 2.0
         if self.failure is not None:
             raise self.failure
         copied = Copied(weights_s=0.25, state_s=0.25 if copies.state else 0.0)
         (asked,) = copies.of_each(["t0"]).values()
         made = MemberCopy(slot_id="t0", worker=cast(Any, None), copies=asked, copied=copied)
-        return GroupStep(metrics={"training/log_prob_diff_mean": 0.5}, copies=(made,), duration_s=2.0)
+        metrics = {"training/log_prob_diff_mean": 0.5}
+        return GroupStep(metrics=metrics, copies=(made,), duration_s=2.0, broken_s=self.broken_s)
 
     def take_resizes(self) -> list[Resize]:
         resizes, self.resizes = self.resizes, []
@@ -194,6 +202,22 @@ def test_a_batch_that_cannot_be_kept_does_not_hide_why_the_step_failed(tmp_path:
             setting.failure = NonFiniteLossError("step 1 is not finite and was not applied")
             with pytest.raises(NonFiniteLossError, match=r"not finite.* cannot be written to .*: No such file"):
                 await setting.run(asyncio.Event())
+
+    asyncio.run(scenario())
+
+
+def test_a_step_tells_what_it_waited_for_what_was_broken_off_and_what_it_copied_for_a_checkpoint(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            setting = Setting(tasks, tmp_path, num_steps=1, num_groups=1)
+            setting.change_s, setting.broken_s = 0.75, 0.5
+            await setting.loop.step(asyncio.Event(), copies_state=True)
+        (told,) = setting.told
+        parts = (told.weights_wait_s, told.change_wait_s, told.broken_s, told.state_copy_s)
+        assert parts == (0.0, 0.75, 0.5, 0.25)
+        assert (told.begin_s, told.work_begin_s, told.work_end_s, told.time_s) == (0.0, 0.75, 2.25, 2.75)
 
     asyncio.run(scenario())
 

@@ -103,7 +103,7 @@ class InventedRun:
         return sum(other == owner for other in self.owner.values())
 
     def write(self) -> None:
-        self.tracker.record(RunEvent(time_s=0.0, resumed=False, step=0))
+        self.tracker.record(RunEvent(time_s=0.0, begin_s=0.0, resumed=False, step=0))
         for slot_id, owner in list(self.owner.items()):
             self.give(slot_id, "moving", 0.0)
             self.give(slot_id, owner, 6.0)

@@ -24,7 +24,7 @@ TRAINING = (
     "perf",
     "val-core",
 )
-FAMILIES = (*TRAINING, "frac_reward_zero_std", "reward", "vllm", "rollout", "pool", "manager", "weights")
+FAMILIES = (*TRAINING, "frac_reward_zero_std", "reward", "vllm", "rollout", "pool", "manager", "weights", "cost")
 CONSTANTS = {key: value for key, value in vars(names).items() if key.isupper() and isinstance(value, str)}
 
 

@@ -223,7 +223,7 @@ def test_after_a_stop_slots_belong_to_nobody_and_curves_are_broken(make_run: Mak
     stopped_s = read_report_data(folder).end_s
     tracker = create_tracker(FILES_ONLY, folder, {}, resumed_step=11)
     stopped_s += 1
-    tracker.record(RunEvent(time_s=stopped_s, resumed=True, step=10))
+    tracker.record(RunEvent(time_s=stopped_s, begin_s=stopped_s, resumed=True, step=10))
     tracker.record(slot_event(stopped_s + 20, "H100/0", "train"))
     tracker.log(11, {names.TIME: stopped_s + 30, names.STEP_S: 4.0, names.WAIT_S: 1.0, names.ROLLOUT_BUSY: 0.5})
     tracker.close(0)

@@ -30,6 +30,7 @@ FIELDS = {
     "max_staleness",
     "mean_abs_log_prob_difference",
     "loop_s",
+    "cost",
     "overrun_share",
     "host_was_bottleneck",
     "learns_from_data",

@@ -1,0 +1,63 @@
+"""The ledger of a run, from its ``events.jsonl``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+
+from rlserve.errors import DataError
+from rlserve.tracking.cost.ledger import CostLedger
+from rlserve.tracking.events import (
+    EndEvent,
+    Event,
+    LostWorkEvent,
+    ReplicaEvent,
+    RunEvent,
+    SlotEvent,
+    StageEvent,
+    StepEvent,
+    TokensEvent,
+    WeightEvent,
+    WorkerEvent,
+)
+from rlserve.tracking.jsonl import Line
+
+_KINDS: dict[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        EndEvent,
+        LostWorkEvent,
+        ReplicaEvent,
+        RunEvent,
+        SlotEvent,
+        StageEvent,
+        StepEvent,
+        TokensEvent,
+        WeightEvent,
+        WorkerEvent,
+    )
+}
+"""What the ledger looks at."""
+
+
+def replay(events: Iterable[Line]) -> CostLedger:
+    """From the events of a run, in their order.
+
+    Raises:
+        DataError: another version of rlserve wrote them.
+    """
+    ledger = CostLedger()
+    for line in events:
+        if (kind := _KINDS.get(line["event"])) is not None:
+            ledger.note(_event(kind, line))
+    return ledger
+
+
+def _event(kind: type[Event], line: Line) -> Event:
+    names = [field.name for field in fields(kind)]
+    if missing := [name for name in names if name not in line]:
+        raise DataError(
+            f"an event {kind.kind!r} of the run has no {', '.join(missing)}: another version of rlserve wrote it, and "
+            "what the run cost cannot be told"
+        )
+    return kind(**{name: line[name] for name in names})
