@@ -21,7 +21,12 @@ from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainer
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
 
 _GANG_SIZE = "rollout.engine.tensor_parallel_size"
-_OF_CRITIC = {"critic_model_path": None, "critic_head_learning_rate": None, "critic_warmup_steps": 0}
+_OF_CRITIC = {
+    "critic_model_path": None,
+    "critic_head_learning_rate": None,
+    "critic_warmup_steps": 0,
+    "critic_trunk": "separate",
+}
 """What of a trainer's configuration only a critic reads, and what it is without one."""
 
 

@@ -28,7 +28,8 @@ def check_pacing(config: RunConfig) -> Iterator[Problem]:
         yield Problem("pool.slots", f"must all be of paced types or none, got {others[0]} beside others")
         return
     try:
-        costs = run_costs(pacing, config.algorithm, tensor_parallel_size=config.rollout.engine.tensor_parallel_size)
+        size = config.rollout.engine.tensor_parallel_size
+        costs = run_costs(pacing, config.algorithm, config.trainer, tensor_parallel_size=size)
     except UserError as error:
         yield Problem("pool.pacing.model", str(error))
         return

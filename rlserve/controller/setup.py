@@ -100,7 +100,7 @@ def slot_pacing(config: RunConfig, slot: Slot) -> Pacing | None:
     if not is_paced(slot.type.name):
         return None
     pacing, size = config.pool.pacing, config.rollout.engine.tensor_parallel_size
-    costs = run_costs(pacing, config.algorithm, tensor_parallel_size=size)
+    costs = run_costs(pacing, config.algorithm, config.trainer, tensor_parallel_size=size)
     return Pacing(slot_type=slot.type, costs=costs, dilation=pacing.dilation)
 
 

@@ -166,7 +166,7 @@ def _costs(config: RunConfig, pacing: PacingConfig, changes: Changes) -> Costs:
             gang_size=size,
         )
     return RooflineCosts(
-        roofline=run_costs(pacing, config.algorithm, tensor_parallel_size=size),
+        roofline=run_costs(pacing, config.algorithm, config.trainer, tensor_parallel_size=size),
         memory_fraction=engine.gpu_memory_fraction,
         block_size=engine.block_size,
         num_blocks=engine.num_blocks,

@@ -3,6 +3,7 @@ checkpoint for any of them, and what a lost rank costs."""
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
@@ -91,6 +92,10 @@ def assert_close(found: dict[str, float], expected: dict[str, float]) -> None:
     )
 
 
+def of_policy(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: array for name, array in state.items() if name.startswith("policy.")}
+
+
 def assert_same_state(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert one.keys() == other.keys()
     assert [name for name in one if not np.array_equal(one[name], other[name])] == []
@@ -106,6 +111,40 @@ def test_losses_and_norms_are_those_of_torch(
         one, other = call_all(ranks, "step", batch)
         assert one == other
         assert_close(one, metrics)
+
+
+@pytest.mark.parametrize("zero_stage", [0, 2, 3])
+def test_a_critic_on_the_policys_trunk_has_the_losses_of_torch_on_any_number_of_ranks(
+    ranks: list[Rank], meetings: Meetings, model_path: str, tmp_path: Path, zero_stage: int
+) -> None:
+    first, second = ranks
+    algorithm = dataclasses.replace(PPO, bootstrap_truncated=True)
+    on_one_trunk = dataclasses.replace(TORCH, critic_trunk="shared")
+    expected = steps_alone(first, on_one_trunk, algorithm, model_path)
+    create(ranks, model_path, zero_stage, algorithm, critic_trunk="shared")
+    assert_close(first.call("step", BATCHES[0]), expected[0])
+    meetings.regroup(ranks)
+    one, other = call_all(ranks, "step", BATCHES[1])
+    assert one == other
+    assert_close(one, expected[1])
+    call_all(ranks, "copy_state")
+    for rank in ranks:
+        rank.call("write_state", tmp_path)
+    state, _ = call_all(ranks, "state")
+    assert {name for name in state if name.startswith("critic.")} == {
+        "critic.value_head.weight",
+        "critic.value_head.bias",
+    }
+    policy = {name: tensor.numpy() for name, tensor in Checkpoint(tmp_path / "policy").tensors()}
+    assert_same_state({f"policy.{name}": array for name, array in policy.items()}, of_policy(state))
+    meetings.regroup([second, first], num_leaving=1)
+    first.call("leave")
+    meetings.regroup([second])
+    assert_close(second.call("step", BATCHES[2]), expected[2])
+    first.call("create", on_one_trunk, algorithm, model_path)
+    first.call("load_files", tmp_path)
+    assert_same_state(first.call("state"), state)
+    assert_close(first.call("step", BATCHES[2]), expected[2])
 
 
 @pytest.mark.parametrize(
@@ -177,7 +216,7 @@ def test_under_stage_3_each_rank_has_a_part_of_the_policy_and_writes_a_file_of_i
         parts = [rank.call("weights") for rank in ranks]
         assert not parts[0].keys() & parts[1].keys()
         sizes = [sum(array.nbytes for array in part.values()) for part in parts]
-        expected = {name: array for name, array in state.items() if name.startswith("policy.")}
+        expected = of_policy(state)
         assert abs(sizes[0] - sizes[1]) <= max(array.nbytes for array in expected.values())
         found = parts[0] | parts[1]
         assert_same_state({f"policy.{name}": array for name, array in found.items()}, expected)

@@ -70,11 +70,11 @@ def test_ranks_that_stay_reach_their_gradient_before_the_newcomer_has_anything(
     expected = digest_alone(two_ranks[0], CONFIG, algorithm, model_path, BATCHES[:2])
     newcomer.call("hold_arrivals")
     ranks = begin(meetings, two_ranks, newcomer, model_path, algorithm)
-    call_all(two_ranks, "announce", "_policy_backward")
+    call_all(two_ranks, "announce", "_backward_passes")
     for rank in two_ranks:
         rank.start("step", BATCHES[1])
     for rank in two_ranks:
-        assert rank.result() == "_policy_backward"
+        assert rank.result() == "_backward_passes"
     assert not newcomer.call("has_arrived")
     newcomer.call("release_arrivals")
     newcomer.start("step", BATCHES[1])

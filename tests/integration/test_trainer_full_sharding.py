@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,6 +30,12 @@ WHOLE = dataclasses.replace(CONFIG, sharding="optimizer", num_logical_shards=3)
 ALGORITHM = PPOConfig(
     num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
 )
+
+
+def on_one_trunk(config: TorchTrainerConfig) -> TorchTrainerConfig:
+    return dataclasses.replace(config, critic_trunk="shared")
+
+
 BATCHES = [random_batch(seed, num_samples=12) for seed in range(6)]
 LOSSES = (
     "actor/pg_loss",
@@ -69,16 +76,18 @@ def form(
     meetings.regroup(ranks)
 
 
+@pytest.mark.parametrize("critic_trunk", ["separate", "shared"])
 def test_steps_have_the_losses_of_a_trainer_that_holds_everything(
-    three_ranks: list[Rank], meetings: Meetings, model_path: str
+    three_ranks: list[Rank], meetings: Meetings, model_path: str, critic_trunk: Any
 ) -> None:
     algorithm = dataclasses.replace(ALGORITHM, num_mini_batches=1)
     batches = [random_batch(seed, num_samples=6) for seed in range(10)]
     whole, pair = three_ranks[0], three_ranks[1:]
-    form([whole], meetings, model_path, WHOLE, algorithm)
+    held, cut_up = (dataclasses.replace(config, critic_trunk=critic_trunk) for config in (WHOLE, CONFIG))
+    form([whole], meetings, model_path, held, algorithm)
     expected = [whole.call("step", batch) for batch in batches]
-    form([whole], meetings, model_path, CONFIG, algorithm)
-    form(pair, meetings, model_path, CONFIG, algorithm)
+    form([whole], meetings, model_path, cut_up, algorithm)
+    form(pair, meetings, model_path, cut_up, algorithm)
     for batch, wanted in zip(batches, expected, strict=True):
         for found in (*call_all([whole], "step", batch), *call_all(pair, "step", batch)):
             assert {name: found[name] for name in LOSSES} == pytest.approx(
@@ -124,15 +133,17 @@ def test_ranks_have_unlike_numbers_of_passes_and_some_no_samples(
             )
 
 
+@pytest.mark.parametrize("critic_trunk", ["separate", "shared"])
 def test_shards_move_to_other_ranks_in_memory_with_the_same_bits(
-    three_ranks: list[Rank], meetings: Meetings, model_path: str
+    three_ranks: list[Rank], meetings: Meetings, model_path: str, critic_trunk: Any
 ) -> None:
     first, second, third = three_ranks
-    form([first, second], meetings, model_path)
+    config = dataclasses.replace(CONFIG, critic_trunk=critic_trunk)
+    form([first, second], meetings, model_path, config)
     call_all([first, second], "step", BATCHES[0])
     (before,) = set(call_all([first, second], "digest"))
     third.call("forget")
-    third.call("create", CONFIG, ALGORITHM, model_path, load_weights=False)
+    third.call("create", config, ALGORITHM, model_path, load_weights=False)
     meetings.regroup([first, second, third])
     assert call_all(three_ranks, "digest") == [before] * 3
     # Whoever leaves has what nobody else holds, and hands it over.
@@ -169,8 +180,13 @@ def test_a_lost_rank_takes_its_shard_along(three_ranks: list[Rank], meetings: Me
 
 @pytest.mark.parametrize(
     ("written_by", "num_writers", "read_by", "num_readers"),
-    [(CONFIG, 2, CONFIG, 3), (CONFIG, 2, WHOLE, 1), (WHOLE, 2, CONFIG, 2)],
-    ids=["full-full", "full-optimizer", "optimizer-full"],
+    [
+        (CONFIG, 2, CONFIG, 3),
+        (CONFIG, 2, WHOLE, 1),
+        (WHOLE, 2, CONFIG, 2),
+        (on_one_trunk(CONFIG), 3, on_one_trunk(WHOLE), 2),
+    ],
+    ids=["full-full", "full-optimizer", "optimizer-full", "shared-trunk"],
 )
 def test_a_checkpoint_loads_on_other_numbers_of_ranks_and_with_either_sharding(
     three_ranks: list[Rank],
@@ -293,7 +309,7 @@ def test_a_rank_that_raises_alone_stops_the_others_and_all_settle_the_step(
     (expected,) = set(call_all(ranks, "digest"))
     form(ranks, meetings, model_path)
     call_all(ranks, "step", BATCHES[0])
-    for where, batch, num_steps in (("_policy_backward", BATCHES[1], 1), ("complete_step", BATCHES[2], 3)):
+    for where, batch, num_steps in (("_backward_passes", BATCHES[1], 1), ("complete_step", BATCHES[2], 3)):
         ranks[1].call("raise_in", where)
         for rank in ranks:
             rank.start("step", batch)

@@ -23,8 +23,7 @@ NUM_STEPS = 200
 MOST_RANKS = 4
 BATCHES = [random_batch(seed, num_samples=8, longest=6) for seed in range(10)]
 PLACES_OF_DEATH = (
-    ("_policy_backward", 0),
-    ("_value_backward", 0),
+    ("_backward_passes", 0),
     ("all_to_all", 0),
     ("all_to_all", 2),
     ("all_gather", 0),

@@ -21,6 +21,10 @@ CONFIG = TorchTrainerConfig(
     num_logical_shards=7,
     timeout_s=60.0,
 )
+SHARED_TRUNK = dataclasses.replace(CONFIG, critic_trunk="shared")
+of_both_trunks = pytest.mark.parametrize(
+    "config", [CONFIG, SHARED_TRUNK], ids=lambda config: f"{config.critic_trunk}-trunk"
+)
 ALGORITHM = PPOConfig(
     num_epochs=2, num_mini_batches=2, kl_coefficient=0.05, target_kl=0.02, kl_horizon=50.0, entropy_coefficient=0.01
 )
@@ -43,23 +47,29 @@ def meetings() -> Meetings:
     return Meetings()
 
 
-def create(ranks: list[Rank], model_path: str, algorithm: AlgorithmConfig = ALGORITHM) -> None:
+def create(
+    ranks: list[Rank],
+    model_path: str,
+    algorithm: AlgorithmConfig = ALGORITHM,
+    config: TorchTrainerConfig = CONFIG,
+) -> None:
     """Rank 0 with weights, the others to receive theirs."""
-    create_all(ranks, CONFIG, algorithm, model_path)
+    create_all(ranks, config, algorithm, model_path)
 
 
 @pytest.mark.slow
+@of_both_trunks
 @pytest.mark.parametrize("algorithm", [ALGORITHM, PPOConfig()], ids=["four-updates", "single-update"])
 def test_a_step_has_the_same_bits_on_1_to_4_ranks(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: PPOConfig
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, algorithm: PPOConfig, config: TorchTrainerConfig
 ) -> None:
     alone = four_ranks[0]
-    expected = digest_alone(alone, CONFIG, algorithm, model_path, BATCHES[:2])
+    expected = digest_alone(alone, config, algorithm, model_path, BATCHES[:2])
     expected_scores = alone.call("scores", BATCHES[2])
     expected_metrics = alone.call("step", BATCHES[2])
     for num_ranks in (2, 3, 4):
         ranks = four_ranks[:num_ranks]
-        create(ranks, model_path, algorithm)
+        create(ranks, model_path, algorithm, config)
         meetings.regroup(ranks)
         for batch in BATCHES[:2]:
             call_all(ranks, "step", batch)
@@ -88,12 +98,13 @@ def test_more_ranks_than_logical_shards(
     assert call_all(four_ranks, "digest") == [expected] * 4
 
 
+@of_both_trunks
 def test_a_run_that_resizes_equals_the_run_on_one_rank(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str
+    four_ranks: list[Rank], meetings: Meetings, model_path: str, config: TorchTrainerConfig
 ) -> None:
-    expected = digest_alone(four_ranks[3], CONFIG, ALGORITHM, model_path, BATCHES)
+    expected = digest_alone(four_ranks[3], config, ALGORITHM, model_path, BATCHES)
     first, second, third = four_ranks[:3]
-    create([first, second, third], model_path)
+    create([first, second, third], model_path, config=config)
     first.call("step", BATCHES[0])
     meetings.regroup([first, second, third])
     for batch in BATCHES[1:3]:
@@ -163,6 +174,7 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
     assert call_all(ranks, "digest") == [digest_alone(four_ranks[2], CONFIG, ALGORITHM, model_path, BATCHES[:1])] * 2
 
 
+@of_both_trunks
 @pytest.mark.parametrize(
     ("lost", "where", "num_completed"),
     [
@@ -173,13 +185,19 @@ def test_a_loss_that_is_not_finite_stops_every_rank_and_changes_none(
     ],
 )
 def test_survivors_of_a_killed_rank_settle_the_step_and_go_on(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, lost: int, where: str, num_completed: int
+    four_ranks: list[Rank],
+    meetings: Meetings,
+    model_path: str,
+    lost: int,
+    where: str,
+    num_completed: int,
+    config: TorchTrainerConfig,
 ) -> None:
     """In each case the lost rank is the owner of one shard, and the second holder of another."""
-    expected = digest_alone(four_ranks[0], CONFIG, ALGORITHM, model_path, BATCHES[:3])
+    expected = digest_alone(four_ranks[0], config, ALGORITHM, model_path, BATCHES[:3])
     with running_ranks(1) as [victim]:
         ranks = [*four_ranks[:lost], victim, *four_ranks[lost:2]]
-        create(ranks, model_path)
+        create(ranks, model_path, config=config)
         meetings.regroup(ranks)
         call_all(ranks, "step", BATCHES[0])
         victim.call("signal_self_in", where, signal.SIGKILL)
@@ -248,12 +266,22 @@ def test_two_neighbours_that_leave_together_hand_over_first(
     assert call_all(staying, "digest") == [before] * 2
 
 
-@pytest.mark.parametrize(("num_before", "num_after"), [(4, 1), (1, 3), (2, 4)])
+@pytest.mark.parametrize(
+    ("num_before", "num_after", "config"),
+    [(4, 1, CONFIG), (1, 3, CONFIG), (2, 4, CONFIG), (4, 1, SHARED_TRUNK), (1, 3, SHARED_TRUNK)],
+    ids=["4-1", "1-3", "2-4", "4-1-shared-trunk", "1-3-shared-trunk"],
+)
 def test_a_state_is_written_by_all_beside_the_next_step_and_loads_on_another_number_of_ranks(
-    four_ranks: list[Rank], meetings: Meetings, model_path: str, tmp_path: Path, num_before: int, num_after: int
+    four_ranks: list[Rank],
+    meetings: Meetings,
+    model_path: str,
+    tmp_path: Path,
+    num_before: int,
+    num_after: int,
+    config: TorchTrainerConfig,
 ) -> None:
     writers, readers = four_ranks[:num_before], four_ranks[:num_after]
-    create(writers, model_path)
+    create(writers, model_path, config=config)
     meetings.regroup(writers)
     call_all(writers, "step", BATCHES[0])
     (expected,) = set(call_all(writers, "digest"))
@@ -266,7 +294,7 @@ def test_a_state_is_written_by_all_beside_the_next_step_and_loads_on_another_num
     files = {path.name: path.stat().st_size for path in (tmp_path / "trainer").glob("*.safetensors")}
     assert len(files) == num_before
     assert max(files.values()) < 1.2 * sum(files.values()) / num_before, "each writes its share"
-    create(readers, model_path)
+    create(readers, model_path, config=config)
     meetings.regroup(readers)
     call_all(readers, "load_files", tmp_path)
     assert call_all(readers, "digest") == [expected] * num_after

@@ -117,7 +117,7 @@ class Gradient:
     values: Tensor | None
     """[a]"""
     norms: Mapping[str, float]
-    """Euclidean norm by network, before clipping."""
+    """Euclidean norm by network, before clipping; networks that share a trunk have one."""
     padding_share: float
     """Of the tokens that went through the networks, those that no sample has."""
     learning_rates: Mapping[str, float]

@@ -61,6 +61,10 @@ class OptimizationConfig:
     critic_head_learning_rate: float | None = None
     """Of the critic's value head, which is new where its backbone is trained already; it follows the critic's schedule.
     None: that of the critic."""
+    critic_trunk: Literal["separate", "shared"] = "separate"
+    """`separate`: the critic is a network of its own, like the policy. `shared`: it is a value head on the policy's
+    last hidden states, and the losses of policy and values go through one network in one pass, whose gradient is
+    clipped as one. The network learns at the policy's rate, and the head at the critic's."""
     critic_model_path: str | None = None
     """Reward model that the critic begins as: folder or hub name of a sequence classifier of transformers with one
     label and a backbone of the policy's shape; its ``score`` becomes the value head. None: the policy's backbone, with
@@ -76,7 +80,7 @@ class OptimizationConfig:
     """What they fall to, as a share of their value."""
     critic_warmup_steps: int = 0
     """Optimizer steps at the beginning in which the critic alone learns: the policy stays as it is, and its schedule
-    begins after them (VC-PPO, arXiv 2503.01491; verl's critic_warmup)."""
+    begins after them (VC-PPO, arXiv 2503.01491; verl's critic_warmup). With a shared trunk the value head alone."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW, policy and critic."""
     decay_norms_and_biases: bool = False
@@ -86,7 +90,7 @@ class OptimizationConfig:
     adam_beta2: float = 0.95
     """Decay of the mean of their squares."""
     max_grad_norm: float = 1.0
-    """Norm that the gradients of policy and critic are each clipped to."""
+    """Norm that the gradients of policy and critic are each clipped to; with a shared trunk, that of both together."""
     ppo_max_token_len_per_gpu: int = 16384
     """Most tokens, padding included, that go through a network at once. What a rank computes of a mini-batch is cut
     into passes between samples; less takes less memory. One sample always fits."""
@@ -101,8 +105,21 @@ class OptimizationConfig:
         of them (``Trainer.weights``)."""
         return False
 
+    @property
+    def shares_trunk(self) -> bool:
+        """Whether a critic, where there is one, is a head on the policy."""
+        return self.critic_trunk == "shared"
+
     def __post_init__(self) -> None:
         check_fields(self, self._ranges())
+
+    def _fits_critic_model(self) -> Literal[True] | str:
+        """True, or what is wrong."""
+        if self.shares_trunk:
+            return "must be null with critic_trunk=shared, where the policy is the trunk; or use critic_trunk=separate"
+        if self.lora.is_on:
+            return "must be null with lora.rank, where policy and critic share one frozen base"
+        return True
 
     def _ranges(self) -> dict[str, bool | str]:
         return {
@@ -111,9 +128,7 @@ class OptimizationConfig:
             "critic_head_learning_rate": self.critic_head_learning_rate is None
             or self.critic_head_learning_rate > 0
             or "must be above 0, or null",
-            "critic_model_path": self.critic_model_path is None
-            or not self.lora.is_on
-            or "must be null with lora.rank, where policy and critic share one frozen base",
+            "critic_model_path": self.critic_model_path is None or self._fits_critic_model(),
             "num_warmup_steps": self.num_warmup_steps >= 0 or "must be at least 0",
             "num_schedule_steps": self.num_schedule_steps is None
             or self.num_schedule_steps >= 1

@@ -24,7 +24,7 @@ _HEAD_PREFIX = "value_head."
 
 def learning_rates(config: OptimizationConfig, networks: Iterable[str], num_updates: int) -> dict[str, float]:
     """Of these networks, and of the critic's head where it has its own, in the update after ``num_updates``."""
-    rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}
+    rates = {POLICY: config.learning_rate, CRITIC: config.critic_learning_rate}  # of a shared trunk the policy's
     late = {POLICY: config.critic_warmup_steps}
     learning = list(networks)
     if CRITIC in learning and config.critic_head_learning_rate is not None:

@@ -12,6 +12,7 @@ from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import read_shape
 from rlserve.trainers.algorithms.config import AlgorithmConfig
+from rlserve.trainers.backends.config import OptimizationConfig
 
 _FORWARD_SHARE = 1 / 3
 """Of a forward and a backward pass."""
@@ -22,16 +23,20 @@ def create_pace(pacing: Pacing | None) -> Pace:
     return Unpaced() if pacing is None else RooflinePace(pacing)
 
 
-def run_costs(config: PacingConfig, algorithm: AlgorithmConfig, *, tensor_parallel_size: int) -> Costs:
+def run_costs(
+    config: PacingConfig, algorithm: AlgorithmConfig, trainer: OptimizationConfig, *, tensor_parallel_size: int
+) -> Costs:
     """What the modelled model costs in a run with this algorithm.
 
     Raises:
         UserError: ``pool.pacing.model`` is neither a known size nor a dense model's folder.
     """
     needs = algorithm.needs
-    num_networks = 2 if needs.critic else 1
+    has_own_critic = needs.critic and not trainer.shares_trunk
+    num_networks = 1 + has_own_critic
     has_old_log_probs = needs.log_probs or algorithm.num_epochs * algorithm.num_mini_batches > 1
-    num_forward = needs.critic + needs.reference + has_old_log_probs
+    reads_policy = has_old_log_probs or (needs.critic and trainer.shares_trunk)
+    num_forward = has_own_critic + needs.reference + reads_policy
     return Costs(
         shape=read_shape(config.model),
         tokens_scale=config.tokens_scale,

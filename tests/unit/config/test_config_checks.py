@@ -276,6 +276,10 @@ def test_no_field_of_the_tree_can_hold_a_secret() -> None:
             "trainer.critic_head_learning_rate: must be null with algorithm.name=grpo, which has no critic, got 0.1",
         ),
         (
+            {"algorithm": {"name": "grpo"}, "trainer": {"critic_trunk": "shared"}},
+            "trainer.critic_trunk: must be separate with algorithm.name=grpo, which has no critic, got shared",
+        ),
+        (
             {"algorithm": {"name": "grpo"}, "trainer": {"critic_warmup_steps": 5}},
             "trainer.critic_warmup_steps: must be 0 with algorithm.name=grpo, which has no critic, got 5",
         ),

@@ -16,8 +16,9 @@ from rlserve.pool.pacing.unpaced import Unpaced
 from rlserve.pool.pacing.verdict import PacingBook
 from rlserve.roofline.accelerators import GPU_TYPES, slot_type
 from rlserve.trainers.algorithms.config import GRPOConfig, PPOConfig
+from rlserve.trainers.backends.config import TorchTrainerConfig
 
-COSTS = run_costs(PacingConfig(), GRPOConfig(), tensor_parallel_size=1)
+COSTS = run_costs(PacingConfig(), GRPOConfig(), TorchTrainerConfig(), tensor_parallel_size=1)
 H100 = slot_type("paced-H100")
 WORK = StepWork(num_samples=8, num_kv_tokens=100, num_prefill_tokens=16)
 STEP_S = COSTS.engine_step_s(H100, num_samples=8, num_kv_tokens=100, num_prefill_tokens=16)
@@ -151,9 +152,14 @@ def test_other_slots_are_held_up_by_nothing() -> None:
 
 def test_the_work_of_training_follows_from_the_algorithm() -> None:
     assert COSTS.num_train_passes == pytest.approx(1.0)
-    ppo = run_costs(PacingConfig(), PPOConfig(), tensor_parallel_size=1)
+    trainer = TorchTrainerConfig()
+    ppo = run_costs(PacingConfig(), PPOConfig(), trainer, tensor_parallel_size=1)
     assert (ppo.num_trained_networks, ppo.num_train_passes) == (2, pytest.approx(2 + 1 / 3))  # values are read first
-    twice = run_costs(PacingConfig(), GRPOConfig(num_epochs=2, kl_loss_coefficient=0.1), tensor_parallel_size=1)
+    algorithm = PPOConfig(num_mini_batches=2)
+    shared = run_costs(PacingConfig(), algorithm, TorchTrainerConfig(critic_trunk="shared"), tensor_parallel_size=1)
+    assert (shared.num_trained_networks, shared.num_train_passes) == (1, pytest.approx(1 + 1 / 3))  # all in one pass
+    algorithm = GRPOConfig(num_epochs=2, kl_loss_coefficient=0.1)
+    twice = run_costs(PacingConfig(), algorithm, trainer, tensor_parallel_size=1)
     assert twice.num_train_passes == pytest.approx(2 + 2 / 3)  # old log-probabilities and the reference
 
 

@@ -155,7 +155,7 @@ def test_there_is_no_critic_anywhere(model_path: str, monkeypatch: pytest.Monkey
     def refuse(*_args: object) -> None:
         raise AssertionError("a pass of a critic")
 
-    monkeypatch.setattr("rlserve.trainers.backends.pytorch.backend.response_values", refuse)
+    monkeypatch.setattr("rlserve.trainers.backends.pytorch.backward.response_values", refuse)
     monkeypatch.setattr("rlserve.trainers.backends.pytorch.scoring.response_values", refuse)
     monkeypatch.setattr("rlserve.trainers.backends.pytorch.state.create_critic", refuse)
     trainer = make_trainer(model_path)

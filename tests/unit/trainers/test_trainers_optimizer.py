@@ -34,7 +34,8 @@ def update(optimizers: list[ShardedAdamW], gradient: Tensor) -> None:
     """As the ranks do that hold the state together."""
     norms = {name: float(gradient[where].norm()) for name, where in SEGMENTS.items()}
     for optimizer in optimizers:
-        optimizer.update({name: optimizer.own_parts(name, gradient[where]) for name, where in SEGMENTS.items()}, norms)
+        parts = [optimizer.own_parts([name], gradient[where]) for name, where in SEGMENTS.items()]
+        optimizer.update(parts[0] | parts[1], norms)
 
 
 @pytest.mark.parametrize("decay_norms_and_biases", [False, True])
@@ -104,7 +105,7 @@ def test_a_critics_head_has_a_rate_of_its_own_and_the_critics_norm() -> None:
             direction = (first[name] / (1 - 0.9**step)) / ((second[name] / (1 - 0.95**step)).sqrt() + 1e-8)
             value -= (0.3 if name.startswith("value_head.") else 0.1) * direction
         for optimizer in optimizers:
-            optimizer.update({"critic": optimizer.own_parts("critic", gradient)}, {"critic": norm})
+            optimizer.update(optimizer.own_parts(["critic"], gradient), {"critic": norm})
     for name, parameter in critic.named_parameters():
         torch.testing.assert_close(parameter.detach().double(), plain[name], rtol=1e-5, atol=1e-6)
 
@@ -130,7 +131,7 @@ def test_moments_in_host_memory_go_through_the_device_in_buckets_with_the_same_b
     assert torch.equal(plain.first, offloaded.first)
     assert torch.equal(plain.second, offloaded.second)
     assert held.data_ptr() == offloaded.first.data_ptr()
-    assert [len(part) for part in optimizers[1].own_parts("policy", torch.zeros(64))] == [32, 16]
+    assert [len(part) for part in optimizers[1].own_parts(["policy"], torch.zeros(64))["policy"]] == [32, 16]
 
 
 def test_modules_compute_with_the_flat_vector_and_tied_parameters_occur_once() -> None:
@@ -159,7 +160,7 @@ def test_gradients_are_added_to_a_sum_on_the_way(is_reached_twice: bool) -> None
     with flat.collecting_gradients("policy") as gradient:
         policy(inputs).sum().backward()
     total = torch.ones_like(gradient)
-    with flat.adding_gradients("policy", total, in_parts=list(policy.parameters()) if is_reached_twice else []):
+    with flat.adding_gradients("policy", total=total, in_parts=list(policy.parameters()) if is_reached_twice else []):
         for share in (0.25, 0.75) if is_reached_twice else (1.0,):
             (share * policy(inputs).sum()).backward()
     assert torch.equal(total, gradient + 1)

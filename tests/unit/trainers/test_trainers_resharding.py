@@ -51,7 +51,7 @@ class Rank:
     def stage(self, seed: int, *, completes_step: bool) -> None:
         flat, optimizer = self.state.flat, self.state.optimizer
         gradient = torch.randn(flat.vector.shape, generator=torch.Generator().manual_seed(seed))
-        parts = {name: optimizer.own_parts(name, gradient[where]) for name, where in flat.segments.items()}
+        parts = optimizer.own_parts(list(flat.segments), gradient)
         self.state.progress.stage(parts, dict.fromkeys(flat.segments, 3.0), completes_step=completes_step)
 
     def step(self, group: Group, number: int, *, num_updates: int, stop_before: int | None = None) -> None:

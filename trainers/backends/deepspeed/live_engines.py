@@ -18,7 +18,7 @@ from rlserve.trainers.backends.base import CRITIC, POLICY, Gradient, Losses, Pol
 from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 from rlserve.trainers.backends.deepspeed.held_state import PARAMETERS, HeldState, Pieces
 from rlserve.trainers.backends.deepspeed.layout import REFERENCE, ParameterLayout
-from rlserve.trainers.backends.deepspeed.networks import PolicyPass, as_passes, policy_outputs
+from rlserve.trainers.backends.deepspeed.networks import PolicyPass, as_passes, policy_outputs, values_of_pass
 from rlserve.trainers.backends.deepspeed.passes import PassPlan, plan_passes, score_tokens
 from rlserve.trainers.backends.deepspeed.zero_engine import FrozenEngine, ZeroEngine, forget_earlier_modules
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share, shard_inputs
@@ -45,14 +45,24 @@ class LiveEngines:
         self._device = device
         forget_earlier_modules()
         passes = as_passes(networks, temperature=temperature)
+        parameters = {name: dict(network.named_parameters()) for name, network in networks.items()}
         self._trained = {
-            name: ZeroEngine(passes[name], networks[name], layout.places[name], config, group, device)
-            for name in layout.trained
+            names: ZeroEngine(
+                module,
+                {parameters[name][each.name]: each for name in names for each in layout.places[name].values()},
+                config,
+                group,
+                device,
+            )
+            for names, module in passes.items()
+            if names != (REFERENCE,)
         }
+        """By the networks that one pass goes through."""
+        self._engine_of = {name: engine for names, engine in self._trained.items() for name in names}
         self._reference: Any = None
         self._frozen: FrozenEngine | None = None
         if REFERENCE in networks:
-            reference = passes[REFERENCE]
+            reference = passes[REFERENCE,]
             if config.zero_stage == 3:
                 assert isinstance(reference, PolicyPass)
                 self._frozen = FrozenEngine(reference, layout.places[REFERENCE], config, device)
@@ -93,29 +103,32 @@ class LiveEngines:
     def policy_parameters(self) -> dict[str, Tensor]:
         """Those that are trained, whole: all of them, or under stage 3 some, in host memory, where nobody changes them.
         No other rank is asked."""
-        return dict(self._policy_weights) if self._config.zero_stage == 3 else self._trained[POLICY].parameters()
+        if self._config.zero_stage == 3:
+            return dict(self._policy_weights)
+        return self._engine_of[POLICY].policy_parameters()
 
     def score(self, batch: Batch, wanted: Wanted) -> Scores:
         """As ``Backend.score``."""
-        modules = {name: engine.module for name, engine in self._trained.items()} | {REFERENCE: self._reference}
+        modules = {name: engine.module for name, engine in self._engine_of.items()} | {REFERENCE: self._reference}
         return self._score(batch, wanted, modules, self._group)
 
     def score_alone(self, batch: Batch, wanted: Wanted) -> Scores:
         """As ``score``, without other ranks."""
         assert self._config.zero_stage < 3, "under stage 3 all ranks go through a network together"
-        return self._score(batch, wanted, {POLICY: self._trained[POLICY].module}, LocalGroup())
+        return self._score(batch, wanted, {POLICY: self._engine_of[POLICY].module}, LocalGroup())
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, learning_rates: Mapping[str, float]
     ) -> Gradient:
         """As ``Backend.compute_gradient``."""
         plan = self._plan(batch, samples, self._group)
-        columns, norms = [], {}
-        for name, engine in self._trained.items():
-            backward = self._policy_backward if name == POLICY else self._critic_backward
+        columns: list[Tensor] = []
+        norms: dict[str, float] = {}
+        for names, engine in self._trained.items():
+            backward = self._critic_backward if names == (CRITIC,) else self._policy_backward
             rows = self._go_backward(engine, batch, plan, losses, backward)
-            norms[name] = engine.gradient_norm()
-            num_columns = 2 + losses.with_entropies if name == POLICY else 1
+            norms |= dict.fromkeys(names, engine.gradient_norm())
+            num_columns = (2 + losses.with_entropies) * (POLICY in names) + (CRITIC in names)
             columns += list(plan.gather(self._group, rows, num_columns, self._device).unbind(dim=1))
         return Gradient(
             tokens=plan.tokens,
@@ -124,7 +137,7 @@ class LiveEngines:
                 raw_log_probs=columns[1],
                 entropies=columns[2] if losses.with_entropies else None,
             ),
-            values=columns[-1] if CRITIC in self._trained else None,
+            values=columns[-1] if CRITIC in self._engine_of else None,
             norms=norms,
             padding_share=padding_share(batch, plan.computed),
             learning_rates=learning_rates,
@@ -145,7 +158,7 @@ class LiveEngines:
             engine.destroy()
         if self._frozen is not None:
             self._frozen.destroy()
-        self._trained = {}
+        self._trained, self._engine_of = {}, {}
         self._reference = self._frozen = None
         self._policy_weights = {}
         forget_earlier_modules()
@@ -153,7 +166,7 @@ class LiveEngines:
     def _gather_policy_weights(self) -> None:
         self._policy_weights = {}
         if self._config.zero_stage == 3:
-            parts = self._trained[POLICY].parts()
+            parts = self._engine_of[POLICY].parts()
             tensors = self._layout.spread_policy(self._group.num_ranks)
             self._policy_weights = gather_whole_tensors(tensors, parts.read, self._group, self._device)
 
@@ -187,11 +200,13 @@ class LiveEngines:
     def _policy_backward(
         self, engine: ZeroEngine, inputs: Any, tokens: Tensor, losses: Losses
     ) -> tuple[Tensor, Tensor]:
-        outputs = policy_outputs(engine.forward(inputs, losses.with_entropies))
-        found = [outputs.log_probs, outputs.raw_log_probs]
-        if outputs.entropies is not None:
-            found.append(outputs.entropies)
-        return losses.policy(tokens, outputs), torch.stack(found, dim=1).detach()
+        """Also of the values of a critic on the policy's trunk."""
+        found = engine.forward(inputs, losses.with_entropies)
+        loss, values = losses.policy(tokens, policy_outputs(found)), found[-1]
+        if values is not None:
+            assert losses.value is not None
+            loss = loss + losses.value(tokens, values)
+        return loss, torch.stack([column for column in found if column is not None], dim=1).detach()
 
     def _critic_backward(
         self, engine: ZeroEngine, inputs: Any, tokens: Tensor, losses: Losses
@@ -201,19 +216,20 @@ class LiveEngines:
         return losses.value(tokens, values), values.detach()[:, None]
 
     def _score(self, batch: Batch, wanted: Wanted, modules: Mapping[str, Any], group: Group) -> Scores:
-        names = ["values"] * wanted.values
-        names += ["log_probs", "raw_log_probs"] * wanted.policy
+        names = ["log_probs", "raw_log_probs"] * wanted.policy
         names += ["entropies"] * wanted.entropies
+        names += ["values"] * wanted.values
         names += ["reference_log_probs"] * wanted.reference
 
         def columns(part: LogicalShard) -> Sequence[Tensor]:
             inputs, found = shard_inputs(batch, part, self._device), []
+            values: Tensor | None = None
             with self._autocast():
-                if wanted.values:
-                    found.append(modules[CRITIC](inputs))
                 if wanted.policy:
-                    outputs = modules[POLICY](inputs, wanted.entropies)
-                    found += [column for column in outputs if column is not None]
+                    *of_policy, values = modules[POLICY](inputs, wanted.entropies)
+                    found += [column for column in of_policy if column is not None]
+                if wanted.values:
+                    found.append(values if values is not None else values_of_pass(modules[CRITIC], inputs))
                 if wanted.reference:
                     found.append(modules[REFERENCE](inputs)[0])
             return found
@@ -234,11 +250,11 @@ class LiveEngines:
             samples = batch.select(cut)
             # The last token counts, whoever made it.
             samples = dataclasses.replace(samples, loss_mask=np.ones_like(samples.loss_mask))
-            module = self._trained[CRITIC].module
+            module = self._engine_of[CRITIC].module
 
             def columns(part: LogicalShard) -> Sequence[Tensor]:
                 with self._autocast():
-                    return [module(shard_inputs(samples, part, self._device, states_after=True))]
+                    return [values_of_pass(module, shard_inputs(samples, part, self._device, states_after=True))]
 
             (values,) = score_tokens(
                 self._group,

@@ -17,16 +17,26 @@ from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 from rlserve.trainers.backends.deepspeed.head import HeadOptions, response_log_probs
 from rlserve.trainers.backends.deepspeed.layout import REFERENCE
 from rlserve.trainers.backends.pytorch.adapters import add_adapters, freeze, sharing_copy
-from rlserve.trainers.backends.pytorch.models import Critic, create_critic, load_policy, response_values
+from rlserve.trainers.backends.pytorch.models import (
+    Critic,
+    create_critic,
+    load_policy,
+    response_states,
+    response_values,
+    values_of,
+)
 from rlserve.trainers.backends.pytorch.shards import ShardInputs
+from rlserve.trainers.backends.pytorch.shared_trunk import SharedTrunkCritic
 
 
 class PolicyPass(nn.Module):
     """Of the policy, or of the reference."""
 
-    def __init__(self, policy: Any, temperature: float) -> None:
+    def __init__(self, policy: Any, temperature: float, critic: SharedTrunkCritic | None = None) -> None:
+        """``critic`` is one on the policy's trunk, whose values ``forward`` gives too."""
         super().__init__()
         self.policy = policy
+        self.critic = critic
         self._temperature = temperature
 
     @property
@@ -35,16 +45,21 @@ class PolicyPass(nn.Module):
         weight: Tensor = self.policy.get_output_embeddings().weight
         return weight
 
-    def forward(self, inputs: ShardInputs, with_entropy: bool = False) -> tuple[Tensor, Tensor, Tensor | None]:
-        """The three of ``PolicyOutputs``, each [a]."""
-        hidden_SLH = self.policy.base_model(input_ids=inputs.input_ids, use_cache=False).last_hidden_state
-        states_aH = hidden_SLH.flatten(0, 1)[inputs.states]
+    def forward(
+        self, inputs: ShardInputs, with_entropy: bool = False, values_alone: bool = False
+    ) -> tuple[Tensor | None, ...]:
+        """The three of ``PolicyOutputs`` and the critic's values, each [a]; with ``values_alone`` the others are
+        None."""
+        states_aH = response_states(self.policy.base_model, inputs)
+        values_a = None if self.critic is None else values_of(self.critic.value_head, states_aH)
+        if values_alone:
+            return None, None, None, values_a
         options = HeadOptions(
             temperature=self._temperature,
             cap=getattr(self.policy.config, "final_logit_softcapping", None),
             with_entropy=with_entropy,
         )
-        return response_log_probs(states_aH, self.head_weight, inputs.targets, options)
+        return *response_log_probs(states_aH, self.head_weight, inputs.targets, options), values_a
 
 
 class CriticPass(nn.Module):
@@ -59,9 +74,17 @@ class CriticPass(nn.Module):
         return response_values(self.critic, inputs)
 
 
-def policy_outputs(found: tuple[Tensor, Tensor, Tensor | None]) -> PolicyOutputs:
-    """What ``PolicyPass`` returned, by name."""
-    log_probs, raw_log_probs, entropies = found
+def values_of_pass(module: nn.Module, inputs: ShardInputs) -> Tensor:
+    """[a] what a critic says, by itself or on the policy's trunk, of a pass of which nothing else is wanted."""
+    values: Tensor = module(inputs, values_alone=True)[-1] if isinstance(module, PolicyPass) else module(inputs)
+    return values
+
+
+def policy_outputs(found: tuple[Tensor | None, ...]) -> PolicyOutputs:
+    """What ``PolicyPass`` returned of the policy, by name."""
+    log_probs, raw_log_probs, entropies, _ = found
+    assert log_probs is not None
+    assert raw_log_probs is not None
     return PolicyOutputs(log_probs=log_probs, raw_log_probs=raw_log_probs, entropies=entropies)
 
 
@@ -83,19 +106,19 @@ def create_networks(
     if lora.is_on:
         freeze(policy)
     found = {POLICY: policy}
-    if networks.critic:
+    if networks.critic and config.shares_trunk:
+        found[CRITIC] = SharedTrunkCritic(policy.config.hidden_size, seed)
+    elif networks.critic:
         critic_path = config.critic_model_path if load_weights else None
         found[CRITIC] = create_critic(policy, seed=seed, model_path=critic_path, copied=copied)
     if networks.reference:
         found[REFERENCE] = copied(policy)
-    if lora.is_on:
-        add_adapters(policy, lora, seed)
-        if networks.critic:
-            add_adapters(found[CRITIC].backbone, lora, seed)
-    if config.activation_checkpointing:
-        _checkpoint_activations(policy)
-        if networks.critic:
-            _checkpoint_activations(found[CRITIC].backbone)
+    own_backbone = getattr(found.get(CRITIC), "backbone", None)
+    for network in (policy, own_backbone):
+        if network is not None and lora.is_on:
+            add_adapters(network, lora, seed)
+        if network is not None and config.activation_checkpointing:
+            _checkpoint_activations(network)
     return found
 
 
@@ -107,12 +130,18 @@ def skeleton_of(policy: Any) -> Any:
     return skeleton
 
 
-def as_passes(networks: Mapping[str, Any], *, temperature: float) -> dict[str, nn.Module]:
-    """The same networks, one call a pass."""
-    return {
-        name: CriticPass(network) if name == CRITIC else PolicyPass(network, temperature)
-        for name, network in networks.items()
-    }
+def as_passes(networks: Mapping[str, Any], *, temperature: float) -> dict[tuple[str, ...], nn.Module]:
+    """The same networks, one call a pass: those that share a trunk in one."""
+    critic = networks.get(CRITIC)
+    if isinstance(critic, SharedTrunkCritic):
+        passes: dict[tuple[str, ...], nn.Module] = {(POLICY, CRITIC): PolicyPass(networks[POLICY], temperature, critic)}
+    else:
+        passes = {(POLICY,): PolicyPass(networks[POLICY], temperature)}
+        if critic is not None:
+            passes[CRITIC,] = CriticPass(critic)
+    if REFERENCE in networks:
+        passes[REFERENCE,] = PolicyPass(networks[REFERENCE], temperature)
+    return passes
 
 
 def _checkpoint_activations(network: Any) -> None:

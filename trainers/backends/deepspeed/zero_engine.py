@@ -1,4 +1,5 @@
-"""One trained network in DeepSpeed: its gradient, its optimizer, and what this rank has of its state.
+"""One trained network in DeepSpeed, or those that share a trunk: gradient, optimizer, and what this rank has of the
+state.
 
 What DeepSpeed does not tell otherwise is read from its optimizers:
 
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlserve.trainers.backends.base import POLICY
 from rlserve.trainers.backends.config import DeepSpeedTrainerConfig
 from rlserve.trainers.backends.deepspeed.held_state import FIRST, PARAMETERS, SECOND, Pieces
 from rlserve.trainers.backends.deepspeed.importing import import_deepspeed
@@ -39,18 +41,15 @@ class ZeroEngine:
     def __init__(
         self,
         module: nn.Module,
-        network: nn.Module,
-        places: Mapping[str, Place],
+        places: Mapping[nn.Parameter, Place],
         config: DeepSpeedTrainerConfig,
         group: Group,
         device: torch.device,
     ) -> None:
-        """``module`` computes passes of ``network``, which has any content; ``places`` are of its trained
-        parameters."""
+        """``module`` computes passes of networks with any content; ``places`` are of its trained parameters."""
         self._group = group
         self._stage = config.zero_stage
-        self._named = {name: parameter for name, parameter in network.named_parameters() if name in places}
-        self._places = {parameter: places[name] for name, parameter in self._named.items()}
+        self._places = dict(places)
         settings = deepspeed_settings(
             config,
             num_elements=sum(place.elements.num_elements for place in places.values()),
@@ -58,11 +57,11 @@ class ZeroEngine:
         )
         if self._stage == 3:
             shard_module(module, settings, device)
-        parameters = {place.name: parameter for parameter, place in self._places.items()}
+        parameters = {place: parameter for parameter, place in self._places.items()}
         self._adamw = torch.optim.AdamW(
             [
                 {
-                    "params": [parameters[place.name] for place in group],
+                    "params": [parameters[place] for place in group],
                     "weight_decay": config.weight_decay if group[0].is_decayed else 0.0,
                     "rate": group[0].rate,
                 }
@@ -140,10 +139,10 @@ class ZeroEngine:
                 self._adamw.state[owner] = {"step": step, **state}
         self._spread_parameters()
 
-    def parameters(self) -> dict[str, Tensor]:
-        """The trained parameters, by name, where every rank has all of them; views."""
+    def policy_parameters(self) -> dict[str, Tensor]:
+        """The policy's trained parameters, by name, where every rank has all of them; views."""
         assert self._stage < 3, "under stage 3 no rank has a parameter whole"
-        return {name: parameter.detach() for name, parameter in self._named.items()}
+        return {place.name: parameter.detach() for parameter, place in self._places.items() if place.network == POLICY}
 
     def parts(self) -> Pieces:
         """What this rank has of the trained parameters; views."""

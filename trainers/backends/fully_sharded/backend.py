@@ -12,7 +12,7 @@ Legend: a response tokens of a pass, a shard or a mini-batch, C columns.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -37,16 +37,17 @@ from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, policy_name
 from rlserve.trainers.backends.fully_sharded.mesh import Mesh
 from rlserve.trainers.backends.fully_sharded.networks import ShardedNetworks
-from rlserve.trainers.backends.fully_sharded.passes import NO_SAMPLES, LockstepRunner
+from rlserve.trainers.backends.fully_sharded.passes import NO_SAMPLES, LockstepRunner, without_tokens_nothing
 from rlserve.trainers.backends.fully_sharded.resharding import cut_up_alone, reshard
 from rlserve.trainers.backends.fully_sharded.state import HeldShards, ShardedState
 from rlserve.trainers.backends.fully_sharded.state_copy import RowsCopy
-from rlserve.trainers.backends.pytorch.kept_values import KeptValues
-from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
+from rlserve.trainers.backends.pytorch.backward import BackwardPasses
+from rlserve.trainers.backends.pytorch.kept_passes import KeptPasses
+from rlserve.trainers.backends.pytorch.models import checkpoint_weights
 from rlserve.trainers.backends.pytorch.runner import tokens_of
 from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.scoring import score_batch
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, padding_share
+from rlserve.trainers.backends.pytorch.shards import padding_share
 from rlserve.trainers.backends.pytorch.state_copy import ModelCopy, PolicyCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.backends.spread.policy_files import PolicyFiles
@@ -116,11 +117,14 @@ class FullyShardedBackend(Backend):
             REFERENCE: Wanted(reference=wanted.reference),
             CRITIC: Wanted(values=wanted.values, final_values=wanted.final_values),
         }
+        if networks.shares_trunk:
+            asked[POLICY] = replace(asked[POLICY], values=wanted.values, final_values=wanted.final_values)
+            asked[CRITIC] = Wanted()
         # One network after the other, so that the parameters of one root at a time are whole.
         for network, part in asked.items():
             if part != Wanted():
                 scored = score_batch(
-                    networks, self._runner(), batch, part, temperature=self._temperature, kept=KeptValues()
+                    networks, self._runner(), batch, part, temperature=self._temperature, kept=KeptPasses()
                 )
                 networks.reshard(network)
                 found = replace(found, **{name: each for name, each in vars(scored).items() if each is not None})
@@ -133,20 +137,20 @@ class FullyShardedBackend(Backend):
         shards = runner.cut(batch, samples)
         own = runner.own(batch, shards)
         num_without_samples = runner.num_passes_without_samples(batch, shards)
-        backward: dict[str, Callable[[LogicalShard], Tensor]] = {
-            POLICY: lambda part: self._policy_backward(batch, part, losses),
-            CRITIC: lambda part: self._critic_backward(batch, part, losses),
-        }
+        backward = self._backward_passes(batch, losses)
         own_parts: dict[str, list[Tensor]] = {}
         norms: dict[str, float] = {}
         rows: dict[int, Tensor] = {}
-        for network in held.shards.segments:
-            with networks.collecting_gradients(network) as gradient:
-                found = {leaf: torch.cat([backward[network](part) for part in parts]) for leaf, parts in own.items()}
+        for together in networks.trained_together:
+            with networks.collecting_gradients(together) as gradient:
+                go = backward.of(together)
+                found = {
+                    leaf: torch.cat([go(part)[: len(part.tokens)] for part in parts]) for leaf, parts in own.items()
+                }
                 for _ in range(num_without_samples):
-                    backward[network](NO_SAMPLES)
-            norms[network] = self._norm(gradient)
-            own_parts[network] = held.optimizer.own_parts(network, gradient)
+                    go(NO_SAMPLES)
+            norms |= dict.fromkeys(together, self._norm(gradient))
+            own_parts |= held.optimizer.own_parts(together, gradient)
             del gradient
             rows = {leaf: torch.cat([rows[leaf], each], dim=1) if rows else each for leaf, each in found.items()}
         held.progress.stage(own_parts, norms, completes_step=completes_step)
@@ -264,43 +268,20 @@ class FullyShardedBackend(Backend):
     def disconnect(self) -> None:
         self._group.close()
 
-    def _policy_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
-        """Add the gradient of one pass's part of the policy's loss; return what it said about the tokens, [a, C]:
-        log-probabilities, raw ones and, where they were asked for, entropies."""
-        runner, tokens = self._runner(), self._tokens(part)
-        outputs = policy_backward(
-            self._computing_networks().policy,
-            runner.pass_inputs(batch, part),
-            lambda rows, outputs: (
-                losses.policy(tokens[rows], outputs) if len(tokens) else outputs.log_probs.sum() * 0.0
-            ),
+    def _backward_passes(self, batch: Batch, losses: Losses) -> BackwardPasses:
+        runner = self._runner()
+        return BackwardPasses(
+            self._computing_networks(),
+            runner,
+            without_tokens_nothing(losses),
             temperature=self._temperature,
-            with_entropy=losses.with_entropies,
-            autocast=runner.autocast,
-            at_once=losses.of_whole_samples,
+            inputs=lambda part: runner.pass_inputs(batch, part),
         )
-        columns = [outputs.log_probs, outputs.raw_log_probs]
-        if outputs.entropies is not None:
-            columns.append(outputs.entropies)
-        return torch.stack(columns, dim=1)[: len(tokens)]
-
-    def _critic_backward(self, batch: Batch, part: LogicalShard, losses: Losses) -> Tensor:
-        """Add the gradient of one pass's part of the critic's loss; return its values, [a, 1]."""
-        assert losses.value is not None
-        runner, tokens = self._runner(), self._tokens(part)
-        with runner.autocast():
-            values = response_values(self._computing_networks().critic, runner.pass_inputs(batch, part))
-        loss = losses.value(tokens, values) if len(tokens) else values.sum() * 0.0
-        loss.backward()  # type: ignore[no-untyped-call]
-        return values.detach()[: len(tokens), None]
 
     def _norm(self, gradient: Tensor) -> float:
         """Of the gradient of which each rank has a part."""
         squares = gradient.square().sum(dtype=torch.float64)[None]
         return float(torch.cat(self._group.all_gather(squares)).sum().sqrt())
-
-    def _tokens(self, part: LogicalShard) -> Tensor:
-        return torch.from_numpy(part.tokens).to(self.device)
 
     def _runner(self) -> LockstepRunner:
         return LockstepRunner(self._config, self._group, self.device)

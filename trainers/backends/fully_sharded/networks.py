@@ -7,13 +7,14 @@
     layer 1                       …
 
 The head is computed apart from the rest, some rows at a time (``pytorch.head``). It finds its weights whole, since they
-belong to the root, and what goes backward there is added to the root's gradient.
+belong to the root, and what goes backward there is added to the root's gradient. So it is with the value head of a
+critic that shares the policy's trunk: the two are one root.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,14 +28,17 @@ from rlserve.trainers.backends.fully_sharded.layout import REFERENCE, ShardedTen
 from rlserve.trainers.backends.fully_sharded.mesh import Mesh
 from rlserve.trainers.backends.fully_sharded.shards import RankShards
 from rlserve.trainers.backends.pytorch.recomputed_layers import recompute_layers
+from rlserve.trainers.backends.pytorch.shared_trunk import SharedTrunkCritic, TrunkValuer
 
 
 class ShardedPolicy(nn.Module):
     """A policy or reference: what is called as its base goes through the root of ``fully_shard``."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, critic: SharedTrunkCritic | None = None) -> None:
+        """``critic`` is one on the same trunk."""
         super().__init__()
         self.model = model
+        self.critic = critic
 
     @property
     def base_model(self) -> ShardedPolicy:
@@ -92,26 +96,42 @@ class ShardedNetworks:
         self._mesh = mesh
         self._parameters: dict[str, nn.Parameter] = {}
         self._roots: dict[str, nn.Module] = {}
+        critic = skeletons.get(CRITIC)
+        self.shares_trunk = isinstance(critic, SharedTrunkCritic)
         for network, skeleton in skeletons.items():
+            if network == CRITIC and self.shares_trunk:
+                continue
             model: Any = copy.deepcopy(skeleton)
             backbone = model.backbone if network == CRITIC else model.base_model
             if config.activation_checkpointing:
                 recompute_layers(backbone)
             root = ShardedCritic(model) if network == CRITIC else ShardedPolicy(model)
+            of_root = [network]
+            if network == POLICY and isinstance(critic, SharedTrunkCritic):
+                root = ShardedPolicy(model, copy.deepcopy(critic))
+                of_root = [POLICY, CRITIC]
             if mesh is not None:
                 _shard(root, list(backbone.layers), mesh, config)
-            self._roots[network] = root
-            self._give_memory(network, root)
+            self._roots |= dict.fromkeys(of_root, root)
+            self._give_memory(of_root, root)
         self.policy, self.critic, self.reference = map(self._roots.get, (POLICY, CRITIC, REFERENCE))
-        self.valuer = self.critic
+        self.valuer: Any = TrunkValuer(self.policy, self.policy.critic.value_head) if self.shares_trunk else self.critic
+
+    @property
+    def trained_together(self) -> list[tuple[str, ...]]:
+        """The trained networks, those in one that one pass goes through."""
+        trained = tuple(self._shards.segments)
+        return [trained] if self.shares_trunk else [(network,) for network in trained]
 
     @contextmanager
-    def collecting_gradients(self, network: str) -> Iterator[Tensor]:
-        """A vector of this rank's part of a network's segment, to which ``backward`` adds inside the context: the sum
+    def collecting_gradients(self, networks: Sequence[str]) -> Iterator[Tensor]:
+        """A vector of this rank's part of the networks' segment, to which ``backward`` adds inside the context: the sum
         over all ranks."""
-        segment = self._shards.segments[network]
+        segments = self._shards.segments
+        segment = slice(segments[networks[0]].start, segments[networks[-1]].stop)
         gradient = torch.zeros_like(self._shards.vector[segment])
-        parameters = [(tensor, self._parameters[tensor.name]) for tensor in self._shards.layout.of(network)]
+        tensors = [tensor for network in networks for tensor in self._shards.layout.of(network)]
+        parameters = [(tensor, self._parameters[tensor.name]) for tensor in tensors]
         for tensor, parameter in parameters:
             rows = self._shards.rows(tensor, gradient, offset=segment.start)
             parameter.grad = rows if self._mesh is None else self._mesh.sharded(rows, tensor.shape)
@@ -136,14 +156,14 @@ class ShardedNetworks:
             if local.data_ptr() != rows.data_ptr():
                 local.detach().copy_(rows)
 
-    def _give_memory(self, network: str, root: nn.Module) -> None:
-        tensors = iter(self._shards.layout.of(network))
+    def _give_memory(self, networks: Sequence[str], root: nn.Module) -> None:
+        tensors = iter([tensor for network in networks for tensor in self._shards.layout.of(network)])
         made: dict[int, nn.Parameter] = {}
         state: dict[str, nn.Parameter] = {}
         for name, parameter in root.named_parameters(remove_duplicate=False):
             if id(parameter) not in made:
                 tensor = next(tensors)
-                made[id(parameter)] = self._parameter(tensor, is_trained=network != REFERENCE)
+                made[id(parameter)] = self._parameter(tensor, is_trained=tensor.network != REFERENCE)
                 self._parameters[tensor.name] = made[id(parameter)]
             state[name] = made[id(parameter)]
         root.load_state_dict(state, strict=False, assign=True)

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlserve.trainers.backends.base import Losses, PolicyOutputs
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs, ShardInputs
@@ -69,3 +70,17 @@ class LockstepRunner(ShardRunner):
     def _single_token(self) -> ShardInputs:
         ids = torch.zeros(1, 1, dtype=torch.int64, device=self.device)
         return ShardInputs(input_ids=ids, states=ids[0], targets=ids[0])
+
+
+def without_tokens_nothing(losses: Losses) -> Losses:
+    """The same losses, and 0 with a gradient of 0 where there are no tokens."""
+    of_values = losses.value
+
+    def policy(tokens: Tensor, outputs: PolicyOutputs) -> Tensor:
+        return losses.policy(tokens, outputs) if len(tokens) else outputs.log_probs.sum() * 0.0
+
+    def value(tokens: Tensor, values: Tensor) -> Tensor:
+        assert of_values is not None
+        return of_values(tokens, values) if len(tokens) else values.sum() * 0.0
+
+    return replace(losses, policy=policy, value=None if of_values is None else value)

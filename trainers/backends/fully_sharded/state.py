@@ -21,6 +21,7 @@ from rlserve.trainers.backends.pytorch.models import create_critic, load_policy
 from rlserve.trainers.backends.pytorch.optimizer import ShardedAdamW
 from rlserve.trainers.backends.pytorch.progress import StepProgress
 from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
+from rlserve.trainers.backends.pytorch.shared_trunk import SharedTrunkCritic
 from rlserve.trainers.backends.pytorch.state import MOMENTS
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
@@ -73,7 +74,11 @@ class ShardedState:
         _drop_memory(policy)
         self.skeletons: dict[str, nn.Module] = {POLICY: policy}
         """The networks, without memory for their parameters."""
-        if networks.critic:
+        if networks.critic and config.shares_trunk:
+            self.skeletons[CRITIC] = SharedTrunkCritic(policy.config.hidden_size, seed)
+            parameters[CRITIC] = _detached(self.skeletons[CRITIC])
+            _drop_memory(self.skeletons[CRITIC])
+        elif networks.critic:
             critic_path = config.critic_model_path if load_weights else None
             critic = create_critic(policy, seed=seed, model_path=critic_path)
             parameters[CRITIC] = _detached(critic)

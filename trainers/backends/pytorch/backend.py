@@ -16,7 +16,7 @@ Legend: a response tokens of a pass, a shard or a mini-batch, C columns.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.trainers.backends.base import (
-    CRITIC,
-    POLICY,
     Backend,
     Gradient,
     Losses,
@@ -40,12 +38,12 @@ from rlserve.trainers.backends.base import (
 from rlserve.trainers.backends.config import TorchTrainerConfig
 from rlserve.trainers.backends.pytorch.adapters import adapter_weights
 from rlserve.trainers.backends.pytorch.arrival import Arrival
+from rlserve.trainers.backends.pytorch.backward import BackwardPasses
 from rlserve.trainers.backends.pytorch.fused.choice import resolve_kernels
 from rlserve.trainers.backends.pytorch.fused.linear import rounding_once
 from rlserve.trainers.backends.pytorch.gradients import sum_network_gradient
-from rlserve.trainers.backends.pytorch.kept_values import KeptValues
-from rlserve.trainers.backends.pytorch.models import checkpoint_weights, policy_backward, response_values
-from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
+from rlserve.trainers.backends.pytorch.kept_passes import KeptPasses
+from rlserve.trainers.backends.pytorch.models import checkpoint_weights
 from rlserve.trainers.backends.pytorch.native_shape import check_supported, read_shape
 from rlserve.trainers.backends.pytorch.packed.decoder import pack_layers
 from rlserve.trainers.backends.pytorch.recomputed_layers import recompute_layers
@@ -53,7 +51,6 @@ from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.scoring import score_batch
-from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.backends.pytorch.state import TrainingState
 from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
@@ -91,7 +88,7 @@ class TorchBackend(Backend):
         self._state: TrainingState | None = self._new_state(load_weights=load_weights)
         self._arrival: Arrival | None = None
         """Of state that still comes in, or is sent, beside the next step."""
-        self._kept_values = KeptValues()
+        self._kept_passes = KeptPasses()
 
     @property
     def rank(self) -> int:
@@ -119,7 +116,7 @@ class TorchBackend(Backend):
         if alone:  # nothing is spread, so nothing need be cut
             runner = runner.alone()
         with rounding_once(state.modules):
-            return score_batch(state, runner, batch, wanted, temperature=self._temperature, kept=self._kept_values)
+            return score_batch(state, runner, batch, wanted, temperature=self._temperature, kept=self._kept_passes)
 
     def compute_gradient(
         self, batch: Batch, samples: NDArray[np.int64], losses: Losses, *, completes_step: bool
@@ -127,31 +124,28 @@ class TorchBackend(Backend):
         state, runner = self._usable_state(), self._runner()
         shards = runner.cut(batch, samples)
         passes = [runner.passes(batch, shard) for shard in shards]
-        inputs = cache(lambda part: runner.inputs(batch, part))
-        native = runner.native_policy(state.policy, batch)
+        backward = self._backward_passes(batch, losses)
         scores, has_values = self._networks.scores, state.valuer is not None
-        backward: dict[str, Callable[[LogicalShard], Tensor]] = {
-            POLICY: lambda part: self._policy_backward(part, inputs(part), losses, native),
-            CRITIC: lambda part: self._value_backward(part, inputs, losses),
-        }
-        in_parts = {POLICY: [] if scores else list(state.policy.get_output_embeddings().parameters()), CRITIC: []}
-        if scores:
-            backward[POLICY] = backward[CRITIC]
         own_parts: dict[str, list[Tensor]] = {}
         norms: dict[str, float] = {}
         rows: dict[int, Tensor] = {}
-        for network in state.flat.segments:
+        for networks in state.trained_together:
             with rounding_once(state.modules):
                 gradient, found = sum_network_gradient(
-                    runner.group, state.flat, network, passes, backward[network], in_parts=in_parts[network]
+                    runner.group,
+                    state.flat,
+                    networks,
+                    passes,
+                    backward.of(networks),
+                    in_parts=backward.in_parts(networks),
                 )
-            norms[network] = float(torch.linalg.vector_norm(gradient))
-            own_parts[network] = state.optimizer.own_parts(network, gradient)
+            norms |= dict.fromkeys(networks, float(torch.linalg.vector_norm(gradient)))
+            own_parts |= state.optimizer.own_parts(networks, gradient)
             del gradient
             rows = {
                 leaf: torch.cat([rows[leaf], columns], dim=1) if rows else columns for leaf, columns in found.items()
             }
-        self._kept_values.clear()
+        self._kept_passes.clear()
         self._finish_arrival()
         state.progress.stage(own_parts, norms, completes_step=completes_step)
         # Whoever gets past this gather knows that all ranks have staged the update.
@@ -173,7 +167,7 @@ class TorchBackend(Backend):
         )
 
     def begin_step(self) -> None:
-        self._kept_values.clear()  # of a step that was broken off
+        self._kept_passes.clear()  # of a step that was broken off
         self._held_state().progress.take_back()
 
     def update(self) -> None:
@@ -242,7 +236,7 @@ class TorchBackend(Backend):
             self._state = self._new_state(load_weights=False)
 
     def sleep(self, *, offload: bool) -> None:
-        self._kept_values.clear()
+        self._kept_passes.clear()
         state = self._whole_state()
         state.progress.begin()
         if offload and self.device.type != "cpu":
@@ -255,7 +249,7 @@ class TorchBackend(Backend):
             state.move(self.device)
 
     def leave(self) -> None:
-        self._kept_values.clear()
+        self._kept_passes.clear()
         self._give_up_arrival()
         self._group.close()
         self._next_groups.drop()
@@ -284,41 +278,17 @@ class TorchBackend(Backend):
         if arrival is not None:
             arrival.give_up()
 
-    def _policy_backward(
-        self, part: LogicalShard, inputs: PassInputs, losses: Losses, native: NativePolicy | None
-    ) -> Tensor:
-        """Add the gradient of one pass's part of the policy's loss; return what it said about the tokens, [a, C]:
-        log-probabilities, raw ones and, where they were asked for, entropies."""
-        tokens = self._tokens(part)
-        outputs = policy_backward(
-            self._held_state().policy,
-            inputs,
-            lambda rows, outputs: losses.policy(tokens[rows], outputs),
+    def _backward_passes(self, batch: Batch, losses: Losses) -> BackwardPasses:
+        state, runner = self._held_state(), self._runner()
+        return BackwardPasses(
+            state,
+            runner,
+            losses,
             temperature=self._temperature,
-            with_entropy=losses.with_entropies,
-            autocast=self._runner().autocast,
-            native=native,
-            at_once=losses.of_whole_samples,
+            inputs=cache(lambda part: runner.inputs(batch, part)),
+            native=runner.native_policy(state.policy, batch),
+            kept=self._kept_passes,
         )
-        columns = [outputs.log_probs, outputs.raw_log_probs]
-        if outputs.entropies is not None:
-            columns.append(outputs.entropies)
-        return torch.stack(columns, dim=1)
-
-    def _value_backward(
-        self, part: LogicalShard, inputs: Callable[[LogicalShard], PassInputs], losses: Losses
-    ) -> Tensor:
-        """Add the gradient of one pass's part of the loss of values; return these, [a, 1]."""
-        assert losses.value is not None
-        values = self._kept_values.take(part)
-        if values is None:
-            with self._runner().autocast():
-                values = response_values(self._held_state().valuer, inputs(part))
-        losses.value(self._tokens(part), values).backward()  # type: ignore[no-untyped-call]
-        return values.detach()[:, None]
-
-    def _tokens(self, part: LogicalShard) -> Tensor:
-        return torch.from_numpy(part.tokens).to(self.device)
 
     def _held_state(self) -> TrainingState:
         assert self._state is not None, "the trainer has left: resize or load_state brings it back"

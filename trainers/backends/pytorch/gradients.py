@@ -1,6 +1,6 @@
-"""The gradient of one network, summed over the logical shards of a mini-batch.
+"""The gradient of one network, or of those that go through one pass, summed over the logical shards of a mini-batch.
 
-Legend: a response tokens of a pass or a shard, C columns, N elements of the network's segment of the flat vector.
+Legend: a response tokens of a pass or a shard, C columns, N elements of the networks' segment of the flat vector.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from rlserve.trainers.elastic.reduction import sum_over_leaves
 def sum_network_gradient(
     group: Group,
     flat: FlatParameters,
-    network: str,
+    networks: Sequence[str],
     passes_of_shard: Sequence[Sequence[LogicalShard]],
     backward: Callable[[LogicalShard], Tensor],
     *,
@@ -28,7 +28,8 @@ def sum_network_gradient(
     """Go backward over this rank's shards, and sum over all shards in the fixed tree.
 
     Args:
-        backward: goes backward over one pass and returns what the network said about its tokens, [a, C].
+        networks: all that a pass reaches.
+        backward: goes backward over one pass and returns what the networks said about its tokens, [a, C].
         in_parts: parameters that one pass reaches more than once.
 
     Returns:
@@ -39,12 +40,12 @@ def sum_network_gradient(
     def gradient_of_shard(index: int, onto: Tensor | None) -> Tensor:
         passes = passes_of_shard[index]
         if onto is None:
-            with flat.collecting_gradients(network) as gradient:
+            with flat.collecting_gradients(*networks) as gradient:
                 rows_of_shard[index] = torch.cat([backward(part) for part in passes])
             return gradient
         # The passes of a shard are added up before it is added to others.
-        all_parameters = [place.parameter for place in flat.places(network)]
-        with flat.adding_gradients(network, onto, in_parts=in_parts if len(passes) == 1 else all_parameters):
+        late = in_parts if len(passes) == 1 else [place.parameter for place in flat.places(*networks)]
+        with flat.adding_gradients(*networks, total=onto, in_parts=late):
             rows_of_shard[index] = torch.cat([backward(part) for part in passes])
         return onto
 
@@ -52,7 +53,7 @@ def sum_network_gradient(
         group,
         len(passes_of_shard),
         gradient_of_shard,
-        num_elements=flat.vector[flat.segments[network]].numel(),
+        num_elements=flat.vector[flat.joint_segment(networks)].numel(),
         device=flat.vector.device,
     )
     return gradient, rows_of_shard

@@ -77,6 +77,7 @@ class OutputHead:
         autocast: Autocast,
         exact: ExactLogProbs | None = None,
         at_once: bool = False,
+        gradient_aH: Tensor | None = None,
     ) -> PolicyOutputs:
         """Add the gradient of ``loss`` over all rows to the head's weights, and send the states' on to the network
         below. Returns what the policy says about all rows [a], without gradient.
@@ -86,10 +87,11 @@ class OutputHead:
                 more for that.
             exact: the same log-probabilities, added up in another order. They become the values; the gradient is
                 that of the head's own.
+            gradient_aH: what another head adds to the states' gradient.
         """
         if at_once and len(list(self.chunks(len(targets_a)))) > 1:
             loss = self._by_rows(states_aH, targets_a, loss, with_entropy=with_entropy, autocast=autocast, exact=exact)
-        gradient_aH = torch.empty_like(states_aH)
+        total_aH = torch.empty_like(states_aH)
         # Filled in place: a small tensor kept from each chunk would keep the allocator from using its memory again.
         found = _empty_outputs(targets_a, with_entropy=with_entropy)
         for rows in self.chunks(len(targets_a)):
@@ -100,10 +102,12 @@ class OutputHead:
                 outputs = _with_values(outputs, exact, rows)
             loss(rows, outputs).backward()  # type: ignore[no-untyped-call]
             assert chunk_cH.grad is not None
-            gradient_aH[rows] = chunk_cH.grad
+            total_aH[rows] = chunk_cH.grad
             _fill(found, rows, outputs)
             del chunk_cH, outputs
-        states_aH.backward(gradient_aH)  # type: ignore[no-untyped-call]
+        if gradient_aH is not None:
+            total_aH += gradient_aH
+        states_aH.backward(total_aH)  # type: ignore[no-untyped-call]
         return found
 
     def _by_rows(

@@ -39,11 +39,17 @@ class Critic(nn.Module):
     def __init__(self, backbone: nn.Module, hidden_size: int, seed: int) -> None:
         super().__init__()
         self.backbone = backbone
-        self.value_head = nn.Linear(hidden_size, 1)
-        generator = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            self.value_head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
-            self.value_head.bias.zero_()
+        self.value_head = new_value_head(hidden_size, seed)
+
+
+def new_value_head(hidden_size: int, seed: int) -> nn.Linear:
+    """From a hidden state to a value."""
+    head = nn.Linear(hidden_size, 1)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        head.weight.normal_(0.0, 1.0 / (hidden_size + 1), generator=generator)
+        head.bias.zero_()
+    return head
 
 
 def create_critic(
@@ -159,6 +165,8 @@ def policy_backward(
     autocast: Autocast,
     native: NativePolicy | None = None,
     at_once: bool = False,
+    states_aH: Tensor | None = None,
+    gradient_aH: Tensor | None = None,
 ) -> PolicyOutputs:
     """Run the policy over a pass and back: add the gradient of ``loss`` to the parameters' own.
 
@@ -167,6 +175,8 @@ def policy_backward(
         native: the same policy computed as the engine does. Log-probabilities are then those that it gives, to the
             bit, and their gradient is that of the same function computed by PyTorch.
         at_once: ask for all of them together.
+        states_aH: the pass's last hidden states, where they are there already.
+        gradient_aH: what else goes back through these states.
 
     Returns:
         what the policy says about the response tokens, each [a] float32, without gradient.
@@ -176,10 +186,18 @@ def policy_backward(
         assert isinstance(inputs, ShardInputs)
         log_probs, raw_log_probs = native.log_probs(inputs, temperature)
         exact = ExactLogProbs(log_probs=log_probs, raw_log_probs=raw_log_probs)
-    with autocast():
-        states_aH = _response_states(policy.base_model, inputs)
+    if states_aH is None:
+        with autocast():
+            states_aH = response_states(policy.base_model, inputs)
     return OutputHead(policy, temperature).backward(
-        states_aH, inputs.targets, loss, with_entropy=with_entropy, autocast=autocast, exact=exact, at_once=at_once
+        states_aH,
+        inputs.targets,
+        loss,
+        with_entropy=with_entropy,
+        autocast=autocast,
+        exact=exact,
+        at_once=at_once,
+        gradient_aH=gradient_aH,
     )
 
 
@@ -190,12 +208,14 @@ def policy_outputs(
     temperature: float,
     native: NativePolicy | None = None,
     with_entropy: bool = False,
+    states_aH: Tensor | None = None,
 ) -> PolicyOutputs:
     """What the policy says about the response tokens, for where no gradient is wanted. ``native`` gives its
-    log-probabilities alone."""
+    log-probabilities alone; ``states_aH`` are its last hidden states, where they are there already."""
     outputs = None
     if native is None or with_entropy:
-        states_aH = _response_states(policy.base_model, inputs)
+        if states_aH is None:
+            states_aH = response_states(policy.base_model, inputs)
         outputs = OutputHead(policy, temperature).outputs(states_aH, inputs.targets, with_entropy=with_entropy)
     if native is None:
         assert outputs is not None
@@ -229,11 +249,16 @@ def response_values(network: Any, inputs: PassInputs) -> Tensor:
     """[a] what a critic, or a model that scores, says of the state before each response token."""
     is_critic = hasattr(network, "value_head")
     backbone, head = (network.backbone, network.value_head) if is_critic else (network.base_model, network.score)
-    values: Tensor = head(_response_states(backbone, inputs)).float().squeeze(-1)
+    return values_of(head, response_states(backbone, inputs))
+
+
+def values_of(head: nn.Module, states_aH: Tensor) -> Tensor:
+    """[a] float32: what a head of one output says of some states."""
+    values: Tensor = head(states_aH).float().squeeze(-1)
     return values
 
 
-def _response_states(backbone: Any, inputs: PassInputs) -> Tensor:
+def response_states(backbone: Any, inputs: PassInputs) -> Tensor:
     """[a, H] the last hidden states that predict response tokens. No attention mask: causal attention alone
     keeps real tokens from the padding behind them."""
     if isinstance(inputs, PackedInputs):

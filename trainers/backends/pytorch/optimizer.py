@@ -133,24 +133,28 @@ class ShardedAdamW:
         """Those of the next update."""
         return learning_rates(self._config, self._flat.segments, self.num_updates)
 
-    def own_parts(self, network: str, gradient: Tensor) -> list[Tensor]:
-        """What ``update`` needs of a network's gradient. Copies, unless that is all of it, so that the rest can go."""
-        segment = self._flat.segments[network]
-        parts = [
-            gradient[piece.elements.first - segment.start : piece.elements.end - segment.start]
-            for piece in self._pieces
-            if piece.network == network
-        ]
-        if sum(len(part) for part in parts) == len(gradient):
+    def own_parts(self, networks: Sequence[str], gradient: Tensor) -> dict[str, list[Tensor]]:
+        """What ``update`` needs of the gradient of networks that are neighbours in the vector. Copies, unless that is
+        all of it, so that the rest can go."""
+        first = self._flat.segments[networks[0]].start
+        parts = {
+            network: [
+                gradient[piece.elements.first - first : piece.elements.end - first]
+                for piece in self._pieces
+                if piece.network == network
+            ]
+            for network in networks
+        }
+        if sum(len(part) for of_network in parts.values() for part in of_network) == len(gradient):
             return parts
-        return [part.clone() for part in parts]
+        return {network: [part.clone() for part in of_network] for network, of_network in parts.items()}
 
     def update(self, gradients: Mapping[str, Sequence[Tensor]], norms: Mapping[str, float]) -> None:
         """Clip the gradients in place by their norms and apply them.
 
         Args:
             gradients: ``own_parts`` of each network.
-            norms: Euclidean, of each network's whole gradient.
+            norms: Euclidean, of each network's whole gradient, or of those together that are trained together.
         """
         rates = self.learning_rates()
         parts = {network: iter(found) for network, found in gradients.items()}

@@ -7,7 +7,7 @@ would; the gaps are zero and stay zero. Frozen parameters, which modules may sha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -71,13 +71,18 @@ class FlatParameters:
         """Any vector of this layout (parameters, moments, gradients), taken apart by the names of one module."""
         return {name: place.view(vector) for name, place in self._places[module_name].items()}
 
+    def joint_segment(self, module_names: Sequence[str]) -> slice:
+        """Of modules that are neighbours in the vector, in its order."""
+        return slice(self.segments[module_names[0]].start, self.segments[module_names[-1]].stop)
+
     @contextmanager
-    def collecting_gradients(self, module_name: str) -> Iterator[Tensor]:
-        """A vector of one module's segment, to which ``backward`` adds inside the context."""
-        gradient = torch.zeros_like(self.vector[self.segments[module_name]])
-        places, offset = self.places(module_name), self.segments[module_name].start
+    def collecting_gradients(self, *module_names: str) -> Iterator[Tensor]:
+        """A vector of the segment of one or several modules, to which ``backward`` adds inside the context."""
+        segment = self.joint_segment(module_names)
+        gradient = torch.zeros_like(self.vector[segment])
+        places = self.places(*module_names)
         for place in places:
-            place.parameter.grad = place.view(gradient, offset=offset)
+            place.parameter.grad = place.view(gradient, offset=segment.start)
         try:
             yield gradient
         finally:
@@ -85,13 +90,13 @@ class FlatParameters:
                 place.parameter.grad = None
 
     @contextmanager
-    def adding_gradients(self, module_name: str, total: Tensor, *, in_parts: Collection[Tensor]) -> Iterator[None]:
-        """What ``backward`` finds inside the context is added to ``total``, one module's segment, in place.
+    def adding_gradients(self, *module_names: str, total: Tensor, in_parts: Collection[Tensor]) -> Iterator[None]:
+        """What ``backward`` finds inside the context is added to ``total``, the segment of the modules, in place.
 
         A parameter's gradient is added, and its memory freed, when ``backward`` has reached it; those of ``in_parts``,
         which more than one call of ``backward`` reaches, at the end.
         """
-        places, offset = self.places(module_name), self.segments[module_name].start
+        places, offset = self.places(*module_names), self.joint_segment(module_names).start
         late = {id(parameter) for parameter in in_parts}
 
         def add(place: Place) -> Callable[[Tensor], None]:
@@ -118,9 +123,9 @@ class FlatParameters:
             for place in places:
                 place.parameter.grad = None
 
-    def places(self, module_name: str) -> list[Place]:
-        """Of one module's parameters, in the order of the vector."""
-        return list(self._places[module_name].values())
+    def places(self, *module_names: str) -> list[Place]:
+        """Of some modules' parameters, in the order of the vector."""
+        return [place for name in module_names for place in self._places[name].values()]
 
     def named_places(self, module_name: str) -> list[tuple[str, Place]]:
         """As ``places``, with the parameters' names."""

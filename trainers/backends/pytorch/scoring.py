@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlserve.trainers.backends.base import Scores, Wanted
-from rlserve.trainers.backends.pytorch.kept_values import KeptValues
-from rlserve.trainers.backends.pytorch.models import policy_outputs, response_values
+from rlserve.trainers.backends.pytorch.kept_passes import KeptPasses
+from rlserve.trainers.backends.pytorch.models import policy_outputs, response_states, response_values, values_of
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
 from rlserve.trainers.batch import Batch
@@ -27,16 +27,18 @@ class ScoredNetworks(Protocol):
     policy: Any
     valuer: Any
     """Whoever says values."""
+    shares_trunk: bool
+    """Whether that is a head on the policy's last hidden states."""
     reference: Any
 
 
 def score_batch(
-    networks: ScoredNetworks, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float, kept: KeptValues
+    networks: ScoredNetworks, runner: ShardRunner, batch: Batch, wanted: Wanted, *, temperature: float, kept: KeptPasses
 ) -> Scores:
-    """What the networks say about the batch; gathered, so the same on every rank. The critic's passes are
+    """What the networks say about the batch; gathered, so the same on every rank. Passes for values are
     kept in ``kept`` where they will be needed again and there is room for them."""
     kept.clear()
-    keeps_values = wanted.values and wanted.for_only_update and runner.fits_one_pass(batch)
+    keeps_passes = wanted.values and wanted.for_only_update and runner.fits_one_pass(batch)
     native = runner.native_policy(networks.policy, batch) if wanted.policy else None
     native_reference = runner.native_policy(networks.reference, batch) if wanted.reference else None
     names = ["values"] * wanted.values
@@ -46,15 +48,25 @@ def score_batch(
 
     def columns(part: LogicalShard, inputs: PassInputs) -> list[Tensor]:
         found: list[Tensor] = []
+        states_aH: Tensor | None = None
         if wanted.values:
-            with torch.set_grad_enabled(keeps_values):
-                values = response_values(networks.valuer, inputs)
-            if keeps_values:
-                kept.keep(part, values)
+            with torch.set_grad_enabled(keeps_passes):
+                if networks.shares_trunk:
+                    kept_of_pass = states_aH = response_states(networks.valuer.backbone, inputs)
+                    values = values_of(networks.valuer.value_head, states_aH)
+                else:
+                    kept_of_pass = values = response_values(networks.valuer, inputs)
+            if keeps_passes:
+                kept.keep(part, kept_of_pass)
             found.append(values.detach())
         if wanted.policy:
             outputs = policy_outputs(
-                networks.policy, inputs, temperature=temperature, native=native, with_entropy=wanted.entropies
+                networks.policy,
+                inputs,
+                temperature=temperature,
+                native=native,
+                with_entropy=wanted.entropies,
+                states_aH=states_aH,
             )
             found += [outputs.log_probs, outputs.raw_log_probs]
             found += [] if outputs.entropies is None else [outputs.entropies]

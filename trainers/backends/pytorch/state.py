@@ -19,6 +19,7 @@ from rlserve.trainers.backends.pytorch.parameters import FlatParameters, Place
 from rlserve.trainers.backends.pytorch.progress import StepProgress
 from rlserve.trainers.backends.pytorch.saved_state import SavedProgress, SavedState, SavedTensor, check_fits
 from rlserve.trainers.backends.pytorch.scorer import load_scorer
+from rlserve.trainers.backends.pytorch.shared_trunk import SharedTrunkCritic, TrunkValuer
 from rlserve.trainers.elastic.base import Group
 from rlserve.trainers.elastic.exchange import gather_shards
 from rlserve.trainers.elastic.holdings import Holdings
@@ -32,8 +33,9 @@ MOMENTS = {"first_moment.": "first", "second_moment.": "second"}
 class TrainingState:
     """Policy, optimizer and, where the algorithm needs them, critic and frozen reference.
 
-    Parameters are on every rank; AdamW's moments are held as ``holdings`` say. With LoRA only adapters, and the
-    critic's head, are state: every rank has the frozen base from the model's folder, and it is the reference.
+    A critic that shares the policy's trunk is a value head alone. Parameters are on every rank; AdamW's moments are
+    held as ``holdings`` say. With LoRA only adapters, and the critic's head, are state: every rank has the frozen base
+    from the model's folder, and it is the reference.
     """
 
     def __init__(
@@ -55,18 +57,23 @@ class TrainingState:
         )
         if lora.is_on:
             freeze(self.policy)
-        critic = None
-        if networks.critic:
+        self.shares_trunk = networks.critic and config.shares_trunk
+        critic: Any = None
+        if self.shares_trunk:
+            critic = SharedTrunkCritic(self.policy.config.hidden_size, seed)
+        elif networks.critic:
             critic_path = config.critic_model_path if load_weights else None
             critic = create_critic(self.policy, seed=seed, model_path=critic_path, copied=copied)
         self.critic: Any = critic
         self.valuer: Any = self.policy if networks.scores else critic
         """Whoever says values; None where nobody does."""
+        if self.shares_trunk:
+            self.valuer = TrunkValuer(self.policy, critic.value_head)
         self.reference: Any = copied(self.policy).to(device) if networks.reference else None
         self.flat_reference: FlatParameters | None = None
         if lora.is_on:
             add_adapters(self.policy, lora, seed)
-            if critic is not None:
+            if critic is not None and not self.shares_trunk:
                 add_adapters(critic.backbone, lora, seed)
         elif self.reference is not None:
             self.flat_reference = FlatParameters({"reference": self.reference}, device)
@@ -79,14 +86,19 @@ class TrainingState:
             self._hold_everything()
 
     def networks(self) -> list[nn.Module]:
-        """Models of transformers: policy, the critic's backbone and reference, of those that there are."""
-        backbone = None if self.critic is None else self.critic.backbone
+        """Models of transformers: policy, a critic's own backbone and reference, of those that there are."""
+        backbone = None if self.critic is None or self.shares_trunk else self.critic.backbone
         return [network for network in (self.policy, backbone, self.reference) if network is not None]
 
     @cached_property
     def modules(self) -> list[nn.Module]:
         """All of ``networks``: which they are never changes, and to look for them takes longer than a small pass."""
         return [module for network in self.networks() for module in network.modules()]
+
+    @property
+    def trained_together(self) -> list[tuple[str, ...]]:
+        """The trained networks, those in one that one pass goes through."""
+        return [tuple(self.flat.segments)] if self.shares_trunk else [(network,) for network in self.flat.segments]
 
     def move(self, device: torch.device) -> None:
         """Copy parameters, reference and moments to another device, and let go of where they were. Moments that are in
