@@ -17,6 +17,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "print what a run's policy was asked and what it answered",
     "trace": "write a run's timeline, slot by slot, for Perfetto",
     "report": "make the picture of a run anew",
+    "bench": "put an OpenAI-compatible server under load: latencies, throughput, goodput",
     "simulate": "what policies and splits would do with a pool, on a virtual clock",
     "compare": "several runs in one picture, and what differs between them",
     "eval": "score a checkpoint on held-out data",

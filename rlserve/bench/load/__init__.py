@@ -1,0 +1,1 @@
+"""When conversations begin: a closed loop, or an open one."""
