@@ -1,4 +1,5 @@
-"""Write ``configuration.md`` from the configuration's dataclasses: their types, defaults and field docstrings.
+"""Write ``configuration.md`` and ``serving_configuration.md`` from the configurations' dataclasses: their types,
+defaults and field docstrings.
 
 python docs/generate_configuration.py
 """
@@ -18,9 +19,9 @@ from typing import Any, Literal, NamedTuple, Union, get_args, get_origin
 
 from rlserve.config.keys import annotation_of, hints_of, named_of, nested_dataclasses, variants_of
 from rlserve.config.tree import RunConfig
+from rlserve.serving.config import ServeConfig
 
-TARGET = Path(__file__).with_name("configuration.md")
-HEADER = """\
+_RUN_HEADER = """\
 # Configuration
 
 Every key, its type, its default and what it means. Written by `docs/generate_configuration.py` from the docstrings in
@@ -28,7 +29,30 @@ the code: change them there. How files, groups and overrides are put together st
 `rlserve/config/`; ranges are checked when a configuration is loaded, and `rlserve launch … --dry-run` prints the whole
 of it.
 """
+_SERVER_HEADER = """\
+# Configuration of a server
+
+Every key of `rlserve serve`, its type, its default and what it means. Written by `docs/generate_configuration.py` from
+the docstrings in `rlserve/serving/config.py` and `engine/config.py`: change them there. [Serving](serving.md) is the
+guide.
+"""
 SIMPLE_TYPES = {int: "whole number", float: "number", str: "text", bool: "true or false", types.NoneType: "null"}
+
+
+class Page(NamedTuple):
+    """One page: the tree of dataclasses that it describes."""
+
+    target: Path
+    root: type[Any]
+    header: str
+    title: str
+    """Of the root's own keys."""
+
+
+PAGES = (
+    Page(Path(__file__).with_name("configuration.md"), RunConfig, _RUN_HEADER, "The run"),
+    Page(Path(__file__).with_name("serving_configuration.md"), ServeConfig, _SERVER_HEADER, "The server"),
+)
 
 
 class Section(NamedTuple):
@@ -84,17 +108,16 @@ def _own_docstrings(config_type: type[Any]) -> dict[str, str]:
     return found
 
 
-def render() -> str:
+def render(page: Page) -> str:
     """The whole page."""
-    return "\n".join(
-        [HEADER, *(line for section in dict.fromkeys(sections(RunConfig)) for line in _render_section(section))]
-    )
+    found = dict.fromkeys(sections(page.root))
+    return "\n".join([page.header, *(line for section in found for line in _render_section(section, page))])
 
 
-def _render_section(section: Section) -> Iterator[str]:
+def _render_section(section: Section, page: Page) -> Iterator[str]:
     hints, meanings = hints_of(section.config_type), field_docstrings(section.config_type)
-    rows = [field for field in _own_fields(section) if not nested_dataclasses(hints[field.name])]
-    yield f"## {_title(section)}\n"
+    rows = [field for field in _own_fields(section, page.root) if not nested_dataclasses(hints[field.name])]
+    yield f"## {_title(section, page)}\n"
     yield f"{_one_line(inspect.getdoc(section.config_type) or '')}\n"
     yield "| key | type | default | meaning |"
     yield "|---|---|---|---|"
@@ -105,19 +128,19 @@ def _render_section(section: Section) -> Iterator[str]:
     yield ""
 
 
-def _own_fields(section: Section) -> Iterator[Field[Any]]:
+def _own_fields(section: Section, root: type[Any]) -> Iterator[Field[Any]]:
     """Without those of a base that variants share, unless a variant has its own default for one."""
-    bases = _shared_bases(annotation_of(RunConfig, section.key)) if section.key else []
+    bases = _shared_bases(annotation_of(root, section.key)) if section.key else []
     above = [base for base in bases if base in section.config_type.__mro__[1:]]
     for field in fields(section.config_type):
         if not any(field in fields(base) for base in above):
             yield field
 
 
-def _title(section: Section) -> str:
+def _title(section: Section, page: Page) -> str:
     if not section.key:
-        return "The run"
-    variants = variants_of(annotation_of(RunConfig, section.key))
+        return page.title
+    variants = variants_of(annotation_of(page.root, section.key))
     if variants is None:
         return f"`{section.key}`"
     if section.config_type not in variants.types.values():
@@ -164,4 +187,5 @@ def _one_line(text: str) -> str:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(render(), encoding="utf-8")
+    for page in PAGES:
+        page.target.write_text(render(page), encoding="utf-8")

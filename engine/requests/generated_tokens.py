@@ -42,6 +42,21 @@ class GeneratedTokens:
             weight_versions=np.array(weight_versions, dtype=np.int64),
         )
 
+    @classmethod
+    def from_bytes(cls, block: bytes) -> GeneratedTokens:
+        """What :meth:`to_bytes` made a block of. Read-only."""
+        num_tokens = len(block) // _BYTES_PER_TOKEN
+        return cls(
+            weight_versions=np.frombuffer(block, np.int64, num_tokens),
+            token_ids=np.frombuffer(block, np.int32, num_tokens, offset=8 * num_tokens),
+            log_probs=np.frombuffer(block, np.float32, num_tokens, offset=12 * num_tokens),
+            behaviour_log_probs=np.frombuffer(block, np.float32, num_tokens, offset=16 * num_tokens),
+        )
+
+    def to_bytes(self) -> bytes:
+        """All columns in one block, in the byte order of this machine."""
+        return b"".join(column.tobytes() for column in self._columns())
+
     def after(self, start: int) -> GeneratedTokens:
         """Views of what follows the first ``start`` tokens."""
         return GeneratedTokens(
@@ -66,20 +81,10 @@ class GeneratedTokens:
 
     def __reduce__(self) -> tuple[Callable[[bytes], GeneratedTokens], tuple[bytes]]:
         """One block is quicker to send than four arrays, of which a message would hold thousands."""
-        return _from_bytes, (b"".join(column.tobytes() for column in self._columns()),)
+        return GeneratedTokens.from_bytes, (self.to_bytes(),)
 
     def _columns(self) -> tuple[NDArray[Any], ...]:
         return (self.weight_versions, self.token_ids, self.log_probs, self.behaviour_log_probs)
-
-
-def _from_bytes(block: bytes) -> GeneratedTokens:
-    num_tokens = len(block) // _BYTES_PER_TOKEN
-    return GeneratedTokens(
-        weight_versions=np.frombuffer(block, np.int64, num_tokens),
-        token_ids=np.frombuffer(block, np.int32, num_tokens, offset=8 * num_tokens),
-        log_probs=np.frombuffer(block, np.float32, num_tokens, offset=12 * num_tokens),
-        behaviour_log_probs=np.frombuffer(block, np.float32, num_tokens, offset=16 * num_tokens),
-    )
 
 
 NO_TOKENS = GeneratedTokens.of()

@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "compare": "several runs in one picture, and what differs between them",
     "eval": "score a checkpoint on held-out data",
     "export": "write a checkpoint as a model folder for other programs, and push it to a hub",
+    "serve": "a model behind OpenAI's API, on one or several replicas",
     "init": "write a task of your own that runs at once: data, reward, test, run file",
     "doctor": "what this machine has, and what is missing for what",
     "clean": "remove caches and what ended runs left in the temporary folder",

@@ -25,6 +25,7 @@ from rlserve.config.keys import join_key
 from rlserve.config.locate import ConfigFile
 from rlserve.config.overrides import OVERRIDE_SOURCE, Override, parse_overrides
 from rlserve.config.spelling import choices_as_spelled, load_spelled
+from rlserve.config.tree import RunConfig
 from rlserve.errors import ConfigurationError, Problem
 
 _ABSENT = object()
@@ -65,14 +66,14 @@ class Composed:
         return written if isinstance(written, str) and "${" not in written else None
 
 
-def compose(file: ConfigFile, override_texts: Sequence[str]) -> Composed:
-    """Compose a configuration.
+def compose(file: ConfigFile, override_texts: Sequence[str], root: type[Any] = RunConfig) -> Composed:
+    """Compose a configuration, whose keys are those of ``root``.
 
     Raises:
         ConfigurationError: the file or one of its groups cannot be read, or a group's choice does not exist;
             what is less than that comes back in ``problems``.
     """
-    overrides, override_problems = parse_overrides(override_texts)
+    overrides, override_problems = parse_overrides(override_texts, root)
     problems = list(override_problems)
     content = _read(file, file.path)
     _check_header(file)

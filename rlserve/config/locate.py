@@ -9,6 +9,9 @@ from pathlib import Path
 
 from rlserve.errors import ConfigurationError, Problem
 
+SERVER_FILE = "serve.yaml"
+"""The packaged configuration of a server; the others are of runs."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigFile:
@@ -49,8 +52,11 @@ def packaged_root() -> Path:
     return Path(str(importlib.resources.files("rlserve"))) / "conf"
 
 
-def locate(path: str) -> ConfigFile:
+def locate(path: str, *, of_server: bool = False) -> ConfigFile:
     """Find a configuration: the path itself, or else among the packaged ones (``conf/rlhf.yaml`` anywhere).
+
+    Args:
+        of_server: whether it is to be a server's or a run's, for the list of those that there are.
 
     Raises:
         ConfigurationError: there is no such file, or it is no ``.yaml`` file.
@@ -64,7 +70,8 @@ def locate(path: str) -> ConfigFile:
         found = packaged_root() / Path(path).as_posix().removeprefix("conf/")
         shown = str(found)
         if os.path.isabs(path) or not found.is_file():
-            packaged = ", ".join(f"conf/{file.name}" for file in sorted(packaged_root().glob("*.yaml")))
+            names = sorted(file.name for file in packaged_root().glob("*.yaml"))
+            packaged = ", ".join(f"conf/{name}" for name in names if (name == SERVER_FILE) == of_server)
             raise _refusal(path, f"no such configuration; those that come with rlserve: {packaged}")
     if found.suffix != ".yaml":
         raise _refusal(path, "a configuration's name must end in .yaml")

@@ -47,17 +47,19 @@ class Override:
     """The value as it was typed: what names the choice of a group."""
 
 
-def parse_overrides(texts: Sequence[str]) -> tuple[tuple[Override, ...], tuple[Problem, ...]]:
-    """Read overrides; those that are refused are left out and described."""
+def parse_overrides(
+    texts: Sequence[str], root: type[Any] = RunConfig
+) -> tuple[tuple[Override, ...], tuple[Problem, ...]]:
+    """Read overrides of a tree of dataclasses; those that are refused are left out and described."""
     parser = OverridesParser.create()
-    read = [_parse(parser, text) for text in texts]
+    read = [_parse(parser, text, root) for text in texts]
     return (
         tuple(item for item in read if isinstance(item, Override)),
         tuple(item for item in read if isinstance(item, Problem)),
     )
 
 
-def _parse(parser: OverridesParser, text: str) -> Override | Problem:
+def _parse(parser: OverridesParser, text: str, root: type[Any]) -> Override | Problem:
     def refused(message: str) -> Problem:
         return Problem(text, message, OVERRIDE_SOURCE)
 
@@ -70,7 +72,7 @@ def _parse(parser: OverridesParser, text: str) -> Override | Problem:
         return refused("must be key=value")
     if key.split(".")[0].split("/")[0] == "hydra":
         return refused("Hydra's own settings have no effect here")
-    annotation = annotation_of(RunConfig, key)
+    annotation = annotation_of(root, key)
     if is_text(annotation):
         return Override(key=key, value=_read_text(parser, text), typed=typed)
     if is_text_list(annotation):

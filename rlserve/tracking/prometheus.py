@@ -74,15 +74,20 @@ class PrometheusEndpoint(LiveSink, Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Everything, as it is now."""
-        families: dict[str, Metric] = {}
-        for slot_id, metrics in self._read_engines().items():
-            for name, value in metrics.items():
-                family = families.setdefault(name, _family(name, value))
-                _add(family, (self._model_name, slot_id), value)
-        yield from families.values()
+        yield from engine_families(self._model_name, self._read_engines())
         for name, number in self._run_metrics.items():
             if not name.startswith("vllm:"):
                 yield GaugeMetricFamily("rlserve_" + re.sub(r"\W", "_", name), name, value=number)
+
+
+def engine_families(model_name: str, engines: Mapping[str, EngineMetrics]) -> Iterator[Metric]:
+    """Numbers of engines by their name, with vLLM's labels."""
+    families: dict[str, Metric] = {}
+    for engine, metrics in engines.items():
+        for name, value in metrics.items():
+            family = families.setdefault(name, _family(name, value))
+            _add(family, (model_name, engine), value)
+    yield from families.values()
 
 
 def _family(name: str, value: float | Histogram) -> Metric:

@@ -24,6 +24,7 @@ from rlserve.manager.config import QueueThresholdConfig
 from rlserve.manager.measurement.figures import Measurements
 from rlserve.manager.policies.base import Admission, GangFigures, GangView, Observation
 from rlserve.manager.roles import Role
+from rlserve.serving.config import ServeConfig
 from rlserve.tasks.character_tokenizer import character_tokenizer
 from rlserve.tracking.summary import RunSummary
 from rlserve.weights.contents.whole_model import WholeModel
@@ -88,8 +89,9 @@ def test_folders_and_files_that_are_named_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=PAGE_IDS)
 def test_keys_that_are_named_exist(page: Path) -> None:
-    known = all_keys()
-    parts = {field.name for field in fields(RunConfig)}
+    root = ServeConfig if page.name.startswith("serving") else RunConfig
+    known = all_keys(root)
+    parts = {field.name for field in fields(root)}
     texts = own_keys(page) if page.name == "coming_from.md" else inline_code(page)
     named = [match[1] for text in texts if (match := KEY.fullmatch(text)) and not match[1].endswith(".py")]
     assert [key for key in named if key.split(".")[0] in parts and key not in known] == []
@@ -107,9 +109,9 @@ def test_keys_beside_those_of_others_exist() -> None:
     assert [key for key in named if not key.startswith("rlserve ") and key not in all_keys()] == []
 
 
-def all_keys() -> set[str]:
+def all_keys(root: type[Any] = RunConfig) -> set[str]:
     """Every key of the configuration, and every part that holds some."""
-    sections = generator("generate_configuration").sections(RunConfig)
+    sections = generator("generate_configuration").sections(root)
     keys = {f"{section.key}.{field.name}".lstrip(".") for section in sections for field in fields(section.config_type)}
     return keys | {key.rpartition(".")[0] for key in keys}
 
@@ -177,10 +179,13 @@ def test_configurations_that_are_shown_are_the_real_ones(file: str) -> None:
     assert yaml.safe_load((ROOT / file).read_text()) in shown
 
 
-@pytest.mark.parametrize("name", ["generate_configuration", "generate_metrics"])
-def test_generated_pages_are_up_to_date(name: str) -> None:
-    module = generator(name)
-    assert module.TARGET.read_text(encoding="utf-8") == module.render(), f"run python docs/{name}.py"
+def test_generated_pages_are_up_to_date() -> None:
+    configuration, metrics = generator("generate_configuration"), generator("generate_metrics")
+    for page in configuration.PAGES:
+        assert page.target.read_text(encoding="utf-8") == configuration.render(page), (
+            "run python docs/generate_configuration.py"
+        )
+    assert metrics.TARGET.read_text(encoding="utf-8") == metrics.render(), "run python docs/generate_metrics.py"
 
 
 def test_every_key_has_a_meaning() -> None:

@@ -9,11 +9,13 @@ from model_folders import write_model
 from omegaconf import OmegaConf
 
 from rlserve.config import as_plain, load
+from rlserve.config.locate import SERVER_FILE
 from rlserve.config.tree import RunConfig
 
 ROOT = Path(__file__).parents[3]
 CONF = ROOT / "conf"
-RUN_FILES = sorted([*CONF.glob("*.yaml"), *(ROOT / "examples").glob("**/*.yaml")])
+FILES = [*CONF.glob("*.yaml"), *(ROOT / "examples").glob("**/*.yaml")]
+RUN_FILES = sorted(path for path in FILES if path.name != SERVER_FILE)
 CHOICES = sorted(f"{path.parent.relative_to(CONF)}={path.stem}" for path in CONF.glob("*/**/*.yaml"))
 EVERY_TYPE = {"H100": 8, "H200": 8}
 NEEDED = {

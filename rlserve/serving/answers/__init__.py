@@ -1,0 +1,1 @@
+"""From what the engine generates to what clients read. Pure."""

@@ -1,0 +1,206 @@
+"""Configuration of a server. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlserve.engine.config import EngineConfig
+from rlserve.errors import check_fields
+
+LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModelConfig:
+    """The model, and what clients call it."""
+
+    path: str
+    """A Hugging Face folder or hub name, a run's checkpoint, or ``builtin:NAME`` for a small one that rlserve makes."""
+    name: str | None = None
+    """What clients write as ``model``; None takes ``path`` as it is given."""
+    tokenizer_path: str | None = None
+    """None takes the tokenizer beside the model."""
+    chat_template: str | None = None
+    """File with a Jinja template for conversations; None takes the tokenizer's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccessConfig:
+    """Who may ask. Without keys the server listens on this machine alone."""
+
+    keys_file: str | None = None
+    """File with one key a line, or ``sha256:`` and the hash of one in hexadecimal digits. Lines that begin with ``#``
+    are remarks."""
+    keys_variable: str = "RLSERVE_API_KEYS"
+    """Environment variable with keys, commas between them. Keys of both places count."""
+    insecure: bool = False
+    """Listen on other addresses without keys: for networks that nobody else reaches."""
+    tls_certificate: str | None = None
+    """File with the certificate chain, PEM."""
+    tls_key: str | None = None
+    """File with its private key, PEM."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "tls_key": (self.tls_key is None) == (self.tls_certificate is None)
+                or "must be given together with tls_certificate",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsConfig:
+    """What a request may ask for. Checked before memory is taken for it."""
+
+    max_body_bytes: int = 8 * 2**20
+    """Of a request. A larger one is answered with 413."""
+    max_header_bytes: int = 64 * 2**10
+    """Of a request's first line and headers."""
+    body_timeout_s: float = 30.0
+    """Until a body has arrived; 408 afterwards."""
+    max_n: int = 64
+    """Answers to one prompt."""
+    max_prompts: int = 1024
+    """Prompts of one request."""
+    max_stop: int = 16
+    """Stop strings of a request."""
+    max_stop_chars: int = 1024
+    """Of one stop string."""
+    max_logprobs: int = 20
+    """Likeliest tokens that are told for each token."""
+    max_live_samples: int = 4096
+    """Answers that are generated or wait for it, of all clients. What comes beyond is answered with 503."""
+    template_timeout_s: float = 5.0
+    """Of rendering one conversation."""
+    stalled_reader_s: float = 120.0
+    """A client that takes nothing of its stream for so long is given up."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {name: value > 0 or "must be above 0" for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingConfig:
+    """Which replica answers."""
+
+    policy: Literal["least_load", "round_robin", "consistent_hash", "measured_speed"] = "least_load"
+    """``least_load``: fewest answers under way. ``round_robin``: in turn. ``consistent_hash``: requests that begin
+    alike, or are of one session, go to the same replica, where their prompt is cached, unless it has much more to do
+    than others. ``measured_speed``: soonest done by the tokens a second that each replica was seen to make, for
+    replicas that are unlike."""
+    max_load_ratio: float = 1.5
+    """Of ``consistent_hash``: a replica with more than so many times the mean number of answers is passed over."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"max_load_ratio": self.max_load_ratio >= 1 or "must be at least 1"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig:
+    """When a replica is passed over, given up and started anew."""
+
+    start_timeout_s: float = 600.0
+    """Until a replica's engine is loaded."""
+    beat_interval_s: float = 0.25
+    """Between two signs of life of a replica."""
+    suspect_after_s: float = 3.0
+    """Without a sign of life: it gets no new requests until there is one again."""
+    lost_after_s: float = 10.0
+    """Without a sign of life: its process is killed, its answers go on elsewhere, and it is started anew."""
+    stuck_after_s: float = 300.0
+    """With work and without a step of its engine: likewise. The first step of some backends compiles."""
+    max_failed_starts: int = 5
+    """In a row; the replica is given up then, and the server ends when all are."""
+    failover_timeout_s: float = 60.0
+    """Most time that an answer waits for another replica when its own is lost."""
+
+    def __post_init__(self) -> None:
+        positive = {name: value > 0 or "must be above 0" for name, value in vars(self).items()}
+        check_fields(
+            self,
+            {
+                **positive,
+                "lost_after_s": self.lost_after_s > self.suspect_after_s > 0 or "must be above suspect_after_s",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrainConfig:
+    """How the server ends on SIGTERM: first it is not ready any more, then it takes nothing new, then it exits."""
+
+    notice_s: float = 0.0
+    """Time for load balancers to see that it is not ready; requests are taken meanwhile."""
+    timeout_s: float = 300.0
+    """Most time for answers under way to end."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "notice_s": self.notice_s >= 0 or "must be at least 0",
+                "timeout_s": self.timeout_s >= 0 or "must be at least 0",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DegradationConfig:
+    """What gives way when replicas are short or there is too much to do. The load is the number of answers under way
+    for each one that the replicas which are ready compute at once (``engine.max_num_sequences``)."""
+
+    shorten_at: float = 4.0
+    """Load from which answers are cut to ``shortened_max_tokens``."""
+    shortened_max_tokens: int = 512
+    refuse_at: float = 8.0
+    """Load from which requests are answered with 503 and ``Retry-After``."""
+    retry_after_s: int = 5
+    """What ``Retry-After`` says."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "shorten_at": self.shorten_at > 0 or "must be above 0",
+                "shortened_max_tokens": self.shortened_max_tokens >= 1 or "must be at least 1",
+                "refuse_at": self.refuse_at >= self.shorten_at or "must be at least shorten_at",
+                "retry_after_s": self.retry_after_s >= 1 or "must be at least 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeConfig:
+    """Everything that a server is made of."""
+
+    model: ServedModelConfig
+    host: str = "127.0.0.1"
+    """Address to listen on. Others than this machine's own need keys, or ``access.insecure``."""
+    port: int = 8000
+    """0 takes a free one."""
+    num_replicas: int = 1
+    """Engines, each in a process of its own; on GPUs each takes ``engine.tensor_parallel_size`` of those visible."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    access: AccessConfig = field(default_factory=AccessConfig)
+    limits: LimitsConfig = field(default_factory=LimitsConfig)
+    routing: RoutingConfig = field(default_factory=RoutingConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
+    drain: DrainConfig = field(default_factory=DrainConfig)
+    degradation: DegradationConfig = field(default_factory=DegradationConfig)
+
+    @property
+    def model_name(self) -> str:
+        """What clients call the model."""
+        return self.model.name or self.model.path
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "port": 0 <= self.port < 2**16 or "must be from 0 to 65535",
+                "num_replicas": self.num_replicas >= 1 or "must be at least 1",
+            },
+        )

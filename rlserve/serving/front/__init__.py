@@ -1,0 +1,1 @@
+"""The HTTP side: one route a file, and what all of them go through."""

@@ -1,0 +1,77 @@
+"""The application: all routes, and errors in OpenAI's shape whatever they come from."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from rlserve import __version__
+from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.routes import chat, completions, health, models, tokens
+from rlserve.serving.protocol.chat import ChatRequest
+from rlserve.serving.protocol.completions import CompletionRequest
+from rlserve.serving.protocol.errors import ApiError, error_content
+from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
+
+logger = logging.getLogger(__name__)
+
+ROUTERS = (models.router, completions.router, chat.router, tokens.router, health.router)
+_BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+
+
+def create_app(context: ServerContext) -> FastAPI:
+    """The application without its gate. Its pages for browsers load scripts from elsewhere, so there are none."""
+    app = FastAPI(title="rlserve", version=__version__, docs_url=None, redoc_url=None)
+    app.state.context = context
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
+    app.add_exception_handler(Exception, _answer_bug)
+    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
+    return app
+
+
+async def _answer_api_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.content, status_code=error.status, headers=error.headers)
+
+
+async def _answer_http_error(request: Request, error: Exception) -> Response:
+    """A path or a method that there is not."""
+    assert isinstance(error, HTTPException)
+    content = error_content(error.status_code, str(error.detail))
+    return JSONResponse(content, status_code=error.status_code, headers=error.headers)
+
+
+async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    return JSONResponse(error_content(400, f"{name}: {first['msg']}", name), status_code=400)
+
+
+async def _answer_bug(request: Request, error: Exception) -> Response:
+    """Its text may quote a prompt; the log has its traceback."""
+    return JSONResponse(error_content(500, "the server failed; its log says how"), status_code=500)
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, with the schemas of bodies that routes read themselves."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        template = "#/components/schemas/{model}"
+        _, schemas = models_json_schema([(body, "validation") for body in _BODIES], ref_template=template)
+        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,71 @@
+"""What all routes share."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import cast
+
+from starlette.requests import Request
+
+from rlserve.serving.config import ServeConfig
+from rlserve.serving.degradation import Level, Load, level_of
+from rlserve.serving.keys import Keys
+from rlserve.serving.metrics import ServerMetrics
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.replicas.pool import ReplicaPool
+from rlserve.serving.text.conversation import ConversationRenderer
+from rlserve.serving.text.vocabulary import Vocabulary
+
+
+@dataclass(kw_only=True)
+class Draining:
+    """How far the server has come on its way to the end."""
+
+    is_ready: bool = True
+    """False from the first moment on."""
+    takes_requests: bool = True
+    """False once the notice is over."""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerContext:
+    """Made once, by ``server.py``."""
+
+    config: ServeConfig
+    keys: Keys
+    pool: ReplicaPool
+    vocabulary: Vocabulary
+    renderer: ConversationRenderer
+    end_token_ids: tuple[int, ...]
+    """That end an answer, beside those that the model's files name."""
+    metrics: ServerMetrics
+    started_s: int
+    """Unix time."""
+    draining: Draining = field(default_factory=Draining)
+
+    @property
+    def level(self) -> Level:
+        """What gives way now."""
+        return current_level(self.config, self.pool)
+
+    def check_model(self, name: str | None) -> None:
+        """Raise ``ApiError`` for a model that is not served. None is the one that is."""
+        if name not in (None, self.config.model_name):
+            raise ApiError(404, f"there is no model {name[:200]!r}; there is {self.config.model_name!r}", "model")
+
+
+def current_level(config: ServeConfig, pool: ReplicaPool) -> Level:
+    """What gives way now."""
+    load = Load(
+        num_live_samples=pool.num_live_samples,
+        num_ready=pool.num_ready,
+        max_num_sequences=config.engine.max_num_sequences,
+    )
+    return level_of(load, config.degradation)
+
+
+def context_of(request: Request) -> ServerContext:
+    """The context of the server that a request came to."""
+    return cast(ServerContext, request.app.state.context)

@@ -1,0 +1,106 @@
+"""What every request passes before any route, whatever its path: its name, the host, the key; and its record after.
+
+As ASGI middleware around the whole application, so that a new route is behind it without anybody's thinking of it.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from rlserve.serving.config import LOOPBACK_HOSTS
+from rlserve.serving.keys import Keys
+from rlserve.serving.metrics import ServerMetrics
+from rlserve.serving.protocol.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+OPEN_PATHS = frozenset({"/health", "/ready"})
+"""That are answered without a key: probes have none. ``/health?generate=1`` wants one."""
+_REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
+
+
+class Gate:
+    """
+    Args:
+        app: what is behind it.
+        keys: with none, only hosts of this machine are answered: a page in a browser that has its own name point
+            here is not.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys, metrics: ServerMetrics, *, checks_host: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._metrics = metrics
+        self._checks_host = checks_host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = _request_id(headers)
+        scope["rlserve.request_id"] = request_id
+        start, status = time.perf_counter(), 500
+
+        async def send_named(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+            await send(message)
+
+        try:
+            if (refusal := self._find_refusal(scope, headers)) is not None:
+                await send_error(send_named, refusal)
+            else:
+                await self._app(scope, receive, send_named)
+        finally:
+            self._record(scope, request_id, status, time.perf_counter() - start)
+
+    def _find_refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+        if self._checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:
+            return ApiError(403, "without API keys only requests to localhost are answered: set access.keys_file")
+        is_open = scope["path"] in OPEN_PATHS and not scope.get("query_string")
+        if len(self._keys) == 0 or is_open or self._keys.admit(_key_of(headers)):
+            return None
+        message = "the API key is wrong or missing: send it as Authorization: Bearer KEY"
+        return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+
+    def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
+        handler = getattr(scope.get("route"), "path", None)
+        self._metrics.count_request(handler, scope["method"], status, seconds)
+        logger.info("%s %s %d %.3f s %s", scope["method"][:16], handler or "-", status, seconds, request_id)
+
+
+async def send_error(send: Send, error: ApiError) -> None:
+    """Answer with an error, outside of any route."""
+    body: Any = orjson.dumps(error.content)
+    headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
+    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+    await send({"type": "http.response.start", "status": error.status, "headers": raw})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else secrets.token_hex(16)
+
+
+def _key_of(headers: Headers) -> str:
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+
+
+def _host_of(value: str) -> str:
+    """The name in a Host header, without its port."""
+    if value.startswith("["):
+        return value[1:].partition("]")[0]
+    return value.partition(":")[0]

@@ -1,0 +1,113 @@
+"""From a request's prompts to the engines and back: admission, and what is measured of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+from rlserve.engine.requests.delta import RequestDelta
+from rlserve.engine.requests.request import Request, RequestOutput
+from rlserve.engine.requests.validation import Limits, find_problem
+from rlserve.serving.degradation import Level
+from rlserve.serving.front.context import ServerContext
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import problem_error
+from rlserve.serving.replicas.live_request import RequestGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Requests that were admitted, to be generated together."""
+
+    context: ServerContext
+    requests: tuple[Request, ...]
+    affinity: str
+    arrived_s: float
+    """On the performance counter."""
+
+    async def outputs(self) -> list[RequestOutput]:
+        """The whole answers.
+
+        Raises:
+            ApiError: the engine refused one, or no replica could answer it.
+        """
+        async with self._open(streamed=False) as group:
+            outputs = await group.outputs()
+            for output in outputs:
+                if output.error is not None:
+                    raise output_error(output.error)
+            self._count(outputs)
+            return outputs
+
+    async def news(self) -> AsyncIterator[list[tuple[int, RequestDelta]]]:
+        """What comes, each with the position of its request. Close it to abort the rest."""
+        metrics, is_first = self.context.metrics, True
+        async with self._open(streamed=True) as group:
+            while news := await group.next():
+                if is_first:
+                    metrics.time_to_first_token.observe(time.perf_counter() - self.arrived_s)
+                    is_first = False
+                self._count([delta.output for _, delta in news if delta.output is not None])
+                yield news
+
+    @asynccontextmanager
+    async def _open(self, *, streamed: bool) -> AsyncIterator[RequestGroup]:
+        async with self.context.pool.open(self.requests, self.affinity, streamed=streamed) as group:
+            yield group
+        self.context.metrics.e2e_latency.observe(time.perf_counter() - self.arrived_s)
+
+    def _count(self, outputs: Sequence[RequestOutput]) -> None:
+        for output in outputs:
+            for sample in output.samples:
+                self.context.metrics.count_end(str(sample.finish_reason))
+
+
+def admit(context: ServerContext, requests: Sequence[Request], affinity: str, arrived_s: float) -> Generation:
+    """Let requests in, or refuse them.
+
+    Raises:
+        ApiError: one of them cannot be served, the server ends, or there is too much to do.
+    """
+    ready = context.pool.limits
+    limits = Limits(
+        vocab_size=ready.vocab_size,
+        max_model_len=ready.max_model_len,
+        eos_token_ids=tuple(token for token in ready.eos_token_ids if token < ready.vocab_size),
+    )
+    for request in requests:
+        if (problem := find_problem(request, limits)) is not None:
+            raise problem_error(problem)
+    if not context.draining.takes_requests:
+        raise _busy(context, "draining", "the server is shutting down")
+    num_samples = sum(request.sampling.n for request in requests)
+    if context.pool.num_live_samples + num_samples > context.config.limits.max_live_samples:
+        raise _busy(context, "queue", "too many answers are under way")
+    level = context.level
+    if level is Level.REFUSING:
+        raise _busy(context, "load", "the server has too much to do")
+    if level is Level.SHORTENED:
+        requests = [_shortened(request, context.config.degradation.shortened_max_tokens) for request in requests]
+    return Generation(context=context, requests=tuple(requests), affinity=affinity, arrived_s=arrived_s)
+
+
+def output_error(error: str) -> ApiError:
+    """An engine's error output as an answer."""
+    if error.startswith("no replica"):
+        return ApiError(503, error, headers={"Retry-After": "5"})
+    return problem_error(error)
+
+
+def _busy(context: ServerContext, reason: str, message: str) -> ApiError:
+    context.metrics.count_rejection(reason)
+    retry_after_s = context.config.degradation.retry_after_s
+    return ApiError(503, f"{message}: try again later", headers={"Retry-After": str(retry_after_s)})
+
+
+def _shortened(request: Request, max_tokens: int) -> Request:
+    sampling = request.sampling
+    if sampling.max_tokens <= max_tokens:
+        return request
+    min_tokens = min(sampling.min_tokens, max_tokens)
+    return replace(request, sampling=replace(sampling, max_tokens=max_tokens, min_tokens=min_tokens))

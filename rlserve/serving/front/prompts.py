@@ -1,0 +1,78 @@
+"""From what a client sends to the tokens that the model reads."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+
+from rlserve.errors import DeadlineExceededError, UserError
+from rlserve.serving.front.context import ServerContext
+from rlserve.serving.protocol.chat import ChatRequest, Message
+from rlserve.serving.protocol.errors import ApiError
+
+_MANY_CHARS = 4096
+"""A text longer than this is tokenised in another thread: others' streams go on meanwhile."""
+_NUM_AFFINITY_TOKENS = 64
+
+
+async def encode(context: ServerContext, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+    """The tokens of a text."""
+    vocabulary = context.vocabulary
+    if len(text) < _MANY_CHARS:
+        return vocabulary.encode(text, add_special_tokens=add_special_tokens)
+    return await asyncio.to_thread(vocabulary.encode, text, add_special_tokens=add_special_tokens)
+
+
+async def encode_conversation(context: ServerContext, asked: ChatRequest) -> tuple[int, ...]:
+    """The tokens of a conversation.
+
+    Raises:
+        ApiError: the chat template refuses it, or takes too long.
+    """
+    messages = [message.for_template() for message in asked.messages]
+    try:
+        text = await context.renderer.render(messages, asked.chat_template_kwargs or {}, goes_on=asked.goes_on)
+    except (UserError, DeadlineExceededError) as error:
+        raise ApiError(400, str(error), "messages") from error
+    # What the template writes is all that the model reads, special tokens included.
+    return await encode(context, text, add_special_tokens=False)
+
+
+def affinity_of_tokens(token_ids: Sequence[int], session: str | None) -> str:
+    """What requests that share a cached prompt have in common: their session, or their beginning."""
+    return session or repr(token_ids[:_NUM_AFFINITY_TOKENS])
+
+
+def affinity_of_messages(messages: Sequence[Message], session: str | None) -> str:
+    """The same of conversations: up to the first words of the user they stay as they are, turn after turn."""
+    if session:
+        return session
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        digest.update(f"{message.role}\0{message.text}\0".encode("utf-8", "surrogatepass"))
+        if message.role == "user":
+            break
+    return digest.hexdigest()
+
+
+def max_tokens_of(context: ServerContext, asked: int | None, default: int | None, num_prompt_tokens: int) -> int:
+    """Most tokens of an answer: what is asked for, or ``default``, or what the model has room for.
+
+    Raises:
+        ApiError: the prompt is too long, or leaves no room for what is asked for.
+    """
+    longest = context.pool.limits.max_model_len
+    room = longest - num_prompt_tokens
+    if room < 1:
+        message = f"the prompt has {num_prompt_tokens} tokens, and prompt plus answer may have {longest}"
+        raise ApiError(400, message, "prompt")
+    if asked is None:
+        return room if default is None else min(default, room)
+    if asked > room:
+        message = (
+            f"max_tokens={asked} and the {num_prompt_tokens} tokens of the prompt are more than the {longest} that "
+            f"fit: ask for {room} at most"
+        )
+        raise ApiError(400, message, "max_tokens")
+    return asked

@@ -1,0 +1,161 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from rlserve.engine.requests import request as engine
+from rlserve.engine.requests.delta import rest_of
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.completion_answers import CompletionChoice, Echo
+from rlserve.serving.answers.usage import usage
+from rlserve.serving.front.answer_stream import AnswerStream
+from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.context import ServerContext, context_of
+from rlserve.serving.front.event_stream import EventStream
+from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
+from rlserve.serving.front.whole_answer import whole_answer
+from rlserve.serving.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import to_sampling_params
+from rlserve.serving.protocol.structured import check_structured
+
+router = APIRouter()
+
+
+@router.post("/v1/completions", openapi_extra=takes(CompletionRequest))
+async def complete(request: Request) -> Response:
+    """Complete one or several prompts."""
+    arrived_s = time.perf_counter()
+    context = context_of(request)
+    asked = await read_model(request, CompletionRequest, context.config.limits)
+    asked.check(context.config.limits)
+    check_structured(asked)
+    context.check_model(asked.model)
+    answer_id = f"cmpl-{request.scope['rlserve.request_id']}"
+    prompts = [await _tokens(context, asked, prompt) for prompt in asked.prompts]
+    requests = [
+        _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)
+    ]
+    generation = admit(context, requests, affinity_of_tokens(prompts[0], asked.user), arrived_s)
+    base = {
+        "id": answer_id,
+        "object": "text_completion",
+        "created": int(time.time()),
+        "model": context.config.model_name,
+    }
+    if asked.stream:
+        stream = _CompletionStream(generation, asked, base)
+        return EventStream(stream.events(), context.config.limits.stalled_reader_s)
+    return await whole_answer(request, generation, lambda outputs: _content(generation, asked, base, outputs))
+
+
+async def _tokens(context: ServerContext, asked: CompletionRequest, prompt: str | list[int]) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        tokens = await encode(context, prompt, add_special_tokens=asked.add_special_tokens is not False)
+    else:
+        tokens = tuple(prompt)
+    if asked.truncate_prompt_tokens is not None:
+        tokens = tokens[-asked.truncate_prompt_tokens :]
+    if not tokens:
+        raise ApiError(400, "the prompt is empty: the model needs at least one token to go on from", "prompt")
+    return tokens
+
+
+def _engine_request(
+    context: ServerContext, asked: CompletionRequest, request_id: str, prompt: tuple[int, ...]
+) -> engine.Request:
+    echoes_log_probs = asked.echo and asked.logprobs is not None
+    sampling = to_sampling_params(
+        asked,
+        max_tokens=max_tokens_of(context, asked.max_tokens or _least(asked), DEFAULT_MAX_TOKENS, len(prompt)),
+        end_token_ids=context.end_token_ids,
+        num_logprobs=asked.logprobs or 0,
+        prompt_logprobs=asked.logprobs if echoes_log_probs else asked.prompt_logprobs,
+    )
+    return engine.Request(id=request_id, prompt_token_ids=prompt, sampling=sampling, priority=asked.priority or 0)
+
+
+def _least(asked: CompletionRequest) -> int | None:
+    """The engine always generates one token; with ``max_tokens=0`` it is not told."""
+    return 1 if asked.max_tokens == 0 else asked.max_tokens
+
+
+def _options(context: ServerContext, asked: CompletionRequest) -> ChoiceOptions:
+    return ChoiceOptions(
+        num_logprobs=asked.logprobs,
+        stop=asked.stop_strings,
+        include_stop=asked.include_stop_str_in_output or False,
+        skip_special_tokens=asked.skip_special_tokens is not False,
+        returns_token_ids=asked.return_token_ids or False,
+        returns_weight_versions=asked.return_weight_versions or False,
+        end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
+    )
+
+
+def _tellers(generation: Generation, asked: CompletionRequest, options: ChoiceOptions) -> list[CompletionChoice]:
+    """One for each choice."""
+    vocabulary = generation.context.vocabulary
+
+    def echo(tokens: tuple[int, ...]) -> Echo | None:
+        text = vocabulary.decode(tokens, skip_special_tokens=options.skip_special_tokens) if asked.echo else None
+        return None if text is None else Echo(text=text, token_ids=tokens)
+
+    return [
+        CompletionChoice(
+            vocabulary,
+            options,
+            request.prompt_token_ids,
+            echo=echo(request.prompt_token_ids),
+            is_told=asked.max_tokens != 0,
+        )
+        for request in generation.requests
+        for _ in range(asked.num_samples)
+    ]
+
+
+def _content(
+    generation: Generation, asked: CompletionRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]
+) -> dict[str, Any]:
+    """A whole answer."""
+    options = _options(generation.context, asked)
+    tellers = iter(_tellers(generation, asked, options))
+    choices: list[dict[str, Any]] = []
+    num_generated = 0
+    for request, output in zip(generation.requests, outputs, strict=True):
+        for sample in output.samples:
+            choice = Choice(len(choices), generation.context.vocabulary, options, request.prompt_token_ids)
+            teller = next(tellers)
+            content = teller.content(choice.take(rest_of(sample, 0)), output)
+            if asked.prompt_logprobs is not None:
+                content["prompt_logprobs"] = teller.prompt_log_probs(output)
+            choices.append(content)
+            num_generated += 0 if asked.max_tokens == 0 else choice.num_tokens
+    return {
+        **base,
+        "choices": choices,
+        "usage": usage(
+            num_prompt_tokens=sum(len(request.prompt_token_ids) for request in generation.requests),
+            num_generated_tokens=num_generated,
+            num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
+        ),
+    }
+
+
+class _CompletionStream(AnswerStream):
+    def __init__(self, generation: Generation, asked: CompletionRequest, base: dict[str, Any]) -> None:
+        super().__init__(generation, asked, _options(generation.context, asked), base)
+        self._tellers = _tellers(generation, asked, self.options)
+
+    def first_chunks(self) -> Iterator[dict[str, Any]]:
+        return iter(())
+
+    def choice_chunk(self, news: ChoiceNews) -> dict[str, Any]:
+        return self._tellers[news.index].content(news)

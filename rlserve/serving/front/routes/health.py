@@ -1,0 +1,65 @@
+"""``/health``, ``/ready``, ``/version``, ``/metrics``."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+
+from fastapi import APIRouter, Request
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import Response
+
+from rlserve import __version__
+from rlserve.engine.requests import request as engine
+from rlserve.engine.requests.request import SamplingParams
+from rlserve.serving.front.context import context_of
+from rlserve.serving.front.generation import admit
+from rlserve.serving.front.whole_answer import json_response
+from rlserve.serving.protocol.errors import ApiError
+
+router = APIRouter()
+
+_PROBE_TIMEOUT_S = 30.0
+
+
+@router.get("/health")
+async def health(request: Request, generate: int = 0) -> Response:
+    """200 while a replica takes requests; with ``?generate=1`` once one has generated a token."""
+    context = context_of(request)
+    if context.pool.num_ready == 0:
+        raise ApiError(503, "no replica is ready")
+    if generate:
+        probe = engine.Request(
+            id=f"health-{secrets.token_hex(8)}",
+            prompt_token_ids=(0,),
+            sampling=SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True),
+        )
+        try:
+            async with asyncio.timeout(_PROBE_TIMEOUT_S):
+                await admit(context, [probe], "health", time.perf_counter()).outputs()
+        except TimeoutError as error:
+            raise ApiError(503, f"no token was generated within {_PROBE_TIMEOUT_S:g} s") from error
+    return Response()
+
+
+@router.get("/ready")
+async def ready(request: Request) -> Response:
+    """200 while new requests are welcome: not while the server starts, ends, or refuses."""
+    context = context_of(request)
+    if not context.draining.is_ready or context.pool.num_ready == 0:
+        raise ApiError(503, "not ready")
+    return Response()
+
+
+@router.get("/version")
+async def version(request: Request) -> Response:
+    """Of rlserve."""
+    return json_response({"version": __version__})
+
+
+@router.head("/metrics", include_in_schema=False)
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """For Prometheus."""
+    return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,37 @@
+"""``GET /v1/models``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from rlserve.serving.front.context import ServerContext, context_of
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def list_models(request: Request) -> dict[str, Any]:
+    """The model that is served."""
+    return {"object": "list", "data": [_card(context_of(request))]}
+
+
+@router.get("/v1/models/{name:path}")
+async def show_model(request: Request, name: str) -> dict[str, Any]:
+    """The same by its name."""
+    context = context_of(request)
+    context.check_model(name)
+    return _card(context)
+
+
+def _card(context: ServerContext) -> dict[str, Any]:
+    return {
+        "id": context.config.model_name,
+        "object": "model",
+        "created": context.started_s,
+        "owned_by": "rlserve",
+        "root": context.config.model.path,
+        "parent": None,
+        "max_model_len": context.pool.limits.max_model_len,
+    }

@@ -1,0 +1,90 @@
+"""``/v1/chat/completions``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from rlserve.serving.config import LimitsConfig
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, SamplingFields, check_num_logprobs
+
+_OWN_ARGUMENTS = frozenset(
+    {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
+    | {"return_dict", "return_tensors", "padding", "truncation", "max_length", "tools", "documents"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
+
+
+class TextPart(ApiModel):
+    """The only kind of part that a text model reads."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(ApiModel):
+    """One message of a conversation. What it has besides is given to the template."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | Annotated[list[TextPart], FirstOnly()] | None = None
+
+    @property
+    def text(self) -> str:
+        """Its parts, one behind the other."""
+        if isinstance(self.content, list):
+            return "".join(part.text for part in self.content)
+        return self.content or ""
+
+    def for_template(self) -> dict[str, Any]:
+        """As templates read it."""
+        role = "system" if self.role == "developer" else self.role
+        return {**(self.model_extra or {}), "role": role, "content": self.text}
+
+
+class ChatRequest(SamplingFields):
+    """A conversation."""
+
+    messages: Annotated[list[Message], FirstOnly(), Field(min_length=1)]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    tools: list[Any] | None = None
+    tool_choice: Any = None
+    parallel_tool_calls: bool | None = None
+    prompt_cache_key: str | None = None
+    """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
+    safety_identifier: str | None = None
+    reasoning_effort: Any = None
+
+    @property
+    def num_logprobs(self) -> int | None:
+        """Likeliest tokens to tell for each token; None tells no log-probabilities."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the answer continues the last message."""
+        return self.continue_final_message is True
+
+    def check(self, limits: LimitsConfig) -> None:
+        super().check(limits)
+        check_num_logprobs("top_logprobs", self.top_logprobs, limits)
+        if self.top_logprobs is not None and not self.logprobs:
+            raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
+        if self.tools or self.tool_choice not in (None, "none", "auto"):
+            raise ApiError(501, "tools: the server does not read calls out of answers", "tools")
+        if self.goes_on and self.add_generation_prompt:
+            raise ApiError(400, "continue_final_message needs add_generation_prompt=false", "continue_final_message")
+        if self.reasoning_effort is not None:
+            raise ApiError(
+                400, "reasoning_effort: name it in chat_template_kwargs where the template reads it", "reasoning_effort"
+            )
+        if own := _OWN_ARGUMENTS & set(self.chat_template_kwargs or ()):
+            raise ApiError(400, f"chat_template_kwargs cannot hold {', '.join(sorted(own))}", "chat_template_kwargs")

@@ -1,0 +1,190 @@
+"""The fields that all requests for text have, and the engine's parameters that they come to."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field
+
+from rlserve.engine.requests.request import SamplingParams
+from rlserve.serving.config import LimitsConfig
+from rlserve.serving.protocol.errors import ApiError, unsupported
+
+
+class ApiModel(BaseModel):
+    """Of all bodies. Unknown parameters are refused, never passed over; numbers are numbers, and finite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class FirstOnly(FailFast):
+    """Of a list of wrong things the first is told, not each of a million. Hashable, as members of unions must be."""
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+
+Texts = Annotated[list[str], FirstOnly()]
+Tokens = Annotated[list[int], FirstOnly()]
+
+
+class StreamOptions(ApiModel):
+    """What a stream tells besides."""
+
+    include_usage: bool | None = None
+    """One more chunk at the end, with the usage and no choices."""
+    continuous_usage_stats: bool | None = None
+    """The usage so far in every chunk."""
+
+
+class SamplingFields(ApiModel):
+    """How to generate. ``null`` always stands for the default."""
+
+    model: str | None = None
+    n: int | None = None
+    max_tokens: int | None = None
+    min_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    seed: int | None = None
+    stop: str | Texts | None = None
+    stop_token_ids: Tokens | None = None
+    include_stop_str_in_output: bool | None = None
+    skip_special_tokens: bool | None = None
+    ignore_eos: bool | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[int, float] | None = None
+    bad_words: Texts | None = None
+    allowed_token_ids: Tokens | None = None
+    prompt_logprobs: int | None = None
+    priority: int | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    return_token_ids: bool | None = None
+    return_weight_versions: bool | None = None
+    """Ours: which version of the weights made which tokens, as ``[version, first, end]``."""
+    user: str | None = None
+    """Requests of one user go to the same replica with ``routing.policy=consistent_hash``."""
+    # Grammars and tools: ``structured.py`` says what becomes of them.
+    response_format: dict[str, Any] | None = None
+    guided_json: Any = None
+    guided_regex: Any = None
+    guided_choice: Any = None
+    guided_grammar: Any = None
+    structured_outputs: Any = None
+    # Of OpenAI's and vLLM's, for which only the value that changes nothing is taken.
+    best_of: int | None = None
+    suffix: str | None = None
+    use_beam_search: Literal[False] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+    @property
+    def num_samples(self) -> int:
+        """Answers to each prompt."""
+        return 1 if self.n is None else self.n
+
+    @property
+    def stop_strings(self) -> tuple[str, ...]:
+        """As a tuple, whatever they were given as."""
+        if self.stop is None:
+            return ()
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+    @property
+    def tells_usage_always(self) -> bool:
+        """Whether each chunk has the usage so far."""
+        return (
+            self.tells_usage and self.stream_options is not None and self.stream_options.continuous_usage_stats is True
+        )
+
+    def check(self, limits: LimitsConfig) -> None:
+        """What can be said before anything is computed.
+
+        Raises:
+            ApiError: a limit is passed, or something is asked for that cannot be had.
+        """
+        if not 1 <= self.num_samples <= limits.max_n:
+            raise ApiError(400, f"n must be from 1 to {limits.max_n}, got {self.num_samples}", "n")
+        if self.best_of is not None and self.best_of != self.num_samples:
+            raise unsupported("best_of", "answers are not ranked; leave it out, or make it equal to n")
+        if self.suffix:
+            raise unsupported("suffix", "the engine does not fill gaps in text")
+        if len(self.stop_strings) > limits.max_stop:
+            raise ApiError(
+                400, f"at most {limits.max_stop} stop strings can be given, got {len(self.stop_strings)}", "stop"
+            )
+        if any(not 0 < len(stop) <= limits.max_stop_chars for stop in self.stop_strings):
+            raise ApiError(400, f"stop strings have from 1 to {limits.max_stop_chars} characters", "stop")
+        if self.stream_options is not None and not self.stream:
+            raise ApiError(400, "stream_options are only for stream=true", "stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise ApiError(400, "prompt_logprobs cannot be streamed: leave out stream", "prompt_logprobs")
+        check_num_logprobs("prompt_logprobs", self.prompt_logprobs, limits)
+
+
+def check_num_logprobs(name: str, value: int | None, limits: LimitsConfig) -> None:
+    """Raise ``ApiError`` for a number of likeliest tokens that is beyond the limit."""
+    if value is not None and not 0 <= value <= limits.max_logprobs:
+        raise ApiError(400, f"{name} must be from 0 to {limits.max_logprobs}, got {value}", name)
+
+
+def to_sampling_params(
+    asked: SamplingFields,
+    *,
+    max_tokens: int,
+    end_token_ids: tuple[int, ...],
+    num_logprobs: int,
+    prompt_logprobs: int | None,
+) -> SamplingParams:
+    """What the engine is told. Its own check of the values follows.
+
+    Args:
+        max_tokens: of an answer.
+        end_token_ids: that end an answer, beside those that the engine knows of.
+        num_logprobs: likeliest tokens to tell for each token.
+        prompt_logprobs: the same for the prompt; None tells nothing of it.
+    """
+    stop_token_ids = tuple(asked.stop_token_ids or ())
+    return SamplingParams(
+        n=asked.num_samples,
+        max_tokens=max_tokens,
+        min_tokens=asked.min_tokens or 0,
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+        top_k=asked.top_k or 0,
+        min_p=asked.min_p or 0.0,
+        seed=asked.seed,
+        stop=asked.stop_strings,
+        stop_token_ids=stop_token_ids if asked.ignore_eos else (*stop_token_ids, *end_token_ids),
+        ignore_eos=asked.ignore_eos or False,
+        presence_penalty=asked.presence_penalty or 0.0,
+        frequency_penalty=asked.frequency_penalty or 0.0,
+        repetition_penalty=1.0 if asked.repetition_penalty is None else asked.repetition_penalty,
+        logit_bias=asked.logit_bias or {},
+        bad_words=tuple(asked.bad_words or ()),
+        allowed_token_ids=tuple(asked.allowed_token_ids or ()),
+        num_top_log_probs=num_logprobs,
+        prompt_log_probs=prompt_logprobs,
+    )
+
+
+def problem_error(problem: str) -> ApiError:
+    """What the engine finds wrong with a request, by the names that clients know."""
+    name, _, rest = problem.partition(" ")
+    known = {"num_top_log_probs": "logprobs", "prompt_log_probs": "prompt_logprobs", "prompt_token_ids": "prompt"}
+    if name in known:
+        return ApiError(400, f"{known[name]} {rest}", known[name])
+    if name in SamplingFields.model_fields:
+        return ApiError(400, problem, name)
+    return ApiError(400, problem, "prompt" if problem.startswith("the prompt") else None)

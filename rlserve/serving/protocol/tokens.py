@@ -1,0 +1,29 @@
+"""``/tokenize`` and ``/detokenize``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from rlserve.serving.protocol.chat import Message
+from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, Tokens
+
+
+class TokenizeRequest(ApiModel):
+    """A text, or a conversation."""
+
+    model: str | None = None
+    prompt: str | None = None
+    messages: Annotated[list[Message], FirstOnly(), Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(ApiModel):
+    """Tokens."""
+
+    model: str | None = None
+    tokens: Tokens

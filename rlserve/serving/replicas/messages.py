@@ -1,0 +1,81 @@
+"""What the front and a replica's process say to each other. Plain data; ``wire.py`` turns it into bytes.
+
+::
+
+    front ── Start, Submit, Abort ──►  replica
+          ◄── Ready | Refused, News, Beat ──
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlserve.engine.config import EngineConfig
+from rlserve.engine.requests.delta import RequestDelta
+from rlserve.engine.requests.request import Request
+from rlserve.engine.stats.metrics import Histogram
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The first message to a replica: load this model."""
+
+    model_path: str
+    engine: EngineConfig
+    beat_interval_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submit:
+    """Requests to answer."""
+
+    requests: tuple[Request, ...]
+    streamed: bool
+    """Whether new tokens are told as they come, or the whole answers at their end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abort:
+    """Nobody waits for these any more."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """The engine is loaded: what it can take."""
+
+    vocab_size: int
+    max_model_len: int
+    eos_token_ids: tuple[int, ...]
+    max_num_sequences: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """The engine cannot be had; the process ends."""
+
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """New tokens and ends, of one step or of several. Of requests that are not streamed the end alone."""
+
+    deltas: tuple[RequestDelta, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beat:
+    """A sign of life, with the engine's numbers by vLLM's names."""
+
+    num_steps: int
+    """Of the engine. A replica whose engine has work and whose steps do not count up is stuck, or in a long step."""
+    has_work: bool
+    busy_s: float
+    """Seconds that its steps took in all."""
+    num_generated_tokens: int
+    metrics: dict[str, float | Histogram]
+
+
+Message = Start | Submit | Abort | Ready | Refused | News | Beat

@@ -1,0 +1,255 @@
+"""All replicas and all requests that are under way.
+
+::
+
+    open(requests) ──► routing policy ──► a replica that is ready ──► news ──► whoever reads
+                            ▲                     │ lost
+                            └── with the tokens   ┘        every replica: run, lost, pause, run …
+                                so far                     the watch: signs of life ──judge──► suspect, ready, lost
+
+Everything runs in one event loop. A request is in ``_lives`` from :meth:`ReplicaPool.open` until its reader leaves, and
+either a replica has it, or it waits in ``_unplaced`` for one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+
+from rlserve.engine.requests.request import Request
+from rlserve.engine.stats.metrics import Histogram
+from rlserve.errors import WorkerFailedError
+from rlserve.serving.config import HealthConfig
+from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
+from rlserve.serving.replicas.messages import Abort, News, Ready, Submit
+from rlserve.serving.replicas.replica import Replica, ReplicaPlace
+from rlserve.serving.replicas.state import ReplicaState, judge, restart_pause_s
+from rlserve.serving.routing.base import ReplicaLoad, RoutedRequest, RoutingPolicy
+
+logger = logging.getLogger(__name__)
+
+_WATCH_INTERVAL_S = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolCounts:
+    """Totals since the server began."""
+
+    num_failovers: int
+    """Requests that went on with another replica because theirs was lost."""
+    num_lost: int
+    """Replicas that were lost."""
+
+
+class ReplicaPool:
+    """Starts replicas, gives them requests, and brings requests elsewhere when one is lost."""
+
+    def __init__(
+        self,
+        places: Sequence[ReplicaPlace],
+        policy: RoutingPolicy,
+        config: HealthConfig,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        make: Callable[[ReplicaPlace, Callable[[News], None], Callable[[], float]], Replica] = Replica,
+    ) -> None:
+        self.replicas = {place.name: make(place, partial(self._take_news, place.name), clock) for place in places}
+        self._policy = policy
+        self._config = config
+        self._clock = clock
+        self._lives: dict[str, LiveRequest] = {}
+        self._unplaced: dict[str, float] = {}
+        """Requests without a replica, and until when they wait for one."""
+        self._num_samples = dict.fromkeys(self.replicas, 0)
+        """Under way, by replica."""
+        self._num_routed = self._num_failovers = self._num_lost = 0
+        self._changed = asyncio.Event()
+        """Set when a replica's state changes."""
+        self._failure: BaseException | None = None
+
+    @property
+    def num_live_samples(self) -> int:
+        """Samples that are generated or wait for it."""
+        return sum(live.request.sampling.n for live in self._lives.values())
+
+    @property
+    def num_ready(self) -> int:
+        """Replicas that take requests."""
+        return sum(replica.state is ReplicaState.READY for replica in self.replicas.values())
+
+    @property
+    def limits(self) -> Ready:
+        """What the engines can take; they are all alike.
+
+        Raises:
+            WorkerFailedError: none was ever ready.
+        """
+        for replica in self.replicas.values():
+            if replica.ready is not None:
+                return replica.ready
+        raise WorkerFailedError("no replica is ready yet")
+
+    @property
+    def engine_metrics(self) -> Mapping[str, Mapping[str, float | Histogram]]:
+        """Of each replica, as of its last beat."""
+        return {name: replica.metrics for name, replica in self.replicas.items() if replica.metrics}
+
+    @property
+    def counts(self) -> PoolCounts:
+        """Totals."""
+        return PoolCounts(num_failovers=self._num_failovers, num_lost=self._num_lost)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """The replicas start with this context and end with it."""
+        tasks = [asyncio.create_task(self._keep(replica)) for replica in self.replicas.values()]
+        tasks.append(asyncio.create_task(self._watch()))
+        try:
+            yield
+        finally:
+            for replica in self.replicas.values():
+                replica.move_to(ReplicaState.STOPPED)
+                replica.kill()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait_ready(self) -> None:
+        """Wait until a replica is ready.
+
+        Raises:
+            UserError: an engine cannot be had with this model and configuration.
+            WorkerFailedError: all replicas were given up.
+        """
+        while self.num_ready == 0:
+            await self._wait_change()
+
+    async def wait_failed(self) -> None:
+        """Wait until all replicas were given up, and raise why."""
+        while True:
+            await self._wait_change()
+
+    @asynccontextmanager
+    async def open(self, requests: Sequence[Request], affinity: str, *, streamed: bool) -> AsyncIterator[RequestGroup]:
+        """Have requests answered while the context is open; what has not ended with it is aborted."""
+        changed = asyncio.Event()
+        lives = [LiveRequest(request, affinity, streamed=streamed, changed=changed) for request in requests]
+        for live in lives:
+            self._lives[live.request.id] = live
+            self._place(live)
+        try:
+            yield RequestGroup(lives, changed)
+        finally:
+            for live in lives:
+                self._forget(live)
+
+    # -- requests ----------------------------------------------------------------------------------------------
+
+    def _place(self, live: LiveRequest) -> None:
+        """Give a request to a replica, or let it wait for one."""
+        loads = tuple(
+            ReplicaLoad(name=name, num_samples=self._num_samples[name], tokens_per_s=replica.tokens_per_s)
+            for name, replica in self.replicas.items()
+            if replica.state is ReplicaState.READY
+        )
+        if not loads:
+            self._unplaced.setdefault(live.request.id, self._clock() + self._config.failover_timeout_s)
+            return
+        self._unplaced.pop(live.request.id, None)
+        routed = RoutedRequest(number=self._num_routed, affinity=live.affinity)
+        self._num_routed += 1
+        name = self._policy.choose(routed, loads)
+        live.replica = name
+        self._num_samples[name] += live.request.sampling.n
+        self.replicas[name].send(Submit(requests=(live.resumed(),), streamed=live.streamed))
+
+    def _forget(self, live: LiveRequest) -> None:
+        del self._lives[live.request.id]
+        self._unplaced.pop(live.request.id, None)
+        if live.replica is None:
+            return
+        self._num_samples[live.replica] -= live.request.sampling.n
+        replica = self.replicas[live.replica]
+        if not live.has_ended and replica.state in (ReplicaState.READY, ReplicaState.SUSPECT):
+            replica.send(Abort(request_ids=(live.request.id,)))
+
+    def _take_news(self, name: str, news: News) -> None:
+        for delta in news.deltas:
+            live = self._lives.get(delta.request_id)
+            if live is not None and live.replica == name:  # else its reader has left, or another replica has it
+                live.take(delta)
+
+    def _bring_elsewhere(self, name: str) -> None:
+        for live in list(self._lives.values()):
+            if live.replica == name and not live.has_ended:
+                self._num_samples[name] -= live.request.sampling.n
+                live.replica = None
+                self._num_failovers += 1
+                self._place(live)
+
+    def _place_unplaced(self) -> None:
+        now = self._clock()
+        for request_id, deadline in list(self._unplaced.items()):
+            if self.num_ready:
+                self._place(self._lives[request_id])
+            elif now > deadline:
+                del self._unplaced[request_id]
+                self._lives[request_id].end("no replica is ready to answer it")
+
+    # -- replicas ----------------------------------------------------------------------------------------------
+
+    async def _keep(self, replica: Replica) -> None:
+        """Run a replica, again and again, until it is given up."""
+        try:
+            while replica.num_failed_starts < self._config.max_failed_starts:
+                await asyncio.sleep(restart_pause_s(replica.num_failed_starts))
+                replica.num_failed_starts += 1  # until it is ready
+                replica.move_to(ReplicaState.STARTING)
+                await replica.run()
+                self._lose(replica, "its process has ended")
+                await replica.reap()
+            replica.move_to(ReplicaState.FAILED, f"{replica.num_failed_starts} starts failed in a row")
+            if all(other.state is ReplicaState.FAILED for other in self.replicas.values()):
+                raise WorkerFailedError("all replicas were given up: see the log for what they died of")
+        except Exception as error:
+            self._failure = error
+        finally:
+            self._changed.set()
+
+    async def _watch(self) -> None:
+        """Judge the replicas by their signs of life."""
+        while True:
+            for replica in self.replicas.values():
+                state, reason = judge(replica.signs, self._clock(), self._config)
+                if state is ReplicaState.LOST and replica.state is not ReplicaState.LOST:
+                    replica.kill()  # which ends its run
+                    self._lose(replica, reason)
+                elif state is not replica.state:
+                    replica.move_to(state, reason)
+                    self._changed.set()
+            self._place_unplaced()
+            await asyncio.sleep(_WATCH_INTERVAL_S)
+
+    def _lose(self, replica: Replica, reason: str) -> None:
+        if replica.state in (ReplicaState.LOST, ReplicaState.STOPPED):
+            return
+        replica.move_to(ReplicaState.LOST, reason)
+        replica.metrics = {}
+        self._num_lost += 1
+        self._bring_elsewhere(replica.name)
+        self._changed.set()
+
+    async def _wait_change(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        self._changed.clear()
+        # Also by time: a replica gets ready without a word to us.
+        try:
+            await asyncio.wait_for(self._changed.wait(), _WATCH_INTERVAL_S)
+        except TimeoutError:
+            return

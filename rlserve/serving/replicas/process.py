@@ -1,0 +1,182 @@
+"""A replica's process: an engine in its loop, behind one end of a socket pair.
+
+::
+
+    main thread:     receive ──► Submit, Abort ──► EngineLoop
+    thread deltas:   EngineLoop ──► new tokens of streamed requests ──► send
+    thread answers:  EngineLoop ──► whole answers of the others ──► send
+    thread beats:    EngineLoop.stats ──► send, every beat interval
+
+Sending waits while the front does not read. Nothing is piled up meanwhile: tokens that nobody has asked for stand in
+the engine. The process ends when the front closes its end, when the front ends, or when the engine fails.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rlserve.engine.requests.delta import RequestDelta
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.engine.stats.metrics import vllm_metrics
+from rlserve.errors import UserError, WorkerFailedError
+from rlserve.processes import end_with_parent
+from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.wire import MessageReader, pack
+
+if TYPE_CHECKING:
+    from rlserve.engine import Engine, EngineLoop
+
+logger = logging.getLogger(__name__)
+
+_READ_BYTES = 2**18
+_POLL_S = 1.0
+"""How often a thread that waits for news looks whether it is to end."""
+
+
+class Channel:
+    """One end of the socket pair, blocking. Any thread may send, one receives."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send a message; waits while the other end does not read.
+
+        Raises:
+            OSError: the other end is closed.
+        """
+        content = pack(message)
+        with self._lock:
+            self._connection.sendall(content)
+
+    def receive(self) -> Iterator[Message]:
+        """Messages until the other end, or :meth:`close`, ends it."""
+        reader = MessageReader()
+        while data := self._connection.recv(_READ_BYTES):
+            yield from reader.feed(data)
+
+    def close(self) -> None:
+        """End what is being received, in whichever thread."""
+        self._connection.shutdown(socket.SHUT_RDWR)
+
+
+class ReplicaProcess:
+    """Serves one engine to the other end of a channel until that is closed."""
+
+    def __init__(self, engine: Engine, channel: Channel, beat_interval_s: float) -> None:
+        from rlserve.engine import EngineLoop
+
+        self._channel = channel
+        self._beat_interval_s = beat_interval_s
+        self._ended = threading.Event()
+        self._loop: EngineLoop = EngineLoop(engine)
+        self._streams = self._loop.subscribe_deltas()
+        self._answers = self._loop.subscribe_answers()
+
+    def serve(self, messages: Iterator[Message]) -> None:
+        """Carry out what comes.
+
+        Raises:
+            WorkerFailedError: the engine has failed.
+        """
+        threads = [
+            threading.Thread(target=self._run, args=(send,), name=send.__name__.strip("_"), daemon=True)
+            for send in (self._send_deltas, self._send_answers, self._send_beats)
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            for message in messages:
+                match message:
+                    case Submit(requests=requests, streamed=streamed):
+                        self._loop.submit(requests, self._streams if streamed else self._answers)
+                    case Abort(request_ids=request_ids):
+                        self._loop.abort(request_ids)
+        finally:
+            self._ended.set()
+
+    def _run(self, send: object) -> None:
+        """In a thread: send until the end. What fails here ends the process, through its main thread."""
+        assert callable(send)
+        try:
+            send()
+        except (OSError, WorkerFailedError) as error:
+            if not self._ended.is_set():
+                logger.error("the replica ends: %s", error)
+                self._ended.set()
+                self._channel.close()
+
+    def _send_deltas(self) -> None:
+        while not self._ended.is_set():
+            if deltas := self._streams.read(_POLL_S):
+                self._channel.send(News(deltas=deltas))
+
+    def _send_answers(self) -> None:
+        while not self._ended.is_set():
+            if outputs := self._answers.read(_POLL_S):
+                self._channel.send(News(deltas=_ends(outputs)))
+
+    def _send_beats(self) -> None:
+        while not self._ended.is_set():
+            stats = self._loop.stats
+            engine = stats.engine
+            self._channel.send(
+                Beat(
+                    num_steps=stats.num_steps,
+                    has_work=engine.num_running + engine.num_waiting > 0,
+                    busy_s=stats.busy_s,
+                    num_generated_tokens=engine.num_generated_tokens,
+                    metrics=vllm_metrics(engine),
+                )
+            )
+            self._ended.wait(self._beat_interval_s)
+
+
+def _ends(outputs: Sequence[RequestOutput]) -> tuple[RequestDelta, ...]:
+    return tuple(RequestDelta(request_id=output.request_id, samples=(), output=output) for output in outputs)
+
+
+def main(descriptor: int, parent: int) -> int:
+    """Serve behind the socket with this file descriptor; returns the exit code."""
+    end_with_parent(parent)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger().setLevel(logging.WARNING)
+    logging.getLogger("rlserve").setLevel(logging.INFO)
+    channel = Channel(socket.socket(fileno=descriptor))
+    messages = channel.receive()
+    start = next(messages, None)
+    if not isinstance(start, Start):
+        return 0  # the front has ended
+    from rlserve.engine import Engine
+
+    try:
+        engine = Engine(start.model_path, start.engine)
+    except UserError as error:
+        channel.send(Refused(message=str(error)))
+        return error.exit_code
+    channel.send(
+        Ready(
+            vocab_size=engine.spec.vocab_size,
+            max_model_len=engine.max_model_len,
+            eos_token_ids=engine.spec.eos_token_ids,
+            max_num_sequences=engine.config.max_num_sequences,
+        )
+    )
+    try:
+        ReplicaProcess(engine, channel, start.beat_interval_s).serve(messages)
+    except (ConnectionError, WorkerFailedError) as error:
+        logger.error("the replica ends: %s", error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    # At once: what the engine has under way nobody waits for any more.
+    os._exit(main(int(sys.argv[1]), int(sys.argv[2])))

@@ -1,0 +1,229 @@
+"""A server from its beginning to its end.
+
+::
+
+    checks ──► replicas start ──► one is ready ──► listen … SIGTERM ──► not ready ──► nothing new ──► streams end ──► 0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from rlserve.engine.models import read_model_spec
+from rlserve.errors import UserError
+from rlserve.rollout.config import DataConfig
+from rlserve.rollout.end_tokens import find_end_tokens
+from rlserve.rollout.tokenizer_loading import load_tokenizer
+from rlserve.serving.config import LOOPBACK_HOSTS, ServeConfig
+from rlserve.serving.front.app import create_app
+from rlserve.serving.front.context import ServerContext, current_level
+from rlserve.serving.front.gate import Gate
+from rlserve.serving.keys import Keys, read_keys
+from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.replicas.places import replica_places
+from rlserve.serving.replicas.pool import ReplicaPool
+from rlserve.serving.routing.factory import create_policy
+from rlserve.serving.text.conversation import ConversationRenderer
+from rlserve.serving.text.vocabulary import Vocabulary
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.05
+_KEEP_ALIVE_S = 5
+_CLOSE_S = 5
+"""For the last bytes of answers that have ended."""
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals alone: :func:`_drain` lets answers end first."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def serve(config: ServeConfig, model_path: Path, chat_template: str | None = None) -> int:
+    """Serve until a signal ends it; returns the exit code.
+
+    Args:
+        model_path: folder of the model that ``config.model.path`` names.
+        chat_template: in place of the tokenizer's own.
+
+    Raises:
+        UserError: the configuration, the model or the address cannot be used.
+        WorkerFailedError: all replicas were given up.
+    """
+    keys = read_keys(config.access)
+    check_access(config, keys)
+    with contextlib.closing(_listen(config)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, model_path, chat_template, keys, listener))
+
+
+def check_access(config: ServeConfig, keys: Keys) -> None:
+    """Raise ``UserError`` where others than this machine could ask without a key."""
+    if config.host not in LOOPBACK_HOSTS and len(keys) == 0 and not config.access.insecure:
+        raise UserError(
+            f"host={config.host} is reached from elsewhere, and there are no API keys: set access.keys_file, or "
+            f"{config.access.keys_variable} in the environment, or access.insecure=true where nobody else can reach it"
+        )
+
+
+def _listen(config: ServeConfig) -> socket.socket:
+    """A socket that listens already: whoever connects while the model is loaded waits."""
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    try:
+        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+    except OSError as error:
+        raise UserError(f"{config.host}:{config.port} cannot be listened on ({error}): choose another port") from error
+
+
+async def _serve(
+    config: ServeConfig, model_path: Path, chat_template: str | None, keys: Keys, listener: socket.socket
+) -> int:
+    pool = ReplicaPool(replica_places(config, str(model_path)), create_policy(config.routing), config.health)
+    context = _context(config, model_path, chat_template, keys, pool)
+    async with pool.running():
+        logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
+        ending = asyncio.Event()
+        with _signals(ending.set):
+            if not await _first_of(pool.wait_ready(), ending.wait()):
+                return 0
+            async with _listening(context, listener):
+                await _first_of(pool.wait_failed(), ending.wait())
+                await _drain(context)
+    return 0
+
+
+def _context(
+    config: ServeConfig, model_path: Path, chat_template: str | None, keys: Keys, pool: ReplicaPool
+) -> ServerContext:
+    spec = read_model_spec(model_path)
+    tokenizer = load_tokenizer(config.model.tokenizer_path or str(model_path))
+    template = _read_template(config.model.chat_template) or chat_template
+    if template is not None:
+        tokenizer.chat_template = template
+    renderer = ConversationRenderer(tokenizer, None, config.limits.template_timeout_s)
+    ends = find_end_tokens(
+        tokenizer,
+        DataConfig(path="", apply_chat_template=renderer.has_template),
+        of_model=spec.eos_token_ids,
+        vocab_size=spec.vocab_size,
+    )
+
+    def live_numbers() -> LiveNumbers:
+        return LiveNumbers(
+            engines=pool.engine_metrics,
+            level=current_level(config, pool),
+            num_live_samples=pool.num_live_samples,
+            num_ready_replicas=pool.num_ready,
+            num_failovers=pool.counts.num_failovers,
+            num_lost_replicas=pool.counts.num_lost,
+        )
+
+    return ServerContext(
+        config=config,
+        keys=keys,
+        pool=pool,
+        vocabulary=Vocabulary(tokenizer),
+        renderer=renderer,
+        end_token_ids=ends.added,
+        metrics=ServerMetrics(config.model_name, live_numbers),
+        started_s=int(time.time()),
+    )
+
+
+def _read_template(path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"model.chat_template={path} cannot be read: {error}") from error
+
+
+@contextlib.asynccontextmanager
+async def _listening(context: ServerContext, listener: socket.socket) -> AsyncIterator[None]:
+    """Answer HTTP while the context is open."""
+    config = context.config
+    checks_host = len(context.keys) == 0 and not config.access.insecure
+    server = _Server(
+        uvicorn.Config(
+            Gate(create_app(context), context.keys, context.metrics, checks_host=checks_host),
+            http="h11",
+            h11_max_incomplete_event_size=config.limits.max_header_bytes,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=_KEEP_ALIVE_S,
+            timeout_graceful_shutdown=_CLOSE_S,
+            ssl_certfile=config.access.tls_certificate,
+            ssl_keyfile=config.access.tls_key,
+        )
+    )
+    serving = asyncio.create_task(server.serve([listener]))
+    scheme = "http" if config.access.tls_certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    logger.info("serving %s on %s://%s:%d/v1", config.model_name, scheme, f"[{host}]" if ":" in host else host, port)
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await serving
+
+
+async def _drain(context: ServerContext) -> None:
+    """Let what is under way end: not ready at once, nothing new after the notice."""
+    config, draining = context.config.drain, context.draining
+    draining.is_ready = False
+    logger.info("ending: %d answers are under way", context.pool.num_live_samples)
+    await asyncio.sleep(config.notice_s)
+    draining.takes_requests = False
+    deadline = time.monotonic() + config.timeout_s
+    while context.pool.num_live_samples and time.monotonic() < deadline:
+        await asyncio.sleep(_POLL_S)
+    if left := context.pool.num_live_samples:
+        logger.warning("%d answers are broken off after drain.timeout_s=%g", left, config.timeout_s)
+
+
+@contextlib.contextmanager
+def _signals(end: Callable[[], None]) -> Iterator[None]:
+    """``end`` is called on the first SIGTERM or SIGINT; after that they have their usual effect."""
+    loop = asyncio.get_running_loop()
+
+    def first() -> None:
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(name)
+            signal.signal(name, signal.SIG_DFL)
+        end()
+
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, first)
+    yield
+
+
+async def _first_of(work: Coroutine[Any, Any, None], ending: Coroutine[Any, Any, Any]) -> bool:
+    """Wait for one of two; whether it was ``work``, whose error is raised."""
+    tasks = [asyncio.create_task(work), asyncio.create_task(ending)]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            tasks[0].result()
+            return True
+        return False
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

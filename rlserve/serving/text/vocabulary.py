@@ -1,0 +1,81 @@
+"""A tokenizer as a server needs it: text to tokens, tokens to text, and what each token is by itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
+
+from rlserve.errors import ModelError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_SPACE_PIECE = "▁"
+_CACHED_TOKENS = 65_536
+
+
+class Vocabulary:
+    """
+    Args:
+        tokenizer: one that the library ``tokenizers`` computes.
+
+    Raises:
+        ModelError: it is another kind.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            raise ModelError(
+                f"{tokenizer.name_or_path}: its tokenizer has no tokenizer.json; save it as a fast tokenizer with "
+                "transformers, or name another in model.tokenizer_path"
+            )
+        self.backend: Any = backend
+        self._tokenizer = tokenizer
+        self._added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
+        decoder = repr(backend.decoder)
+        self._is_byte_level = "ByteLevel" in decoder
+        self._has_space_pieces = _SPACE_PIECE in decoder or "Metaspace" in decoder
+        self.bytes_of = lru_cache(_CACHED_TOKENS)(self._bytes_of)
+        """What a token stands for: some end in the middle of a character."""
+        self.text_of = lru_cache(_CACHED_TOKENS)(self._text_of)
+        """The same as text, with a replacement character for what is none."""
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
+        """The tokens of a text."""
+        return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str:
+        """The text of some tokens."""
+        text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
+        return text
+
+    def piece_of(self, token_id: int) -> str:
+        """A token as the vocabulary spells it; empty for one that it lacks."""
+        return self.backend.id_to_token(token_id) or ""
+
+    def _text_of(self, token_id: int) -> str:
+        return self.bytes_of(token_id).decode("utf-8", errors="replace")
+
+    def _bytes_of(self, token_id: int) -> bytes:
+        piece = self.piece_of(token_id)
+        if token_id in self._added:
+            return piece.encode()
+        if self._is_byte_level:
+            known = _bytes_of_characters()
+            return b"".join(known.get(character) or character.encode() for character in piece)
+        if match := _BYTE_PIECE.fullmatch(piece):
+            return bytes.fromhex(match[1])
+        return (piece.replace(_SPACE_PIECE, " ") if self._has_space_pieces else piece).encode()
+
+
+@cache
+def _bytes_of_characters() -> dict[str, bytes]:
+    """How byte-level BPE spells bytes: printable ones as they are, the others from U+0100 on (GPT-2's table)."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAC + 1), *range(0xAE, 0xFF + 1)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    spelled = {chr(byte): bytes([byte]) for byte in printable}
+    return spelled | {chr(256 + place): bytes([byte]) for place, byte in enumerate(others)}

@@ -1,0 +1,118 @@
+"""A server's parts without processes: a pool whose engine writes what it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+from rlserve.engine.requests.delta import RequestDelta, SampleDelta
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
+from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
+from rlserve.engine.stats.metrics import Histogram
+from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.front.context import ServerContext
+from rlserve.serving.keys import Keys
+from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
+from rlserve.serving.replicas.messages import Ready
+from rlserve.serving.replicas.pool import PoolCounts
+from rlserve.serving.text.conversation import ConversationRenderer
+from rlserve.serving.text.vocabulary import Vocabulary
+from rlserve.tasks.character_tokenizer import character_tokenizer
+
+KEY = "key-for-unit-tests"
+TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
+ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 :+="
+
+
+class FakePool:
+    """Answers every request with the same text, one token after the other, and remembers what it was asked."""
+
+    def __init__(self, text: str = "hello") -> None:
+        self.text = text
+        self.requests: list[Request] = []
+        self.aborted: list[str] = []
+        self.num_ready = 1
+        self.num_live_samples = 0
+        self.hangs = False
+        """Whether nothing comes after the first token."""
+        self.limits = Ready(vocab_size=44, max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
+        self.counts = PoolCounts(num_failovers=0, num_lost=0)
+        self.engine_metrics: Mapping[str, Mapping[str, float | Histogram]] = {}
+
+    @asynccontextmanager
+    async def open(self, requests: Sequence[Request], affinity: str, *, streamed: bool) -> AsyncIterator[RequestGroup]:
+        self.requests += requests
+        changed = asyncio.Event()
+        lives = [LiveRequest(request, affinity, streamed=streamed, changed=changed) for request in requests]
+        writing = asyncio.create_task(self._write(lives))
+        try:
+            yield RequestGroup(lives, changed)
+        finally:
+            writing.cancel()
+            self.aborted += [live.request.id for live in lives if not live.has_ended]
+
+    async def _write(self, lives: Sequence[LiveRequest]) -> None:
+        tokens = VOCABULARY.encode(self.text, add_special_tokens=False)
+        for start, token in enumerate(tokens):
+            if self.hangs and start > 0:
+                return
+            for live in lives:
+                if live.streamed:
+                    samples = tuple(
+                        SampleDelta(index=index, start=start, tokens=generated([token]))
+                        for index in range(live.request.sampling.n)
+                    )
+                    live.take(RequestDelta(request_id=live.request.id, samples=samples))
+            await asyncio.sleep(0)
+        for live in lives:
+            samples = tuple(
+                SampleOutput(index=index, tokens=generated(tokens), finish_reason=FinishReason.LENGTH)
+                for index in range(live.request.sampling.n)
+            )
+            output = RequestOutput(request_id=live.request.id, samples=samples, num_cached_tokens=1)
+            ends = tuple(
+                SampleDelta(index=index, start=len(tokens), tokens=generated([]), finish_reason=FinishReason.LENGTH)
+                for index in range(live.request.sampling.n)
+            )
+            live.take(RequestDelta(request_id=live.request.id, samples=ends if live.streamed else (), output=output))
+
+
+def generated(token_ids: Sequence[int]) -> GeneratedTokens:
+    """Tokens that are all equally likely."""
+    number = len(token_ids)
+    return GeneratedTokens.of(token_ids, [-1.0] * number, [-1.0] * number, [3] * number)
+
+
+TOKENIZER = character_tokenizer(ALPHABET)
+VOCABULARY = Vocabulary(TOKENIZER)
+
+
+def fake_context(
+    *,
+    pool: FakePool | None = None,
+    keys: Keys | None = None,
+    body_timeout_s: float = 30.0,
+    config: ServeConfig | None = None,
+) -> ServerContext:
+    """All that routes need."""
+    pool = FakePool() if pool is None else pool
+    config = config or ServeConfig(model=ServedModelConfig(path="/models/fake", name="fake"))
+    config = replace(config, limits=replace(config.limits, body_timeout_s=body_timeout_s))
+    assert isinstance(config.limits, LimitsConfig)
+    numbers = LiveNumbers(
+        engines={}, level=0, num_live_samples=0, num_ready_replicas=1, num_failovers=0, num_lost_replicas=0
+    )
+    return ServerContext(
+        config=config,
+        keys=Keys([hashlib.sha256(KEY.encode()).digest()]) if keys is None else keys,
+        pool=pool,  # type: ignore[arg-type]
+        vocabulary=VOCABULARY,
+        renderer=ConversationRenderer(TOKENIZER, TEMPLATE, 5.0),
+        end_token_ids=(),
+        metrics=ServerMetrics("fake", lambda: numbers),
+        started_s=0,
+    )

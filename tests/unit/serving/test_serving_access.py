@@ -1,0 +1,144 @@
+"""Who is let in: keys, hosts, and that no route is without a key."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving_fakes import KEY, fake_context
+from starlette.testclient import TestClient
+
+from rlserve.errors import ConfigurationError, UserError
+from rlserve.serving.config import AccessConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.front.app import ROUTERS, create_app
+from rlserve.serving.front.gate import OPEN_PATHS, Gate
+from rlserve.serving.keys import Keys, read_keys
+from rlserve.serving.server import check_access
+
+OTHER_KEY = "another-key-1"
+
+
+@pytest.fixture
+def client() -> Iterator[TestClient]:
+    context = fake_context()
+    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=False)
+    with TestClient(gate, raise_server_exceptions=False) as made:
+        yield made
+
+
+def routes() -> list[tuple[str, str]]:
+    """Method and path of every route, the description of the API among them."""
+    app = create_app(fake_context())
+    known = [route for router in (app.router, *ROUTERS) for route in router.routes if hasattr(route, "path")]
+    found = {(method, route.path) for route in known for method in route.methods}
+    assert {path.partition("{")[0] for path in app.openapi()["paths"]} <= {path.partition("{")[0] for _, path in found}
+    assert {("POST", "/v1/completions"), ("GET", "/openapi.json"), ("HEAD", "/metrics")} <= found
+    return sorted((method, path.replace("{name:path}", "fake")) for method, path in found)
+
+
+@pytest.mark.parametrize(("method", "path"), routes())
+def test_every_route_demands_a_key(client: TestClient, method: str, path: str) -> None:
+    answer = client.request(method, path)
+    assert (answer.status_code == 401) == (path not in OPEN_PATHS)
+    for wrong in ({"Authorization": "Bearer wrong"}, {"Authorization": KEY}, {"X-Api-Key": "wrong"}):
+        assert (client.request(method, path, headers=wrong).status_code == 401) == (path not in OPEN_PATHS)
+    assert client.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code != 401
+
+
+def test_a_refusal_says_how(client: TestClient) -> None:
+    answer = client.get("/v1/models")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+    assert answer.json()["error"]["type"] == "AuthenticationError"
+    assert client.get("/v1/models", headers={"X-Api-Key": KEY}).status_code == 200
+    assert client.get("/health?generate=1").status_code == 401
+
+
+def test_each_answer_has_the_name_of_its_request(client: TestClient) -> None:
+    assert client.get("/version", headers={"X-Request-Id": "mine-1"}).headers["X-Request-Id"] == "mine-1"
+    made = client.get("/version", headers={"X-Request-Id": "x" * 500}).headers["X-Request-Id"]
+    assert len(made) == 32
+
+
+def test_without_keys_only_this_machine_is_answered() -> None:
+    context = fake_context(keys=Keys(()))
+    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=True)
+    client = TestClient(gate)
+    for host in ("localhost", "127.0.0.1:8000", "[::1]:8000"):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+    for host in ("evil.example", "localhost.evil.example", ""):
+        assert client.get("/v1/models", headers={"Host": host}).status_code == 403
+
+
+def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    digest = hashlib.sha256(b"hashed-key-1").hexdigest()
+    file.write_text(f"# of the team\nkey-of-file\n\nsha256:{digest}\n")
+    keys = read_keys(AccessConfig(keys_file=str(file)), {"RLSERVE_API_KEYS": " key-of-environment ,"})
+    assert len(keys) == 3
+    assert all(map(keys.admit, ("key-of-file", "key-of-environment", "hashed-key-1")))
+    assert not any(map(keys.admit, ("", "key", digest, f"sha256:{digest}", "# of the team")))
+    assert "key-of-file" not in repr(vars(keys))
+
+
+def test_keys_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="at least 8"):
+        read_keys(AccessConfig(), {"RLSERVE_API_KEYS": "short"})
+    with pytest.raises(UserError, match="cannot be read"):
+        read_keys(AccessConfig(keys_file=str(tmp_path / "none")), {})
+
+
+def test_others_are_not_listened_to_without_keys() -> None:
+    open_config = ServeConfig(model=ServedModelConfig(path="m"), host="0.0.0.0")
+    with pytest.raises(UserError, match=r"access\.keys_file"):
+        check_access(open_config, Keys(()))
+    check_access(open_config, Keys((b"0" * 32,)))
+    check_access(ServeConfig(model=ServedModelConfig(path="m")), Keys(()))
+    insecure = ServeConfig(model=ServedModelConfig(path="m"), host="0.0.0.0", access=AccessConfig(insecure=True))
+    check_access(insecure, Keys(()))
+    with pytest.raises(ConfigurationError, match="tls_certificate"):
+        AccessConfig(tls_key="key.pem")
+
+
+def test_no_text_of_a_request_is_logged_or_counted(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    secret = "words-that-stay-here"
+    with caplog.at_level("DEBUG", logger="rlserve"):
+        for body in ({"prompt": secret, "wrong": 1}, {"prompt": [secret]}, {"prompt": {secret: 1}}, {secret: secret}):
+            client.post("/v1/completions", json=body, headers={"Authorization": f"Bearer {KEY}"})
+        client.get(f"/{secret}?{secret}", headers={"Authorization": f"Bearer {KEY}"})
+    assert caplog.records
+    assert secret not in caplog.text
+    metrics = client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+    assert "http_requests_total" in metrics
+    assert secret not in metrics
+
+
+def test_an_unknown_method_makes_no_label(client: TestClient) -> None:
+    client.request("BREW", "/v1/models", headers={"Authorization": f"Bearer {KEY}"})
+    assert "BREW" not in client.get("/metrics", headers={"Authorization": f"Bearer {KEY}"}).text
+
+
+def test_bodies_that_do_not_arrive_are_given_up(client: TestClient) -> None:
+    context = fake_context(body_timeout_s=0.05)
+    app = create_app(context)
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(3600)
+        return {}
+
+    async def send(message: dict[str, object]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/completions",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "rlserve.request_id": "x",
+    }
+    asyncio.run(app(scope, receive, send))
+    assert sent[0]["status"] == 408
