@@ -253,6 +253,9 @@ class Generation:
             num_samples=len(plan.decode_rows),
             num_kv_tokens=int(self._table.num_tokens[plan.decode_rows].sum()),
             num_prefill_tokens=num_prefill,
+            num_recomputed_tokens=sum(
+                chunk.end - chunk.start for chunk in plan.chunks if chunk.sequence.was_computed_before
+            ),
         )
         return self._pipeline.launch(plan, weight_version)
 

@@ -48,6 +48,8 @@ class LoopStats:
     """Of this loop. A loop whose engine has work and whose steps do not count up is stuck, or in a long step."""
     busy_s: float
     """Seconds that steps took; the rest of the time the engine waited for work, or ran commands."""
+    recompute_s: float
+    """Of that, for keys and values that had been there before: of each step, the share of such tokens."""
     running_s: float
     """Integral of the samples with KV blocks over ``busy_s``: divided by it, the mean batch of a step."""
     first_token_s: float | None
@@ -84,6 +86,7 @@ class EngineLoop:
         self._is_computing = False
         self._num_steps = 0
         self._busy_s = 0.0
+        self._recompute_s = 0.0
         self._running_s = 0.0
         self._num_tokens_before = engine.stats().num_generated_tokens
         self._first_token_s: float | None = None
@@ -203,6 +206,7 @@ class EngineLoop:
         self._note_end(now, engine, since_s=start if self._goes_on_since_s is None else self._goes_on_since_s)
         step_s = now - start
         self._busy_s += step_s
+        self._recompute_s += step_s * self._engine.last_work.recomputed_share
         self._num_steps += 1
         self._running_s += step_s * max(num_before, engine.num_running)
         self._stats = self._read_stats()  # before its outputs: who reads them finds the step counted
@@ -279,6 +283,7 @@ class EngineLoop:
             engine=engine,
             num_steps=self._num_steps,
             busy_s=self._busy_s,
+            recompute_s=self._recompute_s,
             running_s=self._running_s,
             first_token_s=self._first_token_s,
         )

@@ -127,6 +127,11 @@ class Sequence:
         return self.order < other.order
 
     @property
+    def was_computed_before(self) -> bool:
+        """Here, or by the engine that its first tokens are of: what it has in its cache now is computed again."""
+        return self.was_preempted or len(self.history) > 0
+
+    @property
     def num_tokens(self) -> int:
         """Prompt and generated tokens; valid until it samples, while it waits or is in prefill."""
         return len(self.owner.prompt) + len(self.history)

@@ -98,7 +98,7 @@ def build_controller(setup: RunSetup, ports: Ports) -> Controller:
     )
     run.events.subscribe(Record, setup.tracker.record)
     ReplicaLog(run)
-    costs = CostKeeper(run, read_json_lines(setup.folder.events_file), setup.prices)
+    costs = CostKeeper(run, read_json_lines(setup.folder.events_file), setup.prices, config.cost.budget)
     trainers = _kind_of_trainers(config)(
         run,
         ports.fleet,

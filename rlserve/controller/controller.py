@@ -59,7 +59,7 @@ from rlserve.errors import CheckpointError, WorkerLostError
 from rlserve.manager.roles import Role
 from rlserve.remote import answer
 from rlserve.tracking import names
-from rlserve.tracking.events import Stage, StageEvent
+from rlserve.tracking.events import BudgetEvent, Stage, StageEvent
 from rlserve.tracking.summary import RunSummary
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class Controller:
         self._parts = parts
         self._stop = asyncio.Event()
         run.events.subscribe(GangsRunOut, lambda _: self.request_stop())
+        run.events.subscribe(BudgetEvent, self._note_budget)
         self._held_out_after: float | None = None
         self._is_scored = False
         """Whether the score after all steps is taken: the last that a run does."""
@@ -117,6 +118,10 @@ class Controller:
         self._stop.set()
         self._parts.display.stopping = True
         self._run.changed.notify()
+
+    def _note_budget(self, event: BudgetEvent) -> None:
+        if event.stops:
+            self.request_stop()
 
     @property
     def stopped_early(self) -> bool:

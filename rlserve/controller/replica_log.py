@@ -29,6 +29,7 @@ class _Totals:
     since_s: float
     time_s: float
     busy_s: float = 0.0
+    recompute_s: float = 0.0
     running_s: float = 0.0
     num_tokens: int = 0
     longest_gap_s: float = 0.0
@@ -57,6 +58,7 @@ class ReplicaLog:
             since_s=event.since_s,
             time_s=now,
             busy_s=stats.busy_s,
+            recompute_s=stats.recompute_s,
             running_s=stats.running_s,
             num_tokens=event.num_generated_tokens,
             longest_gap_s=max(untold_s, stats.longest_gap_s),
@@ -85,6 +87,7 @@ class ReplicaLog:
                     slot_id=slot_id,
                     begin_s=before.time_s,
                     busy_s=now.busy_s - before.busy_s,
+                    recompute_s=now.recompute_s - before.recompute_s,
                     running_s=now.running_s - before.running_s,
                     num_tokens=now.num_tokens - before.num_tokens,
                     longest_gap_s=now.longest_gap_s,

@@ -145,6 +145,8 @@ class RolloutStats:
     """Progress counter: a watchdog takes a replica with work and no progress for wedged."""
     busy_s: float = 0.0
     """Seconds that the engine has computed since it took the role; the rest it waited for work."""
+    recompute_s: float = 0.0
+    """Of that, for keys and values that had been there before, here or in another replica."""
     running_s: float = 0.0
     """Integral of ``num_running`` over ``busy_s``: divided by it, the mean batch of a step."""
     first_token_ago_s: float | None = None

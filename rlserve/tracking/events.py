@@ -245,6 +245,18 @@ class TokensEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BudgetEvent(Event):
+    """The run has cost more than it may (``cost.budget``)."""
+
+    kind: ClassVar[str] = "budget"
+    unit: Literal["gpu_hours", "money"]
+    spent: float
+    budget: float
+    stops: bool
+    """The run saves and ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplicaEvent(Event):
     """What a replica did from ``begin_s`` to ``time_s``, one stretch after the other for as long as it serves."""
 
@@ -254,6 +266,8 @@ class ReplicaEvent(Event):
     begin_s: float
     busy_s: float
     """Of the stretch, computing."""
+    recompute_s: float = 0.0
+    """Of that, for keys and values that had been there before, here or in another replica."""
     longest_gap_s: float
     """Longest time between the ends of two of its engine's steps, without the time in which there was no work."""
     running_s: float

@@ -151,6 +151,7 @@ METRICS: Mapping[str, str] = {
     "cost/gpu_hours": "time that the run has had its slots, all together; a CPU slot counts like a GPU, as in all "
     "of cost/",
     "cost/money": "(cost.prices) what that cost, in the currency of the prices, as in all of cost/",
+    "cost/budget_share": "(cost.budget) share of the budget that is spent, of two the larger",
     "cost/useful_share": "share of that time that went into training steps, and into tokens that were trained on",
     "cost/{in_flight,startup,idle,bubble,switching,weight_sync}_share": "share that went into this: docs/cost.md",
     "cost/{evaluation,checkpoint,recompute,lost,dropped,surplus}_share": "share that went into this: docs/cost.md",

@@ -162,6 +162,7 @@ class RolloutRole:
             prefix_cache_hit_rate=stats.prefix_hit_rate,
             num_steps=loop.num_steps,
             busy_s=loop.busy_s,
+            recompute_s=loop.recompute_s,
             running_s=loop.running_s,
             first_token_ago_s=None if first_s is None else self._pace.now_s() - first_s,
             longest_gap_s=self._loop.take_longest_gap_s(),

@@ -271,7 +271,10 @@ class CostLedger:
         pause_ns = self._pauses_ns.pop(leader.gang_id, 0)
         for slot in self._gangs[leader.gang_id]:
             busy_ns = self._explain_rollout(slot, event, pause_ns) if slot.owner == "rollout" else 0
-            self._settle(self._open.add(Account(slot.slot_type, "rollout"), busy_ns, num_tokens))
+            again_ns = min(busy_ns, to_ns(event.recompute_s))
+            account = Account(slot.slot_type, "rollout")
+            self._accounts.book(account, Use.RECOMPUTE, again_ns)
+            self._settle(self._open.add(account, busy_ns - again_ns, num_tokens))
             num_tokens = 0
 
     def _explain_rollout(self, slot: SlotTime, event: ReplicaEvent, pause_ns: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 from rlserve.errors import DataError
 from rlserve.tracking.cost.ledger import CostLedger
@@ -54,10 +54,10 @@ def replay(events: Iterable[Line]) -> CostLedger:
 
 
 def _event(kind: type[Event], line: Line) -> Event:
-    names = [field.name for field in fields(kind)]
-    if missing := [name for name in names if name not in line]:
+    found = fields(kind)
+    if missing := [each.name for each in found if each.default is MISSING and each.name not in line]:
         raise DataError(
             f"an event {kind.kind!r} of the run has no {', '.join(missing)}: another version of rlserve wrote it, and "
             "what the run cost cannot be told"
         )
-    return kind(**{name: line[name] for name in names})
+    return kind(**{each.name: line[each.name] for each in found if each.name in line})

@@ -147,3 +147,19 @@ def test_abort_takes_ids_and_not_the_letters_of_one(folder: Path) -> None:
     with pytest.raises(UserError, match="put it into a list"):
         engine.abort("12")
     assert len(engine.abort(["1", "2"])) == 1
+
+
+def test_what_others_have_computed_is_told_as_computed_again(folder: Path) -> None:
+    request = make_request("0", PROMPT, max_tokens=20, ignore_eos=True)
+    first, second = make_engine(folder), make_engine(folder)
+    first.add(request)
+    for _ in range(6):
+        first.step()
+        assert first.last_work.num_recomputed_tokens == 0
+    (partial,) = first.abort(["0"])
+    second.add(replace(request, resumed=partial.samples))
+    second.step()
+    assert second.last_work.num_recomputed_tokens == len(PROMPT) + len(partial.samples[0].tokens)
+    assert second.last_work.recomputed_share == 1.0
+    second.step()
+    assert second.last_work.recomputed_share == 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -72,6 +73,12 @@ def test_a_replica_computes_takes_weights_and_waits() -> None:
     ledger = ledger_of(*STARTED, weights, stretch("H200/0", 12.0, 22.0, 6.0))
     found = seconds(ledger.statement(22.0), role="rollout")
     assert found == {Use.IN_FLIGHT: 6.0, Use.WEIGHT_SYNC: 0.25, Use.BUBBLE: 3.75}
+
+
+def test_what_is_computed_again_is_no_token_s() -> None:
+    told = replace(stretch("H200/0", 12.0, 22.0, 6.0), recompute_s=1.5)
+    found = seconds(ledger_of(*STARTED, told).statement(22.0), role="rollout")
+    assert found == {Use.IN_FLIGHT: 4.5, Use.RECOMPUTE: 1.5, Use.BUBBLE: 4.0}
 
 
 def test_all_slots_of_a_gang_have_the_time_of_their_replica_and_its_tokens_count_once() -> None:
