@@ -16,6 +16,7 @@ from rlserve.manager.config import StaticConfig
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.pool.nvidia import is_slice
+from rlserve.rollout.environments.verifiers.names import is_verifiers
 from rlserve.roofline.accelerators import is_cpu
 from rlserve.trainers.backends.config import SAME_BITS_BLOCK_SIZES, TorchTrainerConfig
 from rlserve.weights.config import CudaIpcConfig, NcclConfig
@@ -101,7 +102,17 @@ def _check_reward(config: RunConfig) -> Iterator[Problem]:
 
 
 def _check_environment(config: RunConfig) -> Iterator[Problem]:
-    """A paced run has its lengths and waits from its workload."""
+    """A paced run has its lengths and waits from its workload; an environment of verifiers brings its prompts."""
+    name, data = config.environment.name, config.data
+    if is_verifiers(data.path) and data.path != name:
+        yield Problem("data.path", f"is the data set of an environment: set environment.name={data.path}")
+    if name is not None and is_verifiers(name):
+        if data.path != name:
+            yield Problem("data.path", f"must be {name} (data=verifiers): its rows are its prompts, got {data.path}")
+        if not data.apply_chat_template:
+            yield Problem("data.apply_chat_template", f"must be true for {name}, whose prompts are chat messages")
+        if data.system_prompt is not None:
+            yield Problem("data.system_prompt", f"is not for {name}, which has its own; see environment.options")
     if config.environment.name is not None and config.pool.is_paced:
         message = "is not for slots that stand for others (pool.slots of a paced type): rollout.workload has tool calls"
         yield Problem("environment.name", f"{message}, got {config.environment.name}")

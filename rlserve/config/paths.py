@@ -13,6 +13,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
+from rlserve.rollout.environments.verifiers.names import is_verifiers, module_of
 from rlserve.rollout.rewards.config import BUILTIN_FUNCTIONS
 from rlserve.tasks import BUILTIN_REWARDS
 
@@ -91,7 +92,8 @@ def _with_module_folder(owner: Mapping[str, Any], key: str = "function") -> dict
     is_module = ":" in function and not function.rpartition(":")[0].endswith(".py")
     if not is_module or function in (*BUILTIN_REWARDS, *BUILTIN_FUNCTIONS) or owner.get("module_folder") is not None:
         return dict(owner)
-    return {**owner, "module_folder": _folder_of(function.partition(":")[0])}
+    module = module_of(function) if is_verifiers(function) else function.partition(":")[0]
+    return {**owner, "module_folder": _folder_of(module)}
 
 
 def _folder_of(module: str) -> str | None:

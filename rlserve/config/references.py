@@ -12,6 +12,7 @@ from pathlib import Path
 
 from rlserve.engine.models import check_supported
 from rlserve.errors import ModelError, Problem
+from rlserve.rollout.environments.verifiers.names import ID, PREFIX, environment_id, is_verifiers
 from rlserve.rollout.rewards.config import BUILTIN_FUNCTIONS
 from rlserve.tasks import TASKS, is_builtin
 
@@ -73,6 +74,8 @@ def _check_model(path: str) -> Iterator[str]:
 def _check_data(path: str) -> Iterator[str]:
     if is_builtin(path):
         yield from _check_builtin(path)
+    elif is_verifiers(path):
+        yield from _check_environment(path)
     elif not Path(path).exists() and (path.endswith(_DATA_SUFFIXES) or not _HUB_DATA.fullmatch(path)):
         yield f"no such file or folder, and no data set's name on the hub: {path!r}"
 
@@ -86,7 +89,15 @@ def _builtin_names() -> str:
     return ", ".join(f"builtin:{name}" for name in TASKS)
 
 
+def _check_environment(name: str) -> Iterator[str]:
+    if not ID.fullmatch(environment_id(name)):
+        yield f"must be {PREFIX}ID, with the id of an environment, got {name!r}"
+
+
 def _check_class(reference: str) -> Iterator[str]:
+    if is_verifiers(reference):
+        yield from _check_environment(reference)
+        return
     yield from (message.replace(":function", ":Class") for message in _check_function(reference))
 
 

@@ -29,7 +29,8 @@ class DataConfig:
 
     path: str
     """A JSONL, JSON or Parquet file, a folder of them, a data set's name on the hub (``NAME``, or ``NAME:SUBSET`` as
-    in ``openai/gsm8k:main``), or ``builtin:NAME``. A path is taken as it is: no character in it is a wildcard."""
+    in ``openai/gsm8k:main``), ``builtin:NAME``, or the ``verifiers:ID`` of ``environment.name``. A path is taken as it
+    is: no character in it is a wildcard."""
     split: str = "train"
     """Of a folder or a hub data set."""
     prompt_field: str = "prompt"

@@ -13,6 +13,7 @@ from rlserve.controller.preparation.reward_trial import TryReward, describe_scor
 from rlserve.controller.preparation.supervised import prepare_data, with_steps
 from rlserve.rollout.dataset.factory import looks_local
 from rlserve.rollout.end_tokens import describe
+from rlserve.rollout.environments.verifiers.names import is_verifiers
 from rlserve.rollout.rewards.factory import check_reward_model
 from rlserve.tasks import find_made_model, is_builtin
 
@@ -63,7 +64,11 @@ def _model_folder(config: RunConfig) -> Path | None:
 def _remote_data(config: RunConfig) -> str | None:
     """Data that would have to be fetched."""
     data = (config.data.path, config.data.held_out_path)
-    return next((path for path in data if path and not is_builtin(path) and not looks_local(path)), None)
+    return next((path for path in data if path and not _is_here(path)), None)
+
+
+def _is_here(path: str) -> bool:
+    return is_builtin(path) or is_verifiers(path) or looks_local(path)
 
 
 def _environment(config: RunConfig, found: PreparedPrompts) -> Iterator[str]:

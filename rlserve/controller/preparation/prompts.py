@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlserve.config.tree import RunConfig
+from rlserve.controller.preparation.verifiers_data import data_of_verifiers
 from rlserve.engine.kv_cache.capacity import num_cache_tokens, token_bytes
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.checkpoint import check_weights
@@ -16,6 +17,7 @@ from rlserve.errors import ConfigurationError, Problem
 from rlserve.pool.discovery import discover_machine
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import EndTokens, find_end_tokens
+from rlserve.rollout.environments.verifiers.names import is_verifiers
 from rlserve.rollout.prompt_source import Prompts, load_prompts
 from rlserve.rollout.tokenizer_loading import load_tokenizer
 from rlserve.roofline.accelerators import is_cpu
@@ -57,8 +59,8 @@ def prepare_prompts(config: RunConfig, model_path: str) -> PreparedPrompts:
             f"leaves no room for a prompt: the model takes {max_model_len} tokens, got {config.rollout.max_tokens}"
         )
         raise ConfigurationError([Problem("rollout.max_tokens", message)])
-    data = _data(config)
     tokenizer = load_tokenizer(config.model.tokenizer_path or model_path)
+    data = _data(config, tokenizer)
     prompts = load_prompts(
         data,
         tokenizer,
@@ -80,7 +82,9 @@ def prepare_prompts(config: RunConfig, model_path: str) -> PreparedPrompts:
     )
 
 
-def _data(config: RunConfig) -> DataConfig:
+def _data(config: RunConfig, tokenizer: PreTrainedTokenizerBase) -> DataConfig:
+    if is_verifiers(config.data.path):
+        return data_of_verifiers(config, tokenizer)
     if not is_builtin(config.data.path):
         return config.data
     train, held_out = resolve_data(config.data.path)

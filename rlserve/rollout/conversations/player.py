@@ -105,6 +105,8 @@ class ConversationPlayer:
                 turn = None
                 reply = await session.step(self._shown(transcript))
                 transcript.take_reply(reply, self._said(reply, transcript, task))
+            if transcript.dropped_reply:
+                transcript.take_remainder(await session.truncate())
         finally:
             session.close()
         return transcript.ended(index=index, environment_s=session.duration_s)

@@ -63,6 +63,8 @@ class Transcript:
         """Of the last turn, and at the end of the conversation."""
         self._last_prompt: tuple[int, ...] = ()
         self.state = TurnState.MODEL
+        self.dropped_reply = False
+        """Whether the conversation is over because there was no room for the last reply."""
         self.num_turns = 0
         """Of the model."""
 
@@ -131,10 +133,10 @@ class Transcript:
         """
         is_full = self.num_tokens + len(token_ids) >= self._limits.max_tokens
         is_over = reply.over or self.is_last or is_full
+        self.dropped_reply = is_full and not (reply.over or self.is_last)
         self._move(TurnState.OVER if is_over else TurnState.MODEL)
         self._rewards.append(reply.reward)
-        for name, value in reply.metrics.items():
-            self._metrics[name] = self._metrics.get(name, 0.0) + value
+        self._add_metrics(reply)
         if is_over:
             is_whole = reply.over and not self.is_cut
             self._finish_reason = FinishReason.STOP if is_whole else FinishReason.LENGTH
@@ -142,6 +144,12 @@ class Transcript:
         assert token_ids, "the environment said something"
         version = int(self._pieces[-1].weight_versions[-1])
         self._pieces.append(_said(token_ids, version))
+
+    def take_remainder(self, reply: Reply) -> None:
+        """What the environment gave for the last turn when it was told that its reply was dropped."""
+        assert self.dropped_reply, "there was no room for a reply"
+        self._rewards[-1] += reply.reward
+        self._add_metrics(reply)
 
     def ended(self, *, index: int, environment_s: float) -> tuple[SampleOutput, Conversation]:
         """Sample ``index`` of its group, all turns in one, and how it came about.
@@ -171,6 +179,10 @@ class Transcript:
             environment_s=environment_s,
         )
         return sample, conversation
+
+    def _add_metrics(self, reply: Reply) -> None:
+        for name, value in reply.metrics.items():
+            self._metrics[name] = self._metrics.get(name, 0.0) + value
 
     def _move(self, to: TurnState) -> None:
         if to not in LEGAL_MOVES[self.state]:

@@ -3,6 +3,7 @@
 ::
 
     reset(task) ──► step(turn) ──► reply: more for the model to read ──► step(turn) ──► … ──► over ──► close()
+                                   └── no room for it ──► truncate() ──► what is left to give ──────┘
 """
 
 from __future__ import annotations
@@ -81,6 +82,12 @@ class Environment(ABC):
     async def step(self, turn: ModelTurn) -> Reply | Mapping[str, Any]:
         """Answer a turn of the model; a dict with the fields of :class:`Reply` will do."""
 
+    async def truncate(self) -> Reply | Mapping[str, Any] | None:
+        """The last reply did not fit into ``rollout.max_tokens``: the model does not read it and has no further turn.
+        Reward and metrics of what is returned are added to those of the last turn, and all else of it is passed over.
+        """
+        return None
+
     async def close(self) -> None:
         """The conversation has ended, was given up, or failed. Called once after ``reset`` was."""
         return
@@ -100,6 +107,9 @@ class EnvironmentSession(Protocol):
             EnvironmentFailedError: it raised, hung, or gave a reply that is none.
             WorkerLostError: its process was lost, for which it need not be to blame: the conversation can begin anew.
         """
+
+    async def truncate(self) -> Reply:
+        """As the environment's; a reply without rewards where it has no such method. Raises what ``step`` does."""
 
     def close(self) -> None:
         """Let it be closed, in the background."""

@@ -13,12 +13,13 @@ class EnvironmentConfig:
     """Conversations with an environment: a tool, a game, a simulated user. Without ``name`` an answer is one turn."""
 
     name: str | None = None
-    """``package.module:Class`` or ``path/to/file.py:Class``; one object of the class is made for each conversation."""
+    """``package.module:Class`` or ``path/to/file.py:Class``; one object of the class is made for each conversation. Or
+    ``verifiers:ID``, an environment of the verifiers package, which brings its prompts (``data=verifiers``)."""
     module_folder: str | None = None
     """Folder that a ``package.module`` may lie in; null takes the one where it lies at the start, on Python's path
     or in the working folder."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the class, plain data."""
+    """Keyword arguments of the class, or of the ``load_environment`` of a verifiers environment; plain data."""
     max_turns: int = 8
     """Most turns that the model has in a conversation; one that is not over then counts as cut."""
     max_turn_tokens: int | None = None
@@ -39,7 +40,7 @@ class EnvironmentConfig:
             {
                 "name": self.name is None
                 or all(self.name.rpartition(":")[::2])
-                or "must be package.module:Class or path/to/file.py:Class",
+                or "must be package.module:Class, path/to/file.py:Class or verifiers:ID",
                 "options": self.name is not None or not self.options or "needs environment.name",
                 "max_turns": self.max_turns >= 1 or "must be at least 1",
                 "max_turn_tokens": self.max_turn_tokens is None or self.max_turn_tokens >= 1 or "must be at least 1",

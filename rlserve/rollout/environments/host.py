@@ -24,7 +24,7 @@ from weakref import WeakKeyDictionary
 from rlserve.errors import EnvironmentFailedError
 from rlserve.rollout.environments.base import EnvironmentTask, Reply
 from rlserve.rollout.environments.messages import Answer, Call
-from rlserve.rollout.environments.reply_values import read_reply
+from rlserve.rollout.environments.reply_values import read_last_reply, read_reply
 from rlserve.rollout.rewards.function_loading import location_in
 
 logger = logging.getLogger(__name__)
@@ -113,6 +113,9 @@ class EnvironmentHost:
             await _awaited(environment.reset(call.argument))
         elif call.action == "step":
             return read_reply(await _awaited(self._environments[call.session].step(call.argument)))
+        elif call.action == "truncate":
+            truncate = getattr(self._environments[call.session], "truncate", None)
+            return read_last_reply(await _awaited(truncate()) if callable(truncate) else None)
         else:
             environment = self._environments.pop(call.session, None)  # the constructor may have failed
             if callable(close := getattr(environment, "close", None)):

@@ -12,7 +12,7 @@ from rlserve.rollout.environments.base import EnvironmentTask, ModelTurn, Reply
 
 _LENGTH = struct.Struct("!Q")
 
-Action = Literal["reset", "step", "close"]
+Action = Literal["reset", "step", "truncate", "close"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class Answer:
 
     call_id: int
     reply: Reply | None = None
-    """To a ``step``."""
+    """To a ``step`` or a ``truncate``."""
     error: str | None = None
     """What the environment did wrong: names it and the sample."""
     duration_s: float = 0.0

@@ -78,9 +78,10 @@ class _Session(EnvironmentSession):
         await self._call("reset", task)
 
     async def step(self, turn: ModelTurn) -> Reply:
-        answer = await self._call("step", turn)
-        assert answer.reply is not None, "the answer to a step is a reply or an error"
-        return answer.reply
+        return await self._reply("step", turn)
+
+    async def truncate(self) -> Reply:
+        return await self._reply("truncate")
 
     def close(self) -> None:
         if not self._is_closed:
@@ -97,6 +98,11 @@ class _Session(EnvironmentSession):
             return
         finally:
             self._pool.leave(self._worker)
+
+    async def _reply(self, action: Action, argument: ModelTurn | None = None) -> Reply:
+        answer = await self._call(action, argument)
+        assert answer.reply is not None, f"the answer to a {action} is a reply or an error"
+        return answer.reply
 
     async def _call(self, action: Action, argument: EnvironmentTask | ModelTurn | None = None) -> Answer:
         if self._incarnation != self._worker.incarnation:

@@ -14,8 +14,8 @@ from rlserve.errors import EnvironmentFailedError
 from rlserve.processes import end_with_parent
 from rlserve.rollout.environments.config import EnvironmentConfig
 from rlserve.rollout.environments.host import EnvironmentHost
+from rlserve.rollout.environments.makers import create_maker
 from rlserve.rollout.environments.messages import packed, read_from
-from rlserve.rollout.environments.user_class import create_maker
 from rlserve.rollout.rewards.output import redirect_output
 
 _STANDARD_ERROR = 2

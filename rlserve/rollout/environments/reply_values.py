@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from rlserve.errors import EnvironmentFailedError
@@ -46,6 +46,17 @@ def read_reply(value: Any) -> Reply:
         over=over,
         metrics=_read_metrics(value.get("metrics") or {}),
     )
+
+
+def read_last_reply(value: Any) -> Reply:
+    """The reply that a value of ``truncate`` stands for, which is over; None gives nothing more.
+
+    Raises:
+        EnvironmentFailedError: it stands for none; the message begins with a verb.
+    """
+    if isinstance(value, Reply):
+        return read_reply(replace(value, over=True))
+    return read_reply({**value, "over": True} if isinstance(value, Mapping) else value or {"over": True})
 
 
 def _read_text(value: Any) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -15,16 +14,6 @@ from rlserve.rollout.environments.config import EnvironmentConfig
 from rlserve.rollout.rewards.function_loading import add_to_path, import_file, location_in
 
 _METHODS = ("reset", "step")
-
-
-def create_maker(config: EnvironmentConfig) -> Callable[[], Any]:
-    """What makes an environment for each conversation, in this process.
-
-    Raises:
-        EnvironmentFailedError: see ``find_class``.
-    """
-    make: Callable[..., Any] = find_class(config)
-    return partial(make, **config.options)
 
 
 def find_class(config: EnvironmentConfig) -> type[Any]:

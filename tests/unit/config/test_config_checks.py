@@ -317,3 +317,19 @@ def test_there_is_a_reward_or_an_environment_that_gives_one() -> None:
     assert problems_of(environment=environment) == []
     paced = {"pool": {"slots": PACED}, "environment": environment}
     assert [problem for problem in problems_of(**paced) if problem.startswith("environment.name: is not for slots")]
+
+
+def test_an_environment_of_verifiers_brings_its_own_prompts() -> None:
+    game = "verifiers:game"
+    chat = {"path": game, "apply_chat_template": True}
+    assert problems_of(reward={}, environment={"name": game}, data=chat) == []
+    assert problems_of(reward={}, environment={"name": game}, data={**chat, "system_prompt": "be kind"}) == [
+        "data.system_prompt: is not for verifiers:game, which has its own; see environment.options"
+    ]
+    assert problems_of(reward={}, environment={"name": game}, data={"path": "d.jsonl"}) == [
+        "data.path: must be verifiers:game (data=verifiers): its rows are its prompts, got d.jsonl",
+        "data.apply_chat_template: must be true for verifiers:game, whose prompts are chat messages",
+    ]
+    assert problems_of(data=chat) == [
+        "data.path: is the data set of an environment: set environment.name=verifiers:game"
+    ]

@@ -21,6 +21,7 @@ EVERY_TYPE = {"H100": 8, "H200": 8}
 NEEDED = {
     "queue_threshold": ["rollout.prompts_per_step=128"],  # what its thresholds are made for
     "nccl": ["pool=auto", "trainer.deterministic=false"],  # GPUs
+    "verifiers": ["environment.name=verifiers:game"],
     "cuda_ipc": ["pool=auto", "trainer.deterministic=false"],
 }
 

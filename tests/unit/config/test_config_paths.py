@@ -114,6 +114,8 @@ def test_a_module_of_the_users_is_found_again_wherever_it_lay(folder: Path, monk
     assert module_folder("pack.rewards") == module_folder("pack") == str(home)
     assert module_folder("score") == str(home), "what is on Python's path counts more than the working folder"
     assert module_folder("no_such_module") == str(folder)
+    game = loaded("data=verifiers", "environment.name=verifiers:me/score").config
+    assert (game.environment.module_folder, game.data.path) == (str(home), "verifiers:me/score")
     assert module_folder("yaml") is None, "it is installed"
 
 

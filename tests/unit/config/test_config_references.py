@@ -38,6 +38,7 @@ def test_references_that_are_fine(folder: Path) -> None:
         == []
     )
     assert references(model__path="builtin:addition", reward__function="package.module:function") == []
+    assert references(data__path="verifiers:me/my-game", environment__name="verifiers:my-game") == []
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,8 @@ def test_references_that_are_fine(folder: Path) -> None:
             "builtin:chess",
             "there is no builtin:chess; there is: builtin:addition, builtin:countdown, builtin:digits",
         ),
+        ("data.path", "verifiers:a b", "must be verifiers:ID, with the id of an environment, got 'verifiers:a b'"),
+        ("environment.name", "verifiers:", "must be verifiers:ID, with the id of an environment, got 'verifiers:'"),
         ("reward.function", "score", "must be module:function or path/to/file.py:function, got 'score'"),
         ("reward.function", "a b:score", "must be module:function or path/to/file.py:function, got 'a b:score'"),
         ("reward.function", "module:", "must be module:function or path/to/file.py:function, got 'module:'"),

@@ -19,6 +19,7 @@ class ScriptedSession:
         self.task = task
         self.script = script
         self.turns: list[ModelTurn] = []
+        self.num_truncated = 0
         self.num_closed = 0
 
     async def step(self, turn: ModelTurn) -> Reply:
@@ -27,6 +28,10 @@ class ScriptedSession:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    async def truncate(self) -> Reply:
+        self.num_truncated += 1
+        return Reply(over=True, reward=0.125, metrics={"truncated": 1.0})
 
     def close(self) -> None:
         self.num_closed += 1

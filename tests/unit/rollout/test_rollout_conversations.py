@@ -129,6 +129,19 @@ def test_the_next_prompt_is_all_that_was_said_token_for_token() -> None:
     assert (shown.turns, shown.environment_reward, shown.response) == (("a", "b", "end"), 1.5, "a a b b end")
 
 
+def test_an_environment_whose_reply_has_no_room_gives_what_is_left() -> None:
+    def long(task: EnvironmentTask, turn: ModelTurn) -> Reply:
+        return Reply(text="a" * 80, reward=0.25)
+
+    played, environments = play(long, Model(), said("b"))
+    (conversation,) = played.conversations
+    assert (conversation.turn_rewards, conversation.metrics) == ((0.375,), {"truncated": 1.0})
+    assert played.output.samples[0].finish_reason is FinishReason.LENGTH
+    assert [(session.num_truncated, session.num_closed) for session in environments.sessions] == [(1, 1)]
+    _, others = play(echo, Model(), said("end"))
+    assert others.sessions[0].num_truncated == 0, "it has said that it is over"
+
+
 def test_samples_go_on_by_themselves_and_stay_in_order() -> None:
     def over_for_the_first(task: EnvironmentTask, turn: ModelTurn) -> Reply:
         return Reply(over=task.id == "0:3/0" or turn.number == 1, text="x")

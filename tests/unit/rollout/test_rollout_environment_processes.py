@@ -27,6 +27,8 @@ class Game:
     async def step(self, turn):
         await asyncio.sleep(0)
         return await getattr(self, turn.text)(turn)
+    async def truncate(self):
+        return {"reward": self.count, "metrics": {"cut": 1}} if self.count else None
     async def close(self):
         with open("closed", "a") as file:
             file.write(self.task.id + "\\n")
@@ -92,6 +94,7 @@ def test_many_are_open_at_once_and_each_keeps_its_own(tmp_path: Path, monkeypatc
         assert (await first.step(turn("count_up"))).text == "a 7"
         assert (await second.step(turn("count_up"))).text == "b 6"
         assert await first.step(turn("end", 2)) == Reply(over=True, reward=2.0)
+        assert await first.truncate() == Reply(over=True, reward=7.0, metrics={"cut": 1.0})
         assert first.duration_s > 0
         first.close()
         first.close()
