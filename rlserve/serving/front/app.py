@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response
 
 from rlserve import __version__
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.front.routes import chat, completions, health, models, tokens
+from rlserve.serving.front.routes import chat, completions, health, models, page, tokens
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
 from rlserve.serving.protocol.errors import ApiError, error_content
@@ -24,7 +24,7 @@ from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (models.router, completions.router, chat.router, tokens.router, health.router)
+ROUTERS = (models.router, completions.router, chat.router, tokens.router, health.router, page.router)
 _BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
 
 

@@ -22,8 +22,9 @@ from rlserve.serving.protocol.errors import ApiError
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health", "/ready"})
-"""That are answered without a key: probes have none. ``/health?generate=1`` wants one."""
+OPEN_PATHS = frozenset({"/health", "/ready", "/", "/page.css", "/page.js"})
+"""That are answered without a key: probes have none, and the page asks its reader for it. ``/health?generate=1`` wants
+one."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
