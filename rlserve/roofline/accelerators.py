@@ -24,8 +24,6 @@ class SlotType:
     link_gb_s: float
     """To the other accelerators of a pool, in one direction: the network of the server that such a card usually comes
     in, as its share. Weights and the state of the trainers travel over it."""
-    price_per_hour: float
-    """In US dollars, on demand, as clouds of GPUs listed it in 2025; for comparing pools, not for a bill."""
 
 
 def _gpu(
@@ -34,7 +32,6 @@ def _gpu(
     flops_tflops: float,
     memory_gb: float,
     link_gb_s: float,
-    price_per_hour: float,
 ) -> SlotType:
     return SlotType(
         name=name,
@@ -43,41 +40,40 @@ def _gpu(
         flops_tflops=flops_tflops,
         memory_gb=memory_gb,
         link_gb_s=link_gb_s,
-        price_per_hour=price_per_hour,
     )
 
 
 GPU_TYPES = {
     slot_type.name: slot_type
     for slot_type in (
-        # Memory GB/s, TFLOP/s, memory GB, link GB/s (800, 400, 200 or 100 Gbit/s a card), dollars an hour.
-        _gpu("GB300", 8000, 2500, 288, 100, 7.0),
-        _gpu("B300", 8000, 2250, 288, 100, 6.5),
-        _gpu("GB200", 8000, 2500, 186, 50, 6.0),
-        _gpu("B200", 8000, 2250, 180, 50, 5.0),
-        _gpu("GH200", 4000, 989, 96, 50, 1.9),
-        _gpu("H200", 4800, 989, 141, 50, 3.8),
-        _gpu("H100", 3350, 989, 80, 50, 3.0),
-        _gpu("H20", 4000, 148, 96, 50, 1.5),
-        _gpu("A100", 2039, 312, 80, 25, 1.8),
-        _gpu("A100-40G", 1555, 312, 40, 25, 1.3),
-        _gpu("RTX-PRO-6000", 1792, 503, 96, 25, 1.7),
-        _gpu("L40S", 864, 362, 48, 25, 0.9),
-        _gpu("L40", 864, 181, 48, 25, 0.8),
-        _gpu("A40", 696, 150, 48, 12.5, 0.4),
-        _gpu("RTX-A6000", 768, 155, 48, 12.5, 0.8),
-        _gpu("A30", 933, 165, 24, 12.5, 0.4),
-        _gpu("L4", 300, 121, 24, 12.5, 0.5),
-        _gpu("A10", 600, 125, 24, 12.5, 0.75),
-        _gpu("A10G", 600, 70, 24, 12.5, 1.0),
-        _gpu("GeForce-RTX-5090", 1792, 210, 32, 12.5, 0.7),
-        _gpu("GeForce-RTX-4090", 1008, 165, 24, 12.5, 0.4),
-        _gpu("GeForce-RTX-3090", 936, 71, 24, 12.5, 0.25),
-        _gpu("V100", 900, 125, 32, 12.5, 0.6),
-        _gpu("T4", 300, 65, 16, 12.5, 0.4),
+        # Memory GB/s, TFLOP/s, memory GB, link GB/s (800, 400, 200 or 100 Gbit/s a card).
+        _gpu("GB300", 8000, 2500, 288, 100),
+        _gpu("B300", 8000, 2250, 288, 100),
+        _gpu("GB200", 8000, 2500, 186, 50),
+        _gpu("B200", 8000, 2250, 180, 50),
+        _gpu("GH200", 4000, 989, 96, 50),
+        _gpu("H200", 4800, 989, 141, 50),
+        _gpu("H100", 3350, 989, 80, 50),
+        _gpu("H20", 4000, 148, 96, 50),
+        _gpu("A100", 2039, 312, 80, 25),
+        _gpu("A100-40G", 1555, 312, 40, 25),
+        _gpu("RTX-PRO-6000", 1792, 503, 96, 25),
+        _gpu("L40S", 864, 362, 48, 25),
+        _gpu("L40", 864, 181, 48, 25),
+        _gpu("A40", 696, 150, 48, 12.5),
+        _gpu("RTX-A6000", 768, 155, 48, 12.5),
+        _gpu("A30", 933, 165, 24, 12.5),
+        _gpu("L4", 300, 121, 24, 12.5),
+        _gpu("A10", 600, 125, 24, 12.5),
+        _gpu("A10G", 600, 70, 24, 12.5),
+        _gpu("GeForce-RTX-5090", 1792, 210, 32, 12.5),
+        _gpu("GeForce-RTX-4090", 1008, 165, 24, 12.5),
+        _gpu("GeForce-RTX-3090", 936, 71, 24, 12.5),
+        _gpu("V100", 900, 125, 32, 12.5),
+        _gpu("T4", 300, 65, 16, 12.5),
     )
 }
-_UNKNOWN_GPU = (500, 100, 24, 12.5, 0.5)
+_UNKNOWN_GPU = (500, 100, 24, 12.5)
 
 
 PACED_PREFIX = "paced-"
@@ -106,6 +102,5 @@ def slot_type(name: str) -> SlotType:
             flops_tflops=0.1,
             memory_gb=2.0,
             link_gb_s=5.0,
-            price_per_hour=0.05,
         )
     return GPU_TYPES.get(name) or _gpu(name, *_UNKNOWN_GPU)

@@ -92,6 +92,7 @@ def summary_rows(summary: RunSummary) -> list[tuple[str, str]]:
             "throughput",
             f"{summary.rollout_tokens_per_s:,.0f} tokens/s generated, {summary.trained_tokens_per_s:,.0f} trained",
         ),
+        *cost_rows(summary),
         ("largest staleness", f"{summary.max_staleness} (steps)"),
         ("engine against trainer", f"{_difference(summary)} mean absolute log-probability difference"),
         *pacing_rows(summary),
@@ -105,7 +106,19 @@ def _rows_of_data_run(summary: RunSummary) -> list[tuple[str, str]]:
         ("workers lost", f"{summary.worker_failures}"),
         ("time", _time(summary)),
         ("throughput", f"{summary.trained_tokens_per_s:,.0f} tokens/s trained"),
+        *cost_rows(summary),
     ]
+
+
+def cost_rows(summary: RunSummary) -> list[tuple[str, str]]:
+    """What the run's slots cost, and how much of that was useful; nothing where that was not counted."""
+    cost = summary.cost
+    if not cost or cost["useful_share"] is None:
+        return []
+    total, per_million = cost["total"], cost["per"]["1m_trained_tokens"]
+    money = "" if total["money"] is None else f", {total['money']:.4g} {cost['prices']['currency']}"
+    unit = "" if per_million is None else f"; {per_million['gpu_hours']:.4g} GPU-hours for 1M tokens trained"
+    return [("cost", f"{total['gpu_hours']:.4g} GPU-hours{money}, {cost['useful_share']:.0%} of it useful{unit}")]
 
 
 def print_summary(console: Console, summary: RunSummary, folder: RunFolder) -> None:

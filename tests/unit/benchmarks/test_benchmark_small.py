@@ -8,12 +8,27 @@ from pathlib import Path
 
 import contention
 import controller
+import costs
 import new_weights
 import numpy as np
 import pytest
 import sampling
 import trainer_memory
 import weight_sync
+
+from rlserve.tracking.cost.ledger import CostLedger
+from rlserve.tracking.cost.uses import Use
+
+
+def test_the_time_of_the_ledger_is_a_share_of_a_step_in_which_all_slots_have_done_something() -> None:
+    run = costs.MadeUpRun(name="", num_trainers=2, num_replicas=3, step_s=4.0, stretch_s=2.0, num_steps=4)
+    assert 0.0 < costs.share_of_step(run) < 1.0
+    ledger = CostLedger()
+    for event in (*costs.begin(run), *costs.step_events(run, 1)):
+        ledger.note(event)
+    uses = ledger.statement(run.step_s).by_use
+    assert 3600 * uses[Use.TRAINING] == pytest.approx(2 * 0.85 * 4.0)
+    assert 3600 * uses[Use.ROLLOUT] == pytest.approx(3 * 0.9 * 0.8 * 2.0 * 2 / 2)
 
 
 def test_a_sync_is_measured_whole_and_as_what_changed_and_judged(

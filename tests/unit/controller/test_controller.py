@@ -19,7 +19,8 @@ from rlserve.manager.roles import Role
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.tracking import names
-from rlserve.tracking.events import Decision, FailureEvent, MoveEvent, SlotEvent, TrainedBatch
+from rlserve.tracking.cost.config import BudgetConfig, CostConfig
+from rlserve.tracking.events import BudgetEvent, Decision, FailureEvent, MoveEvent, SlotEvent, TrainedBatch
 from rlserve.tracking.run_folder import RunFolder
 
 MAX_STALENESS = 2
@@ -206,6 +207,18 @@ def test_a_run_that_is_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     trained = [*first.trained, *second.trained]
     assert len(set(trained)) == len(trained) == 240, "nothing is lost, and nothing is trained twice"
     assert summary.seconds_total > done.seconds_total
+
+
+def test_a_run_that_is_over_its_budget_saves_and_ends(tmp_path: Path) -> None:
+    budget = BudgetConfig(gpu_hours=6 * 60.0 / 3600, on_passed="stop")  # six slots for a minute
+    run = simulate(run_config(1000, cost=CostConfig(budget=budget)), folder(tmp_path))
+    run.check(max_staleness=MAX_STALENESS)
+    (passed,) = run.tracker.of(BudgetEvent)
+    assert 60.0 <= passed.time_s < 70.0
+    assert run.controller.stopped_early
+    done = run.controller.summary()
+    assert done.num_steps > 5
+    assert [path.name for path in run.folder.checkpoints.iterdir()] == [f"step_{done.num_steps:06d}"]
 
 
 def test_a_stop_before_the_workers_are_up_leaves_at_once(tmp_path: Path) -> None:

@@ -54,6 +54,22 @@ def test_summary_reads_back_and_has_exactly_the_promised_fields(
     assert json.loads(folder.summary_file.read_text()).keys() == FIELDS
 
 
+def test_the_summary_says_what_the_run_cost_and_how_much_of_it_was_useful() -> None:
+    def row(money: float | None) -> str:
+        amount = {"gpu_hours": 2.0, "money": money}
+        cost = {
+            "prices": {"currency": "EUR"},
+            "total": amount,
+            "useful_share": 0.6,
+            "per": {"1m_trained_tokens": amount},
+        }
+        return dict(summary_rows(make_summary(cost=cost)))["cost"]
+
+    assert row(None) == "2 GPU-hours, 60% of it useful; 2 GPU-hours for 1M tokens trained"
+    assert row(7.5).startswith("2 GPU-hours, 7.5 EUR, 60% of it useful")
+    assert "cost" not in dict(summary_rows(make_summary()))
+
+
 def test_the_summary_of_a_paced_run_says_whether_it_counts() -> None:
     late = dict(summary_rows(make_summary(overrun_share=0.041, host_was_bottleneck=True)))["paced"]
     assert late.startswith("4.1% of the modelled time late: the host was the bottleneck; not counted")
