@@ -16,16 +16,20 @@ from starlette.responses import JSONResponse, Response
 
 from rlserve import __version__
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.front.routes import chat, completions, health, models, page, tokens
+from rlserve.serving.front.routes import chat, completions, health, models, page, tgi, tokens
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
 from rlserve.serving.protocol.errors import ApiError, error_content
+from rlserve.serving.protocol.tgi import GenerateRequest, tgi_error
 from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (models.router, completions.router, chat.router, tokens.router, health.router, page.router)
-_BODIES: tuple[type[BaseModel], ...] = (CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest)
+ROUTERS = (*(models.router, completions.router, chat.router, tokens.router, tgi.router, health.router, page.router),)
+_BODIES: tuple[type[BaseModel], ...] = (
+    *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, GenerateRequest),
+)
+_TGI_PATHS = frozenset({"/generate", "/generate_stream"})
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -44,7 +48,8 @@ def create_app(context: ServerContext) -> FastAPI:
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.content, status_code=error.status, headers=error.headers)
+    content = tgi_error(error) if request.url.path in _TGI_PATHS else error.content
+    return JSONResponse(content, status_code=error.status, headers=error.headers)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:

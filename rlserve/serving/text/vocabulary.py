@@ -36,6 +36,8 @@ class Vocabulary:
         self.backend: Any = backend
         self._tokenizer = tokenizer
         self._added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
+        self.special_ids = frozenset(tokenizer.all_special_ids)
+        """Tokens that are no text."""
         decoder = repr(backend.decoder)
         self._is_byte_level = "ByteLevel" in decoder
         self._has_space_pieces = _SPACE_PIECE in decoder or "Metaspace" in decoder

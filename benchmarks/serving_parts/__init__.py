@@ -1,0 +1,1 @@
+"""Parts of ``serving.py``: a server to measure, a client that only counts, and the two measurements."""

@@ -1,0 +1,141 @@
+"""``POST /generate``, ``POST /generate_stream`` and ``GET /info``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from rlserve import __version__
+from rlserve.engine.requests import request as engine
+from rlserve.engine.requests.delta import SampleDelta, rest_of
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.serving.answers.tgi_answers import TgiAnswer
+from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.context import context_of
+from rlserve.serving.front.event_stream import EventStream, event
+from rlserve.serving.front.generation import Generation, admit, output_error
+from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
+from rlserve.serving.front.whole_answer import json_response, whole_answer
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.tgi import DEFAULT_MAX_NEW_TOKENS, GenerateRequest, tgi_error
+
+router = APIRouter()
+
+
+@router.post("/generate", openapi_extra=takes(GenerateRequest))
+async def generate(request: Request) -> Response:
+    """The whole answer."""
+    generation, asked = await _begin(request)
+    return await whole_answer(request, generation, lambda outputs: _content(generation, asked, outputs))
+
+
+@router.post("/generate_stream", openapi_extra=takes(GenerateRequest))
+async def generate_stream(request: Request) -> Response:
+    """Token by token."""
+    generation, asked = await _begin(request)
+    if asked.parameters.decoder_input_details:
+        raise ApiError(422, "decoder_input_details cannot be streamed", "decoder_input_details")
+    return EventStream(_events(generation, asked), generation.context.config.limits.stalled_reader_s)
+
+
+@router.get("/info")
+async def info(request: Request) -> Response:
+    """What the server is."""
+    context = context_of(request)
+    limits, ready = context.config.limits, context.pool.limits
+    return json_response(
+        {
+            "model_id": context.config.model_name,
+            "model_dtype": context.config.engine.dtype,
+            "max_concurrent_requests": limits.max_live_samples,
+            "max_best_of": 1,
+            "max_stop_sequences": limits.max_stop,
+            "max_input_tokens": ready.max_model_len - 1,
+            "max_total_tokens": ready.max_model_len,
+            "router": "rlserve",
+            "version": __version__,
+        }
+    )
+
+
+async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
+    arrived_s = time.perf_counter()
+    context = context_of(request)
+    asked = await read_model(request, GenerateRequest, context.config.limits)
+    asked.check(context.config.limits)
+    prompt = await encode(context, asked.inputs, add_special_tokens=True)
+    if asked.parameters.truncate is not None:
+        prompt = prompt[-asked.parameters.truncate :]
+    if not prompt:
+        raise ApiError(422, "inputs cannot be empty", "inputs")
+    wanted = asked.parameters.max_new_tokens
+    sampling = asked.sampling(
+        max_tokens=max_tokens_of(context, wanted, DEFAULT_MAX_NEW_TOKENS, len(prompt)),
+        end_token_ids=context.end_token_ids,
+    )
+    name = f"tgi-{request.scope['rlserve.request_id']}"
+    engine_request = engine.Request(id=name, prompt_token_ids=prompt, sampling=sampling)
+    return admit(context, [engine_request], affinity_of_tokens(prompt, None), arrived_s), asked
+
+
+def _answer(generation: Generation, asked: GenerateRequest) -> TgiAnswer:
+    vocabulary = generation.context.vocabulary
+    return TgiAnswer(vocabulary, generation.requests[0].prompt_token_ids, vocabulary.special_ids, asked.parameters.seed)
+
+
+def _full_text(generation: Generation, asked: GenerateRequest, text: str) -> str:
+    return asked.inputs + text if asked.parameters.return_full_text else text
+
+
+def _content(generation: Generation, asked: GenerateRequest, outputs: Sequence[RequestOutput]) -> dict[str, Any]:
+    (output,), answer = outputs, _answer(generation, asked)
+    delta = rest_of(output.samples[0], 0)
+    tokens = list(answer.take(delta))
+    content: dict[str, Any] = {"generated_text": _full_text(generation, asked, answer.text)}
+    if asked.parameters.details or asked.parameters.decoder_input_details:
+        wants_prompt = asked.parameters.decoder_input_details
+        prompt = generation.requests[0].prompt_token_ids
+        content["details"] = {
+            **answer.details(delta),
+            "prefill": answer.prefill(prompt, output) if wants_prompt else [],
+            "tokens": tokens,
+        }
+        if asked.parameters.top_n_tokens:
+            content["details"]["top_tokens"] = answer.top_tokens
+    return content
+
+
+async def _events(generation: Generation, asked: GenerateRequest) -> AsyncGenerator[bytes]:
+    answer = _answer(generation, asked)
+    news = generation.news()
+    try:
+        async for each in news:
+            for _, delta in each:
+                if delta.output is not None and delta.output.error is not None:
+                    yield event(tgi_error(output_error(delta.output.error)))
+                    return
+                for sample in delta.samples:
+                    yield b"".join(map(event, _token_events(generation, asked, answer, sample)))
+    finally:
+        await news.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+
+
+def _token_events(
+    generation: Generation, asked: GenerateRequest, answer: TgiAnswer, sample: SampleDelta
+) -> Iterator[dict[str, Any]]:
+    """One for each new token; the last of the answer tells how it ended."""
+    first = len(answer.tokens)
+    tokens = list(answer.take(sample))
+    for number, token in enumerate(tokens, start=first):
+        content: dict[str, Any] = {"index": number + 1, "token": token, "generated_text": None, "details": None}
+        if asked.parameters.top_n_tokens:
+            content["top_tokens"] = answer.top_tokens[number]
+        if sample.finish_reason is not None and number + 1 == len(answer.tokens):
+            content["generated_text"] = _full_text(generation, asked, answer.text)
+            num_prompt_tokens = len(generation.requests[0].prompt_token_ids)
+            content["details"] = {**answer.details(sample), "input_length": num_prompt_tokens}
+        yield content
