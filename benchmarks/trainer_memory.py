@@ -5,7 +5,8 @@ python benchmarks/trainer_memory.py [--case NAME …] [--vocabulary N] [--model-
 Cases of a large vocabulary have one rank and a narrow model; those of 75 M parameters have 1, 2 and 4 ranks, which
 share the optimizer's state, or everything (-full, and -zero-3 with DeepSpeed), and so few tokens that weights,
 gradients and the optimizer's state are nearly all there is, but for those of long answers, with and without activation
-checkpointing. Each rank is a process. Its memory is counted from when all code is loaded.
+checkpointing. With -shared-trunk policy and critic are one network. Each rank is a process. Its memory is counted from
+when all code is loaded.
 """
 
 from __future__ import annotations
@@ -79,6 +80,14 @@ CASES = {
             )
             for suffix, settings in (("", {}), ("-full", {"sharding": "full"}), ("-zero-3", {"zero_stage": 3}))
             for num_ranks in (1, 2, 4)
+        ),
+        MemoryCase(
+            name="75m-1-rank-shared-trunk",
+            num_samples=12,
+            num_response_tokens=16,
+            num_logical_shards=12,
+            model="75m",
+            settings={"critic_trunk": "shared"},
         ),
         *(
             MemoryCase(
