@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ALL_ALLOWED = np.int32(-1)
 """32 tokens that may come next."""
+NOTHING_LEFT = "no token is left to draw: the structured output and the other rules forbid all"
 
 
 class Grammar:
@@ -51,9 +52,13 @@ class GrammarMatcher:
         if new and self.problem is None and not self.matcher.consume_tokens(new):
             self.problem = "the tokens so far do not follow the structured output"
 
-    def check(self) -> None:
-        """Note whether the last mask could be computed."""
-        if self.problem is None and self.matcher.is_error():
+    def check(self, *, is_empty: bool) -> None:
+        """Note whether the last mask could be computed, and is not empty."""
+        if self.problem is not None:
+            return
+        if not self.matcher.is_error():
+            self.problem = NOTHING_LEFT if is_empty else None
+        else:
             self.problem = f"the structured output is too complex here: {first_line(self.matcher.get_error())}"
 
 
@@ -61,10 +66,12 @@ def masks_of(matchers: Sequence[GrammarMatcher]) -> tuple[NDArray[np.int32], NDA
     """[A, W] the tokens that may come next, and [A] whether only the end may. Matchers with a problem allow all."""
     vocabulary = matchers[0].vocabulary
     masks_AW = vocabulary.masks([matcher.matcher for matcher in matchers])
-    for mask_W, matcher in zip(masks_AW, matchers, strict=True):
-        matcher.check()
+    has_bits_A = masks_AW.any(axis=1)
+    is_empty_A = np.asarray(~has_bits_A).tolist()
+    for place, matcher in enumerate(matchers):
+        matcher.check(is_empty=is_empty_A[place])
         if matcher.problem is not None:
-            mask_W[:] = ALL_ALLOWED
+            masks_AW[place] = ALL_ALLOWED
     return masks_AW, vocabulary.must_end(masks_AW)
 
 

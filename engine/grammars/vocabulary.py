@@ -43,6 +43,8 @@ class Vocabulary:
         end_V = np.zeros(32 * self._num_words, dtype=np.bool_)
         end_V[list(eos_token_ids)] = True
         self._not_end_W = ~np.packbits(end_V, bitorder="little").view(np.int32)
+        inside_V = np.arange(len(end_V)) < vocab_size
+        self._inside_W = np.packbits(inside_V, bitorder="little").view(np.int32)
 
     def masks(self, matchers: Sequence[LLMatcher]) -> NDArray[np.int32]:
         """[A, W] one bit a token, lowest first: whether it may come next. The end-of-sequence tokens may exactly where
@@ -54,6 +56,7 @@ class Vocabulary:
             4 * self._num_words,
             len(matchers),
         )
+        masks_AW &= self._inside_W
         return masks_AW
 
     def must_end(self, masks_AW: NDArray[np.int32]) -> NDArray[np.bool_]:

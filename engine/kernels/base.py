@@ -1,6 +1,7 @@
 """The contract of the small fused operations.
 
-Legend: T tokens, H hidden size, I intermediate size, R rows of logits, V vocabulary, B samples to draw.
+Legend: T tokens, H hidden size, I intermediate size, R rows of logits, V vocabulary, B samples to draw,
+W words of 32 bits that hold V bits or more.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ class SamplingBatch:
     """[B]; 0 keeps all."""
     uniform: NDArray[np.float64]
     """[B] one random number in (0, 1) each."""
+    allowed: NDArray[np.int32] | None = None
+    """[B, W] one bit a token, lowest first: whether it may be drawn; at least one of each draw may. None allows all."""
     wants_kept: bool = False
     """Whether to tell which tokens each draw could have given."""
 
@@ -45,10 +48,10 @@ class SamplingBatch:
     def keeps_all(self) -> bool:
         """Whether every token may be drawn, and nothing is wanted but the draw: then no row must be sorted."""
         narrows = (self.top_k > 0).any() or (self.top_p < 1).any() or (self.min_p > 0).any()
-        return not narrows and not self.wants_kept
+        return not narrows and not self.wants_kept and self.allowed is None
 
     def take(self, draws: NDArray[np.intp]) -> SamplingBatch:
-        """Some of the draws."""
+        """Some of the draws of a batch that allows all tokens."""
         return SamplingBatch(
             logits_row=self.logits_row[draws],
             temperature=self.temperature[draws],
@@ -142,8 +145,9 @@ class Kernels(ABC):
     def sample(self, logits_RV: torch.Tensor, batch: SamplingBatch) -> SampledTokens:
         """Draw tokens by the inverse of the distribution function in vocabulary order, one uniform each.
 
-        Temperature first, then the tokens at least ``min_p`` times as likely as the likeliest, then the k likeliest
-        (ties with the last kept), then the smallest set that reaches ``top_p`` of what is left (ties kept).
+        Tokens that are not allowed are left out, then temperature, then the tokens at least ``min_p`` times as likely
+        as the likeliest, then the k likeliest (ties with the last kept), then the smallest set that reaches ``top_p``
+        of what is left (ties kept).
         A logit of minus infinity is never drawn.
         """
 

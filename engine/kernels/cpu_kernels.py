@@ -93,6 +93,8 @@ class CpuKernels(Kernels):
             batch.top_p.ctypes.data,
             batch.min_p.ctypes.data,
             batch.uniform.ctypes.data,
+            None if batch.allowed is None else batch.allowed.ctypes.data,
+            0 if batch.allowed is None else batch.allowed.shape[1],
             sampled.token_ids.ctypes.data,
             sampled.log_probs.ctypes.data,
             sampled.behaviour_log_probs.ctypes.data,

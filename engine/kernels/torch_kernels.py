@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from rlserve.engine.device.transfer import to_device
 from rlserve.engine.kernels.base import Draw, Kernels, SampledTokens, SamplingBatch
 from rlserve.engine.kernels.device_draw import DeviceDraw, pack
+
+_BITS = torch.tensor([*(1 << bit for bit in range(31)), -(1 << 31)], dtype=torch.int32)
 
 
 class TorchKernels(Kernels):
@@ -61,6 +65,8 @@ class TorchKernels(Kernels):
         device = logits_RV.device
         logits_BV = logits_RV.float()[to_device(batch.logits_row, device).long()]
         raw_BV = logits_BV.log_softmax(dim=-1)
+        if batch.allowed is not None:
+            logits_BV = logits_BV.masked_fill(forbidden_tokens(batch.allowed, logits_BV.shape[1], device), -torch.inf)
         temperature_B = to_device(batch.temperature, device)
         greedy_B = temperature_B == 0
         temperature_B1 = temperature_B.masked_fill(greedy_B, 1.0).unsqueeze(1)
@@ -85,6 +91,15 @@ class TorchKernels(Kernels):
         behaviour_B = behaviour_BV.gather(1, chosen_B1).squeeze(1).masked_fill(greedy_B, 0.0)
         packed_3B = pack(token_B, raw_BV.gather(1, chosen_B1).squeeze(1), behaviour_B)
         return packed_3B, _kept(behaviour_BV, greedy_B, token_B) if batch.wants_kept else None
+
+
+def forbidden_tokens(allowed_BW: NDArray[np.int32], vocab_size: int, device: torch.device) -> torch.Tensor:
+    """[B, V] bool: the tokens whose bits are not set. A device gets the words and takes the bits out of them itself."""
+    if device.type == "cpu":
+        bits_BV = np.unpackbits(~allowed_BW.view(np.uint8), axis=1, count=vocab_size, bitorder="little")
+        return torch.from_numpy(bits_BV.view(np.bool_))
+    bits_BW32 = to_device(allowed_BW, device).unsqueeze(-1).bitwise_and(_BITS.to(device))
+    return bits_BW32.eq(0).flatten(1)[:, :vocab_size]
 
 
 def _kept(behaviour_BV: torch.Tensor, greedy_B: torch.Tensor, token_B: torch.Tensor) -> torch.Tensor:

@@ -109,12 +109,17 @@ class SamplingParams:
     @property
     def adjusts_logits(self) -> bool:
         """Whether the logits are changed before temperature."""
-        return self.has_logit_offsets or self.penalises or self.min_tokens > 0 or self.structured_output is not None
+        return self.has_logit_offsets or self.penalises or self.min_tokens > 0
 
     @property
     def tells_details(self) -> bool:
         """Whether more than the chosen token is told of each draw."""
         return self.num_top_log_probs > 0 or self.kept_support
+
+    @property
+    def is_special(self) -> bool:
+        """Whether a draw takes more than temperature, ``top_k``, ``top_p``, ``min_p`` and a random number."""
+        return self.adjusts_logits or self.tells_details or self.structured_output is not None
 
 
 @dataclass(frozen=True, kw_only=True)

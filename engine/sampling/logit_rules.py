@@ -13,21 +13,17 @@ from numpy.typing import NDArray
 
 from rlserve.engine.device.transfer import to_device
 from rlserve.engine.requests.request import SamplingParams
-from rlserve.engine.sampling.grammar_masks import apply_grammars, note_impossible
 from rlserve.engine.sequences.sequence import RequestState
 from rlserve.engine.sequences.table import SequenceTable
 
 
-def adjust_logits(logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Change the float32 logits of the next token of each of the given rows, in place.
-
-    Returns:
-        [A] whether the sample cannot go on, as its grammar's matcher says. Its logits mean nothing.
-    """
-    sequences = [table.sequence(row) for row in rows_A.tolist()]
-    owners = [sequence.owner for sequence in sequences]
+def adjust_logits(
+    logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp], must_end_A: NDArray[np.bool_]
+) -> None:
+    """Change the float32 logits of the next token of each of the given rows, in place. ``must_end_A``: a grammar allows
+    nothing but the end, which is then not held back."""
+    owners = [table.sequence(row).owner for row in rows_A.tolist()]
     samplings = [owner.request.sampling for owner in owners]
-    must_end_A = apply_grammars(logits_AV, table, sequences)
     _add_offsets(logits_AV, owners)
     _end_no_bad_word(logits_AV, owners, table, rows_A)
     _hold_back_stop_tokens(logits_AV, samplings, table, rows_A, must_end_A)
@@ -37,7 +33,6 @@ def adjust_logits(logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray
         logits_AV[places] = _penalise(
             logits_AV[places], [samplings[place] for place in penalised], table, rows_A[penalised]
         )
-    return note_impossible(logits_AV, sequences)
 
 
 def _add_offsets(logits_AV: torch.Tensor, owners: list[RequestState]) -> None:

@@ -6,6 +6,7 @@ Legend: R rows of logits, V vocabulary, B draws, A special ones among them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 
 from rlserve.engine.device.transfer import to_device
 from rlserve.engine.kernels.base import Draw, FinishedDraw, Kernels, SampledTokens, SamplingBatch
-from rlserve.engine.requests.request import TopLogProbs
+from rlserve.engine.requests.request import SamplingParams, TopLogProbs
+from rlserve.engine.sampling.grammar_masks import GrammarMasks, grammar_masks
 from rlserve.engine.sampling.logit_rules import adjust_logits
 from rlserve.engine.sampling.support import pack_support
 from rlserve.engine.sequences.prompt_scores import top_log_probs
@@ -76,28 +78,22 @@ class Sampler:
         batch: SamplingBatch,
         places_A: NDArray[np.intp],
     ) -> tuple[SampledTokens, list[DrawDetails]]:
-        samplings = [table.sequence(row).owner.request.sampling for row in rows_A.tolist()]
-        rows_A1 = to_device(batch.logits_row.astype(np.int64), logits_RV.device).unsqueeze(1)
-        logits_AV = logits_RV[rows_A1.squeeze(1)].float()
-        log_total_A = logits_AV.logsumexp(dim=-1)
-        num_top = max(sampling.num_top_log_probs for sampling in samplings)
-        tops = top_log_probs(logits_AV.log_softmax(dim=-1), num_top) if num_top else []
-        adjusted = np.flatnonzero([sampling.adjusts_logits for sampling in samplings])
-        impossible = self._adjust(logits_AV, table, rows_A, adjusted)
-        sampled = self._kernels.sample(
-            logits_AV,
-            replace(
-                batch,
-                logits_row=np.arange(batch.size, dtype=np.int32),
-                wants_kept=any(sampling.kept_support for sampling in samplings),
-            ),
+        sequences = [table.sequence(row) for row in rows_A.tolist()]
+        samplings = [sequence.owner.request.sampling for sequence in sequences]
+        masks = grammar_masks(table, sequences)
+        batch = replace(
+            batch,
+            wants_kept=any(sampling.kept_support for sampling in samplings),
+            allowed=None if masks is None else masks.allowed,
         )
-        # The kernel took the changed logits for raw ones.
-        chosen_A1 = to_device(sampled.token_ids.astype(np.int64), logits_RV.device).unsqueeze(1)
-        raw_A = logits_RV[rows_A1, chosen_A1].squeeze(1).float() - log_total_A
-        sampled.log_probs[adjusted] = raw_A.cpu().numpy()[adjusted]
-        sampled.log_probs[impossible] = np.nan  # what was drawn is no token, and ends the request
-        kept_AV = sampled.kept
+        adjusted = np.flatnonzero([sampling.adjusts_logits for sampling in samplings])
+        if len(adjusted):
+            sampled = self._sample_adjusted(logits_RV, table, rows_A, batch, masks, adjusted)
+        else:
+            sampled = self._kernels.sample(logits_RV, batch)
+        if masks is not None:
+            sampled.log_probs[masks.impossible()] = np.nan  # what was drawn is no token, and ends the request
+        tops, kept_AV = _top_log_probs(logits_RV, batch, samplings), sampled.kept
         details = [
             DrawDetails(
                 place=int(place),
@@ -109,19 +105,42 @@ class Sampler:
         ]
         return sampled, details
 
-    @staticmethod
-    def _adjust(
-        logits_AV: torch.Tensor, table: SequenceTable, rows_A: NDArray[np.intp], adjusted: NDArray[np.intp]
-    ) -> NDArray[np.intp]:
-        """Change the logits at some places; returns those whose samples cannot go on."""
-        if len(adjusted) == 0:
-            return adjusted
-        if len(adjusted) == len(logits_AV):
-            return adjusted[adjust_logits(logits_AV, table, rows_A)]
-        changed_AV = logits_AV[adjusted]
-        impossible = adjusted[adjust_logits(changed_AV, table, rows_A[adjusted])]
-        logits_AV[adjusted] = changed_AV
-        return impossible
+    def _sample_adjusted(
+        self,
+        logits_RV: torch.Tensor,
+        table: SequenceTable,
+        rows_A: NDArray[np.intp],
+        batch: SamplingBatch,
+        masks: GrammarMasks | None,
+        adjusted: NDArray[np.intp],
+    ) -> SampledTokens:
+        """Draw from logits that are changed at some places first."""
+        logits_row_A = to_device(batch.logits_row.astype(np.int64), logits_RV.device)
+        logits_AV = logits_RV[logits_row_A].float()
+        log_total_A = logits_AV.logsumexp(dim=-1)
+        changed_NV = logits_AV[adjusted]
+        must_end_N = np.zeros(len(adjusted), dtype=np.bool_) if masks is None else masks.must_end[adjusted]
+        adjust_logits(changed_NV, table, rows_A[adjusted], must_end_N)
+        if masks is not None:
+            masks.note_dead_ends(changed_NV, adjusted)
+        logits_AV[adjusted] = changed_NV
+        sampled = self._kernels.sample(logits_AV, replace(batch, logits_row=np.arange(batch.size, dtype=np.int32)))
+        # The kernel took the changed logits for raw ones.
+        chosen_A = to_device(sampled.token_ids.astype(np.int64), logits_RV.device)
+        raw_A = logits_RV[logits_row_A, chosen_A].float() - log_total_A
+        sampled.log_probs[adjusted] = raw_A.cpu().numpy()[adjusted]
+        return sampled
+
+
+def _top_log_probs(
+    logits_RV: torch.Tensor, batch: SamplingBatch, samplings: Sequence[SamplingParams]
+) -> list[TopLogProbs]:
+    """Raw, of each draw; nothing if nobody wants them."""
+    num_top = max(sampling.num_top_log_probs for sampling in samplings)
+    if num_top == 0:
+        return []
+    logits_AV = logits_RV[to_device(batch.logits_row.astype(np.int64), logits_RV.device)]
+    return top_log_probs(logits_AV.float().log_softmax(dim=-1), num_top)
 
 
 def _joined(first: SampledTokens, second: SampledTokens, order_B: NDArray[np.intp]) -> SampledTokens:

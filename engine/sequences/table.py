@@ -112,7 +112,7 @@ class SequenceTable:
         self.top_k[row] = max(sampling.top_k, 0)
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
-        self.is_special[row] = sampling.adjusts_logits or sampling.tells_details
+        self.is_special[row] = sampling.is_special
         self.stream_keys[row] = stream_key(_seed(sequence), sequence.index)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None

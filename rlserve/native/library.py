@@ -61,7 +61,7 @@ _SIGNATURES = {
     "add_rms_norm": (_POINTER, _POINTER, _POINTER, _POINTER, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "silu_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
     "gelu_tanh_mul": (_POINTER, _POINTER, _INT, _INT, _INT),
-    "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 10, _INT),
+    "sample": (_POINTER, _INT, _INT, *(_POINTER,) * 7, _INT, *(_POINTER,) * 4, _INT),
     "packed_norm": (*(_POINTER,) * 3, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "packed_norm_backward": (*(_POINTER,) * 7, _INT, _INT, _FLOAT, _FLOAT, _INT),
     "packed_gate_backward": (*(_POINTER,) * 4, *(_INT,) * 4),

@@ -1,5 +1,5 @@
 // Draws tokens by the inverse of the distribution function in vocabulary order. Nothing is sorted but a few candidates.
-// Legend: R rows of logits, V vocabulary, B draws.
+// Legend: R rows of logits, V vocabulary, B draws, W words of 32 bits that hold V bits.
 
 #include <algorithm>
 #include <bit>
@@ -107,7 +107,7 @@ struct Truncation {
 
 // Work space of one thread, kept from draw to draw: fresh memory of this size costs more than a pass over it.
 struct Scratch {
-    std::vector<float> weights, chosen, rest;
+    std::vector<float> weights, chosen, rest, allowed;
     std::vector<int32_t> tokens;
 
     static Scratch& of_thread(int num_tokens) {
@@ -117,6 +117,7 @@ struct Scratch {
             scratch.weights.resize(size);
             scratch.chosen.resize(size);
             scratch.rest.resize(size);
+            scratch.allowed.resize(size);
             scratch.tokens.resize(size);
         }
         return scratch;
@@ -293,21 +294,33 @@ Support truncate(const float* weights, int num_tokens, double total, Truncation 
     return kept;
 }
 
-// `kept` is null where nobody asks which tokens could have been drawn.
+// The logits of the tokens whose bits are set, lowest first; minus infinity for the others.
 template <typename Element>
-void sample_row(const Element* logits, int num_tokens, float temperature, Truncation truncation, double uniform,
-                int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept) {
-    Scratch& scratch = Scratch::of_thread(num_tokens);
+const float* keep_allowed(const Element* logits, int num_tokens, const uint32_t* allowed, float* to) {
+    constexpr auto minus_infinity = std::bit_cast<uint32_t>(-std::numeric_limits<float>::infinity());
+    for (int start = 0; start < num_tokens; start += 32) {
+        const uint32_t bits = allowed[start / 32];
+        const int count = std::min(32, num_tokens - start);
+        for (int i = 0; i < count; ++i) {  // without a branch, which nobody could predict
+            const uint32_t all = -(bits >> i & 1), logit = std::bit_cast<uint32_t>(to_float(logits[start + i]));
+            to[start + i] = std::bit_cast<float>((logit & all) | (minus_infinity & ~all));
+        }
+    }
+    return to;
+}
+
+// `weights` are those of temperature 1, `total` their sum. `kept` is null where nobody asks which tokens could have been
+// drawn.
+template <typename Element>
+void draw_from(const Element* logits, int num_tokens, float top, double total, float temperature, Truncation truncation,
+               double uniform, Scratch& scratch, int32_t* token, float* behaviour_log_prob, uint8_t* kept) {
     float* weights = scratch.weights.data();
-    const float top = find_top(logits, num_tokens);
-    const double raw_total = exponentiate(logits, num_tokens, top, 1.0f, weights);
     const bool is_greedy = !(temperature > 0);
     float threshold = 0;
     if (is_greedy) {
         *token = find_token(logits, num_tokens, top);
         *behaviour_log_prob = 0;
     } else {
-        double total = raw_total;
         if (temperature != 1.0f) total = exponentiate(logits, num_tokens, top, 1.0f / temperature, weights);
         const Support support = truncate(weights, num_tokens, total, truncation, scratch);
         const Candidates& from = support.candidates;
@@ -315,7 +328,6 @@ void sample_row(const Element* logits, int num_tokens, float temperature, Trunca
         *behaviour_log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f / temperature, support.total);
         threshold = support.threshold;
     }
-    *log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f, raw_total);
     if (kept == nullptr) return;
     const bool cuts = truncation.cuts(num_tokens);
     for (int i = 0; i < num_tokens; ++i) {
@@ -325,15 +337,39 @@ void sample_row(const Element* logits, int num_tokens, float temperature, Trunca
     }
 }
 
+// `allowed` is null where all tokens are.
+template <typename Element>
+void sample_row(const Element* logits, int num_tokens, const uint32_t* allowed, float temperature,
+                Truncation truncation, double uniform, int32_t* token, float* log_prob, float* behaviour_log_prob,
+                uint8_t* kept) {
+    Scratch& scratch = Scratch::of_thread(num_tokens);
+    float* weights = scratch.weights.data();
+    const float top = find_top(logits, num_tokens);
+    const double raw_total = exponentiate(logits, num_tokens, top, 1.0f, weights);
+    if (allowed == nullptr) {
+        draw_from(logits, num_tokens, top, raw_total, temperature, truncation, uniform, scratch, token,
+                  behaviour_log_prob, kept);
+    } else {
+        const float* from = keep_allowed(logits, num_tokens, allowed, scratch.allowed.data());
+        const float top_allowed = find_top(from, num_tokens);
+        const double total = exponentiate(from, num_tokens, top_allowed, 1.0f, weights);
+        draw_from(from, num_tokens, top_allowed, total, temperature, truncation, uniform, scratch, token,
+                  behaviour_log_prob, kept);
+    }
+    *log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f, raw_total);
+}
+
 template <typename Element>
 void sample(const Element* logits, int num_tokens, int num_draws, const int32_t* logits_row, const float* temperature,
-            const int32_t* top_k, const float* top_p, const float* min_p, const double* uniform, int32_t* token,
-            float* log_prob, float* behaviour_log_prob, uint8_t* kept, int num_threads) {
+            const int32_t* top_k, const float* top_p, const float* min_p, const double* uniform,
+            const uint32_t* allowed, int num_words, int32_t* token, float* log_prob, float* behaviour_log_prob,
+            uint8_t* kept, int num_threads) {
 #pragma omp parallel num_threads(num_threads) if (num_threads > 1 && num_draws > 1)
     {
 #pragma omp for schedule(static)
         for (int b = 0; b < num_draws; ++b)
-            sample_row(logits + (long)logits_row[b] * num_tokens, num_tokens, temperature[b],
+            sample_row(logits + (long)logits_row[b] * num_tokens, num_tokens,
+                       allowed ? allowed + (long)b * num_words : nullptr, temperature[b],
                        Truncation{top_k[b], top_p[b], min_p[b]}, uniform[b], token + b, log_prob + b,
                        behaviour_log_prob + b, kept ? kept + (long)b * num_tokens : nullptr);
     }
@@ -369,17 +405,17 @@ void score_float32(const float* logits, int num_tokens, int num_rows, const int6
 
 void sample_float32(const float* logits, int num_tokens, int num_draws, const int32_t* logits_row,
                     const float* temperature, const int32_t* top_k, const float* top_p, const float* min_p,
-                    const double* uniform, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept,
-                    int num_threads) {
-    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, token,
-                    log_prob, behaviour_log_prob, kept, num_threads);
+                    const double* uniform, const uint32_t* allowed, int num_words, int32_t* token, float* log_prob,
+                    float* behaviour_log_prob, uint8_t* kept, int num_threads) {
+    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, allowed,
+                    num_words, token, log_prob, behaviour_log_prob, kept, num_threads);
 }
 
 void sample_bfloat16(const rlserve::bfloat16* logits, int num_tokens, int num_draws, const int32_t* logits_row,
                      const float* temperature, const int32_t* top_k, const float* top_p, const float* min_p,
-                     const double* uniform, int32_t* token, float* log_prob, float* behaviour_log_prob, uint8_t* kept,
-                     int num_threads) {
-    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, token,
-                    log_prob, behaviour_log_prob, kept, num_threads);
+                     const double* uniform, const uint32_t* allowed, int num_words, int32_t* token, float* log_prob,
+                     float* behaviour_log_prob, uint8_t* kept, int num_threads) {
+    rlserve::sample(logits, num_tokens, num_draws, logits_row, temperature, top_k, top_p, min_p, uniform, allowed,
+                    num_words, token, log_prob, behaviour_log_prob, kept, num_threads);
 }
 }

@@ -205,3 +205,46 @@ def test_the_kept_tokens_of_a_large_vocabulary_are_those_of_the_definition(
     visible = (logits > logits.max() - 80).numpy()
     num_allowed = 0 if top_p == 1 or rounded else 2
     assert ((sampled.kept[0] != expected) & visible).sum() <= num_allowed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("vocab_size", "num_allowed"), [(7, 1), (7, 3), (96, 95), (1000, 2), (1000, 400)])
+@pytest.mark.parametrize(
+    ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 0.8), (1.5, 3, 1.0), (0.0, 0, 1.0)]
+)
+def test_tokens_that_are_not_allowed_are_left_out_of_the_draw_and_stay_in_the_raw_log_probability(
+    backend: str, vocab_size: int, num_allowed: int, temperature: float, top_k: int, top_p: float
+) -> None:
+    generator = torch.Generator().manual_seed(vocab_size + num_allowed)
+    logits = torch.randn(vocab_size, generator=generator) * 3
+    # The others are so much likelier that nothing would be left of what is allowed next to them.
+    is_allowed = np.isin(np.arange(vocab_size), torch.randperm(vocab_size, generator=generator)[:num_allowed].numpy())
+    logits[torch.from_numpy(~is_allowed)] += 200
+    masked = np.where(is_allowed, logits.double().numpy(), -np.inf)
+    bits = np.zeros(64 * -(-vocab_size // 64), dtype=np.bool_)
+    bits[:vocab_size] = is_allowed
+    num_draws = 20
+    batch = SamplingBatch(
+        logits_row=np.zeros(num_draws, dtype=np.int32),
+        temperature=np.full(num_draws, temperature, dtype=np.float32),
+        top_k=np.full(num_draws, top_k, dtype=np.int32),
+        top_p=np.full(num_draws, top_p, dtype=np.float32),
+        min_p=np.zeros(num_draws, dtype=np.float32),
+        uniform=(np.arange(num_draws) + 0.5) / num_draws,
+        allowed=np.tile(np.packbits(bits, bitorder="little").view(np.int32), (num_draws, 1)),
+        wants_kept=True,
+    )
+
+    sampled = create_kernels(backend).sample(logits[None], batch)
+
+    assert is_allowed[sampled.token_ids].all()
+    raw = logits.double().log_softmax(dim=0).numpy()
+    assert sampled.log_probs == pytest.approx(raw[sampled.token_ids], rel=1e-5)
+    assert sampled.kept is not None
+    assert not sampled.kept[:, ~is_allowed].any()
+    if temperature == 0:
+        assert set(sampled.token_ids.tolist()) == {int(masked.argmax())}
+    else:
+        probabilities = _definition(masked, temperature, top_k, top_p)
+        assert sampled.behaviour_log_probs == pytest.approx(np.log(probabilities[sampled.token_ids]), abs=1e-4)
+        assert (sampled.kept == (probabilities > 0)).all()
