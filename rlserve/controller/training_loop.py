@@ -18,11 +18,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 from rlserve.controller.batches.base import BatchSource, Taken
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import StepEnded
+from rlserve.controller.failed_batch import keep_batch
 from rlserve.controller.group_copies import GroupStep, MemberCopy
 from rlserve.controller.resizes import resize_metrics
 from rlserve.controller.trainer_group import TrainerGroup
@@ -158,7 +157,7 @@ class TrainingLoop:
         try:
             return await self._trainers.step(batch, replace(self._weights.copies(step), state=copies_state))
         except NonFiniteLossError as error:
-            where = _keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
+            where = keep_batch(self._folder / f"failed_batch_step_{step}.npz", batch)
             raise NonFiniteLossError(f"{error}; its batch {where}") from error
 
     def _count(self, batch: Batch) -> None:
@@ -167,29 +166,3 @@ class TrainingLoop:
         counters.num_trained_tokens += len(batch.token_ids)
         if counters.seconds_to_first_step is None:
             counters.seconds_to_first_step = self._run.clock.now()
-
-
-def _keep_batch(path: Path, batch: Batch) -> str:
-    """Keep a batch that broke a step; says where it is, or why it is nowhere."""
-    try:
-        _save_batch(path, batch)
-    except OSError as error:  # the run ends with the loss all the same
-        return f"cannot be written to {path}: {error.strerror}"
-    return f"is in {path}"
-
-
-def _save_batch(path: Path, batch: Batch) -> None:
-    np.savez(
-        path,
-        sample_ids=np.array(batch.sample_ids),
-        group_ids=np.array(batch.group_ids),
-        prompt_lengths=batch.prompt_lengths,
-        response_lengths=batch.response_lengths,
-        token_ids=batch.token_ids,
-        loss_mask=batch.loss_mask,
-        log_probs=batch.log_probs,
-        behaviour_log_probs=batch.behaviour_log_probs,
-        weight_versions=batch.weight_versions,
-        rewards=batch.rewards,
-        finish_reasons=np.array(batch.finish_reasons),
-    )
