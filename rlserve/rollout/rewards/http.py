@@ -3,7 +3,7 @@
 ::
 
     POST URL   {"samples": [{"id": "0:5/1", "prompt": …, "response": …, "answer": …, "finished": …,
-                             "messages": …, "row": …}, …]}
+                             "messages": …, "row": …, "turns": …, "environment_reward": …}, …]}
     200        {"scores": [{"id": "0:5/1", "score": 0.5, "acc": 1}, …]}        a score of null leaves the answer out
 """
 
@@ -164,6 +164,8 @@ def _shown(sample: RewardSample) -> dict[str, Any]:
         "finished": sample.finished,
         "messages": sample.messages,
         "row": dict(sample.row),
+        "turns": sample.turns,
+        "environment_reward": sample.environment_reward,
     }
     shown: dict[str, Any] = json.loads(json.dumps(fields, default=str))
     return shown

@@ -114,7 +114,12 @@ def the_error(scores: list[Score]) -> str:
 
 def test_scores_come_back_to_the_answers_that_they_are_of() -> None:
     rich = replace(
-        SAMPLES[0], answer={"a": [1]}, row=Columns({"level": 3}), messages=({"role": "user", "content": "x"},)
+        SAMPLES[0],
+        answer={"a": [1]},
+        row=Columns({"level": 3}),
+        messages=({"role": "user", "content": "x"},),
+        turns=("0", "1"),
+        environment_reward=0.25,
     )
     with Server(good).running() as server:
         scores = ask(server, replace(NO_WAIT, max_samples_per_request=2), samples=(rich, *SAMPLES[1:]))
@@ -129,6 +134,8 @@ def test_scores_come_back_to_the_answers_that_they_are_of() -> None:
         "finished": True,
         "messages": [{"role": "user", "content": "x"}],
         "row": {"level": 3},
+        "turns": ["0", "1"],
+        "environment_reward": 0.25,
     }
 
 
