@@ -46,22 +46,24 @@ class PolicyGradient(Algorithm, Generic[ConfigT]):
 
     def credit(self, experience: Experience) -> Credit:
         """By ``estimate``, from rewards less penalties."""
-        credit = self.estimate(token_rewards(experience, self._config), experience)
+        divergences = None if self._config.target_kl is None else kl_penalties(experience, self._config)
+        credit = self.estimate(token_rewards(experience, self._config, divergences), experience)
         if self._config.selects_tokens:
             credit = dataclasses.replace(credit, is_selected=self._selected(credit, experience))
         if self._config.positive_nll_coefficient > 0:
             is_right = experience.rewards > self._config.positive_nll_threshold
             credit = dataclasses.replace(credit, is_imitated=np.repeat(is_right, experience.lengths))
-        if self._config.target_kl is not None:
-            credit = self._with_adapted_kl(credit, experience, self._config.target_kl)
+        if divergences is not None:
+            credit = self._with_adapted_kl(credit, experience, divergences)
         credit = self._without_left_out(credit, experience)
         return credit if self._config.top_entropy_quantile == 1 else self._with_top_entropies(credit, experience)
 
-    def _with_adapted_kl(self, credit: Credit, experience: Experience, target_kl: float) -> Credit:
+    def _with_adapted_kl(self, credit: Credit, experience: Experience, divergences: FloatArray) -> Credit:
         """The coefficient of the next step, which is that of this one but for how far the policy is from the target."""
-        coefficient = kl_coefficient(experience, self._config)
-        sums_B = sample_rewards(kl_penalties(experience, self._config), experience.lengths)
-        following = adapted(coefficient, sums_B / experience.lengths, target_kl, self._config.kl_horizon)
+        config, coefficient = self._config, kl_coefficient(experience, self._config)
+        assert config.target_kl is not None, "what the divergences are known for"
+        sums_B = sample_rewards(divergences, experience.lengths)
+        following = adapted(coefficient, sums_B / experience.lengths, config.target_kl, config.kl_horizon)
         return dataclasses.replace(
             credit,
             carried={KL_COEFFICIENT: following},

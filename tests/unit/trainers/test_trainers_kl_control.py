@@ -12,6 +12,8 @@ from trainer_samples import random_batch
 
 from rlserve.errors import ConfigurationError, WeightsRefusedError
 from rlserve.trainers import GRPOConfig, TorchTrainerConfig, Trainer, create_trainer
+from rlserve.trainers.algorithms import policy_gradient
+from rlserve.trainers.algorithms.advantages import token_rewards
 from rlserve.trainers.algorithms.base import Credit
 from rlserve.trainers.algorithms.grpo import GRPO
 from rlserve.trainers.algorithms.kl_control import adapted
@@ -46,6 +48,16 @@ def test_the_coefficient_follows_the_divergence_and_this_step_has_the_old_one(ta
     last = np.cumsum(LENGTHS) - 1
     penalties[last] += [1.0, 0.0, 0.0, 1.0, 0.5]
     np.testing.assert_allclose(found.rewards, penalties)
+
+
+def test_the_divergences_of_a_step_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for module in (policy_gradient, token_rewards):
+        compute = module.kl_penalties
+        monkeypatch.setattr(module, "kl_penalties", lambda *given, compute=compute: calls.append("") or compute(*given))
+    credit(ADAPTIVE, 0.3)
+    credit(GRPOConfig(kl_coefficient=0.2), 0.3)
+    assert len(calls) == 2, "once each"
 
 
 def test_a_fixed_coefficient_carries_nothing() -> None:

@@ -16,17 +16,19 @@ from rlserve.trainers.algorithms.kl_control import kl_coefficient, kl_penalties
 from rlserve.trainers.batch import LENGTH
 
 
-def token_rewards(experience: Experience, config: UpdateConfig) -> FloatArray:
+def token_rewards(experience: Experience, config: UpdateConfig, divergences: FloatArray | None = None) -> FloatArray:
     """[K] the reward of each token: what the environment gave after a turn at the turn's last token, the rest of the
     sample's reward, with any penalty for its length, at its last token; less the KL penalty at every token.
 
     The penalty of a token is ``kl_coefficient`` times the estimate ``kl_penalty`` of the KL divergence from the
-    reference (Ziegler et al. 2019, arXiv 1909.08593, equation 2). No coefficient, no penalty.
+    reference (Ziegler et al. 2019, arXiv 1909.08593, equation 2). No coefficient, no penalty. ``divergences`` [K] are
+    those estimates, where they are known.
     """
     lengths = experience.lengths
     per_token = np.zeros(int(lengths.sum()))
     if config.kl_coefficient > 0:
-        per_token -= kl_coefficient(experience, config) * kl_penalties(experience, config)
+        found = kl_penalties(experience, config) if divergences is None else divergences
+        per_token -= kl_coefficient(experience, config) * found
     rewards = experience.rewards.astype(np.float64) - penalties(lengths, experience.finish_reasons, config)
     if experience.turn_rewards is not None:
         of_turns = experience.turn_rewards.astype(np.float64)
