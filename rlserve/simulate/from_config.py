@@ -99,6 +99,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
         max_tokens=rollout.max_tokens,
         prompts_per_step=rollout.prompts_per_step,
         samples_per_prompt=rollout.samples_per_prompt,
+        num_greedy=config.num_answers_per_prompt - rollout.samples_per_prompt,
         max_staleness=rollout.max_staleness,
         max_num_sequences=rollout.engine.max_num_sequences,
         num_initial_rollout=config.pool.num_initial_rollout,

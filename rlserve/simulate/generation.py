@@ -19,7 +19,7 @@ from rlserve.simulate.dispatch import Dispatcher
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.replica import Replica
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.work import Group, GroupWork, Sample, Scored
+from rlserve.simulate.work import Group, Sample, Scored
 
 NOT_KEPT = "reward_left_out"
 
@@ -55,9 +55,7 @@ class Generation:
         ledger, now_s, scenario = self.ledger, self._clock.now_s, self._scenario
         for _ in range(self._admission.room):
             position = ledger.num_admitted
-            work = GroupWork(
-                num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, self.progress)
-            )
+            work = scenario.work(position, self.progress)
             group = Group(
                 id=str(position),
                 position=position,

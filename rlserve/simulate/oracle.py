@@ -19,7 +19,7 @@ from rlserve.simulate.clock import Clock
 from rlserve.simulate.decode_curve import DecodeCurve
 from rlserve.simulate.replica import Replica
 from rlserve.simulate.scenario import Scenario
-from rlserve.simulate.work import Group, GroupWork, Sample
+from rlserve.simulate.work import Group, Sample
 
 _NUM_WARM_UP, _NUM_MEASURED = 3, 12
 """Times that a replica's places are filled anew."""
@@ -59,8 +59,9 @@ def fluid_rate(scenario: Scenario, rates: Rates, share: float) -> float:
     kept = scenario.workload.kept_share(share)
     if kept <= 0:
         return 0.0
-    num_generated = scenario.samples_per_prompt * scenario.mean_num_tokens(share)
-    num_trained = num_generated + scenario.samples_per_prompt * scenario.num_prompt_tokens
+    num_tokens = scenario.mean_num_tokens(share)
+    num_generated = scenario.num_answers_per_prompt * num_tokens
+    num_trained = scenario.samples_per_prompt * (num_tokens + scenario.num_prompt_tokens)
     counts = Counter(gang.type for gang in scenario.gangs)
     generate = {name: rates.generate[name] * kept / num_generated for name in counts}
     train = {name: rates.train[name] / num_trained for name in counts}
@@ -80,13 +81,14 @@ def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:
     def trained(num_rollout: int) -> float:
         total = 0.0
         for share in shares:
-            num_generated = scenario.samples_per_prompt * scenario.mean_num_tokens(share)
-            prompt = scenario.samples_per_prompt * scenario.num_prompt_tokens
-            generated = sum(rates.generate[gang.type] for gang in ordered[:num_rollout]) / num_generated
+            num_tokens = scenario.mean_num_tokens(share)
+            num_trained = scenario.samples_per_prompt * (num_tokens + scenario.num_prompt_tokens)
+            generated = sum(rates.generate[gang.type] for gang in ordered[:num_rollout])
+            generated /= scenario.num_answers_per_prompt * num_tokens
             kept = scenario.workload.kept_share(share)
             total += min(
                 generated * kept,
-                sum(rates.train[gang.type] for gang in ordered[num_rollout:]) / (num_generated + prompt),
+                sum(rates.train[gang.type] for gang in ordered[num_rollout:]) / num_trained,
             )
         return total
 
@@ -98,7 +100,7 @@ def _generation_rate(scenario: Scenario, type_name: str) -> float:
     clock = Clock()
     scenario = replace(scenario, workload=scenario.workload.seeded(_SEED))
     capacity = scenario.max_num_sequences
-    num_places = max(1, capacity // scenario.samples_per_prompt)
+    num_places = max(1, capacity // scenario.num_answers_per_prompt)
     rounds = (_NUM_WARM_UP, _NUM_WARM_UP + _NUM_MEASURED)
     marks: list[tuple[float, float]] = []
     """Time, and tokens generated until then, when so many rounds of groups had been given."""
@@ -106,8 +108,8 @@ def _generation_rate(scenario: Scenario, type_name: str) -> float:
 
     def feed() -> None:
         nonlocal position, held
-        while not held or held + scenario.samples_per_prompt <= capacity:
-            work = GroupWork(num_prompt_tokens=scenario.num_prompt_tokens, lengths=scenario.num_tokens(position, 0.0))
+        while not held or held + scenario.num_answers_per_prompt <= capacity:
+            work = scenario.work(position, 0.0)
             group = Group(id=str(position), position=position, work=work)
             group.unfinished = [Sample(group=group, length=length) for length in work.lengths]
             position += 1

@@ -8,6 +8,7 @@ from rlserve.errors import check_fields
 from rlserve.manager.policies.base import Admission, GangView, admission_window
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
+from rlserve.simulate.work import GroupWork
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +63,8 @@ class Scenario:
     """Of an answer."""
     prompts_per_step: int = 64
     samples_per_prompt: int = 8
+    num_greedy: int = 0
+    """Answers to a prompt besides those, which are generated and scored, and not trained on."""
     max_staleness: int = 1
     max_num_sequences: int = 64
     """Samples that a replica computes at once."""
@@ -88,11 +91,17 @@ class Scenario:
             },
         )
 
-    def num_tokens(self, position: int, progress: float) -> tuple[int, ...]:
-        """Tokens of each answer of the group at ``position``, admitted at this point of the run."""
-        return tuple(
-            self.workload.num_tokens(position, self.samples_per_prompt, max_tokens=self.max_tokens, progress=progress)
+    @property
+    def num_answers_per_prompt(self) -> int:
+        """That are generated."""
+        return self.samples_per_prompt + self.num_greedy
+
+    def work(self, position: int, progress: float) -> GroupWork:
+        """What the group at ``position`` takes, admitted at this point of the run."""
+        lengths = self.workload.num_tokens(
+            position, self.num_answers_per_prompt, max_tokens=self.max_tokens, progress=progress
         )
+        return GroupWork(num_prompt_tokens=self.num_prompt_tokens, lengths=tuple(lengths), num_greedy=self.num_greedy)
 
     def mean_num_tokens(self, progress: float) -> float:
         """Of an answer, at this point of the run."""
@@ -108,7 +117,7 @@ class Scenario:
         """How much work is let in."""
         return admission_window(
             prompts_per_step=self.prompts_per_step,
-            samples_per_prompt=self.samples_per_prompt,
+            samples_per_prompt=self.num_answers_per_prompt,
             max_staleness=self.max_staleness,
             max_samples_per_replica=self.max_num_sequences,
         )

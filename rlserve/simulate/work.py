@@ -12,6 +12,13 @@ class GroupWork:
     num_prompt_tokens: int
     lengths: tuple[int, ...]
     """Tokens of its answers."""
+    num_greedy: int = 0
+    """The last so many of them are compared with, and not trained on."""
+
+    @property
+    def trained_lengths(self) -> tuple[int, ...]:
+        """Tokens of the answers that are trained on."""
+        return self.lengths[: len(self.lengths) - self.num_greedy]
 
 
 @dataclass(eq=False, slots=True)
@@ -66,7 +73,8 @@ class Group:
     @property
     def num_trained_tokens(self) -> int:
         """Prompts included."""
-        return self.num_tokens + self.work.num_prompt_tokens * len(self.work.lengths)
+        lengths = self.work.trained_lengths
+        return sum(lengths) + self.work.num_prompt_tokens * len(lengths)
 
     @property
     def num_resumed_tokens(self) -> int:

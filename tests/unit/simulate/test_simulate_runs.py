@@ -53,6 +53,18 @@ def test_dropped_groups_cost_generation_and_are_not_trained_on() -> None:
     assert dropped.num_generated_tokens == pytest.approx(kept.num_generated_tokens, rel=0.02)
 
 
+def test_greedy_answers_are_generated_and_not_trained_on() -> None:
+    costs = PlainCosts(base_s=0.001, train_token_s=0.02)
+    run = simulate(scenario(costs=costs, num_greedy=1), STATIC, seed=0)
+    without = simulate(scenario(costs=costs), STATIC, seed=0)
+    assert run.num_trained_groups == pytest.approx(without.num_trained_groups, rel=0.01), "training sets the rate"
+    assert run.num_generated_tokens == pytest.approx(1.5 * without.num_generated_tokens, rel=0.05)
+    slow = scenario(costs=PlainCosts(base_s=0.05, train_token_s=1e-6), num_initial_rollout=3, num_greedy=2)
+    run, groups_per_s = simulate(slow, STATIC, seed=0), 3 * 2 / (100 * 0.05)  # two groups of four answers on each
+    assert run.groups_per_s == pytest.approx(groups_per_s, rel=0.05)
+    assert fluid_groups_per_s(slow, saturated_rates(slow)) >= run.groups_per_s
+
+
 def test_no_token_is_older_than_the_bound_and_zero_means_zero() -> None:
     for bound in (0, 1, 3):
         run = simulate(scenario(max_staleness=bound, costs=PlainCosts(transfer_s=0.4)), STATIC, seed=0)
