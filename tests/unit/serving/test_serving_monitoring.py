@@ -1,0 +1,234 @@
+"""The dashboard and the alerts for servers ask for nothing that a server does not export."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.metrics import HistogramCounter, vllm_metrics
+from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+
+FOLDER = Path(__file__).parents[3] / "launch" / "monitoring"
+DASHBOARD = FOLDER / "grafana_serving.json"
+ALERTS = FOLDER / "serving_alerts.yaml"
+OF_PROMETHEUS = {"up"}
+"""Metrics that Prometheus makes itself."""
+TARGET_LABELS = {"job", "instance"}
+"""Labels that Prometheus adds."""
+KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
+PROMTOOL = shutil.which("promtool")
+NEEDS_PROMTOOL = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, and this machine has none")
+
+
+def exported() -> dict[str, set[str]]:
+    """Names of a server's samples, and their labels."""
+    histogram = HistogramCounter((1.0,)).snapshot()
+    values = {field.name: histogram if field.type == "Histogram" else 1 for field in fields(EngineStats)}
+    engine = vllm_metrics(EngineStats(**values))  # type: ignore[arg-type]
+    numbers = LiveNumbers(
+        engines={"0": engine}, level=0, num_live_samples=0, num_ready_replicas=1, num_failovers=0, num_lost_replicas=0
+    )
+    metrics = ServerMetrics("m", lambda: numbers)
+    metrics.count_end("stop")
+    metrics.count_rejection("load")
+    metrics.count_request("/v1/completions", "POST", 200, 1.0)
+    families = text_string_to_metric_families(metrics.render().decode())
+    return {sample.name: set(sample.labels) for family in families for sample in family.samples}
+
+
+EXPORTED = exported()
+
+
+def panels() -> list[dict[str, Any]]:
+    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
+
+
+def rules() -> list[dict[str, Any]]:
+    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+
+
+def expressions() -> Iterator[tuple[str, str]]:
+    """Where each stands, and what it is."""
+    for panel in panels():
+        for target in panel["targets"]:
+            yield panel["title"], target["expr"]
+    for rule in rules():
+        yield rule["alert"], rule["expr"]
+
+
+def metrics_in(expression: str) -> dict[str, set[str]]:
+    """Names of metrics, and the labels that their matchers name."""
+    plain = re.sub(r"\[[^]]*\]", "", re.sub(r"\b(?:by|without|on|ignoring) *\([^)]*\)", "", expression))
+    found: dict[str, set[str]] = {}
+    for name, matchers in re.findall(
+        r"([a-zA-Z_:][\w:]*)(?![\w:]*\s*\()(?:\{([^}]*)\})?", re.sub(r'"[^"]*"', '""', plain)
+    ):
+        if name not in KEYWORDS:
+            found.setdefault(name, set()).update(re.findall(r"(\w+) *[=!]", matchers))
+    return found
+
+
+def grouped_in(expression: str) -> set[str]:
+    """Labels that are summed by."""
+    return {label for group in re.findall(r"\bby *\(([^)]*)\)", expression) for label in re.split(r", *", group)}
+
+
+def test_names_are_found_in_expressions_of_all_forms() -> None:
+    expression = 'histogram_quantile(0.9, sum by (le, a) (rate(x:y_bucket{b="c=d",e=~"f"}[5m]))) / z > 2 and up == 1'
+    assert metrics_in(expression) == {"x:y_bucket": {"b", "e"}, "z": set(), "up": set()}
+    assert grouped_in(expression) == {"le", "a"}
+
+
+@pytest.mark.parametrize(("where", "expression"), list(expressions()), ids=lambda value: value[:40])
+def test_every_metric_and_every_label_is_exported(where: str, expression: str) -> None:
+    asked = metrics_in(expression)
+    assert asked
+    assert set(asked) <= set(EXPORTED) | OF_PROMETHEUS
+    for name, labels in asked.items():
+        known = EXPORTED.get(name, set()) | TARGET_LABELS
+        assert labels | grouped_in(expression) <= known, (name, labels, grouped_in(expression))
+
+
+def test_every_metric_of_the_front_is_in_the_dashboard() -> None:
+    asked = {name for panel in panels() for target in panel["targets"] for name in metrics_in(target["expr"])}
+    shown = {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked}
+    known = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in EXPORTED if not name.endswith("_created")}
+    assert known <= shown
+
+
+def test_panels_name_their_metrics_and_work_on_any_prometheus() -> None:
+    dashboard = json.loads(DASHBOARD.read_text())
+    assert dashboard["id"] is None
+    assert len({panel["id"] for panel in dashboard["panels"]}) == len(dashboard["panels"])
+    for panel in panels():
+        described = {name for target in panel["targets"] for name in metrics_in(target["expr"])}
+        for name in described:
+            assert f"`{name.removesuffix('_bucket')}`" in panel["description"]
+        assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}
+        assert panel["fieldConfig"]["defaults"]["noValue"] == "No traffic"
+
+
+def test_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads(DASHBOARD.read_text())["panels"]:
+        place = panel["gridPos"]
+        columns, rows = range(place["x"], place["x"] + place["w"]), range(place["y"], place["y"] + place["h"])
+        cells = {(x, y) for x in columns for y in rows}
+        assert max(columns) < 24
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
+    names = [rule["alert"] for rule in rules()]
+    assert len(set(names)) == len(names)
+    for rule in rules():
+        assert rule["labels"]["severity"] in ("warning", "critical")
+        assert {"summary", "description"} <= set(rule["annotations"])
+
+
+@NEEDS_PROMTOOL
+def test_prometheus_itself_accepts_the_rules() -> None:
+    assert PROMTOOL is not None
+    done = subprocess.run([PROMTOOL, "check", "rules", str(ALERTS)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+ENGINE = 'job="rlserve",instance="a",model_name="m",engine="0"'
+SERVER = 'job="rlserve",instance="a"'
+CASES: Mapping[str, dict[str, str]] = {
+    "RlserveServerDown": {f"up{{{SERVER}}}": "0x20"},
+    "RlserveNoReplicaReady": {f"rlserve:ready_replicas{{{SERVER}}}": "0x20"},
+    "RlserveReplicaLost": {f"rlserve:lost_replicas_total{{{SERVER}}}": "0x10 1x10"},
+    "RlserveStandstill": {
+        f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
+        f"vllm:generation_tokens_total{{{ENGINE}}}": "70x20",
+    },
+    "RlserveRefusing": {f'vllm:admission_rejections_total{{{SERVER},model_name="m",reason="load"}}': "0+5x20"},
+    "RlserveAnswersShortened": {f"rlserve:degradation_level{{{SERVER}}}": "1x20"},
+    "RlserveServerErrors": {
+        f'http_requests_total{{{SERVER},status="200"}}': "0+90x20",
+        f'http_requests_total{{{SERVER},status="503"}}': "0+10x20",
+    },
+    "RlserveSlowFirstToken": {
+        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="0.1"}}': "0x20",
+        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="2.5"}}': "0+1x20",
+        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="+Inf"}}': "0+9x20",
+    },
+    "RlserveSlowTokens": {
+        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.1"}}': "0x20",
+        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.3"}}': "0+1x20",
+        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="+Inf"}}': "0+9x20",
+    },
+    "RlserveQueueGrows": {
+        f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
+        f"vllm:num_requests_waiting{{{ENGINE}}}": "9x20",
+    },
+    "RlserveCacheTooSmall": {f"vllm:num_preemptions_total{{{ENGINE}}}": "0+60x20"},
+}
+"""Series of one value a minute, in which the alert fires after 18 of them."""
+WELL = {
+    f"up{{{SERVER}}}": "1x20",
+    f"rlserve:ready_replicas{{{SERVER}}}": "2x20",
+    f"rlserve:lost_replicas_total{{{SERVER}}}": "0x20",
+    f"rlserve:degradation_level{{{SERVER}}}": "0x20",
+    f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
+    f"vllm:num_requests_waiting{{{ENGINE}}}": "1x20",
+    f"vllm:generation_tokens_total{{{ENGINE}}}": "0+500x20",
+    f"vllm:num_preemptions_total{{{ENGINE}}}": "0+1x20",
+    f'vllm:admission_rejections_total{{{SERVER},model_name="m",reason="load"}}': "4x20",
+    f'http_requests_total{{{SERVER},status="200"}}': "0+90x20",
+    f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="0.1"}}': "0+9x20",
+    f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="+Inf"}}': "0+9x20",
+    f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.1"}}': "0+9x20",
+    f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="+Inf"}}': "0+9x20",
+}
+
+
+def fires(folder: Path, alert: str, series: Mapping[str, str]) -> bool:
+    """Whether an alert is firing after 18 minutes, as promtool sees it."""
+    assert PROMTOOL is not None
+    test = {
+        "rule_files": [str(ALERTS)],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": name, "values": values} for name, values in series.items()],
+                "promql_expr_test": [
+                    {
+                        "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}}) or vector(0)',
+                        "eval_time": "18m",
+                        "exp_samples": [{"labels": "{}", "value": 1}],
+                    }
+                ],
+            }
+        ],
+    }
+    path = folder / "test.yaml"
+    path.write_text(yaml.safe_dump(test))
+    done = subprocess.run([PROMTOOL, "test", "rules", str(path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 or "got:" in done.stderr + done.stdout, done.stderr + done.stdout
+    return done.returncode == 0
+
+
+def test_every_alert_is_tried() -> None:
+    assert set(CASES) == {rule["alert"] for rule in rules()}
+
+
+@NEEDS_PROMTOOL
+@pytest.mark.parametrize("alert", sorted(CASES))
+def test_an_alert_fires_when_it_should_and_not_while_all_is_well(alert: str, tmp_path: Path) -> None:
+    assert fires(tmp_path, alert, {**WELL, **CASES[alert]})
+    assert not fires(tmp_path, alert, WELL)
