@@ -23,15 +23,17 @@ from rlserve.tracking.progress import ProgressState, create_progress
 EXIT_FAILED = 1
 
 
-def launch(loaded: LoadedConfig, resume: Path | None) -> int:
+def launch(loaded: LoadedConfig, resume: Path | None, *, may_begin: bool = False) -> int:
     """Run a configuration, or go on with the run in ``resume``; returns the exit code.
+
+    With ``may_begin``, a run in ``resume`` that has no checkpoint yet begins.
 
     Raises:
         RlserveError: why the run could not start or go on.
     """
     with StopSignals() as signals:
         try:
-            return _launch(loaded, resume, signals)
+            return _launch(loaded, resume, may_begin, signals)
         except StopRequested as stop:
             sys.stderr.write(f"stopped by {stop.number.name} before training: there is nothing new to save\n")
             return exit_code(stop.number)
@@ -42,7 +44,7 @@ def launch(loaded: LoadedConfig, resume: Path | None) -> int:
             return EXIT_FAILED
 
 
-def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> int:
+def _launch(loaded: LoadedConfig, resume: Path | None, may_begin: bool, signals: StopSignals) -> int:
     console, config = Console(), loaded.config
     progress = create_progress(config.tracking.progress, console)
     fork_server: ForkServer | None = None
@@ -59,6 +61,7 @@ def _launch(loaded: LoadedConfig, resume: Path | None, signals: StopSignals) -> 
         start = RunStart(
             loaded=loaded,
             resume=resume,
+            may_begin=may_begin,
             started_s=STARTED_S,
             console=console,
             progress=progress,

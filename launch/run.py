@@ -63,6 +63,8 @@ class RunStart:
     loaded: LoadedConfig
     resume: Path | None
     """Folder of the run to go on with; None begins a new one."""
+    may_begin: bool
+    """Whether that run begins where it has no checkpoint yet."""
     started_s: float
     """``time.monotonic()`` when the command began."""
     console: Console
@@ -81,7 +83,7 @@ def run(start: RunStart) -> int:
     """
     folder = _open_folder(start.loaded, start.resume)
     with log_to(folder.log_file, start.console), owned(folder.path):
-        saved = None if start.resume is None else read_run(newest_checkpoint(folder.checkpoints))
+        saved = _newest_saved(folder, start)
         folder.make_latest()
         folder.write_config(to_yaml(start.loaded.config))
         for remark in start.loaded.remarks:
@@ -101,7 +103,7 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
             config.tracking,
             folder,
             as_plain(config),
-            resumed_step=saved.num_steps + 1 if saved else None,
+            resumed_step=saved.num_steps + 1 if saved else 0 if start.resume else None,
             model_name=config.model.path,
         )
         num_steps = saved.num_steps if saved else 0
@@ -135,6 +137,16 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
                 f"stopped; go on with: rlserve launch --resume {shlex.quote(str(folder.path))}", soft_wrap=True
             )
     return exit_code
+
+
+def _newest_saved(folder: RunFolder, start: RunStart) -> SavedRun | None:
+    """What to go on from; None where the run begins.
+
+    Raises:
+        UserError: the run that should go on has no whole checkpoint.
+    """
+    begins = start.resume is None or (start.may_begin and not checkpoints(folder.checkpoints))
+    return None if begins else read_run(newest_checkpoint(folder.checkpoints))
 
 
 def _report(folder: RunFolder) -> None:

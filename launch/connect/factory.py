@@ -11,5 +11,5 @@ from rlserve.launch.connect.local import LocalLauncher
 def create_launcher(config: LaunchConfig) -> Launcher:
     """The launcher that the configuration names."""
     if config.kind == "cluster":
-        return ClusterLauncher(config.address)
+        return ClusterLauncher(config.address, config.wait_s)
     return LocalLauncher()

@@ -7,6 +7,10 @@ from importlib import import_module
 
 COMMANDS: Mapping[str, str] = {
     "launch": "start a run, or take one up again",
+    "submit": "the same as a job of Slurm or Kubernetes",
+    "resume": "go on with a run where it ran: on this machine, or by its scheduler",
+    "cancel": "end a run, which saves first",
+    "logs": "what a run, or its job, has written",
     "list": "the runs of a folder and how they stand",
     "status": "how one run stands, and how to go on with it",
     "move": "the gangs of a running run; bring one into another role by hand",

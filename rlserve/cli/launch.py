@@ -14,7 +14,7 @@ from rlserve.errors import UserError
 if TYPE_CHECKING:
     from rlserve.config import LoadedConfig
 
-_LAUNCH_USAGE = "rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN]"
+_LAUNCH_USAGE = "rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN | --continue]"
 _LAUNCH_EXAMPLES = """\
 examples:
   rlserve launch conf/rlhf.yaml
@@ -31,7 +31,9 @@ def run(arguments: Sequence[str]) -> int:
     from rlserve.config import load
 
     folder: Path | None = None
-    if parsed.resume is not None:
+    if parsed.go_on:
+        loaded, folder = _load_to_continue(config_path, overrides)
+    elif parsed.resume is not None:
         loaded, folder = _load_for_resume(parsed.resume, config_path, overrides)
     elif config_path is not None:
         loaded = load(config_path, overrides)
@@ -42,7 +44,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     from rlserve.launch import launch
 
-    return launch(loaded, resume=folder)
+    return launch(loaded, resume=folder, may_begin=parsed.go_on)
 
 
 def _launch_parser() -> argparse.ArgumentParser:
@@ -67,6 +69,13 @@ def _launch_parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="go on with a run: its folder, its name, or latest; it keeps its configuration, CONFIG may be left out",
     )
+    parser.add_argument(
+        "--continue",
+        dest="go_on",
+        action="store_true",
+        help="begin the run, or go on where its folder is there already: for what a scheduler starts again and again; "
+        "CONFIG must name the run (name=...)",
+    )
     return parser
 
 
@@ -89,6 +98,25 @@ def _load_for_resume(run: str, config_path: str | None, overrides: Sequence[str]
         sys.stderr.write(f"{folder.name} goes on with its own configuration; {config_path} differs in: ")
         sys.stderr.write(", ".join(keys) + "\n")
     return loaded, folder
+
+
+def _load_to_continue(config_path: str | None, overrides: Sequence[str]) -> tuple[LoadedConfig, Path | None]:
+    """The configuration, and the folder of the run that it names where there is one. An owner of it that is gone may
+    count as living for a while: that is waited for."""
+    from rlserve.config import load
+    from rlserve.config.resume import CONFIG_FILE, load_run
+    from rlserve.tracking.owner import wait_until_gone
+
+    if config_path is None:
+        raise UserError(f"name a configuration first: {_LAUNCH_USAGE}")
+    loaded = load(config_path, overrides)
+    if loaded.config.name is None:
+        raise UserError("--continue must know which run is meant: say name=...")
+    folder = Path(loaded.config.output_dir) / loaded.config.name
+    if not (folder / CONFIG_FILE).is_file():
+        return loaded, None
+    wait_until_gone(folder)
+    return load_run(folder, [word for word in overrides if word.split("=")[0] not in ("name", "output_dir")]), folder
 
 
 def _show(loaded: LoadedConfig) -> None:

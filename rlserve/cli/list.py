@@ -21,6 +21,7 @@ from rlserve.tracking.run_state import RunState, State, find_runs, read_run_stat
 from rlserve.tracking.summary import format_score
 
 STATE_STYLES: dict[State, str] = {
+    "waiting": "cyan",
     "running": "green",
     "finished": "",
     "stopped": "yellow",
@@ -34,8 +35,9 @@ examples:
   rlserve list --json | jq -r '.[] | select(.state == "running") | .path'
 """
 _STATES = """\
-states: running; finished: all steps done; stopped: by a signal, with a checkpoint; failed: ended with an error;
-dead: its process vanished without a word. The last three can be resumed if they have a checkpoint.
+states: waiting: submitted, not begun; running; finished: all steps done; stopped: by a signal, with a checkpoint;
+failed: ended with an error; dead: its process vanished without a word. The last three can be resumed if they have a
+checkpoint.
 """
 
 

@@ -17,6 +17,7 @@ from rich.text import Text
 from rlserve.cli.checkpoints import newest_sealed
 from rlserve.cli.list import STATE_STYLES, age, score_change, step_of
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
+from rlserve.errors import UserError
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.run_state import RunState, read_run_state
@@ -34,16 +35,18 @@ def run(arguments: Sequence[str]) -> int:
     """Print how a run stands."""
     parsed = _parser().parse_args(arguments)
     folder = open_run(parsed.run, parsed.output_dir)
-    state, checkpoint = read_run_state(folder), newest_sealed(folder)
-    command = None if checkpoint is None or state.state in ("running", "finished") else resume_command(folder)
+    state, checkpoint, job = read_run_state(folder), newest_sealed(folder), job_line(folder)
+    ended = state.state not in ("waiting", "running", "finished")
+    command = resume_command(folder, job is not None) if checkpoint is not None and ended else None
     if parsed.json:
-        more = {"checkpoint": None if checkpoint is None else str(checkpoint), "resume_command": command}
+        more = {"checkpoint": None if checkpoint is None else str(checkpoint), "resume_command": command, "job": job}
         sys.stdout.write(json.dumps({**asdict(state), **more}, indent=2) + "\n")
         return 0
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
-    for label, text in (*_rows(state, time.time()), ("checkpoint", "none yet" if checkpoint is None else checkpoint)):
+    found = ("checkpoint", "none yet" if checkpoint is None else checkpoint), ("job", job)
+    for label, text in (*_rows(state, time.time()), *((label, text) for label, text in found if text is not None)):
         style = STATE_STYLES[state.state] if label == "state" else "red" if label == "last error" else ""
         table.add_row(label, Text(str(text), style))
     console = Console()
@@ -54,9 +57,25 @@ def run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def resume_command(folder: RunFolder) -> str:
+def resume_command(folder: RunFolder, is_submitted: bool = False) -> str:
     """What takes the run up again, from any folder."""
-    return shlex.join(["rlserve", "launch", "--resume", str(folder.path)])
+    return shlex.join(["rlserve", *(["resume"] if is_submitted else ["launch", "--resume"]), str(folder.path)])
+
+
+def job_line(folder: RunFolder) -> str | None:
+    """The run's job as its scheduler has it; None where the run was not submitted."""
+    if not folder.job_file.exists():
+        return None
+    from rlserve.launch.schedulers.submission import job_of  # only now: it needs the whole configuration
+
+    found = job_of(folder)
+    assert found is not None
+    scheduler, job = found
+    try:
+        state = scheduler.state(job)
+    except UserError as error:  # the run's folder still tells
+        return f"{job.scheduler} {job.id}: {error}"
+    return f"{job.scheduler} {job.id}: {'ended, and forgotten' if state is None else state.detail}"
 
 
 def _rows(state: RunState, now_s: float) -> Iterator[tuple[str, str]]:

@@ -161,6 +161,18 @@ def release(folder: Path, owner: Owner) -> None:
         logger.warning("%s cannot be let go of: %s", folder, error.strerror)
 
 
+def wait_until_gone(folder: Path, *, wait: Callable[[], object] = lambda: time.sleep(1.0)) -> None:
+    """Wait for an owner elsewhere that gives no more signs of life to count as gone.
+
+    Returns also where it still gives them, and at once where it is a living process of this machine.
+    """
+    for _ in range(int(SILENT_AFTER_S + 2 * HEARTBEAT_S)):
+        found = find_owner(folder)
+        if found is None or not found[1] or found[0].system == this_process().system:
+            return
+        wait()
+
+
 @contextmanager
 def _exclusive(path: Path) -> Iterator[TextIO]:
     """The file at ``path``, made if need be, with nobody else in here at the same time."""

@@ -16,6 +16,8 @@
         answers.jsonl         some of their answers in full, one line an answer (tracking.samples)
         live.json             how it stands right now, while it goes on
         checkpoints/
+        job.json              the job of a scheduler that the run belongs to (rlserve submit), whose files are in
+        job/
         requests/             of users to the running run (rlserve move)
         wandb/  tensorboard/  the sinks' own files
         summary.json          written at the end, as are
@@ -177,6 +179,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def job_file(self) -> Path:
+        return self.path / "job.json"
+
+    @property
+    def job(self) -> Path:
+        return self.path / "job"
 
     @property
     def requests(self) -> Path:

@@ -3,6 +3,7 @@
 ::
 
     owner.json            an owner that lives: running; one that is gone: dead
+    job.json              submitted, and nothing else yet: waiting
     events.jsonl          its last line "end": finished (0), stopped (a signal), failed (anything else)
     metrics.jsonl         only its beginning and its end are read: a long run has many lines
     decisions.jsonl, summary.json, config.yaml, rlserve.log
@@ -24,7 +25,7 @@ from rlserve.tracking.progress import estimate_time_left_s
 from rlserve.tracking.run_folder import LATEST, RunFolder
 from rlserve.tracking.summary import RunSummary, read_summary
 
-State = Literal["running", "finished", "stopped", "failed", "dead"]
+State = Literal["waiting", "running", "finished", "stopped", "failed", "dead"]
 _FIRST_SIGNAL_EXIT = 129
 _ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) +\d+ [\w.]+: (.*)$", re.MULTILINE)
 _LOG_TAIL_BYTES = 1 << 18
@@ -75,7 +76,8 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
     newest = {name: value for record in last for name, value in record.items() if value is not None}
     step = int(newest.get("step", 0))
     num_steps = _num_steps(folder.read_config())
-    state = _state(found, events, summary, num_steps)
+    waits = folder.job_file.exists() and found is None and not events
+    state: State = "waiting" if waits else _state(found, events, summary, num_steps)
     before, after = held_out_scores([*first, *last])
     queue = newest.get(names.QUEUE_LENGTH)
     if decisions and decisions[-1]["time_s"] >= newest.get(names.TIME, 0.0):

@@ -23,11 +23,13 @@ class FakeLaunch:
 
     def __init__(self) -> None:
         self.calls: list[tuple[LoadedConfig, Path | None]] = []
+        self.may_begin = False
         self.exit_code = 0
         self.error: BaseException | None = None
 
-    def __call__(self, loaded: LoadedConfig, resume: Path | None) -> int:
+    def __call__(self, loaded: LoadedConfig, resume: Path | None, *, may_begin: bool) -> int:
         self.calls.append((loaded, resume))
+        self.may_begin = may_begin
         if self.error is not None:
             raise self.error
         return self.exit_code
@@ -149,7 +151,7 @@ def test_a_launch_needs_a_configuration(
 ) -> None:
     assert main(["launch", *arguments]) == 2
     assert capsys.readouterr().err == (
-        "name a configuration first: rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN]\n"
+        "name a configuration first: rlserve launch CONFIG [key=value ...] [--dry-run] [--resume RUN | --continue]\n"
     )
 
 
@@ -185,6 +187,28 @@ def saved_run(launch: FakeLaunch, tmp_path: Path, capsys: pytest.CaptureFixture[
     (folder / "config.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
     (tmp_path / "runs/latest").symlink_to("first")
     return folder
+
+
+def test_what_is_started_again_begins_once_and_then_goes_on(launch: FakeLaunch, saved_run: Path) -> None:
+    assert main(["launch", "conf/rlhf.yaml", "--continue", "name=other"]) == 0
+    assert launch.calls.pop()[1] is None
+    assert launch.may_begin
+    again = [
+        "launch",
+        str(saved_run / "config.yaml"),
+        "--continue",
+        f"name={saved_run.name}",
+        "pool.switch_timeout_s=9",
+    ]
+    assert main(again) == 0
+    ((loaded, resume),) = launch.calls
+    assert (resume, loaded.config.pool.switch_timeout_s) == (saved_run, 9.0)
+
+
+def test_what_is_started_again_must_be_named(launch: FakeLaunch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["launch", "conf/rlhf.yaml", "--continue"]) == 2
+    assert capsys.readouterr().err == "--continue must know which run is meant: say name=...\n"
+    assert launch.calls == []
 
 
 def test_a_run_is_resumed_without_naming_a_configuration(launch: FakeLaunch, saved_run: Path) -> None:

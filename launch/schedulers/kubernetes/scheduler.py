@@ -1,0 +1,118 @@
+"""A run as a job of Kubernetes, by the operator KubeRay.
+
+::
+
+    RayJob ──Kueue admits──► Ray cluster ──► rlserve launch --continue ──► Complete: the cluster is removed
+                                 ▲                    └── exit code ≠ 0: a new cluster, launch.kubernetes.max_restarts×
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+from rlserve.config import to_yaml
+from rlserve.errors import UserError
+from rlserve.launch.schedulers.base import JobState, Scheduler
+from rlserve.launch.schedulers.plan import JobPlan, NodeGroup
+from rlserve.launch.schedulers.programs import ask, pass_on
+from rlserve.launch.schedulers.templates import render_templates
+from rlserve.tracking.job_record import JobRecord
+
+PRODUCTS = {
+    "A100": ("NVIDIA-A100-SXM4-80GB", "NVIDIA-A100-80GB-PCIe"),
+    "A100-40G": ("NVIDIA-A100-SXM4-40GB", "NVIDIA-A100-PCIE-40GB"),
+    "H100": ("NVIDIA-H100-80GB-HBM3", "NVIDIA-H100-PCIe", "NVIDIA-H100-NVL"),
+    "H200": ("NVIDIA-H200", "NVIDIA-H200-NVL"),
+    "T4": ("Tesla-T4",),
+    "V100": ("Tesla-V100-SXM2-32GB", "Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-32GB"),
+}
+"""Names that NVIDIA's GPU feature discovery labels machines with, where they are more than ``NVIDIA-`` and the type."""
+
+
+class KubernetesScheduler(Scheduler):
+    """By kubectl, with whatever cluster it is set up for."""
+
+    name = "kubernetes"
+
+    def render(self, plan: JobPlan) -> Mapping[str, str]:
+        kubernetes = plan.launch.kubernetes
+        if plan.launch.image is None:
+            raise UserError("launch.image must name a container image with rlserve in it")
+        if kubernetes.claim is None:
+            raise UserError("launch.kubernetes.claim must name the PersistentVolumeClaim that runs are kept on")
+        if plan.launch.env_file is not None:
+            raise UserError(
+                "launch.env_file is no file of a pod: make a secret of it (kubectl create secret generic NAME "
+                f"--from-env-file={plan.launch.env_file}) and say launch.kubernetes.secret=NAME"
+            )
+        key, _, value = kubernetes.spot_label.partition("=")
+
+        def on_spot(group: NodeGroup) -> bool:
+            return kubernetes.spot_rollout and group.prefer == "rollout"
+
+        return render_templates(
+            Path(__file__).parent,
+            plan,
+            run_file=to_yaml(replace(plan.config, output_dir=kubernetes.claim_path)),
+            run_folder=f"{kubernetes.claim_path}/{plan.name}",
+            ray_version=version("ray"),
+            products={group.name: PRODUCTS.get(group.type, (f"NVIDIA-{group.type}",)) for group in plan.groups},
+            spot_key=key,
+            spot_value=value,
+            on_spot=on_spot,
+            num_fixed_nodes=sum(group.num_nodes for group in plan.groups if not on_spot(group)),
+            memory=lambda group: _times(kubernetes.memory_per_slot, group.slots_per_node),
+        )
+
+    def submit_command(self, folder: Path) -> Sequence[str]:
+        return ("kubectl", "apply", "--filename", str(folder))
+
+    def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
+        command = self.submit_command(folder)
+        ask(*command, "--dry-run=server")
+        namespace = plan.launch.kubernetes.namespace
+        # A job that has ended does not begin again by being applied; its files stay on the volume.
+        ask("kubectl", "--namespace", namespace, "delete", "rayjob", plan.job_name, "--ignore-not-found")
+        ask(*command)
+        return JobRecord(scheduler=self.name, id=plan.job_name, place=namespace)
+
+    def state(self, job: JobRecord) -> JobState | None:
+        found = ask(*_kubectl(job), "get", "rayjob", job.id, "--ignore-not-found", "--output=json")
+        return read_state(found) if found.strip() else None
+
+    def print_logs(self, job: JobRecord, *, follow: bool) -> int:
+        which = f"rlserve/run={job.id},rlserve/part=head"
+        options = ["--all-containers", "--prefix", "--tail=-1", *(["--follow"] if follow else [])]
+        return pass_on([*_kubectl(job), "logs", f"--selector={which}", *options])
+
+    def cancel(self, job: JobRecord) -> None:
+        kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy"
+        ask(*_kubectl(job), "delete", kinds, f"--selector=rlserve/run={job.id}", "--wait=false")
+
+
+def read_state(found: str) -> JobState:
+    """From a RayJob as JSON."""
+    content = json.loads(found)
+    status = content.get("status", {})
+    deployment, job = status.get("jobDeploymentStatus", ""), status.get("jobStatus", "")
+    detail = " ".join(part for part in (deployment, job, status.get("message", "")) if part)
+    if deployment in ("Complete", "Failed", "ValidationFailed"):
+        return JobState(stage="ended", detail=detail)
+    if content.get("spec", {}).get("suspend"):
+        return JobState(stage="waiting", detail=detail or "suspended: its queue has not admitted it")
+    is_running = job == "RUNNING"
+    return JobState(stage="running" if is_running else "waiting", detail=detail or "not seen by KubeRay yet")
+
+
+def _kubectl(job: JobRecord) -> tuple[str, ...]:
+    return ("kubectl", "--namespace", job.place)
+
+
+def _times(quantity: str, number: int) -> str:
+    """``64Gi`` times 8 is ``512Gi``."""
+    unit = quantity.lstrip("0123456789")
+    return f"{int(quantity.removesuffix(unit)) * number}{unit}"

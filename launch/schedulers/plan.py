@@ -1,0 +1,93 @@
+"""From a run's configuration to the machines that its job asks for. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from rlserve.config import RunConfig
+from rlserve.errors import UserError
+from rlserve.launch.config import LaunchConfig
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
+from rlserve.roofline.accelerators import is_cpu
+
+_NO_NAME = re.compile(r"[^a-z0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeGroup:
+    """Like machines, which hold the slots of one group of the pool."""
+
+    name: str
+    """Lower case, without anything but letters, digits and dashes; of no other group."""
+    type: str
+    is_gpu: bool
+    num_nodes: int
+    slots_per_node: int
+    cpus_per_node: int
+    prefer: Literal["train", "rollout"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPlan:
+    """Everything that templates may use."""
+
+    name: str
+    folder: Path
+    """Of the run, absolute, on this machine."""
+    python: str
+    """Interpreter that has rlserve, where no image is named."""
+    config: RunConfig
+    run_file: str
+    """The run's whole configuration as YAML, with the run's name."""
+    groups: tuple[NodeGroup, ...]
+
+    @property
+    def launch(self) -> LaunchConfig:
+        return self.config.launch
+
+    @property
+    def job_name(self) -> str:
+        """The run's name as schedulers allow it."""
+        return plain_name(self.name)
+
+
+def plain_name(text: str) -> str:
+    """Lower-case letters, digits and single dashes, 40 at most, beginning with a letter."""
+    plain = _NO_NAME.sub("-", text.lower()).strip("-")
+    return (plain if plain[:1].isalpha() else f"run-{plain}")[:40].strip("-")
+
+
+def node_groups(pool: PoolConfig, launch: LaunchConfig) -> tuple[NodeGroup, ...]:
+    """The machines of each group of slots.
+
+    Raises:
+        UserError: ``pool.slots`` does not say which slots, or they do not fill machines.
+    """
+    if pool.slots == "auto":
+        raise UserError(
+            "pool.slots=auto takes what is there, and a scheduler must be told what to give: name the slots, "
+            "for instance pool=h100_h200, or 'pool.slots=[{type: H100, count: 8}]'"
+        )
+    return tuple(_node_group(number, group, launch) for number, group in enumerate(pool.slots))
+
+
+def _node_group(number: int, group: SlotGroupConfig, launch: LaunchConfig) -> NodeGroup:
+    is_gpu = not is_cpu(group.type)
+    per_node = min(group.count, launch.gpus_per_node) if is_gpu else group.count
+    if group.count % per_node:
+        raise UserError(
+            f"launch.gpus_per_node={launch.gpus_per_node} leaves a machine with fewer of the {group.count} "
+            f"{group.type} of pool.slots: choose a multiple of it, or another launch.gpus_per_node"
+        )
+    return NodeGroup(
+        name=f"{plain_name(group.type)}-{number}",
+        type=group.type,
+        is_gpu=is_gpu,
+        num_nodes=group.count // per_node,
+        slots_per_node=per_node,
+        cpus_per_node=per_node * (launch.cpus_per_gpu if is_gpu else group.num_threads),
+        prefer=group.prefer,
+    )

@@ -1,0 +1,42 @@
+"""Running a scheduler's own programs."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+
+from rlserve.errors import UserError
+
+TIMEOUT_S = 60.0
+"""Of a program that asks a scheduler for something."""
+
+
+def ask(*command: str) -> str:
+    """What a program prints.
+
+    Raises:
+        UserError: it is not there, does not answer, or fails; its own words are in the message.
+    """
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is not on the PATH: run this where the scheduler's programs are") from error
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"{shlex.join(command)} did not answer within {TIMEOUT_S:.0f} s") from error
+    if done.returncode:
+        said = (done.stderr.strip() or done.stdout.strip()).removeprefix(f"{command[0]}: ")
+        raise UserError(f"{shlex.join(command)} failed: {said}")
+    return done.stdout
+
+
+def pass_on(command: Sequence[str]) -> int:
+    """Let a program print to where we print; returns its exit code.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        return subprocess.run(command, check=False).returncode
+    except FileNotFoundError as error:
+        raise UserError(f"{command[0]} is not on the PATH: run this where the scheduler's programs are") from error

@@ -1,0 +1,1 @@
+"""Slurm: one job, with a component for each type of slot."""

@@ -1,0 +1,139 @@
+"""What a run becomes for Kubernetes: valid by the cluster's own schemas, and read by a person."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from golden_files import check_golden
+from plans import plan_of
+
+from rlserve.config import load
+from rlserve.errors import UserError
+from rlserve.launch.schedulers.base import JobState
+from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler, read_state
+
+BASE = ("launch.image=me/rlserve:1", "launch.kubernetes.claim=runs")
+FULL = ("pool=h100_h200", "launch.kubernetes.queue=team", "launch.kubernetes.secret=rlserve", *BASE)
+SCHEMA_VERSION = "1.33"
+
+
+def closed(schema: Any) -> Any:
+    """The schema without any key that it does not name: Kubernetes drops those in silence."""
+    if isinstance(schema, list):
+        return [closed(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    inside = {name: closed(part) for name, part in schema.items()}
+    return {**inside, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else inside
+
+
+@pytest.fixture(scope="module")
+def rayjob_schema() -> Any:
+    """Of KubeRay's own definition of a RayJob, v1.5; its descriptions left out."""
+    schema = json.loads(gzip.decompress(Path(__file__).with_name("rayjob_schema.json.gz").read_bytes()))
+    schema["properties"]["metadata"] = {"type": "object"}
+    return closed(schema)
+
+
+def validate(text: str, rayjob_schema: Any) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(text)
+    if content["kind"] == "RayJob":
+        jsonschema.validate(content, rayjob_schema)
+    else:
+        kubernetes_validate.validate(content, SCHEMA_VERSION, strict=True)
+    return content
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        FULL,
+        BASE,
+        ("pool=two", *BASE),
+        ("pool.slots=[{type: L4, count: 16, prefer: rollout}, {type: H100, count: 8}]", *BASE),
+        (*FULL, "launch.kubernetes.spot_rollout=false"),
+    ],
+    ids=["full", "four", "two", "many nodes", "no spot"],
+)
+def test_every_file_is_valid(settings: tuple[str, ...], rayjob_schema: Any) -> None:
+    files = KubernetesScheduler().render(plan_of(*settings))
+    assert sorted(validate(text, rayjob_schema)["kind"] for text in files.values()) == [
+        "ConfigMap",
+        "NetworkPolicy",
+        "PodDisruptionBudget",
+        "RayJob",
+    ]
+
+
+def test_a_misspelt_key_would_be_found(rayjob_schema: Any) -> None:
+    content = yaml.safe_load(KubernetesScheduler().render(plan_of(*FULL))["rayjob.yaml"])
+    content["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="minReplica"):
+        jsonschema.validate(content, rayjob_schema)
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "disruption_budget.yaml", "network_policy.yaml"])
+def test_what_is_rendered_has_been_read(name: str) -> None:
+    check_golden(f"kubernetes_{name}", KubernetesScheduler().render(plan_of(*FULL))[name])
+
+
+def test_the_pods_read_the_run_as_it_was_checked_here(tmp_path: Path) -> None:
+    plan = plan_of(*FULL)
+    content = yaml.safe_load(KubernetesScheduler().render(plan)["configmap.yaml"])
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(content["data"]["run.yaml"])
+    loaded = load(str(run_file)).config
+    assert (loaded.output_dir, loaded.name) == ("/runs", "hello")
+    assert (loaded.pool, loaded.trainer, loaded.launch) == (plan.config.pool, plan.config.trainer, plan.config.launch)
+    assert "runs/hello --here" in content["data"]["stop.sh"]
+
+
+def test_trainers_stay_and_rollout_may_come_and_go() -> None:
+    content = yaml.safe_load(KubernetesScheduler().render(plan_of(*FULL))["rayjob.yaml"])
+    trainers, rollout = content["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    assert (trainers["minReplicas"], trainers["maxReplicas"]) == (1, 1)
+    assert "nodeSelector" not in trainers["template"]["spec"]
+    assert rollout["minReplicas"] == 0
+    assert rollout["template"]["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (BASE[:1], "launch.kubernetes.claim"),
+        (BASE[1:], "launch.image"),
+        ((*BASE, "launch.env_file=/me/.env"), "--from-env-file=/me/.env"),
+    ],
+)
+def test_what_is_missing_is_said(settings: tuple[str, ...], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        KubernetesScheduler().render(plan_of(*settings))
+
+
+@pytest.mark.parametrize(
+    ("found", "state"),
+    [
+        ({}, JobState(stage="waiting", detail="not seen by KubeRay yet")),
+        (
+            {"spec": {"suspend": True}, "status": {"jobDeploymentStatus": "Suspended"}},
+            JobState(stage="waiting", detail="Suspended"),
+        ),
+        (
+            {"status": {"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}},
+            JobState(stage="running", detail="Running RUNNING"),
+        ),
+        (
+            {"status": {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "message": "exit code 2"}},
+            JobState(stage="ended", detail="Failed FAILED exit code 2"),
+        ),
+    ],
+)
+def test_what_kuberay_says_of_a_job(found: dict[str, Any], state: JobState) -> None:
+    assert read_state(json.dumps(found)) == state
