@@ -114,6 +114,8 @@ class HealthConfig:
     """With work and without a step of its engine: likewise. The first step of some backends compiles."""
     max_failed_starts: int = 5
     """In a row; the replica is given up then, and the server ends when all are."""
+    max_failovers: int = 3
+    """Replicas that may be lost under one request: it may be what they die of."""
     failover_timeout_s: float = 60.0
     """Most time that an answer waits for another replica when its own is lost."""
 

@@ -12,6 +12,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from pathlib import Path
@@ -25,7 +26,7 @@ from rlserve.errors import UserError
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import find_end_tokens
 from rlserve.rollout.tokenizer_loading import load_tokenizer
-from rlserve.serving.config import LOOPBACK_HOSTS, ServeConfig
+from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig, ServeConfig
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
@@ -66,6 +67,7 @@ def serve(config: ServeConfig, model_path: Path, chat_template: str | None = Non
     """
     keys = read_keys(config.access)
     check_access(config, keys)
+    check_tls(config.access)
     with contextlib.closing(_listen(config)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, model_path, chat_template, keys, listener))
 
@@ -77,6 +79,19 @@ def check_access(config: ServeConfig, keys: Keys) -> None:
             f"host={config.host} is reached from elsewhere, and there are no API keys: set access.keys_file, or "
             f"{config.access.keys_variable} in the environment, or access.insecure=true where nobody else can reach it"
         )
+
+
+def check_tls(config: AccessConfig) -> None:
+    """Raise ``UserError`` for a certificate that cannot be used."""
+    if config.tls_certificate is None:
+        return
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(config.tls_certificate, config.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise UserError(
+            f"access.tls_certificate={config.tls_certificate} with access.tls_key={config.tls_key} cannot be used: "
+            f"{error}"
+        ) from error
 
 
 def _listen(config: ServeConfig) -> socket.socket:
@@ -167,6 +182,7 @@ async def _listening(context: ServerContext, listener: socket.socket) -> AsyncIt
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,
             timeout_keep_alive=_KEEP_ALIVE_S,
             timeout_graceful_shutdown=_CLOSE_S,
             ssl_certfile=config.access.tls_certificate,

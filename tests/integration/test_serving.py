@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from served import SMALL_ENGINE, TEMPLATE, ServedModel, events, served
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 from rlserve.tasks.character_tokenizer import character_tokenizer
 
+ROOT = Path(__file__).parents[2]
 PROMPT = "12+34="
 TOKENIZER = character_tokenizer(ALPHABET)
 KEY = "a-key-for-tests"
@@ -120,6 +122,22 @@ def test_echo_tells_the_likelihood_of_a_prompt(client: openai.OpenAI, engine: En
     none_generated = client.completions.create(**asked, max_tokens=0)
     assert none_generated.choices[0].text == "12+34=46"
     assert len(none_generated.choices[0].logprobs.tokens or []) == len(tokens)  # type: ignore[union-attr]
+
+
+def test_log_probabilities_of_a_prompt(client: openai.OpenAI, engine: Engine) -> None:
+    tokens = list(TOKENIZER.encode("12+34=46"))
+    answer = client.completions.create(
+        model="tiny", prompt=tokens, max_tokens=1, extra_body={"prompt_logprobs": 2, "return_token_ids": True}
+    )
+    (choice,) = answer.choices
+    assert choice.model_extra is not None
+    assert choice.model_extra["prompt_token_ids"] == tokens
+    first, *others = choice.model_extra["prompt_logprobs"]
+    assert first is None
+    (expected,) = engine.score([tokens])
+    told = [position[str(token)]["logprob"] for token, position in zip(tokens[1:], others, strict=True)]
+    assert told == pytest.approx(list(expected), abs=1e-5)
+    assert all(len(position) in (2, 3) for position in others)
 
 
 def test_several_prompts_are_answered_in_their_order(client: openai.OpenAI) -> None:
@@ -262,7 +280,8 @@ def test_the_server_ends_when_its_streams_have(tiny_model: Path) -> None:
         with client.stream("POST", "/v1/completions", json=asked) as response:
             stream = events(response)
             tokens = next(stream)["choices"][0]["token_ids"]
-            server.process.send_signal(signal.SIGTERM)
+            for process in (*server.replica_processes(), server.process):  # as who ends a service does
+                process.send_signal(signal.SIGTERM)
             server.wait_for(lambda: any("ending" in line for line in server.log), "the signal is heard")
             tokens += [token for chunk in stream for token in chunk["choices"][0]["token_ids"]]
         assert len(tokens) == 400
@@ -352,6 +371,18 @@ def test_tokens_and_health(server: ServedModel) -> None:
         assert client.get("/health?generate=1").status_code == 200
         assert client.head("/metrics").status_code == 200
         assert client.get("/version").json()["version"]
+
+
+def test_metrics_that_the_guide_names_are_there(server: ServedModel) -> None:
+    table = (ROOT / "docs/serving.md").read_text(encoding="utf-8").partition("| metric | |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w:]+)`", table)
+    assert len(named) > 15
+    with server.client() as client:
+        client.completions.create(model="tiny", prompt=PROMPT)
+    with server.http() as http:
+        lines = http.get("/metrics").text.splitlines()
+    found = {line.split()[2] for line in lines if line.startswith("# TYPE ")}
+    assert [name for name in named if name not in found] == []
 
 
 def test_many_clients_at_once(server: ServedModel) -> None:

@@ -92,6 +92,8 @@ class LiveRequest:
         self.streamed = streamed
         self.replica: str | None = None
         """Who answers it; None while nobody does."""
+        self.num_failovers = 0
+        """Replicas that were lost under it."""
         self.output: RequestOutput | None = None
         """The end."""
         self._is_end_seen = False

@@ -189,8 +189,12 @@ class ReplicaPool:
             if live.replica == name and not live.has_ended:
                 self._num_samples[name] -= live.request.sampling.n
                 live.replica = None
-                self._num_failovers += 1
-                self._place(live)
+                live.num_failovers += 1
+                if live.num_failovers > self._config.max_failovers:
+                    live.end(f"no replica outlived it: {live.num_failovers} were lost under it")
+                else:
+                    self._num_failovers += 1
+                    self._place(live)
 
     def _place_unplaced(self) -> None:
         now = self._clock()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
 import threading
@@ -146,6 +147,9 @@ def _ends(outputs: Sequence[RequestOutput]) -> tuple[RequestDelta, ...]:
 def main(descriptor: int, parent: int) -> int:
     """Serve behind the socket with this file descriptor; returns the exit code."""
     end_with_parent(parent)
+    # Who ends all processes of a service at once means the front: it ends this one when its answers have ended.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, signal.SIG_IGN)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger().setLevel(logging.WARNING)
     logging.getLogger("rlserve").setLevel(logging.INFO)

@@ -93,7 +93,10 @@ class Replica:
         with theirs:
             command = [sys.executable, "-m", "rlserve.serving.replicas.process", str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(
-                command, env={**os.environ, **self._place.environment}, pass_fds=[theirs.fileno()]
+                command,
+                env={**os.environ, **self._place.environment},
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C is for the front, which lets answers end first
             )
         ours.setblocking(False)
         self._started_s, self._num_steps, self._speed = self._clock(), 0, SpeedMeter()

@@ -16,7 +16,7 @@ from rlserve.serving.config import AccessConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import ROUTERS, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
 from rlserve.serving.keys import Keys, read_keys
-from rlserve.serving.server import check_access
+from rlserve.serving.server import check_access, check_tls
 
 OTHER_KEY = "another-key-1"
 
@@ -100,6 +100,15 @@ def test_others_are_not_listened_to_without_keys() -> None:
     check_access(insecure, Keys(()))
     with pytest.raises(ConfigurationError, match="tls_certificate"):
         AccessConfig(tls_key="key.pem")
+
+
+def test_a_certificate_that_cannot_be_used(tmp_path: Path) -> None:
+    file = tmp_path / "file.pem"
+    file.write_text("no certificate")
+    check_tls(AccessConfig())
+    for path in (file, tmp_path / "none.pem"):
+        with pytest.raises(UserError, match=r"access\.tls_certificate"):
+            check_tls(AccessConfig(tls_certificate=str(path), tls_key=str(path)))
 
 
 def test_no_text_of_a_request_is_logged_or_counted(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:

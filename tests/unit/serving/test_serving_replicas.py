@@ -297,6 +297,24 @@ def test_requests_wait_for_a_replica_to_come_back() -> None:
     asyncio.run(wait())
 
 
+def test_a_request_that_replicas_die_of_is_given_up() -> None:
+    async def lose() -> None:
+        pool, (replica,) = make_pool(1, HealthConfig(max_failovers=2))
+        async with pool.running():
+            await pool.wait_ready()
+            async with pool.open([a_request("x")], "", streamed=True) as group:
+                for number in (1, 2, 3):
+                    await until(lambda number=number: len(replica.submitted) == number)  # type: ignore[misc]
+                    replica.ends.set()
+                ((_, delta),) = await group.next()
+                assert delta.output is not None
+                assert delta.output.error == "no replica outlived it: 3 were lost under it"
+            assert pool.num_live_samples == 0
+            assert pool.counts.num_failovers == 2
+
+    asyncio.run(lose())
+
+
 def test_a_model_that_cannot_be_had_ends_the_server() -> None:
     async def start() -> None:
         pool, (replica,) = make_pool(1)

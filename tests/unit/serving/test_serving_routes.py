@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from rlserve.serving.config import DegradationConfig, LimitsConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.front import event_stream
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.event_stream import EventStream
@@ -256,6 +257,29 @@ def test_a_client_that_takes_nothing_is_given_up() -> None:
 
     asyncio.run(EventStream(content(), 0.05)({"type": "http"}, receive, send))
     assert closed == [True]
+
+
+def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream, "_KEEP_ALIVE_S", 0.02)
+    sent: list[bytes] = []
+    kept = asyncio.Event()
+
+    async def content() -> Any:
+        await kept.wait()
+        yield b"data: x\n\n"
+
+    async def receive() -> Message:
+        await asyncio.sleep(3600)
+        return {}
+
+    async def send(message: Message) -> None:
+        sent.append(message.get("body", b""))
+        if message.get("body", b"").startswith(b":"):
+            kept.set()
+
+    asyncio.run(EventStream(content(), 60.0)({"type": "http"}, receive, send))
+    assert b": keep-alive\n\n" in sent
+    assert sent[-2:] == [b"data: x\n\n", b""]
 
 
 def test_the_next_event_is_made_when_the_one_before_is_taken() -> None:
