@@ -161,8 +161,12 @@ def _draw_sweep(figure: Figure, summaries: Sequence[Summary], levels: Sequence[f
     # Higher than the other axis goes, or with answers of one length the two curves would lie on each other.
     other.set_ylim(0, 1.3 * max(summary.requests_per_s for summary in summaries) or 1.0)
     other.grid(visible=False)
-    other.legend(loc="lower right")
+    other.legend(loc="best")
     rates.set_title("throughput")
+    if max(levels) > _MAX_LINEAR_RANGE * min(levels) and np.isfinite(levels).all():
+        rates.set_xscale("log")
+        rates.set_xticks(levels, [f"{level:g}" for level in levels])
+        rates.xaxis.set_minor_locator(NullLocator())
     for axes in (whole, rates):
         axes.set_xlabel(summaries[0].load.split()[0] + (" (requests/s)" if "/s" in summaries[0].load else ""))
 

@@ -35,6 +35,6 @@ class ClientLoad:
                 f"the client's event loop was {1000 * lag_s:.1f} ms late ({name}), which shows in gaps of "
                 f"{1000 * gap_s:.1f} ms between tokens"
                 for name, lag_s, gap_s in pairs
-                if lag_s > MAX_LAG_SHARE * gap_s
+                if gap_s > 0 and lag_s > MAX_LAG_SHARE * gap_s
             ]
         return found

@@ -78,8 +78,14 @@ def _heading(plan: Plan, settings: BenchSettings) -> Text:
     return Text.assemble(
         (request.model, "bold"),
         f" at {settings.address.url}/v1{request.endpoint.path}{streamed}: {settings.workload.kind} workload, "
-        f"{', '.join(session.load.name for session in plan.sessions)}; lengths of prompts {plan.how_lengths_are_met}",
+        f"{_load(plan)}; lengths of prompts {plan.how_lengths_are_met}",
     )
+
+
+def _load(plan: Plan) -> str:
+    """Of a sweep, the levels: ``concurrency 1, 4, 16``."""
+    first, *others = (session.load for session in plan.sessions)
+    return ", ".join([first.name, *(f"{load.level:g}" for load in others)])
 
 
 def _write_files(parsed: argparse.Namespace, plan: Plan, runs: Sequence[tuple[Measurement, Summary]]) -> None:

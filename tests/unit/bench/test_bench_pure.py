@@ -246,6 +246,7 @@ class TestClientLimit:
         client = ClientLoad(lag_s=distribution([0.002] * 9), processor_share=0.1, late_s=None)
         assert client.warnings(distribution([0.050])) == []
         assert "2.0 ms" in client.warnings(distribution([0.010]))[0]
+        assert client.warnings(distribution([0.0])) == [], "pieces that came together say nothing"
 
     def test_a_client_without_a_processor_left_is_a_limit(self) -> None:
         assert "95%" in ClientLoad(lag_s=None, processor_share=0.95, late_s=None).warnings(None)[0]
