@@ -7,9 +7,10 @@ from datetime import datetime
 from pathlib import Path
 
 from engine_builders import make_engine, run
+from json_model import EOS, SECOND_EOS, json_tokenizer, save_json_model
 from json_schemas import schemas
 from jsonschema import Draft202012Validator, FormatChecker
-from structured_setting import EOS, SECOND_EOS, json_tokenizer, save_json_model, structured
+from structured_setting import structured
 
 from rlserve.engine import FinishReason
 

@@ -22,7 +22,8 @@ from engine_builders import (
     save_model,
     weights_of,
 )
-from structured_setting import EOS, PROMPT, SECOND_EOS, VOCAB_SIZE, json_tokenizer, save_json_model, structured
+from json_model import EOS, SECOND_EOS, VOCAB_SIZE, json_tokenizer, save_json_model
+from structured_setting import PROMPT, structured
 
 from rlserve.engine import Engine, EngineLoop, FinishReason, RequestOutput, SampleOutput, StructuredOutput
 from rlserve.engine.grammars.compiler import MAX_GRAMMARS, GrammarCompiler

@@ -1,0 +1,1 @@
+"""Calls of tools: how models write them, read out of their answers, and forced by a grammar."""
