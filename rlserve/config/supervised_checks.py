@@ -42,6 +42,11 @@ _COLUMNS = {
 }
 """Keys of ``data`` and the algorithms that they are for."""
 
+_INSTEAD = dict.fromkeys(
+    ("backend", "sharding"), "no other trains a model that scores; for a large one train adapters (trainer.lora.rank)"
+)
+"""What else can be done where a key is refused."""
+
 
 def check_supervised(config: RunConfig) -> Iterator[Problem]:
     """What is set although nothing is generated."""
@@ -70,11 +75,9 @@ def check_data_columns(config: RunConfig) -> Iterator[Problem]:
 
 
 def _check_scores(trainer: TrainerConfig, name: str) -> Iterator[Problem]:
-    """One backend alone knows a model that scores, and trains it whole."""
+    """One backend alone knows a model that scores, and one way to hold its state."""
     wanted: dict[str, Any] = {"backend": "torch", "sharding": "optimizer", "deterministic": False}
     for key, value in wanted.items():
         if (found := getattr(trainer, key, value)) != value:
             message = f"must be {show(value)} with algorithm.name={name}, got {show(found)}"
-            yield Problem(f"trainer.{key}", message)
-    if trainer.lora.is_on:
-        yield Problem("trainer.lora.rank", f"must be 0 with algorithm.name={name}, got {trainer.lora.rank}")
+            yield Problem(f"trainer.{key}", f"{message}; {_INSTEAD[key]}" if key in _INSTEAD else message)

@@ -85,6 +85,35 @@ def test_a_resumed_run_has_the_bytes_of_one_that_was_never_stopped(place: Place)
     assert losses[0][0] > losses[0][6] == losses[1][6]
 
 
+def test_models_that_are_cut_up_learn_the_same_by_every_backend(place: Place) -> None:
+    full = place.start("full", sft(2), "trainer.sharding=full")
+    assert full.wait() == 0, full.output
+    zero = place.start("zero", sft(2), "trainer.backend=deepspeed", "trainer.zero_stage=3")
+    assert zero.wait() == 0, zero.output
+    losses, others = (
+        [line["val/loss"] for line in run.lines("metrics.jsonl") if "val/loss" in line] for run in (full, zero)
+    )
+    assert losses[0] > losses[-1]
+    assert losses == pytest.approx(others, abs=1e-4)
+
+
+def test_adapters_learn_completions_and_to_judge_them(place: Place) -> None:
+    tuned = place.start("tuned", sft(2), "trainer.lora.rank=4")
+    assert tuned.wait() == 0, tuned.output
+    assert (newest(tuned) / "policy" / "adapter_model.safetensors").is_file()
+    changes = {
+        "data": {"path": "pairs.jsonl", "num_held_out": 8},
+        "trainer": {"learning_rate": 1.0e-2},
+        "algorithm": {"name": "reward_model", "batch_size": 16, "num_train_epochs": 2},
+    }
+    judge = place.start("judge", changes, "trainer.lora.rank=4")
+    assert judge.wait() == 0, judge.output
+    for run in (tuned, judge):
+        losses = [line["val/loss"] for line in run.lines("metrics.jsonl") if "val/loss" in line]
+        assert losses[0] > losses[-1]
+    assert AutoModelForSequenceClassification.from_pretrained(newest(judge) / "policy").config.num_labels == 1
+
+
 def test_the_chain_from_completions_over_preferences_to_ppo(place: Place) -> None:
     tuned = place.start("tuned", {**sft(1), "num_steps": 4})
     assert tuned.wait() == 0, tuned.output

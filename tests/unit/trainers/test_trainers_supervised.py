@@ -17,6 +17,7 @@ from rlserve.errors import UserError
 from rlserve.trainers import (
     Batch,
     GRPOConfig,
+    LoraConfig,
     RewardModelConfig,
     SFTConfig,
     TorchTrainerConfig,
@@ -143,13 +144,22 @@ def pair_loss(scores: NDArray[np.float64], margin: float, centering: float) -> f
     return float(losses.mean())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_reward_model_is_a_folder_that_transformers_loads_with_the_same_scores(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "lora"),
+    [
+        *((family, LoraConfig()) for family in FAMILIES),
+        *((family, LoraConfig(rank=2, alpha=8)) for family in FAMILIES if not family.endswith("_moe")),
+    ],
+)
+def test_a_reward_model_is_a_folder_that_transformers_loads_with_the_same_scores(
+    family: str, lora: LoraConfig, tmp_path: Path
+) -> None:
     batch = pairs(4)
-    trainer = make_trainer(save_tiny_model(tmp_path / "model", family), RewardModelConfig(), learning_rate=1e-2)
-    for _ in range(3):
-        trainer.step(batch)
+    model_path = save_tiny_model(tmp_path / "model", family)
+    trainer = make_trainer(model_path, RewardModelConfig(), learning_rate=1e-2, lora=lora)
+    losses = [trainer.step(batch)["train/loss"] for _ in range(3)]
     judged = trainer.evaluate(batch)
+    assert judged["loss"] < losses[0]
     trainer.save_pretrained(tmp_path / "judge")
     model: Any = AutoModelForSequenceClassification.from_pretrained(tmp_path / "judge", dtype=torch.float32)
     assert model.config.num_labels == 1
@@ -182,13 +192,14 @@ def test_the_gradient_of_preferences_is_that_of_the_closed_form(
     assert metrics["actor/grad_norm"] == pytest.approx(gradient_norm(model), rel=1e-3)
 
 
+@pytest.mark.parametrize("lora", [LoraConfig(), LoraConfig(rank=2)], ids=["whole", "adapters"])
 @pytest.mark.parametrize("algorithm", [SFTConfig(), RewardModelConfig()])
-def test_a_state_that_was_saved_goes_on_with_the_same_bits(model_path: str, algorithm: Any) -> None:
+def test_a_state_that_was_saved_goes_on_with_the_same_bits(model_path: str, algorithm: Any, lora: LoraConfig) -> None:
     batches = [pairs(6), pairs(7)]
-    whole, first = make_trainer(model_path, algorithm), make_trainer(model_path, algorithm)
+    whole, first = (make_trainer(model_path, algorithm, lora=lora) for _ in range(2))
     whole.step(batches[0])
     first.step(batches[0])
-    second = make_trainer(model_path, algorithm)
+    second = make_trainer(model_path, algorithm, lora=lora)
     second.load_state({name: tensor.clone() for name, tensor in first.state().items()})
     assert whole.step(batches[1]) == second.step(batches[1])
     expected, found = whole.state(), second.state()

@@ -78,6 +78,24 @@ def save_adapters(folder: Path, weights: Mapping[str, Tensor], config: LoraConfi
     _peft_config(config, base_model_name_or_path=model_path, inference_mode=True).save_pretrained(str(folder))
 
 
+def merged_weights(model: nn.Module, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of a model with adapters as those of one without, under its names, in float32.
+
+    Args:
+        model: with adapters, and with its base; its adapters are merged into it.
+        trained: the parameters that are not frozen.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    unknown = model.load_state_dict(dict(trained), strict=False).unexpected_keys
+    assert not unknown, f"parameters of this model: {unknown}"
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.merge()
+    whole = {name: tensor for name, tensor in model.state_dict().items() if ".lora_" not in name}
+    return {name.replace(".base_layer.", "."): tensor for name, tensor in whole.items()}
+
+
 def _peft_config(config: LoraConfig, **settings: Any) -> Any:
     from peft import LoraConfig as PeftLoraConfig
 
@@ -94,9 +112,10 @@ def _check_targets(model: nn.Module, config: LoraConfig) -> None:
     if any(name.endswith(".experts") for name, _ in model.named_modules()):
         raise UserError(f"trainer.lora.rank={config.rank} is only for models without experts; set it to 0")
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linear -= {"lm_head", "score"}
     for name in config.target_modules:
-        if name not in linear - {"lm_head"}:
+        if name not in linear:
             raise UserError(
                 f"trainer.lora.target_modules names {name!r}, and this model's linear layers are "
-                f"{', '.join(sorted(linear - {'lm_head'}))}"
+                f"{', '.join(sorted(linear))}"
             )

@@ -52,7 +52,13 @@ from rlserve.trainers.backends.pytorch.runner import ShardRunner, tokens_of
 from rlserve.trainers.backends.pytorch.saved_state import SavedState, StateInMemory
 from rlserve.trainers.backends.pytorch.scoring import score_batch
 from rlserve.trainers.backends.pytorch.state import TrainingState
-from rlserve.trainers.backends.pytorch.state_copy import AdaptersCopy, ModelCopy, PolicyCopy, ShardCopy
+from rlserve.trainers.backends.pytorch.state_copy import (
+    AdaptersCopy,
+    MergedScorerCopy,
+    ModelCopy,
+    PolicyCopy,
+    ShardCopy,
+)
 from rlserve.trainers.backends.pytorch.state_files import StateFiles
 from rlserve.trainers.base import Membership, Traffic
 from rlserve.trainers.batch import Batch
@@ -308,6 +314,8 @@ class TorchBackend(Backend):
 
     def _policy_copy(self, weights: Mapping[str, Tensor]) -> PolicyCopy:
         """Of the policy's parameters in host memory."""
+        if self._config.lora.is_on and self._networks.scores:
+            return MergedScorerCopy(weights, self._config.lora, self._model_path)
         if self._config.lora.is_on:
             return AdaptersCopy(adapter_weights(weights), self._config.lora, self._model_path)
         return ModelCopy(self._held_state().policy, weights)

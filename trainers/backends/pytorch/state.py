@@ -34,8 +34,8 @@ class TrainingState:
     """Policy, optimizer and, where the algorithm needs them, critic and frozen reference.
 
     A critic that shares the policy's trunk is a value head alone. Parameters are on every rank; AdamW's moments are
-    held as ``holdings`` say. With LoRA only adapters, and the critic's head, are state: every rank has the frozen base
-    from the model's folder, and it is the reference.
+    held as ``holdings`` say. With LoRA only adapters, and the head of a critic or of a model that scores, are state:
+    every rank has the frozen base from the model's folder, and it is the reference.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class TrainingState:
         lora = config.lora
         copied: Callable[[Any], Any] = sharing_copy if lora.is_on else copy.deepcopy
         self.policy: Any = (
-            load_scorer(model_path, load_weights=load_weights, seed=seed)
+            load_scorer(model_path, load_weights=load_weights or lora.is_on, seed=seed)
             if networks.scores
             else load_policy(model_path, load_weights=load_weights or lora.is_on)
         )
@@ -73,6 +73,8 @@ class TrainingState:
         self.flat_reference: FlatParameters | None = None
         if lora.is_on:
             add_adapters(self.policy, lora, seed)
+            if networks.scores:
+                self.policy.score.requires_grad_(True)
             if critic is not None and not self.shares_trunk:
                 add_adapters(critic.backbone, lora, seed)
         elif self.reference is not None:

@@ -25,9 +25,10 @@ from torch import Tensor
 
 from rlserve.trainers.backends.base import POLICY
 from rlserve.trainers.backends.config import LoraConfig
-from rlserve.trainers.backends.pytorch.adapters import save_adapters
+from rlserve.trainers.backends.pytorch.adapters import add_adapters, merged_weights, save_adapters
 from rlserve.trainers.backends.pytorch.optimizer import joined
 from rlserve.trainers.backends.pytorch.parameters import FlatParameters
+from rlserve.trainers.backends.pytorch.scorer import load_scorer
 from rlserve.trainers.backends.pytorch.state import MOMENTS, TrainingState
 from rlserve.trainers.backends.pytorch.state_files import Part, file_name, parts_of_rank_0, write_index
 from rlserve.trainers.base import StateCopy
@@ -54,6 +55,21 @@ class AdaptersCopy(PolicyCopy):
 
     def write(self, folder: Path) -> None:
         save_adapters(folder, self._weights, self._config, self._model_path)
+
+
+class MergedScorerCopy(PolicyCopy):
+    """A model that scores and is trained with LoRA: whole, with its adapters merged, as every reward model is."""
+
+    def __init__(self, weights: Mapping[str, Tensor], config: LoraConfig, model_path: str) -> None:
+        """``weights`` are adapters and head."""
+        self._weights = weights
+        self._config = config
+        self._model_path = model_path
+
+    def write(self, folder: Path) -> None:
+        scorer = load_scorer(self._model_path, load_weights=True, seed=0)  # its head is among the weights
+        add_adapters(scorer, self._config, seed=0)
+        ModelCopy(scorer, merged_weights(scorer, self._weights)).write(folder)
 
 
 class ModelCopy(PolicyCopy):
