@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -160,6 +161,44 @@ class TestInABrowser:
 
         browse(tmp_path, FakePool(), visit, name=MARKUP)
 
+    def test_reasoning_stands_before_the_answer_and_is_not_said_again(self, tmp_path: Path) -> None:
+        chunks = [{"reasoning": "3 and "}, {"reasoning_content": "4"}, {"content": "is "}, {"content": "7"}]
+        stream = ": keep-alive\r\n\r\n" + "".join(
+            f"data: {json.dumps({'choices': [{'delta': chunk}]})}\r\n\r\n" for chunk in chunks
+        )
+
+        async def visit(tab: Tab) -> None:
+            await tab.wait_for("document.title.startsWith('fake')")
+            await answer_with(tab, stream + "data: [DONE]\r\n\r\n")
+            assert await texts(tab, ".thought") == ["3 and 4"]
+            assert await texts(tab, ".assistant") == ["is 7"]
+            assert await tab.evaluate("page.messages.at(-1).content") == "is 7"
+
+        browse(tmp_path, FakePool(), visit)
+
+    def test_a_stream_that_breaks_off_or_tells_of_an_error_says_so(self, tmp_path: Path) -> None:
+        begun = f"data: {json.dumps({'choices': [{'delta': {'content': 'he'}}]})}\n\n"
+
+        async def visit(tab: Tab) -> None:
+            await tab.wait_for("document.title.startsWith('fake')")
+            await answer_with(tab, begun)
+            assert await texts(tab, "#error") == ["The stream broke off."]
+            await answer_with(tab, begun + f"data: {json.dumps({'error': {'message': 'engine died'}})}\n\n")
+            assert await texts(tab, "#error") == ["engine died"]
+            assert await texts(tab, ".assistant") == ["he", "he"]
+
+        browse(tmp_path, FakePool(), visit)
+
+    def test_a_server_that_is_gone_is_found_again(self, tmp_path: Path) -> None:
+        async def visit(tab: Tab) -> None:
+            await tab.wait_for("document.title.startsWith('fake')")
+            await tab.evaluate("window.real = fetch; window.fetch = () => Promise.reject(new TypeError('gone')); 0")
+            await tab.wait_for("document.querySelector('#state').textContent === 'the server does not answer'")
+            await tab.evaluate("window.fetch = real; 0")
+            await tab.wait_for("document.querySelector('#state').textContent === ''")
+
+        browse(tmp_path, FakePool(), visit)
+
     def test_an_error_of_the_server_is_shown_and_the_conversation_goes_on(self, tmp_path: Path) -> None:
         pool = FakePool("ok")
 
@@ -192,6 +231,13 @@ async def texts(tab: Tab, selector: str) -> list[str]:
         f"[...document.querySelectorAll('{selector}')].map((each) => each.textContent)"
     )
     return found
+
+
+async def answer_with(tab: Tab, stream: str) -> None:
+    """Ask something, and let the page have ``stream`` for an answer."""
+    await tab.evaluate(f"window.real = fetch; window.fetch = async () => new Response({json.dumps(stream)}); 0")
+    await tab.evaluate("byId('text').value = 'hi'; send()")
+    await tab.evaluate("window.fetch = real; 0")
 
 
 def browse(folder: Path, pool: FakePool, visit: Visit, *, has_keys: bool = False, name: str = "fake") -> None:

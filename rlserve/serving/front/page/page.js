@@ -116,11 +116,23 @@ function take(answer, chunk) {
   answer.how = choice.finish_reason ?? answer.how;
   const spans = choice.weight_versions;
   if (spans?.length) page.version = spans.at(-1)[0];
-  if (!choice.delta.content) return;
+  const thought = choice.delta.reasoning ?? choice.delta.reasoning_content ?? "";
+  const text = choice.delta.content ?? "";
+  if (!thought && !text) return;
   answer.first ??= performance.now();
-  answer.text += choice.delta.content;
+  if (thought) think(answer, thought);
+  answer.text += text;
   answer.said.textContent = answer.text;
   byId("log").scrollTop = byId("log").scrollHeight;
+}
+
+// Reasoning stands before the answer, and is not said again to the model.
+function think(answer, text) {
+  if (!answer.thought) {
+    answer.thought = element("p", "said thought", "");
+    answer.said.before(answer.thought);
+  }
+  answer.thought.textContent += text;
 }
 
 function finish(answer) {
