@@ -90,6 +90,21 @@ class KubernetesConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RayJobConfig:
+    """What ``rlserve submit --to ray`` asks of a Ray cluster that is there already."""
+
+    address: str | None = None
+    """Of the job server, ``http://HEAD:8265``; None takes RAY_API_SERVER_ADDRESS."""
+    python: str = "python3"
+    """Interpreter of the cluster's machines that has rlserve."""
+    stop_wait_s: int = 300
+    """Time that a run has to save when its job is stopped."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"stop_wait_s": self.stop_wait_s >= 1 or "must be at least 1"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
     """Where the run's worker processes live."""
 
@@ -112,6 +127,7 @@ class LaunchConfig:
     """Folder whose files are rendered in place of those of the same name in ``launch/schedulers/``."""
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
+    ray: RayJobConfig = field(default_factory=RayJobConfig)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import Scheduler
 from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler
+from rlserve.launch.schedulers.ray_jobs.scheduler import RayScheduler
 from rlserve.launch.schedulers.slurm.scheduler import SlurmScheduler
 
-SCHEDULERS: tuple[type[Scheduler], ...] = (SlurmScheduler, KubernetesScheduler)
+SCHEDULERS: tuple[type[Scheduler], ...] = (SlurmScheduler, KubernetesScheduler, RayScheduler)
 
 
 def create_scheduler(name: str) -> Scheduler:

@@ -42,7 +42,15 @@ class JobPlan:
     config: RunConfig
     run_file: str
     """The run's whole configuration as YAML, with the run's name."""
-    groups: tuple[NodeGroup, ...]
+
+    @property
+    def groups(self) -> tuple[NodeGroup, ...]:
+        """The machines that the job asks for.
+
+        Raises:
+            UserError: as :func:`node_groups`.
+        """
+        return node_groups(self.config.pool, self.config.launch)
 
     @property
     def launch(self) -> LaunchConfig:

@@ -19,7 +19,7 @@ from rlserve.config.resume import load_run
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import Scheduler
 from rlserve.launch.schedulers.factory import create_scheduler
-from rlserve.launch.schedulers.plan import JobPlan, node_groups
+from rlserve.launch.schedulers.plan import JobPlan
 from rlserve.tracking.job_record import JobRecord, read_job, write_job
 from rlserve.tracking.run_folder import RunFolder, default_run_name
 
@@ -98,7 +98,6 @@ def _render(config: RunConfig, scheduler: Scheduler) -> Rendered:
         python=sys.executable,
         config=config,
         run_file=to_yaml(config),
-        groups=node_groups(config.pool, launch),
     )
     return Rendered(scheduler=scheduler, plan=plan, files=scheduler.render(plan))
 

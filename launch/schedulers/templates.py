@@ -19,7 +19,7 @@ SUFFIX = ".j2"
 def render_templates(own: Path, plan: JobPlan, **more: Any) -> Mapping[str, str]:
     """All templates of the folder ``own``, by the name of the file that each becomes.
 
-    A template has ``plan``, its ``groups`` and ``launch``, what ``more`` names, and the filters ``shell`` and ``json``,
+    A template has ``plan`` and its ``launch``, what ``more`` names, and the filters ``shell`` and ``json``,
     which quote a text. A file of the same name in ``launch.templates`` is taken instead.
 
     Raises:
@@ -39,7 +39,7 @@ def render_templates(own: Path, plan: JobPlan, **more: Any) -> Mapping[str, str]
     for path in sorted(own.glob(f"*{SUFFIX}")):
         try:
             template = environment.get_template(path.name)
-            text = template.render(plan=plan, launch=plan.launch, groups=plan.groups, **more)
+            text = template.render(plan=plan, launch=plan.launch, **more)
         except TemplateError as error:
             raise UserError(f"{path.name} (launch.templates={plan.launch.templates}): {error}") from error
         rendered[path.name.removesuffix(SUFFIX)] = text

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-SCHEDULER_NAMES = ("slurm", "kubernetes")
+SCHEDULER_NAMES = ("slurm", "kubernetes", "ray")
 _EXAMPLES = """\
 examples:
   rlserve submit conf/rlhf.yaml --to slurm pool=h100_h200 launch.slurm.partition=gpu --dry-run

@@ -9,6 +9,9 @@ from rlserve.errors import check_fields
 from rlserve.pool.pacing.config import PacingConfig
 from rlserve.roofline.accelerators import is_paced
 
+CLOUD_PROBES = ("aws", "azure", "google")
+"""Names that ``pool.notice_probe`` may have beside those of functions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SlotGroupConfig:
@@ -98,8 +101,8 @@ class PoolConfig:
     """File that names slots, gangs, nodes or hosts that will be taken away, one a line, with the seconds that are left;
     None is `notices` in the run's folder."""
     notice_probe: str | None = None
-    """`path/to/file.py:function` or `package.module:function`, asked every 5 s on each machine: the seconds until the
-    machine is taken away, or None."""
+    """Asked every 5 s on each machine whether it will be taken away: ``aws``, ``azure`` or ``google`` asks that cloud;
+    `path/to/file.py:function` or `package.module:function` returns the seconds until then, or None."""
     health_interval_s: float = 1.0
     """How often each worker is asked for a sign of life."""
     health_timeout_s: float = 10.0
@@ -128,8 +131,9 @@ class PoolConfig:
                 "move_hold_s": self.move_hold_s >= 0 or "must be at least 0",
                 "notice_grace_s": self.notice_grace_s > 0 or "must be above 0",
                 "notice_probe": self.notice_probe is None
+                or self.notice_probe in CLOUD_PROBES
                 or all(self.notice_probe.rpartition(":"))
-                or "must be path/to/file.py:function or package.module:function",
+                or f"must be {', '.join(CLOUD_PROBES)}, path/to/file.py:function or package.module:function",
                 "health_interval_s": self.health_interval_s > 0 or "must be above 0",
                 "health_timeout_s": self.health_timeout_s >= self.health_interval_s
                 or f"must be at least pool.health_interval_s={self.health_interval_s:g}",

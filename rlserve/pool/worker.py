@@ -41,7 +41,8 @@ from rlserve.pool.base import (
     WorkerSpec,
 )
 from rlserve.pool.fork_server import worker_modules
-from rlserve.pool.notices.worker import WorkerNotices, find_probe
+from rlserve.pool.notices.probes.factory import find_probe
+from rlserve.pool.notices.worker import WorkerNotices
 from rlserve.pool.pacing.base import PacingAccount
 from rlserve.pool.pacing.factory import create_pace
 from rlserve.trainers import Batch, Membership

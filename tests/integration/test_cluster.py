@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,36 +147,57 @@ def test_nodes_come_and_go_while_a_run_uses_the_cluster(workplace: Workplace, cl
     cluster.order("kill", "cpu-c")
 
 
-def test_a_run_as_the_entry_point_of_a_job(workplace: Workplace, cluster: Cluster) -> None:
-    config = workplace.config({"num_steps": 2, "launch": {"kind": "cluster"}, "pool": {"slots": "auto"}})
-    script = (
-        "from ray.job_submission import JobSubmissionClient\n"
-        "import sys, time\n"
-        f"client = JobSubmissionClient('http://{cluster.dashboard}')\n"
-        "job = None\n"
-        "while job is None:\n"
-        "    try:\n"
-        "        job = client.submit_job(entrypoint=sys.argv[1])\n"
-        "    except RuntimeError as error:\n"
-        "        if 'No available agent' not in str(error):  # the head node's agent is still coming up\n"
-        "            raise\n"
-        "        time.sleep(0.5)\n"
-        "while not client.get_job_status(job).is_terminal():\n"
-        "    time.sleep(0.2)\n"
-        "print(client.get_job_logs(job))\n"
-        "print(client.get_job_status(job))\n"
-    )
-    entry_point = f"cd {workplace.place} && {sys.executable} -m rlserve launch {config} name=job"
-    done = subprocess.run(
-        [sys.executable, "-c", script, entry_point],
+def rlserve(workplace: Workplace, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A command in the folder that holds ``runs``."""
+    return subprocess.run(
+        [sys.executable, "-m", "rlserve", *arguments],
+        cwd=workplace.place,
         env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
     )
-    assert done.stdout.rstrip().endswith("SUCCEEDED"), done.stdout + done.stderr
-    folder: Path = workplace.place / "runs" / "job"
-    assert json.loads((folder / "summary.json").read_text())["num_steps"] == 2
+
+
+def status(workplace: Workplace) -> dict[str, Any]:
+    done = rlserve(workplace, "status", "job", "--json")
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def wait_for(condition: Callable[[], bool], workplace: Workplace) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, rlserve(workplace, "logs", "job", "--job").stdout
+        time.sleep(0.2)
+
+
+def test_a_run_that_is_submitted_stopped_and_taken_up_again(workplace: Workplace, cluster: Cluster) -> None:
+    """The job's stop is a SIGTERM: the run saves, and its next job goes on from there."""
+    ray = {"address": f"http://{cluster.dashboard}", "python": sys.executable}
+    config = workplace.config({"num_steps": 500, "launch": {"ray": ray}, "pool": {"slots": "auto"}})
+
+    def is_submitted() -> bool:
+        done = rlserve(workplace, "submit", str(config), "--to", "ray", "name=job")
+        assert done.returncode == 0 or "No available agent" in done.stderr, done.stderr  # the head's is coming up
+        return done.returncode == 0
+
+    wait_for(is_submitted, workplace)
+    samples = workplace.place / "runs" / "job" / "samples.jsonl"
+    wait_for(lambda: samples.exists() and samples.read_text().count("\n") >= 2, workplace)
+    assert status(workplace)["job"].endswith(": RUNNING")
+    assert rlserve(workplace, "cancel", "job", "--wait", str(DEADLINE_S)).returncode == 0
+    stopped = status(workplace)
+    assert stopped["state"] == "stopped"
+    assert Path(stopped["checkpoint"]).name == f"step_{stopped['step']:06d}"
+    wait_for(lambda: bool(status(workplace)["job"].endswith(": STOPPED")), workplace)
+    num_steps = stopped["step"] + 2
+    done = rlserve(workplace, "resume", "job", f"num_steps={num_steps}")
+    assert done.returncode == 0, done.stderr
+    wait_for(lambda: not status(workplace)["job"].endswith((": PENDING", ": RUNNING")), workplace)
+    ended = status(workplace)
+    assert (ended["state"], ended["job"].partition(": ")[2]) == ("finished", "SUCCEEDED")
+    assert [json.loads(line)["step"] for line in samples.read_text().splitlines()] == list(range(1, num_steps + 1))
 
 
 def test_more_slots_than_the_cluster_has(workplace: Workplace, cluster: Cluster) -> None:

@@ -12,26 +12,18 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from importlib import import_module
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from typing import Any
 
-from rlserve.errors import PoolError
 from rlserve.pool.notices.base import Notice
+from rlserve.pool.notices.probes.base import Probe
 
 logger = logging.getLogger(__name__)
 
 NOTICE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 PROBE_INTERVAL_S = 5.0
-
-Probe = Callable[[], float | None]
-"""Seconds until this machine is taken away; None while nobody has said so."""
 
 
 class WorkerNotices:
@@ -81,31 +73,3 @@ class WorkerNotices:
 
     def _note_signal(self, number: int) -> None:
         self.give(Notice(reason=f"its process was sent {signal.Signals(number).name}"))
-
-
-def find_probe(name: str) -> Probe:
-    """Import ``path/to/file.py:function`` or ``package.module:function``.
-
-    Raises:
-        PoolError: there is no such function.
-    """
-    location, _, attribute = name.rpartition(":")
-    try:
-        module = _import_file(Path(location)) if location.endswith(".py") else import_module(location)
-        probe = getattr(module, attribute)
-    except (ImportError, OSError, ValueError, AttributeError) as error:
-        raise PoolError(
-            f"pool.notice_probe={name}: {error}; must be path/to/file.py:function or package.module:function"
-        ) from error
-    if not callable(probe):
-        raise PoolError(f"pool.notice_probe={name}: {attribute!r} is not a function")
-    return probe  # type: ignore[no-any-return]
-
-
-def _import_file(path: Path) -> Any:
-    spec = spec_from_file_location(f"rlserve_probe_{path.stem}", path)
-    assert spec is not None, f"{path} ends in .py"
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

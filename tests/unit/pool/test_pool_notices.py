@@ -14,7 +14,8 @@ from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, Node, cut_gangs, cut_newcomers
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.notices.file import NamedNotice, NoticeFile, gangs_named, parse_notices
-from rlserve.pool.notices.worker import NOTICE_SIGNALS, WorkerNotices, find_probe
+from rlserve.pool.notices.probes.factory import find_probe
+from rlserve.pool.notices.worker import NOTICE_SIGNALS, WorkerNotices
 from rlserve.pool.slots import Slot
 from rlserve.roofline.accelerators import slot_type
 

@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from rlserve.config import load, to_yaml
-from rlserve.launch.schedulers.plan import JobPlan, node_groups
+from rlserve.launch.schedulers.plan import JobPlan
 
 
 @cache
@@ -20,5 +20,4 @@ def plan_of(*settings: str) -> JobPlan:
         python="/data/.venv/bin/python",
         config=config,
         run_file=to_yaml(config),
-        groups=node_groups(config.pool, config.launch),
     )

@@ -1,0 +1,105 @@
+"""A run as a job of a Ray cluster, by Ray's own job server.
+
+::
+
+    PENDING ──► RUNNING ──stop: SIGTERM, the run saves──► STOPPED ──rlserve resume: a new job──► PENDING …
+                   └── SUCCEEDED, FAILED
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from rlserve.errors import UserError
+from rlserve.launch.schedulers.base import JobState, Scheduler
+from rlserve.launch.schedulers.plan import JobPlan
+from rlserve.launch.schedulers.templates import render_templates
+from rlserve.tracking.job_record import JobRecord
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+ENTRYPOINT_FILE = "entrypoint.sh"
+RUNTIME_ENV_FILE = "runtime_env.yaml"
+_ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
+_STAGES = {"PENDING": "waiting", "RUNNING": "running"}
+_UNKNOWN_JOB = "does not exist"
+
+
+class RayScheduler(Scheduler):
+    """By Ray's client of its job server, which adds the token where one is set up for Ray."""
+
+    name = "ray"
+
+    def render(self, plan: JobPlan) -> Mapping[str, str]:
+        return {**render_templates(Path(__file__).parent, plan), "run.yaml": plan.run_file}
+
+    def submit_command(self, folder: Path) -> Sequence[str]:
+        what = ["--runtime-env", str(folder / RUNTIME_ENV_FILE), "--no-wait", "--", "sh", ENTRYPOINT_FILE]
+        return ("ray", "job", "submit", *what)
+
+    def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
+        address = plan.launch.ray.address or os.environ.get(_ADDRESS_VARIABLE)
+        if not address:
+            raise UserError(f"launch.ray.address, or {_ADDRESS_VARIABLE}, must name Ray's job server: http://HEAD:8265")
+        with _connected(address) as client:
+            job_id = client.submit_job(
+                entrypoint=f"exec sh {ENTRYPOINT_FILE}",
+                runtime_env=yaml.safe_load((folder / RUNTIME_ENV_FILE).read_text(encoding="utf-8")),
+                metadata={"rlserve_run": plan.name},
+            )
+        return JobRecord(scheduler=self.name, id=job_id, place=address)
+
+    def state(self, job: JobRecord) -> JobState | None:
+        try:
+            with _connected(job.place) as client:
+                info = client.get_job_info(job.id)
+        except UserError as error:
+            if _UNKNOWN_JOB in str(error):
+                return None
+            raise
+        status = str(info.status.value)
+        detail = f"{status} ({info.message})" if status == "FAILED" and info.message else status
+        return JobState(stage=_STAGES.get(status, "ended"), detail=detail)  # type: ignore[arg-type]
+
+    def print_logs(self, job: JobRecord, *, follow: bool) -> int:
+        with _connected(job.place) as client:
+            if follow:
+                asyncio.run(_print_as_it_comes(client, job.id))
+            else:
+                sys.stdout.write(client.get_job_logs(job.id))
+        return 0
+
+    def cancel(self, job: JobRecord) -> None:
+        with _connected(job.place) as client:
+            client.stop_job(job.id)
+
+
+async def _print_as_it_comes(client: JobSubmissionClient, job_id: str) -> None:
+    async for lines in client.tail_job_logs(job_id):
+        sys.stdout.write(lines)
+        sys.stdout.flush()
+
+
+@contextmanager
+def _connected(address: str) -> Iterator[JobSubmissionClient]:
+    """A client of the job server.
+
+    Raises:
+        UserError: it does not answer, or refuses.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.job_submission import JobSubmissionClient  # takes a second
+
+    try:
+        yield JobSubmissionClient(address)
+    except (ConnectionError, RuntimeError) as error:
+        raise UserError(f"Ray's job server at {address}: {str(error).strip()}") from error
