@@ -182,7 +182,7 @@ class Outside:
         self._events = events
         self._slot_ids: list[str] = []
         self.version = 0
-        self.busy_s = self.snapshot_s = 0.0
+        self.busy_s = self.snapshot_s = self.pause_s = 0.0
         self.members = tuple(workers)
 
     def __getitem__(self, slot_id: str) -> Worker:
