@@ -48,7 +48,9 @@ class BarPanel:
 
 
 def bar_panels(data: ReportData) -> tuple[BarPanel, ...]:
-    """How the slots were used: four panels."""
+    """How the slots were used: four panels; of a run that generates nothing, what their time went into alone."""
+    if not data.generates:
+        return (time_panel(data),)
     return (time_panel(data), moves_panel(data), staleness_panel(data), efficiency_panel(data))
 
 

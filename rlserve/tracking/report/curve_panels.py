@@ -38,7 +38,9 @@ class CurvePanel:
 
 
 def step_panels(data: ReportData) -> tuple[CurvePanel, ...]:
-    """What the policy did, over training steps: six panels."""
+    """What the policy did, over training steps: six panels; none of a run that generates nothing."""
+    if not data.generates:
+        return ()
     return (
         _kl_panel(data),
         CurvePanel(
@@ -97,19 +99,13 @@ def _kl_panel(data: ReportData) -> CurvePanel:
 
 
 def throughput_panel(data: ReportData) -> CurvePanel:
-    """Tokens per second of both sides, over time."""
+    """Tokens per second of both sides, of those that there are, over time."""
+    colour = colours.OWNER_COLOURS
+    generated = Curve(points=data.by_time(names.ROLLOUT_TOKENS_PER_S), colour=colour["rollout"], label="generated")
+    trained = Curve(points=data.by_time(names.TRAINED_TOKENS_PER_S), colour=colour["train"], label="trained")
     return CurvePanel(
         title="throughput, tokens/s" + (" of the small model" if data.is_paced else ""),
-        curves=(
-            Curve(
-                points=data.by_time(names.ROLLOUT_TOKENS_PER_S),
-                colour=colours.OWNER_COLOURS["rollout"],
-                label="generated",
-            ),
-            Curve(
-                points=data.by_time(names.TRAINED_TOKENS_PER_S), colour=colours.OWNER_COLOURS["train"], label="trained"
-            ),
-        ),
+        curves=(generated, trained) if data.generates else (trained,),
         from_zero=True,
     )
 
@@ -126,12 +122,15 @@ def utilisation_panel(data: ReportData) -> CurvePanel:
         known = tuple(math.nan if share is None else share for share in shares)
         return Curve(points=broken_at(Series(middles_s, known), data.resumes_s), colour=colour, label=label)
 
+    replicas = curve((each.of_role("rollout") for each in windows), colours.OWNER_COLOURS["rollout"], "replicas")
+    trainers = curve((each.of_role("train") for each in windows), colours.OWNER_COLOURS["train"], "trainers")
+    all_slots = (None if each.bubble is None else 1 - each.bubble for each in windows)
     return CurvePanel(
         title="utilisation: share of each role's slots' time computing",
         curves=(
-            curve((each.of_role("rollout") for each in windows), colours.OWNER_COLOURS["rollout"], "replicas"),
-            curve((each.of_role("train") for each in windows), colours.OWNER_COLOURS["train"], "trainers"),
-            curve((None if each.bubble is None else 1 - each.bubble for each in windows), colours.MUTED, "all slots"),
+            *((replicas,) if data.generates else ()),
+            trainers,
+            curve(all_slots, colours.MUTED, "all slots"),
         ),
         is_share=True,
     )

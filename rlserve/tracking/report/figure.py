@@ -12,13 +12,16 @@
     utilisation by role (wide)
     slots' time   | rate after moves
     staleness     | efficiency          bars
+
+A run that learns from a data set has the wide ones without the queue, and what the slots' time went into.
 """
 
 from __future__ import annotations
 
 import html
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -38,16 +41,68 @@ from rlserve.tracking.report.series import Series, running_mean, thinned
 Place = tuple[int, int]
 """Row and column of a panel, from 1."""
 REWARD: Place = (1, 1)
-STEP_PLACES: tuple[Place, ...] = ((2, 1), (2, 2), (3, 1), (3, 2), (4, 1), (4, 2))
-QUEUE: Place = (5, 1)
-SLOTS: Place = (6, 1)
-THROUGHPUT: Place = (7, 1)
-UTILISATION: Place = (8, 1)
-BAR_PLACES: tuple[Place, ...] = ((9, 1), (9, 2), (10, 1), (10, 2))
-BY_STEP = (REWARD, *STEP_PLACES)
-BY_TIME = (QUEUE, SLOTS, THROUGHPUT, UTILISATION)
-PLACES = (*BY_STEP, *BY_TIME, *BAR_PLACES)
-LAST_BY_STEP = STEP_PLACES[-2:]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where the other panels are, below each other and, some of them, two in a row."""
+
+    by_step: tuple[Place, ...]
+    queue: Place | None
+    slots: Place
+    throughput: Place
+    utilisation: Place
+    bars: tuple[Place, ...]
+    heights: tuple[int, ...]
+    """Of the rows, in pixels."""
+
+    @property
+    def by_time(self) -> tuple[Place, ...]:
+        """Panels over time, from top to bottom."""
+        whole = (self.slots, self.throughput, self.utilisation)
+        return whole if self.queue is None else (self.queue, *whole)
+
+    @property
+    def highest_by_time(self) -> Place:
+        """Below it stand the numbers of the steps."""
+        return self.by_time[0]
+
+    def num_columns(self, row: int) -> int:
+        """Panels in a row."""
+        return 2 if (row, 2) in (*self.by_step, *self.bars) else 1
+
+    def is_wide(self, row: int) -> bool:
+        """Whether its panel takes the whole width."""
+        return (row, 1) not in (*self.by_step, *self.bars)
+
+
+def grid_of(data: ReportData) -> Grid:
+    """A run that generates nothing has no queue, and fewer panels of the others."""
+    heights = [260]
+
+    def rows(num_panels: int, height: int) -> tuple[Place, ...]:
+        first = len(heights) + 1
+        heights.extend([height] * -(-num_panels // 2))
+        return tuple((first + index // 2, 1 + index % 2) for index in range(num_panels))
+
+    def row(height: int) -> Place:
+        heights.append(height)
+        return len(heights), 1
+
+    by_step = rows(len(step_panels(data)), 120)
+    queue = row(210) if data.generates else None
+    slots, throughput, utilisation = row(min(max(26 * len(data.slots), 80), 560)), row(160), row(120)
+    return Grid(
+        by_step=by_step,
+        queue=queue,
+        slots=slots,
+        throughput=throughput,
+        utilisation=utilisation,
+        bars=rows(len(bar_panels(data)), 150),
+        heights=tuple(heights),
+    )
+
+
 GAP = 74
 """Pixels between two panels."""
 MAX_NUM_POINTS = 1000
@@ -57,38 +112,29 @@ WHITE_EDGE = {"color": "white", "width": 1}
 
 def draw(data: ReportData) -> go.Figure:
     """The plotly figure; panels over steps share one axis, and so do those over time."""
-    heights = [260, 120, 120, 120, 210, min(max(26 * len(data.slots), 80), 560), 160, 120, 150, 150]
-    inner_height = sum(heights) + GAP * (len(heights) - 1)
-    panels = dict(zip(STEP_PLACES, step_panels(data), strict=True))
-    panels |= {THROUGHPUT: throughput_panel(data), UTILISATION: utilisation_panel(data)}
-    titles = {place: panel.title for place, panel in panels.items()}
-    bars = dict(zip(BAR_PLACES, bar_panels(data), strict=True))
-    titles |= {place: panel.title for place, panel in bars.items()}
-    titles |= {REWARD: data.learning[0], QUEUE: "rollout queue and decisions", SLOTS: "who has which slot"}
-    figure = make_subplots(
-        rows=len(heights),
-        cols=2,
-        row_heights=heights,
-        vertical_spacing=GAP / inner_height,
-        horizontal_spacing=0.08,
-        specs=[
-            [{}, {}] if (row, 2) in (*STEP_PLACES, *BAR_PLACES) else [{"colspan": 2}, None]
-            for row in range(1, len(heights) + 1)
-        ],
-        subplot_titles=[f"<b>{titles[place]}</b>" for place in sorted(titles)],
-    )
-    for place, note in zip(sorted(titles), figure.layout.annotations, strict=True):
-        note.update(font={"size": 14}, x=_x_domain(figure, place)[0], xanchor="left", yshift=6)
+    grid = grid_of(data)
+    inner_height = sum(grid.heights) + GAP * (len(grid.heights) - 1)
+    panels = dict(zip(grid.by_step, step_panels(data), strict=True))
+    panels |= {grid.throughput: throughput_panel(data), grid.utilisation: utilisation_panel(data)}
+    bars = dict(zip(grid.bars, bar_panels(data), strict=True))
+    titles = {place: panel.title for place, panel in panels.items()} | {
+        place: panel.title for place, panel in bars.items()
+    }
+    titles |= {REWARD: data.learning[0], grid.slots: "who has which slot"}
+    if grid.queue is not None:
+        titles[grid.queue] = "rollout queue and decisions"
+    figure = _empty_figure(grid, titles, inner_height)
     _draw_reward(figure, data)
     for place, panel in panels.items():
-        _draw_curves(figure, place, panel, smooth=place in STEP_PLACES)
+        _draw_curves(figure, place, panel, smooth=place in grid.by_step)
     for place, bar_panel in bars.items():
         _draw_bars(figure, place, bar_panel)
-    _draw_queue(figure, data)
-    _draw_slots(figure, data)
-    _join_axes(figure, data)
-    _mark_times(figure, data)
-    _place_legends(figure)
+    if grid.queue is not None:
+        _draw_queue(figure, grid.queue, data)
+    _draw_slots(figure, grid.slots, data)
+    _join_axes(figure, grid, data)
+    _mark_times(figure, grid, data)
+    _place_legends(figure, titles)
     figure.update_layout(
         height=inner_height + 110,
         template="plotly_white",
@@ -99,21 +145,41 @@ def draw(data: ReportData) -> go.Figure:
     return figure
 
 
-def _join_axes(figure: go.Figure, data: ReportData) -> None:
-    for place in STEP_PLACES:
+def _empty_figure(grid: Grid, titles: Mapping[Place, str], inner_height: int) -> go.Figure:
+    columns: dict[tuple[bool, int], list[dict[str, int] | None]] = {
+        (True, 1): [{"colspan": 2}, None],
+        (False, 1): [{}, None],
+        (False, 2): [{}, {}],
+    }
+    figure = make_subplots(
+        rows=len(grid.heights),
+        cols=2,
+        row_heights=list(grid.heights),
+        vertical_spacing=GAP / inner_height,
+        horizontal_spacing=0.08,
+        specs=[columns[grid.is_wide(row), grid.num_columns(row)] for row in range(1, len(grid.heights) + 1)],
+        subplot_titles=[f"<b>{titles[place]}</b>" for place in sorted(titles)],
+    )
+    for place, note in zip(sorted(titles), figure.layout.annotations, strict=True):
+        note.update(font={"size": 14}, x=_x_domain(figure, place)[0], xanchor="left", yshift=6)
+    return figure
+
+
+def _join_axes(figure: go.Figure, grid: Grid, data: ReportData) -> None:
+    for place in grid.by_step:
         _update_x(figure, place, matches=_x_axis(figure, REWARD))
-    for place in BY_TIME:
+    for place in grid.by_time:
         _update_x(figure, place, range=[data.start_s, data.end_s])
-    for place in BY_TIME[:-1]:
-        _update_x(figure, place, matches=_x_axis(figure, UTILISATION))
-    for place in LAST_BY_STEP:
+    for place in grid.by_time[:-1]:
+        _update_x(figure, place, matches=_x_axis(figure, grid.utilisation))
+    for place in grid.by_step[-2:] or (REWARD,):
         _update_x(figure, place, title="training step")
-    _update_x(figure, UTILISATION, title=time_label(data))
+    _update_x(figure, grid.utilisation, title=time_label(data))
 
 
-def _place_legends(figure: go.Figure) -> None:
+def _place_legends(figure: go.Figure, places: Iterable[Place]) -> None:
     """Every panel has its own legend, right above it."""
-    for place in PLACES:
+    for place in places:
         top = next(figure.select_yaxes(row=place[0], col=place[1])).domain[1]
         corner = {"x": _x_domain(figure, place)[1], "xanchor": "right", "y": top, "yanchor": "bottom"}
         style = {"orientation": "h", "font": {"size": 11}, "bgcolor": "rgba(0,0,0,0)"}
@@ -121,26 +187,26 @@ def _place_legends(figure: go.Figure) -> None:
 
 
 def _legend(place: Place) -> str:
-    number = PLACES.index(place) + 1
-    return "legend" if number == 1 else f"legend{number}"
+    """A name of the panel's own."""
+    return f"legend{2 * place[0] + place[1]}"
 
 
-def _mark_times(figure: go.Figure, data: ReportData) -> None:
+def _mark_times(figure: go.Figure, grid: Grid, data: ReportData) -> None:
     """Faint lines at some steps, and a stronger one where the run went on after a stop."""
     for time_s, step in data.step_marks:
-        for row, col in (QUEUE, SLOTS):
+        for row, col in grid.by_time[: grid.by_time.index(grid.slots) + 1]:
             figure.add_vline(x=time_s, line={"dash": "dot", "width": 1, "color": colours.MUTED}, row=row, col=col)
-        _note_below_queue(figure, time_s, f"step {step}")
+        _note_below(figure, grid.highest_by_time, time_s, f"step {step}")
     for time_s in data.resumes_s:
-        for row, col in BY_TIME:
+        for row, col in grid.by_time:
             figure.add_vline(x=time_s, line={"width": 1.5, "color": colours.TEXT}, row=row, col=col)
 
 
-def _note_below_queue(figure: go.Figure, time_s: float, text: str) -> None:
+def _note_below(figure: go.Figure, place: Place, time_s: float, text: str) -> None:
     figure.add_annotation(
         x=time_s,
-        xref=_x_axis(figure, QUEUE),
-        y=next(figure.select_yaxes(row=QUEUE[0], col=QUEUE[1])).domain[0],
+        xref=_x_axis(figure, place),
+        y=next(figure.select_yaxes(row=place[0], col=place[1])).domain[0],
         yref="paper",
         text=text,
         font={"size": 10, "color": colours.MUTED},
@@ -225,14 +291,14 @@ def _draw_reward(figure: go.Figure, data: ReportData) -> None:
     _add(figure, REWARD, [*_faint_and_smoothed(points, label, colours.REWARD), held_out])
 
 
-def _draw_queue(figure: go.Figure, data: ReportData) -> None:
+def _draw_queue(figure: go.Figure, place: Place, data: ReportData) -> None:
     queue = _curve(data.queue, "prompt groups waiting", colours.QUEUE, shape="hv")
     queue.update(fill="tozeroy", fillcolor="rgba(107, 92, 165, 0.12)")
-    _add(figure, QUEUE, [queue])
+    _add(figure, place, [queue])
     if data.queue_bounds is not None:
         low, high = data.queue_bounds
         ends = Series((0, data.end_s, math.nan, 0, data.end_s), (low, low, math.nan, high, high))
-        _add(figure, QUEUE, [_curve(ends, f"thresholds {low:g} and {high:g}", colours.MUTED, width=1, dash="dash")])
+        _add(figure, place, [_curve(ends, f"thresholds {low:g} and {high:g}", colours.MUTED, width=1, dash="dash")])
     for action, symbol, owner in (("to_rollout", "triangle-up", "rollout"), ("to_train", "triangle-down", "train")):
         chosen = [move for move in data.moves if move.action == action]
         marks = go.Scatter(
@@ -245,11 +311,11 @@ def _draw_queue(figure: go.Figure, data: ReportData) -> None:
             hovertemplate="%{x:.1f} s: %{text}",
             cliponaxis=False,
         )
-        _add(figure, QUEUE, [marks])
-    figure.update_yaxes(title="queue length", rangemode="tozero", row=QUEUE[0], col=QUEUE[1])
+        _add(figure, place, [marks])
+    figure.update_yaxes(title="queue length", rangemode="tozero", row=place[0], col=place[1])
 
 
-def _draw_slots(figure: go.Figure, data: ReportData) -> None:
+def _draw_slots(figure: go.Figure, place: Place, data: ReportData) -> None:
     """One horizontal bar an interval; bars of one owner are one entry of the legend."""
     for owner, colour in colours.OWNER_COLOURS.items():
         own = [(slot.label, part) for slot in data.slots for part in slot.intervals if part.owner == owner]
@@ -263,7 +329,7 @@ def _draw_slots(figure: go.Figure, data: ReportData) -> None:
             name=owner,
             marker={"color": colour, "line": {"width": 0}},
         )
-        _add(figure, SLOTS, [bars] if own else [])
+        _add(figure, place, [bars] if own else [])
     labels = {slot.slot_id: slot.label for slot in data.slots}
     failures = [failure for failure in data.failures if failure.slot_id in labels]
     crosses = go.Scatter(
@@ -275,14 +341,14 @@ def _draw_slots(figure: go.Figure, data: ReportData) -> None:
         marker={"symbol": "x", "size": 10, "color": colours.OWNER_COLOURS["dead"], "line": WHITE_EDGE},
         hovertemplate="%{x:.1f} s: %{y} lost: %{text}<extra></extra>",
     )
-    _add(figure, SLOTS, [crosses] if failures else [])
+    _add(figure, place, [crosses] if failures else [])
     figure.update_yaxes(
         categoryorder="array",
         categoryarray=[slot.label for slot in data.slots],
         autorange="reversed",
         showgrid=False,
-        row=SLOTS[0],
-        col=SLOTS[1],
+        row=place[0],
+        col=place[1],
     )
 
 

@@ -12,12 +12,14 @@
     utilisation by role, by time
     slots' time | rate after each move | staleness | efficiency      bars
     some answers
+
+A run that learns from a data set has only what is left without the policy's panels and the queue.
 """
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +49,21 @@ DOTS_PER_INCH = 130
 PAGE_WIDTH = 13.0
 LEFT, RIGHT, BOTTOM = 1.1, 0.35, 0.65
 HEADLINE_HEIGHT = 0.9
-GAPS_ABOVE = (0.25, 0.5, 0.85, 1.2, 0.5, 0.5, 0.5, 1.0, 0.75)
+GAPS_ABOVE = {
+    "headline": 0.25,
+    "reward": 0.5,
+    "steps": 0.85,
+    "queue": 1.2,
+    "slots": 0.5,
+    "throughput": 0.5,
+    "utilisation": 0.5,
+    "bars": 1.0,
+    "answers": 0.75,
+}
+GAP_BELOW_REWARD = 1.15
+"""Where the slots are next: room for what stands below its axis."""
+STEP_NUMBERS_HEIGHT = 14.0
+"""Points, above the first panel over time."""
 ANSWER_HEIGHT = 0.2
 NOTE_HEIGHT = 0.2
 """Of a line of words."""
@@ -90,23 +106,35 @@ def write_png(data: ReportData, path: Path) -> None:
 def draw(data: ReportData) -> Figure:
     """The matplotlib figure."""
     slots_height = min(max(0.27 * len(data.slots), 0.9), 5.5)
-    answers_height = ANSWER_HEIGHT * (len(data.answers) + 1)
     lines = [line for note in data.notes for line in textwrap.wrap(note, NOTE_WIDTH)]
-    heights = [HEADLINE_HEIGHT + _notes_height(lines), 2.6, 1.2, 1.9, slots_height, 1.3, 1.0, 1.2, answers_height]
-    page_height = sum(heights) + sum(GAPS_ABOVE) + BOTTOM
+    heights = {
+        "headline": HEADLINE_HEIGHT + _notes_height(lines),
+        "reward": 2.6,
+        "steps": 1.2,
+        "queue": 1.9,
+        "slots": slots_height,
+        "throughput": 1.3,
+        "utilisation": 1.0,
+        "bars": 1.2,
+        "answers": ANSWER_HEIGHT * (len(data.answers) + 1),
+    }
+    gaps = GAPS_ABOVE
+    if not data.generates:
+        heights = {name: height for name, height in heights.items() if name not in ("steps", "queue")}
+        gaps = {**gaps, "slots": GAP_BELOW_REWARD}
+    page_height = sum(heights.values()) + sum(gaps[name] for name in heights) + BOTTOM
     figure = Figure(figsize=(PAGE_WIDTH, page_height))
-    boxes: list[Box] = []
+    boxes: dict[str, Box] = {}
     top = page_height
-    for gap, height in zip(GAPS_ABOVE, heights, strict=True):
-        top -= gap + height
-        boxes.append((LEFT / PAGE_WIDTH, top / page_height, 1 - (LEFT + RIGHT) / PAGE_WIDTH, height / page_height))
-    headline_box, reward_box, small_box, *by_time_boxes, bars_box, answers_box = boxes
-    _draw_headline(figure.add_axes(headline_box), data, lines)
-    _draw_steps(figure, reward_box, small_box, data)
-    _draw_times(figure, by_time_boxes, data)
-    for box, bars in zip(_side_by_side(bars_box, 4), bar_panels(data), strict=True):
+    for name, height in heights.items():
+        top -= gaps[name] + height
+        boxes[name] = (LEFT / PAGE_WIDTH, top / page_height, 1 - (LEFT + RIGHT) / PAGE_WIDTH, height / page_height)
+    _draw_headline(figure.add_axes(boxes["headline"]), data, lines)
+    _draw_steps(figure, boxes["reward"], boxes.get("steps"), data)
+    _draw_times(figure, boxes, data)
+    for box, bars in zip(_side_by_side(boxes["bars"], 4), bar_panels(data), strict=False):
         draw_bars(figure.add_axes(box), bars)
-    _draw_answers(figure.add_axes(answers_box), data.answers)
+    _draw_answers(figure.add_axes(boxes["answers"]), data.answers)
     return figure
 
 
@@ -131,9 +159,15 @@ def _draw_headline(axes: Axes, data: ReportData, lines: Sequence[str]) -> None:
         axes.text(x, 0.16 * HEADLINE_HEIGHT, what, fontsize=8.5, color=colours.MUTED, va="top")
 
 
-def _draw_steps(figure: Figure, reward_box: Box, small_box: Box, data: ReportData) -> None:
-    """The panels over training steps."""
+def _draw_steps(figure: Figure, reward_box: Box, small_box: Box | None, data: ReportData) -> None:
+    """The panels over training steps; without ``small_box`` the first alone."""
     left, bottom, width, height = reward_box
+    if small_box is None:
+        reward = figure.add_axes(reward_box)
+        draw_reward(reward, data)
+        reward.set_xlabel("training step")
+        _label_whole_steps(reward)
+        return
     reward = figure.add_axes((left, bottom, 0.63 * width, height))
     draw_reward(reward, data)
     reward.set_xlabel("training step")
@@ -147,7 +181,11 @@ def _draw_steps(figure: Figure, reward_box: Box, small_box: Box, data: ReportDat
         axes = figure.add_axes(box, sharex=reward)
         draw_curves(axes, panel)
         axes.set_xlabel("training step")
-    reward.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
+    _label_whole_steps(reward)
+
+
+def _label_whole_steps(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
 
 
 def _side_by_side(box: Box, number: int) -> list[Box]:
@@ -157,21 +195,24 @@ def _side_by_side(box: Box, number: int) -> list[Box]:
     return [(left + index * (each + gap), bottom, each, height) for index in range(number)]
 
 
-def _draw_times(figure: Figure, boxes: list[Box], data: ReportData) -> None:
+def _draw_times(figure: Figure, boxes: Mapping[str, Box], data: ReportData) -> None:
     """The panels over time, one below the other."""
-    queue = figure.add_axes(boxes[0])
-    slots, throughput, computing = (figure.add_axes(box, sharex=queue) for box in boxes[1:])
-    draw_queue(queue, data)
-    draw_slots(slots, data)
+    queue = figure.add_axes(boxes["queue"]) if "queue" in boxes else None
+    slots = figure.add_axes(boxes["slots"], sharex=queue)
+    throughput, computing = (figure.add_axes(boxes[name], sharex=slots) for name in ("throughput", "utilisation"))
+    highest = slots if queue is None else queue
+    if queue is not None:
+        draw_queue(queue, data)
+    draw_slots(slots, data, lift=STEP_NUMBERS_HEIGHT if queue is None else 0.0)
     draw_curves(throughput, throughput_panel(data), legend_above=True)
     draw_curves(computing, utilisation_panel(data), legend_above=True)
-    for axes in (queue, slots, throughput):
+    for axes in {highest, slots, throughput}:
         axes.tick_params(labelbottom=False, bottom=False)
-    for axes in (queue, slots, throughput, computing):
+    for axes in {highest, slots, throughput, computing}:
         mark_times(axes, data)
-    label_steps(queue, data)
+    label_steps(highest, data)
     computing.set_xlabel(time_label(data))
-    queue.set_xlim(data.start_s, max(data.end_s, data.start_s + 1e-3))
+    highest.set_xlim(data.start_s, max(data.end_s, data.start_s + 1e-3))
 
 
 def _draw_answers(axes: Axes, answers: tuple[Answer, ...]) -> None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from rlserve.tracking import colours, names
 from rlserve.tracking.report.bar_panels import BarPanel
@@ -129,9 +130,18 @@ def draw_queue(axes: Axes, data: ReportData) -> None:
     axes.legend(handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.13), ncols=len(handles), borderaxespad=0)
 
 
-def draw_slots(axes: Axes, data: ReportData) -> None:
-    """A row a slot, coloured by its owner, with the workers that were lost."""
+def draw_slots(axes: Axes, data: ReportData, *, lift: float = 0.0) -> None:
+    """A row a slot, coloured by its owner, with the workers that were lost. Title and legend stand ``lift`` points
+    higher than elsewhere."""
     draw_slot_rows(axes, data.slots, data.failures)
+    if lift:
+        axes.set_title(axes.get_title(loc="left"), pad=8 + lift)
+        legend = axes.get_legend()
+        assert legend is not None, "the owners"
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        up = ScaledTranslation(0, lift / 72, figure.dpi_scale_trans)
+        legend.set_bbox_to_anchor((1.0, 1.0), transform=axes.transAxes + up)
 
 
 def draw_slot_rows(axes: Axes, slots: Sequence[SlotTimeline], lost_workers: Sequence[Failure] = ()) -> None:

@@ -24,6 +24,8 @@ from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines, wo
 from rlserve.tracking.timeline.usage import Usage, usage
 
 MAX_NUM_STEP_MARKS = 14
+_HELD_OUT_LOSS = "val/loss"
+"""A run that learns from a data set has it before its first step."""
 NUM_ANSWERS = 3
 """Of the worst, and again of the best, of the last step that has any."""
 
@@ -89,6 +91,11 @@ class ReportData:
     def by_step(self, name: str) -> Series:
         """A metric over training steps."""
         return series(self.metrics, "step", name)
+
+    @property
+    def generates(self) -> bool:
+        """Whether the run has a rollout side; one that learns from a data set has none."""
+        return not any(names.LOSS in record or _HELD_OUT_LOSS in record for record in self.metrics)
 
     @property
     def learning(self) -> tuple[str, str, Series]:

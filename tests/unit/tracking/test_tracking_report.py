@@ -28,9 +28,9 @@ from rlserve.tracking.events import RunEvent
 from rlserve.tracking.report import build_report, png
 from rlserve.tracking.report.bar_panels import bar_panels
 from rlserve.tracking.report.curve_panels import step_panels, time_label, utilisation_panel
-from rlserve.tracking.report.figure import UTILISATION, draw
+from rlserve.tracking.report.figure import draw, grid_of
 from rlserve.tracking.report.html import write_html
-from rlserve.tracking.report.report_data import labelled_scores, queue_bounds, read_report_data
+from rlserve.tracking.report.report_data import ReportData, labelled_scores, queue_bounds, read_report_data
 from rlserve.tracking.report.series import (
     Series,
     broken_at,
@@ -115,9 +115,19 @@ class RecordingRenderer(RendererAgg):
         super().draw_text(*args, mtext=mtext, **options)
 
 
+def of_data_set(data: ReportData) -> ReportData:
+    """The same of a run that generates nothing."""
+    lines = ({"step": line["step"], names.TIME: line.get(names.TIME), names.LOSS: 1.0} for line in data.metrics)
+    return replace(data, metrics=tuple(lines), queue=Series((), ()), queue_bounds=None, moves=(), answers=())
+
+
+@pytest.mark.parametrize("generates", [True, False])
 @pytest.mark.parametrize(("num_slots", "num_steps"), [(2, 10), (16, 300), (72, 60)])
-def test_no_words_of_the_picture_overlap_or_leave_the_page(make_run: MakeRun, num_slots: int, num_steps: int) -> None:
+def test_no_words_of_the_picture_overlap_or_leave_the_page(
+    make_run: MakeRun, num_slots: int, num_steps: int, generates: bool
+) -> None:
     data = read_report_data(make_run(num_slots=num_slots, num_steps=num_steps))
+    data = data if generates else of_data_set(data)
     with rc_context(png.STYLE):
         figure = png.draw(data)
         page = figure.bbox
@@ -125,7 +135,7 @@ def test_no_words_of_the_picture_overlap_or_leave_the_page(make_run: MakeRun, nu
         renderer.texts = []
         figure.draw(renderer)
         boxes = [(text.get_text(), text.get_window_extent(renderer)) for text in renderer.texts if text.get_text()]
-    assert len(boxes) > 80
+    assert len(boxes) > (80 if generates else 40)
     inside = [
         text
         for text, box in boxes
@@ -134,6 +144,20 @@ def test_no_words_of_the_picture_overlap_or_leave_the_page(make_run: MakeRun, nu
     assert inside == [text for text, _ in boxes]
     overlapping = [(one, other) for (one, box), (other, other_box) in combinations(boxes, 2) if box.overlaps(other_box)]
     assert not overlapping
+
+
+def test_a_run_that_generates_nothing_has_no_panels_of_rollouts(make_run: MakeRun) -> None:
+    data = of_data_set(read_report_data(make_run()))
+    titles = [note.text for note in draw(data).layout.annotations if note.text.startswith("<b>")]
+    assert [title.removeprefix("<b>").removesuffix("</b>") for title in titles] == [
+        "loss",
+        "who has which slot",
+        "throughput, tokens/s",
+        "utilisation: share of each role's slots' time computing",
+        "slots' time, %",
+    ]
+    with rc_context(png.STYLE):
+        assert len(png.draw(data).axes) == 7, "these, the headline and the answers"
 
 
 def test_html_draws_every_interval_and_every_move(make_run: MakeRun) -> None:
@@ -213,7 +237,7 @@ def test_time_begins_where_work_begins(make_run: MakeRun) -> None:
     data = read_report_data(make_run())
     assert data.start_s == 6.0
     assert "the first 6 s, preparation and start of the workers, are not drawn" in time_label(data)
-    axis = next(draw(data).select_xaxes(row=UTILISATION[0], col=UTILISATION[1]))
+    axis = next(draw(data).select_xaxes(row=grid_of(data).utilisation[0], col=1))
     assert tuple(axis.range) == (6.0, data.end_s)
     assert png.draw(data).axes[-6].get_xlim() == (6.0, data.end_s)
 
