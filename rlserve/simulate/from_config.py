@@ -28,6 +28,7 @@ from rlserve.simulate.costs.recorded import recorded_costs
 from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.scenario import LossRates, Overheads, Scenario
 from rlserve.tasks.registry import TASKS
+from rlserve.tracking.cost.prices import read_prices
 from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.run_folder import RunFolder
 
@@ -111,6 +112,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
             grace_s=config.pool.notice_grace_s,
         ),
         overheads=_overheads(pacing, changes),
+        prices=None if config.cost.prices is None else read_prices(Path(config.cost.prices)),
     )
 
 

@@ -95,11 +95,14 @@ class Generation:
     def leave(self, gang_id: str, *, lost: bool = False) -> None:
         """A replica serves no more; its groups wait again, with their tokens, or without if it was lost."""
         self.dispatcher.close(gang_id)
-        replica = self.replicas.pop(gang_id)
+        replica, spending = self.replicas.pop(gang_id), self._journal.spending
         replica.leave(lost=lost)
+        spending.note_replica(replica)
+        spending.note_left(replica)
         self._retire(replica)
         for group in self.dispatcher.left(gang_id):
             if lost:
+                spending.note_lost(gang_id, group.num_made)
                 group.take_back()
             elif group.oldest_version >= 0:
                 group.min_version = max(group.min_version, replica.version)
@@ -113,6 +116,13 @@ class Generation:
         replica.version = version
         self.dispatcher.set_version(replica.gang_id, version)
         self.dispatch()
+
+    def tell(self, gang_id: str) -> None:
+        """Tell what the replica of a gang has done, if it is one."""
+        replica = self.replicas.get(gang_id)
+        if replica is not None:
+            replica.advance()
+            self._journal.spending.note_replica(replica)
 
     def poll(self) -> None:
         """Tell the meter how all replicas do."""
@@ -136,8 +146,8 @@ class Generation:
 
     def close(self) -> None:
         """The run is over."""
-        for replica in self.replicas.values():
-            replica.advance()
+        for gang_id, replica in self.replicas.items():
+            self.tell(gang_id)
             self._retire(replica)
 
     def check_integrity(self) -> None:
@@ -168,6 +178,7 @@ class Generation:
             self.ledger.score(group.id, time_s=now_s)
             self.buffer.put(Scored(group=group, oldest_version=group.oldest_version), time_s=now_s)
         else:
+            self._journal.spending.note_dropped(group.num_tokens)
             self.ledger.drop(group.id, reason=NOT_KEPT, time_s=now_s)
             self.admit()
         self._on_ready()

@@ -9,6 +9,7 @@ from rlserve.manager.measurement.figures import Measurements
 from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.measurement.readings import Reading
 from rlserve.manager.roles import Role
+from rlserve.simulate.spending import Spending
 
 
 @dataclass(kw_only=True, eq=False)
@@ -33,6 +34,8 @@ class Journal:
     """Trained groups by the age of their oldest token, in steps."""
     moves: list[tuple[float, float, str, Role]] = field(default_factory=list)
     """Begin, end, gang and its new role."""
+    spending: Spending
+    """What the gangs' time goes into."""
     meter: Meter | None = field(default_factory=Meter)
     """None where the policy looks at no measurement, which takes as long as everything else."""
 

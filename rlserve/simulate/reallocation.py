@@ -155,7 +155,9 @@ class Reallocation:
 
     def enter(self, gang_id: str, state: GangState, reason: str) -> None:
         """Note what a gang does from now on."""
+        self._generation.tell(gang_id)
         self.table.move(gang_id, state, time_s=self._clock.now_s, reason=reason)
+        self._journal.spending.note_gang(self.gangs[gang_id], state)
 
     def _may_move(self, gang_id: str, to: Role) -> bool:
         """Whether it is still what the policy has seen."""

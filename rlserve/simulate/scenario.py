@@ -9,6 +9,7 @@ from rlserve.manager.policies.base import Admission, GangView, admission_window
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.work import GroupWork
+from rlserve.tracking.cost.prices import Prices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +79,8 @@ class Scenario:
     """From the end of a group to its reward."""
     overheads: Overheads = field(default_factory=Overheads)
     losses: LossRates = field(default_factory=LossRates)
+    prices: Prices | None = None
+    """Of the gangs' slots; None counts GPU-hours alone."""
 
     def __post_init__(self) -> None:
         check_fields(

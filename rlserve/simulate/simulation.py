@@ -18,8 +18,10 @@ from rlserve.simulate.journal import Journal
 from rlserve.simulate.losses import Losses
 from rlserve.simulate.reallocation import Reallocation
 from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.spending import Spending
 from rlserve.simulate.training import Training
 from rlserve.simulate.weights import Weights
+from rlserve.tracking.cost.statement import Statement
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +55,8 @@ class SimulatedRun:
     moves: tuple[SimulatedMove, ...]
     num_failures: int
     num_notices: int
+    spent: Statement
+    """What the gangs' time went into."""
     history: tuple[GangTransition, ...]
     """What each gang did when."""
     num_events: int
@@ -84,7 +88,8 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
         PoolError: no such split of the pool.
     """
     began = time.process_time()
-    clock, journal = Clock(), Journal(meter=None if manager.policy == "static" else Meter())
+    clock = Clock()
+    journal = Journal(spending=Spending(clock), meter=None if manager.policy == "static" else Meter())
     generation = Generation(clock, scenario, journal, seed=seed, on_ready=lambda: training.go_on())
     weights = Weights(clock, scenario.costs, journal, generation, overheads=scenario.overheads, chance=chance)
     training = Training(clock, scenario, journal, generation, publish=weights.publish)
@@ -126,6 +131,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
         ),
         num_failures=losses.num_failures,
         num_notices=losses.num_notices,
+        spent=journal.spending.statement(),
         history=reallocation.table.history,
         num_events=clock.num_events,
         host_s=time.process_time() - began,

@@ -17,6 +17,8 @@ from rlserve.simulate.intervals import Estimate, estimate
 from rlserve.simulate.oracle import fluid_groups_per_s, optimal_num_rollout, saturated_rates, with_split
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun, simulate
+from rlserve.tracking.cost.figures import MILLION, CostFigures
+from rlserve.tracking.cost.prices import Prices
 
 _NUM_WORSE = 2
 _STATIC = StaticConfig(interval_s=60.0)
@@ -46,6 +48,10 @@ class PolicyResult:
     moves_per_hour: Estimate
     wait_share: Estimate
     bubble_share: Estimate
+    useful_share: Estimate
+    """Of the gangs' time: training, and generating what was trained on."""
+    cost_per_million: Estimate
+    """Of a million trained tokens, prompts included, in :attr:`StudyResult.cost_unit`."""
     staleness: Mapping[int, float]
     """Share of trained groups by the age of their oldest token."""
 
@@ -59,6 +65,8 @@ class StudyResult:
     splits: Mapping[int, float]
     """Groups a second of each static split that was tried."""
     oracle_groups_per_s: float
+    cost_unit: str
+    """The currency of the prices, or GPU-hours where a type of slot has none."""
     policies: tuple[PolicyResult, ...]
     """The best static split first."""
 
@@ -92,7 +100,7 @@ class Study:
     def run(self, policies: Mapping[str, ManagerConfig]) -> StudyResult:
         """Try the static splits, then the policies."""
         oracle = fluid_groups_per_s(self._scenario, self._rates)
-        splits = self._static_splits()
+        splits, prices = self._static_splits(), self._known_prices()
         best = max(splits, key=lambda num_rollout: _mean_rate(splits[num_rollout]))
         tried = {f"best static ({best})": splits[best]}
         tried |= {name: self._runs(self._scenario, manager) for name, manager in policies.items()}
@@ -100,8 +108,15 @@ class Study:
             best_num_rollout=best,
             splits={num: _mean_rate(runs) for num, runs in sorted(splits.items())},
             oracle_groups_per_s=oracle,
-            policies=tuple(policy_result(name, runs, splits[best], oracle) for name, runs in tried.items()),
+            cost_unit="GPU-hours" if prices is None else prices.currency,
+            policies=tuple(policy_result(name, runs, splits[best], oracle, prices) for name, runs in tried.items()),
         )
+
+    def _known_prices(self) -> Prices | None:
+        """None where one is lacking."""
+        prices = self._scenario.prices
+        is_known = prices is not None and all(prices.of(gang.type) is not None for gang in self._scenario.gangs)
+        return prices if is_known else None
 
     def _static_splits(self) -> dict[int, tuple[SimulatedRun, ...]]:
         first = optimal_num_rollout(self._scenario, self._rates)
@@ -123,9 +138,13 @@ class Study:
 
 
 def policy_result(
-    name: str, runs: Sequence[SimulatedRun], best_static: Sequence[SimulatedRun], oracle_groups_per_s: float
+    name: str,
+    runs: Sequence[SimulatedRun],
+    best_static: Sequence[SimulatedRun],
+    oracle_groups_per_s: float,
+    prices: Prices | None = None,
 ) -> PolicyResult:
-    """Sum a policy's runs up."""
+    """Sum a policy's runs up; what they cost at ``prices``, or else in GPU-hours."""
     staleness = Counter[int]()
     for run in runs:
         staleness.update(run.staleness)
@@ -141,8 +160,16 @@ def policy_result(
         moves_per_hour=estimate([run.moves_per_hour for run in runs]),
         wait_share=estimate([run.wait_share for run in runs]),
         bubble_share=estimate([run.bubble_share for run in runs]),
+        useful_share=estimate([run.spent.useful_share or 0.0 for run in runs]),
+        cost_per_million=estimate([_cost_per_million(run, prices) for run in runs]),
         staleness={age: number / staleness.total() for age, number in sorted(staleness.items())},
     )
+
+
+def _cost_per_million(run: SimulatedRun, prices: Prices | None) -> float:
+    amount = CostFigures(statement=run.spent, prices=prices).amount()
+    cost = amount.gpu_hours if amount.money is None else amount.money
+    return cost / max(run.num_trained_tokens, 1.0) * MILLION
 
 
 def _mean_rate(runs: Sequence[SimulatedRun]) -> float:

@@ -14,7 +14,8 @@ from rlserve.simulate.study import PolicyResult, StudyResult
 def study_table(result: StudyResult) -> Table:
     """A row a policy, the best static split first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("policy", "groups/s", "tokens/s", "% of oracle", "% of best", "moves/h", "wait", "bubble", "stale"):
+    headings = ("policy", "groups/s", "tokens/s", "% of oracle", "% of best", "moves/h", "wait", "bubble", "stale")
+    for heading in (*headings, f"{result.cost_unit}/1M"):
         table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
     for policy in result.policies:
         staleness = sum(age * share for age, share in policy.staleness.items())
@@ -28,6 +29,7 @@ def study_table(result: StudyResult) -> Table:
             f"{policy.wait_share.mean:.0%}",
             f"{policy.bubble_share.mean:.0%}",
             f"{staleness:.2f}",
+            f"{policy.cost_per_million.mean:.4g}",
         )
     return table
 
@@ -37,6 +39,7 @@ def study_data(result: StudyResult) -> dict[str, Any]:
     return {
         "oracle_groups_per_s": result.oracle_groups_per_s,
         "best_static_num_rollout": result.best_num_rollout,
+        "cost_unit": result.cost_unit,
         "static_groups_per_s": {str(number): rate for number, rate in result.splits.items()},
         "policies": {policy.name: _policy_data(policy) for policy in result.policies},
     }

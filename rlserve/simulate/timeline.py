@@ -9,19 +9,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rlserve.errors import UserError
-from rlserve.manager.gang_table import SERVING, GangState
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun
+from rlserve.simulate.spending import OWNERS
 from rlserve.tracking.report.png import DOTS_PER_INCH, PAGE_WIDTH, STYLE
 from rlserve.tracking.report.png_panels import draw_slot_rows
 from rlserve.tracking.timeline.ownership import SlotTimeline, slot_timelines
 
-_OWNERS = {
-    GangState.TRAIN: "train",
-    **dict.fromkeys(SERVING, "rollout"),
-    GangState.DEAD: "dead",
-    GangState.GONE: "gone",
-}
 _NUM_POINTS = 400
 
 
@@ -36,7 +30,7 @@ def timelines(scenario: Scenario, run: SimulatedRun) -> tuple[SlotTimeline, ...]
             "gang_id": change.gang_id,
             "slot_type": types[change.gang_id.partition("+")[0]],
             "state": str(change.after),
-            "owner": _OWNERS.get(change.after, "moving"),
+            "owner": OWNERS[change.after],
         }
         for change in run.history
     ]

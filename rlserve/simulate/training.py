@@ -17,6 +17,7 @@ from rlserve.simulate.clock import Clock, Latch
 from rlserve.simulate.generation import Generation
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.scenario import Scenario
+from rlserve.simulate.spending import SimulatedStep
 from rlserve.simulate.work import Scored
 
 
@@ -52,6 +53,12 @@ class Training:
         """Batch of a step that lost a trainer, and is done again."""
         self._busy = False
         self._computing = False
+        self._gang_ids: tuple[str, ...] = ()
+        """Those gangs."""
+        self._since_s = 0.0
+        """When the last step had ended."""
+        self._broken_s = 0.0
+        """Tries of this step that were broken off."""
         self._step = 0
         """Number of the step under way; a step that is broken off is another's."""
         self._work_began_s = 0.0
@@ -95,6 +102,7 @@ class Training:
             self._step += 1
             self._busy = self._computing = False
             self._broken, self._batch = self._batch, None
+            self._broken_s += self._clock.now_s - self._work_began_s
             self._wait_began_s, self._paused_s = self._clock.now_s, 0.0
             self._note_stage()
         self.at_boundary(pause)
@@ -153,7 +161,7 @@ class Training:
         self._work_began_s, self._num_tokens = now_s, num_tokens
         if self._journal.first_step_s is None:
             self._journal.first_step_s = now_s
-        self._types = tuple(self.members.values())
+        self._gang_ids, self._types = tuple(self.members), tuple(self.members.values())
         self._work_s = self._scenario.costs.train_step_s(self._types, num_tokens)
         self._work_s += self._scenario.overheads.step_s
         self._step += 1
@@ -199,8 +207,10 @@ class Training:
                 num_tokens=sum(scored.group.num_trained_tokens for scored in batch),
             )
         )
+        self._spend(batch, snapshot_s)
         self._batch, self._busy = None, False
         self._wait_began_s, self._paused_s = now_s, 0.0
+        self._since_s, self._broken_s = now_s, 0.0
         self._generation.policy_version = self._journal.num_steps
         self._publish(self._journal.num_steps)
         if self._journal.num_steps == self._scenario.num_steps:
@@ -208,6 +218,25 @@ class Training:
             return
         self._generation.admit()
         self.go_on()
+
+    def _spend(self, batch: list[Scored], snapshot_s: float) -> None:
+        """Tell what the gangs' time went into, up to the end of the step."""
+        for gang_id in self._generation.replicas:
+            self._generation.tell(gang_id)
+        self._journal.spending.note_step(
+            SimulatedStep(
+                number=self._journal.num_steps,
+                since_s=self._since_s,
+                change_s=self._paused_s,
+                broken_s=self._broken_s,
+                work_s=self._work_s,
+                snapshot_s=snapshot_s,
+                gang_ids=self._gang_ids,
+                num_groups=len(batch),
+                num_trained_tokens=sum(scored.group.num_trained_tokens for scored in batch),
+                num_generated_tokens=sum(scored.group.num_tokens for scored in batch),
+            )
+        )
 
     def _count(self, batch: list[Scored], share: float) -> None:
         self._journal.num_trained_groups += share * len(batch)

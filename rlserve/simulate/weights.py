@@ -63,5 +63,6 @@ class Weights:
         self._journal.note(
             SyncDone(end_s=now_s, gang_id=replica.gang_id, duration_s=now_s - offered_s, pause_s=pause_s)
         )
+        self._journal.spending.note_pause(replica, pause_s)
         self._generation.set_version(replica, version)
         self.bring_up(replica)

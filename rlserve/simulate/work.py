@@ -66,6 +66,11 @@ class Group:
         self.oldest_version = self.brought_oldest_version
 
     @property
+    def num_made(self) -> float:
+        """Tokens that the replica which has it has made, as far as its samples have ended or were taken out there."""
+        return sum(sample.num_done - num_done for sample, num_done in self.brought)
+
+    @property
     def num_tokens(self) -> int:
         """Generated for it, once it is done."""
         return sum(self.work.lengths)

@@ -39,6 +39,23 @@ def test_policies_are_compared_with_the_oracle_and_the_best_split(
     assert "fluid oracle" in shown
 
 
+def test_tokens_have_a_price_where_all_slots_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    prices, written = tmp_path / "prices.yaml", tmp_path / "result.json"
+    found = {}
+    for per_hour in ("{H100: 2, H200: 2}", "{H100: 4, H200: 4}", "{H100: 2}"):
+        prices.write_text(f"currency: USD\ndate: 2026-11-01\nper_hour: {per_hour}\n")
+        arguments = [*SMALL, f"cost.prices={prices}", *QUICK, "--json", str(written)]
+        assert main(["simulate", "conf/rlhf.yaml", *arguments]) == 0
+        result = json.loads(written.read_text())
+        cost = next(iter(result["policies"].values()))["cost_per_million"]["mean"]
+        found[per_hour] = (result["cost_unit"], cost)
+        assert f"{result['cost_unit']}/1M" in capsys.readouterr().out
+    hours = found["{H100: 2}"]
+    assert hours[0] == "GPU-hours"
+    assert found["{H100: 2, H200: 2}"] == ("USD", pytest.approx(2 * hours[1]))
+    assert found["{H100: 4, H200: 4}"] == ("USD", pytest.approx(4 * hours[1]))
+
+
 def test_a_run_that_generates_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["simulate", "conf/sft.yaml"]) == 2
     assert "algorithm.name=sft generates nothing" in capsys.readouterr().err
