@@ -43,7 +43,7 @@ class Round:
 
 def measure_overhead(shape: ModelShape, cache: Path, num_rounds: int) -> list[Round]:
     """One round to warm up, and those that count."""
-    engine = Engine(served_folder(shape, cache), EngineConfig(device="cpu"))
+    engine = Engine(served_folder(shape, cache), EngineConfig(device="cpu", deterministic=True))
     with running_server(shape, cache) as server:
         return [_round(engine, server, shape, number) for number in range(num_rounds + 1)][1:]
 

@@ -114,17 +114,21 @@ class HealthConfig:
     """With work and without a step of its engine: likewise. The first step of some backends compiles."""
     max_failed_starts: int = 5
     """In a row; the replica is given up then, and the server ends when all are."""
+    exact_failover: bool = True
+    """On a CPU, with ``engine.tensor_parallel_size=1``: compute the same bits whatever else is in the batch, as with
+    ``engine.deterministic=true``, so that an answer which goes on elsewhere is the one that it would have been."""
     max_failovers: int = 3
     """Replicas that may be lost under one request: it may be what they die of."""
     failover_timeout_s: float = 60.0
     """Most time that an answer waits for another replica when its own is lost."""
 
     def __post_init__(self) -> None:
-        positive = {name: value > 0 or "must be above 0" for name, value in vars(self).items()}
+        others = {name: value for name, value in vars(self).items() if name not in ("exact_failover", "max_failovers")}
         check_fields(
             self,
             {
-                **positive,
+                **{name: value > 0 or "must be above 0" for name, value in others.items()},
+                "max_failovers": self.max_failovers >= 0 or "must be at least 0",
                 "lost_after_s": self.lost_after_s > self.suspect_after_s > 0 or "must be above suspect_after_s",
             },
         )

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import re
 import signal
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from model_folders import ALPHABET
 from served import SMALL_ENGINE, TEMPLATE, ServedModel, events, served
@@ -59,6 +61,14 @@ def generate(engine: Engine, prompt: str, sampling: SamplingParams) -> list[list
     while engine.has_work:
         outputs += engine.step()
     return [list(sample.token_ids) for sample in outputs[0].samples]
+
+
+def lives(process: psutil.Process) -> bool:
+    """One that has ended and was not waited for does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_the_model_is_listed(client: openai.OpenAI) -> None:
@@ -224,20 +234,20 @@ def test_a_client_that_leaves_frees_its_blocks(server: ServedModel) -> None:
 
 def test_streams_go_on_token_for_token_when_a_replica_is_killed(server: ServedModel, engine: Engine) -> None:
     num_streams = 20
-    asked: dict[str, Any] = {"max_tokens": 300, "ignore_eos": True, "return_token_ids": True, "stream": True}
-    # Half greedy, half drawn; two samples each; those with penalties and details of draws too.
+    asked: dict[str, Any] = {"max_tokens": 400, "ignore_eos": True, "return_token_ids": True, "stream": True}
+    # Half greedy, half drawn; four samples each; those with penalties and details of draws too.
     samplings = [
-        {"n": 2, "seed": number, "temperature": float(number % 2), **({"presence_penalty": 0.5} if number % 3 else {})}
+        {"n": 4, "seed": number, "temperature": float(number % 2), **({"presence_penalty": 0.5} if number % 3 else {})}
         for number in range(num_streams)
     ]
     expected = [
-        generate(engine, PROMPT, SamplingParams(max_tokens=300, ignore_eos=True, **sampling)) for sampling in samplings
+        generate(engine, PROMPT, SamplingParams(max_tokens=400, ignore_eos=True, **sampling)) for sampling in samplings
     ]
     lost_before, victim = server.metric("rlserve:lost_replicas_total"), server.replica_processes()[0]
 
     def stream(sampling: dict[str, Any]) -> Iterator[list[list[int]]]:
         """First nothing, once the stream has begun; then all tokens."""
-        tokens: list[list[int]] = [[], []]
+        tokens: list[list[int]] = [[] for _ in range(4)]
         with (
             server.http() as client,
             client.stream("POST", "/v1/completions", json={"prompt": PROMPT, **asked, **sampling}) as response,
@@ -245,14 +255,17 @@ def test_streams_go_on_token_for_token_when_a_replica_is_killed(server: ServedMo
             for number, chunk in enumerate(events(response)):
                 for choice in chunk["choices"]:
                     tokens[choice["index"]] += choice["token_ids"]
-                if number == 5:
+                if number == 0:
                     yield []
         yield tokens
 
     streams = [stream(sampling) for sampling in samplings]
     with ThreadPoolExecutor(num_streams) as threads:
-        assert list(threads.map(next, streams)) == [[]] * num_streams
+        begun = [threads.submit(next, stream) for stream in streams]
+        for first in itertools.islice(as_completed(begun), 8):  # the others are a moment behind
+            assert first.result() == []
         victim.send_signal(signal.SIGKILL)
+        assert [first.result() for first in begun] == [[]] * num_streams
         assert list(threads.map(next, streams)) == expected
     assert server.metric("rlserve:lost_replicas_total") == lost_before + 1
     assert server.metric("rlserve:failovers_total") > 0
@@ -271,6 +284,9 @@ def test_a_replica_that_stands_still_is_passed_over_and_returns(tiny_model: Path
         stopped.resume()
         server.wait_for(lambda: server.metric("rlserve:ready_replicas") == 2, "it has returned")
         assert server.metric("rlserve:lost_replicas_total") == 0
+        replicas = server.replica_processes()
+        server.process.kill()
+        server.wait_for(lambda: not any(map(lives, replicas)), "no replica outlives the front")
 
 
 def test_the_server_ends_when_its_streams_have(tiny_model: Path) -> None:

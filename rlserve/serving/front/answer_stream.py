@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.event_stream import DONE, event
-from rlserve.serving.front.generation import Generation, output_error
+from rlserve.serving.front.generation import Generation, find_error
 from rlserve.serving.protocol.sampling import SamplingFields
 from rlserve.serving.text.vocabulary import Vocabulary
 
@@ -52,21 +53,15 @@ class AnswerStream(ABC):
         """The whole stream. What goes wrong after its beginning is told in it."""
         if first := b"".join(map(event, self.first_chunks())):
             yield first
-        news = self._generation.news()
-        try:
+        async with aclosing(self._generation.news()) as news:
             async for each in news:
-                error = next((d.output.error for _, d in each if d.output is not None and d.output.error), None)
-                if error is not None:
-                    yield event(output_error(error).content)
-                    break
+                if (error := find_error(each)) is not None:
+                    yield event(error.content) + DONE
+                    return
                 if content := b"".join(self._chunks(each)):
                     yield content
-            else:
-                if self._asked.tells_usage:
-                    yield event({**self._base, "choices": [], "usage": self.usage()})
-            yield DONE
-        finally:
-            await news.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+        usage = event({**self._base, "choices": [], "usage": self.usage()}) if self._asked.tells_usage else b""
+        yield usage + DONE
 
     def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """A chunk with one choice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -41,7 +41,7 @@ class Generation:
             self._count(outputs)
             return outputs
 
-    async def news(self) -> AsyncIterator[list[tuple[int, RequestDelta]]]:
+    async def news(self) -> AsyncGenerator[list[tuple[int, RequestDelta]]]:
         """What comes, each with the position of its request. Close it to abort the rest."""
         metrics, is_first = self.context.metrics, True
         async with self._open(streamed=True) as group:
@@ -90,6 +90,12 @@ def admit(context: ServerContext, requests: Sequence[Request], affinity: str, ar
     if level is Level.SHORTENED:
         requests = [_shortened(request, context.config.degradation.shortened_max_tokens) for request in requests]
     return Generation(context=context, requests=tuple(requests), affinity=affinity, arrived_s=arrived_s)
+
+
+def find_error(news: Sequence[tuple[int, RequestDelta]]) -> ApiError | None:
+    """The first error among some news, if there is one."""
+    outputs = (delta.output for _, delta in news if delta.output is not None)
+    return next((output_error(output.error) for output in outputs if output.error is not None), None)
 
 
 def output_error(error: str) -> ApiError:

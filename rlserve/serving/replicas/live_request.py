@@ -27,6 +27,8 @@ class LiveSample:
         self._weight_versions = array("q")
         self._top_log_probs: list[TopLogProbs] = []
         self._num_seen = 0
+        self._latest: SampleDelta | None = None
+        """What came last, if the reader has seen all before it: nearly always it is what he gets next."""
         self._is_end_seen = False
         self.finish_reason: FinishReason | None = None
         self.stop_reason: int | str | None = None
@@ -39,6 +41,7 @@ class LiveSample:
     def append(self, delta: SampleDelta) -> None:
         """Take what is new."""
         assert delta.start == len(self._token_ids), f"{delta.start} is not where {len(self._token_ids)} tokens end"
+        self._latest = delta if self._num_seen == delta.start else None
         tokens = delta.tokens
         self._token_ids.frombytes(tokens.token_ids.tobytes())
         self._log_probs.frombytes(tokens.log_probs.tobytes())
@@ -54,6 +57,8 @@ class LiveSample:
         if start == len(self._token_ids) and not has_end:
             return None
         self._num_seen, self._is_end_seen = len(self._token_ids), self.finish_reason is not None
+        if self._latest is not None:
+            return self._latest
         return SampleDelta(
             index=self._index,
             start=start,

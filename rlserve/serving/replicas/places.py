@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from rlserve.errors import UserError
 from rlserve.pool.nvidia import VISIBLE_DEVICES, Gpu, visible_gpus
@@ -22,7 +23,10 @@ def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, 
     """
     gpus = () if config.engine.device == "cpu" else visible_gpus()
     num_processors = len(os.sched_getaffinity(0))
-    start = Start(model_path=model_path, engine=config.engine, beat_interval_s=config.health.beat_interval_s)
+    engine = config.engine
+    if config.health.exact_failover and not gpus and engine.tensor_parallel_size == 1:
+        engine = replace(engine, deterministic=True)
+    start = Start(model_path=model_path, engine=engine, beat_interval_s=config.health.beat_interval_s)
     return tuple(
         ReplicaPlace(name=str(number), start=start, environment=environment)
         for number, environment in enumerate(environments(config, gpus, num_processors))

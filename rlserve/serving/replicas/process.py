@@ -19,7 +19,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from rlserve.engine.requests.delta import RequestDelta
@@ -103,9 +103,8 @@ class ReplicaProcess:
         finally:
             self._ended.set()
 
-    def _run(self, send: object) -> None:
+    def _run(self, send: Callable[[], None]) -> None:
         """In a thread: send until the end. What fails here ends the process, through its main thread."""
-        assert callable(send)
         try:
             send()
         except (OSError, WorkerFailedError) as error:

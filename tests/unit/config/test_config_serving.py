@@ -14,7 +14,6 @@ def test_the_packaged_file_and_overrides() -> None:
     config = load_serving("conf/serve.yaml", ["model.path=/models/1e5", "port=0", "engine.max_num_sequences=7"])
     assert (config.model.path, config.model_name, config.port) == ("/models/1e5", "/models/1e5", 0)
     assert config.engine.max_num_sequences == 7
-    assert config.engine.deterministic
     assert load_serving("conf/serve.yaml", ["model.name=mine"]).model_name == "mine"
 
 

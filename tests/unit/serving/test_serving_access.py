@@ -48,6 +48,12 @@ def test_every_route_demands_a_key(client: TestClient, method: str, path: str) -
     assert client.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code != 401
 
 
+def test_the_guide_names_every_route() -> None:
+    guide = (Path(__file__).parents[3] / "docs/serving.md").read_text(encoding="utf-8")
+    paths = {path.removesuffix("/fake") for _, path in routes()} - {"/page.css", "/page.js"}
+    assert [path for path in sorted(paths) if f"{path}`" not in guide] == []
+
+
 def test_a_refusal_says_how(client: TestClient) -> None:
     answer = client.get("/v1/models")
     assert answer.headers["WWW-Authenticate"] == "Bearer"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -20,7 +21,7 @@ from rlserve.pool.nvidia import Gpu
 from rlserve.serving.config import HealthConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
 from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
-from rlserve.serving.replicas.places import environments
+from rlserve.serving.replicas.places import environments, replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.replicas.replica import Replica, ReplicaPlace
 from rlserve.serving.replicas.speed import SpeedMeter
@@ -181,6 +182,20 @@ def test_each_replica_has_devices_of_its_own() -> None:
     assert [place["OMP_NUM_THREADS"] for place in environments(config, [], 9)] == ["4", "4"]
 
 
+@pytest.mark.parametrize(
+    ("engine", "exact", "expected"),
+    [
+        (EngineConfig(device="cpu"), True, True),
+        (EngineConfig(device="cpu"), False, False),
+        (EngineConfig(device="cpu", tensor_parallel_size=2), True, False),
+    ],
+)
+def test_answers_are_the_same_bits_on_a_cpu(engine: EngineConfig, exact: bool, expected: bool) -> None:
+    config = ServeConfig(model=ServedModelConfig(path="m"), engine=engine, health=HealthConfig(exact_failover=exact))
+    (place,) = replica_places(config, "/m")
+    assert place.start.engine == replace(engine, deterministic=expected)
+
+
 class FakeReplica(Replica):
     """A replica without a process: a test says when it is ready, and when it ends."""
 
@@ -216,7 +231,9 @@ class FakeReplica(Replica):
         self._take(News(deltas=deltas))
 
 
-def make_pool(num_replicas: int = 2, health: HealthConfig = HEALTH) -> tuple[ReplicaPool, list[FakeReplica]]:
+def make_pool(
+    num_replicas: int = 2, health: HealthConfig = HEALTH, clock: Callable[[], float] = lambda: 0.0
+) -> tuple[ReplicaPool, list[FakeReplica]]:
     start = Start(model_path="/m", engine=EngineConfig(), beat_interval_s=1)
     places = [ReplicaPlace(name=str(number), start=start, environment={}) for number in range(num_replicas)]
     made: list[FakeReplica] = []
@@ -225,7 +242,7 @@ def make_pool(num_replicas: int = 2, health: HealthConfig = HEALTH) -> tuple[Rep
         made.append(FakeReplica(place, on_news, clock))
         return made[-1]
 
-    pool = ReplicaPool(places, RoundRobin(), health, clock=lambda: 0.0, make=make)
+    pool = ReplicaPool(places, RoundRobin(), health, clock=clock, make=make)
     return pool, made
 
 
@@ -313,6 +330,23 @@ def test_a_request_that_replicas_die_of_is_given_up() -> None:
             assert pool.counts.num_failovers == 2
 
     asyncio.run(lose())
+
+
+def test_a_replica_that_falls_silent_is_killed_and_started_anew() -> None:
+    async def fall_silent() -> None:
+        now_s = 0.0
+        pool, replicas = make_pool(clock=lambda: now_s)
+        async with pool.running():
+            await until(lambda: pool.num_ready == 2)
+            async with pool.open([a_request("x")], "", streamed=True):
+                now_s = HEALTH.lost_after_s + 1
+                replicas[1].tell()  # the other one lives
+                await until(lambda: bool(replicas[1].submitted))
+                assert replicas[1].submitted[0].id == "x"
+                await until(lambda: pool.num_ready == 2)
+            assert pool.counts.num_lost == 1
+
+    asyncio.run(fall_silent())
 
 
 def test_a_model_that_cannot_be_had_ends_the_server() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -17,7 +18,7 @@ from rlserve.serving.answers.tgi_answers import TgiAnswer
 from rlserve.serving.front.body import read_model, takes
 from rlserve.serving.front.context import context_of
 from rlserve.serving.front.event_stream import EventStream, event
-from rlserve.serving.front.generation import Generation, admit, output_error
+from rlserve.serving.front.generation import Generation, admit, find_error
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import json_response, whole_answer
 from rlserve.serving.protocol.errors import ApiError
@@ -111,17 +112,13 @@ def _content(generation: Generation, asked: GenerateRequest, outputs: Sequence[R
 
 async def _events(generation: Generation, asked: GenerateRequest) -> AsyncGenerator[bytes]:
     answer = _answer(generation, asked)
-    news = generation.news()
-    try:
+    async with aclosing(generation.news()) as news:
         async for each in news:
-            for _, delta in each:
-                if delta.output is not None and delta.output.error is not None:
-                    yield event(tgi_error(output_error(delta.output.error)))
-                    return
-                for sample in delta.samples:
-                    yield b"".join(map(event, _token_events(generation, asked, answer, sample)))
-    finally:
-        await news.aclose()  # type: ignore[attr-defined]  # an asynchronous generator
+            if (error := find_error(each)) is not None:
+                yield event(tgi_error(error))
+                return
+            for sample in (sample for _, delta in each for sample in delta.samples):
+                yield b"".join(map(event, _token_events(generation, asked, answer, sample)))
 
 
 def _token_events(
