@@ -8,6 +8,7 @@ from importlib import import_module
 COMMANDS: Mapping[str, str] = {
     "launch": "start a run, or take one up again",
     "submit": "the same as a job of Slurm, Kubernetes or a Ray cluster",
+    "sweep": "a run for each combination of values, one after the other or each as a job",
     "resume": "go on with a run where it ran: on this machine, or by its scheduler",
     "cancel": "end a run, which saves first",
     "logs": "what a run, or its job, has written",
