@@ -60,6 +60,8 @@ def checks_of(
     }
     for name, read in zeros.items():
         found.append(Check(name=name, value=sum(map(read, verdicts)), bar=0, at_least=False))
+    error = max((verdict.cost_error for verdict in verdicts), default=0.0)
+    found.append(Check(name="costs that do not add up, largest share", value=error, bar=0.001, at_least=False))
     found.append(Check(name="processes left behind", value=num_left, bar=0, at_least=False))
     slow = [injury for injury in injuries if injury.fault.kind is Kind.SLOW]
     num_wrong = sum(injury.found_s is not None for injury in slow)

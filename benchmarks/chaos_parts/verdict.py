@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rlserve.pool.worker_table import LEGAL_MOVES, WorkerState
+from rlserve.tracking.cost.replay import replay
 from rlserve.tracking.jsonl import read_json_lines
 
 Line = Mapping[str, Any]
@@ -19,7 +20,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """Of one run. All but the last two are numbers of things that must not be."""
+    """Of one run. All but the last three are numbers of things that must not be."""
 
     num_lost: int
     """Prompt groups that were let in, and neither trained nor dropped with a reason; and steps that were not done."""
@@ -32,6 +33,8 @@ class Verdict:
     """Times that a worker took older weights than it had."""
     num_illegal: int
     """Changes of a worker's state that the table of legal moves does not have."""
+    cost_error: float
+    """Difference between the time of the slots and the sum of what it was used for, as a share of that time."""
     max_staleness: int
     held_out_after: float | None
     """None where the run was not scored."""
@@ -55,9 +58,31 @@ def judge(folder: Path) -> Verdict:
         num_without_version=sum(version < 0 for line in samples for version in line["oldest_versions"]),
         num_versions_back=num_versions_back(events),
         num_illegal=num_illegal_moves(events),
+        cost_error=cost_error(events),
         max_staleness=max(ages, default=0),
         held_out_after=summary["held_out_after"],
     )
+
+
+def cost_error(events: Sequence[Line]) -> float:
+    """How far what ``rlserve cost`` tells is from what it is to add up to, which is counted here by itself."""
+    owned_s, last_s = 0.0, 0.0
+    begun: dict[str, float] = {}
+    for event in events:
+        match event["event"]:
+            case "run":
+                owned_s += sum(last_s - since_s for since_s in begun.values())
+                begun, begin_s, is_up = {}, event["begin_s"], False
+            case "worker":
+                is_up = True
+            case "slot" if event["owner"] == "gone":
+                owned_s += event["time_s"] - begun.pop(event["slot_id"])
+            case "slot":
+                begun.setdefault(event["slot_id"], event["time_s"] if is_up else begin_s)
+        last_s = max(last_s, event["time_s"])
+    owned_s += sum(last_s - since_s for since_s in begun.values())
+    spent = replay(events).statement(last_s).by_use
+    return abs(3600 * sum(spent.values()) / owned_s - 1) if owned_s else 0.0
 
 
 def num_versions_back(events: Iterable[Line]) -> int:

@@ -92,6 +92,8 @@ class CostLedger:
         """A worker of this session is up: slots that come now come late."""
         self._last_ns = 0
         self._steps: dict[int, StepCost] = {}
+        self._num_trained_tokens = 0
+        """Of those steps."""
         self._num_generated_tokens = 0
 
     @property
@@ -140,7 +142,7 @@ class CostLedger:
             owned_ns=owned_ns,
             spent_ns=spent_ns,
             num_steps=len(self._steps),
-            num_trained_tokens=sum(step.num_trained_tokens for step in self._steps.values()),
+            num_trained_tokens=self._num_trained_tokens,
             num_generated_tokens=self._num_generated_tokens,
         )
 
@@ -157,6 +159,7 @@ class CostLedger:
         if event.resumed:
             self._accounts.undo(event.step)
             self._steps = {step: cost for step, cost in self._steps.items() if step <= event.step}
+            self._num_trained_tokens = sum(cost.num_trained_tokens for cost in self._steps.values())
         self._session_begin_ns = max(to_ns(event.begin_s), self._last_ns)
         self._stages = Stages(self._session_begin_ns)
         self._is_up = False
@@ -226,6 +229,7 @@ class CostLedger:
                 slot.since_ns = step.end_ns
             for span in spans:
                 self._explain_training(Account(slot.slot_type, "train"), span, step, is_member=slot_id in members)
+        self._num_trained_tokens += event.num_tokens
         self._steps[step.number] = StepCost(
             step=step.number,
             owned_ns=self._owned_by_type(step.end_ns),

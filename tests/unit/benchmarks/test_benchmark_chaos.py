@@ -12,7 +12,9 @@ from chaos_parts.base import PLANTED, Fault, Injury, Kind, State
 from chaos_parts.plan import WEIGHTS, Sight, candidates, mixture, possible_moves, sight_of
 from chaos_parts.run_watch import SlotView
 from chaos_parts.summary import checks_of, rows_of, table, undisturbed_recoveries_s
-from chaos_parts.verdict import Verdict, judge, num_illegal_moves, num_versions_back, same_training
+from chaos_parts.verdict import Verdict, cost_error, judge, num_illegal_moves, num_versions_back, same_training
+
+from rlserve.tracking.cost.replay import replay
 
 FAULTLESS = Verdict(
     num_lost=0,
@@ -21,6 +23,7 @@ FAULTLESS = Verdict(
     num_without_version=0,
     num_versions_back=0,
     num_illegal=0,
+    cost_error=0.0,
     max_staleness=1,
     held_out_after=0.95,
 )
@@ -195,3 +198,22 @@ def test_training_is_the_same_where_groups_and_rewards_are() -> None:
     assert same_training([step], [{**step, "attempts": [1]}])
     assert not same_training([step], [{**step, "rewards": [[0.0]]}])
     assert not same_training([step], [])
+
+
+def test_costs_add_up_to_the_time_of_slots_that_came_left_and_were_taken_up_again() -> None:
+    def slot(time_s: float, slot_id: str, owner: str) -> dict[str, object]:
+        names = {"slot_id": slot_id, "gang_id": slot_id, "slot_type": "cpu", "state": owner}
+        return {"event": "slot", "time_s": time_s, "owner": owner, **names}
+
+    events = [
+        {"event": "run", "time_s": 2.0, "begin_s": 0.0, "resumed": False, "step": 0},
+        slot(3.0, "a", "train"),
+        {"event": "worker", "time_s": 4.0, "slot_id": "a", "process_id": 1, "host": "here"},
+        slot(6.0, "b", "rollout"),
+        slot(9.0, "b", "gone"),
+        {"event": "run", "time_s": 12.0, "begin_s": 9.0, "resumed": True, "step": 0},
+        slot(13.0, "a", "train"),
+        {"event": "stage", "time_s": 20.0, "stage": "ending"},
+    ]
+    assert cost_error(events) < 1e-12
+    assert replay(events).statement(0.0).gpu_hours == pytest.approx((9.0 + 3.0 + 11.0) / 3600)
