@@ -8,20 +8,17 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR
 from rlserve.errors import UserError
+from rlserve.serving.packages import missing_packages
 
 if TYPE_CHECKING:
     from rlserve.serving.config import ServeConfig
 
 DEFAULT_CONFIG = "conf/serve.yaml"
-BUILTIN_TEMPLATE = "{{ messages[-1]['content'] }}"
-"""Of built-in models, which know no conversations: what was said last is the problem that they solve."""
-_NEEDED = ("fastapi", "uvicorn", "uvloop", "msgpack", "orjson")
 _USAGE = "rlserve serve MODEL [key=value ...]\n       rlserve serve conf/serve.yaml [key=value ...]"
 _EXAMPLES = """\
 examples:
@@ -41,7 +38,7 @@ def run(arguments: Sequence[str]) -> int:
     """Serve until a signal ends it."""
     parsed = _parser().parse_intermixed_args(arguments)
     source, overrides = _separate(parsed.model, parsed.overrides)
-    if missing := [name for name in _NEEDED if find_spec(name) is None]:
+    if missing := missing_packages():
         raise UserError(f"serving needs {', '.join(missing)}: pip install 'rlserve[serve]'")
     from rlserve.config.serving import load_serving
 
@@ -50,8 +47,7 @@ def run(arguments: Sequence[str]) -> int:
     from rlserve.serving.server import serve
 
     with _model_folder(config, parsed.output_dir) as folder:
-        is_builtin = config.model.path.startswith("builtin:")
-        return serve(config, folder, BUILTIN_TEMPLATE if is_builtin else None)
+        return serve(config, folder)
 
 
 def _separate(first: str, rest: Sequence[str]) -> tuple[str, list[str]]:

@@ -89,6 +89,8 @@ def _rows(state: RunState, now_s: float) -> Iterator[tuple[str, str]]:
     yield "queue", "-" if state.queue_length is None else f"{state.queue_length} prompt groups wait"
     yield "slots", ", ".join(f"{number} {owner}" for owner, number in state.slots.items() if number) or "-"
     yield "last decision", state.last_decision or "-"
+    if state.server is not None:
+        yield "clients", state.server
     if state.last_error is not None:
         yield "last error", state.last_error
     yield "written", f"{age(now_s - state.written_s)} ago, begun {age(now_s - state.begun_s)} ago"

@@ -21,6 +21,7 @@ from rlserve.config.locate import locate
 from rlserve.config.paths import settle_paths
 from rlserve.config.references import check_references
 from rlserve.config.remarks import remarks_on
+from rlserve.config.server_checks import check_server
 from rlserve.config.tree import RunConfig
 from rlserve.config.validation import validate
 from rlserve.config.variants import without_other_variants
@@ -68,7 +69,7 @@ def load(path: str, overrides: Sequence[str] = (), *, discovered: Mapping[str, i
     problems += [*check_references(flat), *check_belongings(flat, composed)]
     if config is not None and not problems:
         discovered = _discover(config) if discovered is None else discovered
-        problems += check_parts(config, discovered)
+        problems += [*check_parts(config, discovered), *check_server(config)]
     if problems or config is None or discovered is None:
         raise ConfigurationError([_with_source(problem, composed) for problem in problems])
     remarks = [*remarks_on(config, discovered), *remarks_on_small_settings(flat, composed)]

@@ -153,7 +153,7 @@ def _books(setup: RunSetup) -> Books:
         ledger=ledger,
         admission=PromptAdmission(ledger, num_groups=num_steps * rollout.prompts_per_step),
         buffer=SampleBuffer(ledger, prompts_per_step=rollout.prompts_per_step),
-        router=Router(),
+        router=Router(num_client_places=rollout.server.num_places(rollout.engine.max_num_sequences)),
         group_filter=GroupFilter(max_per_step=(rollout.max_num_gen_batches - 1) * rollout.prompts_per_step)
         if rollout.filter_groups
         else None,
@@ -209,6 +209,7 @@ def _parts(
         node_watch=_node_watch(run, setup, ports, book, recovery, departures),
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=side.evaluation,
+        front=side.front,
         heartbeat=Heartbeat(
             ports.fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
         ),

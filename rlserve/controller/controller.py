@@ -43,7 +43,7 @@ from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.node_watch import NodeWatch
 from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import PoolMetrics
-from rlserve.controller.ports import Ports
+from rlserve.controller.ports import Front, Ports
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.replicas import Replicas
@@ -89,6 +89,8 @@ class Parts:
     host_watch: HostWatch | None
     """None where no processors are shared by slots, or cannot be looked at."""
     evaluation: Evaluator
+    front: Front | None
+    """None where there are no clients."""
     heartbeat: Heartbeat
     stall_guard: StallGuard
     display: RunDisplay
@@ -146,9 +148,14 @@ class Controller:
                 beside = [
                     tasks.create_task(loop) for loop in (parts.display.run(), parts.live.run(), parts.heartbeat.run())
                 ]
+                if parts.front is not None:
+                    beside.append(tasks.create_task(parts.front.run()))
                 if await self._unless_stopped(tasks.create_task(self._start())):
                     await self._loops()
                     await self._finish()
+                if parts.front is not None:
+                    parts.display.status = "letting the answers of clients end"
+                    await parts.front.stop()
                 for task in beside:
                     task.cancel()
                 await parts.recovery.close()

@@ -2,8 +2,8 @@
 
 ::
 
-    GroupsTrained, GroupFinished, HeldOutAnswered ──► TokensEvent ─┐
-    tracking.Event, whoever did it ────────────────────────────────┴─► ledger ──► metrics, summary, BudgetEvent
+    trained, finished, held-out, streamed ──► TokensEvent ─┐
+    tracking.Event, whoever did it ────────────────────────┴─► ledger ──► metrics, summary, BudgetEvent
 
 The ledger begins with what the run's files have, so a run that is taken up again counts on from all that happened, also
 after its checkpoint.
@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from rlserve.controller.context import RunContext
-from rlserve.controller.events import GroupFinished, GroupsTrained, HeldOutAnswered
+from rlserve.controller.events import GroupFinished, GroupsTrained, HeldOutAnswered, TokensStreamed
 from rlserve.errors import UserError
 from rlserve.tracking.cost.budget import Spent, Unit, spent_of
 from rlserve.tracking.cost.config import BudgetConfig
@@ -50,11 +50,12 @@ class CostKeeper:
         self._checked_s = 0.0
         if budget.on_passed == "stop" and (passed := self._newly_passed()):
             raise UserError(f"the run is over its budget: {passed[0]}; raise it to go on")
-        self._num_trained = self._num_dropped = 0
+        self._num_trained = self._num_dropped = self._num_clients = 0
         """Tokens whose fate has not been told yet."""
         run.events.subscribe(GroupsTrained, self._note_trained)
         run.events.subscribe(GroupFinished, self._note_finished)
         run.events.subscribe(HeldOutAnswered, self._note_held_out)
+        run.events.subscribe(TokensStreamed, self._note_streamed)
         run.events.subscribe(StepEvent, lambda event: self._tell(event.step))
         run.events.subscribe(StageEvent, lambda _: self._tell(run.counters.num_steps))
         run.events.subscribe(Event, self._note)
@@ -105,8 +106,11 @@ class CostKeeper:
     def _note_held_out(self, event: HeldOutAnswered) -> None:
         self._tell(event.step, num_held_out=event.num_tokens)
 
+    def _note_streamed(self, event: TokensStreamed) -> None:
+        self._num_clients += event.num_tokens
+
     def _tell(self, step: int, *, num_held_out: int = 0) -> None:
-        if not self._num_trained and not self._num_dropped and not num_held_out:
+        if not (self._num_trained or self._num_dropped or self._num_clients or num_held_out):
             return
         told = TokensEvent(
             time_s=self._run.clock.now(),
@@ -114,6 +118,7 @@ class CostKeeper:
             num_trained=self._num_trained,
             num_dropped=self._num_dropped,
             num_held_out=num_held_out,
+            num_clients=self._num_clients,
         )
-        self._num_trained = self._num_dropped = 0
+        self._num_trained = self._num_dropped = self._num_clients = 0
         self._run.events.emit(told)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from rlserve.controller.batches.base import BatchSource
 from rlserve.controller.evaluator import Evaluator
+from rlserve.controller.ports import Front
 from rlserve.controller.rollout_loop import RolloutLoop
 
 
@@ -17,3 +18,5 @@ class DataSide:
     evaluation: Evaluator
     rollouts: RolloutLoop | None = None
     """None where nothing is generated."""
+    front: Front | None = None
+    """None where there are no clients."""

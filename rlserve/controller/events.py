@@ -7,7 +7,8 @@
     WorkerLost          trainer group, replicas   recovery: ends it, starts another
     RequestsStarted     replicas                  rollout loop: ledger pending → running
     RequestsReturned    replicas                  rollout loop: ledger running → pending
-    RequestAnswered     replicas                  rollout loop: to be scored; request desk: to whoever asked
+    RequestAnswered     replicas                  rollout loop: to be scored; desks: to whoever asked
+    TokensStreamed      replicas                  client desk: to whoever reads; cost keeper
     WorkerDied          heartbeat                 recovery: whoever worked with it gives it up
     WorkerNotified      heartbeat                 departures: its gang is emptied
     GangsRunOut         departures                controller: stops and saves
@@ -32,6 +33,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from rlserve.controller.ports import WorkerHandle
+from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import WorkerLostError
 from rlserve.manager.roles import Role
@@ -104,6 +106,19 @@ class RequestAnswered(ControllerEvent):
 
     id: RequestId
     output: RequestOutput
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokensStreamed(ControllerEvent):
+    """A replica made new tokens for a client, before its answer ends."""
+
+    id: RequestId
+    samples: tuple[SampleDelta, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """Of all samples."""
+        return sum(len(sample.tokens) for sample in self.samples)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What a run needs of the world outside the controller's process, and nothing more: workers and a scorer.
+"""What a run needs of the world outside the controller's process, and nothing more: workers, a scorer, clients.
 
 A run hands in Ray's (``rlserve.controller.ray_ports``); tests and simulations hand in their own, and import no Ray.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
@@ -15,6 +15,9 @@ from rlserve.pool.slots import Slot
 from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.scoring.base import AnswerScorer
 from rlserve.weights.offer import Holding, SentPart
+
+if TYPE_CHECKING:
+    from rlserve.controller.clients.desk import ClientDesk
 
 
 class RemoteMethod(Protocol):
@@ -55,9 +58,13 @@ class WorkerHandle(Protocol):
     @property
     def submit(self) -> RemoteMethod: ...
     @property
+    def submit_streamed(self) -> RemoteMethod: ...
+    @property
     def abort(self) -> RemoteMethod: ...
     @property
     def collect(self) -> RemoteMethod: ...
+    @property
+    def stream(self) -> RemoteMethod: ...
     @property
     def stop_rollout(self) -> RemoteMethod: ...
     @property
@@ -159,6 +166,16 @@ NodeSource = Callable[[], Awaitable[tuple[Node, ...]]]
 """Gives the nodes of the cluster that are there now."""
 
 
+class Front(Protocol):
+    """What lets clients in, for as long as the run goes on."""
+
+    async def run(self) -> None:
+        """Serve until ``stop``; what fails here ends the run."""
+
+    async def stop(self) -> None:
+        """Take nothing new, and return when answers under way have ended, or were given up."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Ports:
     """The outside of one run."""
@@ -170,6 +187,8 @@ class Ports:
     """None where an answer is one turn."""
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""
+    front: Callable[[ClientDesk], Front] | None = None
+    """Makes it; None where there are no clients."""
     processors: ProcessorSource | None = None
     """None where nobody asks: no slot computes on the CPU, or its node is not this machine."""
 

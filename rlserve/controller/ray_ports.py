@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
-from rlserve.controller.ports import Ports, ProcessorSource
+from rlserve.controller.clients.desk import ClientDesk
+from rlserve.controller.ports import Front, Ports, ProcessorSource
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
 from rlserve.pool.discovery import discover_cluster
@@ -24,8 +26,15 @@ def ray_ports(setup: RunSetup) -> Ports:
         scorer=_scorer(setup, setup.preparation.reward) if isinstance(setup.preparation, Preparation) else None,
         environments=create_environments(setup.config.environment, setup.folder.path / "logs" / "environment.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
+        front=partial(_front, setup) if setup.config.rollout.server.enabled else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )
+
+
+def _front(setup: RunSetup, desk: ClientDesk) -> Front:
+    from rlserve.controller.clients.server import ClientServer  # needs rlserve[serve]
+
+    return ClientServer(setup.config, setup.folder, desk, model_path=setup.preparation.model_path)
 
 
 def _scorer(setup: RunSetup, reward: RewardConfig) -> AnswerScorer:

@@ -6,6 +6,8 @@
                                      ▲
     weight sync ─────────────────────┘   each replica at its own pace; the router learns the version after it
 
+Requests of clients are followed by streams of their own beside it (``clients/streams.py``).
+
 A replica that dies, is ended by the heartbeat, or makes no progress on its work for the deadline, is lost: its
 requests wait again in the router, nothing it might still say is listened to, and ``WorkerLost`` is emitted.
 """
@@ -16,8 +18,10 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
+from rlserve.controller.clients.streams import ClientStreams, is_of_client
 from rlserve.controller.context import RunContext
 from rlserve.controller.events import (
     ReplicaHeard,
@@ -28,7 +32,7 @@ from rlserve.controller.events import (
     WeightsTaken,
     WorkerLost,
 )
-from rlserve.controller.ports import Fleet
+from rlserve.controller.ports import Fleet, WorkerHandle
 from rlserve.controller.weight_source import WeightSource
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.errors import (
@@ -54,6 +58,7 @@ class _Replica:
     collecting: asyncio.Task[None] | None = None
     sending: set[asyncio.Task[None]] = field(default_factory=set)
     """Calls that are not answered yet."""
+    streams: ClientStreams
     leaving: bool = False
     stats: RolloutStats | None = None
     since_s: float
@@ -70,8 +75,10 @@ class _Replica:
 
     @property
     def num_own_tokens(self) -> int:
-        """Tokens that it was last heard to have made."""
-        return 0 if self.stats is None else self.stats.num_generated_tokens - self.num_tokens_before
+        """Tokens that it was last heard to have made, but for clients: of those there may be newer news."""
+        if self.stats is None:
+            return 0
+        return max(self.stats.num_generated_tokens - self.num_tokens_before - self.streams.num_tokens, 0)
 
 
 class Replicas:
@@ -97,7 +104,7 @@ class Replicas:
         self._switch_timeout_s = switch_timeout_s
         self._request_timeout_s = request_timeout_s
         self._replicas: dict[str, _Replica] = {}
-        self._retired_tokens = 0
+        self._num_tokens = self._retired_tokens = 0
         self._retired_busy_s = 0.0
         run.events.subscribe(WeightsTaken, self._note_version)
         run.events.subscribe(WeightsNotTaken, self._lose_without_weights)
@@ -115,11 +122,8 @@ class Replicas:
 
     @property
     def num_generated_tokens(self) -> int:
-        """Tokens generated since the run began, by all replicas that ever were."""
-        return self._retired_tokens + sum(
-            stats.num_generated_tokens - self._replicas[slot_id].num_tokens_before
-            for slot_id, stats in self.stats.items()
-        )
+        """Tokens generated since the run began, by all replicas that ever were, but for clients."""
+        return self._num_tokens
 
     @property
     def busy_s(self) -> float:
@@ -140,6 +144,7 @@ class Replicas:
         now = self._run.clock.real_s()
         replica = _Replica(
             worker=worker,
+            streams=self._client_streams(slot_id, worker),
             since_s=self._run.clock.now(),
             last_progress_s=now,
             num_tokens_before=first.stats.num_generated_tokens,
@@ -170,6 +175,7 @@ class Replicas:
         partials = await self._within(worker.stop_rollout.remote(), f"{slot_id} giving the rollout role up")
         if replica.collecting is not None:
             await asyncio.wait([replica.collecting], timeout=self._switch_timeout_s)
+        await replica.streams.ended(self._switch_timeout_s)
         if self._replicas.get(slot_id) is not replica:
             raise WorkerLostError(f"the replica on {slot_id} was lost while it left")
         self._forget(slot_id, partials)
@@ -204,10 +210,15 @@ class Replicas:
             ids = tuple(RequestId.parse(request.id) for request in requests)
             self._run.events.emit(RequestsStarted(ids=ids, version=self._router.version(slot_id)))
             replica = self._replicas[slot_id]
-            replica.num_kept |= {
-                request.id: sum(len(sample.tokens) for sample in request.resumed) for request in requests
-            }
-            self._send(slot_id, replica, replica.worker.submit.remote(requests), "taking requests")
+            of_clients = [request for request in requests if is_of_client(request)]
+            if others := [request for request in requests if not is_of_client(request)]:
+                replica.num_kept |= {
+                    request.id: sum(len(sample.tokens) for sample in request.resumed) for request in others
+                }
+                self._send(slot_id, replica, replica.worker.submit.remote(others), "taking requests")
+            if of_clients:
+                self._send(slot_id, replica, replica.worker.submit_streamed.remote(of_clients), "taking requests")
+                replica.streams.follow(of_clients)
 
     def withdraw(self, request_ids: Iterable[RequestId]) -> None:
         """Nobody waits for these any more: replicas that have them stop computing them. Others pass unnoticed."""
@@ -218,6 +229,7 @@ class Replicas:
                 held.setdefault(replica_id, []).append(str(attempt_id))
         for slot_id, ids in held.items():
             replica = self._replicas[slot_id]
+            replica.streams.drop(ids)
             if not replica.leaving:
                 self._send(slot_id, replica, replica.worker.abort.remote(ids), "ending requests")
         self.dispatch()
@@ -225,9 +237,20 @@ class Replicas:
     async def close(self) -> None:
         """Stop listening to all replicas."""
         tasks = [replica.collecting for replica in self._replicas.values() if replica.collecting is not None]
+        tasks += [replica.streams.polling for replica in self._replicas.values() if replica.streams.polling is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _client_streams(self, slot_id: str, worker: WorkerHandle) -> ClientStreams:
+        return ClientStreams(
+            self._run,
+            worker,
+            slot_id,
+            timeout_s=self._switch_timeout_s,
+            on_end=partial(self._end, slot_id),
+            on_failure=partial(self.lose, slot_id),
+        )
 
     # -- inside ----------------------------------------------------------------------------------------------
 
@@ -265,6 +288,7 @@ class Replicas:
         if replica.stats is None or replica.stats.first_token_ago_s is None:
             self._note_first_token(slot_id, stats)
         replica.stats = stats
+        self._count_tokens()
         self._run.events.emit(
             ReplicaHeard(
                 slot_id=slot_id,
@@ -274,6 +298,11 @@ class Replicas:
             )
         )
 
+    def _count_tokens(self) -> None:
+        """A total never goes back, although clients' tokens are heard of before the numbers that have them."""
+        now = sum(replica.num_own_tokens for replica in self._replicas.values())
+        self._num_tokens = max(self._num_tokens, self._retired_tokens + now)
+
     def _note_first_token(self, slot_id: str, stats: RolloutStats) -> None:
         if stats.first_token_ago_s is not None:
             self._note_phase(slot_id, "first_token", ago_s=stats.first_token_ago_s)
@@ -282,6 +311,9 @@ class Replicas:
         """Answers that come too late are passed over."""
         num_tokens = sum(len(sample.tokens) for sample in output.samples)
         replica.num_answered_tokens += num_tokens - replica.num_kept.pop(output.request_id, 0)
+        self._end(slot_id, output)
+
+    def _end(self, slot_id: str, output: RequestOutput) -> None:
         request_id = self._router.finished(slot_id, output)
         if request_id is not None:
             self._run.events.emit(RequestAnswered(id=request_id, output=output))
@@ -322,11 +354,13 @@ class Replicas:
 
     def _forget(self, slot_id: str, partials: Sequence[RequestOutput] | None) -> None:
         replica = self._replicas.pop(slot_id)
+        replica.streams.close()
         self._weights.remove(slot_id)
         if replica.stats is not None:
             self._retired_busy_s += replica.stats.busy_s
             self._retired_tokens += replica.num_own_tokens
-        returned = self._router.replica_left(slot_id, partials, time_s=self._run.clock.real_s())
+        kept = replica.streams.kept() if partials is None else partials
+        returned = self._router.replica_left(slot_id, kept, time_s=self._run.clock.real_s())
         if partials is None and returned:
             num_tokens = max(replica.num_own_tokens - replica.num_answered_tokens, 0)
             self._run.events.emit(

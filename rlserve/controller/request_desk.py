@@ -15,7 +15,7 @@ from rlserve.controller.context import RunContext
 from rlserve.controller.events import RequestAnswered
 from rlserve.controller.replicas import Replicas
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.rollout.requests.base import RequestId, RequestSpec
+from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.router import Expired, Router
 
 _LOOK_S = 1.0
@@ -81,4 +81,6 @@ def _where(expired: Expired) -> str:
     place = f"with {expired.replica_id}"
     if expired.replica_id is None:
         place = f"waiting for a replica with version {expired.min_version} of the weights or a newer one"
+    if expired.id.kind is RequestKind.CLIENT:
+        return f"no replica has gone on with it for {expired.waited_s:.3g} s (rollout.server.wait_timeout_s), {place}"
     return f"no progress for {expired.waited_s:.3g} s (rollout.request_timeout_s), {place}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from rlserve.controller.answer_log import AnswerLog
 from rlserve.controller.answer_stages import AnswerStages
 from rlserve.controller.batches.rollouts import RolloutBatches
+from rlserve.controller.clients.desk import ClientDesk
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.data_side import DataSide
 from rlserve.controller.evaluation import Evaluation
@@ -36,10 +37,12 @@ def rollout_side(
     sampling = sampling_params(config, preparation.end_tokens)
     desk = RequestDesk(run, books.router, replicas)
     stages = _answer_stages(setup, preparation, ports, desk)
+    clients = ClientDesk(run, desk, replicas, timeout_s=config.rollout.server.wait_timeout_s)
     return DataSide(
         batches=RolloutBatches(run, num_steps=config.num_steps, turns=turns, buffer=books.buffer),
         evaluation=_evaluation(run, setup, preparation, sampling, desk, stages),
         rollouts=_rollouts(run, setup, preparation, books, sampling, replicas, stages),
+        front=None if ports.front is None else ports.front(clients),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.pool.notices.base import Notice
@@ -156,6 +157,15 @@ class RolloutStats:
     time in which there was no work."""
     engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Streamed:
+    """Answer to one long poll for the new tokens of streamed requests."""
+
+    deltas: tuple[RequestDelta, ...]
+    closed: bool
+    """The worker has given the rollout role up: no more will come."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 Imports, compiled kernels, the engine and the trainer stay warm, so changing roles is a method call and not a
 process start. The controller assigns the roles; a worker only refuses calls that do not fit its role. Calls
-arrive on several threads (``CONCURRENCY_GROUPS``: the sign of life and the long poll have one each to themselves, so
+arrive on several threads (``CONCURRENCY_GROUPS``: the sign of life and each long poll have one to themselves, so
 that nothing else can keep them waiting); the rollout role runs its engine in a thread of its own, and train calls are
 serialised by a lock.
 
@@ -37,6 +37,7 @@ from rlserve.pool.base import (
     MemoryChange,
     SignOfLife,
     Stepped,
+    Streamed,
     WorkerInfo,
     WorkerSpec,
 )
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CONCURRENCY_GROUPS = {"health": 2, "poll": 1}
+CONCURRENCY_GROUPS = {"health": 2, "poll": 1, "stream": 1}
 """Threads for the methods that name a group; all others share those of the default group."""
 
 
@@ -151,6 +152,10 @@ class Worker:
         """Queue a batch of requests."""
         self._rollout_role().submit(list(requests))
 
+    def submit_streamed(self, requests: Sequence[Request]) -> None:
+        """Queue a batch of requests whose tokens are wanted as they come."""
+        self._rollout_role().submit_streamed(list(requests))
+
     def abort(self, request_ids: Sequence[str]) -> None:
         """End requests that nobody waits for any more."""
         self._rollout_role().abort(request_ids)
@@ -159,6 +164,11 @@ class Worker:
     def collect(self, timeout_s: float) -> Collected:
         """Long poll for finished outputs."""
         return self._rollout_role().collect(timeout_s)
+
+    @ray.method(concurrency_group="stream")  # type: ignore[untyped-decorator]
+    def stream(self, timeout_s: float) -> Streamed:
+        """Long poll for new tokens of streamed requests."""
+        return self._rollout_role().stream(timeout_s)
 
     def stop_rollout(self) -> tuple[RequestOutput, ...]:
         """Generate no more; returns the unfinished requests with the tokens they have."""

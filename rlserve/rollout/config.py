@@ -16,6 +16,7 @@ from rlserve.rollout.rewards.config import (
     RewardSourceConfig,
 )
 from rlserve.rollout.workload.config import WorkloadConfig
+from rlserve.serving.run_server_config import RunServerConfig
 
 _NUM_FUNCTION_WORKERS = 2
 _OWN_TEMPLATE_ARGUMENTS = frozenset(
@@ -235,6 +236,7 @@ class RolloutConfig:
     max_refusal_share: float = 0.25
     """Share of the last 32 prompt groups that the engine may refuse; more stops the run."""
     engine: EngineConfig = field(default_factory=EngineConfig)
+    server: RunServerConfig = field(default_factory=RunServerConfig)
     workload: WorkloadConfig = field(default_factory=WorkloadConfig)
 
     def __post_init__(self) -> None:

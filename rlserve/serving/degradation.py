@@ -23,16 +23,13 @@ class Load:
     """What there is to do, and who does it."""
 
     num_live_samples: int
-    num_ready: int
-    """Replicas that take requests."""
-    max_num_sequences: int
-    """Answers that each computes at once."""
+    num_places: int
+    """Answers that replicas compute at once."""
 
     @property
     def ratio(self) -> float:
         """Answers under way for each that can be computed at once."""
-        room = self.num_ready * self.max_num_sequences
-        return self.num_live_samples / room if room else float("inf")
+        return self.num_live_samples / self.num_places if self.num_places else float("inf")
 
 
 def level_of(load: Load, config: DegradationConfig) -> Level:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rlserve.errors import UserError
-from rlserve.serving.config import AccessConfig
+from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig
 
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _MIN_CHARS = 8
@@ -51,6 +51,15 @@ def read_keys(config: AccessConfig, environment: Mapping[str, str] = os.environ)
     lines += environment.get(config.keys_variable, "").split(",")
     written = (line.strip() for line in lines)
     return Keys(_hash(key) for key in written if key and not key.startswith("#"))
+
+
+def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
+    """Raise ``UserError`` where others than this machine could ask without a key."""
+    if host not in LOOPBACK_HOSTS and len(keys) == 0 and not config.insecure:
+        raise UserError(
+            f"host={host} is reached from elsewhere, and there are no API keys: set access.keys_file, or "
+            f"{config.keys_variable} in the environment, or access.insecure=true where nobody else can reach it"
+        )
 
 
 def _hash(key: str) -> bytes:

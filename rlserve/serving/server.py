@@ -26,12 +26,13 @@ from rlserve.errors import UserError
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import find_end_tokens
 from rlserve.rollout.tokenizer_loading import load_tokenizer
-from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig, ServeConfig
+from rlserve.serving.config import AccessConfig, ServeConfig
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
-from rlserve.serving.keys import Keys, read_keys
+from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.replicas.places import replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.routing.factory import create_policy
@@ -40,6 +41,8 @@ from rlserve.serving.text.vocabulary import Vocabulary
 
 logger = logging.getLogger(__name__)
 
+_BUILTIN_TEMPLATE = "{{ messages[-1]['content'] }}"
+"""Of built-in models, which know no conversations: what was said last is the problem that they solve."""
 _POLL_S = 0.05
 _KEEP_ALIVE_S = 5
 _CLOSE_S = 5
@@ -47,38 +50,28 @@ _CLOSE_S = 5
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: :func:`_drain` lets answers end first."""
+    """Leaves signals alone: :func:`drain` lets answers end first."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
 
-def serve(config: ServeConfig, model_path: Path, chat_template: str | None = None) -> int:
+def serve(config: ServeConfig, model_path: Path) -> int:
     """Serve until a signal ends it; returns the exit code.
 
     Args:
         model_path: folder of the model that ``config.model.path`` names.
-        chat_template: in place of the tokenizer's own.
 
     Raises:
         UserError: the configuration, the model or the address cannot be used.
         WorkerFailedError: all replicas were given up.
     """
     keys = read_keys(config.access)
-    check_access(config, keys)
+    check_access(config.host, config.access, keys)
     check_tls(config.access)
-    with contextlib.closing(_listen(config)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, model_path, chat_template, keys, listener))
-
-
-def check_access(config: ServeConfig, keys: Keys) -> None:
-    """Raise ``UserError`` where others than this machine could ask without a key."""
-    if config.host not in LOOPBACK_HOSTS and len(keys) == 0 and not config.access.insecure:
-        raise UserError(
-            f"host={config.host} is reached from elsewhere, and there are no API keys: set access.keys_file, or "
-            f"{config.access.keys_variable} in the environment, or access.insecure=true where nobody else can reach it"
-        )
+    with contextlib.closing(listen(config)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, model_path, keys, listener))
 
 
 def check_tls(config: AccessConfig) -> None:
@@ -94,7 +87,7 @@ def check_tls(config: AccessConfig) -> None:
         ) from error
 
 
-def _listen(config: ServeConfig) -> socket.socket:
+def listen(config: ServeConfig) -> socket.socket:
     """A socket that listens already: whoever connects while the model is loaded waits."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     try:
@@ -103,29 +96,28 @@ def _listen(config: ServeConfig) -> socket.socket:
         raise UserError(f"{config.host}:{config.port} cannot be listened on ({error}): choose another port") from error
 
 
-async def _serve(
-    config: ServeConfig, model_path: Path, chat_template: str | None, keys: Keys, listener: socket.socket
-) -> int:
+async def _serve(config: ServeConfig, model_path: Path, keys: Keys, listener: socket.socket) -> int:
     pool = ReplicaPool(replica_places(config, str(model_path)), create_policy(config.routing), config.health)
-    context = _context(config, model_path, chat_template, keys, pool)
+    context = create_context(config, model_path, keys, pool)
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
         ending = asyncio.Event()
         with _signals(ending.set):
             if not await _first_of(pool.wait_ready(), ending.wait()):
                 return 0
-            async with _listening(context, listener):
+            async with listening(context, listener):
                 await _first_of(pool.wait_failed(), ending.wait())
-                await _drain(context)
+                await drain(context)
     return 0
 
 
-def _context(
-    config: ServeConfig, model_path: Path, chat_template: str | None, keys: Keys, pool: ReplicaPool
-) -> ServerContext:
+def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Replicas) -> ServerContext:
+    """What all routes share; ``pool`` answers."""
     spec = read_model_spec(model_path)
     tokenizer = load_tokenizer(config.model.tokenizer_path or str(model_path))
-    template = _read_template(config.model.chat_template) or chat_template
+    template = _read_template(config.model.chat_template)
+    if template is None and config.model.path.startswith("builtin:"):
+        template = _BUILTIN_TEMPLATE
     if template is not None:
         tokenizer.chat_template = template
     renderer = ConversationRenderer(tokenizer, None, config.limits.template_timeout_s)
@@ -167,8 +159,15 @@ def _read_template(path: str | None) -> str | None:
         raise UserError(f"model.chat_template={path} cannot be read: {error}") from error
 
 
+def address_of(config: ServeConfig, listener: socket.socket) -> str:
+    """What clients take as the base of their URLs."""
+    scheme = "http" if config.access.tls_certificate is None else "https"
+    host, port = listener.getsockname()[:2]
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1"
+
+
 @contextlib.asynccontextmanager
-async def _listening(context: ServerContext, listener: socket.socket) -> AsyncIterator[None]:
+async def listening(context: ServerContext, listener: socket.socket) -> AsyncIterator[None]:
     """Answer HTTP while the context is open."""
     config = context.config
     checks_host = len(context.keys) == 0 and not config.access.insecure
@@ -190,9 +189,7 @@ async def _listening(context: ServerContext, listener: socket.socket) -> AsyncIt
         )
     )
     serving = asyncio.create_task(server.serve([listener]))
-    scheme = "http" if config.access.tls_certificate is None else "https"
-    host, port = listener.getsockname()[:2]
-    logger.info("serving %s on %s://%s:%d/v1", config.model_name, scheme, f"[{host}]" if ":" in host else host, port)
+    logger.info("serving %s on %s", config.model_name, address_of(config, listener))
     try:
         yield
     finally:
@@ -200,7 +197,7 @@ async def _listening(context: ServerContext, listener: socket.socket) -> AsyncIt
         await serving
 
 
-async def _drain(context: ServerContext) -> None:
+async def drain(context: ServerContext) -> None:
     """Let what is under way end: not ready at once, nothing new after the notice."""
     config, draining = context.config.drain, context.draining
     draining.is_ready = False

@@ -242,6 +242,8 @@ class TokensEvent(Event):
     """Of prompt groups that were answered and dropped."""
     num_held_out: int = 0
     """Of answers to held-out prompts."""
+    num_clients: int = 0
+    """Of clients of the run's server, who have read them already."""
 
 
 @dataclass(frozen=True, kw_only=True)

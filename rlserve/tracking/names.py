@@ -155,6 +155,7 @@ METRICS: Mapping[str, str] = {
     "cost/useful_share": "share of that time that went into training steps, and into tokens that were trained on",
     "cost/{in_flight,startup,idle,bubble,switching,weight_sync}_share": "share that went into this: docs/cost.md",
     "cost/{evaluation,checkpoint,recompute,lost,dropped,surplus}_share": "share that went into this: docs/cost.md",
+    "cost/clients_share": "share that went into tokens for clients of the run's server",
     "cost/{gpu_hours,money}_per_step": "all of it, for a training step",
     "cost/{gpu_hours,money}_per_1m_trained_tokens": "all of it, for a million tokens in training steps, prompts "
     "included",

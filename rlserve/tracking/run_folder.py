@@ -15,6 +15,7 @@
         samples.jsonl         the prompt groups of every training step, with their rewards
         answers.jsonl         some of their answers in full, one line an answer (tracking.samples)
         live.json             how it stands right now, while it goes on
+        server.json           where clients reach its replicas, while they do (rollout.server)
         checkpoints/
         job.json              the job of a scheduler that the run belongs to (rlserve submit), whose files are in
         job/
@@ -159,6 +160,10 @@ class RunFolder:
     @property
     def live_file(self) -> Path:
         return self.path / "live.json"
+
+    @property
+    def server_file(self) -> Path:
+        return self.path / "server.json"
 
     @property
     def summary_file(self) -> Path:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -58,6 +59,8 @@ class RunState:
     last_error: str | None
     """What it failed with, or the last error in its log."""
     time_left_s: float | None
+    server: str | None
+    """Address that clients reach its replicas at (``rollout.server``)."""
     begun_s: float
     """In seconds since 1970, as is ``written_s``."""
     written_s: float
@@ -98,6 +101,7 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
         last_decision=last_decision(decisions),
         last_error=end_error(events) or last_error(folder.log_file),
         time_left_s=_time_left_s(last, num_steps, step) if state == "running" else None,
+        server=_server(folder) if state == "running" else None,
         begun_s=folder.versions_file.stat().st_mtime,
         written_s=max(
             path.stat().st_mtime
@@ -105,6 +109,14 @@ def read_run_state(folder: RunFolder, *, now: Callable[[], float] = time.time) -
             if path.exists()
         ),
     )
+
+
+def _server(folder: RunFolder) -> str | None:
+    """Not there before the server listens, nor after it."""
+    try:
+        return str(json.loads(folder.server_file.read_text(encoding="utf-8"))["address"])
+    except FileNotFoundError:
+        return None
 
 
 def find_runs(output_dir: Path) -> list[RunFolder]:

@@ -1,4 +1,7 @@
-"""The rollout role of a worker: an engine in a loop of its own (``engine/loop/``), whole answers by long poll."""
+"""The rollout role of a worker: an engine in a loop of its own (``engine/loop/``), whole answers by long poll.
+
+Requests of clients are followed token by token, by a long poll of its own: whole answers cost what they would without.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import WeightsRefusedError, WorkerFailedError
-from rlserve.pool.base import Collected, MemoryChange, RolloutStats
+from rlserve.pool.base import Collected, MemoryChange, RolloutStats, Streamed
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.weights.canary import CanaryPrompts, CanaryScores
@@ -58,6 +61,7 @@ class RolloutRole:
         self._device = device
         self._loop = EngineLoop(engine, clock=pace.now_s, pace=pace.engine_steps())
         self._answers = self._loop.subscribe_answers()
+        self._streams = self._loop.subscribe_deltas()
 
     @property
     def is_computing(self) -> bool:
@@ -116,6 +120,10 @@ class RolloutRole:
         """Queue a batch of requests; does not wait for the step under way."""
         self._loop.submit(requests, self._answers)
 
+    def submit_streamed(self, requests: list[Request]) -> None:
+        """As :meth:`submit`, of requests that :meth:`stream` follows."""
+        self._loop.submit(requests, self._streams)
+
     def abort(self, request_ids: Sequence[str]) -> None:
         """End requests at the next boundary between two steps; does not wait for it."""
         self._loop.abort(request_ids)
@@ -124,6 +132,11 @@ class RolloutRole:
         """Outputs since the last call; waits up to ``timeout_s`` for the first one."""
         outputs = self._answers.read(timeout_s)
         return Collected(outputs=outputs, stats=self._read_stats(), closed=self._answers.is_closed)
+
+    def stream(self, timeout_s: float) -> Streamed:
+        """New tokens of streamed requests since the last call, and their ends; waits up to ``timeout_s`` for any."""
+        deltas = self._streams.read(timeout_s)
+        return Streamed(deltas=deltas, closed=self._streams.is_closed)
 
     def stop(self) -> tuple[RequestOutput, ...]:
         """Generate no more: unfinished requests come back with their tokens. :meth:`free` follows.

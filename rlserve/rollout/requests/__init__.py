@@ -4,5 +4,5 @@
 
     prompt groups (training) ──┐
     held-out prompts ──────────┼──► RequestSpec ──► Router ──► engine Request ──► a replica
-    whoever comes later ───────┘
+    clients over HTTP ─────────┘
 """

@@ -18,10 +18,18 @@ class RequestKind(StrEnum):
     """A later turn of a conversation in training, of one sample."""
     EVALUATION = "evaluation"
     """A held-out prompt, or a later turn of its conversation."""
+    CLIENT = "client"
+    """Of somebody outside the run, who talks to its replicas over HTTP. The router keeps a share for them."""
 
 
-URGENCY: Mapping[RequestKind, int] = {RequestKind.TRAINING: 0, RequestKind.TURN: 0, RequestKind.EVALUATION: 1}
-"""Higher goes first: an evaluation holds training up until it is answered."""
+URGENCY: Mapping[RequestKind, int] = {
+    RequestKind.TRAINING: 0,
+    RequestKind.TURN: 0,
+    RequestKind.EVALUATION: 1,
+    RequestKind.CLIENT: 2,
+}
+"""Higher goes first: an evaluation holds training up until it is answered. Clients hold nobody up, since they have no
+more than their share of any replica; being first, they have that much."""
 
 
 @dataclass(frozen=True, kw_only=True)

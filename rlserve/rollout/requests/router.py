@@ -8,7 +8,8 @@
 All kinds of requests share the replicas, the more urgent first. Replicas are given little ahead of what they compute at
 once, so that one that leaves loses little and the rest stays free for whoever has room: nothing is added to a replica
 whose samples of the same kind and of more urgent ones would exceed its capacity. What is less urgent takes no room from
-what is more so; the engine lets that go first.
+what is more so; the engine lets that go first. Clients are the most urgent and have a capacity of their own, a share of
+it: so they are never starved, and the rest is never less than what they leave.
 
 A request starts only on a replica whose weights are as new as it asks for, and resumed tokens ask in the same way for a
 replica that is not older than they are.
@@ -90,6 +91,8 @@ class _Replica:
     version: int
     capacity: int
     """Samples that it may hold."""
+    client_capacity: int
+    """Of these, samples of clients."""
     progress_s: float
     """When it last made a step, or joined."""
     held: dict[RequestId, _Entry] = field(default_factory=dict)
@@ -107,14 +110,25 @@ class _Replica:
         """Samples that go before or beside those of ``kind``."""
         return sum(number for other, number in self.num_samples.items() if URGENCY[other] >= URGENCY[kind])
 
+    def is_full(self, kind: RequestKind) -> bool:
+        """Whether there is no room for any request of ``kind``."""
+        return not self._is_free_for(kind) and self.load(kind) >= self._capacity(kind)
+
     def suits(self, entry: _Entry) -> bool:
         """Whether it may answer the request at all."""
         return not self.closed and not self.spared and self.version >= entry.min_version
 
     def has_room(self, entry: _Entry) -> bool:
         """A replica with nothing to do has room for a request of any size."""
-        load = self.load(entry.id.kind)
-        return not load or load + entry.num_samples <= self.capacity
+        kind = entry.id.kind
+        return self._is_free_for(kind) or self.load(kind) + entry.num_samples <= self._capacity(kind)
+
+    def _is_free_for(self, kind: RequestKind) -> bool:
+        """Whether it has nothing to do but for clients, who keep no large request away. Their own share is strict."""
+        return kind is not RequestKind.CLIENT and self.load(kind) == self.num_samples[RequestKind.CLIENT]
+
+    def _capacity(self, kind: RequestKind) -> int:
+        return self.client_capacity if kind is RequestKind.CLIENT else self.capacity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +146,9 @@ class Expired:
 class Router:
     """Hands waiting requests to replicas, least loaded first, and takes them back from replicas that leave."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_client_places: int = 0) -> None:
+        """``num_client_places``: samples of clients that a replica may hold."""
+        self._num_client_places = num_client_places
         self._waiting: dict[RequestId, _Entry] = {}
         self._replicas: dict[str, _Replica] = {}
         self._last_replica: OrderedDict[tuple[int, ...], str] = OrderedDict()  # by prompt
@@ -149,7 +165,9 @@ class Router:
         """Add a replica that serves weights of ``version`` and may hold ``capacity`` samples."""
         assert replica_id not in self._replicas, f"replica {replica_id} is already there"
         assert capacity >= 1
-        self._replicas[replica_id] = _Replica(version=version, capacity=capacity, progress_s=time_s)
+        self._replicas[replica_id] = _Replica(
+            version=version, capacity=capacity, client_capacity=self._num_client_places, progress_s=time_s
+        )
 
     def version(self, replica_id: str) -> int:
         """Of the weights that a replica serves, as far as the router has heard: it may have newer ones."""
@@ -188,7 +206,10 @@ class Router:
         """
         assigned: dict[str, list[Request]] = {}
         for entry in sorted(self._waiting.values(), key=lambda entry: entry.order):
-            if all(replica.load(entry.id.kind) >= replica.capacity for replica in self._replicas.values()):
+            kind = entry.id.kind
+            if all(replica.is_full(kind) for replica in self._replicas.values()):
+                if kind is RequestKind.CLIENT:
+                    continue  # their share is full; there may be room for others
                 break  # nor is there room for anything less urgent
             replica_id = self._choose(entry)
             if replica_id is not None:
@@ -261,6 +282,7 @@ class Router:
             assert replica.num_tokens == sum(entry.num_tokens for entry in held)
             for kind, number in num_samples.items():
                 is_alone = sum(entry.id.kind is kind for entry in held) == 1
+                assert kind is not RequestKind.CLIENT or number <= replica.client_capacity, f"{replica_id}: {number}"
                 assert number <= replica.capacity or is_alone, f"replica {replica_id} is over its capacity of {kind}"
 
     def _holder(self, key: RequestId) -> str | None:

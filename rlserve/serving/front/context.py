@@ -13,7 +13,7 @@ from rlserve.serving.degradation import Level, Load, level_of
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.replicas.pool import ReplicaPool
+from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.serving.text.vocabulary import Vocabulary
 
@@ -35,7 +35,7 @@ class ServerContext:
 
     config: ServeConfig
     keys: Keys
-    pool: ReplicaPool
+    pool: Replicas
     vocabulary: Vocabulary
     renderer: ConversationRenderer
     end_token_ids: tuple[int, ...]
@@ -56,13 +56,9 @@ class ServerContext:
             raise ApiError(404, f"there is no model {name[:200]!r}; there is {self.config.model_name!r}", "model")
 
 
-def current_level(config: ServeConfig, pool: ReplicaPool) -> Level:
+def current_level(config: ServeConfig, pool: Replicas) -> Level:
     """What gives way now."""
-    load = Load(
-        num_live_samples=pool.num_live_samples,
-        num_ready=pool.num_ready,
-        max_num_sequences=config.engine.max_num_sequences,
-    )
+    load = Load(num_live_samples=pool.num_live_samples, num_places=pool.num_places)
     return level_of(load, config.degradation)
 
 

@@ -18,13 +18,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from rlserve.engine.requests.request import Request
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.errors import WorkerFailedError
 from rlserve.serving.config import HealthConfig
+from rlserve.serving.replicas.base import PoolCounts
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
 from rlserve.serving.replicas.messages import Abort, News, Ready, Submit
 from rlserve.serving.replicas.replica import Replica, ReplicaPlace
@@ -34,16 +34,6 @@ from rlserve.serving.routing.base import ReplicaLoad, RoutedRequest, RoutingPoli
 logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class PoolCounts:
-    """Totals since the server began."""
-
-    num_failovers: int
-    """Requests that went on with another replica because theirs was lost."""
-    num_lost: int
-    """Replicas that were lost."""
 
 
 class ReplicaPool:
@@ -81,6 +71,12 @@ class ReplicaPool:
     def num_ready(self) -> int:
         """Replicas that take requests."""
         return sum(replica.state is ReplicaState.READY for replica in self.replicas.values())
+
+    @property
+    def num_places(self) -> int:
+        """Samples that replicas which are ready compute at once."""
+        ready = (replica for replica in self.replicas.values() if replica.state is ReplicaState.READY)
+        return sum(replica.ready.max_num_sequences for replica in ready if replica.ready is not None)
 
     @property
     def limits(self) -> Ready:

@@ -125,6 +125,7 @@ class CostLedger:
                 self._settle(self._open.decide(Use.ROLLOUT, event.num_trained, event.step))
                 self._settle(self._open.decide(Use.DROPPED, event.num_dropped))
                 self._settle(self._open.decide(Use.EVALUATION, event.num_held_out))
+                self._settle(self._open.decide(Use.CLIENTS, event.num_clients))
             case EndEvent():
                 self.close(event.time_s, has_finished=event.exit_code == 0)
         self._last_ns = max(now_ns, self._last_ns)

@@ -6,6 +6,7 @@
                                           │   ├▶ lost            ─▶ lost
                                           │   ├▶ dropped         ─▶ dropped
                                           │   ├▶ held-out answer ─▶ evaluation
+                                          │   ├▶ for a client    ─▶ clients
                                           └───┴▶ still there when the run ends ─▶ surplus
 
 Tokens are alike here: those whose fate is decided take along the mean time of all that are open, of each type of slot

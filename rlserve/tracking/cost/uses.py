@@ -23,10 +23,11 @@ class Use(StrEnum):
     LOST = "lost"
     DROPPED = "dropped"
     SURPLUS = "surplus"
+    CLIENTS = "clients"
 
 
 USEFUL = (Use.TRAINING, Use.ROLLOUT)
-WASTE = tuple(use for use in Use if use not in (*USEFUL, Use.IN_FLIGHT))
+WASTE = tuple(use for use in Use if use not in (*USEFUL, Use.IN_FLIGHT, Use.CLIENTS))
 
 MEANING: Mapping[Use, str] = {
     Use.TRAINING: "training steps that the run was built on",
@@ -43,4 +44,5 @@ MEANING: Mapping[Use, str] = {
     Use.LOST: "undone by a failure: broken steps, lost tokens, steps done again, replaced workers",
     Use.DROPPED: "generating tokens of prompt groups that were dropped",
     Use.SURPLUS: "generating tokens that no step needed any more",
+    Use.CLIENTS: "generating tokens for clients of the run's server",
 }

@@ -21,9 +21,10 @@ from virtual_time import run_virtual
 from rlserve.config.tree import ModelConfig, RunConfig
 from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import newest_checkpoint, read_run
+from rlserve.controller.clients.desk import ClientDesk
 from rlserve.controller.clock import RunClock
 from rlserve.controller.controller import Controller
-from rlserve.controller.ports import Ports
+from rlserve.controller.ports import Front, Ports
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.preparation.supervised import SupervisedPreparation
 from rlserve.controller.setup import RunSetup
@@ -220,6 +221,7 @@ def begin(
     cluster: list[Node] | None,
     environments: Environments | None = None,
     data: SupervisedSource | None = None,
+    front: Callable[[ClientDesk], Front] | None = None,
 ) -> SimulatedRun:
     """Build the run, one that learns from ``data`` where there are any. Within a loop of virtual time."""
     loop = asyncio.get_running_loop()
@@ -251,7 +253,7 @@ def begin(
 
     nodes = None if cluster is None else look
     scorer_port = scorer if data is None else None
-    ports = Ports(fleet=fleet_port, scorer=scorer_port, environments=environments, nodes=nodes)
+    ports = Ports(fleet=fleet_port, scorer=scorer_port, environments=environments, nodes=nodes, front=front)
     controller = build_controller(setup, ports)
     return SimulatedRun(
         config=config, controller=controller, fleet=fleet, scorer=scorer, tracker=tracker, folder=folder
@@ -303,6 +305,7 @@ def simulate(
     cluster: list[Node] | None = None,
     environments: Environments | None = None,
     data: SupervisedSource | None = None,
+    front: Callable[[ClientDesk], Front] | None = None,
 ) -> SimulatedRun:
     """Run to the end on virtual time. ``disturb`` goes on beside it for as long as it runs. ``cluster`` are the nodes
     that there are, the first with all slots of the start; it may be changed meanwhile.
@@ -322,6 +325,7 @@ def simulate(
             cluster=cluster,
             environments=environments,
             data=data,
+            front=front,
         )
         beside = None if disturb is None else asyncio.create_task(disturb(run))
         try:

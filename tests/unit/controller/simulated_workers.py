@@ -16,12 +16,13 @@ from pathlib import Path
 
 from controller_fakes import stats
 from simulated_process import SimulatedProcess
+from simulated_streams import SimulatedStreams
 from simulated_world import Meeting, World
 
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.errors import WorkerFailedError
-from rlserve.pool.base import Collected, Copied, Copies, Joined, MemoryChange, Stepped
+from rlserve.pool.base import Collected, Copied, Copies, Joined, MemoryChange, Stepped, Streamed
 from rlserve.tracking import names
 from rlserve.trainers.base import Membership
 from rlserve.trainers.batch import Batch
@@ -65,6 +66,7 @@ class SimulatedWorker(SimulatedProcess):
         """What it can send a delta to."""
         self.running: dict[str, _Running] = {}
         self.outbox: list[RequestOutput] = []
+        self.streams = SimulatedStreams(self._read)
         self.changed = asyncio.Event()
         self.num_tokens = 0
         self.busy_s = self.running_s = 0.0
@@ -97,6 +99,7 @@ class SimulatedWorker(SimulatedProcess):
         assert not self.rolling_out, f"{self.slot_id} serves already"
         await asyncio.sleep(self.world.speeds.switch_s)
         self.rolling_out, self.closed, self.version, self.holding = True, False, -1, None
+        self.streams = SimulatedStreams(self._read)
         self.busy_s = self.running_s = 0.0
 
     async def do_take_weights(self, offers: Sequence[Offer], *cargo: int) -> Receipt:
@@ -137,6 +140,27 @@ class SimulatedWorker(SimulatedProcess):
         for request in requests:
             self._begin(request)
 
+    async def do_submit_streamed(self, requests: list[Request]) -> None:
+        await self.do_submit(requests)
+        self.streams.follow(requests)
+
+    async def do_stream(self, timeout_s: float) -> Streamed:
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + timeout_s
+        while not (deltas := self.streams.news()) and not self.closed and loop.time() < until_s:
+            await asyncio.sleep(self.world.speeds.token_s)
+        return Streamed(deltas=deltas, closed=self.closed)
+
+    def _read(self, request_id: str) -> RequestOutput | None:
+        if (running := self.running.get(request_id)) is None:
+            return None
+        self._advance(running)
+        return _output(running, FinishReason.ABORT)
+
+    def _answer(self, output: RequestOutput) -> None:
+        if not self.streams.end(output):
+            self.outbox.append(output)
+
     def _begin(self, request: Request) -> None:
         assert request.id not in self.running, f"{request.id} was given twice"
         versions = list(request.resumed[0].weight_versions) if request.resumed else []
@@ -168,7 +192,7 @@ class SimulatedWorker(SimulatedProcess):
             self._advance(running)
             if running.timer is not None:
                 running.timer.cancel()
-            self.outbox.append(_output(running, FinishReason.ABORT))
+            self._answer(_output(running, FinishReason.ABORT))
         self.changed.set()
 
     def _count(self) -> None:
@@ -207,7 +231,7 @@ class SimulatedWorker(SimulatedProcess):
         running = self.running.pop(request_id)
         running.versions += [self.version] * (running.length - len(running.versions))
         self.num_tokens += running.length * running.request.sampling.n
-        self.outbox.append(_output(running, FinishReason.STOP))
+        self._answer(_output(running, FinishReason.STOP))
         self.changed.set()
 
     async def do_collect(self, timeout_s: float) -> Collected:
@@ -240,6 +264,7 @@ class SimulatedWorker(SimulatedProcess):
         partials = tuple(_output(running, FinishReason.ABORT) for running in self.running.values())
         self.world.num_returned_tokens += sum(len(running.versions) for running in self.running.values())
         self._count()
+        self.streams.break_off(partials)
         self.running.clear()
         self.closed, self.rolling_out = True, False
         self.changed.set()

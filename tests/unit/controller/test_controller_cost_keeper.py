@@ -11,8 +11,11 @@ from controller_fakes import FakeClock, recorded, run_context
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.cost_keeper import CostKeeper
-from rlserve.controller.events import GroupFinished, GroupsTrained, HeldOutAnswered
+from rlserve.controller.events import GroupFinished, GroupsTrained, HeldOutAnswered, TokensStreamed
+from rlserve.engine.requests.delta import SampleDelta
+from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.errors import UserError
+from rlserve.rollout.requests.base import RequestId, RequestKind
 from rlserve.tracking.cost.config import BudgetConfig
 from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.events import BudgetEvent, RunEvent, SlotEvent, StageEvent, StepEvent, TokensEvent
@@ -63,6 +66,13 @@ def step(number: int, time_s: float) -> StepEvent:
     )
 
 
+def streamed(num_tokens: int) -> TokensStreamed:
+    zeros = [0.0] * num_tokens
+    tokens = GeneratedTokens.of([1] * num_tokens, zeros, zeros, [0] * num_tokens)
+    request_id = RequestId(kind=RequestKind.CLIENT, name="0")
+    return TokensStreamed(id=request_id, samples=(SampleDelta(index=0, start=0, tokens=tokens),))
+
+
 def test_what_became_of_tokens_is_told_before_the_step_that_trained_on_them() -> None:
     def scenario(run: RunContext, keeper: CostKeeper, clock: FakeClock) -> None:
         told, order = recorded(run.events, TokensEvent), list[str]()
@@ -70,13 +80,15 @@ def test_what_became_of_tokens_is_told_before_the_step_that_trained_on_them() ->
         run.events.subscribe(StepEvent, lambda event: order.append("step"))
         run.events.emit(GroupFinished(kept=True, num_tokens=50))
         run.events.emit(GroupFinished(kept=False, num_tokens=7))
+        run.events.emit(streamed(5))
         run.events.emit(GroupsTrained(step=1, groups=cast(Any, [Group(30), Group(20)])))
         run.events.emit(step(1, 10.0))
         run.events.emit(HeldOutAnswered(step=1, answers=[], num_tokens=9))
+        run.events.emit(streamed(3))
         run.events.emit(StageEvent(time_s=10.0, stage="ending"))
-        found = [(each.step, each.num_trained, each.num_dropped, each.num_held_out) for each in told]
-        assert found == [(1, 50, 7, 0), (1, 0, 0, 9)]
-        assert order == ["tokens", "step", "tokens"]
+        found = [(each.step, each.num_trained, each.num_dropped, each.num_held_out, each.num_clients) for each in told]
+        assert found == [(1, 50, 7, 0, 5), (1, 0, 0, 9, 0), (1, 0, 0, 0, 3)]
+        assert order == ["tokens", "step", "tokens", "tokens"]
 
     with_keeper(scenario)
 

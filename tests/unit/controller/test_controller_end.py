@@ -45,6 +45,7 @@ class Ending:
             notice_watch=SimpleNamespace(open=lambda: None, watch=self._forever),
             node_watch=None,
             host_watch=None,
+            front=None,
             replicas=SimpleNamespace(close=self._at_once),
             evaluation=SimpleNamespace(score=self._score),
             saver=SimpleNamespace(

@@ -16,9 +16,9 @@ from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.replicas.base import PoolCounts
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
 from rlserve.serving.replicas.messages import Ready
-from rlserve.serving.replicas.pool import PoolCounts
 from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.serving.text.vocabulary import Vocabulary
 from rlserve.tasks.character_tokenizer import character_tokenizer
@@ -36,6 +36,7 @@ class FakePool:
         self.requests: list[Request] = []
         self.aborted: list[str] = []
         self.num_ready = 1
+        self.num_places = 8
         self.num_live_samples = 0
         self.hangs = False
         """Whether nothing comes after the first token."""

@@ -15,8 +15,8 @@ from rlserve.errors import ConfigurationError, UserError
 from rlserve.serving.config import AccessConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import ROUTERS, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
-from rlserve.serving.keys import Keys, read_keys
-from rlserve.serving.server import check_access, check_tls
+from rlserve.serving.keys import Keys, check_access, read_keys
+from rlserve.serving.server import check_tls
 
 OTHER_KEY = "another-key-1"
 
@@ -99,11 +99,11 @@ def test_keys_that_cannot_be_are_refused(tmp_path: Path) -> None:
 def test_others_are_not_listened_to_without_keys() -> None:
     open_config = ServeConfig(model=ServedModelConfig(path="m"), host="0.0.0.0")
     with pytest.raises(UserError, match=r"access\.keys_file"):
-        check_access(open_config, Keys(()))
-    check_access(open_config, Keys((b"0" * 32,)))
-    check_access(ServeConfig(model=ServedModelConfig(path="m")), Keys(()))
+        check_access(open_config.host, open_config.access, Keys(()))
+    check_access(open_config.host, open_config.access, Keys((b"0" * 32,)))
+    check_access("localhost", AccessConfig(), Keys(()))
     insecure = ServeConfig(model=ServedModelConfig(path="m"), host="0.0.0.0", access=AccessConfig(insecure=True))
-    check_access(insecure, Keys(()))
+    check_access(insecure.host, insecure.access, Keys(()))
     with pytest.raises(ConfigurationError, match="tls_certificate"):
         AccessConfig(tls_key="key.pem")
 

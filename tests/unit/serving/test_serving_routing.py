@@ -85,5 +85,5 @@ def test_a_busy_home_is_passed_over() -> None:
 )
 def test_levels(num_live: int, num_ready: int, expected: Level) -> None:
     config = DegradationConfig(shorten_at=2, refuse_at=8)
-    load = Load(num_live_samples=num_live, num_ready=num_ready, max_num_sequences=8)
+    load = Load(num_live_samples=num_live, num_places=8 * num_ready)
     assert level_of(load, config) is expected

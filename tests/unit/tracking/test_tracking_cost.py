@@ -92,10 +92,10 @@ def test_tokens_take_their_time_to_what_became_of_them() -> None:
     ledger = ledger_of(
         *STARTED,
         stretch("H200/0", 12.0, 22.0, 10.0, 100),
-        tokens(22.0, 1, num_trained=50, num_dropped=20, num_held_out=10),
+        tokens(22.0, 1, num_trained=50, num_dropped=20, num_held_out=5, num_clients=5),
         LostWorkEvent(time_s=22.0, slot_id="H200/0", num_requests=1, num_tokens=10),
     )
-    expected = {Use.ROLLOUT: 5.0, Use.DROPPED: 2.0, Use.EVALUATION: 1.0, Use.LOST: 1.0}
+    expected = {Use.ROLLOUT: 5.0, Use.DROPPED: 2.0, Use.EVALUATION: 0.5, Use.CLIENTS: 0.5, Use.LOST: 1.0}
     assert seconds(ledger.statement(22.0), role="rollout") == {**expected, Use.IN_FLIGHT: 1.0}
     ledger.note(slot(22.0, "H200/0", "leaving_rollout"))
     ledger.note(end(22.0))
