@@ -41,6 +41,7 @@ from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.tasks import is_builtin
+from rlserve.tracking.cost.budget import check_priced
 from rlserve.tracking.cost.prices import Prices, read_prices
 from rlserve.tracking.events import RunEvent, StageEvent, recorded_time_s
 from rlserve.tracking.logs import log_to
@@ -196,6 +197,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         nodes = discover_cluster() if config.launch.kind == "cluster" else None
         cut = cut_gangs(groups, gang_size, nodes=nodes)
         check_gangs(cut, gang_size)
+        check_priced(config.cost.budget, prices, (gang.slots[0].type.name for gang in cut.gangs))
         if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
             for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)

@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.errors import DataError, UserError
+from rlserve.tracking.cost.budget import check_priced
+from rlserve.tracking.cost.config import BudgetConfig
 from rlserve.tracking.cost.figures import Amount, CostFigures, Scores
 from rlserve.tracking.cost.ledger import CostLedger
 from rlserve.tracking.cost.prices import Prices, read_prices
@@ -282,6 +284,14 @@ def test_units() -> None:
 def test_a_score_that_did_not_rise_has_no_price() -> None:
     flat = CostFigures(statement=figures().statement, prices=None, scores=Scores(before=0.5, after=0.5))
     assert flat.per_point is None
+
+
+def test_a_budget_in_money_needs_a_price_for_every_type() -> None:
+    prices = Prices(currency="EUR", date="2026-11-01", per_hour={"H100": 3.0})
+    check_priced(BudgetConfig(money=5.0), prices, ["H100", "paced-H100"])
+    check_priced(BudgetConfig(gpu_hours=5.0), None, ["H200"])
+    with pytest.raises(UserError, match=r"cost.budget.money needs a price for H200, L4"):
+        check_priced(BudgetConfig(money=5.0), prices, ["L4", "H100", "H200"])
 
 
 GOOD = "currency: EUR\ndate: 2026-11-01\nper_hour:\n  H100: 3\n  H200: {on_demand: 4, spot_factor: 0.5}\n"
