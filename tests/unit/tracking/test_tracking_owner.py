@@ -27,6 +27,7 @@ from rlserve.tracking.owner import (
     process_start,
     release,
     this_process,
+    wait_until_gone,
 )
 
 HERE = Owner(host="a", system="a boot-1", process_id=10, started_s=1000.0)
@@ -172,3 +173,32 @@ def test_of_many_claims_in_one_moment_one_wins(tmp_path: Path) -> None:
         thread.join()
     assert (len(won), len(lost)) == (1, 7)
     assert owner_of(tmp_path)["host"] == won[0]
+
+
+def test_an_owner_elsewhere_is_waited_for_until_it_is_silent_for_long(tmp_path: Path) -> None:
+    claim(tmp_path, ELSEWHERE)
+    path = tmp_path / OWNER_FILE
+    waits = 0
+
+    def wait() -> None:
+        nonlocal waits
+        waits += 1
+        given_s = path.stat().st_mtime - SILENT_AFTER_S / 4
+        os.utime(path, (given_s, given_s))
+
+    wait_until_gone(tmp_path, wait=wait)
+    assert waits == 4
+    claim(tmp_path, this_process())
+
+
+def test_nobody_waits_for_an_owner_that_lives_or_for_none(tmp_path: Path) -> None:
+    wait_until_gone(tmp_path, wait=lambda: pytest.fail("waits for nobody"))
+    claim(tmp_path, this_process())
+    wait_until_gone(tmp_path, wait=lambda: pytest.fail("waits for a process of this machine"))
+
+
+def test_the_wait_for_an_owner_elsewhere_that_goes_on_ends(tmp_path: Path) -> None:
+    claim(tmp_path, ELSEWHERE)
+    waits: list[None] = []
+    wait_until_gone(tmp_path, wait=lambda: waits.append(None))
+    assert SILENT_AFTER_S < len(waits) < 2 * SILENT_AFTER_S

@@ -1,0 +1,227 @@
+"""Jobs of a real Slurm of two machines, both of them this one. Opt-in, for it needs Slurm and root:
+
+RLSERVE_TEST_SLURM=1 pytest tests/integration/test_slurm.py        # Debian: apt-get install slurm-wlm munge
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from runs import DEADLINE_S, Workplace
+
+PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
+MISSING = [name for name in PROGRAMS if shutil.which(name, path=f"{os.environ['PATH']}:/usr/sbin") is None]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif("RLSERVE_TEST_SLURM" not in os.environ, reason="RLSERVE_TEST_SLURM is not set"),
+]
+REQUEUE_S = 300.0
+"""Longest that a job may wait that was queued again: Slurm holds it back for two minutes."""
+
+SLURM_CONF = """
+ClusterName=rlserve
+SlurmctldHost={host}(127.0.0.1)
+SlurmUser=root
+SlurmctldPort={port}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+CryptoType=crypto/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool-%n
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+GresTypes=gpu
+SlurmdParameters=config_overrides
+SchedulerParameters=bf_interval=1,sched_interval=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+KillWait=30
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_1} CPUs=8 RealMemory=1000 Gres=gpu:h100:4
+NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port_2} CPUs=8 RealMemory=1000 Gres=gpu:a10:4
+PartitionName=low Nodes=ALL Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=120
+PartitionName=high Nodes=ALL PriorityTier=10
+"""
+GRES_CONF = """
+NodeName=n1 Name=gpu Type=h100 File=/dev/tty[10-13]
+NodeName=n2 Name=gpu Type=a10 File=/dev/tty[14-17]
+"""
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Slurm of our own; yields the environment in which its programs are its."""
+    assert not MISSING, f"these programs are missing: {', '.join(MISSING)}"
+    folder = tmp_path_factory.mktemp("slurm")
+    folder.chmod(0o755)
+    for name in ("state", "spool-n1", "spool-n2"):
+        (folder / name).mkdir()
+    port, port_1, port_2 = free_ports(3)
+    text = SLURM_CONF.format(host=socket.gethostname(), folder=folder, port=port, port_1=port_1, port_2=port_2)
+    (folder / "slurm.conf").write_text(text)
+    (folder / "gres.conf").write_text(GRES_CONF)
+    (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    key = folder / "munge.key"
+    key.write_bytes(os.urandom(128))
+    key.chmod(0o400)
+    path = f"{os.environ['PATH']}:/usr/sbin"
+    environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf"), "PATH": path, "OMP_NUM_THREADS": "1"}
+    munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "key-file", "pid-file", "log-file")]
+    commands = [
+        ["munged", "--foreground", "--force", *munge, f"--seed-file={folder}/munge.seed"],
+        ["slurmctld", "-D"],
+        ["slurmd", "-D", "-N", "n1"],
+        ["slurmd", "-D", "-N", "n2"],
+    ]
+    daemons: list[subprocess.Popen[str]] = []
+    with (folder / "output").open("w") as output:
+        try:
+            for command in commands:
+                daemons.append(
+                    subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT, text=True)
+                )
+                wait_for((folder / "munge.socket").exists, "munge")
+            wait_for(lambda: said(environment, "sinfo", "--noheader", "--format=%T").split() == ["idle"], "nodes")
+            yield environment
+            said(environment, "scancel", "--user=root")
+            wait_for(lambda: not said(environment, "squeue", "--noheader"), "the end of all jobs")
+        finally:
+            for daemon in reversed(daemons):
+                daemon.terminate()
+                daemon.wait(60)
+
+
+def said(environment: dict[str, str], *command: str) -> str:
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S).stdout
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {timeout_s:g} s"
+        time.sleep(0.2)
+
+
+class SubmittedRun:
+    """A small run as a job."""
+
+    def __init__(self, workplace: Workplace, environment: dict[str, str], name: str, changes: dict[str, Any]) -> None:
+        self.name = name
+        self._place = workplace.place
+        self._environment = environment
+        self.folder = workplace.place / "runs" / name
+        config = workplace.config({"num_steps": 5000, **changes})
+        self.rlserve("submit", str(config), "--to", "slurm", f"name={name}")
+        self.job = json.loads((self.folder / "job.json").read_text())["id"]
+
+    def rlserve(self, *arguments: str) -> str:
+        command = [sys.executable, "-m", "rlserve", *arguments]
+        done = subprocess.run(
+            command, cwd=self._place, env=self._environment, capture_output=True, text=True, timeout=2 * DEADLINE_S
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        return dict(json.loads(self.rlserve("status", self.name, "--json")))
+
+    def steps(self) -> list[int]:
+        samples = self.folder / "samples.jsonl"
+        return [json.loads(line)["step"] for line in samples.read_text().splitlines()] if samples.exists() else []
+
+    def groups(self) -> list[str]:
+        lines = (self.folder / "samples.jsonl").read_text().splitlines()
+        return [group for line in lines for group in json.loads(line)["group_ids"]]
+
+    def log(self) -> str:
+        return (self.folder / "job" / f"slurm-{self.job}.log").read_text()
+
+    def wait_for_step(self, step: int, timeout_s: float = DEADLINE_S) -> None:
+        wait_for(lambda: step in self.steps(), f"step {step}", timeout_s)
+
+
+def test_a_job_of_two_types_that_is_preempted_goes_on_where_it_stopped(
+    workplace: Workplace, slurm: dict[str, str]
+) -> None:
+    """Two components; then a job of higher priority takes both machines for some seconds."""
+    run = SubmittedRun(workplace, slurm, "preempted", {})
+    run.wait_for_step(3)
+    assert said(slurm, "squeue", "--noheader", "--format=%i").split() == [f"{run.job}+0", f"{run.job}+1"]
+    all_of_it = ["--partition=high", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--output=/dev/null"]
+    other = said(slurm, "sbatch", "--parsable", *all_of_it, "--wrap=sleep 5").strip()
+    wait_for(lambda: "queued again" in run.log(), "requeue")
+    stopped_at = run.steps()[-1]
+    assert (run.folder / "checkpoints" / f"step_{stopped_at:06d}" / "manifest.json").is_file()
+    wait_for(lambda: "COMPLETED" in said(slurm, "scontrol", "show", "job", other), "the other job's end")
+    assert "queued again 1×" in run.status()["job"]
+    run.wait_for_step(stopped_at + 2, REQUEUE_S)
+    run.rlserve("cancel", run.name, "--wait", str(DEADLINE_S))
+    wait_for(lambda: not said(slurm, "squeue", "--noheader"), "the job's end")
+    ended = run.status()
+    assert (ended["state"], ended["step"]) == ("stopped", run.steps()[-1])
+    assert run.steps() == list(range(1, ended["step"] + 1)), "no step was lost or done twice"
+    assert len(run.groups()) == len(set(run.groups()))
+
+
+def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_not(
+    workplace: Workplace, slurm: dict[str, str]
+) -> None:
+    """One component on one machine. What a SIGKILL leaves is the last checkpoint; here there is none yet."""
+    slots = {"pool": {"slots": [{"type": "cpu", "count": 2}]}}
+    run = SubmittedRun(workplace, slurm, "killed", slots)
+    run.wait_for_step(2)
+    os.kill(json.loads((run.folder / "owner.json").read_text())["process_id"], 9)
+    wait_for(lambda: "queued again" in run.log(), "requeue")
+    begun_again = time.time()
+    wait_for(
+        lambda: 2 in run.steps() and (run.folder / "samples.jsonl").stat().st_mtime > begun_again, "start", REQUEUE_S
+    )
+    run.rlserve("cancel", run.name, "--wait", str(DEADLINE_S))
+    wait_for(lambda: not said(slurm, "squeue", "--noheader"), "the job's end")
+    assert run.log().count("queued again") == 1
+    step = run.status()["step"]
+    run.rlserve("resume", run.name, f"num_steps={step + 2}")
+    wait_for(lambda: run.status()["state"] == "finished", "the end")
+    assert run.steps() == list(range(1, step + 3))
+
+
+def test_gpus_are_asked_for_by_their_type(workplace: Workplace, slurm: dict[str, str]) -> None:
+    """Slurm itself checks what is asked for; there are no such GPUs, so nothing is begun."""
+    slots = {
+        "pool": {"slots": [{"type": "H100", "count": 4}, {"type": "A10", "count": 4}]},
+        "launch": {"cpus_per_gpu": 2},
+    }
+    said(slurm, "scontrol", "update", "partitionname=low", "state=down")
+    run = SubmittedRun(workplace, slurm, "typed", slots)
+    first, second = said(slurm, "scontrol", "--oneliner", "show", "job", run.job).splitlines()
+    assert "gres:gpu:h100:4" in first
+    assert "gres:gpu:a10:4" in second
+    assert run.status()["state"] == "waiting"
+    run.rlserve("cancel", run.name)
+    wait_for(lambda: not said(slurm, "squeue", "--noheader"), "the job's end")
+    said(slurm, "scontrol", "update", "partitionname=low", "state=up")
