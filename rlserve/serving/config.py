@@ -23,6 +23,11 @@ class ServedModelConfig:
     """None takes the tokenizer beside the model."""
     chat_template: str | None = None
     """File with a Jinja template for conversations; None takes the tokenizer's own."""
+    tool_parser: Literal["auto", "none", "hermes", "llama3_json"] = "auto"
+    """How the model writes calls of tools. ``auto``: as its chat template shows. ``hermes``: JSON in ``<tool_call>``
+    tags, as Qwen does too. ``llama3_json``: the answer is the JSON."""
+    reasoning_parser: Literal["auto", "none", "think_tags"] = "auto"
+    """How reasoning is told from the answer. ``auto``: by ``<think>`` tags if the chat template knows them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -206,7 +206,6 @@ def test_cached_tokens_and_versions_are_told(client: openai.OpenAI) -> None:
         ({"prompt": [999_999]}, "prompt", 400),
         ({"prompt": "1" * 600}, "prompt", 400),
         ({"model": "another"}, "model", 404),
-        ({"response_format": {"type": "json_object"}}, "response_format", 501),
         ({"a_new_parameter": 1}, "a_new_parameter", 400),
     ],
 )

@@ -29,6 +29,11 @@ class ChoiceOptions:
     end_token_ids: frozenset[int] = frozenset()
     """Those of the model, which are no ``stop_reason``."""
 
+    @property
+    def tells_tokens(self) -> bool:
+        """Whether more than text is told of each token."""
+        return self.num_logprobs is not None or self.returns_token_ids or self.returns_weight_versions
+
 
 @dataclass(frozen=True, kw_only=True)
 class ChoiceNews:
@@ -48,8 +53,7 @@ class ChoiceNews:
 
     def is_worth_telling(self, options: ChoiceOptions) -> bool:
         """Whether a stream has anything to say of it: text may be held back."""
-        told = options.num_logprobs is not None or options.returns_token_ids or options.returns_weight_versions
-        return bool(self.text or self.finish_reason is not None or (told and self.token_ids))
+        return bool(self.text or self.finish_reason is not None or (options.tells_tokens and self.token_ids))
 
 
 class Choice:

@@ -41,8 +41,8 @@ class AnswerStream(ABC):
         """What comes before anything was generated."""
 
     @abstractmethod
-    def choice_chunk(self, news: ChoiceNews) -> dict[str, Any]:
-        """The one choice of a chunk."""
+    def choice_chunk(self, news: ChoiceNews) -> dict[str, Any] | None:
+        """The one choice of a chunk; None where there is nothing to tell."""
 
     @property
     def num_choices(self) -> int:
@@ -87,4 +87,6 @@ class AnswerStream(ABC):
             for sample in delta.samples:
                 told = self._choices[position * self._asked.num_samples + sample.index].take(sample)
                 if told.is_first or told.is_worth_telling(self.options):
-                    yield event(self.chunk(self.choice_chunk(told)))
+                    choice = self.choice_chunk(told)
+                    if choice is not None:
+                        yield event(self.chunk(choice))

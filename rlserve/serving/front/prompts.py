@@ -31,8 +31,11 @@ async def encode_conversation(context: ServerContext, asked: ChatRequest) -> tup
         ApiError: the chat template refuses it, or takes too long.
     """
     messages = [message.for_template() for message in asked.messages]
+    arguments = dict(asked.chat_template_kwargs or {})
+    if tools := asked.shown_tools:
+        arguments["tools"] = [tool.for_template() for tool in tools]
     try:
-        text = await context.renderer.render(messages, asked.chat_template_kwargs or {}, goes_on=asked.goes_on)
+        text = await context.renderer.render(messages, arguments, goes_on=asked.goes_on)
     except (UserError, DeadlineExceededError) as error:
         raise ApiError(400, str(error), "messages") from error
     # What the template writes is all that the model reads, special tokens included.

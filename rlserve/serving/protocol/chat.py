@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -9,6 +10,8 @@ from pydantic import ConfigDict, Field
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, SamplingFields, check_num_logprobs
+from rlserve.serving.protocol.tools import MAX_TOOLS, NamedTool, ToolChoice, ToolSpec
+from rlserve.serving.tool_parsers.choice import AUTO, NONE
 
 _OWN_ARGUMENTS = frozenset(
     {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
@@ -42,7 +45,10 @@ class Message(ApiModel):
     def for_template(self) -> dict[str, Any]:
         """As templates read it."""
         role = "system" if self.role == "developer" else self.role
-        return {**(self.model_extra or {}), "role": role, "content": self.text}
+        extra = dict(self.model_extra or {})
+        if isinstance(calls := extra.get("tool_calls"), list):
+            extra["tool_calls"] = [_with_parsed_arguments(call) for call in calls]
+        return {**extra, "role": role, "content": self.text}
 
 
 class ChatRequest(SamplingFields):
@@ -55,8 +61,8 @@ class ChatRequest(SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    tools: list[Any] | None = None
-    tool_choice: Any = None
+    tools: Annotated[list[ToolSpec], FirstOnly(), Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
     """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
@@ -69,6 +75,18 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
+    def wanted_calls(self) -> str:
+        """``auto``, ``none``, ``required``, or the name of the tool that is to be called."""
+        if self.tool_choice is None:
+            return AUTO if self.tools else NONE
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+
+    @property
+    def shown_tools(self) -> list[ToolSpec]:
+        """Those that the model is shown."""
+        return [] if self.wanted_calls == NONE else self.tools or []
+
+    @property
     def goes_on(self) -> bool:
         """Whether the answer continues the last message."""
         return self.continue_final_message is True
@@ -78,8 +96,8 @@ class ChatRequest(SamplingFields):
         check_num_logprobs("top_logprobs", self.top_logprobs, limits)
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
-        if self.tools or self.tool_choice not in (None, "none", "auto"):
-            raise ApiError(501, "tools: the server does not read calls out of answers", "tools")
+        if not self.tools and self.wanted_calls not in (NONE, AUTO):
+            raise ApiError(400, "tool_choice needs tools", "tool_choice")
         if self.goes_on and self.add_generation_prompt:
             raise ApiError(400, "continue_final_message needs add_generation_prompt=false", "continue_final_message")
         if self.reasoning_effort is not None:
@@ -88,3 +106,15 @@ class ChatRequest(SamplingFields):
             )
         if own := _OWN_ARGUMENTS & set(self.chat_template_kwargs or ()):
             raise ApiError(400, f"chat_template_kwargs cannot hold {', '.join(sorted(own))}", "chat_template_kwargs")
+
+
+def _with_parsed_arguments(call: Any) -> Any:
+    """Clients send the arguments of calls as JSON in a string; templates write them themselves."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = json.loads(function["arguments"] or "{}")
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"messages: the arguments of a call are no JSON: {error}", "messages") from error
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 from rlserve.engine.requests.request import SamplingParams
+from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError, unsupported
 
@@ -69,7 +70,7 @@ class SamplingFields(ApiModel):
     """Ours: which version of the weights made which tokens, as ``[version, first, end]``."""
     user: str | None = None
     """Requests of one user go to the same replica with ``routing.policy=consistent_hash``."""
-    # Grammars and tools: ``structured.py`` says what becomes of them.
+    # The form of the answer: ``structured.py`` says what becomes of them.
     response_format: dict[str, Any] | None = None
     guided_json: Any = None
     guided_regex: Any = None
@@ -146,6 +147,7 @@ def to_sampling_params(
     end_token_ids: tuple[int, ...],
     num_logprobs: int,
     prompt_logprobs: int | None,
+    structured_output: StructuredOutput | None,
 ) -> SamplingParams:
     """What the engine is told. Its own check of the values follows.
 
@@ -154,6 +156,7 @@ def to_sampling_params(
         end_token_ids: that end an answer, beside those that the engine knows of.
         num_logprobs: likeliest tokens to tell for each token.
         prompt_logprobs: the same for the prompt; None tells nothing of it.
+        structured_output: the form of the answers, if they are to have one.
     """
     stop_token_ids = tuple(asked.stop_token_ids or ())
     return SamplingParams(
@@ -176,11 +179,14 @@ def to_sampling_params(
         allowed_token_ids=tuple(asked.allowed_token_ids or ()),
         num_top_log_probs=num_logprobs,
         prompt_log_probs=prompt_logprobs,
+        structured_output=structured_output,
     )
 
 
 def problem_error(problem: str) -> ApiError:
     """What the engine finds wrong with a request, by the names that clients know."""
+    if "structured_output" in problem or problem.startswith("no token is left"):
+        return ApiError(400, problem, "structured_outputs")
     name, _, rest = problem.partition(" ")
     known = {"num_top_log_probs": "logprobs", "prompt_log_probs": "prompt_logprobs", "prompt_token_ids": "prompt"}
     if name in known:

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from rlserve.serving.reasoning.base import ReasoningParser
-from rlserve.serving.reasoning.think_tags import OPENING, ThinkTags
+from rlserve.serving.reasoning.think_tags import CLOSING, OPENING, ThinkTags
 
 REASONING_FORMATS = ("think_tags",)
+
+
+def find_reasoning_format(configured: str, template: str) -> str | None:
+    """The name of the format: the configured one, ``none``, or for ``auto`` the one that a chat template knows."""
+    if configured == "auto":
+        return "think_tags" if CLOSING in template else None
+    return None if configured == "none" else configured
 
 
 def create_reasoning_parser(name: str, prompt: str) -> ReasoningParser:

@@ -25,6 +25,12 @@ class ConversationRenderer:
         self._timeout_s = timeout_s
 
     @property
+    def template(self) -> str:
+        """Its text, or texts; empty where there is none."""
+        template = self._template
+        return "\n".join(template.values()) if isinstance(template, dict) else template or ""
+
+    @property
     def has_template(self) -> bool:
         """Whether conversations can be rendered at all."""
         return self._template is not None

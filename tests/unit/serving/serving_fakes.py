@@ -25,7 +25,7 @@ from rlserve.tasks.character_tokenizer import character_tokenizer
 
 KEY = "key-for-unit-tests"
 TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }} {% endfor %}"
-ALPHABET = "abcdefghijklmnopqrstuvwxyz0123456789 :+="
+ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789 :+={}[]<>/_,."\n'
 
 
 class FakePool:
@@ -40,7 +40,7 @@ class FakePool:
         self.num_live_samples = 0
         self.hangs = False
         """Whether nothing comes after the first token."""
-        self.limits = Ready(vocab_size=44, max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
+        self.limits = Ready(vocab_size=len(TOKENIZER), max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
         self.counts = PoolCounts(num_failovers=0, num_lost=0)
         self.engine_metrics: Mapping[str, Mapping[str, float | Histogram]] = {}
 

@@ -123,10 +123,9 @@ def test_parts_of_a_message_are_its_text(client: TestClient, pool: FakePool) -> 
 @pytest.mark.parametrize(
     ("path", "extra", "param", "status"),
     [
-        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools", 501),
-        ("/v1/chat/completions", {"tool_choice": "required"}, "tools", 501),
-        ("/v1/chat/completions", {"response_format": {"type": "json_object"}}, "response_format", 501),
-        ("/v1/chat/completions", {"guided_regex": "a"}, "guided_regex", 501),
+        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools", 400),
+        ("/v1/chat/completions", {"tool_choice": "required"}, "tool_choice", 400),
+        ("/v1/chat/completions", {"guided_regex": "a"}, "guided_regex", 400),
         ("/v1/chat/completions", {"top_logprobs": 3}, "top_logprobs", 400),
         ("/v1/chat/completions", {"logprobs": True, "top_logprobs": 99}, "top_logprobs", 400),
         ("/v1/chat/completions", {"chat_template_kwargs": {"tokenize": True}}, "chat_template_kwargs", 400),

@@ -21,12 +21,12 @@ from rlserve.serving.front.body import read_model, takes
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.messages import message_reader, wanted_form
 from rlserve.serving.front.prompts import affinity_of_messages, encode_conversation, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
-from rlserve.serving.protocol.structured import check_structured
 
 router = APIRouter()
 
@@ -38,7 +38,7 @@ async def chat(request: Request) -> Response:
     context = context_of(request)
     asked = await read_model(request, ChatRequest, context.config.limits)
     asked.check(context.config.limits)
-    check_structured(asked)
+    form = wanted_form(context, asked)
     context.check_model(asked.model)
     answer_id = f"chatcmpl-{request.scope['rlserve.request_id']}"
     prompt = await encode_conversation(context, asked)
@@ -51,6 +51,7 @@ async def chat(request: Request) -> Response:
         end_token_ids=context.end_token_ids,
         num_logprobs=asked.num_logprobs or 0,
         prompt_logprobs=asked.prompt_logprobs,
+        structured_output=form,
     )
     engine_request = engine.Request(
         id=answer_id, prompt_token_ids=prompt, sampling=sampling, priority=asked.priority or 0
@@ -84,10 +85,14 @@ def _content(
     vocabulary, options = generation.context.vocabulary, _options(generation.context, asked)
     (output,), (request,) = outputs, generation.requests
     choices = [Choice(sample.index, vocabulary, options, request.prompt_token_ids) for sample in output.samples]
+    readers = [message_reader(generation.context, asked, request) for _ in choices]
     told = [choice.take(rest_of(sample, 0)) for choice, sample in zip(choices, output.samples, strict=True)]
     content = {
         **base,
-        "choices": [chat_choice(vocabulary, options, news) for news in told],
+        "choices": [
+            chat_choice(vocabulary, options, news, reader.take(news.text, is_last=True))
+            for news, reader in zip(told, readers, strict=True)
+        ],
         "usage": usage(
             num_prompt_tokens=len(request.prompt_token_ids),
             num_generated_tokens=sum(choice.num_tokens for choice in choices),
@@ -106,7 +111,9 @@ def _content(
 class _ChatStream(AnswerStream):
     def __init__(self, generation: Generation, asked: ChatRequest, base: dict[str, Any]) -> None:
         super().__init__(generation, asked, _options(generation.context, asked), base)
-        self._prompt_token_ids = generation.requests[0].prompt_token_ids if asked.return_token_ids else None
+        (request,) = generation.requests
+        self._prompt_token_ids = request.prompt_token_ids if asked.return_token_ids else None
+        self._readers = [message_reader(generation.context, asked, request) for _ in range(self.num_choices)]
 
     def first_chunks(self) -> Iterator[dict[str, Any]]:
         for index in range(self.num_choices):
@@ -115,5 +122,6 @@ class _ChatStream(AnswerStream):
                 chunk["prompt_token_ids"] = list(self._prompt_token_ids)
             yield chunk
 
-    def choice_chunk(self, news: ChoiceNews) -> dict[str, Any]:
-        return chat_chunk(self.vocabulary, self.options, news)
+    def choice_chunk(self, news: ChoiceNews) -> dict[str, Any] | None:
+        part = self._readers[news.index].take(news.text, is_last=news.finish_reason is not None)
+        return chat_chunk(self.vocabulary, self.options, news, part)

@@ -25,7 +25,7 @@ from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
-from rlserve.serving.protocol.structured import check_structured
+from rlserve.serving.protocol.structured import structured_output_of
 
 router = APIRouter()
 
@@ -37,7 +37,6 @@ async def complete(request: Request) -> Response:
     context = context_of(request)
     asked = await read_model(request, CompletionRequest, context.config.limits)
     asked.check(context.config.limits)
-    check_structured(asked)
     context.check_model(asked.model)
     answer_id = f"cmpl-{request.scope['rlserve.request_id']}"
     prompts = [await _tokens(context, asked, prompt) for prompt in asked.prompts]
@@ -79,6 +78,7 @@ def _engine_request(
         end_token_ids=context.end_token_ids,
         num_logprobs=asked.logprobs or 0,
         prompt_logprobs=asked.logprobs if echoes_log_probs else asked.prompt_logprobs,
+        structured_output=structured_output_of(asked),
     )
     return engine.Request(id=request_id, prompt_token_ids=prompt, sampling=sampling, priority=asked.priority or 0)
 
