@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-_NEEDED = ("fastapi", "uvicorn", "uvloop", "msgpack", "orjson")
+_NEEDED = ("fastapi", "uvicorn", "httptools", "uvloop", "msgpack", "orjson")
 
 
 def missing_packages() -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from rlserve.serving.config import AccessConfig, ServeConfig
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
+from rlserve.serving.front.http_protocol import bounded_protocol
 from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.replicas.base import Replicas
@@ -174,8 +175,7 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
     server = _Server(
         uvicorn.Config(
             Gate(create_app(context), context.keys, context.metrics, checks_host=checks_host),
-            http="h11",
-            h11_max_incomplete_event_size=config.limits.max_header_bytes,
+            http=bounded_protocol(config.limits.max_header_bytes),
             ws="none",
             lifespan="off",
             log_config=None,

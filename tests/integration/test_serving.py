@@ -7,6 +7,7 @@ import itertools
 import json
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -374,6 +375,21 @@ def test_large_bodies_and_other_types_are_refused(server: ServedModel) -> None:
         assert form.status_code == 415
         assert client.get("/v1/completions").status_code == 405
         assert client.get("/nothing/here").json()["error"]["code"] == 404
+
+
+def send_on_and_on(connection: socket.socket, head: bytes) -> None:
+    connection.sendall(head)
+    for _ in range(1000):
+        connection.sendall(b"x" * 65_536)
+
+
+@pytest.mark.parametrize("head", [b"GET /health HTTP/1.1\r\nX: ", b"GET /", b"POST / HTTP/1.1\r\nA: b\r\nA: "])
+def test_endless_headers_end_the_connection(server: ServedModel, head: bytes) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as connection, pytest.raises(ConnectionError):
+        send_on_and_on(connection, head)
+    with server.http() as client:
+        assert client.get("/health").status_code == 200
 
 
 def test_tokens_and_health(server: ServedModel) -> None:

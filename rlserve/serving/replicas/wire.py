@@ -19,15 +19,17 @@ from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
 
-_TOKENS = 0
+_TOKENS, _DELTA = 0, 1
 _CLASSES: tuple[type[Any], ...] = (
     *(Start, Submit, Abort, Ready, Refused, News, Beat),
-    *(EngineConfig, Request, SamplingParams, StructuredOutput, RequestOutput, SampleOutput, RequestDelta, SampleDelta),
+    *(EngineConfig, Request, SamplingParams, StructuredOutput, RequestOutput, SampleOutput),
     Histogram,
 )
-"""That cross as the tuple of their fields, each under a code: its place here, after that of columns of tokens."""
-_CODES = {cls: code for code, cls in enumerate(_CLASSES, start=1)}
+"""That cross as the tuple of their fields, each under a code: its place here, after the two above."""
+_CODES = {cls: code for code, cls in enumerate(_CLASSES, start=2)}
 _FIELDS = {cls: tuple(field.name for field in fields(cls)) for cls in _CLASSES}
+_AFTER_TOKENS = ("top_log_probs", "kept_support", "finish_reason", "stop_reason")
+"""Of a sample's delta."""
 MAX_MESSAGE_BYTES = 2**30
 
 
@@ -52,6 +54,13 @@ class MessageReader:
 
 def _to_plain(value: Any) -> msgpack.ExtType:
     cls = type(value)
+    if cls is RequestDelta:  # by far the most frequent: one part, not one inside the other
+        samples = [
+            (each.index, each.start, each.tokens.to_bytes(), *(getattr(each, name) for name in _AFTER_TOKENS))
+            for each in value.samples
+        ]
+        content = (value.request_id, samples, value.output)
+        return msgpack.ExtType(_DELTA, msgpack.packb(content, default=_to_plain))
     if cls is GeneratedTokens:
         return msgpack.ExtType(_TOKENS, value.to_bytes())
     content = tuple(getattr(value, name) for name in _FIELDS[cls])
@@ -61,9 +70,25 @@ def _to_plain(value: Any) -> msgpack.ExtType:
 def _from_plain(code: int, data: bytes) -> Any:
     if code == _TOKENS:
         return GeneratedTokens.from_bytes(data)
-    cls = _CLASSES[code - 1]
     content = msgpack.unpackb(data, ext_hook=_from_plain, use_list=False, strict_map_key=False)
+    if code == _DELTA:
+        request_id, samples, output = content
+        return RequestDelta(request_id=request_id, samples=tuple(map(_sample_delta, samples)), output=output)
+    cls = _CLASSES[code - 2]
     values = dict(zip(_FIELDS[cls], content, strict=True))
     if (reason := values.get("finish_reason")) is not None:
         values["finish_reason"] = FinishReason(reason)  # msgpack makes text of an enumeration that is text
     return cls(**values)
+
+
+def _sample_delta(content: tuple[Any, ...]) -> SampleDelta:
+    index, start, tokens, top_log_probs, kept_support, finish_reason, stop_reason = content
+    return SampleDelta(
+        index=index,
+        start=start,
+        tokens=GeneratedTokens.from_bytes(tokens),
+        top_log_probs=top_log_probs,
+        kept_support=kept_support,
+        finish_reason=None if finish_reason is None else FinishReason(finish_reason),
+        stop_reason=stop_reason,
+    )

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from rlserve.cli import main, serve
+from rlserve.serving import packages
 
 
 def test_what_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(serve, "find_spec", lambda name: None if name in ("uvicorn", "orjson") else name)
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name in ("uvicorn", "orjson") else name)
     assert main(["serve", "builtin:addition"]) == 2
     assert "serving needs uvicorn, orjson: pip install 'rlserve[serve]'" in capsys.readouterr().err
 

@@ -162,10 +162,10 @@ def test_load_shortens_answers_and_then_refuses(client: TestClient, pool: FakePo
     config = DegradationConfig(shorten_at=1.0, refuse_at=2.0, shortened_max_tokens=7, retry_after_s=9)
     context = replace(context, config=replace(CONFIG, degradation=config))
     client = TestClient(create_app_behind_nothing(context))
-    pool.num_live_samples = 128
+    pool.num_live_samples = 8
     assert client.post("/v1/completions", json=asked).status_code == 200
     assert (pool.requests[-1].sampling.max_tokens, pool.requests[-1].sampling.min_tokens) == (7, 7)
-    pool.num_live_samples = 256
+    pool.num_live_samples = 16
     refused = client.post("/v1/completions", json=asked)
     assert (refused.status_code, refused.headers["Retry-After"]) == (503, "9")
     assert 'vllm:admission_rejections_total{model_name="fake",reason="load"} 1.0' in client.get("/metrics").text
