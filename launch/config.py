@@ -52,7 +52,7 @@ class KubernetesConfig:
     """Kueue's local queue, which admits all pods of the run at once; None asks no queue."""
     claim: str | None = None
     """PersistentVolumeClaim, writable from every pod, that runs are kept on."""
-    claim_path: str = "/runs"
+    mount_point: str = "/runs"
     """Where pods see it; it is the run's ``output_dir`` there."""
     secret: str | None = None
     """Secret whose entries are environment variables of every pod: ``WANDB_API_KEY``, ``HF_TOKEN``."""
@@ -80,7 +80,7 @@ class KubernetesConfig:
             self,
             {
                 "spot_label": all(self.spot_label.partition("=")) or "must be LABEL=VALUE",
-                "claim_path": self.claim_path.startswith("/") or "must be absolute",
+                "mount_point": self.mount_point.startswith("/") or "must be absolute",
                 "head_grace_s": self.head_grace_s >= 1 or "must be at least 1",
                 "worker_grace_s": self.worker_grace_s >= 1 or "must be at least 1",
                 "max_restarts": self.max_restarts >= 0 or "must be at least 0",

@@ -32,6 +32,8 @@ PATH_KEYS = (
     "cost.prices",
     "rollout.workload.trace",
     "pool.pacing.model",
+    "launch.env_file",
+    "launch.templates",
     "output_dir",
 )
 """Keys that hold a path; some may also hold a name, of the hub or built in. ``*`` stands for a name of the user's."""

@@ -57,8 +57,8 @@ class KubernetesScheduler(Scheduler):
         return render_templates(
             Path(__file__).parent,
             plan,
-            run_file=to_yaml(replace(plan.config, output_dir=kubernetes.claim_path)),
-            run_folder=f"{kubernetes.claim_path}/{plan.name}",
+            run_file=to_yaml(replace(plan.config, output_dir=kubernetes.mount_point)),
+            run_folder=f"{kubernetes.mount_point}/{plan.name}",
             ray_version=version("ray"),
             products={group.name: PRODUCTS.get(group.type, (f"NVIDIA-{group.type}",)) for group in plan.groups},
             spot_key=key,

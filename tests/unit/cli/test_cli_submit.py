@@ -15,6 +15,7 @@ from small_runs import begin_run, do_steps
 
 from rlserve.cli import main
 from rlserve.cli.cancel import wait_for_end
+from rlserve.cli.submit import SCHEDULER_NAMES
 from rlserve.errors import UserError
 from rlserve.launch.schedulers import factory
 from rlserve.launch.schedulers.base import JobState, Scheduler
@@ -66,6 +67,23 @@ def scheduler(monkeypatch: pytest.MonkeyPatch) -> type[FakeScheduler]:
 
 def submit(*more: str) -> int:
     return main(["submit", "conf/rlhf.yaml", "--to", "slurm", "name=mine", "pool=two", *more])
+
+
+def test_every_scheduler_can_be_named() -> None:
+    assert {scheduler.name for scheduler in factory.SCHEDULERS} == set(SCHEDULER_NAMES)
+
+
+def test_a_template_of_the_users_is_taken_in_place_of_ours(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "mine").mkdir()
+    template = place / "mine" / "job.sbatch.j2"
+    template.write_text(
+        "#!/bin/bash\n# {{ plan.job_name }}\n{% for group in plan.groups %}{{ group.name }} {% endfor %}\n"
+    )
+    assert submit("--dry-run", "launch.templates=mine") == 0
+    assert "job.sbatch\n#!/bin/bash\n# mine\ncpu-a-0 cpu-b-1\n" in capsys.readouterr().out
+    template.write_text("{{ plan.partition }}\n")
+    assert submit("--dry-run", "launch.templates=mine") == 2
+    assert f"job.sbatch.j2 (launch.templates={place}/mine): " in capsys.readouterr().err
 
 
 def test_a_dry_run_prints_the_files_and_makes_nothing(

@@ -54,7 +54,13 @@ def test_every_key_that_holds_a_path_is_known() -> None:
     looks_like_one = {key for key in names(RunConfig, "") if re.search(r"(path|_dir|_folder|_file)$", key)}
     of_parts = {f"reward.parts.*.{name}" for name in names(RewardPartConfig, "")}
     looks_like_one |= {key for key in of_parts if key.endswith(("path", "_folder"))}
-    others = {"rollout.workload.trace", "pool.pacing.model", "trainer.critic_model_path", "cost.prices"}
+    others = {
+        "rollout.workload.trace",
+        "pool.pacing.model",
+        "trainer.critic_model_path",
+        "cost.prices",
+        "launch.templates",
+    }
     assert looks_like_one | others == set(PATH_KEYS)
     assert set(FUNCTION_KEYS) <= names(RunConfig, "") | of_parts
 
