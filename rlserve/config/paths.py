@@ -31,6 +31,7 @@ PATH_KEYS = (
     "pool.notice_file",
     "cost.prices",
     "rollout.workload.trace",
+    "rollout.server.access.keys_file",
     "pool.pacing.model",
     "launch.env_file",
     "launch.templates",
