@@ -29,6 +29,7 @@ assert not {"engine", "trainers", "launch"} & set(sys.modules)
 from importlib.resources import files
 assert (files("rlserve") / "conf" / "rlhf.yaml").is_file(), "the packaged configuration is missing"
 from rlserve.tracking.report.html import LIBRARY
+assert (files("rlserve.launch.schedulers.slurm") / "job.sbatch.j2").is_file(), "a scheduler's template is missing"
 assert (files("rlserve.tracking.report") / LIBRARY).is_file(), "the report's library is missing"
 print(len(names), "modules imported from", rlserve.__file__)
 """
