@@ -208,9 +208,8 @@ class TrainerGroup:
             WorkerFailedError: no member survived, or the step fails without a loss.
         """
         async with self._boundary.training():
-            start, shared, before = self._run.clock.now(), self._fleet.share(batch), self._num_completed
+            start, broken_s, shared, before = self._run.clock.now(), 0.0, self._fleet.share(batch), self._num_completed
             while True:
-                try_begin_s = self._run.clock.now()
                 asked = copies.of_each(self._members)
                 workers = self._calls.workers(self._members)
                 answers = await self._compute(batch, {member: (shared, each) for member, each in asked.items()})
@@ -225,12 +224,8 @@ class TrainerGroup:
                     metrics = await self._by_leader(lambda leader: self._calls.one(leader, "last_metrics"))
                     made = await self._copy(copies)
                     break
-            return GroupStep(
-                metrics=metrics,
-                copies=made,
-                duration_s=self._run.clock.now() - start,
-                broken_s=try_begin_s - start,
-            )
+                broken_s = self._run.clock.now() - start
+            return GroupStep(metrics=metrics, copies=made, duration_s=self._run.clock.now() - start, broken_s=broken_s)
 
     async def copy(self, copies: GroupCopies, *, at_step: int | None = None) -> tuple[MemberCopy, ...]:
         """Let members copy between two steps; if one is lost, those who are left do it anew. Nothing is copied where
@@ -307,8 +302,7 @@ class TrainerGroup:
         return tuple(member for member in self._members if member not in slot_ids)
 
     def _note_phase(self, slot_ids: Sequence[str], phase: RolePhase) -> None:
-        event = RolePhaseEvent(time_s=self._run.clock.now(), slot_id=slot_ids[0], phase=phase)
-        self._run.events.emit(event)
+        self._run.events.emit(RolePhaseEvent(time_s=self._run.clock.now(), slot_id=slot_ids[0], phase=phase))
 
     async def _by_leader(self, action: Callable[[str], Awaitable[T]]) -> T:
         while True:

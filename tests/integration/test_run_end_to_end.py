@@ -12,6 +12,8 @@ from model_folders import write_model
 from runs import Run, Workplace, saved_state
 from transformers import AutoModelForCausalLM
 
+from rlserve.tracking.cost.replay import replay
+from rlserve.tracking.cost.uses import Use
 from rlserve.tracking.summary import RunSummary
 
 pytestmark = pytest.mark.slow
@@ -20,8 +22,11 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def finished(shared_workplace: Workplace) -> Run:
     """One run of two slots, three steps, that came to its end."""
+    prices = shared_workplace.place / "prices.yaml"
+    prices.write_text("currency: EUR\ndate: 2026-11-01\nper_hour: {cpu-a: 36, cpu-b: 18}\n")
     changes = {
         "algorithm": {"kl_coefficient": 0.01},
+        "cost": {"prices": str(prices), "budget": {"money": 0.01}},
         "checkpoint": {"every_steps": 2},
         "tracking": {"report": True},
     }
@@ -47,6 +52,21 @@ def test_the_counts_agree(finished: Run, summary: RunSummary) -> None:
     assert summary.mean_abs_log_prob_difference < 0.1
     assert summary.seconds_to_first_step is not None
     assert 0 < summary.seconds_to_first_step < summary.seconds_total
+
+
+def test_the_costs_add_up_to_the_time_of_the_slots(finished: Run, summary: RunSummary) -> None:
+    cost, seconds = summary.cost, summary.seconds_total
+    assert cost["total"]["gpu_hours"] == pytest.approx(2 * seconds / 3600, rel=1e-3)
+    assert cost["total"]["money"] == pytest.approx(seconds * (0.01 + 0.005), rel=1e-3)
+    assert sum(use["gpu_hours"] for use in cost["uses"].values()) == pytest.approx(cost["total"]["gpu_hours"])
+    told, (end,) = replay(finished.lines("events.jsonl")).statement(0.0), finished.events("end")
+    told.check_integrity()
+    assert told.gpu_hours == pytest.approx(2 * end["time_s"] / 3600)
+    assert told.hours_of(Use.IN_FLIGHT) == 0.0
+    assert min(told.hours_of(use) for use in (Use.TRAINING, Use.ROLLOUT, Use.EVALUATION)) > 0.0
+    (passed,) = finished.events("budget")
+    assert (passed["unit"], passed["stops"]) == ("money", False)
+    assert (finished.folder / "prices.yaml").read_text().startswith("currency: EUR")
 
 
 def test_no_group_is_trained_twice(finished: Run) -> None:

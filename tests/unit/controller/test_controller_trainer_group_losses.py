@@ -23,7 +23,9 @@ def test_a_lost_member_breaks_a_step_that_the_survivors_do_again() -> None:
         for survivor in ("b", "c"):
             answers = iter([broken, Stepped(metrics={"loss": 2.0})])
             setting.fleet[survivor].answers["step"] = lambda *_, answers=answers: raised(next(answers))
-        assert (await setting.group.step(BATCH)).metrics == {"loss": 2.0}
+        step = await setting.group.step(BATCH)
+        assert step.metrics == {"loss": 2.0}
+        assert 0.0 < step.broken_s < step.duration_s
         assert setting.lost == ["a"]
         assert setting.group.members == ("b", "c")
         calls = [call for call in setting.fleet.log if call[0] == "b" and call[1] != "info"]
@@ -43,7 +45,8 @@ def test_a_step_that_a_survivor_had_completed_is_not_done_again() -> None:
                 "join_training": Joined(num_steps=1),
                 "last_metrics": {"loss": 3.0},
             }
-        assert (await setting.group.step(BATCH)).metrics == {"loss": 3.0}
+        step = await setting.group.step(BATCH)
+        assert (step.metrics, step.broken_s) == ({"loss": 3.0}, 0.0)
         assert setting.group.members == ("b", "c")
         methods = [method for slot_id, method in setting.fleet.log if slot_id == "b" and method != "info"]
         assert methods == ["step", "choose_port", "join_training", "last_metrics"]
