@@ -22,7 +22,7 @@ from rlserve.errors import ConfigurationError, UserError
 from rlserve.trainers import Batch, GRPOConfig, LoraConfig, Membership, PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.algorithms.config import AlgorithmConfig
 from rlserve.trainers.backends.base import Wanted
-from rlserve.trainers.backends.pytorch.models import policy_backward
+from rlserve.trainers.backends.pytorch.models import PolicyLoss, policy_backward
 from rlserve.trainers.backends.pytorch.resharding import reshard
 from rlserve.trainers.elastic.base import Group
 
@@ -98,9 +98,8 @@ def gradient_of(backend: Any, batch: Batch, token_weights: torch.Tensor) -> dict
             policy_backward(
                 backend._state.policy,
                 runner.inputs(batch, shard),
-                lambda rows, outputs, weights=weights: (outputs.log_probs * weights[rows]).sum(),
+                PolicyLoss(of_rows=lambda rows, outputs, weights=weights: (outputs.log_probs * weights[rows]).sum()),
                 temperature=1.0,
-                with_entropy=False,
                 autocast=runner.autocast,
             )
     return {name: place.view(gradient) for name, place in flat.named_places("policy")}

@@ -17,7 +17,7 @@ from rlserve.native.library import NativeBuildError
 from rlserve.trainers import PPOConfig, TorchTrainerConfig, create_trainer
 from rlserve.trainers.backends.base import PolicyOutputs
 from rlserve.trainers.backends.pytorch import native_policy, native_shape
-from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward, policy_outputs
+from rlserve.trainers.backends.pytorch.models import PolicyLoss, load_policy, policy_backward, policy_outputs
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.shards import ShardInputs, cut_into_shards, shard_inputs
 
@@ -30,7 +30,7 @@ def outputs_after_backward(policy: Any, inputs: ShardInputs, weights: Tensor, **
     def loss(rows: slice, outputs: PolicyOutputs) -> Tensor:
         return (outputs.log_probs * weights[rows]).sum()
 
-    return policy_backward(policy, inputs, loss, with_entropy=False, autocast=nullcontext, **options)
+    return policy_backward(policy, inputs, PolicyLoss(of_rows=loss), autocast=nullcontext, **options)
 
 
 def plain_log_probs(policy: Any, inputs: ShardInputs, temperature: float) -> Tensor:

@@ -17,7 +17,7 @@ from trainer_samples import FAMILIES, random_batch, save_tiny_model
 
 from rlserve.trainers import Batch, PPOConfig, TorchTrainerConfig, Trainer, create_trainer
 from rlserve.trainers.backends.base import PolicyOutputs
-from rlserve.trainers.backends.pytorch.models import load_policy, policy_backward
+from rlserve.trainers.backends.pytorch.models import PolicyLoss, load_policy, policy_backward
 from rlserve.trainers.backends.pytorch.native_shape import read_shape
 from rlserve.trainers.backends.pytorch.packed.decoder import pack_layers
 from rlserve.trainers.backends.pytorch.packed.prefixes import PackedInputs, pack
@@ -74,7 +74,7 @@ def backward(policy: Any, inputs: Any) -> tuple[Tensor, dict[str, Tensor]]:
 
     for parameter in policy.parameters():
         parameter.grad = None
-    outputs = policy_backward(policy, inputs, loss, temperature=0.7, with_entropy=False, autocast=nullcontext)
+    outputs = policy_backward(policy, inputs, PolicyLoss(of_rows=loss), temperature=0.7, autocast=nullcontext)
     return outputs.log_probs, {name: parameter.grad for name, parameter in policy.named_parameters()}
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlserve.trainers.backends.base import CRITIC, POLICY, Losses
 from rlserve.trainers.backends.pytorch.kept_passes import KeptPasses
-from rlserve.trainers.backends.pytorch.models import policy_backward, response_states, response_values
+from rlserve.trainers.backends.pytorch.models import PolicyLoss, policy_backward, response_states, response_values
 from rlserve.trainers.backends.pytorch.native_policy import NativePolicy
 from rlserve.trainers.backends.pytorch.runner import ShardRunner
 from rlserve.trainers.backends.pytorch.shards import LogicalShard, PassInputs
@@ -68,15 +68,18 @@ class BackwardPasses:
 
     def _policy(self, part: LogicalShard, states_aH: Tensor | None = None, gradient_aH: Tensor | None = None) -> Tensor:
         tokens = self._tokens(part)
+        loss = PolicyLoss(
+            of_rows=lambda rows, outputs: self._losses.policy(tokens[rows], outputs),
+            with_entropy=self._losses.with_entropies,
+            at_once=self._losses.of_whole_samples,
+        )
         outputs = policy_backward(
             self._networks.policy,
             self._inputs(part),
-            lambda rows, outputs: self._losses.policy(tokens[rows], outputs),
+            loss,
             temperature=self._temperature,
-            with_entropy=self._losses.with_entropies,
             autocast=self._runner.autocast,
             native=self._native,
-            at_once=self._losses.of_whole_samples,
             states_aH=states_aH,
             gradient_aH=gradient_aH,
         )

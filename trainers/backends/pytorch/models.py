@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Set
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -155,26 +156,34 @@ def _experts_options(config: Any) -> dict[str, str]:
     return {"experts_implementation": "eager"} if sizes[1] and any(size % 4 for size in sizes) else {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class PolicyLoss:
+    """What the policy learns from a pass."""
+
+    of_rows: Loss
+    """Of some of the pass's response tokens; it is asked for all of them, in parts."""
+    with_entropy: bool = False
+    """Whether it looks at entropies."""
+    at_once: bool = False
+    """Ask for all tokens together."""
+
+
 def policy_backward(
     policy: Any,
     inputs: PassInputs,
-    loss: Loss,
+    loss: PolicyLoss,
     *,
     temperature: float,
-    with_entropy: bool,
     autocast: Autocast,
     native: NativePolicy | None = None,
-    at_once: bool = False,
     states_aH: Tensor | None = None,
     gradient_aH: Tensor | None = None,
 ) -> PolicyOutputs:
     """Run the policy over a pass and back: add the gradient of ``loss`` to the parameters' own.
 
     Args:
-        loss: of some of the pass's response tokens; it is asked for all of them, in parts.
         native: the same policy computed as the engine does. Log-probabilities are then those that it gives, to the
             bit, and their gradient is that of the same function computed by PyTorch.
-        at_once: ask for all of them together.
         states_aH: the pass's last hidden states, where they are there already.
         gradient_aH: what else goes back through these states.
 
@@ -192,11 +201,11 @@ def policy_backward(
     return OutputHead(policy, temperature).backward(
         states_aH,
         inputs.targets,
-        loss,
-        with_entropy=with_entropy,
+        loss.of_rows,
+        with_entropy=loss.with_entropy,
         autocast=autocast,
         exact=exact,
-        at_once=at_once,
+        at_once=loss.at_once,
         gradient_aH=gradient_aH,
     )
 
