@@ -45,6 +45,7 @@ class ClientDesk:
         self._replicas = replicas
         self._timeout_s = timeout_s
         self._open: dict[RequestId, _Open] = {}
+        self._is_closed = False
         self._numbers = count()
         self.num_returned = 0
         """Requests that went on elsewhere."""
@@ -59,7 +60,7 @@ class ClientDesk:
         return self._replicas.stats
 
     def begin(self, request: Request, deliver: Deliver) -> RequestId:
-        """Have a request answered. ``deliver`` hears what is new of it, and its end."""
+        """Have a request answered. ``deliver`` hears what is new of it, and its end. Nothing once the run is over."""
         number = next(self._numbers)
         spec = RequestSpec(
             id=RequestId(kind=RequestKind.CLIENT, name=str(number)),
@@ -68,8 +69,9 @@ class ClientDesk:
             position=_position(number, request.priority),
             timeout_s=self._timeout_s,
         )
-        answering = self._run.tasks.create_task(self._answer(spec, request, deliver))
-        self._open[spec.id] = _Open(request=request, deliver=deliver, answering=answering)
+        if not self._is_closed:
+            answering = self._run.tasks.create_task(self._answer(spec, request, deliver))
+            self._open[spec.id] = _Open(request=request, deliver=deliver, answering=answering)
         return spec.id
 
     def end(self, request_id: RequestId) -> None:
@@ -78,7 +80,8 @@ class ClientDesk:
             opened.answering.cancel()
 
     def close(self) -> None:
-        """End all."""
+        """End all; take nothing more."""
+        self._is_closed = True
         for request_id in list(self._open):
             self.end(request_id)
 

@@ -29,6 +29,7 @@ from rlserve.controller.clients.desk import ClientDesk
 from rlserve.controller.clients.run_replicas import RunReplicas
 from rlserve.engine.models import read_model_spec
 from rlserve.serving.config import DrainConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.front import gate
 from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.replicas.messages import Ready
 from rlserve.serving.server import address_of, check_tls, create_context, drain, listen, listening
@@ -70,6 +71,7 @@ class ClientServer:
             )
             address = {"address": address_of(self._config, listener), "model": self._config.model_name}
             write_atomically(self._folder.server_file, json.dumps(address) + "\n")
+            self._ended.set_running_or_notify_cancel()  # a run that is broken off does not cancel what a thread does
             thread.start()
             try:
                 await asyncio.wrap_future(self._ended)
@@ -98,6 +100,7 @@ class ClientServer:
         ending = asyncio.Event()
         self._ending, self._front = ending, asyncio.get_running_loop()
         replicas = RunReplicas(self._desk, controller, limits=self._limits, num_places=self._num_places)
+        logging.getLogger(gate.__name__).setLevel(logging.WARNING)  # a line a request would hide the run's own
         context = create_context(self._config, self._model_path, keys, replicas)
         async with listening(context, listener):
             await ending.wait()

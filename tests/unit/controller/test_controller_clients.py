@@ -20,6 +20,7 @@ from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.serving.run_server_config import RunServerConfig
 from rlserve.tracking import names
+from rlserve.tracking.events import TokensEvent
 from rlserve.tracking.run_folder import RunFolder
 
 ROLLOUT = RolloutConfig(
@@ -75,19 +76,23 @@ def with_clients(
 def test_answers_end_right_through_moves_losses_and_new_weights_and_training_counts_its_own(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "clients")
     world = World(speeds=Speeds(token_s=0.05, load=square_wave), seed=3)
-    run, clients = with_clients(config_of(200), folder, num=6, world=world, disturbed=True)
+    run, clients = with_clients(config_of(100), folder, num=6, world=world, disturbed=True)
     run.check(max_staleness=2)
     summary = run.controller.summary()
-    assert summary.groups_trained == len(run.trained) == 800
-    assert summary.worker_failures >= 5
+    assert summary.groups_trained == len(run.trained) == 400
+    assert summary.worker_failures >= 3
     assert min(summary.moves_to_train, summary.moves_to_rollout) >= 2
-    assert len(clients.heard) > 300
-    assert clients.num_left > 20
+    assert len(clients.heard) > 150
+    assert clients.num_left > 10
     for heard in clients.heard:
         heard.check()
-    assert sum(len(set(heard.versions)) > 1 for heard in clients.heard) > 20, "answers that saw new weights"
+    assert sum(len(set(heard.versions)) > 1 for heard in clients.heard) > 10, "answers that saw new weights"
+    assert set(summary.groups_dropped) <= {"not_needed"}
+    assert summary.groups_admitted == 400 + sum(summary.groups_dropped.values()), "clients are no groups"
+    num_read = sum(len(heard.versions) for heard in clients.heard)
+    assert sum(event.num_clients for event in run.tracker.of(TokensEvent)) >= num_read, "their tokens are told apart"
     scored = [metrics[names.HELD_OUT] for _, metrics in run.tracker.logged if names.HELD_OUT in metrics]
-    assert len(scored) == 5
+    assert len(scored) == 3
 
 
 def test_requests_wait_while_all_slots_train(tmp_path: Path) -> None:
