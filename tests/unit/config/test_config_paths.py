@@ -60,6 +60,9 @@ def test_every_key_that_holds_a_path_is_known() -> None:
         "trainer.critic_model_path",
         "cost.prices",
         "launch.templates",
+        "rollout.server.access.tls_certificate",
+        "rollout.server.access.tls_key",
+        "rollout.server.chat_template",
     }
     assert looks_like_one | others == set(PATH_KEYS)
     assert set(FUNCTION_KEYS) <= names(RunConfig, "") | of_parts
