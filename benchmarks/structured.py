@@ -3,8 +3,9 @@
 python benchmarks/structured.py [--shape NAME …] [--batch N] [--tokens N] [--rounds N] [--threads N] [--json FILE]
 
 All requests of a batch have as many tokens in both: the grammars are such that no answer ends before. The two take
-turns. The tokenizer is a byte-level BPE of the standard library's sources, as large as the model's vocabulary if these
-give so many.
+turns. What is held to the bar is processor time, which with one thread is what an idle machine takes; wall time is told
+beside it. The tokenizer is a byte-level BPE of the standard library's sources, as large as the model's vocabulary if
+these give so many.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ GRAMMARS = {
     "json_schema": StructuredOutput(
         kind="json_schema", text=json.dumps({"type": "array", "items": _RECORD, "minItems": 10_000})
     ),
-    "regex": StructuredOutput(kind="regex", text=r"([A-Z][a-z]{1,12} ){1000}"),
+    "regex": StructuredOutput(kind="regex", text=r"([A-Z][a-z]{1,12} )+[.]{500}"),
     "grammar": StructuredOutput(
         kind="grammar", text='start: (sum "\\n"){10000,}\nsum: N (("+" | "*") N)*\nN: /[0-9]{1,6}/'
     ),
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cache", type=Path, default=DEFAULT_CACHE)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args(arguments)
@@ -181,9 +182,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 f"{100 * result.slowdown:+6.1f} %, of processor time {100 * result.processor_slowdown:+6.1f} %"
             )
     checks = [
-        Check(name=f"{result.shape}, {result.kind}: {name}", value=value, bar=MAX_SLOWDOWN, at_least=False)
+        Check(
+            name=f"{result.shape}, {result.kind}: slowdown in processor time",
+            value=result.processor_slowdown,
+            bar=MAX_SLOWDOWN,
+            at_least=False,
+        )
         for result in results
-        for name, value in (("slowdown", result.slowdown), ("in processor time", result.processor_slowdown))
     ]
     if options.json:
         content = {**circumstances(), "num_threads": options.threads, "torch": torch.__version__}

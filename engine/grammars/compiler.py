@@ -7,6 +7,7 @@ request ──► compile ──► known? ──► its future
 
 from __future__ import annotations
 
+import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
@@ -23,6 +24,9 @@ MAX_GRAMMARS = 256
 """Most grammars that are remembered; of more, those that were wanted last. Everybody can send new ones."""
 _MAX_LEXER_STATES = 50_000
 """Of one matcher; each takes one or two kilobytes."""
+_STACK_BYTES = 2**28
+"""Of the worker; what is not used takes no memory. Compiling descends from rule to rule, and thousands of them, one in
+the other, would end the process on a stack of the usual size."""
 
 
 class GrammarCompiler:
@@ -53,7 +57,13 @@ class GrammarCompiler:
 
     @cached_property
     def _worker(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+        worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="grammars")
+        before = threading.stack_size(_STACK_BYTES)
+        try:
+            worker.submit(int).result()  # starts the thread
+        finally:
+            threading.stack_size(before)
+        return worker
 
     @cached_property
     def _vocabulary(self) -> Vocabulary:

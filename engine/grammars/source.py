@@ -16,6 +16,8 @@ from rlserve.errors import UserError
 
 MAX_REPETITIONS = 20_000
 """Most repetitions that counts inside each other may add up to, as a product."""
+MAX_GRAMMAR_LINES = 2000
+"""Terminals made of each other take time by the square of their number."""
 WHITESPACE = r"\n?[ ]{0,32}"
 """Between the parts of JSON: compact, with spaces, or indented line by line. A bound, so that a model cannot go on
 with blanks for ever."""
@@ -39,9 +41,13 @@ def grammar_source(wanted: StructuredOutput) -> str:
             _check_repetitions(wanted.text)
             return LLMatcher.grammar_from_regex(wanted.text)
         case "choice":
-            return grammar_from("choice", json.dumps(_choices(wanted.text)))
+            # One terminal: the parser takes few rules at once, and the lexer any number of texts.
+            alternatives = " | ".join(json.dumps(choice) for choice in _choices(wanted.text))
+            return LLMatcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {alternatives}")
         case "grammar":
             _check_repetitions(wanted.text)
+            if (num_lines := wanted.text.count("\n") + 1) > MAX_GRAMMAR_LINES:
+                raise UserError(f"the grammar has {num_lines} lines, at most {MAX_GRAMMAR_LINES} are possible")
             return grammar_from("grammar", wanted.text)
 
 

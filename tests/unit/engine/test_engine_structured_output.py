@@ -233,6 +233,7 @@ MISTAKES: list[tuple[Any, str, str]] = [
     ("choice", "[1]", "must be a JSON list of strings"),
     ("grammar", "start: nobody", "unknown name"),
     ("grammar", 'root ::= "', "grammar"),
+    ("grammar", "start: A\n" * 2001, "the grammar has 2002 lines"),
 ]
 
 
@@ -304,6 +305,19 @@ def test_requests_whose_grammar_is_being_compiled_are_counted_aborted_and_not_ta
     assert "in the engine already" in str(engine.step()[0].error)
     assert not engine.has_work
     assert all(_is_right(sample, PHONE) for sample in run(engine, [request])["0"].samples)
+
+
+def test_thousands_of_definitions_one_in_the_other_and_of_texts_to_choose_from_harm_nothing(folder: Path) -> None:
+    inner = ",".join(f'"d{i}":{{"items":{{"$ref":"#/$defs/d{i + 1}"}},"type":"array"}}' for i in range(3500))
+    nested = f'{{"$defs":{{{inner},"d3500":{{"type":"integer"}}}},"$ref":"#/$defs/d0"}}'
+    texts = [f"text {index}" for index in range(9000)]
+    requests = [
+        structured("nested", "json_schema", nested, max_tokens=5),
+        structured("choice", "choice", json.dumps(texts)),
+    ]
+    outputs = run(make_engine(folder), requests)
+    assert outputs["nested"].finished
+    assert _text(outputs["choice"].samples[0]) in texts
 
 
 def test_a_loop_serves_them_in_both_kinds_of_subscription(folder: Path) -> None:
