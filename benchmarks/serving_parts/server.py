@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,10 +58,12 @@ def running_server(shape: ModelShape, cache: Path, *overrides: str) -> Iterator[
         try:
             assert process.stderr is not None
             address = next(filter(None, map(_ADDRESS.search, process.stderr)))
+            # Its log is read on, or it would wait to write it.
+            threading.Thread(target=deque, args=(process.stderr, 0), daemon=True).start()
             yield Server(host=address[1], port=int(address[2]), front=psutil.Process(process.pid))
         finally:
             process.terminate()
-            process.communicate()
+            process.wait()
 
 
 def served_folder(shape: ModelShape, cache: Path) -> Path:
