@@ -11,6 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from rlserve.cli.numbers import at_least_one
 from rlserve.cli.places import open_run
 from rlserve.errors import UserError
 from rlserve.tracking.answers import Answer, Kind, by_reward, read_answers
@@ -127,14 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     order = parser.add_mutually_exclusive_group()
     order.add_argument("--worst", action="store_true", help="the lowest reward first")
     order.add_argument("--best", action="store_true", help="the highest reward first")
-    parser.add_argument("-n", dest="number", type=_at_least_one, default=5, metavar="K", help="how many (5)")
+    parser.add_argument("-n", dest="number", type=at_least_one, default=5, metavar="K", help="how many (5)")
     parser.add_argument("--held-out", action="store_true", help="answers to held-out prompts instead")
     parser.add_argument("--full", action="store_true", help="do not shorten long texts")
     return parser
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rlserve.cli.numbers import at_least_one, not_negative, positive
 from rlserve.errors import UserError
 
 if TYPE_CHECKING:
@@ -125,40 +126,19 @@ def _parser() -> argparse.ArgumentParser:
         "config", nargs="+", metavar="CONFIG [key=value ...]", help="as for rlserve launch; no GPU is needed"
     )
     parser.add_argument("--policy", metavar="A,B", help="policies to compare; without it that of the configuration")
-    parser.add_argument("--hours", type=_positive, help="to simulate, in place of the steps of the configuration")
-    parser.add_argument("--seeds", type=_at_least_one, default=3, metavar="N", help="runs of each policy (3)")
+    parser.add_argument("--hours", type=positive, help="to simulate, in place of the steps of the configuration")
+    parser.add_argument("--seeds", type=at_least_one, default=3, metavar="N", help="runs of each policy (3)")
     parser.add_argument("--model", metavar="SIZE", help="whose costs are taken, in place of pool.pacing.model (8B)")
     parser.add_argument("--keep", metavar="SCHEDULE", help="share of prompt groups that are kept (1)")
     parser.add_argument("--median", metavar="SCHEDULE", help="median length of answers (2000)")
-    parser.add_argument("--sigma", type=_not_negative, help="of the logarithm of lengths (1)")
-    parser.add_argument("--prompt-tokens", type=_at_least_one, metavar="N", help="of a prompt (256)")
+    parser.add_argument("--sigma", type=not_negative, help="of the logarithm of lengths (1)")
+    parser.add_argument("--prompt-tokens", type=at_least_one, metavar="N", help="of a prompt (256)")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="lengths from a file instead")
     parser.add_argument("--costs", type=Path, metavar="RUN", help="take costs as the run in this folder recorded them")
-    parser.add_argument("--failures-per-hour", type=_not_negative, default=0.0, metavar="N", help="workers that die")
-    parser.add_argument("--notices-per-hour", type=_not_negative, default=0.0, metavar="N", help="nodes that leave")
-    parser.add_argument("--jobs", type=_at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
+    parser.add_argument("--failures-per-hour", type=not_negative, default=0.0, metavar="N", help="workers that die")
+    parser.add_argument("--notices-per-hour", type=not_negative, default=0.0, metavar="N", help="nodes that leave")
+    parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
     return parser
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rlserve.cli.numbers import at_least_one, at_least_zero, not_negative, positive
+
 WORKLOADS = ("random", "prefix", "conversation", "jsonl", "trace")
 ENDPOINTS = ("completions", "chat")
 _EXAMPLES = """\
@@ -47,7 +49,7 @@ def _add_requests(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-stream", action="store_true", help="ask for whole answers: there is no TTFT then")
     group.add_argument("--api-key-env", metavar="NAME", help="environment variable with the key")
     group.add_argument("--api-key-file", type=Path, metavar="FILE", help="file with the key")
-    group.add_argument("--timeout", type=_positive, default=600.0, metavar="S", help="for a whole request (600)")
+    group.add_argument("--timeout", type=positive, default=600.0, metavar="S", help="for a whole request (600)")
     group.add_argument("--body", default="{}", metavar="JSON", help="fields for every request: '{\"temperature\": 0}'")
 
 
@@ -55,14 +57,14 @@ def _add_workload(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--workload", choices=WORKLOADS, default="random", help="what is asked (random)")
     group.add_argument("--input-tokens", default="512", metavar="LENGTHS", help="that a prompt, or turn, adds (512)")
     group.add_argument("--output-tokens", default="128", metavar="LENGTHS", help="of an answer (128)")
-    group.add_argument("--num-prefixes", type=_at_least_one, default=8, metavar="N", help="prefix: how many (8)")
+    group.add_argument("--num-prefixes", type=at_least_one, default=8, metavar="N", help="prefix: how many (8)")
     group.add_argument(
-        "--prefix-tokens", type=_at_least_one, default=1024, metavar="N", help="prefix: of each, before input-tokens"
+        "--prefix-tokens", type=at_least_one, default=1024, metavar="N", help="prefix: of each, before input-tokens"
     )
     group.add_argument("--turns", default="4", metavar="LENGTHS", help="conversation: how many (4)")
-    group.add_argument("--think", type=_not_negative, default=0.0, metavar="S", help="conversation: before each (0)")
+    group.add_argument("--think", type=not_negative, default=0.0, metavar="S", help="conversation: before each (0)")
     group.add_argument("--file", type=Path, metavar="FILE", help="jsonl, trace: what is read")
-    group.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="trace: times as fast (1)")
+    group.add_argument("--speed", type=positive, default=1.0, metavar="X", help="trace: times as fast (1)")
     ends = group.add_mutually_exclusive_group()
     ends.add_argument(
         "--ignore-eos", action="store_true", default=None, help="answers of full length, as is, but for jsonl"
@@ -80,13 +82,13 @@ def _add_load(group: argparse._ArgumentGroup) -> None:
     kinds.add_argument("--concurrency", metavar="N[,N…]", help="closed loop: at any time so many (16)")
     kinds.add_argument("--rate", metavar="R[,R…]", help="open loop: Poisson arrivals a second; inf is all at once")
     group.add_argument(
-        "--burstiness", type=_positive, default=1.0, metavar="K", help="of arrivals: gamma shape, below 1 is burstier"
+        "--burstiness", type=positive, default=1.0, metavar="K", help="of arrivals: gamma shape, below 1 is burstier"
     )
     group.add_argument(
-        "--num-requests", type=_at_least_one, metavar="N", help="conversations, if of several turns (100, or the file)"
+        "--num-requests", type=at_least_one, metavar="N", help="conversations, if of several turns (100, or the file)"
     )
-    group.add_argument("--duration", type=_positive, metavar="S", help="begin none later; those under way go on")
-    group.add_argument("--warm-up", type=_whole, default=1, metavar="N", help="requests before, not counted (1)")
+    group.add_argument("--duration", type=positive, metavar="S", help="begin none later; those under way go on")
+    group.add_argument("--warm-up", type=at_least_zero, default=1, metavar="N", help="requests before, not counted (1)")
 
 
 def _add_results(group: argparse._ArgumentGroup) -> None:
@@ -99,31 +101,3 @@ def _add_results(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument("--json", type=Path, metavar="FILE", help="write everything there; - is standard output")
     group.add_argument("--png", type=Path, metavar="FILE", help="draw it (png, svg or pdf)")
-
-
-def _positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError("must be above 0")
-    return number
-
-
-def _not_negative(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
-
-
-def _at_least_one(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _whole(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError("must be at least 0")
-    return number
