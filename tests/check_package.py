@@ -23,7 +23,11 @@ assert "site-packages" in rlserve.__file__, rlserve.__file__
 names = [module.name for module in pkgutil.walk_packages(rlserve.__path__, "rlserve.")]
 for name in names:
     if not name.endswith("__main__"):
-        importlib.import_module(name)
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != "verifiers":  # an extra that is not in the development environment
+                raise
 assert len(names) > 60, names
 assert not {"engine", "trainers", "launch"} & set(sys.modules)
 from importlib.resources import files

@@ -107,6 +107,16 @@ def served(
         reader.join()
 
 
+@contextmanager
+def served_twice(model: Path, folder: Path, *, key: str | None = None) -> Iterator[ServedModel]:
+    """On two replicas, both of them ready, as ``tiny``, with a chat template that lies in ``folder``."""
+    (folder / "chat.jinja").write_text(TEMPLATE)
+    overrides = ("num_replicas=2", "model.name=tiny", f"model.chat_template={folder / 'chat.jinja'}", *SMALL_ENGINE)
+    with served(model, *overrides, key=key) as running:
+        running.wait_for(lambda: running.metric("rlserve:ready_replicas") == 2, "both replicas are ready")
+        yield running
+
+
 def events(response: httpx.Response) -> Iterator[Any]:
     """The contents of a stream's events, up to ``[DONE]``."""
     import json
