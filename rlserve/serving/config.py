@@ -166,6 +166,7 @@ class DegradationConfig:
     shorten_at: float = 4.0
     """Load from which answers are cut to ``shortened_max_tokens``."""
     shortened_max_tokens: int = 512
+    """Most tokens of an answer then."""
     refuse_at: float = 8.0
     """Load from which requests are answered with 503 and ``Retry-After``."""
     retry_after_s: int = 5
