@@ -48,7 +48,6 @@ class Gate:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
-        scope["rlserve.request_id"] = request_id
         start, status = time.perf_counter(), 500
 
         async def send_named(message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,12 @@ from rlserve.serving.front.context import ServerContext
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import problem_error
 from rlserve.serving.replicas.live_request import RequestGroup
+
+
+def new_answer_id(prefix: str) -> str:
+    """Of an answer, and of the engine's requests for it. Never what a client calls its request: two that choose the
+    same name, or one that uses it again, would read each other's tokens."""
+    return f"{prefix}-{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,8 @@ class FakePool:
         self.text = text
         self.requests: list[Request] = []
         self.aborted: list[str] = []
+        self.opened = asyncio.Event()
+        """Set by the first requests."""
         self.num_ready = 1
         self.num_places = 8
         self.num_live_samples = 0
@@ -47,6 +49,7 @@ class FakePool:
     @asynccontextmanager
     async def open(self, requests: Sequence[Request], affinity: str, *, streamed: bool) -> AsyncIterator[RequestGroup]:
         self.requests += requests
+        self.opened.set()
         changed = asyncio.Event()
         lives = [LiveRequest(request, affinity, streamed=streamed, changed=changed) for request in requests]
         writing = asyncio.create_task(self._write(lives))

@@ -153,7 +153,6 @@ def test_bodies_that_do_not_arrive_are_given_up(client: TestClient) -> None:
         "path": "/v1/completions",
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
-        "rlserve.request_id": "x",
     }
     asyncio.run(app(scope, receive, send))
     assert sent[0]["status"] == 408

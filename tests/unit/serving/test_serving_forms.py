@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from serving_fakes import TOKENIZER, VOCABULARY, FakePool, fake_context
 from starlette.testclient import TestClient
-from test_serving_routes import create_app_behind_nothing, events
+from test_serving_routes import events
 
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.serving.front.app import create_app
 from rlserve.serving.text.conversation import ConversationRenderer
 
 HERMES_TEMPLATE = """{#- <tool_call> </think> #}
@@ -31,7 +32,7 @@ CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 def _client(pool: FakePool, template: str = HERMES_TEMPLATE) -> TestClient:
     pool.limits = replace(pool.limits, max_model_len=400)
     context = replace(fake_context(pool=pool), renderer=ConversationRenderer(TOKENIZER, template, 5.0))
-    return TestClient(create_app_behind_nothing(context))
+    return TestClient(create_app(context))
 
 
 def _post(pool: FakePool, path: str = "chat/completions", **asked: Any) -> dict[str, Any]:

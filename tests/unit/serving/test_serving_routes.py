@@ -35,18 +35,7 @@ def context(pool: FakePool) -> ServerContext:
 
 @pytest.fixture
 def client(context: ServerContext) -> TestClient:
-    return TestClient(create_app_behind_nothing(context))
-
-
-def create_app_behind_nothing(context: ServerContext) -> Any:
-    """The application, with the name that the gate gives a request."""
-    app = create_app(context)
-
-    async def named(scope: Any, receive: Any, send: Any) -> None:
-        scope["rlserve.request_id"] = "r"
-        await app(scope, receive, send)
-
-    return named
+    return TestClient(create_app(context))
 
 
 def events(answer: httpx.Response) -> list[dict[str, Any]]:
@@ -68,6 +57,13 @@ def test_a_completion(client: TestClient, pool: FakePool) -> None:
     }
     assert [request.sampling.seed for request in pool.requests] == [5, 5]
     assert [request.sampling.max_tokens for request in pool.requests] == [9, 9]
+
+
+def test_requests_that_clients_name_alike_stay_apart(client: TestClient, pool: FakePool) -> None:
+    for path in ("/v1/completions", "/v1/completions", "/v1/chat/completions", "/generate"):
+        body = {"prompt": "ab"} if path == "/v1/completions" else CHAT if "chat" in path else {"inputs": "ab"}
+        assert client.post(path, json=body, headers={"X-Request-Id": "mine"}).status_code == 200
+    assert len({request.id for request in pool.requests}) == 4
 
 
 def test_a_streamed_completion_ends_with_its_usage(client: TestClient) -> None:
@@ -152,7 +148,7 @@ def test_what_cannot_be_had_names_its_parameter(
 def test_without_a_template_there_is_no_chat() -> None:
     context = fake_context()
     context = replace(context, renderer=type(context.renderer)(VOCABULARY._tokenizer, None, 1.0))
-    answer = TestClient(create_app_behind_nothing(context)).post("/v1/chat/completions", json=CHAT)
+    answer = TestClient(create_app(context)).post("/v1/chat/completions", json=CHAT)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "messages")
     assert "model.chat_template" in answer.json()["error"]["message"]
 
@@ -161,7 +157,7 @@ def test_load_shortens_answers_and_then_refuses(client: TestClient, pool: FakePo
     asked = {"prompt": "a", "max_tokens": 50, "min_tokens": 40}
     config = DegradationConfig(shorten_at=1.0, refuse_at=2.0, shortened_max_tokens=7, retry_after_s=9)
     context = replace(context, config=replace(CONFIG, degradation=config))
-    client = TestClient(create_app_behind_nothing(context))
+    client = TestClient(create_app(context))
     pool.num_live_samples = 8
     assert client.post("/v1/completions", json=asked).status_code == 200
     assert (pool.requests[-1].sampling.max_tokens, pool.requests[-1].sampling.min_tokens) == (7, 7)
@@ -195,7 +191,9 @@ def test_health_is_that_of_the_replicas(client: TestClient, pool: FakePool) -> N
     assert client.get("/ready").status_code == 503
 
 
-async def leave_after_the_first_event(context: ServerContext, path: str, body: dict[str, Any]) -> list[Message]:
+async def leave_after_the_first_event(
+    context: ServerContext, pool: FakePool, path: str, body: dict[str, Any]
+) -> list[Message]:
     """Ask, and leave when something has come or, for a whole answer, when it has begun."""
     sent: list[Message] = []
     has_body = False
@@ -206,7 +204,7 @@ async def leave_after_the_first_event(context: ServerContext, path: str, body: d
         if not has_body:
             has_body = True
             return {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}
-        await begun.wait()
+        await (begun if body["stream"] else pool.opened).wait()
         return {"type": "http.disconnect"}
 
     async def send(message: Message) -> None:
@@ -221,8 +219,7 @@ async def leave_after_the_first_event(context: ServerContext, path: str, body: d
         "query_string": b"",
         "headers": [(b"content-type", b"application/json")],
     }
-    asyncio.get_running_loop().call_later(0.2, begun.set)
-    await create_app_behind_nothing(context)(scope, receive, send)
+    await create_app(context)(scope, receive, send)
     return sent
 
 
@@ -231,7 +228,7 @@ async def leave_after_the_first_event(context: ServerContext, path: str, body: d
 def test_whoever_leaves_has_everything_aborted(context: ServerContext, pool: FakePool, path: str, stream: bool) -> None:
     pool.hangs = True
     body = {**(CHAT if "chat" in path else {"prompt": ["a", "b"]}), "stream": stream}
-    asyncio.run(leave_after_the_first_event(context, path, body))
+    asyncio.run(leave_after_the_first_event(context, pool, path, body))
     assert sorted(pool.aborted) == sorted(request.id for request in pool.requests)
     assert pool.requests
 

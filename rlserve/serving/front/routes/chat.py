@@ -20,7 +20,7 @@ from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model, takes
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.event_stream import EventStream
-from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.generation import Generation, admit, new_answer_id
 from rlserve.serving.front.messages import message_reader, wanted_form
 from rlserve.serving.front.prompts import affinity_of_messages, encode_conversation, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
@@ -40,7 +40,7 @@ async def chat(request: Request) -> Response:
     asked.check(context.config.limits)
     form = wanted_form(context, asked)
     context.check_model(asked.model)
-    answer_id = f"chatcmpl-{request.scope['rlserve.request_id']}"
+    answer_id = new_answer_id("chatcmpl")
     prompt = await encode_conversation(context, asked)
     if not prompt:
         raise ApiError(400, "the chat template makes no text of this conversation", "messages")

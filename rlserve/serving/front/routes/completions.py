@@ -19,7 +19,7 @@ from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model, takes
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.event_stream import EventStream
-from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.generation import Generation, admit, new_answer_id
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
@@ -38,7 +38,7 @@ async def complete(request: Request) -> Response:
     asked = await read_model(request, CompletionRequest, context.config.limits)
     asked.check(context.config.limits)
     context.check_model(asked.model)
-    answer_id = f"cmpl-{request.scope['rlserve.request_id']}"
+    answer_id = new_answer_id("cmpl")
     prompts = [await _tokens(context, asked, prompt) for prompt in asked.prompts]
     requests = [
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)

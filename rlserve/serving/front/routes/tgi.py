@@ -18,7 +18,7 @@ from rlserve.serving.answers.tgi_answers import TgiAnswer
 from rlserve.serving.front.body import read_model, takes
 from rlserve.serving.front.context import context_of
 from rlserve.serving.front.event_stream import EventStream, event
-from rlserve.serving.front.generation import Generation, admit, find_error
+from rlserve.serving.front.generation import Generation, admit, find_error, new_answer_id
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import json_response, whole_answer
 from rlserve.serving.protocol.errors import ApiError
@@ -78,8 +78,7 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
         max_tokens=max_tokens_of(context, wanted, DEFAULT_MAX_NEW_TOKENS, len(prompt)),
         end_token_ids=context.end_token_ids,
     )
-    name = f"tgi-{request.scope['rlserve.request_id']}"
-    engine_request = engine.Request(id=name, prompt_token_ids=prompt, sampling=sampling)
+    engine_request = engine.Request(id=new_answer_id("tgi"), prompt_token_ids=prompt, sampling=sampling)
     return admit(context, [engine_request], affinity_of_tokens(prompt, None), arrived_s), asked
 
 
