@@ -10,18 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import rlserve
 from rlserve.manager.roles import Role
 from rlserve.simulate.simulation import SimulatedMove, SimulatedRun
 from rlserve.simulate.study import Job, run_job
+from rlserve.tracking.cost.accounts import Account
+from rlserve.tracking.cost.statement import Statement
+from rlserve.tracking.cost.uses import Use
 
 POLICIES = ("static", "queue_threshold")
 _SOURCES = (
     "simulate",
     "roofline",
+    "tracking/cost",
     "rollout/workload",
     "rollout/buffer.py",
     "rollout/ledger.py",
@@ -48,7 +53,7 @@ class KeptRuns:
         if path.exists():
             return _read(path)
         run = run_job(job)
-        path.write_text(json.dumps(asdict(run)), encoding="utf-8")
+        path.write_text(json.dumps(_as_json(run)), encoding="utf-8")
         return run
 
 
@@ -71,9 +76,29 @@ def _digest(parts: Iterable[bytes]) -> str:
     return digest.hexdigest()
 
 
+def _as_json(run: SimulatedRun) -> dict[str, Any]:
+    """Accounts are keys, which JSON has not: they stand in lists."""
+    spent = run.spent
+    accounts = {
+        "owned_ns": [[asdict(account), duration_ns] for account, duration_ns in spent.owned_ns.items()],
+        "spent_ns": [[asdict(account), dict(uses)] for account, uses in spent.spent_ns.items()],
+    }
+    others = asdict(replace(run, spent=replace(spent, owned_ns={}, spent_ns={})))
+    return {**others, "spent": {**others["spent"], **accounts}}
+
+
 def _read(path: Path) -> SimulatedRun:
     found = json.loads(path.read_text(encoding="utf-8"))
+    spent = found.pop("spent")
+    owned_ns = {Account(**account): duration_ns for account, duration_ns in spent.pop("owned_ns")}
+    spent_ns = {
+        Account(**account): {Use(use): duration_ns for use, duration_ns in uses.items()}
+        for account, uses in spent.pop("spent_ns")
+    }
+    statement = Statement(owned_ns=owned_ns, spent_ns=spent_ns, **spent)
     moves = tuple(SimulatedMove(**{**move, "to": Role(move["to"])}) for move in found.pop("moves"))
     staleness = {int(age): number for age, number in found.pop("staleness").items()}
     ends_s = tuple(found.pop("step_ends_s"))
-    return SimulatedRun(**{**found, "moves": moves, "staleness": staleness, "step_ends_s": ends_s, "history": ()})
+    return SimulatedRun(
+        **{**found, "moves": moves, "staleness": staleness, "step_ends_s": ends_s, "history": (), "spent": statement}
+    )

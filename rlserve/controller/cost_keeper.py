@@ -56,8 +56,9 @@ class CostKeeper:
         run.events.subscribe(GroupFinished, self._note_finished)
         run.events.subscribe(HeldOutAnswered, self._note_held_out)
         run.events.subscribe(TokensStreamed, self._note_streamed)
-        run.events.subscribe(StepEvent, lambda event: self._tell(event.step))
-        run.events.subscribe(StageEvent, lambda _: self._tell(run.counters.num_steps))
+        # What is told because of a record is written before it, so it has the record's time.
+        run.events.subscribe(StepEvent, lambda event: self._tell(event.step, event.time_s))
+        run.events.subscribe(StageEvent, lambda event: self._tell(run.counters.num_steps, event.time_s))
         run.events.subscribe(Event, self._note)
 
     def metrics(self) -> Mapping[str, float]:
@@ -104,16 +105,16 @@ class CostKeeper:
             self._num_dropped += event.num_tokens
 
     def _note_held_out(self, event: HeldOutAnswered) -> None:
-        self._tell(event.step, num_held_out=event.num_tokens)
+        self._tell(event.step, self._run.clock.now(), num_held_out=event.num_tokens)
 
     def _note_streamed(self, event: TokensStreamed) -> None:
         self._num_clients += event.num_tokens
 
-    def _tell(self, step: int, *, num_held_out: int = 0) -> None:
+    def _tell(self, step: int, time_s: float, *, num_held_out: int = 0) -> None:
         if not (self._num_trained or self._num_dropped or self._num_clients or num_held_out):
             return
         told = TokensEvent(
-            time_s=self._run.clock.now(),
+            time_s=time_s,
             step=step,
             num_trained=self._num_trained,
             num_dropped=self._num_dropped,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,8 @@ def test_the_linked_folders_are_part_of_the_package() -> None:
 @pytest.mark.slow
 def test_every_module_imports_and_no_linked_folder_under_its_bare_name() -> None:
     names = modules()
+    if find_spec("verifiers") is None:  # an extra that is not in the development environment
+        names = [name for name in names if not name.startswith("rlserve.rollout.environments.verifiers.")]
     loaded = modules_after_importing(names)
     assert set(names) <= loaded
     assert not {name for name in loaded if name.split(".")[0] in {"engine", "trainers", "launch", "conf"}}
