@@ -32,7 +32,7 @@ class TgiAnswer:
         return "".join(self._parts)
 
     def take(self, delta: SampleDelta) -> Iterator[dict[str, Any]]:
-        """The new tokens."""
+        """The new tokens. An end that comes without one is an empty special token, which readers pass over."""
         tops: Sequence[TopLogProbs] = delta.top_log_probs or ((),) * len(delta.tokens)
         is_end = delta.finish_reason is not None
         last = len(delta.tokens) - 1
@@ -46,6 +46,10 @@ class TgiAnswer:
             self.tokens.append(token)
             self.top_tokens.append([self._token(other, value) for other, value in top])
             yield token
+        if is_end and last < 0:
+            self._parts.append(self._text.end(None))
+            token_id = self.tokens[-1]["id"] if self.tokens else 0
+            yield {"id": token_id, "text": self._parts[-1], "logprob": 0.0, "special": True}
 
     def details(self, delta: SampleDelta) -> dict[str, Any]:
         """How it ended."""

@@ -52,37 +52,36 @@ class FakePool:
         self.opened.set()
         changed = asyncio.Event()
         lives = [LiveRequest(request, affinity, streamed=streamed, changed=changed) for request in requests]
-        writing = asyncio.create_task(self._write(lives))
+        writing = asyncio.create_task(self._write(lives, changed))
         try:
             yield RequestGroup(lives, changed)
         finally:
             writing.cancel()
             self.aborted += [live.request.id for live in lives if not live.has_ended]
 
-    async def _write(self, lives: Sequence[LiveRequest]) -> None:
+    async def _write(self, lives: Sequence[LiveRequest], changed: asyncio.Event) -> None:
+        """One token after the other: each has been read before the next comes."""
         tokens = VOCABULARY.encode(self.text, add_special_tokens=False)
         for start, token in enumerate(tokens):
             if self.hangs and start > 0:
                 return
             for live in lives:
                 if live.streamed:
+                    end = FinishReason.LENGTH if start == len(tokens) - 1 else None
                     samples = tuple(
-                        SampleDelta(index=index, start=start, tokens=generated([token]))
+                        SampleDelta(index=index, start=start, tokens=generated([token]), finish_reason=end)
                         for index in range(live.request.sampling.n)
                     )
                     live.take(RequestDelta(request_id=live.request.id, samples=samples))
-            await asyncio.sleep(0)
+            while changed.is_set():
+                await asyncio.sleep(0)
         for live in lives:
             samples = tuple(
                 SampleOutput(index=index, tokens=generated(tokens), finish_reason=FinishReason.LENGTH)
                 for index in range(live.request.sampling.n)
             )
             output = RequestOutput(request_id=live.request.id, samples=samples, num_cached_tokens=1)
-            ends = tuple(
-                SampleDelta(index=index, start=len(tokens), tokens=generated([]), finish_reason=FinishReason.LENGTH)
-                for index in range(live.request.sampling.n)
-            )
-            live.take(RequestDelta(request_id=live.request.id, samples=ends if live.streamed else (), output=output))
+            live.take(RequestDelta(request_id=live.request.id, samples=(), output=output))
 
 
 def generated(token_ids: Sequence[int]) -> GeneratedTokens:

@@ -9,10 +9,13 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_fakes import VOCABULARY, FakePool, fake_context
+from serving_fakes import VOCABULARY, FakePool, fake_context, generated
 from starlette.testclient import TestClient
 from starlette.types import Message
 
+from rlserve.engine.requests.delta import SampleDelta
+from rlserve.engine.requests.request import FinishReason
+from rlserve.serving.answers.tgi_answers import TgiAnswer
 from rlserve.serving.config import DegradationConfig, LimitsConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front import event_stream
 from rlserve.serving.front.app import create_app
@@ -335,6 +338,16 @@ def test_generate_stream_as_tgi_has_it(client: TestClient) -> None:
         "seed": None,
         "input_length": 2,
     }
+
+
+def test_an_end_without_a_token_is_told_too() -> None:
+    answer = TgiAnswer(VOCABULARY, (4, 5), frozenset(), None)
+    (letter,) = VOCABULARY.encode("h", add_special_tokens=False)
+    assert [each["text"] for each in answer.take(SampleDelta(index=0, start=0, tokens=generated([letter])))] == ["h"]
+    end = SampleDelta(index=0, start=1, tokens=generated([]), finish_reason=FinishReason.LENGTH)
+    (token,) = answer.take(end)
+    assert (token["text"], token["special"]) == ("", True)
+    assert (answer.text, answer.details(end)["generated_tokens"]) == ("h", 1)
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def _token_events(
     for number, token in enumerate(tokens, start=first):
         content: dict[str, Any] = {"index": number + 1, "token": token, "generated_text": None, "details": None}
         if asked.parameters.top_n_tokens:
-            content["top_tokens"] = answer.top_tokens[number]
-        if sample.finish_reason is not None and number + 1 == len(answer.tokens):
+            content["top_tokens"] = answer.top_tokens[number] if number < len(answer.top_tokens) else []
+        if sample.finish_reason is not None and number + 1 == first + len(tokens):
             content["generated_text"] = _full_text(generation, asked, answer.text)
             num_prompt_tokens = len(generation.requests[0].prompt_token_ids)
             content["details"] = {**answer.details(sample), "input_length": num_prompt_tokens}
