@@ -7,16 +7,26 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rlserve import __version__
 from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.description import TGI_PATHS, describe
 from rlserve.serving.front.routes import chat, completions, health, models, page, tgi, tokens
+from rlserve.serving.protocol.answer_schemas import (
+    ChatAnswer,
+    CompletionAnswer,
+    DetokenizeAnswer,
+    ModelCard,
+    ModelList,
+    TgiAnswerContent,
+    TgiInfo,
+    TokenizeAnswer,
+    VersionAnswer,
+)
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
 from rlserve.serving.protocol.errors import ApiError, error_content
@@ -29,7 +39,10 @@ ROUTERS = (*(models.router, completions.router, chat.router, tokens.router, tgi.
 _BODIES: tuple[type[BaseModel], ...] = (
     *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, GenerateRequest),
 )
-_TGI_PATHS = frozenset({"/generate", "/generate_stream"})
+_ANSWERS: tuple[type[BaseModel], ...] = (
+    *(CompletionAnswer, ChatAnswer, ModelList, ModelCard, TokenizeAnswer, DetokenizeAnswer, VersionAnswer),
+    *(TgiAnswerContent, TgiInfo),
+)
 
 
 def create_app(context: ServerContext) -> FastAPI:
@@ -42,13 +55,13 @@ def create_app(context: ServerContext) -> FastAPI:
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
     app.add_exception_handler(Exception, _answer_bug)
-    app.openapi = lambda: _describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.openapi = lambda: _describe(app, context)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    content = tgi_error(error) if request.url.path in _TGI_PATHS else error.content
+    content = tgi_error(error) if request.url.path in TGI_PATHS else error.content
     return JSONResponse(content, status_code=error.status, headers=error.headers)
 
 
@@ -71,12 +84,15 @@ async def _answer_bug(request: Request, error: Exception) -> Response:
     return JSONResponse(error_content(500, "the server failed; its log says how"), status_code=500)
 
 
-def _describe(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schemas of bodies that routes read themselves."""
+def _describe(app: FastAPI, context: ServerContext) -> dict[str, Any]:
+    """Once it is asked for: how large the vocabulary is, the first replica says."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        template = "#/components/schemas/{model}"
-        _, schemas = models_json_schema([(body, "validation") for body in _BODIES], ref_template=template)
-        document.setdefault("components", {}).setdefault("schemas", {}).update(schemas["$defs"])
-        app.openapi_schema = document
+        app.openapi_schema = describe(
+            app,
+            bodies=_BODIES,
+            answers=_ANSWERS,
+            limits=context.config.limits,
+            vocab_size=context.pool.limits.vocab_size,
+            has_keys=len(context.keys) > 0,
+        )
     return app.openapi_schema

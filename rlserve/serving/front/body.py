@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
@@ -29,12 +29,6 @@ async def read_model(request: Request, model: type[ModelT], limits: LimitsConfig
         return model.model_validate_json(body)
     except ValidationError as error:
         raise of_validation(error) from None  # its text quotes the body
-
-
-def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """What a route's description says of its body."""
-    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": reference}}}}
 
 
 async def _read(request: Request, limits: LimitsConfig) -> bytes:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
 
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
@@ -25,6 +26,19 @@ class FirstOnly(FailFast):
         return hash(type(self))
 
 
+def _only(value: bool | int) -> AfterValidator:
+    """``Literal[False]`` would take 0 as well, and ``Literal[1]`` true: they are equal."""
+
+    def check(given: bool | int) -> bool | int:
+        if given != value:
+            raise ValueError(f"only {json.dumps(value)} can be had")
+        return given
+
+    return AfterValidator(check)
+
+
+OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"type": "boolean", "const": False})]
+OnlyOne = Annotated[int, _only(1), WithJsonSchema({"type": "integer", "const": 1})]
 Texts = Annotated[list[str], FirstOnly()]
 Tokens = Annotated[list[int], FirstOnly()]
 
@@ -80,8 +94,8 @@ class SamplingFields(ApiModel):
     # Of OpenAI's and vLLM's, for which only the value that changes nothing is taken.
     best_of: int | None = None
     suffix: str | None = None
-    use_beam_search: Literal[False] | None = None
-    store: Literal[False] | None = None
+    use_beam_search: OnlyFalse | None = None
+    store: OnlyFalse | None = None
     service_tier: Literal["auto", "default"] | None = None
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.protocol.sampling import ApiModel, Texts, check_num_logprobs
+from rlserve.serving.protocol.sampling import ApiModel, OnlyFalse, OnlyOne, Texts, check_num_logprobs
 
 DEFAULT_MAX_NEW_TOKENS = 100
 
@@ -32,9 +32,9 @@ class GenerateParameters(ApiModel):
     top_n_tokens: int | None = None
     truncate: Annotated[int, Field(ge=1)] | None = None
     # For which only the value that changes nothing is taken.
-    best_of: Literal[1] | None = None
-    typical_p: Literal[1] | None = None
-    watermark: Literal[False] | None = None
+    best_of: OnlyOne | None = None
+    typical_p: OnlyOne | None = None
+    watermark: OnlyFalse | None = None
     grammar: None = None
     adapter_id: None = None
 

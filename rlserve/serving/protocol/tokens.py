@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from rlserve.serving.protocol.chat import Message
 from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, Tokens
@@ -12,6 +12,15 @@ from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, Tokens
 
 class TokenizeRequest(ApiModel):
     """A text, or a conversation."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "anyOf": [
+                {"properties": {"prompt": {"type": "string"}}, "required": ["prompt"]},
+                {"properties": {"messages": {"type": "array"}}, "required": ["messages"]},
+            ]
+        }
+    )
 
     model: str | None = None
     prompt: str | None = None

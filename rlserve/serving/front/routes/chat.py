@@ -17,13 +17,15 @@ from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.log_probs import prompt_log_probs
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.answer_stream import AnswerStream
-from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import ServerContext, context_of
+from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import Generation, admit, new_answer_id
 from rlserve.serving.front.messages import message_reader, wanted_form
 from rlserve.serving.front.prompts import affinity_of_messages, encode_conversation, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
+from rlserve.serving.protocol.answer_schemas import ChatAnswer
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
@@ -31,7 +33,7 @@ from rlserve.serving.protocol.sampling import to_sampling_params
 router = APIRouter()
 
 
-@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest))
+@router.post("/v1/chat/completions", openapi_extra=takes(ChatRequest) | gives(ChatAnswer, streams=True))
 async def chat(request: Request) -> Response:
     """Go on with a conversation."""
     arrived_s = time.perf_counter()

@@ -16,12 +16,14 @@ from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.completion_answers import CompletionChoice, Echo
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.answer_stream import AnswerStream
-from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import ServerContext, context_of
+from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import Generation, admit, new_answer_id
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
+from rlserve.serving.protocol.answer_schemas import CompletionAnswer
 from rlserve.serving.protocol.completions import DEFAULT_MAX_TOKENS, CompletionRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
@@ -30,7 +32,7 @@ from rlserve.serving.protocol.structured import structured_output_of
 router = APIRouter()
 
 
-@router.post("/v1/completions", openapi_extra=takes(CompletionRequest))
+@router.post("/v1/completions", openapi_extra=takes(CompletionRequest) | gives(CompletionAnswer, streams=True))
 async def complete(request: Request) -> Response:
     """Complete one or several prompts."""
     arrived_s = time.perf_counter()

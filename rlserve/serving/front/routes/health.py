@@ -8,14 +8,16 @@ import time
 
 from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from rlserve import __version__
 from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.serving.front.context import context_of
+from rlserve.serving.front.description import gives
 from rlserve.serving.front.generation import admit
 from rlserve.serving.front.whole_answer import json_response
+from rlserve.serving.protocol.answer_schemas import VersionAnswer
 from rlserve.serving.protocol.errors import ApiError
 
 router = APIRouter()
@@ -23,7 +25,7 @@ router = APIRouter()
 _PROBE_TIMEOUT_S = 30.0
 
 
-@router.get("/health")
+@router.get("/health", response_class=Response)
 async def health(request: Request, generate: int = 0) -> Response:
     """200 while a replica takes requests; with ``?generate=1`` once one has generated a token."""
     context = context_of(request)
@@ -43,7 +45,7 @@ async def health(request: Request, generate: int = 0) -> Response:
     return Response()
 
 
-@router.get("/ready")
+@router.get("/ready", response_class=Response)
 async def ready(request: Request) -> Response:
     """200 while new requests are welcome: not while the server starts, ends, or refuses."""
     context = context_of(request)
@@ -52,14 +54,14 @@ async def ready(request: Request) -> Response:
     return Response()
 
 
-@router.get("/version")
+@router.get("/version", openapi_extra=gives(VersionAnswer))
 async def version(request: Request) -> Response:
     """Of rlserve."""
     return json_response({"version": __version__})
 
 
 @router.head("/metrics", include_in_schema=False)
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
     return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

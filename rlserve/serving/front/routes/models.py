@@ -7,17 +7,19 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from rlserve.serving.front.context import ServerContext, context_of
+from rlserve.serving.front.description import gives
+from rlserve.serving.protocol.answer_schemas import ModelCard, ModelList
 
 router = APIRouter()
 
 
-@router.get("/v1/models")
+@router.get("/v1/models", response_model=None, openapi_extra=gives(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
     """The model that is served."""
     return {"object": "list", "data": [_card(context_of(request))]}
 
 
-@router.get("/v1/models/{name:path}")
+@router.get("/v1/models/{name:path}", response_model=None, openapi_extra=gives(ModelCard))
 async def show_model(request: Request, name: str) -> dict[str, Any]:
     """The same by its name."""
     context = context_of(request)

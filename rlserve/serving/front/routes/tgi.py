@@ -15,26 +15,30 @@ from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.delta import SampleDelta, rest_of
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.answers.tgi_answers import TgiAnswer
-from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import context_of
+from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream, event
 from rlserve.serving.front.generation import Generation, admit, find_error, new_answer_id
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import json_response, whole_answer
+from rlserve.serving.protocol.answer_schemas import TgiAnswerContent, TgiInfo
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.tgi import DEFAULT_MAX_NEW_TOKENS, GenerateRequest, tgi_error
 
 router = APIRouter()
 
 
-@router.post("/generate", openapi_extra=takes(GenerateRequest))
+@router.post("/generate", openapi_extra=takes(GenerateRequest) | gives(TgiAnswerContent))
 async def generate(request: Request) -> Response:
     """The whole answer."""
     generation, asked = await _begin(request)
     return await whole_answer(request, generation, lambda outputs: _content(generation, asked, outputs))
 
 
-@router.post("/generate_stream", openapi_extra=takes(GenerateRequest))
+@router.post(
+    "/generate_stream", response_class=Response, openapi_extra=takes(GenerateRequest) | gives(None, streams=True)
+)
 async def generate_stream(request: Request) -> Response:
     """Token by token."""
     generation, asked = await _begin(request)
@@ -43,7 +47,7 @@ async def generate_stream(request: Request) -> Response:
     return EventStream(_events(generation, asked), generation.context.config.limits.stalled_reader_s)
 
 
-@router.get("/info")
+@router.get("/info", openapi_extra=gives(TgiInfo))
 async def info(request: Request) -> Response:
     """What the server is."""
     context = context_of(request)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from rlserve.serving.front.body import read_model, takes
+from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import context_of
+from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.prompts import encode, encode_conversation
 from rlserve.serving.front.whole_answer import json_response
+from rlserve.serving.protocol.answer_schemas import DetokenizeAnswer, TokenizeAnswer
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
@@ -16,7 +18,7 @@ from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 router = APIRouter()
 
 
-@router.post("/tokenize", openapi_extra=takes(TokenizeRequest))
+@router.post("/tokenize", openapi_extra=takes(TokenizeRequest) | gives(TokenizeAnswer))
 async def tokenize(request: Request) -> Response:
     """The tokens of a text or of a conversation."""
     context = context_of(request)
@@ -45,7 +47,7 @@ async def tokenize(request: Request) -> Response:
     )
 
 
-@router.post("/detokenize", openapi_extra=takes(DetokenizeRequest))
+@router.post("/detokenize", openapi_extra=takes(DetokenizeRequest) | gives(DetokenizeAnswer))
 async def detokenize(request: Request) -> Response:
     """The text of some tokens."""
     context = context_of(request)

@@ -1,0 +1,191 @@
+"""The OpenAPI document: what FastAPI finds out by itself, and what it cannot know.
+
+Bodies are read by the routes themselves, within limits, and many values are checked later, against the configuration
+and the model. The document says all the same what may be sent here: ranges are those of this server. Each operation has
+the errors that the gate and the reading of bodies can answer with, so a route names only its own answer, with
+:func:`takes` and :func:`gives`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from rlserve.engine.requests.validation import (
+    MAX_LOGIT_BIAS,
+    MAX_PENALTY,
+    MAX_STOP_TOKEN_IDS,
+    MAX_TEMPERATURE,
+    REPETITION_PENALTIES,
+)
+from rlserve.serving.config import LimitsConfig
+from rlserve.serving.front.gate import OPEN_PATHS
+from rlserve.serving.protocol.answer_schemas import ErrorAnswer, TgiErrorAnswer
+
+_TEMPLATE = "#/components/schemas/{model}"
+_OF_ALL = {400: "a parameter is wrong", 401: "the API key is wrong or missing", 403: "the host is not answered"}
+_OF_PATHS = {404: "there is no such thing"}
+_OF_BODIES = {
+    404: "there is no such model",
+    408: "the body took too long",
+    413: "the body is too large",
+    415: "the body is not application/json",
+    422: "a parameter is wrong",
+}
+_NOT_READY = {503: "not now: Retry-After says when"}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_KEY = "key"
+_ANY = "any"
+"""The type of values of which pydantic says nothing."""
+_NOT_HAD = ("guided_json", "guided_regex", "guided_choice", "guided_grammar", "reasoning_effort")
+_RESPONSE_FORMATS = [
+    {"properties": {"type": {"enum": ["text", "json_object"]}}, "required": ["type"]},
+    {
+        "properties": {
+            "type": {"const": "json_schema"},
+            "json_schema": {"type": "object", "properties": {"schema": {"type": "object"}}, "required": ["schema"]},
+        },
+        "required": ["type", "json_schema"],
+    },
+]
+TGI_PATHS = frozenset({"/generate", "/generate_stream"})
+"""Whose errors have TGI's shape, once a request is past the gate."""
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """What a route's description says of its body."""
+    content = {"application/json": {"schema": _reference(model)}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def gives(model: type[BaseModel] | None, *, streams: bool = False) -> dict[str, Any]:
+    """What it says of its answer: JSON, a stream of events, or either."""
+    content: dict[str, Any] = {} if model is None else {"application/json": {"schema": _reference(model)}}
+    if streams:
+        content["text/event-stream"] = {"schema": _EVENT}
+    return {"responses": {"200": {"description": "The answer", "content": content}}}
+
+
+def describe(
+    app: FastAPI,
+    *,
+    bodies: Sequence[type[BaseModel]],
+    answers: Sequence[type[BaseModel]],
+    limits: LimitsConfig,
+    vocab_size: int,
+    has_keys: bool,
+) -> dict[str, Any]:
+    """The document of an application.
+
+    Args:
+        bodies: that :func:`takes` was told of.
+        answers: that :func:`gives` was told of.
+        limits: of this server.
+        vocab_size: of its model.
+        has_keys: whether requests need one.
+    """
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    ranges = _ranges(limits, vocab_size)
+    of_bodies = _schemas(bodies)
+    for model, schema in of_bodies.items():
+        for name, field in schema.get("properties", {}).items():
+            _narrow(field, ranges.get(f"{model}.{name}", ranges.get(name, {})))
+    # What FastAPI puts there itself is the shape of its own errors, which no error has here.
+    document["components"] = {"schemas": {**_schemas((*answers, ErrorAnswer, TgiErrorAnswer)), **of_bodies}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            operation["responses"] = {**_kept(operation["responses"]), **_errors(path, operation)}
+            if has_keys:
+                # The gate lets probes in without one.
+                operation["security"] = [{_KEY: []}, *([{}] if path in OPEN_PATHS else [])]
+    if has_keys:
+        document["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+def _reference(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": _TEMPLATE.format(model=model.__name__)}
+
+
+def _schemas(models: Sequence[type[BaseModel]]) -> dict[str, dict[str, Any]]:
+    """Of models and of all that is in them, by name."""
+    _, found = models_json_schema([(model, "validation") for model in models], ref_template=_TEMPLATE)
+    schemas: dict[str, dict[str, Any]] = found["$defs"]
+    return schemas
+
+
+def _kept(responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {status: answer for status, answer in responses.items() if status != "422"}
+
+
+def _errors(path: str, operation: Mapping[str, Any]) -> dict[str, Any]:
+    statuses = _OF_ALL | _NOT_READY | (_OF_PATHS if "{" in path else {})
+    if "requestBody" in operation:
+        statuses |= _OF_BODIES
+    gate_only, of_route = _reference(ErrorAnswer), _reference(TgiErrorAnswer)
+    if path in TGI_PATHS:
+        schema: dict[str, Any] = {"anyOf": [of_route, gate_only]}
+    else:
+        schema, statuses = gate_only, {status: text for status, text in statuses.items() if status != 422}
+    content = {"application/json": {"schema": schema}}
+    return {str(status): {"description": text, "content": content} for status, text in statuses.items()}
+
+
+def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
+    """By the name of a field, or of model and field: what JSON Schema can say of its values, by their type."""
+    token = {"type": "integer", "minimum": 0, "maximum": vocab_size - 1}
+    num_logprobs = {"integer": {"minimum": 0, "maximum": limits.max_logprobs}}
+    penalty = {"number": {"minimum": -MAX_PENALTY, "maximum": MAX_PENALTY}}
+    stop_text = {"minLength": 1, "maxLength": limits.max_stop_chars}
+    texts = {"items": {"type": "string", **stop_text}, "maxItems": limits.max_stop}
+    return {
+        "n": {"integer": {"minimum": 1, "maximum": limits.max_n}},
+        "max_tokens": {"integer": {"minimum": 0}},
+        "max_completion_tokens": {"integer": {"minimum": 1}},
+        "max_new_tokens": {"integer": {"minimum": 1}},
+        "min_tokens": {"integer": {"minimum": 0}},
+        "temperature": {"number": {"minimum": 0, "maximum": MAX_TEMPERATURE}},
+        "top_p": {"number": {"exclusiveMinimum": 0, "maximum": 1}},
+        "min_p": {"number": {"minimum": 0, "maximum": 1}},
+        "top_k": {"integer": {"minimum": -1, "exclusiveMaximum": 2**31}},
+        "seed": {"integer": {"minimum": -(2**63), "exclusiveMaximum": 2**64}},
+        "priority": {"integer": {"minimum": -(2**31), "exclusiveMaximum": 2**31}},
+        "presence_penalty": penalty,
+        "frequency_penalty": penalty,
+        "repetition_penalty": {
+            "number": {"minimum": REPETITION_PENALTIES[0], "maximum": REPETITION_PENALTIES[1]},
+        },
+        "stop": {"string": stop_text, "array": texts},
+        "stop_token_ids": {"array": {"items": token, "maxItems": MAX_STOP_TOKEN_IDS}},
+        "allowed_token_ids": {"array": {"items": token}},
+        "tokens": {"array": {"items": token}},
+        "logit_bias": {
+            "object": {
+                "additionalProperties": {"type": "number", "minimum": -MAX_LOGIT_BIAS, "maximum": MAX_LOGIT_BIAS},
+                "propertyNames": {"pattern": "^[0-9]+$"},
+            }
+        },
+        "logprobs": num_logprobs,
+        "top_logprobs": num_logprobs,
+        "prompt_logprobs": num_logprobs,
+        "top_n_tokens": num_logprobs,
+        "suffix": {"string": {"maxLength": 0}},
+        "CompletionRequest.prompt": {"string": {"minLength": 1}, "array": {"minItems": 1}},
+        "inputs": {"string": {"minLength": 1}},
+        "response_format": {"object": {"oneOf": _RESPONSE_FORMATS}},
+        **{name: {_ANY: {"type": "null"}} for name in _NOT_HAD},
+    }
+
+
+def _narrow(field: dict[str, Any], ranges: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add to each type of a field's values what is known of it, where the schema does not say it already."""
+    for schema in (field, *field.get("anyOf", ())):
+        kind = schema.get("type", _ANY if "anyOf" not in schema and "$ref" not in schema else "")
+        for name, value in ranges.get(kind, {}).items():
+            if name in ("items", "additionalProperties") or name not in schema:
+                schema[name] = value
