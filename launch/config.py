@@ -105,6 +105,29 @@ class RayJobConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkyPilotConfig:
+    """What ``rlserve submit --to skypilot`` asks of SkyPilot."""
+
+    bucket: str | None = None
+    """Bucket that runs are kept on, as SkyPilot names it: ``s3://my-runs``; for runs that train on one machine."""
+    volume: str | None = None
+    """Volume of SkyPilot that runs are kept on instead, writable from every machine."""
+    mount_point: str = "/runs"
+    """Where machines see it; it is the run's ``output_dir`` there."""
+    infra: tuple[str, ...] = ()
+    """Where machines may be: ``[aws/us-east-1, gcp]``; empty leaves it to SkyPilot."""
+    rollout_types: tuple[str, ...] = ()
+    """Types of GPU that machines for rollout may have instead of their own. The run's pool is then ``auto``."""
+    spot_rollout: bool = True
+    """Whether machines whose slots prefer rollout may be spot machines."""
+    spot_training: bool = False
+    """Whether all others may, that of the controller too."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"mount_point": self.mount_point.startswith("/") or "must be absolute"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class LaunchConfig:
     """Where the run's worker processes live."""
 
@@ -128,6 +151,7 @@ class LaunchConfig:
     slurm: SlurmConfig = field(default_factory=SlurmConfig)
     kubernetes: KubernetesConfig = field(default_factory=KubernetesConfig)
     ray: RayJobConfig = field(default_factory=RayJobConfig)
+    skypilot: SkyPilotConfig = field(default_factory=SkyPilotConfig)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -43,7 +43,7 @@ class Scheduler(ABC):
         """
 
     @abstractmethod
-    def submit_command(self, folder: Path) -> Sequence[str]:
+    def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         """What :meth:`submit` runs, for people to see; ``folder`` is that of the job's files."""
 
     @abstractmethod

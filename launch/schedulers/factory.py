@@ -6,9 +6,10 @@ from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import Scheduler
 from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler
 from rlserve.launch.schedulers.ray_jobs.scheduler import RayScheduler
+from rlserve.launch.schedulers.skypilot.scheduler import SkyPilotScheduler
 from rlserve.launch.schedulers.slurm.scheduler import SlurmScheduler
 
-SCHEDULERS: tuple[type[Scheduler], ...] = (SlurmScheduler, KubernetesScheduler, RayScheduler)
+SCHEDULERS: tuple[type[Scheduler], ...] = (SlurmScheduler, KubernetesScheduler, RayScheduler, SkyPilotScheduler)
 
 
 def create_scheduler(name: str) -> Scheduler:

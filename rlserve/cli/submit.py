@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 
-SCHEDULER_NAMES = ("slurm", "kubernetes", "ray")
+SCHEDULER_NAMES = ("slurm", "kubernetes", "ray", "skypilot")
 _EXAMPLES = """\
 examples:
   rlserve submit conf/rlhf.yaml --to slurm pool=h100_h200 launch.slurm.partition=gpu --dry-run
@@ -29,7 +29,7 @@ def run(arguments: Sequence[str]) -> int:
     for remark in loaded.remarks:
         sys.stderr.write(f"{remark}\n")
     rendered = render(loaded, parsed.to)
-    command = shlex.join(rendered.scheduler.submit_command(rendered.plan.folder / "job"))
+    command = shlex.join(rendered.scheduler.submit_command(rendered.plan, rendered.plan.folder / "job"))
     if parsed.dry_run:
         for name, text in rendered.files.items():
             sys.stdout.write(f"# ---- {rendered.plan.folder / 'job' / name}\n{text.rstrip()}\n\n")

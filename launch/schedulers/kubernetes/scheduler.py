@@ -68,11 +68,11 @@ class KubernetesScheduler(Scheduler):
             memory=lambda group: _times(kubernetes.memory_per_slot, group.slots_per_node),
         )
 
-    def submit_command(self, folder: Path) -> Sequence[str]:
+    def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         return ("kubectl", "apply", "--filename", str(folder))
 
     def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
-        command = self.submit_command(folder)
+        command = self.submit_command(plan, folder)
         ask(*command, "--dry-run=server")
         namespace = plan.launch.kubernetes.namespace
         # A job that has ended does not begin again by being applied; its files stay on the volume.

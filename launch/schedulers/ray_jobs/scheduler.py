@@ -42,7 +42,7 @@ class RayScheduler(Scheduler):
     def render(self, plan: JobPlan) -> Mapping[str, str]:
         return {**render_templates(Path(__file__).parent, plan), "run.yaml": plan.run_file}
 
-    def submit_command(self, folder: Path) -> Sequence[str]:
+    def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         what = ["--runtime-env", str(folder / RUNTIME_ENV_FILE), "--no-wait", "--", "sh", ENTRYPOINT_FILE]
         return ("ray", "job", "submit", *what)
 

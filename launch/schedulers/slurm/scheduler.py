@@ -8,9 +8,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,11 +16,11 @@ from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import JobState, Scheduler
 from rlserve.launch.schedulers.plan import JobPlan
 from rlserve.launch.schedulers.programs import ask, pass_on
+from rlserve.launch.schedulers.ray_token import TOKEN_FILE, write_ray_token
 from rlserve.launch.schedulers.templates import render_templates
 from rlserve.tracking.job_record import JobRecord
 
 JOB_FILE = "job.sbatch"
-TOKEN_FILE = "ray_token"
 CANCELLED_FILE = "cancelled"
 """Tells a job whose run was interrupted not to queue up again."""
 _WAITING = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "RESIZING")
@@ -44,13 +42,13 @@ class SlurmScheduler(Scheduler):
             raise UserError(f"Slurm takes no folder with blanks in its name: {plan.folder}; choose another output_dir")
         return {**render_templates(Path(__file__).parent, plan), "run.yaml": plan.run_file}
 
-    def submit_command(self, folder: Path) -> Sequence[str]:
+    def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         return ("sbatch", "--parsable", str(folder / JOB_FILE))
 
     def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
         (folder / CANCELLED_FILE).unlink(missing_ok=True)
-        _write_token(folder / TOKEN_FILE)
-        job_id = ask(*self.submit_command(folder)).strip().partition(";")[0]
+        write_ray_token(folder / TOKEN_FILE)
+        job_id = ask(*self.submit_command(plan, folder)).strip().partition(";")[0]
         return JobRecord(scheduler=self.name, id=job_id, place=str(folder))
 
     def state(self, job: JobRecord) -> JobState | None:
@@ -86,9 +84,3 @@ def read_state(found: str) -> JobState:
     detail += f", queued again {restarts}×" if restarts else ""
     stage = "waiting" if state in _WAITING else "running" if state in _RUNNING else "ended"
     return JobState(stage=stage, detail=detail)  # type: ignore[arg-type]
-
-
-def _write_token(path: Path) -> None:
-    """What Ray's processes know each other by; only the user may read it."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(secrets.token_hex(32))

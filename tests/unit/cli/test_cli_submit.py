@@ -36,7 +36,7 @@ class FakeScheduler(Scheduler):
     def render(self, plan: JobPlan) -> Mapping[str, str]:
         return {"job.sh": f"launch {plan.name}\n"}
 
-    def submit_command(self, folder: Path) -> Sequence[str]:
+    def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         return ("queue", str(folder))
 
     def submit(self, plan: JobPlan, folder: Path) -> JobRecord:

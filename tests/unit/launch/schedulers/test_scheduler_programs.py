@@ -11,11 +11,15 @@ from fake_programs import FakePrograms
 from plans import plan_of
 
 from rlserve.errors import UserError
+from rlserve.launch.schedulers.base import JobState
 from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler
-from rlserve.launch.schedulers.slurm.scheduler import CANCELLED_FILE, TOKEN_FILE, SlurmScheduler
+from rlserve.launch.schedulers.ray_token import TOKEN_FILE
+from rlserve.launch.schedulers.skypilot.scheduler import SkyPilotScheduler
+from rlserve.launch.schedulers.slurm.scheduler import CANCELLED_FILE, SlurmScheduler
 from rlserve.tracking.job_record import JobRecord
 
 RUNNING = "JobId=41 JobState=RUNNING Reason=None Restarts=0"
+SKY_SETTINGS = ("launch.image=me/rlserve:1", "launch.skypilot.bucket=s3://runs")
 POD_SETTINGS = ("launch.image=me/rlserve:1", "launch.kubernetes.claim=runs", "launch.kubernetes.namespace=rl")
 
 
@@ -24,7 +28,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakePrograms:
     folder = tmp_path / "bin"
     folder.mkdir()
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    return FakePrograms(folder, "sbatch", "scontrol", "scancel", "kubectl")
+    return FakePrograms(folder, "sbatch", "scontrol", "scancel", "kubectl", "sky")
 
 
 def test_a_job_of_slurm_is_submitted_with_a_token_that_only_the_user_reads(
@@ -94,6 +98,30 @@ def test_a_job_of_kubernetes_is_asked_in_its_namespace(programs: FakePrograms) -
     assert asked == ["kubectl --namespace rl get rayjob hello --ignore-not-found --output=json"] * 2
     assert cancelled.startswith("kubectl --namespace rl delete rayjob,configmap,poddisruptionbudget,networkpolicy")
     assert "--selector=rlserve/run=hello" in cancelled
+
+
+def test_a_job_of_skypilot_is_asked_by_the_number_that_it_was_given(
+    programs: FakePrograms, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    programs.answer("sky", "Useful Commands\n\x1b[1mManaged Job ID: 12\x1b[0m\n")
+    plan = plan_of(*SKY_SETTINGS, "launch.env_file=/home/me/.rlserve.env")
+    job = SkyPilotScheduler().submit(plan, tmp_path)
+    assert job == JobRecord(scheduler="skypilot", id="12", place="")
+    assert stat.S_IMODE((tmp_path / TOKEN_FILE).stat().st_mode) == 0o600
+    programs.answer("sky", json.dumps([{"job_id": 12, "task_id": 0, "status": "RUNNING"}]))
+    assert SkyPilotScheduler().state(job) == JobState(stage="running", detail="RUNNING")
+    assert SkyPilotScheduler().print_logs(job, follow=True) == 0
+    SkyPilotScheduler().cancel(job)
+    assert programs.take_calls() == [
+        f"sky jobs launch --yes --detach-run --secret-file /home/me/.rlserve.env {tmp_path}/job.yaml",
+        "sky jobs queue --all --output json",
+        "sky jobs logs --follow --tail 0 12",
+        "sky jobs cancel --yes --graceful 12",
+    ]
+    assert "RUNNING" in capfd.readouterr().out
+    programs.answer("sky", "submitted\n")
+    with pytest.raises(UserError, match="which job it has begun"):
+        SkyPilotScheduler().submit(plan, tmp_path)
 
 
 def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
