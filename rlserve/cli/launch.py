@@ -124,8 +124,10 @@ def _show(loaded: LoadedConfig) -> None:
     launched."""
     from rlserve.config import to_yaml
     from rlserve.config.pool_split import render_split
+    from rlserve.config.prices import check_prices
     from rlserve.controller.preparation.preview import preview_data
 
+    check_prices(loaded.config)
     data = preview_data(loaded.config)
     sys.stdout.write(to_yaml(loaded.config) + "\n")
     about = [*render_split(loaded.config, loaded.discovered).splitlines(), *map(str, loaded.remarks)]

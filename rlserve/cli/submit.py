@@ -22,10 +22,12 @@ def run(arguments: Sequence[str]) -> int:
     """Render the job's files, and print or submit them."""
     parsed = _parser().parse_intermixed_args(arguments)
     from rlserve.config import load
+    from rlserve.config.prices import check_prices
     from rlserve.launch.schedulers.submission import ON_CLUSTER, render, submit
 
     config_path, *overrides = parsed.config
     loaded = load(config_path, [*overrides, *ON_CLUSTER])
+    check_prices(loaded.config)
     for remark in loaded.remarks:
         sys.stderr.write(f"{remark}\n")
     rendered = render(loaded, parsed.to)

@@ -75,6 +75,7 @@ def run_in_turn(runs: Sequence[SweptRun], launch: Callable[[SweptRun], int]) -> 
 def _load_all(config_path: str, overrides: Sequence[str], scheduler: str | None) -> list[SweptRun]:
     from rlserve.config import load
     from rlserve.config.locate import locate
+    from rlserve.config.prices import check_prices
     from rlserve.config.sweeps import expand_sweep
     from rlserve.launch.schedulers.submission import ON_CLUSTER
     from rlserve.tracking.run_folder import default_run_name
@@ -85,7 +86,9 @@ def _load_all(config_path: str, overrides: Sequence[str], scheduler: str | None)
     runs = []
     for number, combination in enumerate(expand_sweep([word for word in overrides if not word.startswith("name=")])):
         named = (*combination, f"name={base}-{number + 1}")
-        runs.append(SweptRun(overrides=named, loaded=load(config_path, [*named, *fixed])))
+        loaded = load(config_path, [*named, *fixed])
+        check_prices(loaded.config)
+        runs.append(SweptRun(overrides=named, loaded=loaded))
     return runs
 
 

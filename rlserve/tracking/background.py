@@ -38,6 +38,12 @@ class _Answers:
 
 
 @dataclass(frozen=True)
+class _Alert:
+    title: str
+    text: str
+
+
+@dataclass(frozen=True)
 class _Close:
     exit_code: int
 
@@ -64,7 +70,7 @@ class BackgroundSink(Sink):
         self._open_sink = open_sink
         self._close_timeout_s = close_timeout_s
         self._max_num_waiting = max_num_waiting
-        self._queue: queue.SimpleQueue[_Entry | _Answers | _Close] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Entry | _Answers | _Alert | _Close] = queue.SimpleQueue()
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
@@ -82,6 +88,10 @@ class BackgroundSink(Sink):
         """Hand the answers to the thread; ``make`` is called there. Raises as :meth:`log` does."""
         self._put(_Answers(step, kind, make))
 
+    def alert(self, title: str, text: str) -> None:
+        """Hand an alert to the thread. Raises as :meth:`log` does."""
+        self._put(_Alert(title, text))
+
     def close(self, exit_code: int) -> None:
         """Wait until everything is written.
 
@@ -95,7 +105,7 @@ class BackgroundSink(Sink):
         if self._thread.is_alive():
             raise DeadlineExceededError(f"{self.name} was not closed after {self._close_timeout_s:g} s")
 
-    def _put(self, item: _Entry | _Answers) -> None:
+    def _put(self, item: _Entry | _Answers | _Alert) -> None:
         self._raise_failure()
         if self._queue.qsize() >= self._max_num_waiting:
             raise DeadlineExceededError(f"{self.name} does not keep up: {self._max_num_waiting} entries wait for it")
@@ -111,6 +121,8 @@ class BackgroundSink(Sink):
             while not isinstance(item := self._queue.get(), _Close):
                 if isinstance(item, _Entry):
                     sink.log(item.step, item.metrics)
+                elif isinstance(item, _Alert):
+                    sink.alert(item.title, item.text)
                 else:
                     sink.log_answers(item.step, item.kind, item.make)
             sink.close(item.exit_code)

@@ -29,6 +29,10 @@ class Sink(ABC):
         """Take some answers of a step in full. Most sinks have no place for texts, and never call ``make``."""
         return
 
+    def alert(self, title: str, text: str) -> None:
+        """Tell people of something now. Most sinks reach nobody."""
+        return
+
     @abstractmethod
     def close(self, exit_code: int) -> None:
         """Write out what is held back. ``exit_code`` is the run's: 0 for finished, 130 for Ctrl-C."""

@@ -30,6 +30,8 @@ class WandbConfig:
     samples_every_steps: int = 10
     """Steps between two tables of answers, the worst and the best of those that ``tracking.samples`` keeps; 0 logs
     none."""
+    alerts: bool = True
+    """Send an alert, which wandb passes on by mail or Slack, when a budget is passed and when the run fails."""
 
     def __post_init__(self) -> None:
         check_fields(self, {"samples_every_steps": self.samples_every_steps >= 0 or "must be at least 0"})

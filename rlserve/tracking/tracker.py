@@ -23,12 +23,15 @@ from rlserve.tracking.answers import AnswersFile, Kind, MakeAnswers
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import EngineMetrics, LiveSink, Sink
 from rlserve.tracking.config import TrackingConfig
-from rlserve.tracking.events import EventLog, Record
+from rlserve.tracking.events import BudgetEvent, EventLog, Record
 from rlserve.tracking.jsonl import JsonlSink
 from rlserve.tracking.live import LiveFile, LiveState
 from rlserve.tracking.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+SIGNALLED_EXIT = 128
+"""Exit codes from here on are of runs that a signal has ended."""
 
 
 class Tracker:
@@ -57,6 +60,11 @@ class Tracker:
     def record(self, record: Record) -> None:
         """A decision of the manager, something that happened, or what a step was done on."""
         self._attempt("the event log", lambda: self._events.write(record))
+        if isinstance(record, BudgetEvent):
+            ends = "; the run saves and ends" if record.stops else ""
+            self._alert(
+                "budget passed", f"{record.spent:.6g} is spent of cost.budget.{record.unit}={record.budget:g}{ends}"
+            )
 
     def show(self, state: LiveState) -> None:
         """How the run stands right now."""
@@ -70,10 +78,16 @@ class Tracker:
 
     def close(self, exit_code: int, error: str | None = None) -> None:
         """Write everything out; ``exit_code`` is the run's, ``error`` what it failed with."""
+        if 0 < exit_code < SIGNALLED_EXIT:
+            self._alert("run failed", error or "its log says why")
         for sink in self._sinks:
             self._attempt(sink.name, lambda sink=sink: sink.close(exit_code))  # type: ignore[misc]
         self._attempt("live.json", self._live.remove)
         self._attempt("the event log", lambda: self._events.close(exit_code, error))
+
+    def _alert(self, title: str, text: str) -> None:
+        for sink in self._sinks:
+            self._attempt(sink.name, lambda sink=sink: sink.alert(title, text))  # type: ignore[misc]
 
     def _attempt(self, name: str, action: Callable[[], None]) -> None:
         if name in self._disabled:

@@ -70,6 +70,7 @@ class WandbSink(Sink):
                 finish_timeout_raises=True,
             ),
         )
+        self._may_alert = config.alerts
         self._samples_every_steps = config.samples_every_steps
         self._run.define_metric(STEP_METRIC)
         self._run.define_metric("*", step_metric=STEP_METRIC)
@@ -86,6 +87,10 @@ class WandbSink(Sink):
         if every and (kind == "held_out" or step == 1 or step % every == 0):
             table = wandb.Table(columns=list(COLUMNS), data=answer_rows(make()))
             self._run.log({STEP_METRIC: step, f"samples/{kind}": table})
+
+    def alert(self, title: str, text: str) -> None:
+        if self._may_alert:
+            self._run.alert(title=title, text=text, level=wandb.AlertLevel.ERROR)
 
     def close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)

@@ -14,7 +14,7 @@ from small_runs import slot_event
 from rlserve.errors import DeadlineExceededError
 from rlserve.tracking.background import BackgroundSink
 from rlserve.tracking.base import Sink
-from rlserve.tracking.events import Decision, EventLog, FailureEvent, WeightEvent, recorded_time_s
+from rlserve.tracking.events import BudgetEvent, Decision, EventLog, FailureEvent, WeightEvent, recorded_time_s
 from rlserve.tracking.jsonl import read_json_lines
 from rlserve.tracking.live import LiveFile
 from rlserve.tracking.run_folder import RunFolder
@@ -44,11 +44,15 @@ class FakeSink(Sink):
         self.raise_on_close = raise_on_close
         self.logged: list[tuple[int, Mapping[str, float]]] = []
         self.closed_with: int | None = None
+        self.alerts: list[tuple[str, str]] = []
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         if step == self.raise_at:
             raise ConnectionError("server is gone")
         self.logged.append((step, metrics))
+
+    def alert(self, title: str, text: str) -> None:
+        self.alerts.append((title, text))
 
     def close(self, exit_code: int) -> None:
         if self.raise_on_close:
@@ -202,3 +206,24 @@ def test_background_sink_hands_a_later_failure_to_the_caller() -> None:
     sink.log(2, {})
     with pytest.raises(ConnectionError, match="server is gone"):
         sink.close(0)
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error", "last"),
+    [
+        (0, None, []),
+        (143, None, []),
+        (2, "no such reward", [("run failed", "no such reward")]),
+        (1, None, [("run failed", "its log says why")]),
+    ],
+)
+def test_people_are_told_of_a_passed_budget_and_of_a_failure(
+    folder: RunFolder, exit_code: int, error: str | None, last: list[tuple[str, str]]
+) -> None:
+    inner = FakeSink("far")
+    tracker = Tracker([BackgroundSink("far", lambda: inner)], EventLog(folder, None), LiveFile(folder.live_file))
+    tracker.record(DECISION)
+    tracker.record(BudgetEvent(time_s=4.0, unit="gpu_hours", spent=2.5, budget=2.0, stops=True))
+    tracker.close(exit_code, error)
+    budget = ("budget passed", "2.5 is spent of cost.budget.gpu_hours=2; the run saves and ends")
+    assert inner.alerts == [budget, *last]

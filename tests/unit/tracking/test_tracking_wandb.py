@@ -82,3 +82,14 @@ def test_offline_run_is_kept_in_the_run_folder_resumes_by_id_and_holds_no_key(
     assert command is not None
     assert str(run_folders[0]) in command
     assert files_with(folder.path, CANARY_KEY) == []
+
+
+@pytest.mark.parametrize("alerts", [True, False])
+def test_an_alert_is_sent_unless_it_is_turned_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alerts: bool
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    sink = open_wandb(WandbConfig(alerts=alerts), "offline", RunFolder.create(tmp_path, "run"), {})
+    sink.alert("budget-title", "text of the alert")
+    sink.close(1)
+    assert bool(files_with(tmp_path, "budget-title")) == alerts
