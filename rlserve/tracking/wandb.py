@@ -90,7 +90,7 @@ class WandbSink(Sink):
 
     def alert(self, title: str, text: str) -> None:
         if self._may_alert:
-            self._run.alert(title=title, text=text, level=wandb.AlertLevel.ERROR)
+            self._run.alert(title=title, text=text, level="ERROR")
 
     def close(self, exit_code: int) -> None:
         self._run.finish(exit_code=exit_code)
