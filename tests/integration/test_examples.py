@@ -13,17 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from served import served
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
 
 
-def run(*command: str | Path) -> str:
-    """Run a command in the repository and return what it prints."""
+def run(*command: str | Path, given: str | None = None) -> str:
+    """Run a command in the repository, ``given`` what it reads, and return what it prints."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "WANDB_MODE": "offline"}
     environment["RANKS_SECRET"] = "of these two"
     words = [str(word) for word in command]
-    result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240)
+    result = subprocess.run(words, cwd=ROOT, env=environment, input=given, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout
 
@@ -128,6 +129,37 @@ def test_the_snippets_of_the_readme(example_model: Path) -> None:
     samples, version = run(sys.executable, "-c", program.replace('"tiny"', repr(str(example_model)))).splitlines()
     assert len(ast.literal_eval(samples)) == 4
     assert version == "1"
+
+
+def test_what_is_said_to_a_served_model(tmp_path: Path) -> None:
+    with served("builtin:addition") as server:
+        words = ["12+34=", "/retry", "/new", "1+1=", "/quit"]
+        said = run(sys.executable, EXAMPLES / "chat/chat.py", server.url, "--temperature", "0", given="\n".join(words))
+    answers = said.splitlines()[::2]
+    assert len(answers) == 3
+    assert answers[0] == answers[1]
+    assert re.match(r"  \[6 tokens read, \d+ of them remembered; \d+ written; ", said.splitlines()[1]), said
+
+
+def test_code_is_completed_and_documented(tmp_path: Path) -> None:
+    model, requests, page = tmp_path / "assistant", tmp_path / "keystrokes.jsonl", tmp_path / "page.md"
+    run(sys.executable, EXAMPLES / "code_assistant/make_model.py", model, "--num-steps", "2")
+    run(sys.executable, EXAMPLES / "code_assistant/keystrokes.py", requests, "--num-writers", "2", "--num-pauses", "4")
+    assert len(requests.read_text().splitlines()) == 8
+    module = EXAMPLES / "document_writer/writer.py"
+    with served(EXAMPLES / "code_assistant/serve.yaml", f"model.path={model}") as server:
+        for number in ("1", "2"):
+            command = [EXAMPLES / "code_assistant/complete.py", module, "40", server.url, "--num-answers", number]
+            assert run(sys.executable, *command)
+        run(sys.executable, module, module, server.url, "--output", page, "--max-tokens", "16")
+        assert server.metric("vllm:prefix_cache_hits_total") > 0
+        told = run(
+            Path(sys.executable).with_name("rlserve"), "bench", server.url, "--workload", "trace", "--file", requests
+        )
+    assert re.search(r"answered +8 ", told), told
+    assert [line for line in page.read_text().splitlines() if line.startswith("## ")] == [
+        f"## `{name}`" for name in ("request", "find_sections", "write", "write_all", "fit", "document", "main")
+    ]
 
 
 @pytest.mark.slow
