@@ -32,6 +32,7 @@ PATH_KEYS = (
     "cost.prices",
     "rollout.workload.trace",
     "rollout.server.access.keys_file",
+    "rollout.server.admin.keys_file",
     "rollout.server.access.tls_certificate",
     "rollout.server.access.tls_key",
     "rollout.server.chat_template",

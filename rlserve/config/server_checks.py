@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem, UserError
+from rlserve.serving.admin.door import read_admin_keys
 from rlserve.serving.keys import check_access, read_keys
 from rlserve.serving.packages import missing_packages
 
@@ -25,5 +26,6 @@ def check_server(config: RunConfig) -> Iterator[Problem]:
         yield Problem("rollout.server.chat_template", f"is no file: {server.chat_template}")
     try:
         check_access(server.host, server.access, read_keys(server.access))
+        read_admin_keys(server.admin)
     except UserError as error:
         yield Problem("rollout.server.access", str(error))

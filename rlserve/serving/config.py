@@ -57,6 +57,24 @@ class AccessConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdminConfig:
+    """Who may run the server while it runs: pause, drain, new weights, moves. It has a listener of its own, off unless
+    it has a port."""
+
+    port: int | None = None
+    """None has no such listener; 0 takes a free port."""
+    host: str = "127.0.0.1"
+    """Address that it listens on."""
+    keys_file: str | None = None
+    """File with its keys, as ``access.keys_file``. There must be one, here or in the environment."""
+    keys_variable: str = "RLSERVE_ADMIN_KEYS"
+    """Environment variable with its keys, commas between them."""
+
+    def __post_init__(self) -> None:
+        check_fields(self, {"port": self.port is None or 0 <= self.port < 2**16 or "must be from 0 to 65535"})
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
     """What a request may ask for. Checked before memory is taken for it."""
 
@@ -197,6 +215,7 @@ class ServeConfig:
     """Engines, each in a process of its own; on GPUs each takes ``engine.tensor_parallel_size`` of those visible."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
-from rlserve.serving.config import AccessConfig, DegradationConfig, LimitsConfig
+from rlserve.serving.config import AccessConfig, AdminConfig, DegradationConfig, LimitsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +31,7 @@ class RunServerConfig:
     drain_timeout_s: float = 30.0
     """Most time that the end of the run waits for answers under way."""
     access: AccessConfig = field(default_factory=AccessConfig)
+    admin: AdminConfig = field(default_factory=AdminConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
 

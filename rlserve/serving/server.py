@@ -26,8 +26,11 @@ from rlserve.errors import UserError
 from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import find_end_tokens
 from rlserve.rollout.tokenizer_loading import load_tokenizer
+from rlserve.serving.admin.base import Operations
+from rlserve.serving.admin.door import AdminDoor, read_admin_keys
+from rlserve.serving.admin.pool_operations import PoolOperations
 from rlserve.serving.config import AccessConfig, ServeConfig
-from rlserve.serving.front.app import create_app
+from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
@@ -71,8 +74,11 @@ def serve(config: ServeConfig, model_path: Path) -> int:
     keys = read_keys(config.access)
     check_access(config.host, config.access, keys)
     check_tls(config.access)
-    with contextlib.closing(listen(config)) as listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, model_path, keys, listener))
+    with contextlib.ExitStack() as open_sockets:
+        listener = open_sockets.enter_context(contextlib.closing(listen(config)))
+        admin = open_admin(config, open_sockets)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_serve(config, model_path, keys, listener, admin))
 
 
 def check_tls(config: AccessConfig) -> None:
@@ -90,23 +96,43 @@ def check_tls(config: AccessConfig) -> None:
 
 def listen(config: ServeConfig) -> socket.socket:
     """A socket that listens already: whoever connects while the model is loaded waits."""
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    return _listen(config.host, config.port)
+
+
+def open_admin(config: ServeConfig, open_sockets: contextlib.ExitStack) -> AdminDoor | None:
+    """The admin listener's socket, which ``open_sockets`` closes, and its keys; None where none is asked for.
+
+    Raises:
+        UserError: it has no keys, or the address cannot be used.
+    """
+    keys = read_admin_keys(config.admin)
+    if config.admin.port is None:
+        return None
+    listener = open_sockets.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
+    return AdminDoor(listener=listener, keys=keys)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((config.host, config.port), family=family, backlog=2048)
+        return socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
-        raise UserError(f"{config.host}:{config.port} cannot be listened on ({error}): choose another port") from error
+        raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another port") from error
 
 
-async def _serve(config: ServeConfig, model_path: Path, keys: Keys, listener: socket.socket) -> int:
+async def _serve(
+    config: ServeConfig, model_path: Path, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+) -> int:
     pool = ReplicaPool(replica_places(config, str(model_path)), create_policy(config.routing), config.health)
     context = create_context(config, model_path, keys, pool)
+    operations = PoolOperations(pool, timeout_s=config.health.start_timeout_s)
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
         ending = asyncio.Event()
         with _signals(ending.set):
             if not await _first_of(pool.wait_ready(), ending.wait()):
                 return 0
-            async with listening(context, listener):
+            async with listening(context, listener), administering(context, admin, operations):
                 await _first_of(pool.wait_failed(), ending.wait())
                 await drain(context)
     return 0
@@ -172,9 +198,30 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
     """Answer HTTP while the context is open."""
     config = context.config
     checks_host = len(context.keys) == 0 and not config.access.insecure
+    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=checks_host)
+    logger.info("serving %s on %s", config.model_name, address_of(config, listener))
+    async with _answering(gate, config, listener):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def administering(context: ServerContext, admin: AdminDoor | None, operations: Operations) -> AsyncIterator[None]:
+    """Let operators in while the context is open, if there is a door for them."""
+    if admin is None:
+        yield
+        return
+    app = create_admin_app(context, operations)
+    gate = Gate(app, admin.keys, context.metrics, checks_host=False, open_paths=frozenset())
+    logger.info("administered on %s", address_of(context.config, admin.listener).removesuffix("/v1"))
+    async with _answering(gate, context.config, admin.listener):
+        yield
+
+
+@contextlib.asynccontextmanager
+async def _answering(gate: Gate, config: ServeConfig, listener: socket.socket) -> AsyncIterator[None]:
     server = _Server(
         uvicorn.Config(
-            Gate(create_app(context), context.keys, context.metrics, checks_host=checks_host),
+            gate,
             http=bounded_protocol(config.limits.max_header_bytes),
             ws="none",
             lifespan="off",
@@ -189,7 +236,6 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
         )
     )
     serving = asyncio.create_task(server.serve([listener]))
-    logger.info("serving %s on %s", config.model_name, address_of(config, listener))
     try:
         yield
     finally:
@@ -200,7 +246,7 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
 async def drain(context: ServerContext) -> None:
     """Let what is under way end: not ready at once, nothing new after the notice."""
     config, draining = context.config.drain, context.draining
-    draining.is_ready = False
+    draining.is_ready, draining.is_ending = False, True
     logger.info("ending: %d answers are under way", context.pool.num_live_samples)
     await asyncio.sleep(config.notice_s)
     draining.takes_requests = False

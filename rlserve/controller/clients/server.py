@@ -26,13 +26,24 @@ import uvloop
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.clients.desk import ClientDesk
+from rlserve.controller.clients.operations import RunOperations
 from rlserve.controller.clients.run_replicas import RunReplicas
 from rlserve.engine.models import read_model_spec
+from rlserve.serving.admin.door import AdminDoor
 from rlserve.serving.config import DrainConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front import gate
 from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.replicas.messages import Ready
-from rlserve.serving.server import address_of, check_tls, create_context, drain, listen, listening
+from rlserve.serving.server import (
+    address_of,
+    administering,
+    check_tls,
+    create_context,
+    drain,
+    listen,
+    listening,
+    open_admin,
+)
 from rlserve.tracking.run_folder import RunFolder, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -64,10 +75,12 @@ class ClientServer:
         keys = read_keys(self._config.access)
         check_access(self._config.host, self._config.access, keys)
         check_tls(self._config.access)
-        with contextlib.closing(listen(self._config)) as listener:
+        with contextlib.ExitStack() as open_sockets:
+            listener = open_sockets.enter_context(contextlib.closing(listen(self._config)))
+            admin = open_admin(self._config, open_sockets)
             controller = asyncio.get_running_loop()
             thread = threading.Thread(
-                target=self._serve, args=(controller, keys, listener), name="clients", daemon=True
+                target=self._serve, args=(controller, keys, listener, admin), name="clients", daemon=True
             )
             address = {"address": address_of(self._config, listener), "model": self._config.model_name}
             write_atomically(self._folder.server_file, json.dumps(address) + "\n")
@@ -87,22 +100,27 @@ class ClientServer:
 
     # -- the front's thread ----------------------------------------------------------------------------------
 
-    def _serve(self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket) -> None:
+    def _serve(
+        self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+    ) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._answer(controller, keys, listener))
+                runner.run(self._answer(controller, keys, listener, admin))
         except BaseException as error:
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
 
-    async def _answer(self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket) -> None:
+    async def _answer(
+        self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+    ) -> None:
         ending = asyncio.Event()
         self._ending, self._front = ending, asyncio.get_running_loop()
         replicas = RunReplicas(self._desk, controller, limits=self._limits, num_places=self._num_places)
         logging.getLogger(gate.__name__).setLevel(logging.WARNING)  # a line a request would hide the run's own
         context = create_context(self._config, self._model_path, keys, replicas)
-        async with listening(context, listener):
+        operations = RunOperations(self._folder)
+        async with listening(context, listener), administering(context, admin, operations):
             await ending.wait()
             await drain(context)
             replicas.break_off("no replica is left: the run has ended")
@@ -124,6 +142,7 @@ def serve_config(config: RunConfig) -> ServeConfig:
         port=server.port,
         engine=engine,
         access=server.access,
+        admin=server.admin,
         limits=replace(server.limits, max_n=min(server.limits.max_n, num_places)),
         drain=DrainConfig(timeout_s=server.drain_timeout_s),
         degradation=server.degradation,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
@@ -13,6 +14,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rlserve import __version__
+from rlserve.serving.admin import routes as admin
+from rlserve.serving.admin.base import Operations
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.description import TGI_PATHS, describe
 from rlserve.serving.front.routes import chat, completions, health, models, page, tgi, tokens
@@ -36,6 +39,7 @@ from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 logger = logging.getLogger(__name__)
 
 ROUTERS = (*(models.router, completions.router, chat.router, tokens.router, tgi.router, health.router, page.router),)
+ADMIN_ROUTERS = (admin.router,)
 _BODIES: tuple[type[BaseModel], ...] = (
     *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, GenerateRequest),
 )
@@ -51,11 +55,26 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
+    return _finished(app, context, _BODIES, _ANSWERS)
+
+
+def create_admin_app(context: ServerContext, operations: Operations) -> FastAPI:
+    """The application behind the admin listener, without its gate."""
+    app = FastAPI(title="rlserve admin", version=__version__, docs_url=None, redoc_url=None)
+    app.state.context, app.state.operations = context, operations
+    for router in ADMIN_ROUTERS:
+        app.include_router(router)
+    return _finished(app, context, admin.BODIES, ())
+
+
+def _finished(
+    app: FastAPI, context: ServerContext, bodies: Sequence[type[BaseModel]], answers: Sequence[type[BaseModel]]
+) -> FastAPI:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
     app.add_exception_handler(Exception, _answer_bug)
-    app.openapi = lambda: _describe(app, context)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.openapi = lambda: _describe(app, context, bodies, answers)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
 
@@ -84,13 +103,15 @@ async def _answer_bug(request: Request, error: Exception) -> Response:
     return JSONResponse(error_content(500, "the server failed; its log says how"), status_code=500)
 
 
-def _describe(app: FastAPI, context: ServerContext) -> dict[str, Any]:
+def _describe(
+    app: FastAPI, context: ServerContext, bodies: Sequence[type[BaseModel]], answers: Sequence[type[BaseModel]]
+) -> dict[str, Any]:
     """Once it is asked for: how large the vocabulary is, the first replica says."""
     if app.openapi_schema is None:
         app.openapi_schema = describe(
             app,
-            bodies=_BODIES,
-            answers=_ANSWERS,
+            bodies=bodies,
+            answers=answers,
             limits=context.config.limits,
             vocab_size=context.pool.limits.vocab_size,
             has_keys=len(context.keys) > 0,

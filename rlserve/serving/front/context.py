@@ -20,12 +20,16 @@ from rlserve.serving.text.vocabulary import Vocabulary
 
 @dataclass(kw_only=True)
 class Draining:
-    """How far the server has come on its way to the end."""
+    """Whether requests are welcome: not on the way to the end, and not where an operator says so."""
 
     is_ready: bool = True
     """False from the first moment on."""
     takes_requests: bool = True
     """False once the notice is over."""
+    is_ending: bool = False
+    """From SIGTERM on; nobody can call that off."""
+    is_paused: bool = False
+    """Whether the engines stand still. Requests are taken, and wait."""
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 

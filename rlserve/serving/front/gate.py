@@ -36,11 +36,20 @@ class Gate:
             here is not.
     """
 
-    def __init__(self, app: ASGIApp, keys: Keys, metrics: ServerMetrics, *, checks_host: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        metrics: ServerMetrics,
+        *,
+        checks_host: bool,
+        open_paths: frozenset[str] = OPEN_PATHS,
+    ) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
         self._checks_host = checks_host
+        self._open_paths = open_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,7 +77,7 @@ class Gate:
     def _find_refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         if self._checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:
             return ApiError(403, "without API keys only requests to localhost are answered: set access.keys_file")
-        is_open = scope["path"] in OPEN_PATHS and not scope.get("query_string")
+        is_open = scope["path"] in self._open_paths and not scope.get("query_string")
         if len(self._keys) == 0 or is_open or self._keys.admit(_key_of(headers)):
             return None
         message = "the API key is wrong or missing: send it as Authorization: Bearer KEY"

@@ -87,7 +87,7 @@ def admit(context: ServerContext, requests: Sequence[Request], affinity: str, ar
         if (problem := find_problem(request, limits)) is not None:
             raise problem_error(problem)
     if not context.draining.takes_requests:
-        raise _busy(context, "draining", "the server is shutting down")
+        raise _busy(context, "draining", "the server is drained, or shutting down")
     num_samples = sum(request.sampling.n for request in requests)
     if context.pool.num_live_samples + num_samples > context.config.limits.max_live_samples:
         raise _busy(context, "queue", "too many answers are under way")

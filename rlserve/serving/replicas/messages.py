@@ -2,13 +2,14 @@
 
 ::
 
-    front ── Start, Submit, Abort ──►  replica
-          ◄── Ready | Refused, News, Beat ──
+    front ── Start, Submit, Abort, Order ──►  replica
+          ◄── Ready | Refused, News, Beat, Done ──
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.delta import RequestDelta
@@ -23,6 +24,10 @@ class Start:
     model_path: str
     engine: EngineConfig
     beat_interval_s: float
+    weight_version: int = 0
+    """What the weights of that folder are called."""
+    is_paused: bool = False
+    """Whether the engine stands still until it is told to resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +44,33 @@ class Abort:
     """Nobody waits for these any more."""
 
     request_ids: tuple[str, ...]
+
+
+OrderAction = Literal["pause", "resume", "stage", "swap", "discard"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """Something that an operator wants. ``pause`` and ``resume`` the engine between two steps; ``stage`` the weights of
+    a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them."""
+
+    number: int
+    action: OrderAction
+    model_path: str = ""
+    """Of ``stage``."""
+    weight_version: int = 0
+    """Of ``swap``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """The order of this number was carried out, or was not."""
+
+    number: int
+    error: str | None = None
+    """Why it was not; all is as before, but after a ``swap``, where nobody knows."""
+    pause_s: float = 0.0
+    """Of ``swap``: for so long the engine made no step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +104,12 @@ class Beat:
     num_steps: int
     """Of the engine. A replica whose engine has work and whose steps do not count up is stuck, or in a long step."""
     has_work: bool
+    """False while it is paused, whatever waits."""
     busy_s: float
     """Seconds that its steps took in all."""
     num_generated_tokens: int
+    weight_version: int
     metrics: dict[str, float | Histogram]
 
 
-Message = Start | Submit | Abort | Ready | Refused | News | Beat
+Message = Start | Submit | Abort | Order | Ready | Refused | News | Beat | Done

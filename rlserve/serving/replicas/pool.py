@@ -49,6 +49,8 @@ class ReplicaPool:
         make: Callable[[ReplicaPlace, Callable[[News], None], Callable[[], float]], Replica] = Replica,
     ) -> None:
         self.replicas = {place.name: make(place, partial(self._take_news, place.name), clock) for place in places}
+        self.drained: set[str] = set()
+        """Names of replicas that get nothing new, by the will of an operator."""
         self._policy = policy
         self._config = config
         self._clock = clock
@@ -70,12 +72,12 @@ class ReplicaPool:
     @property
     def num_ready(self) -> int:
         """Replicas that take requests."""
-        return sum(replica.state is ReplicaState.READY for replica in self.replicas.values())
+        return sum(map(self._takes_requests, self.replicas.values()))
 
     @property
     def num_places(self) -> int:
         """Samples that replicas which are ready compute at once."""
-        ready = (replica for replica in self.replicas.values() if replica.state is ReplicaState.READY)
+        ready = filter(self._takes_requests, self.replicas.values())
         return sum(replica.ready.max_num_sequences for replica in ready if replica.ready is not None)
 
     @property
@@ -144,6 +146,10 @@ class ReplicaPool:
             for live in lives:
                 self._forget(live)
 
+    def num_samples_of(self, name: str) -> int:
+        """Samples that a replica has."""
+        return self._num_samples[name]
+
     # -- requests ----------------------------------------------------------------------------------------------
 
     def _place(self, live: LiveRequest) -> None:
@@ -151,7 +157,7 @@ class ReplicaPool:
         loads = tuple(
             ReplicaLoad(name=name, num_samples=self._num_samples[name], tokens_per_s=replica.tokens_per_s)
             for name, replica in self.replicas.items()
-            if replica.state is ReplicaState.READY
+            if self._takes_requests(replica)
         )
         if not loads:
             self._unplaced.setdefault(live.request.id, self._clock() + self._config.failover_timeout_s)
@@ -200,6 +206,9 @@ class ReplicaPool:
             elif now > deadline:
                 del self._unplaced[request_id]
                 self._lives[request_id].end("no replica is ready to answer it")
+
+    def _takes_requests(self, replica: Replica) -> bool:
+        return replica.state is ReplicaState.READY and replica.name not in self.drained
 
     # -- replicas ----------------------------------------------------------------------------------------------
 

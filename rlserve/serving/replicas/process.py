@@ -3,6 +3,7 @@
 ::
 
     main thread:     receive ──► Submit, Abort ──► EngineLoop
+    thread orders:   Order ──► EngineLoop, between two steps ──► Done
     thread deltas:   EngineLoop ──► new tokens of streamed requests ──► send
     thread answers:  EngineLoop ──► whole answers of the others ──► send
     thread beats:    EngineLoop.stats ──► send, every beat interval
@@ -20,6 +21,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlserve.engine.requests.delta import RequestDelta
@@ -27,7 +29,8 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import UserError, WorkerFailedError
 from rlserve.processes import end_with_parent
-from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Order, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.orders import Orders, read_weights
 from rlserve.serving.replicas.wire import MessageReader, pack
 
 if TYPE_CHECKING:
@@ -71,13 +74,16 @@ class Channel:
 class ReplicaProcess:
     """Serves one engine to the other end of a channel until that is closed."""
 
-    def __init__(self, engine: Engine, channel: Channel, beat_interval_s: float) -> None:
+    def __init__(self, engine: Engine, channel: Channel, beat_interval_s: float, *, is_paused: bool) -> None:
         from rlserve.engine import EngineLoop
 
         self._channel = channel
         self._beat_interval_s = beat_interval_s
         self._ended = threading.Event()
+        if is_paused:
+            engine.pause()
         self._loop: EngineLoop = EngineLoop(engine)
+        self._orders = Orders(engine, self._loop, channel.send, is_paused=is_paused)
         self._streams = self._loop.subscribe_deltas()
         self._answers = self._loop.subscribe_answers()
 
@@ -89,7 +95,7 @@ class ReplicaProcess:
         """
         threads = [
             threading.Thread(target=self._run, args=(send,), name=send.__name__.strip("_"), daemon=True)
-            for send in (self._send_deltas, self._send_answers, self._send_beats)
+            for send in (self._send_deltas, self._send_answers, self._send_beats, self._orders.run)
         ]
         for thread in threads:
             thread.start()
@@ -100,6 +106,8 @@ class ReplicaProcess:
                         self._loop.submit(requests, self._streams if streamed else self._answers)
                     case Abort(request_ids=request_ids):
                         self._loop.abort(request_ids)
+                    case Order():
+                        self._orders.put(message)
         finally:
             self._ended.set()
 
@@ -130,9 +138,10 @@ class ReplicaProcess:
             self._channel.send(
                 Beat(
                     num_steps=stats.num_steps,
-                    has_work=engine.num_running + engine.num_waiting > 0,
+                    has_work=engine.num_running + engine.num_waiting > 0 and not self._orders.is_paused,
                     busy_s=stats.busy_s,
                     num_generated_tokens=engine.num_generated_tokens,
+                    weight_version=engine.weight_version,
                     metrics=vllm_metrics(engine),
                 )
             )
@@ -160,8 +169,13 @@ def main(descriptor: int, parent: int) -> int:
     from rlserve.engine import Engine
 
     try:
-        engine = Engine(start.model_path, start.engine)
+        engine = Engine(start.model_path, start.engine, load_weights=start.weight_version == 0)
+        if start.weight_version > 0:
+            engine.load_weights(start.weight_version, read_weights(Path(start.model_path), engine.spec))
     except UserError as error:
+        if start.weight_version > 0:  # a folder that was good once: this start has failed, the server has not
+            logger.error("the replica cannot load version %d: %s", start.weight_version, error)
+            return 1
         channel.send(Refused(message=str(error)))
         return error.exit_code
     channel.send(
@@ -173,7 +187,7 @@ def main(descriptor: int, parent: int) -> int:
         )
     )
     try:
-        ReplicaProcess(engine, channel, start.beat_interval_s).serve(messages)
+        ReplicaProcess(engine, channel, start.beat_interval_s, is_paused=start.is_paused).serve(messages)
     except (ConnectionError, WorkerFailedError) as error:
         logger.error("the replica ends: %s", error)
         return 1

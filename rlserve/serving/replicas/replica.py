@@ -12,10 +12,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.errors import UserError, WorkerLostError
-from rlserve.serving.replicas.messages import Beat, Message, News, Ready, Refused, Start
+from rlserve.serving.replicas.messages import Beat, Done, Message, News, Order, OrderAction, Ready, Refused, Start
 from rlserve.serving.replicas.speed import SpeedMeter
 from rlserve.serving.replicas.state import ReplicaState, Signs, check_move
 from rlserve.serving.replicas.wire import MessageReader, pack
@@ -47,6 +48,12 @@ class Replica:
         self.state = ReplicaState.LOST
         self.num_failed_starts = 0
         """In a row."""
+        self.weight_version = place.start.weight_version
+        """As of its last beat."""
+        self.start = place.start
+        """What its process is told when it is started next."""
+        self._orders: dict[int, asyncio.Future[Done]] = {}
+        self._order_numbers = count()
         self._place = place
         self._on_news = on_news
         self._clock = clock
@@ -102,11 +109,14 @@ class Replica:
         self._started_s, self._num_steps, self._speed = self._clock(), 0, SpeedMeter()
         stream, self._writer = await asyncio.open_connection(sock=ours)
         try:
-            self.send(self._place.start)
+            self.send(self.start)
             await self._listen(stream)
         finally:
             self._writer.close()
             self._writer = None
+            for future in self._orders.values():
+                if not future.done():
+                    future.set_exception(WorkerLostError(f"replica {self.name} was lost"))
 
     async def reap(self) -> None:
         """Wait for the end of the process, whose socket is closed."""
@@ -127,6 +137,25 @@ class Replica:
         if self._writer is None:
             raise WorkerLostError(f"replica {self.name} has no process")
         self._writer.write(pack(message))
+
+    async def order(self, action: OrderAction, *, model_path: str = "", weight_version: int = 0) -> Done:
+        """Have an order carried out, and wait for what became of it.
+
+        Raises:
+            WorkerLostError: there is no process, or it ended before.
+        """
+        number = next(self._order_numbers)
+        self._orders[number] = asyncio.get_running_loop().create_future()
+        try:
+            self.send(Order(number=number, action=action, model_path=model_path, weight_version=weight_version))
+            return await self._orders[number]
+        finally:
+            del self._orders[number]
+
+    def tell(self, action: OrderAction) -> None:
+        """Send an order that nobody waits for. Nothing where there is no process yet: :attr:`start` tells it."""
+        if self._writer is not None:
+            self.send(Order(number=next(self._order_numbers), action=action))
 
     def kill(self) -> None:
         """End the process at once."""
@@ -151,7 +180,11 @@ class Replica:
                 if message.num_steps != self._num_steps or not message.has_work:
                     self._num_steps, self._last_progress_s = message.num_steps, now
                 self._speed.note(message.num_generated_tokens, message.busy_s)
-                self.metrics = message.metrics
+                self.metrics, self.weight_version = message.metrics, message.weight_version
+            case Done():
+                future = self._orders.get(message.number)
+                if future is not None and not future.done():  # else nobody waits for it any more
+                    future.set_result(message)
             case Ready():
                 self.ready, self.num_failed_starts, self._last_progress_s = message, 0, now
                 self.move_to(ReplicaState.READY)

@@ -17,11 +17,22 @@ from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.engine.stats.metrics import Histogram
-from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.messages import (
+    Abort,
+    Beat,
+    Done,
+    Message,
+    News,
+    Order,
+    Ready,
+    Refused,
+    Start,
+    Submit,
+)
 
 _TOKENS, _DELTA = 0, 1
 _CLASSES: tuple[type[Any], ...] = (
-    *(Start, Submit, Abort, Ready, Refused, News, Beat),
+    *(Start, Submit, Abort, Order, Ready, Refused, News, Beat, Done),
     *(EngineConfig, Request, SamplingParams, StructuredOutput, RequestOutput, SampleOutput),
     Histogram,
 )

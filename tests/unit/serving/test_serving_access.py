@@ -12,8 +12,10 @@ from serving_fakes import KEY, fake_context
 from starlette.testclient import TestClient
 
 from rlserve.errors import ConfigurationError, UserError
-from rlserve.serving.config import AccessConfig, ServeConfig, ServedModelConfig
-from rlserve.serving.front.app import ROUTERS, create_app
+from rlserve.serving.admin.base import Operations
+from rlserve.serving.admin.door import read_admin_keys
+from rlserve.serving.config import AccessConfig, AdminConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.front.app import ADMIN_ROUTERS, ROUTERS, create_admin_app, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
 from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.server import check_tls
@@ -48,9 +50,39 @@ def test_every_route_demands_a_key(client: TestClient, method: str, path: str) -
     assert client.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code != 401
 
 
+def admin_routes() -> list[tuple[str, str]]:
+    """Method and path of every route of the admin listener."""
+    app = create_admin_app(fake_context(), Operations())
+    known = [route for router in (app.router, *ADMIN_ROUTERS) for route in router.routes if hasattr(route, "path")]
+    found = {(method, route.path) for route in known for method in route.methods}
+    assert {("POST", "/admin/weights"), ("GET", "/openapi.json")} <= found
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("method", "path"), admin_routes())
+def test_every_route_of_operators_demands_a_key_of_theirs(client: TestClient, method: str, path: str) -> None:
+    keys = Keys([hashlib.sha256(OTHER_KEY.encode()).digest()])
+    context = fake_context()
+    app = create_admin_app(context, Operations())
+    gate = Gate(app, keys, context.metrics, checks_host=False, open_paths=frozenset())
+    with TestClient(gate, raise_server_exceptions=False) as operator:
+        assert operator.request(method, path).status_code == 401
+        assert operator.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 401
+        assert operator.request(method, path, headers={"Authorization": f"Bearer {OTHER_KEY}"}).status_code != 401
+    if path.startswith("/admin"):
+        assert client.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 404
+
+
+def test_operators_need_a_key_on_every_address(tmp_path: Path) -> None:
+    assert len(read_admin_keys(AdminConfig(), {})) == 0
+    with pytest.raises(UserError, match=r"admin\.keys_file"):
+        read_admin_keys(AdminConfig(port=0), {"RLSERVE_API_KEYS": OTHER_KEY})
+    assert read_admin_keys(AdminConfig(port=0), {"RLSERVE_ADMIN_KEYS": OTHER_KEY}).admit(OTHER_KEY)
+
+
 def test_the_guide_names_every_route() -> None:
     guide = (Path(__file__).parents[3] / "docs/serving.md").read_text(encoding="utf-8")
-    paths = {path.removesuffix("/fake") for _, path in routes()} - {"/page.css", "/page.js"}
+    paths = {path.removesuffix("/fake") for _, path in [*routes(), *admin_routes()]} - {"/page.css", "/page.js"}
     assert [path for path in sorted(paths) if f"{path}`" not in guide] == []
 
 

@@ -20,7 +20,7 @@ from rlserve.errors import ConfigurationError, IllegalTransitionError, UserError
 from rlserve.pool.nvidia import Gpu
 from rlserve.serving.config import HealthConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
-from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.messages import Abort, Beat, Done, Message, News, Order, Ready, Refused, Start, Submit
 from rlserve.serving.replicas.places import environments, replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.replicas.replica import Replica, ReplicaPlace
@@ -71,6 +71,8 @@ def the_end(name: str) -> RequestDelta:
             streamed=True,
         ),
         Abort(request_ids=("a", "b")),
+        Order(number=1, action="swap", weight_version=2),
+        Done(number=1, error="no", pause_s=0.5),
         READY,
         Refused(message="no"),
         News(deltas=(delta("a", 3, [1], FinishReason.LENGTH), the_end("b"))),
@@ -79,6 +81,7 @@ def the_end(name: str) -> RequestDelta:
             has_work=True,
             busy_s=0.5,
             num_generated_tokens=9,
+            weight_version=2,
             metrics={"a": 1.0, "b": Histogram(bounds_s=(1.0,), counts=(1, 2), sum_s=3.0)},
         ),
     ],

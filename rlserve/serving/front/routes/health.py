@@ -47,9 +47,10 @@ async def health(request: Request, generate: int = 0) -> Response:
 
 @router.get("/ready", response_class=Response)
 async def ready(request: Request) -> Response:
-    """200 while new requests are welcome: not while the server starts, ends, or refuses."""
+    """200 while new requests are welcome: not while the server starts, ends, is drained or paused."""
     context = context_of(request)
-    if not context.draining.is_ready or context.pool.num_ready == 0:
+    draining = context.draining
+    if not draining.is_ready or draining.is_paused or context.pool.num_ready == 0:
         raise ApiError(503, "not ready")
     return Response()
 

@@ -1,0 +1,98 @@
+"""What an operator can do to whoever answers. Each is refused where it cannot be had."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from rlserve.serving.protocol.errors import ApiError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplicaStatus:
+    """How a replica stands."""
+
+    name: str
+    state: str
+    num_samples: int | None = None
+    """Answers that it has."""
+    weight_version: int | None = None
+    is_drained: bool = False
+    tokens_per_s: float | None = None
+    """While it was busy of late; None before it was."""
+    process_id: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewWeights:
+    """What became of new weights."""
+
+    weight_version: int
+    pause_s: float
+    """The longest that an engine made no step."""
+    num_replicas: int
+    """That have swapped them in. Others start anew with them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MovedGang:
+    """What became of a move."""
+
+    message: str
+
+
+class Operations:
+    """All of it, refused; implementations override what they can do."""
+
+    async def status(self) -> list[ReplicaStatus]:
+        """Of all replicas."""
+        raise NotImplementedError
+
+    async def pause(self) -> None:
+        """Let engines stand still between two steps; streams stay open.
+
+        Raises:
+            ApiError: this server cannot, or a replica did not.
+        """
+        _refuse("pause")
+
+    async def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        _refuse("resume")
+
+    async def load_weights(self, folder: Path) -> NewWeights:
+        """Load the weights in a folder into all replicas, under a new version.
+
+        Raises:
+            ApiError: this server cannot, or the folder is not good: all is as before.
+        """
+        _refuse("weights")
+
+    def drain(self, replica: str) -> None:
+        """Give a replica nothing new.
+
+        Raises:
+            ApiError: this server cannot, or there is no such replica.
+        """
+        _refuse("drain of one replica")
+
+    def undrain(self, replica: str) -> None:
+        """Call :meth:`drain` off."""
+        _refuse("undrain of one replica")
+
+    async def move(self, gang: str, role: str) -> MovedGang:
+        """Have a gang of a run change its role.
+
+        Args:
+            gang: its name, or that of one of its slots.
+            role: ``train`` or ``rollout``.
+
+        Raises:
+            ApiError: this server cannot, or the run refuses.
+        """
+        _refuse("move")
+
+
+def _refuse(what: str) -> NoReturn:
+    raise ApiError(501, f"{what}: this server cannot do that; docs/serving.md says which can")

@@ -1,0 +1,35 @@
+"""The admin listener: what is needed to open it, made and checked before anything is started."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rlserve.errors import UserError
+from rlserve.serving.config import AccessConfig, AdminConfig
+from rlserve.serving.keys import Keys, read_keys
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdminDoor:
+    """A socket that listens, and who is let in."""
+
+    listener: socket.socket
+    keys: Keys
+
+
+def read_admin_keys(config: AdminConfig, environment: Mapping[str, str] = os.environ) -> Keys:
+    """The keys of the admin listener.
+
+    Raises:
+        UserError: it is to listen, and has none, or they cannot be read.
+    """
+    keys = read_keys(AccessConfig(keys_file=config.keys_file, keys_variable=config.keys_variable), environment)
+    if config.port is not None and len(keys) == 0:
+        raise UserError(
+            f"admin.port={config.port} needs a key of its own, on every address: set admin.keys_file, or "
+            f"{config.keys_variable} in the environment"
+        )
+    return keys

@@ -1,0 +1,147 @@
+"""Operations on replicas that are processes of this server.
+
+New weights come in two phases, so that a folder which one replica refuses changes nothing anywhere:
+
+::
+
+    stage, all replicas, beside the running model ──► one refuses ──► discard, all as before
+                                                  └─► swap, each between two steps of its own
+                                                           └── a replica that was away or failed starts anew with them
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rlserve.errors import WorkerLostError
+from rlserve.serving.admin.base import NewWeights, Operations, ReplicaStatus
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.replicas.messages import Done, OrderAction
+from rlserve.serving.replicas.pool import ReplicaPool
+from rlserve.serving.replicas.replica import Replica
+from rlserve.serving.replicas.state import ReplicaState
+
+logger = logging.getLogger(__name__)
+
+_RUNNING = (ReplicaState.READY, ReplicaState.SUSPECT)
+
+
+class PoolOperations(Operations):
+    """
+    Args:
+        timeout_s: most time until all replicas have carried an order out.
+    """
+
+    def __init__(self, pool: ReplicaPool, *, timeout_s: float) -> None:
+        self._pool = pool
+        self._timeout_s = timeout_s
+        self._weight_version = 0
+        self._lock = asyncio.Lock()
+
+    async def status(self) -> list[ReplicaStatus]:
+        """Of all replicas, as of their last beats."""
+        return [
+            ReplicaStatus(
+                name=replica.name,
+                state=replica.state,
+                num_samples=self._pool.num_samples_of(replica.name),
+                weight_version=replica.weight_version,
+                is_drained=replica.name in self._pool.drained,
+                tokens_per_s=replica.tokens_per_s,
+                process_id=replica.process_id,
+            )
+            for replica in self._pool.replicas.values()
+        ]
+
+    async def pause(self) -> None:
+        """Replicas that start meanwhile stand still from their beginning."""
+        await self._stop_or_go(is_paused=True)
+
+    async def resume(self) -> None:
+        """Replicas go on where they stood."""
+        await self._stop_or_go(is_paused=False)
+
+    async def load_weights(self, folder: Path) -> NewWeights:
+        """Stage everywhere, then swap everywhere."""
+        async with self._lock:
+            running = self._running()
+            if not running:
+                raise ApiError(503, "no replica is ready to take weights", headers={"Retry-After": "5"})
+            staged = await self._stage(running, folder)
+            self._weight_version += 1
+            for replica in self._pool.replicas.values():
+                replica.start = replace(replica.start, model_path=str(folder), weight_version=self._weight_version)
+            swapped = await self._order(staged, "swap", weight_version=self._weight_version)
+            done = {replica.name: each for replica, each in zip(staged, swapped, strict=True) if _is_done(each)}
+            for replica in self._pool.replicas.values():
+                if replica.name not in done:
+                    logger.warning("replica %s starts anew with version %d", replica.name, self._weight_version)
+                    replica.kill()
+            logger.info("version %d of the weights comes from %s", self._weight_version, folder)
+            pause_s = max((each.pause_s for each in done.values() if isinstance(each, Done)), default=0.0)
+            return NewWeights(weight_version=self._weight_version, pause_s=pause_s, num_replicas=len(done))
+
+    def drain(self, replica: str) -> None:
+        """What the replica has ends there."""
+        self._pool.drained.add(self._known(replica))
+        logger.info("replica %s is drained", replica)
+
+    def undrain(self, replica: str) -> None:
+        """It gets requests again."""
+        self._pool.drained.discard(self._known(replica))
+        logger.info("replica %s takes requests again", replica)
+
+    def _known(self, name: str) -> str:
+        if name not in self._pool.replicas:
+            known = ", ".join(self._pool.replicas)
+            raise ApiError(404, f"there is no replica {name[:200]!r}; there are {known}", "replica")
+        return name
+
+    def _running(self) -> list[Replica]:
+        return [replica for replica in self._pool.replicas.values() if replica.state in _RUNNING]
+
+    async def _stop_or_go(self, *, is_paused: bool) -> None:
+        action: OrderAction = "pause" if is_paused else "resume"
+        async with self._lock:
+            for replica in self._pool.replicas.values():
+                replica.start = replace(replica.start, is_paused=is_paused)
+                if replica.state is ReplicaState.STARTING:
+                    replica.tell(action)  # it hears it when its engine is loaded
+            await self._order(self._running(), action)
+
+    async def _stage(self, running: Sequence[Replica], folder: Path) -> list[Replica]:
+        """Those that have the weights beside their model."""
+        results = await self._order(running, "stage", model_path=str(folder))
+        refused = next((each for each in results if isinstance(each, Done) and each.error is not None), None)
+        staged = [replica for replica, each in zip(running, results, strict=True) if _is_done(each)]
+        if refused is not None:
+            await self._order(staged, "discard")
+            raise ApiError(400, f"the weights are refused, and the old ones kept: {refused.error}", "path")
+        if not staged:
+            raise ApiError(503, "the replicas were lost meanwhile: nothing has changed", headers={"Retry-After": "5"})
+        return staged
+
+    async def _order(
+        self, replicas: Sequence[Replica], action: OrderAction, *, model_path: str = "", weight_version: int = 0
+    ) -> list[Done | WorkerLostError]:
+        """Have an order carried out by all at once; what became of it with each."""
+
+        async def one(replica: Replica) -> Done | WorkerLostError:
+            try:
+                return await replica.order(action, model_path=model_path, weight_version=weight_version)
+            except WorkerLostError as error:  # its successor is told when it starts
+                return error
+
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                return await asyncio.gather(*map(one, replicas))
+        except TimeoutError as error:
+            raise ApiError(503, f"{action}: not done after {self._timeout_s:g} s") from error
+
+
+def _is_done(result: Done | WorkerLostError) -> bool:
+    return isinstance(result, Done) and result.error is None
