@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
+from rlserve.serving.scaling.config import ScalingConfig
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
 
@@ -221,17 +223,25 @@ class ServeConfig:
     health: HealthConfig = field(default_factory=HealthConfig)
     drain: DrainConfig = field(default_factory=DrainConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
 
     @property
     def model_name(self) -> str:
         """What clients call the model."""
         return self.model.name or self.model.path
 
+    @property
+    def _most_replicas(self) -> float:
+        """That may be asked for at first."""
+        most = self.scaling.max_replicas if self.scaling.enabled else None
+        return math.inf if most is None else most
+
     def __post_init__(self) -> None:
         check_fields(
             self,
             {
                 "port": 0 <= self.port < 2**16 or "must be from 0 to 65535",
-                "num_replicas": self.num_replicas >= 1 or "must be at least 1",
+                "num_replicas": 1 <= self.num_replicas <= self._most_replicas
+                or ("must be at least 1" if self.num_replicas < 1 else "must be at most scaling.max_replicas"),
             },
         )

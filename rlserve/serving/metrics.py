@@ -77,6 +77,10 @@ class ServerMetrics:
             registry=registry,
         )
 
+    def register(self, collector: Collector) -> None:
+        """Have what another part counts rendered, too."""
+        self._registry.register(collector)
+
     def count_end(self, finished_reason: str) -> None:
         """An answer has ended."""
         self._success.labels(self._model_name, finished_reason).inc()

@@ -40,6 +40,9 @@ from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.replicas.places import replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.routing.factory import create_policy
+from rlserve.serving.scaling.config import ScalingConfig
+from rlserve.serving.scaling.scaler import Scaler
+from rlserve.serving.scaling.targets import TargetTracking
 from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.serving.text.vocabulary import Vocabulary
 
@@ -123,7 +126,13 @@ def _listen(host: str, port: int) -> socket.socket:
 async def _serve(
     config: ServeConfig, model_path: Path, keys: Keys, listener: socket.socket, admin: AdminDoor | None
 ) -> int:
-    pool = ReplicaPool(replica_places(config, str(model_path)), create_policy(config.routing), config.health)
+    pool = ReplicaPool(
+        replica_places(config, str(model_path)),
+        create_policy(config.routing),
+        config.health,
+        num_wanted=config.num_replicas,
+        drain_timeout_s=config.scaling.drain_timeout_s,
+    )
     context = create_context(config, model_path, keys, pool)
     operations = PoolOperations(pool, timeout_s=config.health.start_timeout_s)
     async with pool.running():
@@ -132,10 +141,26 @@ async def _serve(
         with _signals(ending.set):
             if not await _first_of(pool.wait_ready(), ending.wait()):
                 return 0
-            async with listening(context, listener), administering(context, admin, operations):
+            async with (
+                scaling(config.scaling, pool, context.metrics),
+                listening(context, listener),
+                administering(context, admin, operations),
+            ):
                 await _first_of(pool.wait_failed(), ending.wait())
                 await drain(context)
     return 0
+
+
+@contextlib.asynccontextmanager
+async def scaling(config: ScalingConfig, pool: ReplicaPool, metrics: ServerMetrics) -> AsyncIterator[None]:
+    """Replicas come and go by load while the context is open, if the configuration says so."""
+    if not config.enabled:
+        yield
+        return
+    scaler = Scaler(TargetTracking(config), pool, interval_s=config.interval_s)
+    metrics.register(scaler)
+    async with scaler.running():
+        yield
 
 
 def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Replicas) -> ServerContext:

@@ -46,11 +46,7 @@ class ServedModel:
 
     def replica_processes(self) -> list[psutil.Process]:
         """Of each replica, in the order of their start."""
-        found = [
-            child
-            for child in psutil.Process(self.process.pid).children()
-            if any("rlserve.serving.replicas.process" in word for word in child.cmdline())
-        ]
+        found = [child for child in psutil.Process(self.process.pid).children() if _is_replica(child)]
         return sorted(found, key=lambda child: child.create_time())
 
     def metric(self, name: str) -> float:
@@ -72,6 +68,14 @@ class ServedModel:
         """SIGTERM; the exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
+
+
+def _is_replica(process: psutil.Process) -> bool:
+    """Whether it is the process of a replica, and has not ended."""
+    try:
+        return any("rlserve.serving.replicas.process" in word for word in process.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from rlserve.serving.replicas.replica import ReplicaPlace
 
 
 def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, ...]:
-    """The place of each replica on this machine.
+    """The place of each replica on this machine; with scaling, of as many as there may ever be.
 
     Raises:
         UserError: there are too few GPUs.
@@ -35,16 +35,20 @@ def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, 
 
 def environments(config: ServeConfig, gpus: Sequence[Gpu], num_processors: int) -> list[Mapping[str, str]]:
     """Environment variables of each replica: GPUs of its own, or its share of the processors' threads."""
-    if not gpus:
-        num_threads = max(num_processors // config.num_replicas, 1)
-        return [{**thread_environment(num_threads), VISIBLE_DEVICES: ""}] * config.num_replicas
     size = config.engine.tensor_parallel_size
-    if len(gpus) < config.num_replicas * size:
+    key, most = "num_replicas", config.num_replicas
+    if config.scaling.enabled and config.scaling.max_replicas is not None:
+        key, most = "scaling.max_replicas", config.scaling.max_replicas
+    elif config.scaling.enabled:
+        most = max(most, len(gpus) // size if gpus else num_processors // 2)
+    if not gpus:
+        return [{**thread_environment(max(num_processors // most, 1)), VISIBLE_DEVICES: ""}] * most
+    if len(gpus) < most * size:
         raise UserError(
-            f"num_replicas={config.num_replicas} with engine.tensor_parallel_size={size} need "
-            f"{config.num_replicas * size} GPUs, and {len(gpus)} can be seen: ask for fewer"
+            f"{key}={most} with engine.tensor_parallel_size={size} need "
+            f"{most * size} GPUs, and {len(gpus)} can be seen: ask for fewer"
         )
     return [
         {VISIBLE_DEVICES: ",".join(gpu.uuid for gpu in gpus[number * size : (number + 1) * size])}
-        for number in range(config.num_replicas)
+        for number in range(most)
     ]

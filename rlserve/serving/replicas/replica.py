@@ -45,6 +45,8 @@ class Replica:
         """What its engine can take; None until it was ready for the first time."""
         self.metrics: Mapping[str, float | Histogram] = {}
         """As of its last beat."""
+        self.busy_s = 0.0
+        """That its engine has computed, as of its last beat."""
         self.state = ReplicaState.LOST
         self.num_failed_starts = 0
         """In a row."""
@@ -170,7 +172,7 @@ class Replica:
                     self._take(message)
 
     def _take(self, message: Message) -> None:
-        if self.state in (ReplicaState.LOST, ReplicaState.STOPPED):
+        if self.state in (ReplicaState.LOST, ReplicaState.IDLE, ReplicaState.STOPPED):
             return  # what its process said before it was given up
         now = self._last_beat_s = self._clock()
         match message:
@@ -180,7 +182,8 @@ class Replica:
                 if message.num_steps != self._num_steps or not message.has_work:
                     self._num_steps, self._last_progress_s = message.num_steps, now
                 self._speed.note(message.num_generated_tokens, message.busy_s)
-                self.metrics, self.weight_version = message.metrics, message.weight_version
+                self.metrics, self.busy_s = message.metrics, message.busy_s
+                self.weight_version = message.weight_version
             case Done():
                 future = self._orders.get(message.number)
                 if future is not None and not future.done():  # else nobody waits for it any more

@@ -17,6 +17,10 @@ class ReplicaState(StrEnum):
     READY = "ready"
     SUSPECT = "suspect"
     """Without a sign of life for a while: it keeps what it has."""
+    DRAINING = "draining"
+    """Not wanted any more: it gets nothing new, and ends once its answers have."""
+    IDLE = "idle"
+    """Not wanted: it has no process."""
     LOST = "lost"
     """Its process is gone; what it had goes on elsewhere. Another is started in its place after a pause."""
     FAILED = "failed"
@@ -26,10 +30,16 @@ class ReplicaState(StrEnum):
 
 
 _MOVES: dict[ReplicaState, frozenset[ReplicaState]] = {
-    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.LOST, ReplicaState.STOPPED}),
-    ReplicaState.READY: frozenset({ReplicaState.SUSPECT, ReplicaState.LOST, ReplicaState.STOPPED}),
-    ReplicaState.SUSPECT: frozenset({ReplicaState.READY, ReplicaState.LOST, ReplicaState.STOPPED}),
-    ReplicaState.LOST: frozenset({ReplicaState.STARTING, ReplicaState.FAILED, ReplicaState.STOPPED}),
+    ReplicaState.STARTING: frozenset({ReplicaState.READY, ReplicaState.IDLE, ReplicaState.LOST, ReplicaState.STOPPED}),
+    ReplicaState.READY: frozenset(
+        {ReplicaState.SUSPECT, ReplicaState.DRAINING, ReplicaState.LOST, ReplicaState.STOPPED}
+    ),
+    ReplicaState.SUSPECT: frozenset(
+        {ReplicaState.READY, ReplicaState.DRAINING, ReplicaState.LOST, ReplicaState.STOPPED}
+    ),
+    ReplicaState.DRAINING: frozenset({ReplicaState.READY, ReplicaState.IDLE, ReplicaState.LOST, ReplicaState.STOPPED}),
+    ReplicaState.IDLE: frozenset({ReplicaState.STARTING, ReplicaState.STOPPED}),
+    ReplicaState.LOST: frozenset({ReplicaState.STARTING, ReplicaState.IDLE, ReplicaState.FAILED, ReplicaState.STOPPED}),
     ReplicaState.FAILED: frozenset({ReplicaState.STOPPED}),
     ReplicaState.STOPPED: frozenset(),
 }
@@ -58,13 +68,15 @@ def judge(signs: Signs, now_s: float, config: HealthConfig) -> tuple[ReplicaStat
         if now_s - signs.started_s > config.start_timeout_s:
             return ReplicaState.LOST, f"not loaded after health.start_timeout_s={config.start_timeout_s:g}"
         return signs.state, ""
-    if signs.state not in (ReplicaState.READY, ReplicaState.SUSPECT):
+    if signs.state not in (ReplicaState.READY, ReplicaState.SUSPECT, ReplicaState.DRAINING):
         return signs.state, ""
     silent_s = now_s - signs.last_beat_s
     if silent_s > config.lost_after_s:
         return ReplicaState.LOST, f"no sign of life for {silent_s:.1f} s"
     if now_s - signs.last_progress_s > config.stuck_after_s:
         return ReplicaState.LOST, f"work and no step for health.stuck_after_s={config.stuck_after_s:g}"
+    if signs.state is ReplicaState.DRAINING:
+        return signs.state, ""
     if silent_s > config.suspect_after_s:
         return ReplicaState.SUSPECT, f"no sign of life for {silent_s:.1f} s"
     return ReplicaState.READY, ""

@@ -14,10 +14,14 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from replica_fakes import make_pool
 
 from rlserve.engine.stats.engine_stats import EngineStats
 from rlserve.engine.stats.metrics import HistogramCounter, vllm_metrics
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.scaling.config import ScalingConfig
+from rlserve.serving.scaling.scaler import Scaler
+from rlserve.serving.scaling.targets import TargetTracking
 
 FOLDER = Path(__file__).parents[3] / "launch" / "monitoring"
 DASHBOARD = FOLDER / "grafana_serving.json"
@@ -40,6 +44,8 @@ def exported() -> dict[str, set[str]]:
         engines={"0": engine}, level=0, num_live_samples=0, num_ready_replicas=1, num_failovers=0, num_lost_replicas=0
     )
     metrics = ServerMetrics("m", lambda: numbers)
+    pool, _ = make_pool()
+    metrics.register(Scaler(TargetTracking(ScalingConfig()), pool, interval_s=1))
     metrics.count_end("stop")
     metrics.count_rejection("load")
     metrics.count_request("/v1/completions", "POST", 200, 1.0)
