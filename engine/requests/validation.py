@@ -118,7 +118,7 @@ def _sampling_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str
     if not isinstance(sampling.ignore_eos, bool):
         yield f"ignore_eos must be True or False, got {shown(sampling.ignore_eos)}"
     if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
-        yield f"at most {MAX_STOP_TOKEN_IDS} stop_token_ids can be given, got {len(sampling.stop_token_ids)}"
+        yield f"stop_token_ids can be at most {MAX_STOP_TOKEN_IDS}, got {len(sampling.stop_token_ids)}"
     yield from _token_problems("stop_token_ids", sampling.stop_token_ids, limits.vocab_size)
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
 from served import ServedModel, served_twice
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+
+from serving_parts.hostile_requests import find_fault, hostile_requests
+
 PROMPT = "12+34="
+NUM_DRAWN = 600
+"""The benchmark sends ten thousand."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +81,21 @@ def test_each_hostile_body_gets_its_own_error(server: ServedModel) -> None:
                 assert error["code"] == answer.status_code
         assert client.post("/v1/completions", json=good).json()["choices"] == before
     assert len(server.replica_processes()) == 2
+
+
+def test_drawn_hostile_requests_get_the_error_that_they_deserve(server: ServedModel) -> None:
+    good = {"prompt": PROMPT, "max_tokens": 20, "temperature": 0}
+    pids = [process.pid for process in server.replica_processes()]
+    with server.http() as client:
+        before = client.post("/v1/completions", json=good).json()["choices"]
+        for request in islice(hostile_requests(seed=7), NUM_DRAWN):
+            kind = {"Content-Type": request.content_type} if request.content_type else {}
+            headers = {**kind, **request.headers}
+            answer = client.request(request.method, request.path, content=request.body, headers=headers)
+            fault = find_fault(request, answer.status_code, answer.content)
+            assert fault is None, (request.method, request.path, request.body[:200])
+        assert client.post("/v1/completions", json=good).json()["choices"] == before
+    assert [process.pid for process in server.replica_processes()] == pids
 
 
 def test_large_bodies_and_other_types_are_refused(server: ServedModel) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 from rlserve.errors import DeadlineExceededError, UserError
 from rlserve.serving.front.context import ServerContext
@@ -13,6 +15,8 @@ from rlserve.serving.protocol.errors import ApiError
 
 _MANY_CHARS = 4096
 """A text longer than this is tokenised in another thread: others' streams go on meanwhile."""
+_TOKENISERS = ThreadPoolExecutor(2, thread_name_prefix="tokenise")
+"""Few: each keeps as much memory as its longest text took."""
 _NUM_AFFINITY_TOKENS = 64
 
 
@@ -21,7 +25,8 @@ async def encode(context: ServerContext, text: str, *, add_special_tokens: bool)
     vocabulary = context.vocabulary
     if len(text) < _MANY_CHARS:
         return vocabulary.encode(text, add_special_tokens=add_special_tokens)
-    return await asyncio.to_thread(vocabulary.encode, text, add_special_tokens=add_special_tokens)
+    work = partial(vocabulary.encode, text, add_special_tokens=add_special_tokens)
+    return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work)
 
 
 async def encode_conversation(context: ServerContext, asked: ChatRequest) -> tuple[int, ...]:
@@ -59,8 +64,20 @@ def affinity_of_messages(messages: Sequence[Message], session: str | None) -> st
     return digest.hexdigest()
 
 
-def max_tokens_of(context: ServerContext, asked: int | None, default: int | None, num_prompt_tokens: int) -> int:
+def max_tokens_of(
+    context: ServerContext,
+    asked: int | None,
+    default: int | None,
+    num_prompt_tokens: int,
+    *,
+    name: str = "max_tokens",
+    prompt: str = "prompt",
+) -> int:
     """Most tokens of an answer: what is asked for, or ``default``, or what the model has room for.
+
+    Args:
+        name: by which it was asked for.
+        prompt: the parameter that the prompt came in.
 
     Raises:
         ApiError: the prompt is too long, or leaves no room for what is asked for.
@@ -69,13 +86,13 @@ def max_tokens_of(context: ServerContext, asked: int | None, default: int | None
     room = longest - num_prompt_tokens
     if room < 1:
         message = f"the prompt has {num_prompt_tokens} tokens, and prompt plus answer may have {longest}"
-        raise ApiError(400, message, "prompt")
+        raise ApiError(400, message, prompt)
     if asked is None:
         return room if default is None else min(default, room)
     if asked > room:
         message = (
-            f"max_tokens={asked} and the {num_prompt_tokens} tokens of the prompt are more than the {longest} that "
+            f"{name}={asked} and the {num_prompt_tokens} tokens of the prompt are more than the {longest} that "
             f"fit: ask for {room} at most"
         )
-        raise ApiError(400, message, "max_tokens")
+        raise ApiError(400, message, name)
     return asked

@@ -11,7 +11,7 @@ from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, SamplingFields, check_num_logprobs
 from rlserve.serving.protocol.tools import MAX_TOOLS, NamedTool, ToolChoice, ToolSpec
-from rlserve.serving.tool_parsers.choice import AUTO, NONE
+from rlserve.serving.tool_parsers.choice import AUTO, NONE, REQUIRED
 
 _OWN_ARGUMENTS = frozenset(
     {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
@@ -94,10 +94,16 @@ class ChatRequest(SamplingFields):
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
         check_num_logprobs("top_logprobs", self.top_logprobs, limits)
+        if self.max_completion_tokens is not None and self.max_completion_tokens < 1:
+            raise ApiError(400, "max_completion_tokens must be at least 1", "max_completion_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
         if not self.tools and self.wanted_calls not in (NONE, AUTO):
             raise ApiError(400, "tool_choice needs tools", "tool_choice")
+        if isinstance(self.tool_choice, NamedTool) and self.wanted_calls not in {
+            spec.function.name for spec in self.tools or ()
+        } - {NONE, AUTO, REQUIRED}:
+            raise ApiError(400, "tool_choice must name one of the tools, or be auto, none or required", "tool_choice")
         if self.goes_on and self.add_generation_prompt:
             raise ApiError(400, "continue_final_message needs add_generation_prompt=false", "continue_final_message")
         if self.reasoning_effort is not None:

@@ -64,7 +64,7 @@ BAD_SAMPLING: list[tuple[dict[str, Any], str]] = [
     ({"stop": "end"}, "stop must be"),
     ({"stop": ("end",)}, "stop strings, bad words and structured outputs need a tokenizer"),
     ({"stop_token_ids": (VOCAB_SIZE,)}, "stop_token_ids has 96"),
-    ({"stop_token_ids": tuple(range(VOCAB_SIZE)) * 3}, "at most 256 stop_token_ids"),
+    ({"stop_token_ids": tuple(range(VOCAB_SIZE)) * 3}, "stop_token_ids can be at most 256"),
     ({"stop_token_ids": 7}, "malformed request"),
     ({"stop_token_ids": {7}}, "stop_token_ids must be a tuple or a list, got set"),
     ({"allowed_token_ids": torch.tensor([1, 2])}, "allowed_token_ids must be a tuple or a list, got Tensor"),

@@ -81,6 +81,8 @@ def test_the_engine_is_told_the_form(path: str, asked: dict[str, Any], expected:
         ({"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}}, "structured_outputs"),
         ({"tools": [ADD], "structured_outputs": {"regex": "a"}}, "tool_choice"),
         ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "later"}}}, "tool_choice"),
+        ({"tools": [ADD], "tool_choice": {"type": "function", "function": {"name": "none"}}}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "none"}}}, "tool_choice"),
         ({"tools": [ADD], "tool_choice": "any"}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {"name": "two words"}}]}, "tools"),
         ({"tools": [NOW] * 129}, "tools"),

@@ -138,6 +138,10 @@ def test_parts_of_a_message_are_its_text(client: TestClient, pool: FakePool) -> 
         ("/v1/completions", {"prompt": ""}, "prompt", 400),
         ("/v1/completions", {"prompt": "a" * 100}, "prompt", 400),
         ("/v1/completions", {"prompt": ["a"] * 2000}, "prompt", 400),
+        ("/v1/completions", {"prompt": "a", "stop_token_ids": [1] * 300}, "stop_token_ids", 400),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 100}]}, "messages", 400),
+        ("/v1/chat/completions", {"max_completion_tokens": 1000}, "max_completion_tokens", 400),
+        ("/v1/chat/completions", {"max_completion_tokens": 0}, "max_completion_tokens", 400),
     ],
 )
 def test_what_cannot_be_had_names_its_parameter(

@@ -46,10 +46,11 @@ async def chat(request: Request) -> Response:
     prompt = await encode_conversation(context, asked)
     if not prompt:
         raise ApiError(400, "the chat template makes no text of this conversation", "messages")
-    wanted = asked.max_tokens if asked.max_completion_tokens is None else asked.max_completion_tokens
+    name = "max_tokens" if asked.max_completion_tokens is None else "max_completion_tokens"
+    wanted = getattr(asked, name)
     sampling = to_sampling_params(
         asked,
-        max_tokens=max_tokens_of(context, wanted, None, len(prompt)),
+        max_tokens=max_tokens_of(context, wanted, None, len(prompt), name=name, prompt="messages"),
         end_token_ids=context.end_token_ids,
         num_logprobs=asked.num_logprobs or 0,
         prompt_logprobs=asked.prompt_logprobs,

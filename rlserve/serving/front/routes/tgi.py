@@ -79,7 +79,9 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
         raise ApiError(422, "inputs cannot be empty", "inputs")
     wanted = asked.parameters.max_new_tokens
     sampling = asked.sampling(
-        max_tokens=max_tokens_of(context, wanted, DEFAULT_MAX_NEW_TOKENS, len(prompt)),
+        max_tokens=max_tokens_of(
+            context, wanted, DEFAULT_MAX_NEW_TOKENS, len(prompt), name="max_new_tokens", prompt="inputs"
+        ),
         end_token_ids=context.end_token_ids,
     )
     engine_request = engine.Request(id=new_answer_id("tgi"), prompt_token_ids=prompt, sampling=sampling)
