@@ -242,7 +242,8 @@ class Generation:
         if plan.started:
             now_s = self._clock()
             for owner in plan.started:
-                self.latencies.queue_time.observe(now_s - owner.arrival_s)
+                owner.queue_time_s = now_s - owner.arrival_s
+                self.latencies.queue_time.observe(owner.queue_time_s)
         return plan
 
     def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
@@ -281,7 +282,10 @@ class Generation:
         now_s, last_token_s_B = self._clock(), self._table.last_token_s[rows_B]
         self.latencies.observe_tokens(now_s, last_token_s_B)
         for row in rows_B[last_token_s_B == NO_TIME].tolist():
-            self.latencies.time_to_first_token.observe(now_s - self._table.sequence(row).owner.arrival_s)
+            owner = self._table.sequence(row).owner
+            if owner.time_to_first_token_s is None:
+                owner.time_to_first_token_s = now_s - owner.arrival_s
+            self.latencies.time_to_first_token.observe(now_s - owner.arrival_s)
         self._table.last_token_s[rows_B] = now_s
 
     def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
@@ -362,6 +366,8 @@ def _output(owner: RequestState) -> RequestOutput:
         samples=tuple(owner.outputs[index] for index in sorted(owner.outputs)),
         error=owner.error,
         num_cached_tokens=owner.num_cached_tokens,
+        queue_time_s=owner.queue_time_s,
+        time_to_first_token_s=owner.time_to_first_token_s,
         prompt_log_probs=prompt_log_probs,
         prompt_top_log_probs=prompt_top_log_probs,
     )

@@ -199,6 +199,10 @@ class RequestOutput:
     and where the request ended before its prompt was computed."""
     prompt_top_log_probs: tuple[TopLogProbs, ...] = ()
     """The likeliest tokens at each position of the prompt; nothing at the first."""
+    queue_time_s: float | None = field(default=None, compare=False)
+    """From its arrival at the engine until its first sample was scheduled; None where none was."""
+    time_to_first_token_s: float | None = field(default=None, compare=False)
+    """From its arrival at the engine."""
 
     @property
     def finished(self) -> bool:

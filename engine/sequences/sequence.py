@@ -63,6 +63,9 @@ class RequestState:
     outputs: dict[int, SampleOutput] = field(default_factory=dict)
     """Ended samples by index."""
     num_cached_tokens: int = 0
+    queue_time_s: float | None = None
+    """From its arrival until its first sample was scheduled."""
+    time_to_first_token_s: float | None = None
     has_started: bool = False
     """One of its samples has had a row."""
     error: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -43,7 +42,9 @@ def run(arguments: Sequence[str]) -> int:
     from rlserve.config.serving import load_serving
 
     config = load_serving(source, overrides)
-    _log_to_stderr()
+    from rlserve.tracking.json_log import log_to_stderr
+
+    log_to_stderr(config.log_format)
     from rlserve.serving.server import serve
 
     with _model_folder(config, parsed.output_dir) as folder:
@@ -78,12 +79,6 @@ def _model_folder(config: ServeConfig, output_dir: str) -> Iterator[Path]:
         return
     with whole_model(replace(checkpoint, model_path=checkpoint.model_path.absolute())) as folder:
         yield folder
-
-
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("rlserve").setLevel(logging.INFO)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -205,6 +205,29 @@ class DegradationConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TracingConfig:
+    """OpenTelemetry traces: one span a request. Needs ``rlserve[tracing]``."""
+
+    endpoint: str | None = None
+    """Of a collector that takes OTLP over HTTP, as ``http://127.0.0.1:4318``; None traces nothing. Headers for it stand
+    in ``OTEL_EXPORTER_OTLP_HEADERS``."""
+    service_name: str = "rlserve"
+    """``service.name`` of the spans."""
+    sample_ratio: float = 1.0
+    """Share of the requests that are traced. Where a client sends ``traceparent``, that says whether its own are."""
+
+    def __post_init__(self) -> None:
+        has_scheme = self.endpoint is None or self.endpoint.startswith(("http://", "https://"))
+        check_fields(
+            self,
+            {
+                "endpoint": has_scheme or "must begin with http:// or https://",
+                "sample_ratio": 0 <= self.sample_ratio <= 1 or "must be from 0 to 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Everything that a server is made of."""
 
@@ -224,6 +247,9 @@ class ServeConfig:
     drain: DrainConfig = field(default_factory=DrainConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
+    log_format: Literal["text", "json"] = "text"
+    """``json``: one object a line, with ``request_id``, ``replica`` and ``weight_version`` where they are known."""
 
     @property
     def model_name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
-from rlserve.serving.config import AccessConfig, AdminConfig, DegradationConfig, LimitsConfig
+from rlserve.serving.config import AccessConfig, AdminConfig, DegradationConfig, LimitsConfig, TracingConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,7 @@ class RunServerConfig:
     admin: AdminConfig = field(default_factory=AdminConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
+    tracing: TracingConfig = field(default_factory=TracingConfig)
 
     def __post_init__(self) -> None:
         check_fields(

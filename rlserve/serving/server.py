@@ -36,6 +36,7 @@ from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
 from rlserve.serving.keys import Keys, check_access, read_keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.observing.tracing import create_tracing
 from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.replicas.places import replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
@@ -199,6 +200,7 @@ def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Repl
         end_token_ids=ends.added,
         metrics=ServerMetrics(config.model_name, live_numbers),
         started_s=int(time.time()),
+        tracing=create_tracing(config.tracing, config.model_name),
     )
 
 
@@ -223,10 +225,15 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
     """Answer HTTP while the context is open."""
     config = context.config
     checks_host = len(context.keys) == 0 and not config.access.insecure
-    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=checks_host)
+    app, tracing = create_app(context), context.tracing
+    gate = Gate(app, context.keys, context.metrics, checks_host=checks_host, tracing=tracing)
     logger.info("serving %s on %s", config.model_name, address_of(config, listener))
-    async with _answering(gate, config, listener):
-        yield
+    try:
+        async with _answering(gate, config, listener):
+            yield
+    finally:
+        if tracing is not None:
+            await asyncio.to_thread(tracing.close)
 
 
 @contextlib.asynccontextmanager

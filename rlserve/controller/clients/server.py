@@ -146,6 +146,7 @@ def serve_config(config: RunConfig) -> ServeConfig:
         limits=replace(server.limits, max_n=min(server.limits.max_n, num_places)),
         drain=DrainConfig(timeout_s=server.drain_timeout_s),
         degradation=server.degradation,
+        tracing=server.tracing,
     )
 
 

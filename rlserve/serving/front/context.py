@@ -12,6 +12,7 @@ from rlserve.serving.config import ServeConfig
 from rlserve.serving.degradation import Level, Load, level_of
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
+from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.text.conversation import ConversationRenderer
@@ -47,6 +48,8 @@ class ServerContext:
     metrics: ServerMetrics
     started_s: int
     """Unix time."""
+    tracing: Tracing | None = None
+    """None traces nothing."""
     draining: Draining = field(default_factory=Draining)
 
     @property

@@ -18,7 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rlserve.serving.config import LOOPBACK_HOSTS
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
+from rlserve.serving.observing.record import GENERATION_RECORD, GenerationRecord
+from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.tracking.json_log import REQUEST_FIELDS, RequestFields
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +37,7 @@ class Gate:
         app: what is behind it.
         keys: with none, only hosts of this machine are answered: a page in a browser that has its own name point
             here is not.
+        tracing: None traces nothing.
     """
 
     def __init__(
@@ -44,12 +48,14 @@ class Gate:
         *,
         checks_host: bool,
         open_paths: frozenset[str] = OPEN_PATHS,
+        tracing: Tracing | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
         self._metrics = metrics
         self._checks_host = checks_host
         self._open_paths = open_paths
+        self._tracing = tracing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -57,6 +63,11 @@ class Gate:
             return
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
+        # The server answers each request in a task of its own, whose variables end with it.
+        fields = RequestFields(request_id=request_id)
+        REQUEST_FIELDS.set(fields)
+        record = GenerationRecord() if self._tracing is not None else None
+        GENERATION_RECORD.set(record)
         start, status = time.perf_counter(), 500
 
         async def send_named(message: Message) -> None:
@@ -72,7 +83,11 @@ class Gate:
             else:
                 await self._app(scope, receive, send_named)
         finally:
-            self._record(scope, request_id, status, time.perf_counter() - start)
+            seconds = time.perf_counter() - start
+            self._record(scope, request_id, status, seconds)
+            if self._tracing is not None and record is not None:
+                route = getattr(scope.get("route"), "path", None)
+                self._tracing.finish(route, headers, record, fields, status=status, seconds=seconds)
 
     def _find_refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
         if self._checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:

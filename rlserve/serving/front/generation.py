@@ -13,9 +13,11 @@ from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import Limits, find_problem
 from rlserve.serving.degradation import Level
 from rlserve.serving.front.context import ServerContext
+from rlserve.serving.observing.record import GENERATION_RECORD
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import problem_error
 from rlserve.serving.replicas.live_request import RequestGroup
+from rlserve.tracking.json_log import REQUEST_FIELDS
 
 
 def new_answer_id(prefix: str) -> str:
@@ -54,16 +56,33 @@ class Generation:
         async with self._open(streamed=True) as group:
             while news := await group.next():
                 if is_first:
-                    metrics.time_to_first_token.observe(time.perf_counter() - self.arrived_s)
-                    is_first = False
+                    first_s, is_first = time.perf_counter() - self.arrived_s, False
+                    metrics.time_to_first_token.observe(first_s)
+                    if (record := GENERATION_RECORD.get()) is not None:
+                        record.time_to_first_token_s = first_s
                 self._count([delta.output for _, delta in news if delta.output is not None])
                 yield news
 
     @asynccontextmanager
     async def _open(self, *, streamed: bool) -> AsyncIterator[RequestGroup]:
         async with self.context.pool.open(self.requests, self.affinity, streamed=streamed) as group:
-            yield group
+            try:
+                yield group
+            finally:
+                self._note(group)
         self.context.metrics.e2e_latency.observe(time.perf_counter() - self.arrived_s)
+
+    def _note(self, group: RequestGroup) -> None:
+        """For the log and the trace."""
+        outputs = [live.output for live in group.lives if live.output is not None]
+        if (fields := REQUEST_FIELDS.get()) is not None:
+            names = {live.replica for live in group.lives if live.replica is not None}
+            versions = [sample.tokens.weight_versions for output in outputs for sample in output.samples]
+            fields.replica = ",".join(sorted(names)) or None
+            fields.weight_version = max((int(each[-1]) for each in versions if len(each)), default=None)
+        if (record := GENERATION_RECORD.get()) is not None:
+            record.requests, record.outputs = self.requests, outputs
+            record.num_failovers = sum(live.num_failovers for live in group.lives)
 
     def _count(self, outputs: Sequence[RequestOutput]) -> None:
         for output in outputs:

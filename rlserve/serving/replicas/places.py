@@ -28,7 +28,7 @@ def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, 
         engine = replace(engine, deterministic=True)
     start = Start(model_path=model_path, engine=engine, beat_interval_s=config.health.beat_interval_s)
     return tuple(
-        ReplicaPlace(name=str(number), start=start, environment=environment)
+        ReplicaPlace(name=str(number), start=start, environment=environment, log_format=config.log_format)
         for number, environment in enumerate(environments(config, gpus, num_processors))
     )
 

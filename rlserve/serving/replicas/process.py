@@ -32,6 +32,7 @@ from rlserve.processes import end_with_parent
 from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Order, Ready, Refused, Start, Submit
 from rlserve.serving.replicas.orders import Orders, read_weights
 from rlserve.serving.replicas.wire import MessageReader, pack
+from rlserve.tracking.json_log import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from rlserve.engine import Engine, EngineLoop
@@ -152,15 +153,13 @@ def _ends(outputs: Sequence[RequestOutput]) -> tuple[RequestDelta, ...]:
     return tuple(RequestDelta(request_id=output.request_id, samples=(), output=output) for output in outputs)
 
 
-def main(descriptor: int, parent: int) -> int:
+def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> int:
     """Serve behind the socket with this file descriptor; returns the exit code."""
     end_with_parent(parent)
     # Who ends all processes of a service at once means the front: it ends this one when its answers have ended.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    logging.getLogger().setLevel(logging.WARNING)
-    logging.getLogger("rlserve").setLevel(logging.INFO)
+    log_to_stderr(log_format, {"replica": replica})
     channel = Channel(socket.socket(fileno=descriptor))
     messages = channel.receive()
     start = next(messages, None)
@@ -196,4 +195,4 @@ def main(descriptor: int, parent: int) -> int:
 
 if __name__ == "__main__":
     # At once: what the engine has under way nobody waits for any more.
-    os._exit(main(int(sys.argv[1]), int(sys.argv[2])))
+    os._exit(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], "json" if sys.argv[4] == "json" else "text"))

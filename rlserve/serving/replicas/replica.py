@@ -20,6 +20,7 @@ from rlserve.serving.replicas.messages import Beat, Done, Message, News, Order, 
 from rlserve.serving.replicas.speed import SpeedMeter
 from rlserve.serving.replicas.state import ReplicaState, Signs, check_move
 from rlserve.serving.replicas.wire import MessageReader, pack
+from rlserve.tracking.json_log import LogFormat
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ class ReplicaPlace:
     name: str
     start: Start
     environment: Mapping[str, str]
+    log_format: LogFormat = "text"
 
 
 class Replica:
@@ -57,6 +59,7 @@ class Replica:
         self._orders: dict[int, asyncio.Future[Done]] = {}
         self._order_numbers = count()
         self._place = place
+        self._log_fields = {"replica": place.name}
         self._on_news = on_news
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
@@ -89,7 +92,9 @@ class Replica:
         """Go over to another state."""
         check_move(self.name, self.state, state)
         level = logging.WARNING if state in (ReplicaState.SUSPECT, ReplicaState.LOST) else logging.INFO
-        logger.log(level, "replica %s is %s%s", self.name, state, f": {reason}" if reason else "")
+        logger.log(
+            level, "replica %s is %s%s", self.name, state, f": {reason}" if reason else "", extra=self._log_fields
+        )
         self.state = state
 
     async def run(self) -> None:
@@ -101,6 +106,7 @@ class Replica:
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "rlserve.serving.replicas.process", str(theirs.fileno()), str(os.getpid())]
+            command += [self._place.name, self._place.log_format]
             self._process = subprocess.Popen(
                 command,
                 env={**os.environ, **self._place.environment},
@@ -128,7 +134,12 @@ class Replica:
         except subprocess.TimeoutExpired:
             self.kill()
             await asyncio.to_thread(self._process.wait)
-        logger.info("the process of replica %s ended with exit code %s", self.name, self._process.returncode)
+        logger.info(
+            "the process of replica %s ended with exit code %s",
+            self.name,
+            self._process.returncode,
+            extra=self._log_fields,
+        )
 
     def send(self, message: Message) -> None:
         """Send a message; what cannot be sent any more is lost with the process, which :meth:`run` tells of.

@@ -1,0 +1,1 @@
+"""What is told of requests beside metrics: records for logs and spans for traces."""

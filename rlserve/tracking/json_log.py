@@ -1,0 +1,91 @@
+"""Log records as JSON, one object a line, with the fields of the request that they are about.
+
+What a message says is ours to write and holds no text of a client. An exception's own words may quote one, so within a
+request its type and its places in the code are told, and not what it says.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+import traceback
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Literal
+
+LogFormat = Literal["text", "json"]
+TEXT_FORMAT = "%(levelname)s %(message)s"
+
+
+@dataclass(kw_only=True)
+class RequestFields:
+    """What is known of a request so far; whoever learns more of it writes it here."""
+
+    request_id: str
+    replica: str | None = None
+    """Who answers it; several of them with commas between."""
+    weight_version: int | None = None
+    """That made its last token."""
+
+
+REQUEST_FIELDS: ContextVar[RequestFields | None] = ContextVar("REQUEST_FIELDS", default=None)
+"""Of the request that the current task, or one that it began, works for."""
+
+
+class JsonFormatter(logging.Formatter):
+    """
+    Args:
+        process_fields: what every record of this process has.
+    """
+
+    def __init__(self, process_fields: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self._process_fields = dict(process_fields or {})
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON; fields that are not known are left out."""
+        request = REQUEST_FIELDS.get()
+        content: dict[str, Any] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "process": record.process,
+            "message": record.getMessage(),
+            **self._process_fields,
+        }
+        for source in (vars(request) if request is not None else {}, _extra(record)):
+            content |= {name: value for name, value in source.items() if value is not None}
+        if record.exc_info and record.exc_info[0] is not None:
+            content["exception"] = self._exception(record, is_of_request=request is not None)
+        return json.dumps(content, ensure_ascii=False)
+
+    def _exception(self, record: logging.LogRecord, *, is_of_request: bool) -> str:
+        assert record.exc_info is not None
+        kind, _, frames = record.exc_info
+        assert kind is not None
+        if not is_of_request:
+            return self.formatException(record.exc_info)
+        return "".join(traceback.format_tb(frames)) + kind.__qualname__
+
+
+def _extra(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says beside its message, of the fields that a request may have."""
+    return {name: getattr(record, name, None) for name in RequestFields.__dataclass_fields__}
+
+
+def log_to_stderr(log_format: LogFormat, process_fields: Mapping[str, Any] | None = None) -> None:
+    """Our records from INFO on, and others' warnings, go to standard error.
+
+    Args:
+        process_fields: what every record of this process has as JSON.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    is_json = log_format == "json"
+    handler.setFormatter(JsonFormatter(process_fields) if is_json else logging.Formatter(TEXT_FORMAT))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.WARNING)
+    logging.getLogger("rlserve").setLevel(logging.INFO)
