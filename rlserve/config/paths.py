@@ -33,6 +33,8 @@ PATH_KEYS = (
     "rollout.workload.trace",
     "rollout.server.access.keys_file",
     "rollout.server.admin.keys_file",
+    "rollout.server.accounting.usage_file",
+    "rollout.server.audit.path",
     "rollout.server.access.tls_certificate",
     "rollout.server.access.tls_key",
     "rollout.server.chat_template",
@@ -56,7 +58,8 @@ def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
         values = _change(values, key, _settle)
     values = _change(values, "output_dir", os.path.abspath)
     values = _change(values, "weights.folder", _settle_folder)
-    values = _change(values, "pool.notice_file", _settle_folder)
+    for key in ("pool.notice_file", "rollout.server.accounting.usage_file", "rollout.server.audit.path"):
+        values = _change(values, key, _settle_folder)
     values = _change(values, "pool.notice_probe", _settle_function)
     for key in FUNCTION_KEYS:
         values = _change(values, key, _settle_function)

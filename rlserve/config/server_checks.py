@@ -25,7 +25,8 @@ def check_server(config: RunConfig) -> Iterator[Problem]:
     if server.chat_template is not None and not Path(server.chat_template).expanduser().is_file():
         yield Problem("rollout.server.chat_template", f"is no file: {server.chat_template}")
     try:
-        check_access(server.host, server.access, read_keys(server.access))
-        read_admin_keys(server.admin)
+        keys = read_keys(server.access)
+        check_access(server.host, server.access, keys)
+        read_admin_keys(server.admin, keys)
     except UserError as error:
         yield Problem("rollout.server.access", str(error))

@@ -37,8 +37,9 @@ class AccessConfig:
     """Who may ask. Without keys the server listens on this machine alone."""
 
     keys_file: str | None = None
-    """File with one key a line, or ``sha256:`` and the hash of one in hexadecimal digits. Lines that begin with ``#``
-    are remarks."""
+    """File with one key a line, or ``sha256:`` and the hash of one in hexadecimal digits, and after it what is said of
+    it: ``name=ci roles=user+metrics priority=5 requests_per_minute=60 tokens_per_minute=20000``, each of which may be
+    left out. Lines that begin with ``#`` are remarks."""
     keys_variable: str = "RLSERVE_API_KEYS"
     """Environment variable with keys, commas between them. Keys of both places count."""
     insecure: bool = False
@@ -77,6 +78,52 @@ class AdminConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AccountingConfig:
+    """What each key has had: requests and tokens, in ``/metrics`` by its name, and their price."""
+
+    usage_file: str | None = None
+    """JSON file that it is kept in over restarts, written every few seconds and at the end; None begins anew."""
+    prompt_price: float = 0.0
+    """Of a million tokens of prompts that were computed, in any currency."""
+    cached_price: float = 0.0
+    """Of a million that were found in the cache."""
+    generated_price: float = 0.0
+    """Of a million that were generated."""
+
+    @property
+    def has_prices(self) -> bool:
+        """Whether there is a price at all."""
+        return (self.prompt_price, self.cached_price, self.generated_price) != (0.0, 0.0, 0.0)
+
+    def __post_init__(self) -> None:
+        prices = ("prompt_price", "cached_price", "generated_price")
+        check_fields(self, {name: 0 <= getattr(self, name) < float("inf") or "must be at least 0" for name in prices})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig:
+    """Who asked for what, and when: a JSON line for each request."""
+
+    path: str | None = None
+    """File of the lines; None writes none."""
+    max_bytes: int = 100 * 2**20
+    """Of the file. A full one is renamed (``.1``, ``.2`` …) and a new one begun."""
+    num_kept: int = 10
+    """Full files that are kept."""
+    text: bool = False
+    """Put the bodies of requests, and so prompts, into the lines."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "max_bytes": self.max_bytes >= 1024 or "must be at least 1024",
+                "num_kept": self.num_kept >= 1 or "must be at least 1",
+            },
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
 class LimitsConfig:
     """What a request may ask for. Checked before memory is taken for it."""
 
@@ -84,6 +131,9 @@ class LimitsConfig:
     """Of a request. A larger one is answered with 413."""
     max_header_bytes: int = 64 * 2**10
     """Of a request's first line and headers."""
+    header_timeout_s: float = 20.0
+    """Until the first line and the headers have arrived, from the connection or the request before on; the connection
+    is closed then."""
     body_timeout_s: float = 30.0
     """Until a body has arrived; 408 afterwards."""
     max_n: int = 64
@@ -241,6 +291,8 @@ class ServeConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)
+    accounting: AccountingConfig = field(default_factory=AccountingConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     routing: RoutingConfig = field(default_factory=RoutingConfig)
     health: HealthConfig = field(default_factory=HealthConfig)

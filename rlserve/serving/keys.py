@@ -1,4 +1,10 @@
-"""API keys: read once, kept as hashes, compared in constant time."""
+"""API keys: read once, kept as hashes, compared in constant time; and what the owner of each may do.
+
+A line of a file, or an entry of the environment, is a key and what is said of it, spaces between them::
+
+    a-long-secret
+    another-secret name=ci roles=user+metrics priority=5 requests_per_minute=60 tokens_per_minute=20000
+"""
 
 from __future__ import annotations
 
@@ -7,40 +13,86 @@ import hmac
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from rlserve.errors import UserError
 from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig
 
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
+_NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,63}", re.ASCII)
 _MIN_CHARS = 8
+_NUMBERS = ("priority", "requests_per_minute", "tokens_per_minute")
+
+
+class Role(StrEnum):
+    """What a key opens."""
+
+    USER = "user"
+    """All routes of the API but ``/metrics``."""
+    METRICS = "metrics"
+    """``/metrics``."""
+    ADMIN = "admin"
+    """The admin listener, beside its own keys."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyOwner:
+    """Who a key belongs to. Never the key itself."""
+
+    name: str
+    roles: frozenset[Role] = frozenset({Role.USER, Role.METRICS})
+    priority: int | None = None
+    """Requests that ask for a more urgent one, a lower number, get this one."""
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
 
 class Keys:
     """The keys that are let in.
 
     Args:
-        hashes: SHA-256 of each.
+        known: SHA-256 of each, or whose it is by its SHA-256.
     """
 
-    def __init__(self, hashes: Iterable[bytes]) -> None:
-        self._hashes = tuple(dict.fromkeys(hashes))
+    def __init__(self, known: Iterable[bytes] | Mapping[bytes, KeyOwner]) -> None:
+        if not isinstance(known, Mapping):
+            known = {digest: KeyOwner(name=f"key-{number}") for number, digest in enumerate(dict.fromkeys(known), 1)}
+        self._known = dict(known)
 
     def __len__(self) -> int:
-        return len(self._hashes)
+        return len(self._known)
 
-    def admit(self, key: str) -> bool:
-        """Whether a key is one of them. All are compared, so that the time tells nothing."""
+    @property
+    def owners(self) -> tuple[KeyOwner, ...]:
+        """Of all keys."""
+        return tuple(self._known.values())
+
+    def find(self, key: str) -> KeyOwner | None:
+        """Whose a key is; None if it is nobody's. It is compared with all, so that the time tells nothing."""
         given = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        found = [hmac.compare_digest(given, known) for known in self._hashes]
-        return any(found)
+        found = [owner for digest, owner in self._known.items() if hmac.compare_digest(given, digest)]
+        return found[0] if found else None
+
+    def with_role(self, role: Role, others: Keys) -> Keys:
+        """These, and those of others that have a role."""
+        return Keys({**{each: owner for each, owner in others._known.items() if role in owner.roles}, **self._known})
 
 
-def read_keys(config: AccessConfig, environment: Mapping[str, str] = os.environ) -> Keys:
+def read_keys(
+    config: AccessConfig,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    roles: frozenset[Role] = KeyOwner.roles,
+) -> Keys:
     """The keys of the file and of the environment.
 
+    Args:
+        roles: of keys of which none are said.
+
     Raises:
-        UserError: the file cannot be read, or a key is too short to be one.
+        UserError: the file cannot be read, a key is too short to be one, or what is said of one is wrong.
     """
     lines: list[str] = []
     if config.keys_file is not None:
@@ -50,7 +102,16 @@ def read_keys(config: AccessConfig, environment: Mapping[str, str] = os.environ)
             raise UserError(f"access.keys_file={config.keys_file} cannot be read: {error}") from error
     lines += environment.get(config.keys_variable, "").split(",")
     written = (line.strip() for line in lines)
-    return Keys(_hash(key) for key in written if key and not key.startswith("#"))
+    known: dict[bytes, KeyOwner] = {}
+    for line in written:
+        if line and not line.startswith("#"):
+            kind = "admin" if roles == {Role.ADMIN} else "key"
+            digest, owner = _read_key(line, f"{kind}-{len(known) + 1}", roles)
+            known.setdefault(digest, owner)
+    names = [owner.name for owner in known.values()]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise UserError(f"several API keys have the name {sorted(twice)[0]!r}: give each its own")
+    return Keys(known)
 
 
 def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
@@ -60,6 +121,35 @@ def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
             f"host={host} is reached from elsewhere, and there are no API keys: set access.keys_file, or "
             f"{config.keys_variable} in the environment, or access.insecure=true where nobody else can reach it"
         )
+
+
+def _read_key(line: str, name: str, roles: frozenset[Role]) -> tuple[bytes, KeyOwner]:
+    """The hash of a key, and its owner; messages never have the key."""
+    key, *said = line.split()
+    values = dict(each.partition("=")[::2] for each in said)
+    if unknown := values.keys() - {"name", "roles", *_NUMBERS}:
+        raise UserError(
+            f"an API key has {sorted(unknown)[0][:40]!r}: what can be said of it is name, roles, {', '.join(_NUMBERS)}"
+        )
+    name = values.get("name", name)
+    if _NAME.fullmatch(name) is None:
+        raise UserError(
+            f"name={name[:80]} of an API key: up to 64 letters, digits and . _ @ -, a letter or digit first"
+        )
+    if "roles" in values:
+        asked = values["roles"].split("+")
+        if not set(asked) <= {*Role}:
+            raise UserError(f"roles={values['roles'][:80]} of the API key {name}: they are {'+'.join(Role)}")
+        roles = frozenset(map(Role, asked))
+    numbers = {each: _number(values[each], each, name) for each in _NUMBERS if each in values}
+    return _hash(key), KeyOwner(name=name, roles=roles, **numbers)
+
+
+def _number(text: str, what: str, name: str) -> int:
+    least = -(2**31) if what == "priority" else 1
+    if re.fullmatch(r"-?[0-9]{1,12}", text) is None or int(text) < least:
+        raise UserError(f"{what}={text[:40]} of the API key {name} must be a whole number of at least {least}")
+    return int(text)
 
 
 def _hash(key: str) -> bytes:

@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
-from rlserve.serving.config import AccessConfig, AdminConfig, DegradationConfig, LimitsConfig, TracingConfig
+from rlserve.serving.config import (
+    AccessConfig,
+    AccountingConfig,
+    AdminConfig,
+    AuditConfig,
+    DegradationConfig,
+    LimitsConfig,
+    TracingConfig,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +40,8 @@ class RunServerConfig:
     """Most time that the end of the run waits for answers under way."""
     access: AccessConfig = field(default_factory=AccessConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)
+    accounting: AccountingConfig = field(default_factory=AccountingConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)

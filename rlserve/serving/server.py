@@ -34,9 +34,10 @@ from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
-from rlserve.serving.keys import Keys, check_access, read_keys
+from rlserve.serving.keys import Keys, Role, check_access, read_keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.observing.tracing import create_tracing
+from rlserve.serving.records import Records, open_records
 from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.replicas.places import replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
@@ -80,9 +81,10 @@ def serve(config: ServeConfig, model_path: Path) -> int:
     check_tls(config.access)
     with contextlib.ExitStack() as open_sockets:
         listener = open_sockets.enter_context(contextlib.closing(listen(config)))
-        admin = open_admin(config, open_sockets)
+        door = open_admin(config, keys, open_sockets)
+        records = open_records(config, open_sockets)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, model_path, keys, listener, admin))
+            return runner.run(_serve(config, model_path, keys, listener, door, records))
 
 
 def check_tls(config: AccessConfig) -> None:
@@ -103,17 +105,18 @@ def listen(config: ServeConfig) -> socket.socket:
     return _listen(config.host, config.port)
 
 
-def open_admin(config: ServeConfig, open_sockets: contextlib.ExitStack) -> AdminDoor | None:
-    """The admin listener's socket, which ``open_sockets`` closes, and its keys; None where none is asked for.
+def open_admin(config: ServeConfig, keys: Keys, open_sockets: contextlib.ExitStack) -> AdminDoor | None:
+    """The admin listener's socket, which ``open_sockets`` closes, and its keys, those of ``keys`` with the role among
+    them; None where none is asked for.
 
     Raises:
         UserError: it has no keys, or the address cannot be used.
     """
-    keys = read_admin_keys(config.admin)
+    operators = read_admin_keys(config.admin, keys)
     if config.admin.port is None:
         return None
     listener = open_sockets.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
-    return AdminDoor(listener=listener, keys=keys)
+    return AdminDoor(listener=listener, keys=operators)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -125,7 +128,12 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def _serve(
-    config: ServeConfig, model_path: Path, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+    config: ServeConfig,
+    model_path: Path,
+    keys: Keys,
+    listener: socket.socket,
+    door: AdminDoor | None,
+    records: Records,
 ) -> int:
     pool = ReplicaPool(
         replica_places(config, str(model_path)),
@@ -134,7 +142,7 @@ async def _serve(
         num_wanted=config.num_replicas,
         drain_timeout_s=config.scaling.drain_timeout_s,
     )
-    context = create_context(config, model_path, keys, pool)
+    context = create_context(config, model_path, keys, pool, records)
     operations = PoolOperations(pool, timeout_s=config.health.start_timeout_s)
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
@@ -145,7 +153,7 @@ async def _serve(
             async with (
                 scaling(config.scaling, pool, context.metrics),
                 listening(context, listener),
-                administering(context, admin, operations),
+                administering(context, door, operations),
             ):
                 await _first_of(pool.wait_failed(), ending.wait())
                 await drain(context)
@@ -164,7 +172,9 @@ async def scaling(config: ScalingConfig, pool: ReplicaPool, metrics: ServerMetri
         yield
 
 
-def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Replicas) -> ServerContext:
+def create_context(
+    config: ServeConfig, model_path: Path, keys: Keys, pool: Replicas, records: Records
+) -> ServerContext:
     """What all routes share; ``pool`` answers."""
     spec = read_model_spec(model_path)
     tokenizer = load_tokenizer(config.model.tokenizer_path or str(model_path))
@@ -191,6 +201,8 @@ def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Repl
             num_lost_replicas=pool.counts.num_lost,
         )
 
+    metrics = ServerMetrics(config.model_name, live_numbers)
+    metrics.register(records.accounts)
     return ServerContext(
         config=config,
         keys=keys,
@@ -198,7 +210,8 @@ def create_context(config: ServeConfig, model_path: Path, keys: Keys, pool: Repl
         vocabulary=Vocabulary(tokenizer),
         renderer=renderer,
         end_token_ids=ends.added,
-        metrics=ServerMetrics(config.model_name, live_numbers),
+        metrics=metrics,
+        records=records,
         started_s=int(time.time()),
         tracing=create_tracing(config.tracing, config.model_name),
     )
@@ -226,10 +239,10 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
     config = context.config
     checks_host = len(context.keys) == 0 and not config.access.insecure
     app, tracing = create_app(context), context.tracing
-    gate = Gate(app, context.keys, context.metrics, checks_host=checks_host, tracing=tracing)
+    gate = Gate(app, context.keys, context.metrics, checks_host=checks_host, tracing=tracing, records=context.records)
     logger.info("serving %s on %s", config.model_name, address_of(config, listener))
     try:
-        async with _answering(gate, config, listener):
+        async with context.records.kept(), _answering(gate, config, listener):
             yield
     finally:
         if tracing is not None:
@@ -237,15 +250,23 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
 
 
 @contextlib.asynccontextmanager
-async def administering(context: ServerContext, admin: AdminDoor | None, operations: Operations) -> AsyncIterator[None]:
+async def administering(context: ServerContext, door: AdminDoor | None, operations: Operations) -> AsyncIterator[None]:
     """Let operators in while the context is open, if there is a door for them."""
-    if admin is None:
+    if door is None:
         yield
         return
     app = create_admin_app(context, operations)
-    gate = Gate(app, admin.keys, context.metrics, checks_host=False, open_paths=frozenset())
-    logger.info("administered on %s", address_of(context.config, admin.listener).removesuffix("/v1"))
-    async with _answering(gate, context.config, admin.listener):
+    gate = Gate(
+        app,
+        door.keys,
+        context.metrics,
+        checks_host=False,
+        open_paths=frozenset(),
+        role=Role.ADMIN,
+        records=context.records,
+    )
+    logger.info("administered on %s", address_of(context.config, door.listener).removesuffix("/v1"))
+    async with _answering(gate, context.config, door.listener):
         yield
 
 
@@ -254,7 +275,7 @@ async def _answering(gate: Gate, config: ServeConfig, listener: socket.socket) -
     server = _Server(
         uvicorn.Config(
             gate,
-            http=bounded_protocol(config.limits.max_header_bytes),
+            http=bounded_protocol(config.limits.max_header_bytes, config.limits.header_timeout_s),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -33,6 +33,7 @@ from rlserve.serving.admin.door import AdminDoor
 from rlserve.serving.config import DrainConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front import gate
 from rlserve.serving.keys import Keys, check_access, read_keys
+from rlserve.serving.records import Records, open_records
 from rlserve.serving.replicas.messages import Ready
 from rlserve.serving.server import (
     address_of,
@@ -77,10 +78,11 @@ class ClientServer:
         check_tls(self._config.access)
         with contextlib.ExitStack() as open_sockets:
             listener = open_sockets.enter_context(contextlib.closing(listen(self._config)))
-            admin = open_admin(self._config, open_sockets)
+            door = open_admin(self._config, keys, open_sockets)
+            records = open_records(self._config, open_sockets)
             controller = asyncio.get_running_loop()
             thread = threading.Thread(
-                target=self._serve, args=(controller, keys, listener, admin), name="clients", daemon=True
+                target=self._serve, args=(controller, keys, listener, door, records), name="clients", daemon=True
             )
             address = {"address": address_of(self._config, listener), "model": self._config.model_name}
             write_atomically(self._folder.server_file, json.dumps(address) + "\n")
@@ -101,26 +103,36 @@ class ClientServer:
     # -- the front's thread ----------------------------------------------------------------------------------
 
     def _serve(
-        self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+        self,
+        controller: asyncio.AbstractEventLoop,
+        keys: Keys,
+        listener: socket.socket,
+        door: AdminDoor | None,
+        records: Records,
     ) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._answer(controller, keys, listener, admin))
+                runner.run(self._answer(controller, keys, listener, door, records))
         except BaseException as error:
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
 
     async def _answer(
-        self, controller: asyncio.AbstractEventLoop, keys: Keys, listener: socket.socket, admin: AdminDoor | None
+        self,
+        controller: asyncio.AbstractEventLoop,
+        keys: Keys,
+        listener: socket.socket,
+        door: AdminDoor | None,
+        records: Records,
     ) -> None:
         ending = asyncio.Event()
         self._ending, self._front = ending, asyncio.get_running_loop()
         replicas = RunReplicas(self._desk, controller, limits=self._limits, num_places=self._num_places)
         logging.getLogger(gate.__name__).setLevel(logging.WARNING)  # a line a request would hide the run's own
-        context = create_context(self._config, self._model_path, keys, replicas)
+        context = create_context(self._config, self._model_path, keys, replicas, records)
         operations = RunOperations(self._folder)
-        async with listening(context, listener), administering(context, admin, operations):
+        async with listening(context, listener), administering(context, door, operations):
             await ending.wait()
             await drain(context)
             replicas.break_off("no replica is left: the run has ended")
@@ -143,6 +155,8 @@ def serve_config(config: RunConfig) -> ServeConfig:
         engine=engine,
         access=server.access,
         admin=server.admin,
+        accounting=server.accounting,
+        audit=server.audit,
         limits=replace(server.limits, max_n=min(server.limits.max_n, num_places)),
         drain=DrainConfig(timeout_s=server.drain_timeout_s),
         degradation=server.degradation,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from rlserve.errors import UserError
 from rlserve.serving.config import AccessConfig, AdminConfig
-from rlserve.serving.keys import Keys, read_keys
+from rlserve.serving.keys import Keys, Role, read_keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +20,15 @@ class AdminDoor:
     keys: Keys
 
 
-def read_admin_keys(config: AdminConfig, environment: Mapping[str, str] = os.environ) -> Keys:
-    """The keys of the admin listener.
+def read_admin_keys(config: AdminConfig, others: Keys, environment: Mapping[str, str] = os.environ) -> Keys:
+    """The keys of the admin listener: its own, and of others those with the role.
 
     Raises:
         UserError: it is to listen, and has none, or they cannot be read.
     """
-    keys = read_keys(AccessConfig(keys_file=config.keys_file, keys_variable=config.keys_variable), environment)
+    places = AccessConfig(keys_file=config.keys_file, keys_variable=config.keys_variable)
+    own = read_keys(places, environment, roles=frozenset({Role.ADMIN}))
+    keys = own.with_role(Role.ADMIN, others)
     if config.port is not None and len(keys) == 0:
         raise UserError(
             f"admin.port={config.port} needs a key of its own, on every address: set admin.keys_file, or "

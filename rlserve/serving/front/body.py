@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect, Request
 
 from rlserve.serving.config import LimitsConfig
+from rlserve.serving.front.caller import current_caller
 from rlserve.serving.protocol.errors import ApiError, of_validation
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
@@ -25,6 +26,8 @@ async def read_model(request: Request, model: type[ModelT], limits: LimitsConfig
         # Also keeps out what a page in a browser can send without asking first.
         raise ApiError(415, "the body must be JSON: send Content-Type: application/json")
     body = await _read(request, limits)
+    if (caller := current_caller()).keeps_body:
+        caller.body = body
     try:
         return model.model_validate_json(body)
     except ValidationError as error:

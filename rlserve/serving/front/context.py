@@ -14,6 +14,7 @@ from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.records import Records
 from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.serving.text.vocabulary import Vocabulary
@@ -46,6 +47,7 @@ class ServerContext:
     end_token_ids: tuple[int, ...]
     """That end an answer, beside those that the model's files name."""
     metrics: ServerMetrics
+    records: Records
     started_s: int
     """Unix time."""
     tracing: Tracing | None = None

@@ -16,11 +16,14 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlserve.serving.config import LOOPBACK_HOSTS
-from rlserve.serving.keys import Keys
+from rlserve.serving.front.caller import Caller, enter
+from rlserve.serving.keys import Keys, Role
 from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.observing.record import GENERATION_RECORD, GenerationRecord
 from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.rate_limits import limits_of
+from rlserve.serving.records import Records
 from rlserve.tracking.json_log import REQUEST_FIELDS, RequestFields
 
 logger = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ class Gate:
         keys: with none, only hosts of this machine are answered: a page in a browser that has its own name point
             here is not.
         tracing: None traces nothing.
+        role: what keys need for all paths but ``/metrics``.
+        records: of what clients take, and of all requests; None keeps none.
     """
 
     def __init__(
@@ -49,6 +54,8 @@ class Gate:
         checks_host: bool,
         open_paths: frozenset[str] = OPEN_PATHS,
         tracing: Tracing | None = None,
+        role: Role = Role.USER,
+        records: Records | None = None,
     ) -> None:
         self._app = app
         self._keys = keys
@@ -56,6 +63,9 @@ class Gate:
         self._checks_host = checks_host
         self._open_paths = open_paths
         self._tracing = tracing
+        self._role = role
+        self._records = records
+        self._limits = limits_of(keys.owners, time.monotonic())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,17 +78,22 @@ class Gate:
         REQUEST_FIELDS.set(fields)
         record = GenerationRecord() if self._tracing is not None else None
         GENERATION_RECORD.set(record)
+        caller = Caller(keeps_body=self._records is not None and self._records.has_text)
+        enter(caller)
         start, status = time.perf_counter(), 500
 
         async def send_named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                answer = MutableHeaders(scope=message)
+                answer["X-Request-Id"] = request_id
+                if caller.limits is not None:
+                    answer.update(caller.limits.headers(time.monotonic()))
             await send(message)
 
         try:
-            if (refusal := self._find_refusal(scope, headers)) is not None:
+            if (refusal := self._find_refusal(scope, headers, caller)) is not None:
                 await send_error(send_named, refusal)
             else:
                 await self._app(scope, receive, send_named)
@@ -88,20 +103,58 @@ class Gate:
             if self._tracing is not None and record is not None:
                 route = getattr(scope.get("route"), "path", None)
                 self._tracing.finish(route, headers, record, fields, status=status, seconds=seconds)
+            caller.settle()
+            if self._records is not None:
+                if caller.owner is not None and self._role is Role.USER:
+                    self._records.accounts.add(caller.owner.name, caller.usage)
+                if self._records.audit is not None:
+                    self._records.audit.write(_audit_line(scope, caller, request_id, status, seconds))
 
-    def _find_refusal(self, scope: Scope, headers: Headers) -> ApiError | None:
+    def _find_refusal(self, scope: Scope, headers: Headers, caller: Caller) -> ApiError | None:
         if self._checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:
             return ApiError(403, "without API keys only requests to localhost are answered: set access.keys_file")
         is_open = scope["path"] in self._open_paths and not scope.get("query_string")
-        if len(self._keys) == 0 or is_open or self._keys.admit(_key_of(headers)):
+        if len(self._keys) == 0 or is_open:
             return None
-        message = "the API key is wrong or missing: send it as Authorization: Bearer KEY"
-        return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+        owner = caller.owner = self._keys.find(_key_of(headers))
+        if owner is None:
+            message = "the API key is wrong or missing: send it as Authorization: Bearer KEY"
+            return ApiError(401, message, headers={"WWW-Authenticate": "Bearer"})
+        role = Role.METRICS if scope["path"] == "/metrics" else self._role
+        if role not in owner.roles:
+            return ApiError(403, f"the API key {owner.name} has not the role {role}, which this needs")
+        caller.limits = self._limits.get(owner.name)
+        if caller.limits is not None and scope["method"] == "POST":
+            try:
+                caller.limits.take_request(time.monotonic())
+            except ApiError as error:
+                self._metrics.count_rejection("key")
+                return error
+        return None
 
     def _record(self, scope: Scope, request_id: str, status: int, seconds: float) -> None:
         handler = getattr(scope.get("route"), "path", None)
         self._metrics.count_request(handler, scope["method"], status, seconds)
         logger.info("%s %s %d %.3f s %s", scope["method"][:16], handler or "-", status, seconds, request_id)
+
+
+def _audit_line(scope: Scope, caller: Caller, request_id: str, status: int, seconds: float) -> dict[str, Any]:
+    client = scope.get("client")
+    line: dict[str, Any] = {
+        "request_id": request_id,
+        "key": None if caller.owner is None else caller.owner.name,
+        "client": None if client is None else client[0],
+        "method": scope["method"][:16],
+        "route": getattr(scope.get("route"), "path", None),
+        "status": status,
+        "duration_s": round(seconds, 4),
+        "num_prompt_tokens": caller.usage.num_prompt_tokens,
+        "num_cached_tokens": caller.usage.num_cached_tokens,
+        "num_generated_tokens": caller.usage.num_generated_tokens,
+    }
+    if caller.keeps_body:
+        line["body"] = caller.body.decode("utf-8", "replace")
+    return line
 
 
 async def send_error(send: Send, error: ApiError) -> None:

@@ -6,12 +6,13 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import Limits, find_problem
 from rlserve.serving.degradation import Level
+from rlserve.serving.front.caller import Caller, current_caller
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.observing.record import GENERATION_RECORD
 from rlserve.serving.protocol.errors import ApiError
@@ -35,6 +36,7 @@ class Generation:
     affinity: str
     arrived_s: float
     """On the performance counter."""
+    caller: Caller = field(default_factory=current_caller)
 
     async def outputs(self) -> list[RequestOutput]:
         """The whole answers.
@@ -48,6 +50,9 @@ class Generation:
                 if output.error is not None:
                     raise output_error(output.error)
             self._count(outputs)
+            self.caller.usage.num_generated_tokens += sum(
+                len(sample.token_ids) for output in outputs for sample in output.samples
+            )
             return outputs
 
     async def news(self) -> AsyncGenerator[list[tuple[int, RequestDelta]]]:
@@ -61,6 +66,9 @@ class Generation:
                     if (record := GENERATION_RECORD.get()) is not None:
                         record.time_to_first_token_s = first_s
                 self._count([delta.output for _, delta in news if delta.output is not None])
+                self.caller.usage.num_generated_tokens += sum(
+                    len(sample.tokens.token_ids) for _, delta in news for sample in delta.samples
+                )
                 yield news
 
     @asynccontextmanager
@@ -86,15 +94,17 @@ class Generation:
 
     def _count(self, outputs: Sequence[RequestOutput]) -> None:
         for output in outputs:
+            self.caller.usage.num_cached_tokens += output.num_cached_tokens
             for sample in output.samples:
                 self.context.metrics.count_end(str(sample.finish_reason))
 
 
 def admit(context: ServerContext, requests: Sequence[Request], affinity: str, arrived_s: float) -> Generation:
-    """Let requests in, or refuse them.
+    """Let requests in, or refuse them; their key's minute pays for the most tokens that they can take.
 
     Raises:
-        ApiError: one of them cannot be served, the server ends, or there is too much to do.
+        ApiError: one of them cannot be served, the server ends, there is too much to do, or the key has had its
+            tokens of this minute.
     """
     ready = context.pool.limits
     limits = Limits(
@@ -115,7 +125,12 @@ def admit(context: ServerContext, requests: Sequence[Request], affinity: str, ar
         raise _busy(context, "load", "the server has too much to do")
     if level is Level.SHORTENED:
         requests = [_shortened(request, context.config.degradation.shortened_max_tokens) for request in requests]
-    return Generation(context=context, requests=tuple(requests), affinity=affinity, arrived_s=arrived_s)
+    caller = current_caller()
+    num_prompt_tokens = sum(len(request.prompt_token_ids) for request in requests)
+    caller.hold(num_prompt_tokens + sum(request.sampling.n * request.sampling.max_tokens for request in requests))
+    caller.usage.num_prompt_tokens += num_prompt_tokens
+    requests = tuple(replace(request, priority=caller.priority(request.priority)) for request in requests)
+    return Generation(context=context, requests=requests, affinity=affinity, arrived_s=arrived_s, caller=caller)
 
 
 def find_error(news: Sequence[tuple[int, RequestDelta]]) -> ApiError | None:

@@ -86,7 +86,12 @@ def test_home_and_relative_paths(folder: Path, key: str) -> None:
     assert settled(f"score.py{end}") == f"{folder}/score.py{end}"
     assert settled(f"{folder}/../home/score.py{end}") == f"{home}/score.py{end}"
     unknown = f"org/none.py{end}"
-    is_made = key in ("output_dir", "pool.notice_file")
+    is_made = key in (
+        "output_dir",
+        "pool.notice_file",
+        "rollout.server.accounting.usage_file",
+        "rollout.server.audit.path",
+    )
     assert settled(unknown) == (f"{folder}/{unknown}" if is_made else unknown)
 
 

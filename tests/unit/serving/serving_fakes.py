@@ -12,10 +12,12 @@ from rlserve.engine.requests.delta import RequestDelta, SampleDelta
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.stats.metrics import Histogram
+from rlserve.serving.accounting import Accounts
 from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.records import Records
 from rlserve.serving.replicas.base import PoolCounts
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
 from rlserve.serving.replicas.messages import Ready
@@ -100,6 +102,7 @@ def fake_context(
     keys: Keys | None = None,
     body_timeout_s: float = 30.0,
     config: ServeConfig | None = None,
+    records: Records | None = None,
 ) -> ServerContext:
     """All that routes need."""
     pool = FakePool() if pool is None else pool
@@ -117,5 +120,6 @@ def fake_context(
         renderer=ConversationRenderer(TOKENIZER, TEMPLATE, 5.0),
         end_token_ids=(),
         metrics=ServerMetrics("fake", lambda: numbers),
+        records=records or Records(accounts=Accounts(config.accounting, {}), audit=None),
         started_s=0,
     )

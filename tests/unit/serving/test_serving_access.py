@@ -17,10 +17,11 @@ from rlserve.serving.admin.door import read_admin_keys
 from rlserve.serving.config import AccessConfig, AdminConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import ADMIN_ROUTERS, ROUTERS, create_admin_app, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
-from rlserve.serving.keys import Keys, check_access, read_keys
+from rlserve.serving.keys import Keys, Role, check_access, read_keys
 from rlserve.serving.server import check_tls
 
 OTHER_KEY = "another-key-1"
+NOBODY = Keys(())
 
 
 @pytest.fixture
@@ -61,10 +62,10 @@ def admin_routes() -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize(("method", "path"), admin_routes())
 def test_every_route_of_operators_demands_a_key_of_theirs(client: TestClient, method: str, path: str) -> None:
-    keys = Keys([hashlib.sha256(OTHER_KEY.encode()).digest()])
+    keys = read_admin_keys(AdminConfig(port=0), NOBODY, {"RLSERVE_ADMIN_KEYS": OTHER_KEY})
     context = fake_context()
     app = create_admin_app(context, Operations())
-    gate = Gate(app, keys, context.metrics, checks_host=False, open_paths=frozenset())
+    gate = Gate(app, keys, context.metrics, checks_host=False, open_paths=frozenset(), role=Role.ADMIN)
     with TestClient(gate, raise_server_exceptions=False) as operator:
         assert operator.request(method, path).status_code == 401
         assert operator.request(method, path, headers={"Authorization": f"Bearer {KEY}"}).status_code == 401
@@ -74,10 +75,10 @@ def test_every_route_of_operators_demands_a_key_of_theirs(client: TestClient, me
 
 
 def test_operators_need_a_key_on_every_address(tmp_path: Path) -> None:
-    assert len(read_admin_keys(AdminConfig(), {})) == 0
+    assert len(read_admin_keys(AdminConfig(), NOBODY, {})) == 0
     with pytest.raises(UserError, match=r"admin\.keys_file"):
-        read_admin_keys(AdminConfig(port=0), {"RLSERVE_API_KEYS": OTHER_KEY})
-    assert read_admin_keys(AdminConfig(port=0), {"RLSERVE_ADMIN_KEYS": OTHER_KEY}).admit(OTHER_KEY)
+        read_admin_keys(AdminConfig(port=0), NOBODY, {"RLSERVE_API_KEYS": OTHER_KEY})
+    assert read_admin_keys(AdminConfig(port=0), NOBODY, {"RLSERVE_ADMIN_KEYS": OTHER_KEY}).find(OTHER_KEY)
 
 
 def test_the_guide_names_every_route() -> None:
@@ -116,8 +117,8 @@ def test_keys_come_from_a_file_and_the_environment(tmp_path: Path) -> None:
     file.write_text(f"# of the team\nkey-of-file\n\nsha256:{digest}\n")
     keys = read_keys(AccessConfig(keys_file=str(file)), {"RLSERVE_API_KEYS": " key-of-environment ,"})
     assert len(keys) == 3
-    assert all(map(keys.admit, ("key-of-file", "key-of-environment", "hashed-key-1")))
-    assert not any(map(keys.admit, ("", "key", digest, f"sha256:{digest}", "# of the team")))
+    assert all(map(keys.find, ("key-of-file", "key-of-environment", "hashed-key-1")))
+    assert not any(map(keys.find, ("", "key", digest, f"sha256:{digest}", "# of the team")))
     assert "key-of-file" not in repr(vars(keys))
 
 
