@@ -89,7 +89,9 @@ def test_an_alert_is_sent_unless_it_is_turned_off(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alerts: bool
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
+    sent: list[tuple[str, str, str]] = []
+    monkeypatch.setattr(wandb.Run, "alert", lambda _, title, text, level: sent.append((title, text, level)))
     sink = open_wandb(WandbConfig(alerts=alerts), "offline", RunFolder.create(tmp_path, "run"), {})
-    sink.alert("budget-title", "text of the alert")
+    sink.alert("budget passed", "2 of 1")
     sink.close(1)
-    assert bool(files_with(tmp_path, "budget-title")) == alerts
+    assert sent == ([("budget passed", "2 of 1", "ERROR")] if alerts else [])
