@@ -104,7 +104,7 @@ def _load_to_continue(config_path: str | None, overrides: Sequence[str]) -> tupl
     """The configuration, and the folder of the run that it names where there is one. An owner of it that is gone may
     count as living for a while: that is waited for."""
     from rlserve.config import load
-    from rlserve.config.resume import CONFIG_FILE, load_run
+    from rlserve.config.resume import CONFIG_FILE, load_again
     from rlserve.tracking.owner import wait_until_gone
 
     if config_path is None:
@@ -116,7 +116,7 @@ def _load_to_continue(config_path: str | None, overrides: Sequence[str]) -> tupl
     if not (folder / CONFIG_FILE).is_file():
         return loaded, None
     wait_until_gone(folder)
-    return load_run(folder, [word for word in overrides if word.split("=")[0] not in ("name", "output_dir")]), folder
+    return load_again(folder, loaded, overrides), folder
 
 
 def _show(loaded: LoadedConfig) -> None:

@@ -41,11 +41,33 @@ def load_run(folder: Path, overrides: Sequence[str], *, discovered: Mapping[str,
     refused = [
         Problem(override.key, f"cannot change when a run is resumed; only {may} can", OVERRIDE_SOURCE)
         for override in parsed
-        if override.key.split(".")[0].split("/")[0] not in CHANGEABLE_KEYS
+        if not _may_change(override.key)
     ]
     if problems or refused:
         raise ConfigurationError([*problems, *refused])
     return load(str(folder / CONFIG_FILE), overrides, discovered=discovered)
+
+
+def load_again(folder: Path, given: LoadedConfig, overrides: Sequence[str]) -> LoadedConfig:
+    """The same for a command that may have begun the run: of ``overrides``, which are part of ``given``, those change
+    nothing that say what the run has already.
+
+    Raises:
+        ConfigurationError: as :func:`load_run` does.
+    """
+    differing = differing_keys(load(str(folder / CONFIG_FILE)).resolved, given.resolved)
+
+    def says_new(key: str) -> bool:
+        return _may_change(key) or any(f"{each}.".startswith(f"{key.replace('/', '.')}.") for each in differing)
+
+    own = ("name", "output_dir")  # by which the folder was found
+    keys = {word: word.partition("=")[0] for word in overrides}
+    new = [word for word, key in keys.items() if key not in own and says_new(key)]
+    return load_run(folder, new)
+
+
+def _may_change(key: str) -> bool:
+    return key.split(".")[0].split("/")[0] in CHANGEABLE_KEYS
 
 
 def differing_keys(saved: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[str, ...]:

@@ -101,7 +101,8 @@ class PoolConfig:
     """File that names slots, gangs, nodes or hosts that will be taken away, one a line, with the seconds that are left;
     None is `notices` in the run's folder."""
     notice_probe: str | None = None
-    """Asked every 5 s on each machine whether it will be taken away: ``aws``, ``azure`` or ``google`` asks that cloud;
+    """Asked every second on each machine whether it will be taken away:
+    ``aws``, ``azure`` or ``google`` asks that cloud;
     `path/to/file.py:function` or `package.module:function` returns the seconds until then, or None."""
     health_interval_s: float = 1.0
     """How often each worker is asked for a sign of life."""

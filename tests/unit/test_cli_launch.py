@@ -205,6 +205,19 @@ def test_what_is_started_again_begins_once_and_then_goes_on(launch: FakeLaunch, 
     assert (resume, loaded.config.pool.switch_timeout_s) == (saved_run, 9.0)
 
 
+def test_the_command_that_began_a_run_goes_on_with_it(
+    launch: FakeLaunch, saved_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What it says of the past is what the run has; another value is refused."""
+    again = ["launch", str(saved_run / "config.yaml"), "--continue", f"name={saved_run.name}", "num_steps=3"]
+    assert main([*again, "seed=0", "algorithm=ppo", "checkpoint.every_steps=20"]) == 0
+    ((loaded, resume),) = launch.calls
+    assert (resume, loaded.config.num_steps) == (saved_run, 3)
+    assert main([*again, "seed=1", "checkpoint.every_steps=20"]) == 2
+    assert capsys.readouterr().err.startswith("override: seed: cannot change when a run is resumed")
+    assert len(launch.calls) == 1
+
+
 def test_what_is_started_again_must_be_named(launch: FakeLaunch, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["launch", "conf/rlhf.yaml", "--continue"]) == 2
     assert capsys.readouterr().err == "--continue must know which run is meant: say name=...\n"

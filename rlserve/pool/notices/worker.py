@@ -23,7 +23,7 @@ from rlserve.pool.notices.probes.base import Probe
 logger = logging.getLogger(__name__)
 
 NOTICE_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-PROBE_INTERVAL_S = 5.0
+PROBE_INTERVAL_S = 1.0
 
 
 class WorkerNotices:
