@@ -23,7 +23,7 @@ class FolderTokenizer:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer  # takes seconds, and few requests need it
+        from transformers import AutoTokenizer  # takes seconds, and few requests of a run need it
 
         return AutoTokenizer.from_pretrained(self._folder, trust_remote_code=False)
 
@@ -65,3 +65,9 @@ class FolderTokenizer:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+
+
+def import_for_tokenizer(folder: Path) -> None:
+    """Import now what the first request that has a text would import, which takes seconds: for engines on which
+    others' requests would wait for it. The imports depend on the model, so its tokenizer is loaded, and forgotten."""
+    _ = FolderTokenizer(folder).problem

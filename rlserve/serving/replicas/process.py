@@ -166,7 +166,9 @@ def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> i
     if not isinstance(start, Start):
         return 0  # the front has ended
     from rlserve.engine import Engine
+    from rlserve.engine.requests.folder_tokenizer import import_for_tokenizer
 
+    import_for_tokenizer(Path(start.model_path))
     try:
         engine = Engine(start.model_path, start.engine, load_weights=start.weight_version == 0)
         if start.weight_version > 0:
