@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 HASH_BYTES = 16
 
 
-def root_hash(weight_version: int) -> bytes:
-    """Start of every chain under one version of the weights: other weights make other keys and values."""
-    return blake2b(weight_version.to_bytes(8, "little", signed=True), digest_size=HASH_BYTES).digest()
+def root_hash(weight_version: int, salt: str = "") -> bytes:
+    """Start of every chain under one version of the weights and one salt: other weights make other keys and values,
+    and who does not know the salt cannot find out by the time of an answer what others have asked."""
+    version = weight_version.to_bytes(8, "little", signed=True)
+    return blake2b(version + salt.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
 
 
 def block_hash(parent: bytes, token_ids: NDArray[np.int32]) -> bytes:

@@ -179,6 +179,8 @@ class Request:
     sampling: SamplingParams
     priority: int = 0
     """Lower goes first; equal priorities go in order of arrival."""
+    cache_salt: str = ""
+    """Cached prefixes are shared by requests with the same one alone."""
     resumed: tuple[SampleOutput, ...] = ()
     """Partial samples from another engine: their tokens, log-probabilities and versions are kept. A sample
     whose ``finish_reason`` is STOP or LENGTH is complete and is only carried along."""

@@ -16,6 +16,7 @@ from rlserve.engine.requests.structured_output import StructuredOutput, Structur
 MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
 MAX_STOP_TOKEN_IDS = 256
+MAX_SALT_CHARS = 1024
 MAX_TEMPERATURE = 1e6
 MAX_TOP_LOG_PROBS = 1024
 MAX_STRUCTURED_OUTPUT_BYTES = 2**18
@@ -83,6 +84,8 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
     _must_be_list("resumed", request.resumed)
     if not _is_integer(request.priority, -(2**31), 2**31):
         yield f"priority must be a whole number, got {shown(request.priority)}"
+    if not isinstance(request.cache_salt, str) or len(request.cache_salt) > MAX_SALT_CHARS:
+        yield f"cache_salt must be a text of at most {MAX_SALT_CHARS} characters, got {shown(request.cache_salt)}"
     if not isinstance(request.sampling, SamplingParams):
         yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
         return

@@ -186,7 +186,6 @@ class Scheduler:
         their tokens, all of which must be known. Prompts under way begin anew, so that the keys and values of a prompt,
         and its scores, are of one version."""
         self._weight_version = version
-        self._root = root_hash(version)
         self._pool.forget_all()
         for sequence in list(self._prefilling):
             self._send_back(sequence)
@@ -242,7 +241,7 @@ class Scheduler:
         num_computed = sequence.num_computed if sequence in self._prefilling else min(num_known, num_tokens - 1)
         names: list[bytes] = []
         token_ids = self._table.token_ids[sequence.row, :num_computed]
-        extend_chain(names, root_hash(self._weight_version), token_ids, self._block_size)
+        extend_chain(names, self._root_of(sequence), token_ids, self._block_size)
         for index, block in enumerate(sequence.blocks):
             name = self._pool.name_of(block)
             is_right = index < len(names) and name == names[index] and sequence.names_version == self._weight_version
@@ -251,9 +250,8 @@ class Scheduler:
     def _needy(self, rows: NDArray[np.intp]) -> NDArray[np.intp]:
         """Those of the decoding rows whose next token needs a block: a new one, or a copy of one that is shared."""
         positions = self._table.num_tokens[rows] - 1
-        offsets = positions % self._block_size
-        current_blocks = self._table.block_tables[rows, positions // self._block_size]
-        needy: NDArray[np.intp] = rows[(offsets == 0) | (self._pool.reference_counts[current_blocks] > 1)]
+        is_shared = self._pool.reference_counts[self._table.block_tables[rows, positions // self._block_size]] > 1
+        needy: NDArray[np.intp] = rows[(positions % self._block_size == 0) | is_shared]
         return needy
 
     def _grow_decoding(self) -> NDArray[np.intp]:
@@ -334,23 +332,25 @@ class Scheduler:
             sequence.names_version = self._weight_version
             sequence.block_names = []
         token_ids = np.concatenate([sequence.owner.prompt, sequence.history.token_ids])
-        extend_chain(sequence.block_names, self._root, token_ids, self._block_size)
+        extend_chain(sequence.block_names, self._root_of(sequence), token_ids, self._block_size)
+        num_usable = 0 if sequence.owner.must_score_prompt else (len(token_ids) - 1) // self._block_size
         blocks: list[int] = []
-        if sequence.owner.must_score_prompt:
-            return blocks
-        for name in sequence.block_names[: (len(token_ids) - 1) // self._block_size]:
+        for name in sequence.block_names[:num_usable]:
             block = self._pool.find(name)
             if block is None:
                 break
             blocks.append(block)
         return blocks
 
+    def _root_of(self, sequence: Sequence) -> bytes:
+        return root_hash(self._weight_version, sequence.owner.request.cache_salt)
+
     def _publish(self, sequence: Sequence, num_computed: int) -> None:
         """Name the blocks that are full now, so that other sequences find them."""
         if not self._enable_prefix_caching or sequence.names_version != self._weight_version:
             return
         token_ids = self._table.token_ids[sequence.row, :num_computed]
-        extend_chain(sequence.block_names, self._root, token_ids, self._block_size)
+        extend_chain(sequence.block_names, self._root_of(sequence), token_ids, self._block_size)
         for index in range(sequence.num_published_tokens // self._block_size, num_computed // self._block_size):
             self._pool.publish(sequence.blocks[index], sequence.block_names[index])
         sequence.num_published_tokens = num_computed

@@ -176,6 +176,23 @@ def test_cached_tokens_and_versions_are_told(client: openai.OpenAI) -> None:
     assert answer.choices[0].model_extra["weight_versions"] == [[0, 0, 4]]
 
 
+def test_prompts_are_not_found_by_who_does_not_know_their_salt(client: openai.OpenAI) -> None:
+    def num_cached(salt: str) -> int:
+        answer = client.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "3+" * 40}],
+            max_completion_tokens=4,
+            extra_body={"cache_salt": salt},
+        )
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        return answer.usage.prompt_tokens_details.cached_tokens or 0
+
+    assert num_cached("ours") == 0
+    assert max(num_cached("ours") for _ in range(3)) > 0, "both replicas have it after two"
+    assert num_cached("theirs") == 0
+
+
 @pytest.mark.parametrize(
     ("parameters", "param", "status"),
     [

@@ -68,6 +68,7 @@ class ClientDesk:
             sampling=_seeded(request),
             position=_position(number, request.priority),
             timeout_s=self._timeout_s,
+            cache_salt=request.cache_salt,
         )
         if not self._is_closed:
             answering = self._run.tasks.create_task(self._answer(spec, request, deliver))

@@ -80,3 +80,5 @@ class RequestSpec:
     """Prompt of the request that this one is the next turn of: whoever answered that may cache what both begin with."""
     timeout_s: float | None = None
     """Longest that it may make no progress; None: as long as it takes."""
+    cache_salt: str = ""
+    """Cached prefixes are shared by requests with the same one alone."""

@@ -82,6 +82,7 @@ class _Entry:
             prompt_token_ids=self.spec.prompt_token_ids,
             sampling=self.spec.sampling,
             priority=self.spec.position - _URGENCY_STRIDE * URGENCY[self.id.kind],
+            cache_salt=self.spec.cache_salt,
             resumed=self.resumed,
         )
 

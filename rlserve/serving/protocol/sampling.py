@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, Wit
 
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.engine.requests.validation import MAX_SALT_CHARS
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError, unsupported
 
@@ -77,6 +78,8 @@ class SamplingFields(ApiModel):
     allowed_token_ids: Tokens | None = None
     prompt_logprobs: int | None = None
     priority: int | None = None
+    cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
+    """Cached prompts are shared by requests with the same one alone."""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None

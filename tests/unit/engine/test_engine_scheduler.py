@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.requests.generated_tokens import NO_TOKENS
@@ -36,12 +38,13 @@ class Bench:
         )
         self.num_added = 0
 
-    def add(self, prompt: list[int], n: int = 1, priority: int = 0) -> list[Sequence]:
+    def add(self, prompt: list[int], n: int = 1, priority: int = 0, cache_salt: str = "") -> list[Sequence]:
         request = Request(
             id=str(self.num_added),
             prompt_token_ids=tuple(prompt),
             sampling=SamplingParams(n=n, max_tokens=1000),
             priority=priority,
+            cache_salt=cache_salt,
         )
         owner = RequestState(
             request=request, arrival=self.num_added, arrival_s=0.0, prompt=np.array(prompt, dtype=np.int32)
@@ -278,3 +281,20 @@ def test_what_is_idle_has_everything_back() -> None:
     bench.pool.allocate()
     with pytest.raises(AssertionError, match="1 blocks are lost"):
         bench.scheduler.check_idle()
+
+
+PROMPTS = st.lists(st.integers(0, 1), min_size=2 * BLOCK_SIZE + 1, max_size=3 * BLOCK_SIZE)
+
+
+@given(requests=st.lists(st.tuples(PROMPTS, st.sampled_from(["", "a", "b"])), min_size=2, max_size=6))
+def test_a_cached_prefix_is_found_by_requests_of_the_same_salt_alone(requests: list[tuple[list[int], str]]) -> None:
+    bench = Bench(num_blocks=64, max_num_batched_tokens=64)
+    known: dict[str, set[tuple[int, ...]]] = {"": set(), "a": set(), "b": set()}
+    for prompt, salt in requests:
+        num_hits = bench.scheduler.counts.prefix_hits
+        bench.add(prompt, cache_salt=salt)
+        bench.step()
+        beginnings = [tuple(prompt[:end]) for end in range(BLOCK_SIZE, len(prompt) + 1, BLOCK_SIZE)]
+        usable = [beginning for beginning in beginnings if len(beginning) < len(prompt) and beginning in known[salt]]
+        assert bench.scheduler.counts.prefix_hits - num_hits == len(max(usable, key=len, default=()))
+        known[salt].update(beginnings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from rollout_builders import make_group, make_sample
 
@@ -85,6 +87,13 @@ def test_a_request_says_what_to_sample_and_how() -> None:
     )
     assert (request.sampling.n, request.sampling.max_tokens, request.sampling.temperature) == (2, 9, 0.5)
     assert request.sampling.seed == sampling_seed(11, "0:5")
+
+
+def test_the_salt_of_a_request_goes_to_the_engine() -> None:
+    router = Routed(a=8)
+    router.submit(replace(evaluation(0), cache_salt="of one client"), time_s=0.0)
+    ((request,),) = router.assign_now().values()
+    assert request.cache_salt == "of one client"
 
 
 def test_the_seed_is_stable_and_differs_by_run_and_group() -> None:

@@ -57,7 +57,11 @@ async def chat(request: Request) -> Response:
         structured_output=form,
     )
     engine_request = engine.Request(
-        id=answer_id, prompt_token_ids=prompt, sampling=sampling, priority=asked.priority or 0
+        id=answer_id,
+        prompt_token_ids=prompt,
+        sampling=sampling,
+        priority=asked.priority or 0,
+        cache_salt=asked.cache_salt or "",
     )
     affinity = affinity_of_messages(asked.messages, asked.prompt_cache_key or asked.user)
     generation = admit(context, [engine_request], affinity, arrived_s)

@@ -82,7 +82,13 @@ def _engine_request(
         prompt_logprobs=asked.logprobs if echoes_log_probs else asked.prompt_logprobs,
         structured_output=structured_output_of(asked),
     )
-    return engine.Request(id=request_id, prompt_token_ids=prompt, sampling=sampling, priority=asked.priority or 0)
+    return engine.Request(
+        id=request_id,
+        prompt_token_ids=prompt,
+        sampling=sampling,
+        priority=asked.priority or 0,
+        cache_salt=asked.cache_salt or "",
+    )
 
 
 def _least(asked: CompletionRequest) -> int | None:
