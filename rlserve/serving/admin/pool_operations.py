@@ -6,7 +6,8 @@ New weights come in two phases, so that a folder which one replica refuses chang
 
     stage, all replicas, beside the running model ──► one refuses ──► discard, all as before
                                                   └─► swap, each between two steps of its own
-                                                           └── a replica that was away or failed starts anew with them
+                                                           └── a replica that was away, failed or is late starts anew
+                                                               with them
 """
 
 from __future__ import annotations
@@ -111,15 +112,17 @@ class PoolOperations(Operations):
                 replica.start = replace(replica.start, is_paused=is_paused)
                 if replica.state is ReplicaState.STARTING:
                     replica.tell(action)  # it hears it when its engine is loaded
-            await self._order(self._running(), action)
+            self._check_in_time(action, await self._order(self._running(), action))
 
     async def _stage(self, running: Sequence[Replica], folder: Path) -> list[Replica]:
         """Those that have the weights beside their model."""
         results = await self._order(running, "stage", model_path=str(folder))
         refused = next((each for each in results if isinstance(each, Done) and each.error is not None), None)
         staged = [replica for replica, each in zip(running, results, strict=True) if _is_done(each)]
-        if refused is not None:
+        if refused is not None or any(isinstance(each, TimeoutError) for each in results):
             await self._order(staged, "discard")
+        self._check_in_time("stage", results)
+        if refused is not None:
             raise ApiError(400, f"the weights are refused, and the old ones kept: {refused.error}", "path")
         if not staged:
             raise ApiError(503, "the replicas were lost meanwhile: nothing has changed", headers={"Retry-After": "5"})
@@ -127,21 +130,22 @@ class PoolOperations(Operations):
 
     async def _order(
         self, replicas: Sequence[Replica], action: OrderAction, *, model_path: str = "", weight_version: int = 0
-    ) -> list[Done | WorkerLostError]:
+    ) -> list[Done | WorkerLostError | TimeoutError]:
         """Have an order carried out by all at once; what became of it with each."""
 
-        async def one(replica: Replica) -> Done | WorkerLostError:
+        async def one(replica: Replica) -> Done | WorkerLostError | TimeoutError:
             try:
-                return await replica.order(action, model_path=model_path, weight_version=weight_version)
-            except WorkerLostError as error:  # its successor is told when it starts
+                async with asyncio.timeout(self._timeout_s):
+                    return await replica.order(action, model_path=model_path, weight_version=weight_version)
+            except (WorkerLostError, TimeoutError) as error:  # the successor of a lost one is told when it starts
                 return error
 
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await asyncio.gather(*map(one, replicas))
-        except TimeoutError as error:
-            raise ApiError(503, f"{action}: not done after {self._timeout_s:g} s") from error
+        return await asyncio.gather(*map(one, replicas))
+
+    def _check_in_time(self, action: OrderAction, results: Sequence[Done | WorkerLostError | TimeoutError]) -> None:
+        if any(isinstance(each, TimeoutError) for each in results):
+            raise ApiError(503, f"{action}: not done by all replicas after {self._timeout_s:g} s")
 
 
-def _is_done(result: Done | WorkerLostError) -> bool:
+def _is_done(result: Done | WorkerLostError | TimeoutError) -> bool:
     return isinstance(result, Done) and result.error is None
