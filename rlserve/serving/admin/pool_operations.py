@@ -79,7 +79,9 @@ class PoolOperations(Operations):
             swapped = await self._order(staged, "swap", weight_version=self._weight_version)
             done = {replica.name: each for replica, each in zip(staged, swapped, strict=True) if _is_done(each)}
             for replica in self._pool.replicas.values():
-                if replica.name not in done and replica.state is not ReplicaState.IDLE:
+                if replica.name in done:
+                    replica.weight_version = self._weight_version  # its next beat says so too
+                elif replica.state is not ReplicaState.IDLE:
                     logger.warning("replica %s starts anew with version %d", replica.name, self._weight_version)
                     replica.kill()
             logger.info("version %d of the weights comes from %s", self._weight_version, folder)

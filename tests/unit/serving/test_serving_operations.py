@@ -68,6 +68,7 @@ def test_weights_are_staged_everywhere_before_any_are_swapped(monkeypatch: pytes
             assert (taken.weight_version, taken.num_replicas, taken.pause_s) == (1, 2, 0.002)
             assert [action for _, action in ordered.done] == ["stage", "stage", "swap", "swap"]
             assert [(each.start.model_path, each.start.weight_version) for each in replicas] == [("/new", 1)] * 2
+            assert [each.weight_version for each in await operations.status()] == [1, 1], "before the next beats"
             assert ordered.ended == []
 
     asyncio.run(scenario())
