@@ -77,7 +77,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def log_to_stderr(log_format: LogFormat, process_fields: Mapping[str, Any] | None = None) -> None:
-    """Our records from INFO on, and others' warnings, go to standard error.
+    """Our records from INFO on, and others' warnings, go to standard error, unless records go somewhere already.
 
     Args:
         process_fields: what every record of this process has as JSON.
@@ -85,7 +85,5 @@ def log_to_stderr(log_format: LogFormat, process_fields: Mapping[str, Any] | Non
     handler = logging.StreamHandler(sys.stderr)
     is_json = log_format == "json"
     handler.setFormatter(JsonFormatter(process_fields) if is_json else logging.Formatter(TEXT_FORMAT))
-    root = logging.getLogger()
-    root.addHandler(handler)
-    root.setLevel(logging.WARNING)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])  # nothing where the caller's program has its own
     logging.getLogger("rlserve").setLevel(logging.INFO)
