@@ -303,7 +303,7 @@ class ReplicaPool:
             else replica.state
             for name, replica in self.replicas.items()
         }
-        change = resizing(states, self._num_samples, self.num_wanted)
+        change = resizing(states, self._num_samples, self.num_wanted, self.drained)
         for name in change.kept:
             logger.info("replica %s is wanted again", name)
             self.replicas[name].move_to(ReplicaState.READY)

@@ -43,6 +43,34 @@ def test_those_with_least_to_lose_end_first() -> None:
     assert resizing(states | {"f": ReplicaState.IDLE}, samples, 6) == Resizing(kept=("e",), started=("f",))
 
 
+@given(states=STATES, num_wanted=st.integers(0, 8), drained=st.sets(st.sampled_from("abcdef")))
+def test_who_gets_no_requests_is_never_preferred(
+    states: dict[str, ReplicaState], num_wanted: int, drained: set[str]
+) -> None:
+    change = resizing(states, dict.fromkeys("abcdef", 0), num_wanted, drained)
+    there = {name for name, state in states.items() if state in THERE}
+    at_rest = {name for name, state in states.items() if state in (ReplicaState.DRAINING, ReplicaState.IDLE)}
+    stays, comes = there - set(change.ended), {*change.kept, *change.started}
+    assert len(stays | comes) == min(num_wanted, len(there | at_rest))
+    assert set(change.ended) <= drained or not drained & stays
+    assert not drained & comes or at_rest - drained <= comes
+
+
+def test_a_drained_replica_ends_before_the_one_that_answers() -> None:
+    async def scenario() -> None:
+        pool, replicas = make_pool(2)
+        async with pool.running():
+            await until(lambda: pool.num_ready == 2)
+            async with pool.open([a_request("x")], "", streamed=True):
+                assert [request.id for request in replicas[0].submitted] == ["x"]
+                pool.drained.add("0")
+                pool.resize(1)
+                assert states_of(replicas) == ["draining", "ready"]
+                assert pool.num_ready == 1
+
+    asyncio.run(scenario())
+
+
 def states_of(replicas: Sequence[FakeReplica]) -> list[str]:
     return [str(replica.state) for replica in replicas]
 
