@@ -63,12 +63,22 @@ class Accounts(Collector):
             + usage.num_generated_tokens * config.generated_price
         ) / 1e6
 
+    def take_news(self) -> str | None:
+        """What the file is to say; None if none is asked for, or it says so already."""
+        if self._config.usage_file is None or not self._has_news:
+            return None
+        self._has_news = False
+        return json.dumps({name: asdict(usage) for name, usage in self._usage.items()}, indent=2) + "\n"
+
+    def write(self, news: str) -> None:
+        """Write the file. Reads nothing that requests change, so a thread may."""
+        assert self._config.usage_file is not None
+        write_atomically(Path(self._config.usage_file).expanduser(), news)
+
     def save(self) -> None:
         """Write the file, if one is asked for and there is news."""
-        if self._config.usage_file is not None and self._has_news:
-            self._has_news = False
-            content = {name: asdict(usage) for name, usage in self._usage.items()}
-            write_atomically(Path(self._config.usage_file).expanduser(), json.dumps(content, indent=2) + "\n")
+        if (news := self.take_news()) is not None:
+            self.write(news)
 
     def collect(self) -> Iterator[Metric]:
         """For Prometheus."""

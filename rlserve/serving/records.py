@@ -40,7 +40,8 @@ class Records:
     async def _save(self) -> None:
         while True:
             await asyncio.sleep(_SAVE_INTERVAL_S)
-            await asyncio.to_thread(self.accounts.save)
+            if (news := self.accounts.take_news()) is not None:
+                await asyncio.to_thread(self.accounts.write, news)
 
 
 def open_records(config: ServeConfig, open_things: contextlib.ExitStack) -> Records:

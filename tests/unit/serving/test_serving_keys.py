@@ -211,7 +211,13 @@ def test_accounts_survive_a_restart(tmp_path: Path) -> None:
     accounts.save()
     assert not (tmp_path / "usage.json").exists(), "there was nothing to write"
     accounts.add("ci", Usage(num_requests=1, num_prompt_tokens=3, num_generated_tokens=5))
+    news = accounts.take_news()
+    assert news is not None
+    accounts.add("of a request that ends meanwhile", Usage(num_requests=1))
+    accounts.write(news)
+    assert list(json.loads((tmp_path / "usage.json").read_text())) == ["ci"]
     accounts.save()
+    assert read_accounts(config).usage("of a request that ends meanwhile") == Usage(num_requests=1)
     again = read_accounts(config)
     again.add("ci", Usage(num_requests=1))
     assert again.usage("ci") == Usage(num_requests=2, num_prompt_tokens=3, num_generated_tokens=5)
