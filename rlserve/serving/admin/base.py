@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -42,12 +43,12 @@ class MovedGang:
     message: str
 
 
-class Operations:
-    """All of it, refused; implementations override what they can do."""
+class Operations(ABC):
+    """All but a look is refused; implementations override what they can do."""
 
+    @abstractmethod
     async def status(self) -> list[ReplicaStatus]:
         """Of all replicas."""
-        raise NotImplementedError
 
     async def pause(self) -> None:
         """Let engines stand still between two steps; streams stay open.

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeGuard
 
 from rlserve.errors import WorkerLostError
 from rlserve.serving.admin.base import NewWeights, Operations, ReplicaStatus
@@ -85,7 +86,7 @@ class PoolOperations(Operations):
                     logger.warning("replica %s starts anew with version %d", replica.name, self._weight_version)
                     replica.kill()
             logger.info("version %d of the weights comes from %s", self._weight_version, folder)
-            pause_s = max((each.pause_s for each in done.values() if isinstance(each, Done)), default=0.0)
+            pause_s = max((each.pause_s for each in done.values()), default=0.0)
             return NewWeights(weight_version=self._weight_version, pause_s=pause_s, num_replicas=len(done))
 
     def drain(self, replica: str) -> None:
@@ -149,5 +150,5 @@ class PoolOperations(Operations):
             raise ApiError(503, f"{action}: not done by all replicas after {self._timeout_s:g} s")
 
 
-def _is_done(result: Done | WorkerLostError | TimeoutError) -> bool:
+def _is_done(result: Done | WorkerLostError | TimeoutError) -> TypeGuard[Done]:
     return isinstance(result, Done) and result.error is None

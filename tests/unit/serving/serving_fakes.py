@@ -13,6 +13,7 @@ from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.engine.stats.metrics import Histogram
 from rlserve.serving.accounting import Accounts
+from rlserve.serving.admin.base import Operations, ReplicaStatus
 from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.keys import Keys
@@ -94,6 +95,13 @@ def generated(token_ids: Sequence[int]) -> GeneratedTokens:
 
 TOKENIZER = character_tokenizer(ALPHABET)
 VOCABULARY = Vocabulary(TOKENIZER)
+
+
+class FakeOperations(Operations):
+    """Operators can do nothing, and see no replicas."""
+
+    async def status(self) -> list[ReplicaStatus]:
+        return []
 
 
 def fake_context(
