@@ -15,6 +15,7 @@ import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +77,40 @@ def serve(config: ServeConfig, model_path: Path) -> int:
         UserError: the configuration, the model or the address cannot be used.
         WorkerFailedError: all replicas were given up.
     """
+    with open_entry(config) as entry, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, model_path, entry))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """Where clients and operators come in, and what is written down of them."""
+
+    keys: Keys
+    """Of clients."""
+    listener: socket.socket
+    """Listens already: whoever connects while the model is loaded waits."""
+    door: AdminDoor | None
+    """Of operators."""
+    records: Records
+
+
+@contextlib.contextmanager
+def open_entry(config: ServeConfig) -> Iterator[Entry]:
+    """All of it while the context is open.
+
+    Raises:
+        UserError: keys, a certificate, an address or a file cannot be used.
+    """
     keys = read_keys(config.access)
     check_access(config.host, config.access, keys)
     check_tls(config.access)
-    with contextlib.ExitStack() as open_sockets:
-        listener = open_sockets.enter_context(contextlib.closing(listen(config)))
-        door = open_admin(config, keys, open_sockets)
-        records = open_records(config, open_sockets)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(_serve(config, model_path, keys, listener, door, records))
+    with contextlib.ExitStack() as open_things:
+        yield Entry(
+            keys=keys,
+            listener=open_things.enter_context(contextlib.closing(_listen(config.host, config.port))),
+            door=_open_admin(config, keys, open_things),
+            records=open_records(config, open_things),
+        )
 
 
 def check_tls(config: AccessConfig) -> None:
@@ -100,22 +126,13 @@ def check_tls(config: AccessConfig) -> None:
         ) from error
 
 
-def listen(config: ServeConfig) -> socket.socket:
-    """A socket that listens already: whoever connects while the model is loaded waits."""
-    return _listen(config.host, config.port)
-
-
-def open_admin(config: ServeConfig, keys: Keys, open_sockets: contextlib.ExitStack) -> AdminDoor | None:
-    """The admin listener's socket, which ``open_sockets`` closes, and its keys, those of ``keys`` with the role among
-    them; None where none is asked for.
-
-    Raises:
-        UserError: it has no keys, or the address cannot be used.
-    """
+def _open_admin(config: ServeConfig, keys: Keys, open_things: contextlib.ExitStack) -> AdminDoor | None:
+    """The admin listener's socket and its keys, those of ``keys`` with the role among them; None where none is asked
+    for."""
     operators = read_admin_keys(config.admin, keys)
     if config.admin.port is None:
         return None
-    listener = open_sockets.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
+    listener = open_things.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
     return AdminDoor(listener=listener, keys=operators)
 
 
@@ -127,14 +144,7 @@ def _listen(host: str, port: int) -> socket.socket:
         raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another port") from error
 
 
-async def _serve(
-    config: ServeConfig,
-    model_path: Path,
-    keys: Keys,
-    listener: socket.socket,
-    door: AdminDoor | None,
-    records: Records,
-) -> int:
+async def _serve(config: ServeConfig, model_path: Path, entry: Entry) -> int:
     pool = ReplicaPool(
         replica_places(config, str(model_path)),
         create_policy(config.routing),
@@ -142,7 +152,7 @@ async def _serve(
         num_wanted=config.num_replicas,
         drain_timeout_s=config.scaling.drain_timeout_s,
     )
-    context = create_context(config, model_path, keys, pool, records)
+    context = create_context(config, model_path, pool, entry)
     operations = PoolOperations(pool, timeout_s=config.health.start_timeout_s)
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
@@ -152,8 +162,8 @@ async def _serve(
                 return 0
             async with (
                 scaling(config.scaling, pool, context.metrics),
-                listening(context, listener),
-                administering(context, door, operations),
+                listening(context, entry.listener),
+                administering(context, entry.door, operations),
             ):
                 await _first_of(pool.wait_failed(), ending.wait())
                 await drain(context)
@@ -172,9 +182,7 @@ async def scaling(config: ScalingConfig, pool: ReplicaPool, metrics: ServerMetri
         yield
 
 
-def create_context(
-    config: ServeConfig, model_path: Path, keys: Keys, pool: Replicas, records: Records
-) -> ServerContext:
+def create_context(config: ServeConfig, model_path: Path, pool: Replicas, entry: Entry) -> ServerContext:
     """What all routes share; ``pool`` answers."""
     spec = read_model_spec(model_path)
     tokenizer = load_tokenizer(config.model.tokenizer_path or str(model_path))
@@ -202,16 +210,16 @@ def create_context(
         )
 
     metrics = ServerMetrics(config.model_name, live_numbers)
-    metrics.register(records.accounts)
+    metrics.register(entry.records.accounts)
     return ServerContext(
         config=config,
-        keys=keys,
+        keys=entry.keys,
         pool=pool,
         vocabulary=Vocabulary(tokenizer),
         renderer=renderer,
         end_token_ids=ends.added,
         metrics=metrics,
-        records=records,
+        records=entry.records,
         started_s=int(time.time()),
         tracing=create_tracing(config.tracing, config.model_name),
     )

@@ -13,10 +13,8 @@ interpreter's lock, a few milliseconds at a time, and holds none of its tasks up
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-import socket
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
@@ -29,22 +27,10 @@ from rlserve.controller.clients.desk import ClientDesk
 from rlserve.controller.clients.operations import RunOperations
 from rlserve.controller.clients.run_replicas import RunReplicas
 from rlserve.engine.models import read_model_spec
-from rlserve.serving.admin.door import AdminDoor
 from rlserve.serving.config import DrainConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front import gate
-from rlserve.serving.keys import Keys, check_access, read_keys
-from rlserve.serving.records import Records, open_records
 from rlserve.serving.replicas.messages import Ready
-from rlserve.serving.server import (
-    address_of,
-    administering,
-    check_tls,
-    create_context,
-    drain,
-    listen,
-    listening,
-    open_admin,
-)
+from rlserve.serving.server import Entry, address_of, administering, create_context, drain, listening, open_entry
 from rlserve.tracking.run_folder import RunFolder, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -73,18 +59,10 @@ class ClientServer:
         Raises:
             UserError: the keys or the address cannot be used.
         """
-        keys = read_keys(self._config.access)
-        check_access(self._config.host, self._config.access, keys)
-        check_tls(self._config.access)
-        with contextlib.ExitStack() as open_sockets:
-            listener = open_sockets.enter_context(contextlib.closing(listen(self._config)))
-            door = open_admin(self._config, keys, open_sockets)
-            records = open_records(self._config, open_sockets)
+        with open_entry(self._config) as entry:
             controller = asyncio.get_running_loop()
-            thread = threading.Thread(
-                target=self._serve, args=(controller, keys, listener, door, records), name="clients", daemon=True
-            )
-            address = {"address": address_of(self._config, listener), "model": self._config.model_name}
+            thread = threading.Thread(target=self._serve, args=(controller, entry), name="clients", daemon=True)
+            address = {"address": address_of(self._config, entry.listener), "model": self._config.model_name}
             write_atomically(self._folder.server_file, json.dumps(address) + "\n")
             self._ended.set_running_or_notify_cancel()  # a run that is broken off does not cancel what a thread does
             thread.start()
@@ -102,37 +80,23 @@ class ClientServer:
 
     # -- the front's thread ----------------------------------------------------------------------------------
 
-    def _serve(
-        self,
-        controller: asyncio.AbstractEventLoop,
-        keys: Keys,
-        listener: socket.socket,
-        door: AdminDoor | None,
-        records: Records,
-    ) -> None:
+    def _serve(self, controller: asyncio.AbstractEventLoop, entry: Entry) -> None:
         try:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(self._answer(controller, keys, listener, door, records))
+                runner.run(self._answer(controller, entry))
         except BaseException as error:
             self._ended.set_exception(error)
         else:
             self._ended.set_result(None)
 
-    async def _answer(
-        self,
-        controller: asyncio.AbstractEventLoop,
-        keys: Keys,
-        listener: socket.socket,
-        door: AdminDoor | None,
-        records: Records,
-    ) -> None:
+    async def _answer(self, controller: asyncio.AbstractEventLoop, entry: Entry) -> None:
         ending = asyncio.Event()
         self._ending, self._front = ending, asyncio.get_running_loop()
         replicas = RunReplicas(self._desk, controller, limits=self._limits, num_places=self._num_places)
         logging.getLogger(gate.__name__).setLevel(logging.WARNING)  # a line a request would hide the run's own
-        context = create_context(self._config, self._model_path, keys, replicas, records)
+        context = create_context(self._config, self._model_path, replicas, entry)
         operations = RunOperations(self._folder)
-        async with listening(context, listener), administering(context, door, operations):
+        async with listening(context, entry.listener), administering(context, entry.door, operations):
             await ending.wait()
             await drain(context)
             replicas.break_off("no replica is left: the run has ended")
