@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from hashlib import blake2b
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 HASH_BYTES = 16
 
 
+@lru_cache(256)  # asked for with each block that is full, under a few versions and salts
 def root_hash(weight_version: int, salt: str = "") -> bytes:
     """Start of every chain under one version of the weights and one salt: other weights make other keys and values,
     and who does not know the salt cannot find out by the time of an answer what others have asked."""
