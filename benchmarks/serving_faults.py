@@ -19,7 +19,6 @@ import argparse
 import asyncio
 import json
 import signal
-import socket
 import tempfile
 import time
 import urllib.request
@@ -35,6 +34,7 @@ from models import DEFAULT_CACHE, SHAPES, ModelShape
 from serving_parts.server import Server, running_server, served_folder
 from serving_parts.told_streams import ToldStream, tell_all
 
+from rlserve.distributed.addresses import free_port
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
 
 NUM_TOKENS = 300
@@ -78,16 +78,17 @@ def kill(shape: ModelShape, cache: Path, num_streams: int) -> Iterator[Check]:
 
 def swap(shape: ModelShape, cache: Path, num_streams: int, num_swaps: int) -> Iterator[Check]:
     """Swap the weights under the streams, between two models."""
-    folders = [served_folder(shape, cache), _other_weights(shape, cache)]
     bodies = [_body(seed, temperature=1.0) for seed in range(num_streams)]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     os.environ["RLSERVE_ADMIN_KEYS"] = _KEY
     pauses_s: list[float] = []
     gaps_s: list[float] = []
     num_broken = num_wrong = num_mixed = 0
-    with running_server(shape, cache, *_MANY, f"admin.port={port}") as server:
+    with (
+        tempfile.TemporaryDirectory() as place,
+        running_server(shape, cache, *_MANY, f"admin.port={port}") as server,
+    ):
+        folders = [served_folder(shape, cache), _other_weights(shape, cache, Path(place))]
         _wait_for_replicas(server)
         calm = asyncio.run(tell_all(server.host, server.port, bodies, lambda: None))
         for number in range(1, num_swaps + 1):
@@ -135,13 +136,12 @@ def _generate(folder: Path, bodies: Sequence[Mapping[str, Any]]) -> list[list[in
     return [by_id[str(index)] for index in range(len(bodies))]
 
 
-def _other_weights(shape: ModelShape, cache: Path) -> Path:
-    """The same model with other random weights."""
+def _other_weights(shape: ModelShape, cache: Path, folder: Path) -> Path:
+    """The same model with other random weights, in ``folder``."""
     import torch
     from safetensors.torch import load_file, save_file
 
     source = served_folder(shape, cache)
-    folder = Path(tempfile.mkdtemp(prefix="other-weights-"))
     for path in source.iterdir():
         if path.suffix != ".safetensors":
             (folder / path.name).symlink_to(path)
