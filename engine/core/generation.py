@@ -37,6 +37,7 @@ from rlserve.engine.sequences.stop_strings import StopStringChecker
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
 from rlserve.engine.stats.metrics import NO_TIME, Latencies
+from rlserve.engine.stats.step_profile import profiled
 from rlserve.engine.stats.step_work import NO_WORK, StepWork
 
 _Ending = tuple[FinishReason, int | str | None]
@@ -238,7 +239,8 @@ class Generation:
         """What to compute next. The step in flight is collected first where its tokens must be known for that."""
         if self._in_flight is not None and (self._table.needs_tokens() or self._scheduler.may_preempt()):
             self._drain()
-        plan = self._scheduler.schedule()
+        with profiled("schedule"):
+            plan = self._scheduler.schedule()
         if plan.started:
             now_s = self._clock()
             for owner in plan.started:
@@ -267,7 +269,8 @@ class Generation:
             self._collect(step)
 
     def _collect(self, step: InFlightStep) -> None:
-        collected = self._pipeline.collect(step)
+        with profiled("collect"):
+            collected = self._pipeline.collect(step)
         rows_B = collected.rows_B
         self.counts.num_dropped_tokens += collected.num_dropped
         self.counts.num_generated_tokens += len(rows_B)

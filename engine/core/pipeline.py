@@ -40,6 +40,7 @@ from rlserve.engine.scheduling.scheduled_step import ScheduledStep
 from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.sequence import Sequence
 from rlserve.engine.sequences.table import SequenceTable
+from rlserve.engine.stats.step_profile import profiled
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -77,13 +78,15 @@ class Pipeline:
 
     def launch(self, step: ScheduledStep, weight_version: int) -> InFlightStep | None:
         """Have a step that is not empty computed, and its tokens drawn; None if there are none to draw."""
-        logits_RV = self._runner.compute(step, self._table)
+        with profiled("compute"):
+            logits_RV = self._runner.compute(step, self._table)
         self._score_prompts(step)
         self._scheduler.complete_chunks(step)
         rows_B, logits_row_B = self._rows_to_sample(step)
         if len(rows_B) == 0:
             return None
-        draw, details = self._runner.draw(logits_RV, self._table, rows_B, logits_row_B)
+        with profiled("draw"):
+            draw, details = self._runner.draw(logits_RV, self._table, rows_B, logits_row_B)
         return InFlightStep(
             rows_B=rows_B,
             num_decoding=len(step.decode_rows),

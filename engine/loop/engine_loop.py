@@ -21,6 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -33,6 +34,7 @@ from rlserve.engine.loop.subscription import AnswerSubscription, DeltaSubscripti
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import output_id
 from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.step_profile import StepProfile
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -82,6 +84,8 @@ class EngineLoop:
         """That wait for news."""
         self._held: list[RequestOutput] = []
         """Outputs of a step that is computed and has not ended."""
+        self._profile: StepProfile | None = None
+        """That sees the steps of now."""
         self._is_running = True
         self._is_computing = False
         self._num_steps = 0
@@ -155,6 +159,33 @@ class EngineLoop:
         """
         return self._commands.call(lambda: function(self._engine))
 
+    def begin_profile(self, profile: StepProfile) -> None:
+        """Have the next steps profiled, until the profile ends by itself, or :meth:`end_profile`. One at a time.
+
+        Raises:
+            WorkerFailedError: the engine failed, or the loop is stopping.
+        """
+
+        def begin(_: Engine) -> None:
+            profile.start()
+            self._profile = profile
+
+        self.run(begin)
+
+    def end_profile(self) -> None:
+        """End the profile of now, if there is one.
+
+        Raises:
+            WorkerFailedError: the engine failed, or the loop is stopping.
+        """
+
+        def end(_: Engine) -> None:
+            if self._profile is not None:
+                self._profile.stop()
+                self._profile = None
+
+        self.run(end)
+
     def stop(self) -> tuple[RequestOutput, ...]:
         """Break off all requests and end the loop, after the commands before. The engine is the caller's again.
 
@@ -195,7 +226,8 @@ class EngineLoop:
         start, num_before = self._clock(), self._stats.engine.num_running
         self._is_computing = True
         try:
-            self._held = self._engine.step()
+            with nullcontext() if self._profile is None else self._profile.step():
+                self._held = self._engine.step()
         finally:
             self._is_computing = False
         # Some begin with the step, others end with it: the larger number is nearer to its batch.

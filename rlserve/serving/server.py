@@ -30,6 +30,7 @@ from rlserve.rollout.tokenizer_loading import load_tokenizer
 from rlserve.serving.admin.base import Operations
 from rlserve.serving.admin.door import AdminDoor, read_admin_keys
 from rlserve.serving.admin.pool_operations import PoolOperations
+from rlserve.serving.admin.profiles import open_profile_folder
 from rlserve.serving.config import AccessConfig, ServeConfig
 from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
@@ -133,7 +134,7 @@ def _open_admin(config: ServeConfig, keys: Keys, open_things: contextlib.ExitSta
     if config.admin.port is None:
         return None
     listener = open_things.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
-    return AdminDoor(listener=listener, keys=operators)
+    return AdminDoor(listener=listener, keys=operators, profile_folder=open_profile_folder(config.admin.profile_folder))
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -153,7 +154,11 @@ async def _serve(config: ServeConfig, model_path: Path, entry: Entry) -> int:
         drain_timeout_s=config.scaling.drain_timeout_s,
     )
     context = create_context(config, model_path, pool, entry)
-    operations = PoolOperations(pool, timeout_s=config.health.start_timeout_s)
+    operations = PoolOperations(
+        pool,
+        timeout_s=config.health.start_timeout_s,
+        profile_folder=None if entry.door is None else entry.door.profile_folder,
+    )
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
         ending = asyncio.Event()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from model_folders import ALPHABET, write_model
 from served import SMALL_ENGINE, ServedModel, events, served
 
 from rlserve.engine import Engine, EngineConfig, Request, SamplingParams
+from rlserve.serving.admin.routes import MAX_PROFILED
 from rlserve.tasks.character_tokenizer import character_tokenizer
 
 ADMIN_KEY = "a-key-of-operators"
@@ -25,8 +28,14 @@ NUM_ROUNDS = 20
 
 
 @pytest.fixture(scope="module")
-def server(tiny_model: Path) -> Iterator[ServedModel]:
-    overrides = ("num_replicas=2", "model.name=tiny", "admin.port=0", *SMALL_ENGINE)
+def profiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder for traces, which the server makes."""
+    return tmp_path_factory.mktemp("traces") / "profiles"
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, profiles: Path) -> Iterator[ServedModel]:
+    overrides = ("num_replicas=2", "model.name=tiny", "admin.port=0", f"admin.profile_folder={profiles}", *SMALL_ENGINE)
     with served(tiny_model, *overrides, environment={"RLSERVE_ADMIN_KEYS": ADMIN_KEY}) as running:
         running.wait_for(lambda: running.metric("rlserve:ready_replicas") == 2, "both replicas are ready")
         yield running
@@ -198,3 +207,59 @@ def test_a_replica_that_is_lost_starts_with_the_newest_weights(
 def test_moves_are_of_runs(operator: httpx.Client) -> None:
     refused = operator.post("/admin/move", json={"gang": "a", "role": "train"})
     assert (refused.status_code, refused.json()["error"]["type"]) == (501, "NotImplementedError")
+
+
+def trace_of(answer: httpx.Response) -> set[str]:
+    """The names of the ranges in a profile's file."""
+    assert answer.status_code == 200, answer.text
+    with gzip.open(answer.json()["path"]) as file:
+        return {event["name"] for event in json.load(file)["traceEvents"] if event["ph"] == "X"}
+
+
+def test_steps_are_profiled_while_streams_go_on(server: ServedModel, operator: httpx.Client, profiles: Path) -> None:
+    operator.post("/admin/pause")  # so that the profile begins before them
+    with ThreadPoolExecutor(NUM_STREAMS) as clients:
+        answers = [clients.submit(stream, server, NUM_TOKENS, seed) for seed in range(NUM_STREAMS)]
+        server.wait_for(lambda: status(operator)["num_live_samples"] == NUM_STREAMS, "all streams wait")
+        assert operator.post("/start_profile").status_code == 200
+        assert operator.post("/admin/resume").status_code == 200
+        assert all(len(answer.result()) == NUM_TOKENS for answer in answers)
+    profiled = operator.post("/stop_profile")
+    ranges, most = trace_of(profiled), MAX_PROFILED.num_steps
+    assert {f"engine step {number}" for number in range(most)} | {"schedule", "compute", "draw", "collect"} <= ranges
+    assert f"engine step {most}" not in ranges, "it has ended by itself"
+    content = profiled.json()
+    assert content["num_steps"] == most
+    assert Path(content["path"]).parent == profiles
+    assert Path(content["path"]).stat().st_size == content["num_bytes"]
+    assert [each["state"] for each in status(operator)["replicas"]] == ["ready", "ready"]
+
+
+def test_a_profile_is_ended_by_hand_and_there_is_one_at_a_time(server: ServedModel, operator: httpx.Client) -> None:
+    operator.post("/admin/pause")  # so that no steps end it
+    try:
+        assert operator.post("/start_profile").status_code == 200
+        for path in ("/start_profile", "/admin/profile"):
+            assert operator.post(path, json={}).status_code == 409
+        ended = operator.post("/stop_profile")
+        assert ended.json()["num_steps"] == 0
+        trace_of(ended)
+    finally:
+        operator.post("/admin/resume")
+    assert operator.post("/admin/profile", json={"replica": "7"}).status_code == 404
+    for wrong in ({"num_steps": 10**6}, {"seconds": 1e6}, {"path": "/etc/passwd"}):
+        assert operator.post("/admin/profile", json=wrong).status_code == 400
+
+
+def test_a_trace_that_cannot_be_written_is_an_error_and_no_harm(
+    server: ServedModel, operator: httpx.Client, profiles: Path
+) -> None:
+    away = profiles.with_name("away")
+    profiles.rename(away)
+    try:
+        refused = operator.post("/admin/profile", json={"seconds": 0.01})
+        assert refused.status_code == 500
+        assert str(profiles) in refused.json()["error"]["message"]
+    finally:
+        away.rename(profiles)
+    trace_of(operator.post("/admin/profile", json={"seconds": 0.01}))

@@ -43,6 +43,25 @@ class MovedGang:
     message: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProfileBounds:
+    """A profile ends with the first that is reached."""
+
+    num_steps: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What a profile has seen."""
+
+    path: str
+    """Of a trace for Perfetto (https://ui.perfetto.dev), compressed, on the machine of the server."""
+    replica: str
+    num_steps: int
+    num_bytes: int
+
+
 class Operations(ABC):
     """All but a look is refused; implementations override what they can do."""
 
@@ -81,6 +100,33 @@ class Operations(ABC):
     def undrain(self, replica: str) -> None:
         """Call :meth:`drain` off."""
         _refuse("undrain of one replica")
+
+    def begin_profile(self, replica: str | None, bounds: ProfileBounds) -> None:
+        """Have the next steps of an engine profiled.
+
+        Args:
+            replica: by its name; None takes one that has something to do.
+
+        Raises:
+            ApiError: this server cannot, there is no such replica, or a profile is being taken.
+        """
+        _refuse("profile")
+
+    async def end_profile(self) -> Profile:
+        """End the profile of now; what became of it, or of the last one.
+
+        Raises:
+            ApiError: this server cannot, there was none, or it cannot be had.
+        """
+        _refuse("profile")
+
+    async def last_profile(self) -> Profile:
+        """Wait for the end of the profile that was begun last.
+
+        Raises:
+            ApiError: it cannot be had.
+        """
+        _refuse("profile")
 
     async def move(self, gang: str, role: str) -> MovedGang:
         """Have a gang of a run change its role.

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from rlserve.errors import UserError
 from rlserve.serving.config import AccessConfig, AdminConfig
@@ -18,6 +19,8 @@ class AdminDoor:
 
     listener: socket.socket
     keys: Keys
+    profile_folder: Path | None = None
+    """Of traces; None refuses them."""
 
 
 def read_admin_keys(config: AdminConfig, others: Keys, environment: Mapping[str, str] = os.environ) -> Keys:

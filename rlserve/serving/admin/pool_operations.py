@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import TypeGuard
 
 from rlserve.errors import WorkerLostError
-from rlserve.serving.admin.base import NewWeights, Operations, ReplicaStatus
+from rlserve.serving.admin.base import NewWeights, Operations, Profile, ProfileBounds, ReplicaStatus
+from rlserve.serving.admin.profiles import Profiles
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.replicas.messages import Done, OrderAction
+from rlserve.serving.replicas.messages import Done, Order, OrderAction
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.replicas.replica import Replica
 from rlserve.serving.replicas.state import ReplicaState
@@ -36,13 +37,15 @@ class PoolOperations(Operations):
     """
     Args:
         timeout_s: most time until all replicas have carried an order out.
+        profile_folder: of traces; None refuses profiles.
     """
 
-    def __init__(self, pool: ReplicaPool, *, timeout_s: float) -> None:
+    def __init__(self, pool: ReplicaPool, *, timeout_s: float, profile_folder: Path | None = None) -> None:
         self._pool = pool
         self._timeout_s = timeout_s
         self._weight_version = 0
         self._lock = asyncio.Lock()
+        self._profiles = Profiles(profile_folder)
 
     async def status(self) -> list[ReplicaStatus]:
         """Of all replicas, as of their last beats."""
@@ -99,6 +102,21 @@ class PoolOperations(Operations):
         self._pool.drained.discard(self._known(replica))
         logger.info("replica %s takes requests again", replica)
 
+    def begin_profile(self, replica: str | None, bounds: ProfileBounds) -> None:
+        """Of one that is running; the one with the most to do if none is named."""
+        running = [each for each in self._running() if replica is None or each.name == self._known(replica)]
+        if not running:
+            raise ApiError(503, "no replica is ready to be profiled", headers={"Retry-After": "5"})
+        self._profiles.begin(max(running, key=lambda each: self._pool.num_samples_of(each.name)), bounds)
+
+    async def end_profile(self) -> Profile:
+        """Its trace is written then."""
+        return await self._profiles.end()
+
+    async def last_profile(self) -> Profile:
+        """Its trace is written then."""
+        return await self._profiles.last()
+
     def _known(self, name: str) -> str:
         if name not in self._pool.replicas:
             known = ", ".join(self._pool.replicas)
@@ -135,11 +153,12 @@ class PoolOperations(Operations):
         self, replicas: Sequence[Replica], action: OrderAction, *, model_path: str = "", weight_version: int = 0
     ) -> list[Done | WorkerLostError | TimeoutError]:
         """Have an order carried out by all at once; what became of it with each."""
+        order = Order(action=action, model_path=model_path, weight_version=weight_version)
 
         async def one(replica: Replica) -> Done | WorkerLostError | TimeoutError:
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    return await replica.order(action, model_path=model_path, weight_version=weight_version)
+                    return await replica.order(order)
             except (WorkerLostError, TimeoutError) as error:  # the successor of a lost one is told when it starts
                 return error
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from rlserve.serving.admin.base import Operations
+from rlserve.serving.admin.base import Operations, ProfileBounds
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import takes
@@ -18,6 +18,10 @@ from rlserve.serving.front.whole_answer import json_response
 from rlserve.serving.protocol.errors import ApiError
 
 router = APIRouter(prefix="/admin")
+profile_router = APIRouter()
+"""By vLLM's names."""
+MAX_PROFILED = ProfileBounds(num_steps=100, seconds=60.0)
+"""Of one profile: the engine stands still while what was seen is put together, some microseconds an event."""
 
 
 class WeightsRequest(BaseModel):
@@ -45,7 +49,17 @@ class MoveRequest(BaseModel):
     role: Literal["train", "rollout"]
 
 
-BODIES: tuple[type[BaseModel], ...] = (WeightsRequest, DrainRequest, MoveRequest)
+class ProfileRequest(BaseModel):
+    """Body of ``/admin/profile``. It ends with the first bound that is reached."""
+
+    model_config = ConfigDict(extra="forbid")
+    replica: str | None = None
+    """By its name; None takes the one with the most to do."""
+    num_steps: int = Field(default=20, ge=1, le=MAX_PROFILED.num_steps)
+    seconds: float = Field(default=10.0, gt=0, le=MAX_PROFILED.seconds)
+
+
+BODIES: tuple[type[BaseModel], ...] = (WeightsRequest, DrainRequest, MoveRequest, ProfileRequest)
 
 
 def operations_of(request: Request) -> Operations:
@@ -119,6 +133,28 @@ async def move(request: Request) -> Response:
     """Have a gang of a run train, or roll out."""
     asked = await read_model(request, MoveRequest, context_of(request).config.limits)
     return json_response(asdict(await operations_of(request).move(asked.gang, asked.role)))
+
+
+@router.post("/profile", openapi_extra=takes(ProfileRequest))
+async def profile(request: Request) -> Response:
+    """Profile the next steps of a replica's engine; answered when the trace is written, with its path."""
+    asked = await read_model(request, ProfileRequest, context_of(request).config.limits)
+    operations = operations_of(request)
+    operations.begin_profile(asked.replica, ProfileBounds(num_steps=asked.num_steps, seconds=asked.seconds))
+    return json_response(asdict(await operations.last_profile()))
+
+
+@profile_router.post("/start_profile")
+async def start_profile(request: Request) -> Response:
+    """Profile the next steps of the replica with the most to do, until ``/stop_profile`` or for as long as may be."""
+    operations_of(request).begin_profile(None, MAX_PROFILED)
+    return json_response({})
+
+
+@profile_router.post("/stop_profile")
+async def stop_profile(request: Request) -> Response:
+    """End it; answered when the trace is written, with its path."""
+    return json_response(asdict(await operations_of(request).end_profile()))
 
 
 async def _status(request: Request) -> Response:

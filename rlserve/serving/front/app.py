@@ -39,7 +39,7 @@ from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 logger = logging.getLogger(__name__)
 
 ROUTERS = (*(models.router, completions.router, chat.router, tokens.router, tgi.router, health.router, page.router),)
-ADMIN_ROUTERS = (admin.router,)
+ADMIN_ROUTERS = (admin.router, admin.profile_router)
 _BODIES: tuple[type[BaseModel], ...] = (
     *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, GenerateRequest),
 )

@@ -46,20 +46,28 @@ class Abort:
     request_ids: tuple[str, ...]
 
 
-OrderAction = Literal["pause", "resume", "stage", "swap", "discard"]
+OrderAction = Literal["pause", "resume", "stage", "swap", "discard", "profile", "end_profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Something that an operator wants. ``pause`` and ``resume`` the engine between two steps; ``stage`` the weights of
-    a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them."""
+    a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them; ``profile`` the
+    next steps, or ``end_profile`` before it ends by itself."""
 
-    number: int
     action: OrderAction
+    number: int = 0
+    """Given by who sends it."""
     model_path: str = ""
     """Of ``stage``."""
     weight_version: int = 0
     """Of ``swap``."""
+    trace_path: str = ""
+    """Of ``profile``: the file to write."""
+    max_steps: int = 0
+    """Of ``profile``."""
+    max_s: float = 0.0
+    """Of ``profile``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +79,10 @@ class Done:
     """Why it was not; all is as before, but after a ``swap``, where nobody knows."""
     pause_s: float = 0.0
     """Of ``swap``: for so long the engine made no step."""
+    num_steps: int = 0
+    """Of ``profile``: that were seen."""
+    num_bytes: int = 0
+    """Of ``profile``: of the file."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from rlserve.errors import ModelError, RlserveError, WeightsRefusedError
 from rlserve.serving.replicas.messages import Done, Message, Order
+from rlserve.serving.replicas.profiling import Profiling
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class Orders:
         self._send = send
         self._waiting: queue.SimpleQueue[Order] = queue.SimpleQueue()
         self._staged: StagedWeights | None = None
+        self._profiling = Profiling(loop, send)
 
     def put(self, order: Order) -> None:
         """Have an order carried out after those before it. Does not wait."""
@@ -76,6 +78,11 @@ class Orders:
                     self._staged = None
                 case "swap":
                     done = replace(done, pause_s=self._swap(order.weight_version))
+                case "profile":
+                    self._profiling.begin(order)
+                    return  # it tells itself when it has ended
+                case "end_profile":
+                    self._profiling.end()
         except (ModelError, WeightsRefusedError) as error:
             logger.warning("%s is refused: %s", order.action, error)
             done = replace(done, error=str(error))

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 from rlserve.engine.stats.metrics import Histogram
@@ -151,7 +151,7 @@ class Replica:
             raise WorkerLostError(f"replica {self.name} has no process")
         self._writer.write(pack(message))
 
-    async def order(self, action: OrderAction, *, model_path: str = "", weight_version: int = 0) -> Done:
+    async def order(self, order: Order) -> Done:
         """Have an order carried out, and wait for what became of it.
 
         Raises:
@@ -160,7 +160,7 @@ class Replica:
         number = next(self._order_numbers)
         self._orders[number] = asyncio.get_running_loop().create_future()
         try:
-            self.send(Order(number=number, action=action, model_path=model_path, weight_version=weight_version))
+            self.send(replace(order, number=number))
             return await self._orders[number]
         finally:
             del self._orders[number]

@@ -13,7 +13,7 @@ from replica_fakes import FakeReplica, make_pool, until
 from rlserve.errors import WorkerLostError
 from rlserve.serving.admin.pool_operations import PoolOperations
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.replicas.messages import Done, OrderAction
+from rlserve.serving.replicas.messages import Done, Order, OrderAction
 from rlserve.serving.replicas.replica import Replica
 
 FOLDER = Path("/new")
@@ -28,10 +28,8 @@ class Ordered:
         """What becomes of an order to a replica: an error, lost, or None for never."""
         self._replicas = replicas
 
-        async def order(
-            replica: Replica, action: OrderAction, *, model_path: str = "", weight_version: int = 0
-        ) -> Done:
-            return await self._carry_out(replica.name, action)
+        async def order(replica: Replica, order: Order) -> Done:
+            return await self._carry_out(replica.name, order.action)
 
         monkeypatch.setattr(FakeReplica, "order", order)
 
