@@ -26,7 +26,7 @@ _NOTHING = nullcontext()
 
 def profiled(name: str) -> AbstractContextManager[object]:
     """A range of this name in the trace of a thread that is profiled; elsewhere nothing, and next to no time."""
-    return record_function(name) if torch.autograd._profiler_enabled() else _NOTHING
+    return record_function(name) if torch._C._autograd._profiler_enabled() else _NOTHING
 
 
 class StepProfile:
