@@ -7,9 +7,8 @@ from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.errors import UserError
 from rlserve.serving.answers.message import MessageReader
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.protocol.chat import ChatRequest
+from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.protocol.structured import structured_output_of
 from rlserve.serving.reasoning.factory import create_reasoning_parser, find_reasoning_format
 from rlserve.serving.tool_parsers.base import ToolFormat, new_call_id
 from rlserve.serving.tool_parsers.choice import forced_calls
@@ -19,26 +18,26 @@ _NUM_LAST_TOKENS = 16
 """Of a prompt: enough for an opening tag."""
 
 
-def wanted_form(context: ServerContext, asked: ChatRequest) -> StructuredOutput | None:
+def wanted_form(context: ServerContext, conversation: Conversation) -> StructuredOutput | None:
     """What answers must look like: a form that is asked for, or calls that are forced.
 
     Raises:
-        ApiError: both are, a form is none, or the model's way to call tools is not known.
+        ApiError: both are, or the model's way to call tools is not known.
     """
-    form = structured_output_of(asked)
-    if not asked.shown_tools:
-        return form
-    if form is not None:
+    if not conversation.shown_tools:
+        return conversation.form
+    if conversation.form is not None:
         raise ApiError(400, "an answer of a given form cannot call tools: set tool_choice=none", "tool_choice")
-    tools = [spec.tool for spec in asked.shown_tools]
-    several = asked.parallel_tool_calls is not False
+    tools = [spec.tool for spec in conversation.shown_tools]
     try:
-        return forced_calls(_tool_format(context), tools, asked.wanted_calls, several=several)
+        return forced_calls(
+            _tool_format(context), tools, conversation.wanted_calls, several=conversation.may_call_several
+        )
     except UserError as error:
         raise ApiError(400, str(error), "tool_choice") from error
 
 
-def message_reader(context: ServerContext, asked: ChatRequest, request: engine.Request) -> MessageReader:
+def message_reader(context: ServerContext, conversation: Conversation, request: engine.Request) -> MessageReader:
     """For one answer to a conversation. An answer of a given form has no reasoning."""
     config, template = context.config.model, context.renderer.template
     has_form = request.sampling.structured_output is not None
@@ -47,7 +46,7 @@ def message_reader(context: ServerContext, asked: ChatRequest, request: engine.R
     end_of_prompt = context.vocabulary.decode(last_token_ids, skip_special_tokens=False)
     return MessageReader(
         None if name is None else create_reasoning_parser(name, end_of_prompt),
-        _tool_format(context).parser(new_call_id) if asked.shown_tools else None,
+        _tool_format(context).parser(new_call_id) if conversation.shown_tools else None,
     )
 
 

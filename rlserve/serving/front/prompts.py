@@ -10,7 +10,7 @@ from functools import partial
 
 from rlserve.errors import DeadlineExceededError, UserError
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.protocol.chat import ChatRequest, Message
+from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 
 _MANY_CHARS = 4096
@@ -29,20 +29,20 @@ async def encode(context: ServerContext, text: str, *, add_special_tokens: bool)
     return await asyncio.get_running_loop().run_in_executor(_TOKENISERS, work)
 
 
-async def encode_conversation(context: ServerContext, asked: ChatRequest) -> tuple[int, ...]:
+async def encode_conversation(context: ServerContext, conversation: Conversation) -> tuple[int, ...]:
     """The tokens of a conversation.
 
     Raises:
         ApiError: the chat template refuses it, or takes too long.
     """
-    messages = [message.for_template() for message in asked.messages]
-    arguments = dict(asked.chat_template_kwargs or {})
-    if tools := asked.shown_tools:
+    messages = [message.for_template() for message in conversation.messages]
+    arguments = dict(conversation.template_arguments)
+    if tools := conversation.shown_tools:
         arguments["tools"] = [tool.for_template() for tool in tools]
     try:
-        text = await context.renderer.render(messages, arguments, goes_on=asked.goes_on)
+        text = await context.renderer.render(messages, arguments, goes_on=conversation.goes_on)
     except (UserError, DeadlineExceededError) as error:
-        raise ApiError(400, str(error), "messages") from error
+        raise ApiError(400, str(error), conversation.messages_name) from error
     # What the template writes is all that the model reads, special tokens included.
     return await encode(context, text, add_special_tokens=False)
 
@@ -52,12 +52,12 @@ def affinity_of_tokens(token_ids: Sequence[int], session: str | None) -> str:
     return session or repr(token_ids[:_NUM_AFFINITY_TOKENS])
 
 
-def affinity_of_messages(messages: Sequence[Message], session: str | None) -> str:
+def affinity_of_conversation(conversation: Conversation) -> str:
     """The same of conversations: up to the first words of the user they stay as they are, turn after turn."""
-    if session:
-        return session
+    if conversation.session:
+        return conversation.session
     digest = hashlib.blake2b(digest_size=16)
-    for message in messages:
+    for message in conversation.messages:
         digest.update(f"{message.role}\0{message.text}\0".encode("utf-8", "surrogatepass"))
         if message.role == "user":
             break

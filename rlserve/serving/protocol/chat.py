@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from rlserve.serving.config import LimitsConfig
+from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, SamplingFields, check_num_logprobs
+from rlserve.serving.protocol.message import Message
+from rlserve.serving.protocol.sampling import FirstOnly, SamplingFields, check_num_logprobs
+from rlserve.serving.protocol.structured import structured_output_of
 from rlserve.serving.protocol.tools import MAX_TOOLS, NamedTool, ToolChoice, ToolSpec
 from rlserve.serving.tool_parsers.choice import AUTO, NONE, REQUIRED
 
@@ -18,37 +20,6 @@ _OWN_ARGUMENTS = frozenset(
     | {"return_dict", "return_tensors", "padding", "truncation", "max_length", "tools", "documents"}
     | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
 )
-
-
-class TextPart(ApiModel):
-    """The only kind of part that a text model reads."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Message(ApiModel):
-    """One message of a conversation. What it has besides is given to the template."""
-
-    model_config = ConfigDict(extra="allow")
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[TextPart], FirstOnly()] | None = None
-
-    @property
-    def text(self) -> str:
-        """Its parts, one behind the other."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.content or ""
-
-    def for_template(self) -> dict[str, Any]:
-        """As templates read it."""
-        role = "system" if self.role == "developer" else self.role
-        extra = dict(self.model_extra or {})
-        if isinstance(calls := extra.get("tool_calls"), list):
-            extra["tool_calls"] = [_with_parsed_arguments(call) for call in calls]
-        return {**extra, "role": role, "content": self.text}
 
 
 class ChatRequest(SamplingFields):
@@ -82,11 +53,6 @@ class ChatRequest(SamplingFields):
         return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
 
     @property
-    def shown_tools(self) -> list[ToolSpec]:
-        """Those that the model is shown."""
-        return [] if self.wanted_calls == NONE else self.tools or []
-
-    @property
     def goes_on(self) -> bool:
         """Whether the answer continues the last message."""
         return self.continue_final_message is True
@@ -113,14 +79,24 @@ class ChatRequest(SamplingFields):
         if own := _OWN_ARGUMENTS & set(self.chat_template_kwargs or ()):
             raise ApiError(400, f"chat_template_kwargs cannot hold {', '.join(sorted(own))}", "chat_template_kwargs")
 
+    def conversation(self) -> Conversation:
+        """What it comes to.
 
-def _with_parsed_arguments(call: Any) -> Any:
-    """Clients send the arguments of calls as JSON in a string; templates write them themselves."""
-    function = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = json.loads(function["arguments"] or "{}")
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"messages: the arguments of a call are no JSON: {error}", "messages") from error
-    return {**call, "function": {**function, "arguments": arguments}}
+        Raises:
+            ApiError: the form that answers are to have is none.
+        """
+        has_newer_name = self.max_completion_tokens is not None
+        return Conversation(
+            messages=tuple(self.messages),
+            sampling=self,
+            max_tokens=self.max_completion_tokens if has_newer_name else self.max_tokens,
+            num_logprobs=self.num_logprobs,
+            tools=tuple(self.tools or ()),
+            wanted_calls=self.wanted_calls,
+            may_call_several=self.parallel_tool_calls is not False,
+            form=structured_output_of(self),
+            template_arguments=self.chat_template_kwargs or {},
+            goes_on=self.goes_on,
+            session=self.prompt_cache_key or self.user,
+            max_tokens_name="max_completion_tokens" if has_newer_name else "max_tokens",
+        )

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field
 
-from rlserve.serving.protocol.chat import Message
+from rlserve.serving.protocol.message import Message
 from rlserve.serving.protocol.sampling import ApiModel, FirstOnly, Tokens
 
 

@@ -10,17 +10,17 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from rlserve.engine.requests import request as engine
-from rlserve.engine.requests.delta import rest_of
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.choice import ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.completion_answers import CompletionChoice, Echo
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model
+from rlserve.serving.front.choices import Choices
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
-from rlserve.serving.front.generation import Generation, admit, new_answer_id
+from rlserve.serving.front.generation import admit, new_answer_id
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.answer_schemas import CompletionAnswer
@@ -46,6 +46,7 @@ async def complete(request: Request) -> Response:
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)
     ]
     generation = admit(context, requests, affinity_of_tokens(prompts[0], asked.user), arrived_s)
+    choices = Choices(generation, _options(context, asked))
     base = {
         "id": answer_id,
         "object": "text_completion",
@@ -53,9 +54,9 @@ async def complete(request: Request) -> Response:
         "model": context.config.model_name,
     }
     if asked.stream:
-        stream = _CompletionStream(generation, asked, base)
+        stream = _CompletionStream(choices, asked, base)
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)
-    return await whole_answer(request, generation, lambda outputs: _content(generation, asked, base, outputs))
+    return await whole_answer(request, generation, lambda outputs: _content(choices, asked, base, outputs))
 
 
 async def _tokens(context: ServerContext, asked: CompletionRequest, prompt: str | list[int]) -> tuple[int, ...]:
@@ -108,9 +109,9 @@ def _options(context: ServerContext, asked: CompletionRequest) -> ChoiceOptions:
     )
 
 
-def _tellers(generation: Generation, asked: CompletionRequest, options: ChoiceOptions) -> list[CompletionChoice]:
+def _tellers(choices: Choices, asked: CompletionRequest) -> list[CompletionChoice]:
     """One for each choice."""
-    vocabulary = generation.context.vocabulary
+    vocabulary, options = choices.vocabulary, choices.options
 
     def echo(tokens: tuple[int, ...]) -> Echo | None:
         text = vocabulary.decode(tokens, skip_special_tokens=options.skip_special_tokens) if asked.echo else None
@@ -124,43 +125,38 @@ def _tellers(generation: Generation, asked: CompletionRequest, options: ChoiceOp
             echo=echo(request.prompt_token_ids),
             is_told=asked.max_tokens != 0,
         )
-        for request in generation.requests
+        for request in choices.generation.requests
         for _ in range(asked.num_samples)
     ]
 
 
 def _content(
-    generation: Generation, asked: CompletionRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]
+    choices: Choices, asked: CompletionRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]
 ) -> dict[str, Any]:
     """A whole answer."""
-    options = _options(generation.context, asked)
-    tellers = iter(_tellers(generation, asked, options))
-    choices: list[dict[str, Any]] = []
-    num_generated = 0
-    for request, output in zip(generation.requests, outputs, strict=True):
-        for sample in output.samples:
-            choice = Choice(len(choices), generation.context.vocabulary, options, request.prompt_token_ids)
-            teller = next(tellers)
-            content = teller.content(choice.take(rest_of(sample, 0)), output)
-            if asked.prompt_logprobs is not None:
-                content["prompt_logprobs"] = teller.prompt_log_probs(output)
-            choices.append(content)
-            num_generated += 0 if asked.max_tokens == 0 else choice.num_tokens
+    contents: list[dict[str, Any]] = []
+    output_of_each = [output for output in outputs for _ in output.samples]
+    rows = zip(_tellers(choices, asked), choices.whole(outputs), output_of_each, strict=True)
+    for teller, news, output in rows:
+        content = teller.content(news, output)
+        if asked.prompt_logprobs is not None:
+            content["prompt_logprobs"] = teller.prompt_log_probs(output)
+        contents.append(content)
     return {
         **base,
-        "choices": choices,
+        "choices": contents,
         "usage": usage(
-            num_prompt_tokens=sum(len(request.prompt_token_ids) for request in generation.requests),
-            num_generated_tokens=num_generated,
-            num_cached_tokens=sum(output.num_cached_tokens for output in outputs),
+            num_prompt_tokens=choices.num_prompt_tokens,
+            num_generated_tokens=0 if asked.max_tokens == 0 else choices.num_generated_tokens,
+            num_cached_tokens=choices.num_cached_tokens,
         ),
     }
 
 
 class _CompletionStream(AnswerStream):
-    def __init__(self, generation: Generation, asked: CompletionRequest, base: dict[str, Any]) -> None:
-        super().__init__(generation, asked, _options(generation.context, asked), base)
-        self._tellers = _tellers(generation, asked, self.options)
+    def __init__(self, choices: Choices, asked: CompletionRequest, base: dict[str, Any]) -> None:
+        super().__init__(choices, asked, base)
+        self._tellers = _tellers(choices, asked)
 
     def first_chunks(self) -> Iterator[dict[str, Any]]:
         return iter(())

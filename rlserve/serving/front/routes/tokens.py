@@ -31,7 +31,7 @@ async def tokenize(request: Request) -> Response:
             continue_final_message=asked.add_generation_prompt is False,
         )
         chat.check(context.config.limits)
-        tokens = await encode_conversation(context, chat)
+        tokens = await encode_conversation(context, chat.conversation())
     elif asked.prompt is not None:
         tokens = await encode(context, asked.prompt, add_special_tokens=asked.add_special_tokens is not False)
     else:

@@ -1,0 +1,77 @@
+"""All answers to a client's request, as they are generated: whole, or piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from rlserve.engine.requests.delta import RequestDelta, rest_of
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.usage import usage
+from rlserve.serving.front.generation import Generation, find_error
+
+
+class Choices:
+    """The answers to the first prompt come before those to the second."""
+
+    def __init__(self, generation: Generation, options: ChoiceOptions) -> None:
+        self.generation = generation
+        self.options = options
+        self.vocabulary = generation.context.vocabulary
+        self.num_cached_tokens = 0
+        self._num_samples = generation.requests[0].sampling.n
+        self._choices = [
+            Choice(position * self._num_samples + index, self.vocabulary, options, request.prompt_token_ids)
+            for position, request in enumerate(generation.requests)
+            for index in range(self._num_samples)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._choices)
+
+    @property
+    def num_prompt_tokens(self) -> int:
+        """Of all prompts, each once."""
+        return sum(len(request.prompt_token_ids) for request in self.generation.requests)
+
+    @property
+    def num_generated_tokens(self) -> int:
+        """So far."""
+        return sum(choice.num_tokens for choice in self._choices)
+
+    def usage(self) -> dict[str, Any]:
+        """So far."""
+        return usage(
+            num_prompt_tokens=self.num_prompt_tokens,
+            num_generated_tokens=self.num_generated_tokens,
+            num_cached_tokens=self.num_cached_tokens,
+        )
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> list[ChoiceNews]:
+        """All of each answer."""
+        self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
+        samples = [sample for output in outputs for sample in output.samples]
+        return [choice.take(rest_of(sample, 0)) for choice, sample in zip(self._choices, samples, strict=True)]
+
+    async def news(self) -> AsyncGenerator[list[ChoiceNews]]:
+        """What there is to tell, as it comes. Close it to abort the rest.
+
+        Raises:
+            ApiError: the engine refused a request, or no replica could answer it.
+        """
+        async with aclosing(self.generation.news()) as news:
+            async for each in news:
+                if (error := find_error(each)) is not None:
+                    raise error
+                yield list(self._told(each))
+
+    def _told(self, news: Sequence[tuple[int, RequestDelta]]) -> Iterator[ChoiceNews]:
+        for position, delta in news:
+            if delta.output is not None:
+                self.num_cached_tokens += delta.output.num_cached_tokens
+            for sample in delta.samples:
+                told = self._choices[position * self._num_samples + sample.index].take(sample)
+                if told.is_first or told.is_worth_telling(self.options):
+                    yield told

@@ -1,0 +1,130 @@
+"""From a conversation to the model's answers to it, for all APIs that have conversations.
+
+::
+
+    a request of some API ──► Conversation ──begin_turn──► Turn ──► TurnNews ──► an answer of that API
+                                                                    reasoning, content, calls, end
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from rlserve.engine.requests import request as engine
+from rlserve.engine.requests.request import RequestOutput
+from rlserve.serving.answers.choice import ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.message import MessageNews
+from rlserve.serving.front.choices import Choices
+from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.messages import message_reader, wanted_form
+from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
+from rlserve.serving.protocol.conversation import Conversation
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import to_sampling_params
+
+
+@dataclass(frozen=True, kw_only=True)
+class TurnNews:
+    """What is new of one answer."""
+
+    choice: ChoiceNews
+    """Its tokens, and how it ended."""
+    message: MessageNews
+    """Its text, by what it is."""
+
+
+class Turn:
+    """The answers to one conversation, of which there may be several."""
+
+    def __init__(self, conversation: Conversation, choices: Choices) -> None:
+        self.choices = choices
+        (self.request,) = choices.generation.requests
+        context = choices.generation.context
+        self._readers = [message_reader(context, conversation, self.request) for _ in range(len(choices))]
+
+    @property
+    def generation(self) -> Generation:
+        """Of the answers."""
+        return self.choices.generation
+
+    def whole(self, outputs: Sequence[RequestOutput]) -> list[TurnNews]:
+        """All of each answer."""
+        return [self.read(choice, is_last=True) for choice in self.choices.whole(outputs)]
+
+    async def news(self) -> AsyncGenerator[list[TurnNews]]:
+        """What there is to tell, as it comes. Close it to abort the rest.
+
+        Raises:
+            ApiError: the engine refused the request, or no replica could answer it.
+        """
+        async with aclosing(self.choices.news()) as news:
+            async for each in news:
+                yield [self.read(choice, is_last=choice.finish_reason is not None) for choice in each]
+
+    def read(self, choice: ChoiceNews, *, is_last: bool) -> TurnNews:
+        """What the next piece of an answer says."""
+        return TurnNews(choice=choice, message=self._readers[choice.index].take(choice.text, is_last=is_last))
+
+
+async def begin_turn(context: ServerContext, conversation: Conversation, answer_id: str, arrived_s: float) -> Turn:
+    """Have the model go on with a conversation.
+
+    Args:
+        answer_id: of the engine's request, too.
+        arrived_s: when the client's request did, on the performance counter.
+
+    Raises:
+        ApiError: it cannot be had, or not now.
+    """
+    asked = conversation.sampling
+    form = wanted_form(context, conversation)
+    context.check_model(asked.model)
+    prompt = await encode_conversation(context, conversation)
+    if not prompt:
+        message = "the chat template makes no text of this conversation"
+        raise ApiError(400, message, conversation.messages_name)
+    sampling = to_sampling_params(
+        asked,
+        max_tokens=_max_tokens(context, conversation, len(prompt)),
+        end_token_ids=context.end_token_ids,
+        num_logprobs=conversation.num_logprobs or 0,
+        prompt_logprobs=asked.prompt_logprobs,
+        structured_output=form,
+    )
+    request = engine.Request(
+        id=answer_id,
+        prompt_token_ids=prompt,
+        sampling=sampling,
+        priority=asked.priority or 0,
+        cache_salt=asked.cache_salt or "",
+    )
+    generation = admit(context, [request], affinity_of_conversation(conversation), arrived_s)
+    return Turn(conversation, Choices(generation, _options(context, conversation)))
+
+
+def _max_tokens(context: ServerContext, conversation: Conversation, num_prompt_tokens: int) -> int:
+    given = conversation.max_tokens
+    return max_tokens_of(
+        context,
+        None if conversation.cuts_max_tokens else given,
+        given if conversation.cuts_max_tokens else None,
+        num_prompt_tokens,
+        name=conversation.max_tokens_name,
+        prompt=conversation.messages_name,
+    )
+
+
+def _options(context: ServerContext, conversation: Conversation) -> ChoiceOptions:
+    asked = conversation.sampling
+    return ChoiceOptions(
+        num_logprobs=conversation.num_logprobs,
+        stop=asked.stop_strings,
+        include_stop=asked.include_stop_str_in_output or False,
+        skip_special_tokens=asked.skip_special_tokens is not False,
+        returns_token_ids=asked.return_token_ids or False,
+        returns_weight_versions=asked.return_weight_versions or False,
+        end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
+    )

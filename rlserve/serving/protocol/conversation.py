@@ -1,0 +1,47 @@
+"""A conversation that is to go on, whatever API it was written in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.serving.protocol.message import Message
+from rlserve.serving.protocol.sampling import SamplingFields
+from rlserve.serving.protocol.tools import ToolSpec
+from rlserve.serving.tool_parsers.choice import NONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """What the model is told and how it is to answer. Each API reads its own requests into one."""
+
+    messages: tuple[Message, ...]
+    sampling: SamplingFields = field(default_factory=SamplingFields)
+    """Without ``max_tokens``, which the next has."""
+    max_tokens: int | None = None
+    """Of an answer; None: as many as there is room for."""
+    cuts_max_tokens: bool = False
+    """Whether more than there is room for is cut to that, and not refused."""
+    num_logprobs: int | None = None
+    """Likeliest tokens to tell for each token; None tells no log-probabilities."""
+    tools: tuple[ToolSpec, ...] = ()
+    wanted_calls: str = NONE
+    """``auto``, ``none``, ``required``, or the name of the tool that is to be called."""
+    may_call_several: bool = True
+    form: StructuredOutput | None = None
+    """That answers must have."""
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    goes_on: bool = False
+    """Whether the answer continues the last message."""
+    session: str | None = None
+    """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
+    messages_name: str = "messages"
+    """The parameter that the messages came in."""
+    max_tokens_name: str = "max_tokens"
+
+    @property
+    def shown_tools(self) -> tuple[ToolSpec, ...]:
+        """Those that the model is shown."""
+        return () if self.wanted_calls == NONE else self.tools
