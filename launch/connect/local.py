@@ -19,7 +19,7 @@ from rlserve.launch.connect.ray_helpers import helpers_left_out
 from rlserve.launch.connect.ray_logs import route_ray_logs
 from rlserve.launch.signals import terminate_signal_kept
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.pool.discovery import ACCELERATOR_PREFIX, discover_machine
+from rlserve.pool.discovery import accelerator_marker, discover_machine
 from rlserve.pool.nvidia import VISIBLE_DEVICES, has_slices, visible_gpus
 from rlserve.pool.slots import slot_groups
 from rlserve.processes import end_all, processes_naming
@@ -126,7 +126,7 @@ def _resources(groups: tuple[SlotGroupConfig, ...]) -> dict[str, float]:
     for group in groups:
         if is_cpu(group.type):
             cpu_slots[group.type] += group.count
-    markers = {f"{ACCELERATOR_PREFIX}{group.type}": 1.0 for group in groups if not is_cpu(group.type)}
+    markers = {accelerator_marker(group.type): 1.0 for group in groups if not is_cpu(group.type)}
     return {**{name: float(count) for name, count in cpu_slots.items()}, **markers}
 
 

@@ -7,7 +7,7 @@ from math import ceil, floor
 
 from rlserve.config.colocated_checks import check_colocated
 from rlserve.config.pacing_checks import check_pacing
-from rlserve.config.pool_split import find_groups, split_groups
+from rlserve.config.pool_split import find_groups, gang_views, split_groups
 from rlserve.config.supervised_checks import check_data_columns, check_supervised
 from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
@@ -70,7 +70,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
     size, wanted = config.rollout.engine.tensor_parallel_size, config.pool.num_initial_rollout
     cut = cut_gangs(groups, size)
     num_gangs, unit = len(cut.gangs), "slot" if size == 1 else "gang"
-    fewest, most = rollout_bounds(config.deciding, num_gangs)
+    fewest, most = rollout_bounds(config.deciding, gang_views(cut.gangs, config.pool))
     try:
         check_gangs(cut, size)
     except PoolError as error:
@@ -90,7 +90,7 @@ def _check_pool(config: RunConfig, discovered: Mapping[str, int]) -> Iterator[Pr
         yield Problem("pool.num_initial_rollout", message)
     else:
         try:
-            split_groups(groups, wanted, size)
+            split_groups(groups, config.pool, size)
         except PoolError as error:
             yield Problem("pool.slots", str(error))
 

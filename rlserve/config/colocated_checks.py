@@ -17,6 +17,10 @@ def check_colocated(config: RunConfig) -> Iterator[Problem]:
         if pool.colocated != ColocatedConfig():
             yield Problem("pool.colocated", f"is for pool.placement=colocated only, got {pool.placement}")
         return
+    if pool.keeps_slots_from_training:
+        yield Problem(
+            "pool.train_on_spot", "must be true with pool.placement=colocated on spot machines, where all slots train"
+        )
     if pool.is_paced:
         yield Problem("pool.placement", "must be elastic or separate on paced slots, got colocated")
     if config.trainer.weights_are_spread:

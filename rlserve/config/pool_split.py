@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rlserve.config.tree import RunConfig
@@ -10,9 +10,10 @@ from rlserve.manager.initial_split import initial_split
 from rlserve.manager.policies.base import GangFigures, GangView
 from rlserve.manager.policies.bounds import rollout_bounds
 from rlserve.manager.roles import Role
-from rlserve.pool.config import SlotGroupConfig
+from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.pool.gangs import Gang, check_gangs, cut_gangs
 from rlserve.pool.slots import slot_groups
+from rlserve.roofline.accelerators import is_spot
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,10 @@ def first_roles(config: RunConfig, gangs: Sequence[Gang]) -> dict[str, Role]:
     """
     if config.pool.placement == "colocated" or not config.algorithm.needs.rollouts:
         return {gang.id: Role.TRAIN for gang in gangs}
-    return initial_split([gang_view(gang) for gang in gangs], config.pool.num_initial_rollout)
+    return initial_split(gang_views(gangs, config.pool), config.pool.num_initial_rollout)
 
 
-def split_groups(
-    groups: tuple[SlotGroupConfig, ...], num_initial_rollout: int | None, gang_size: int
-) -> tuple[GroupSplit, ...]:
+def split_groups(groups: tuple[SlotGroupConfig, ...], pool: PoolConfig, gang_size: int) -> tuple[GroupSplit, ...]:
     """How each group starts.
 
     Raises:
@@ -67,7 +66,7 @@ def split_groups(
     """
     cut = cut_gangs(groups, gang_size)
     check_gangs(cut, gang_size)
-    roles = initial_split([gang_view(gang) for gang in cut.gangs], num_initial_rollout)
+    roles = initial_split(gang_views(cut.gangs, pool), pool.num_initial_rollout)
     assigned = iter(roles.values())
     parts = []
     for group in groups:
@@ -94,10 +93,10 @@ def render_split(config: RunConfig, discovered: Mapping[str, int]) -> str:
     if config.pool.placement == "colocated":
         slots = ", ".join(f"{group.count} {group.type}" for group in groups)
         return f"slots: {slots}; all of them roll out and train in turn (pool.placement=colocated)\n{in_flight}\n"
-    parts = split_groups(groups, config.pool.num_initial_rollout, size)
+    parts = split_groups(groups, config.pool, size)
     num_rollout = sum(part.num_rollout for part in parts)
     num_slots = num_rollout + sum(part.num_train for part in parts)
-    fewest, most = rollout_bounds(config.deciding, num_slots // size)
+    fewest, most = rollout_bounds(config.deciding, gang_views(cut_gangs(groups, size).gangs, config.pool))
     rows = [("group", "type", "count", "prefers", "starts as")]
     rows += [
         (str(index), part.group.type, str(part.group.count), part.group.prefer or "-", part.start)
@@ -119,8 +118,19 @@ def _render_trainers(config: RunConfig, discovered: Mapping[str, int]) -> str:
     return f"slots: {', '.join(f'{group.count} {group.type}' for group in groups)}; all of them train\n"
 
 
+def gang_views(gangs: Iterable[Gang], pool: PoolConfig) -> tuple[GangView, ...]:
+    """Gangs without a role yet, as policies see them."""
+    return tuple(gang_view(gang, train_on_spot=pool.train_on_spot) for gang in gangs)
+
+
 def gang_view(
-    gang: Gang, *, role: Role | None = None, idle: bool = False, alive: bool = True, leaving: bool = False
+    gang: Gang,
+    *,
+    train_on_spot: bool,
+    role: Role | None = None,
+    idle: bool = False,
+    alive: bool = True,
+    leaving: bool = False,
 ) -> GangView:
     """A gang of the pool as policies see it."""
     first = gang.slots[0]
@@ -132,6 +142,7 @@ def gang_view(
             memory_bandwidth_gb_s=first.type.memory_bandwidth_gb_s, flops_tflops=first.type.flops_tflops
         ),
         prefer=None if first.prefer is None else Role(first.prefer),
+        may_train=train_on_spot or not is_spot(first.type.name),
         role=role,
         idle=idle,
         alive=alive,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from rlserve.config.pool_split import find_groups, gang_view
+from rlserve.config.pool_split import find_groups, gang_views
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem
 from rlserve.manager.config import QueueThresholdConfig, RateMatchingConfig, StaticConfig
@@ -39,8 +39,9 @@ def _on_split(
     manager: QueueThresholdConfig | RateMatchingConfig, pool: PoolConfig, gangs: Sequence[Gang]
 ) -> Iterator[Problem]:
     num_gangs, unit = len(gangs), "slots" if all(len(gang.slots) == 1 for gang in gangs) else "gangs"
-    fewest, most = rollout_bounds(manager, num_gangs)
-    roles = initial_split([gang_view(gang) for gang in gangs], pool.num_initial_rollout)
+    views = gang_views(gangs, pool)
+    fewest, most = rollout_bounds(manager, views)
+    roles = initial_split(views, pool.num_initial_rollout)
     num_rollout = sum(role is Role.ROLLOUT for role in roles.values())
     if not fewest <= num_rollout <= most:
         yield Problem(

@@ -60,6 +60,9 @@ def check_supervised(config: RunConfig) -> Iterator[Problem]:
                 yield Problem(f"{part}.{key}", f"{message}, got {show(value)}")
     if config.algorithm.needs.scores:
         yield from _check_scores(config.trainer, name)
+    if config.pool.keeps_slots_from_training:
+        message = f"must be true on spot machines with algorithm.name={name}, where all slots train"
+        yield Problem("pool.train_on_spot", message)
     if config.pool.is_paced:
         yield Problem("pool.slots", f"slots that stand for others (paced) are not for algorithm.name={name}")
 

@@ -310,7 +310,13 @@ def _reallocation(
         calls=Calls(run, book, trainers=trainers, load=load, measuring=measuring),
         policy=create_policy(config.deciding) if config.algorithm.needs.rollouts else TrainOnlyPolicy(),
         observer=Observer(
-            run, book, load=load, measuring=measuring, admission=_admission(config), num_steps=config.num_steps
+            run,
+            book,
+            load=load,
+            measuring=measuring,
+            admission=_admission(config),
+            num_steps=config.num_steps,
+            train_on_spot=config.pool.train_on_spot,
         ),
         measuring=measuring,
         interval_s=config.manager.interval_s,

@@ -24,6 +24,7 @@ class Observer:
         measuring: Measuring,
         admission: Admission,
         num_steps: int,
+        train_on_spot: bool,
     ) -> None:
         """``num_steps``: of the whole run."""
         self._run = run
@@ -32,6 +33,7 @@ class Observer:
         self._load = load
         self._measuring = measuring
         self._admission = admission
+        self._train_on_spot = train_on_spot
 
     def observe(self, *, moving: bool, last_move_end_s: float | None) -> Observation:
         """The run now."""
@@ -55,6 +57,7 @@ class Observer:
         state = self._book.state(gang)
         return gang_view(
             gang,
+            train_on_spot=self._train_on_spot,
             role=ROLES.get(state),
             idle=state is GangState.IDLE and not moving,
             alive=state is not GangState.DEAD,

@@ -21,6 +21,8 @@ def find_obstacle(
         return f"{gang_id} has lost a worker, or is starting: ask again when it has a role"
     if gang.role is role:
         return None
+    if role is Role.TRAIN and not gang.may_train:
+        return f"{gang_id} is on a spot machine, which trains only with pool.train_on_spot=true"
     staying = [each for each in gangs if each.alive and not each.leaving and each.id != gang_id]
     if gang.role is not None and not any(each.role is gang.role for each in staying):
         return f"{gang_id} is the last that {_WORDS[gang.role]}, and a run needs one"

@@ -13,10 +13,10 @@ from rlserve.manager.roles import Role
 def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) -> dict[str, Role]:
     """The first role of every gang, by gang id, in the order of ``gangs``.
 
-    ``num_initial_rollout`` None takes the gangs that prefer rollout, or half of all where none does.
+    ``num_initial_rollout`` None takes the gangs that prefer rollout or may not train, or half of all where none does.
 
     Raises:
-        PoolError: a role would be left without a gang.
+        PoolError: a role would be left without a gang, or a gang that may not train would.
     """
     unit = "gang" if any(gang.num_slots > 1 for gang in gangs) else "slot"
     if len(gangs) < 2:
@@ -25,8 +25,15 @@ def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) ->
             f"pool.placement=colocated"
         )
     num_rollout = num_initial_rollout
+    num_spot = sum(not gang.may_train for gang in gangs)
+    if num_spot == len(gangs):
+        raise PoolError(
+            f"all {num_spot} {unit}s are on spot machines, which leaves none to train; add others, or let spot "
+            f"machines train too (pool.train_on_spot=true)"
+        )
     if num_rollout is None:
-        num_rollout = sum(gang.prefer is Role.ROLLOUT for gang in gangs) or len(gangs) // 2
+        prefer_rollout = sum(gang.prefer is Role.ROLLOUT or not gang.may_train for gang in gangs)
+        num_rollout = prefer_rollout or len(gangs) // 2
         if num_rollout == len(gangs):
             raise PoolError(
                 f"all {num_rollout} {unit}s prefer rollout, which leaves none to train; "
@@ -36,6 +43,11 @@ def initial_split(gangs: Sequence[GangView], num_initial_rollout: int | None) ->
         raise PoolError(
             f"pool.num_initial_rollout={num_rollout} of {len(gangs)} {unit}s leaves none to train; "
             f"it must be between 1 and {len(gangs) - 1}"
+        )
+    if num_rollout < num_spot:
+        raise PoolError(
+            f"pool.num_initial_rollout={num_rollout} would let some of the {num_spot} {unit}s on spot machines train; "
+            f"it must be at least {num_spot}, or set pool.train_on_spot=true"
         )
     rollout = {gang.id for gang in order_for_rollout(gangs)[:num_rollout]}
     return {gang.id: Role.ROLLOUT if gang.id in rollout else Role.TRAIN for gang in gangs}

@@ -7,7 +7,7 @@ from typing import Literal
 
 from rlserve.errors import check_fields
 from rlserve.pool.pacing.config import PacingConfig
-from rlserve.roofline.accelerators import is_paced
+from rlserve.roofline.accelerators import is_paced, is_spot
 
 CLOUD_PROBES = ("aws", "azure", "google")
 """Names that ``pool.notice_probe`` may have beside those of functions."""
@@ -19,7 +19,8 @@ class SlotGroupConfig:
 
     type: str
     """A type of the catalogue (``H100``, ``H200``, ``A100`` …), or any name that begins with ``cpu``.
-    ``paced-H100`` is a CPU process that takes as long for everything as an H100 would: see ``pool.pacing``."""
+    ``paced-H100`` is a CPU process that takes as long for everything as an H100 would: see ``pool.pacing``.
+    ``H100-spot`` is an H100 on a spot machine, which can be taken away: see ``pool.train_on_spot``."""
     count: int
     """Slots of this type."""
     prefer: Literal["train", "rollout"] | None = None
@@ -88,6 +89,9 @@ class PoolConfig:
     num_initial_rollout: int | None = None
     """Slots (gangs, where ``rollout.engine.tensor_parallel_size`` makes them) that begin as rollout; None takes those
     that prefer it, or half."""
+    train_on_spot: bool = False
+    """Whether slots on spot machines (``type: H100-spot``) may train too. A replica that is taken away costs the tokens
+    that it has not handed on, or none where a notice comes before; a trainer costs the step under way."""
     worker_start_timeout_s: float = 180.0
     """Deadline of a worker process coming up."""
     switch_timeout_s: float = 120.0
@@ -118,6 +122,11 @@ class PoolConfig:
     def is_paced(self) -> bool:
         """Whether slots stand for accelerators."""
         return self.slots != "auto" and any(is_paced(group.type) for group in self.slots)
+
+    @property
+    def keeps_slots_from_training(self) -> bool:
+        """Whether some are on spot machines, and may only roll out."""
+        return self.slots != "auto" and not self.train_on_spot and any(is_spot(group.type) for group in self.slots)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -8,10 +8,17 @@ from collections.abc import Iterable, Mapping
 
 from rlserve.pool.gangs import Node
 from rlserve.pool.nvidia import visible_gpus
-from rlserve.roofline.accelerators import is_cpu
+from rlserve.roofline.accelerators import SPOT_SUFFIX, is_cpu
 
 ACCELERATOR_PREFIX = "accelerator_type:"
 """Of the marker resource that Ray gives a node for the type of its accelerators."""
+SPOT_RESOURCE = "spot"
+"""A custom resource that nodes with GPUs declare on spot machines: ``ray start --resources='{"spot": 1}'``."""
+
+
+def accelerator_marker(type_name: str) -> str:
+    """What Ray calls it: an accelerator on a spot machine is marked as any other."""
+    return f"{ACCELERATOR_PREFIX}{type_name.removesuffix(SPOT_SUFFIX)}"
 
 
 def discover_machine() -> dict[str, int]:
@@ -28,7 +35,7 @@ def discover_cluster() -> tuple[Node, ...]:
 
     GPUs count under their accelerator type. Nodes without GPUs declare CPU slots as custom resources whose
     name begins with ``cpu-``: ``ray start --resources='{"cpu-a": 2}'``. By name, because Ray has its nodes in no order
-    that lasts.
+    that lasts. GPUs of a node that declares ``spot`` are of a type of their own, with ``-spot`` behind its name.
     """
     import ray  # only here: the command line looks at this machine without starting Ray
     from ray._private.state import state  # Ray shows in no other way that a node is draining
@@ -65,5 +72,6 @@ def count_slots(nodes: Iterable[Node]) -> dict[str, int]:
 
 def _slots_of(resources: Mapping[str, float]) -> dict[str, int]:
     types = [key.removeprefix(ACCELERATOR_PREFIX) for key in resources if key.startswith(ACCELERATOR_PREFIX)]
-    found = {types[0]: int(resources["GPU"])} if types and resources.get("GPU") else {}
+    suffix = SPOT_SUFFIX if resources.get(SPOT_RESOURCE) else ""
+    found = {f"{types[0]}{suffix}": int(resources["GPU"])} if types and resources.get("GPU") else {}
     return found | {name: int(count) for name, count in resources.items() if is_cpu(name) and name != "CPU"}

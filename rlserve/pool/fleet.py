@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rlserve.errors import RlserveError, WorkerLostError
 from rlserve.pool.base import WorkerInfo, WorkerSpec
+from rlserve.pool.discovery import accelerator_marker
 from rlserve.pool.slots import Slot
 from rlserve.pool.threads import thread_environment
 from rlserve.pool.worker import CONCURRENCY_GROUPS, Worker
@@ -177,7 +178,7 @@ class Fleet:
 def _create_actor(slot: Slot, spec: WorkerSpec, worker_python: str | None) -> Any:
     resources: dict[str, float]
     if slot.type.device == "cuda":
-        num_gpus, resources = 1, {f"accelerator_type:{slot.type.name}": _ACCELERATOR_SHARE}
+        num_gpus, resources = 1, {accelerator_marker(slot.type.name): _ACCELERATOR_SHARE}
     else:
         num_gpus, resources = 0, {slot.type.name: 1}
     runtime_env: dict[str, Any] = {"env_vars": thread_environment(slot.num_threads)}

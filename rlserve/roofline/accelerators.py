@@ -80,6 +80,15 @@ PACED_PREFIX = "paced-"
 """Of the name of a type that is a CPU process which takes as long as an accelerator would: ``paced-H100``."""
 
 
+SPOT_SUFFIX = "-spot"
+"""Of the name of a type whose machines can be taken away at any time, for a lower price: ``H100-spot``."""
+
+
+def is_spot(type_name: str) -> bool:
+    """Whether slots of this type are on spot machines."""
+    return type_name.endswith(SPOT_SUFFIX)
+
+
 def is_cpu(type_name: str) -> bool:
     """Whether a slot of this type is a CPU process: its name begins with ``cpu``, or it is paced."""
     return type_name.lower().startswith("cpu") or is_paced(type_name)
@@ -92,6 +101,8 @@ def is_paced(type_name: str) -> bool:
 
 def slot_type(name: str) -> SlotType:
     """The figures of a type; one that the catalogue does not know is taken for a modest GPU."""
+    if is_spot(name):
+        return replace(slot_type(name.removesuffix(SPOT_SUFFIX)), name=name)
     if is_paced(name):
         return replace(slot_type(name.removeprefix(PACED_PREFIX)), name=name, device="cpu")
     if is_cpu(name):

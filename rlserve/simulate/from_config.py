@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
-from rlserve.config.pool_split import find_groups, gang_view
+from rlserve.config.pool_split import find_groups, gang_views
 from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
 from rlserve.errors import UserError
@@ -93,7 +93,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     cut = cut_gangs(groups, size)
     check_gangs(cut, size)
     return Scenario(
-        gangs=tuple(gang_view(gang) for gang in cut.gangs),
+        gangs=gang_views(cut.gangs, config.pool),
         workload=_workload(config, changes, tokens_scale=pacing.tokens_scale),
         costs=_costs(config, pacing, changes),
         num_prompt_tokens=changes.num_prompt_tokens or _num_prompt_tokens(config),

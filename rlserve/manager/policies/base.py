@@ -39,6 +39,8 @@ class GangView:
     """Of one slot."""
     prefer: Role | None = None
     """Role that the user wants it in."""
+    may_train: bool = True
+    """False on spot machines, unless the user lets them train: what trains would be lost with them."""
     role: Role | None = None
     """None while it starts, idles or moves."""
     idle: bool = False

@@ -34,6 +34,8 @@ def needed_move(observation: Observation, fewest_rollout: int, most_rollout: int
         if by_role[role] or on_their_way:
             continue
         candidates = idle or (by_role[other] if len(by_role[other]) > 1 else [])
+        if role is Role.TRAIN:
+            candidates = [gang for gang in candidates if gang.may_train]
         if candidates:
             gang = _ORDERS[role](candidates)[0]
             return Move(gang_id=gang.id, to=role), f"no {observation.unit} that stays has the {role} role"
@@ -47,7 +49,7 @@ def needed_move(observation: Observation, fewest_rollout: int, most_rollout: int
 
 def _role_for(gang: GangView, train: Sequence[GangView], rollout: Sequence[GangView], bounds: tuple[int, int]) -> Role:
     fewest, most = bounds
-    if len(rollout) < fewest:
+    if not gang.may_train or len(rollout) < fewest:
         return Role.ROLLOUT
     if len(rollout) >= most:
         return Role.TRAIN

@@ -66,7 +66,7 @@ class QueueThresholdPolicy(Policy[None]):
 
     def _pool(self, observation: Observation) -> _Pool:
         present = observation.staying
-        fewest, most = rollout_bounds(self._config, len(present))
+        fewest, most = rollout_bounds(self._config, present)
         return _Pool(
             unit=observation.unit,
             train=tuple(gang for gang in present if gang.role is Role.TRAIN),

@@ -94,7 +94,7 @@ class RateMatchingPolicy(Policy[RateState]):
     def decide(self, observation: Observation, state: RateState) -> tuple[Plan, RateState]:
         """At most one move."""
         state = note_observation(state, observation)
-        fewest, most = rollout_bounds(self._config, len(observation.staying))
+        fewest, most = rollout_bounds(self._config, observation.staying)
         needed = needed_move(observation, fewest, most)
         if needed is not None:
             move, reason = needed

@@ -19,7 +19,7 @@ class StaticPolicy(Policy[None]):
 
     def decide(self, observation: Observation, state: None) -> tuple[Plan, None]:
         """An empty plan, unless a gang is new or a role is empty."""
-        needed = needed_move(observation, *rollout_bounds(self._config, len(observation.staying)))
+        needed = needed_move(observation, *rollout_bounds(self._config, observation.staying))
         if needed is None:
             return Plan(reason="the split is static"), None
         move, reason = needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from config_builders import config_of
@@ -20,15 +21,18 @@ from rlserve.manager.roles import Role
 from rlserve.pool.gangs import cut_gangs
 
 
+def views(num_slots: int) -> tuple[GangView, ...]:
+    """Like slots."""
+    figures = GangFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
+    return tuple(GangView(id=str(index), type="cpu", figures=figures) for index in range(num_slots))
+
+
 def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout: int, queue_length: int) -> int:
     """Rollout slots once the policy has nothing more to move, the queue staying as it is."""
     policy = QueueThresholdPolicy(manager)
     roles = [Role.ROLLOUT if index < num_rollout else Role.TRAIN for index in range(num_slots)]
     for _ in range(num_slots):
-        figures = GangFigures(memory_bandwidth_gb_s=1, flops_tflops=1)
-        gangs = tuple(
-            GangView(id=str(index), type="cpu", figures=figures, role=roles[index]) for index in range(num_slots)
-        )
+        gangs = tuple(replace(view, role=role) for view, role in zip(views(num_slots), roles, strict=True))
         observation = Observation(
             time_s=0,
             queue_length=queue_length,
@@ -54,7 +58,7 @@ def reachable_rollout(manager: QueueThresholdConfig, num_slots: int, num_rollout
 def test_the_bounds_are_those_that_the_policy_keeps(num_slots: int, low_percent: int, high_percent: int) -> None:
     low_percent, high_percent = sorted((low_percent, high_percent))
     manager = QueueThresholdConfig(min_rollout_share=low_percent / 100, max_rollout_share=max(high_percent, 1) / 100)
-    fewest, most = rollout_bounds(manager, num_slots)
+    fewest, most = rollout_bounds(manager, views(num_slots))
     if fewest <= most:
         assert reachable_rollout(manager, num_slots, fewest, manager.queue_high + 1) == most
         assert reachable_rollout(manager, num_slots, most, manager.queue_low - 1) == fewest
@@ -107,3 +111,18 @@ def test_the_split_in_gangs() -> None:
 def test_a_cluster_whose_slots_are_not_known_yet() -> None:
     config = config_of(pool={"slots": "auto"}, launch={"kind": "cluster"})
     assert render_split(config, {}).startswith("slots: those of the cluster, found at launch\n")
+
+
+def test_slots_on_spot_machines_roll_out() -> None:
+    slots = [{"type": "H100", "count": 2}, {"type": "H100-spot", "count": 3}]
+    pool = {"slots": slots}
+    config = config_of(pool=pool, launch={"kind": "cluster"})
+    assert render_split(config, {}).splitlines()[1:4] == [
+        "0      H100       2      -        train",
+        "1      H100-spot  3      -        rollout",
+        "rollout slots: 3 of 5 at the start; at least 3, at most 4 (rate_matching)",
+    ]
+    colocated = config_of(pool={**pool, "placement": "colocated"}, launch={"kind": "cluster"})
+    assert "pool.train_on_spot" in {problem.key for problem in check_parts(colocated, {})}
+    asked = config_of(pool={**pool, "placement": "colocated", "train_on_spot": True}, launch={"kind": "cluster"})
+    assert "pool.train_on_spot" not in {problem.key for problem in check_parts(asked, {})}

@@ -177,6 +177,7 @@ class Setting:
                     prompts_per_step=16, samples_per_prompt=8, max_live_groups=32, max_samples_per_replica=64
                 ),
                 num_steps=60,
+                train_on_spot=False,
             ),
             measuring=self.measuring,
             interval_s=0.001,

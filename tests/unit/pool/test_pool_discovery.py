@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from rlserve.pool.discovery import count_slots, discover_cluster
+from rlserve.pool.discovery import accelerator_marker, count_slots, discover_cluster
+from rlserve.roofline.accelerators import slot_type
 
 
 def node(name: str, *, alive: bool = True, **resources: float) -> dict[str, Any]:
@@ -51,3 +53,14 @@ def test_slots_of_a_node_that_leaves_do_not_count(draining: dict[str, int], monk
     draining["id of gpu-2"] = 0
     assert [each.name for each in discover_cluster() if each.is_draining] == ["gpu-2"]
     assert "H100" not in count_slots(discover_cluster())
+
+
+def test_gpus_of_a_spot_machine_are_of_a_type_of_their_own(
+    draining: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spot = node("spot", CPU=8.0, GPU=8.0, spot=1.0, **{"accelerator_type:H100": 1.0})
+    monkeypatch.setattr("ray.nodes", lambda: [*NODES, spot])
+    assert count_slots(discover_cluster())["H100-spot"] == 8
+    assert accelerator_marker("H100-spot") == accelerator_marker("H100") == "accelerator_type:H100"
+    assert slot_type("H100-spot") == replace(slot_type("H100"), name="H100-spot")
+    assert slot_type("paced-H100-spot").device == "cpu"

@@ -302,7 +302,8 @@ def test_prices_are_the_users(tmp_path: Path) -> None:
     path.write_text(GOOD)
     prices = read_prices(path)
     assert (prices.currency, prices.date) == ("EUR", "2026-11-01")
-    assert [prices.of(name) for name in ("H100", "H200", "paced-H100", "cpu")] == [3.0, 2.0, 3.0, None]
+    assert [prices.of(name) for name in ("H100", "H200", "paced-H100", "cpu")] == [3.0, 4.0, 3.0, None]
+    assert [prices.of(name) for name in ("H200-spot", "paced-H200-spot", "H100-spot")] == [2.0, 2.0, None]
 
 
 @pytest.mark.parametrize(
