@@ -23,6 +23,7 @@ only when no later batches could still take all that would then be due.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Generic, Protocol, TypeVar
 
 from rlserve.rollout.ledger import GroupState, Ledger
@@ -56,6 +57,8 @@ class SampleBuffer(Generic[FinishedT]):
         self._ledger = ledger
         self._prompts_per_step = prompts_per_step
         self._groups: dict[str, FinishedT] = {}
+        self._num_finished: Counter[int] = Counter()
+        """By the version of their oldest token; those of the step under way are counted."""
         self._taken: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -71,6 +74,7 @@ class SampleBuffer(Generic[FinishedT]):
         """Add a scored group (ledger: scored → buffered)."""
         self._ledger.buffer(scored.group.id, time_s=time_s)
         self._groups[scored.group.id] = scored
+        self._num_finished[scored.oldest_version] += 1
 
     def take(self, current_version: int) -> list[FinishedT] | None:
         """The batch that trains the policy of ``current_version``, or None where it must wait.
@@ -78,27 +82,32 @@ class SampleBuffer(Generic[FinishedT]):
         Exactly ``prompts_per_step`` groups, earliest deadline first. They stay buffered until ``commit``.
         """
         assert not self._taken, "the batch before was not committed"
-        by_deadline = sorted(
-            self._groups.values(), key=lambda scored: (self._deadline(scored.group.id), scored.group.position)
-        )
-        batch = by_deadline[: self._prompts_per_step]
-        if len(batch) < self._prompts_per_step:
+        if len(self._groups) < self._prompts_per_step or self._must_wait(current_version):
             return None
-        left_behind = {record.id for record in self._ledger.live()} - {scored.group.id for scored in batch}
-        deadlines = [self._deadline(group_id) for group_id in left_behind]
-        for num_later in range(self._ledger.max_staleness + 1):
-            num_due = sum(deadline <= current_version + num_later for deadline in deadlines)
-            if num_due > num_later * self._prompts_per_step:
-                return None
+        by_deadline = sorted(self._groups.values(), key=lambda scored: (scored.oldest_version, scored.group.position))
+        batch = by_deadline[: self._prompts_per_step]
         self._taken = tuple(scored.group.id for scored in batch)
         return batch
+
+    def _must_wait(self, current_version: int) -> bool:
+        """Whether a batch taken now would leave more behind than later ones can take in time. It is asked with every
+        group that is finished while the trainer waits, so it counts groups by their deadline, and sorts none."""
+        first = current_version - self._ledger.max_staleness
+        num_finished = num_in_flight = 0
+        for num_later in range(self._ledger.max_staleness + 1):
+            num_finished += self._num_finished[first + num_later]
+            num_in_flight += self._ledger.num_in_flight(first + num_later)
+            num_due = num_in_flight + max(0, num_finished - self._prompts_per_step)
+            if num_due > num_later * self._prompts_per_step:
+                return True
+        return False
 
     def commit(self, *, time_s: float) -> None:
         """The step on the batch taken last is done (ledger: buffered → trained)."""
         assert self._taken, "no batch was taken"
         for group_id in self._taken:
             self._ledger.train(group_id, time_s=time_s)
-            del self._groups[group_id]
+            self._remove(group_id)
         self._taken = ()
 
     def drop_all(self, *, reason: str, time_s: float) -> None:
@@ -107,15 +116,17 @@ class SampleBuffer(Generic[FinishedT]):
         for group_id in self._groups:
             self._ledger.drop(group_id, reason=reason, time_s=time_s)
         self._groups.clear()
+        self._num_finished.clear()
 
     def check_integrity(self) -> None:
         """Assert that the buffer holds exactly the groups that the ledger calls buffered."""
         buffered = {record.id for record in self._ledger.live() if record.state is GroupState.BUFFERED}
         assert buffered == set(self._groups), f"buffer and ledger differ in {sorted(buffered ^ set(self._groups))}"
         assert set(self._taken) <= buffered
+        assert self._num_finished == Counter(scored.oldest_version for scored in self._groups.values())
 
-    def _deadline(self, group_id: str) -> int:
-        """The last version that may train a live group."""
-        scored = self._groups.get(group_id)
-        oldest_version = self._ledger.get(group_id).oldest_version if scored is None else scored.oldest_version
-        return oldest_version + self._ledger.max_staleness
+    def _remove(self, group_id: str) -> None:
+        oldest_version = self._groups.pop(group_id).oldest_version
+        self._num_finished[oldest_version] -= 1
+        if not self._num_finished[oldest_version]:
+            del self._num_finished[oldest_version]

@@ -50,6 +50,7 @@ LEGAL_MOVES: Mapping[GroupState, frozenset[GroupState]] = {
 }
 
 LIVE_STATES = tuple(state for state, moves in LEGAL_MOVES.items() if moves)
+IN_FLIGHT_STATES = tuple(state for state in LIVE_STATES if state is not GroupState.BUFFERED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ class Ledger:
         self.max_staleness = max_staleness
         self.max_live = (max_staleness + 1) * prompts_per_step
         self._live: dict[str, GroupRecord] = {}  # in order of position
+        self._in_flight: Counter[int] = Counter()
+        """Live groups that are not buffered, by the version of their oldest token."""
         self._num_admitted = 0
         self._num_trained = 0
         self._dropped: Counter[str] = Counter()
@@ -103,6 +106,11 @@ class Ledger:
     def room(self) -> int:
         """How many groups may be admitted now."""
         return max(0, self.max_live - len(self._live))
+
+    def num_in_flight(self, version: int) -> int:
+        """Live groups that are not buffered and whose oldest token is of ``version`` or, for all that is known now, may
+        be."""
+        return self._in_flight[version]
 
     def count(self, state: GroupState) -> int:
         """Number of groups in ``state``; for DROPPED, of all reasons."""
@@ -150,6 +158,7 @@ class Ledger:
             changed_s=time_s,
         )
         self._live[group_id] = record
+        self._in_flight[current_version] += 1
         self._num_admitted += 1
         return record
 
@@ -158,6 +167,8 @@ class Ledger:
         record = self._move(group_id, GroupState.RUNNING, time_s)
         assert version >= record.oldest_version, f"{group_id} needs weights {record.oldest_version}, got {version}"
         if not record.attempt:
+            self._in_flight[record.oldest_version] -= 1
+            self._in_flight[version] += 1
             self._live[group_id] = replace(record, oldest_version=version)
 
     def requeue(self, group_id: str, *, time_s: float) -> None:
@@ -188,6 +199,10 @@ class Ledger:
         if to not in LEGAL_MOVES[record.state]:
             raise IllegalTransitionError(f"prompt group {group_id} cannot move from {record.state} to {to}")
         moved = replace(record, state=to, changed_s=time_s)
+        if record.state in IN_FLIGHT_STATES and to not in IN_FLIGHT_STATES:
+            self._in_flight[record.oldest_version] -= 1
+            if not self._in_flight[record.oldest_version]:
+                del self._in_flight[record.oldest_version]
         if to in LIVE_STATES:
             self._live[group_id] = moved
         else:
@@ -223,6 +238,7 @@ class Ledger:
             )
             for group_id, position, attempt in snapshot["live"]
         }
+        self._in_flight = Counter({current_version: len(self._live)})
         self.check_integrity()
 
     def check_integrity(self) -> None:
@@ -234,4 +250,6 @@ class Ledger:
         positions = [record.position for record in self._live.values()]
         assert positions == sorted(set(positions)), f"live groups out of order: {positions}"
         assert not positions or positions[-1] < self._num_admitted
+        in_flight = Counter(each.oldest_version for each in self._live.values() if each.state in IN_FLIGHT_STATES)
+        assert in_flight == self._in_flight, f"{dict(self._in_flight)} are told to be in flight, {dict(in_flight)} are"
         assert all(record.id == key and record.state in LIVE_STATES for key, record in self._live.items())

@@ -5,8 +5,8 @@
 
     failure    dead: what it made since its groups came to it is lost, a step is done again by the other trainers
                ──► its worker starts anew ──► the same role
-    notice     leaving: emptied as in a move, lost where that takes longer than its grace ──► gone
-               ──► later another gang of the type joins, to which the policy gives a role
+    notice     leaving ──► gone (``departures.py``) ──► later another gang of the type joins, to which the policy gives
+               a role
 
 The last trainer, the last replica and a gang that is being moved are spared: a run would end, or wait.
 """
@@ -14,26 +14,28 @@ The last trainer, the last replica and a gang that is being moved are spared: a 
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 
 from rlserve.manager.gang_table import GangState
 from rlserve.simulate.clock import Clock, Process
+from rlserve.simulate.departures import Departures
 from rlserve.simulate.reallocation import Reallocation
 from rlserve.simulate.scenario import LossRates
+from rlserve.simulate.spot_machines import next_gang
 
 _HOUR_S = 3600.0
-_LOOK_S = 1.0
 
 
 class Losses:
     """Lets gangs fail and leave, by chance."""
 
-    def __init__(self, clock: Clock, rates: LossRates, reallocation: Reallocation, *, seed: int) -> None:
+    def __init__(
+        self, clock: Clock, rates: LossRates, reallocation: Reallocation, departures: Departures, *, seed: int
+    ) -> None:
         self.num_failures = 0
-        self.num_notices = 0
         self._clock = clock
         self._rates = rates
         self._reallocation = reallocation
+        self._departures = departures
         self._seed = seed
 
     def begin(self) -> None:
@@ -56,11 +58,9 @@ class Losses:
             yield chance.expovariate(self._rates.notices_per_hour / _HOUR_S)
             gang_ids = self._reallocation.spare_gangs()
             if gang_ids:
-                self.num_notices += 1
-                gang_id = chance.choice(gang_ids)
-                self._reallocation.leaving.add(gang_id)
-                self._clock.start(self._empty(gang_id))
-                self._clock.start(self._expire(gang_id))
+                self._departures.leave(
+                    chance.choice(gang_ids), on_gone=lambda gang_id: self._clock.start(self._return(gang_id))
+                )
 
     def _replace(self, gang_id: str) -> Process:
         reallocation = self._reallocation
@@ -73,34 +73,8 @@ class Losses:
             yield from reallocation.take(gang_id, role, "replaces a lost worker")
         reallocation.end_turn()
 
-    def _empty(self, gang_id: str) -> Process:
-        reallocation = self._reallocation
-        while gang_id in reallocation.leaving:
-            yield from reallocation.take_turn()
-            if reallocation.may_leave(gang_id):
-                yield from reallocation.give_up(gang_id, "its node leaves")
-                if reallocation.table.state(gang_id) is GangState.IDLE:
-                    self._be_gone(gang_id)
-            reallocation.end_turn()
-            yield _LOOK_S
-
-    def _expire(self, gang_id: str) -> Process:
-        yield self._rates.grace_s
-        reallocation = self._reallocation
-        while gang_id in reallocation.leaving:
-            if reallocation.may_leave(gang_id):
-                reallocation.lose(gang_id, "was not empty in time")
-                self._be_gone(gang_id)
-                return
-            yield _LOOK_S
-
-    def _be_gone(self, gang_id: str) -> None:
-        self._reallocation.enter(gang_id, GangState.GONE, "its node has left")
-        self._reallocation.leaving.discard(gang_id)
-        self._clock.start(self._return(gang_id))
-
     def _return(self, gang_id: str) -> Process:
         yield self._rates.away_s
-        name, _, number = gang_id.partition("+")
-        gang = replace(self._reallocation.gangs[gang_id], id=f"{name}+{int(number or 0) + 1}")
+        gang = next_gang(self._reallocation.gangs[gang_id])
         self._reallocation.add(gang)
+        self._reallocation.enter(gang.id, GangState.IDLE, "its node has joined")

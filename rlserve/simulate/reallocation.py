@@ -127,10 +127,10 @@ class Reallocation:
         return role
 
     def add(self, gang: GangView) -> None:
-        """A gang joins, without a role."""
+        """A gang starts, which was not there before."""
         self.gangs[gang.id] = gang
         self.table.add(gang.id, time_s=self._clock.now_s)
-        self.enter(gang.id, GangState.IDLE, "its node has joined")
+        self._journal.spending.note_gang(gang, GangState.STARTING)
 
     def take(self, gang_id: str, role: Role, reason: str) -> Process:
         """An idle gang takes a role. The caller has the turn."""

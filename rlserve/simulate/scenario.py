@@ -8,6 +8,7 @@ from rlserve.errors import check_fields
 from rlserve.manager.policies.base import Admission, GangView, admission_window
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
+from rlserve.simulate.markets.base import Zone
 from rlserve.simulate.work import GroupWork
 from rlserve.tracking.cost.prices import Prices
 
@@ -45,6 +46,8 @@ class LossRates:
     """From the notice until the node is away."""
     away_s: float = 300.0
     """Until another joins in its place."""
+    machine_start_s: float = 180.0
+    """Of a spot machine that can be had again, until it has joined; it is paid from its start on."""
 
     def __post_init__(self) -> None:
         check_fields(self, {name: value >= 0 or "must be at least 0" for name, value in vars(self).items()})
@@ -79,6 +82,8 @@ class Scenario:
     """From the end of a group to its reward."""
     overheads: Overheads = field(default_factory=Overheads)
     losses: LossRates = field(default_factory=LossRates)
+    zones: tuple[Zone, ...] = ()
+    """Where gangs on spot machines come from. All of them are there at the begin."""
     prices: Prices | None = None
     """Of the gangs' slots; None counts GPU-hours alone."""
 

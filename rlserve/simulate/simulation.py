@@ -13,12 +13,14 @@ from rlserve.manager.measurement.meter import Meter
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.roles import Role
 from rlserve.simulate.clock import Clock
+from rlserve.simulate.departures import Departures
 from rlserve.simulate.generation import Generation
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.losses import Losses
 from rlserve.simulate.reallocation import Reallocation
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.spending import Spending
+from rlserve.simulate.spot_machines import SpotMachines
 from rlserve.simulate.training import Training
 from rlserve.simulate.weights import Weights
 from rlserve.tracking.cost.statement import Statement
@@ -55,6 +57,8 @@ class SimulatedRun:
     moves: tuple[SimulatedMove, ...]
     num_failures: int
     num_notices: int
+    num_late: int
+    """Gangs that were not empty when their notice's time was up, and were lost with what they had."""
     spent: Statement
     """What the gangs' time went into."""
     history: tuple[GangTransition, ...]
@@ -106,8 +110,12 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
     generation.admit()
     training.go_on()
     clock.start(reallocation.run(manager.interval_s))
-    losses = Losses(clock, scenario.losses, reallocation, seed=seed)
+    departures = Departures(clock, reallocation, grace_s=scenario.losses.grace_s)
+    losses = Losses(clock, scenario.losses, reallocation, departures, seed=seed)
     losses.begin()
+    machines = SpotMachines(clock, reallocation, departures, start_s=scenario.losses.machine_start_s, seed=seed)
+    for zone in scenario.zones:
+        machines.follow(zone)
     clock.run_until(scenario.duration_s)
     training.close()
     generation.close()
@@ -130,7 +138,8 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
             for begin_s, end_s, gang_id, to in journal.moves
         ),
         num_failures=losses.num_failures,
-        num_notices=losses.num_notices,
+        num_notices=departures.num_notices,
+        num_late=departures.num_late,
         spent=journal.spending.statement(),
         history=reallocation.table.history,
         num_events=clock.num_events,
