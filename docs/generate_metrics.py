@@ -1,4 +1,4 @@
-"""Write ``metrics.md`` from ``rlserve.tracking.names``.
+"""Write ``metrics.md`` from ``rlserve.tracking.names`` and ``rlserve.tracking.vllm_names``.
 
 python docs/generate_metrics.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlserve.tracking.names import METRICS
+from rlserve.tracking.vllm_names import VLLM_METRICS, VllmMetric
 
 TARGET = Path(__file__).with_name("metrics.md")
 HEADER = """\
@@ -20,20 +21,38 @@ same quantity follows in brackets. The rest is named by rlserve. (PPO) and (GRPO
 [that algorithm](algorithms.md) has; without a critic `critic/` holds what verl puts there for every algorithm.
 
 With `tracking.prometheus_port=9400`, Prometheus finds the newest of them at `http://127.0.0.1:9400/metrics`, as
-`rlserve_critic_score_mean` and so on, and live the numbers of each engine under vLLM's names and labels, `model_name`
-and `engine` (the slot): `vllm:num_requests_running`, `vllm:num_requests_waiting`, `vllm:kv_cache_usage_perc`, the
-counters `vllm:prefix_cache_queries_total`, `vllm:prefix_cache_hits_total`, `vllm:num_preemptions_total`,
-`vllm:prompt_tokens_total`, `vllm:generation_tokens_total`, and the histograms `vllm:time_to_first_token_seconds`,
-`vllm:inter_token_latency_seconds`, `vllm:request_queue_time_seconds`, `vllm:e2e_request_latency_seconds`.
+`rlserve_critic_score_mean` and so on, and live the numbers of each engine
+[under vLLM's names](#vllms-names) and labels, `model_name` and `engine` (the slot).
 
 | metric | meaning |
 |---|---|
+"""
+VLLM_HEADER = """
+## vLLM's names
+
+All that vLLM 0.33's engine exports, and what there is of it here, with its types, labels and the bounds of its
+histograms. A server has them at `/metrics` ([serving](serving.md#numbers)), a run at `tracking.prometheus_port`;
+(server) marks those that a server alone measures. Names of counters end in `_total` there. All have the labels
+`model_name` and `engine`, which is the replica, but for refused requests, which have the model alone; `{…}` has further
+ones. With vLLM each of the `n` samples of a request counts as one, and so it does here in what is told of samples.
+
+| vLLM's metric | type | here |
+|---|---|---|
 """
 
 
 def render() -> str:
     """The whole page."""
-    return HEADER + "".join(f"| `{name}` | {meaning} |\n" for name, meaning in METRICS.items())
+    of_run = "".join(f"| `{name}` | {meaning} |\n" for name, meaning in METRICS.items())
+    return HEADER + of_run + VLLM_HEADER + "".join(map(_vllm_row, VLLM_METRICS.items()))
+
+
+def _vllm_row(named: tuple[str, VllmMetric]) -> str:
+    name, metric = named
+    labels = [label for label in metric.labels if label not in ("model_name", "engine")]
+    told = f" {{{', '.join(labels)}}}" if labels and metric.meaning else ""
+    here = f"{metric.meaning}{' (server)' if metric.server_only else ''}" if metric.meaning else f"– {metric.missing}"
+    return f"| `{name}{told}` | {metric.kind} | {here} |\n"
 
 
 if __name__ == "__main__":

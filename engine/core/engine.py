@@ -16,6 +16,7 @@ import torch
 
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.core.generation import Generation
+from rlserve.engine.core.measurements import Measurements
 from rlserve.engine.core.scoring import SequenceScorer
 from rlserve.engine.core.weight_versions import WeightVersions
 from rlserve.engine.decoder.parameters import WeightChanges
@@ -33,6 +34,7 @@ from rlserve.engine.scheduling.scheduler import Scheduler
 from rlserve.engine.sequences.bad_words import find_bad_word_problem
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.metrics import cache_config
 from rlserve.engine.stats.step_work import StepWork
 from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
 
@@ -99,13 +101,12 @@ class Engine:
             tokenizer=self._tokenizer,
             compiler=GrammarCompiler(self._tokenizer, self.spec.vocab_size, self._limits.eos_token_ids),
             max_model_len=self._limits.max_model_len,
-            overlaps=self._runner.overlaps,
+            measurements=Measurements(self._limits.max_model_len, cache_config(config, self._pool.num_blocks)),
             clock=clock,
         )
         self._scorer = SequenceScorer(self._runner, config, self.spec.vocab_size)
         # Not a method of this engine: an engine that is forgotten is freed at once, and with it its other ranks.
-        recompute = config.on_new_weights == "recompute"
-        on_change = partial(self._generation.weights_changed, recompute=recompute)
+        on_change = partial(self._generation.weights_changed, recompute=config.on_new_weights == "recompute")
         self._weights = WeightVersions(self._runner, on_change=on_change)
         self._pause_mode: PauseMode | None = None
         self._kv_cache_released = False

@@ -12,12 +12,12 @@ as soon as it is launched; with overlapped scheduling, when the next one is (``p
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlserve.engine.core.compiling_requests import CompilingRequests
+from rlserve.engine.core.measurements import Measurements
 from rlserve.engine.core.new_tokens import new_tokens
 from rlserve.engine.core.pipeline import InFlightStep, Pipeline
 from rlserve.engine.grammars.compiler import GrammarCompiler
@@ -36,25 +36,11 @@ from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceSt
 from rlserve.engine.sequences.stop_strings import StopStringChecker
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
-from rlserve.engine.stats.metrics import NO_TIME, Latencies
 from rlserve.engine.stats.step_profile import profiled
 from rlserve.engine.stats.step_work import NO_WORK, StepWork
 
 _Ending = tuple[FinishReason, int | str | None]
 """Why a sample ended, and with which token or string."""
-
-
-@dataclass(kw_only=True)
-class GenerationCounts:
-    """Running totals."""
-
-    num_arrivals: int = 0
-    num_steps: int = 0
-    num_finished_requests: int = 0
-    num_prompt_tokens: int = 0
-    num_generated_tokens: int = 0
-    num_computed_tokens: int = 0
-    num_dropped_tokens: int = 0
 
 
 class Generation:
@@ -69,11 +55,10 @@ class Generation:
         tokenizer: FolderTokenizer,
         compiler: GrammarCompiler,
         max_model_len: int,
-        overlaps: bool,
+        measurements: Measurements,
         clock: Callable[[], float],
     ) -> None:
-        self.counts = GenerationCounts()
-        self.latencies = Latencies()
+        self._measured = measurements
         self.last_work = NO_WORK
         """What the step that was launched last computes."""
         self.requests: dict[str, RequestState] = {}
@@ -84,7 +69,7 @@ class Generation:
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
-        self._overlaps = overlaps
+        self._overlaps = runner.overlaps
         self._clock = clock
         self._in_flight: InFlightStep | None = None
         """The step to collect next. There is none while there are no requests."""
@@ -122,7 +107,7 @@ class Generation:
         """Take a request."""
         owner = RequestState(
             request=request,
-            arrival=self.counts.num_arrivals,
+            arrival=self._measured.counts.num_arrivals,
             arrival_s=self._clock(),
             prompt=np.array(request.prompt_token_ids, dtype=np.int32),
         )
@@ -130,8 +115,8 @@ class Generation:
             owner.bad_words = BadWords(request.sampling.bad_words, self._tokenizer.encode)
         if request.sampling.prompt_log_probs is not None:
             owner.prompt_scores = PromptScores(owner.prompt, request.sampling.prompt_log_probs)
-        self.counts.num_arrivals += 1
-        self.counts.num_prompt_tokens += len(owner.prompt)
+        self._measured.counts.num_arrivals += 1
+        self._measured.counts.num_prompt_tokens += len(owner.prompt)
         resumed = {sample.index: sample for sample in request.resumed}
         for index in range(request.sampling.n):
             self._add_sample(owner, index, resumed.get(index))
@@ -162,7 +147,7 @@ class Generation:
     def take_ready(self) -> list[RequestOutput]:
         """Hand out the outputs of the requests that ended or were refused since the last call."""
         finished, self._ready = self._ready, []
-        self.counts.num_finished_requests += len(finished)
+        self._measured.counts.num_finished_requests += len(finished)
         return finished
 
     def abort(self, request_ids: Iterable[str]) -> list[RequestOutput]:
@@ -176,7 +161,7 @@ class Generation:
                 owner = self._compiling.remove(request_id)
                 owner.outputs |= {each.index: each.output(FinishReason.ABORT, None) for each in owner.sequences}
                 outputs.append(_output(owner))
-        self.counts.num_finished_requests += len(outputs)
+        self._measured.counts.num_finished_requests += len(outputs)
         if not self.requests:
             self._drain()
         return outputs
@@ -194,32 +179,7 @@ class Generation:
 
     def stats(self, pool: BlockPool, weight_version: int) -> EngineStats:
         """The numbers of now."""
-        counts, totals, latencies = self._scheduler.counts, self.counts, self.latencies
-        return EngineStats(
-            num_running=self._scheduler.num_running,
-            num_waiting=self._scheduler.num_waiting + self._compiling.num_samples,
-            num_blocks=pool.num_blocks,
-            num_used_blocks=pool.num_blocks - pool.num_free,
-            weight_version=weight_version,
-            num_steps=totals.num_steps,
-            num_prompt_tokens=totals.num_prompt_tokens,
-            num_generated_tokens=totals.num_generated_tokens,
-            num_computed_tokens=totals.num_computed_tokens,
-            num_dropped_tokens=totals.num_dropped_tokens,
-            num_finished_requests=totals.num_finished_requests,
-            num_preemptions=counts.num_preemptions,
-            num_forks=counts.num_forks,
-            num_block_copies=counts.num_block_copies,
-            num_prefill_chunks=counts.num_prefill_chunks,
-            num_partial_chunks=counts.num_partial_chunks,
-            prefix_queries=counts.prefix_queries,
-            prefix_hits=counts.prefix_hits,
-            num_recovered_tokens=counts.num_recovered_tokens,
-            time_to_first_token=latencies.time_to_first_token.snapshot(),
-            inter_token_latency=latencies.inter_token_latency.snapshot(),
-            queue_time=latencies.queue_time.snapshot(),
-            e2e_latency=latencies.e2e_latency.snapshot(),
-        )
+        return self._measured.stats(self._scheduler, pool, self._compiling.num_samples, weight_version)
 
     def check_integrity(self) -> None:
         """Assert that no sample is lost, and nothing that the scheduler holds."""
@@ -241,17 +201,13 @@ class Generation:
             self._drain()
         with profiled("schedule"):
             plan = self._scheduler.schedule()
-        if plan.started:
-            now_s = self._clock()
-            for owner in plan.started:
-                owner.queue_time_s = now_s - owner.arrival_s
-                self.latencies.queue_time.observe(owner.queue_time_s)
+        if plan.chunks:
+            self._measured.note_schedule(plan, self._clock())
         return plan
 
     def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
-        self.counts.num_steps += 1
         num_prefill = sum(chunk.end - chunk.start for chunk in plan.chunks)
-        self.counts.num_computed_tokens += len(plan.decode_rows) + num_prefill
+        self._measured.note_step(len(plan.decode_rows) + num_prefill)
         self.last_work = StepWork(
             num_samples=len(plan.decode_rows),
             num_kv_tokens=int(self._table.num_tokens[plan.decode_rows].sum()),
@@ -272,24 +228,13 @@ class Generation:
         with profiled("collect"):
             collected = self._pipeline.collect(step)
         rows_B = collected.rows_B
-        self.counts.num_dropped_tokens += collected.num_dropped
-        self.counts.num_generated_tokens += len(rows_B)
+        self._measured.counts.num_dropped_tokens += collected.num_dropped
+        self._measured.counts.num_generated_tokens += len(rows_B)
         if len(rows_B):
-            self._measure(rows_B)
+            self._measured.note_tokens(self._table, rows_B, self._clock())
             self._end_samples(rows_B, collected.sampled)
         if not self.requests:
             self._scheduler.check_idle()
-
-    def _measure(self, rows_B: NDArray[np.intp]) -> None:
-        """Note when the rows got their token."""
-        now_s, last_token_s_B = self._clock(), self._table.last_token_s[rows_B]
-        self.latencies.observe_tokens(now_s, last_token_s_B)
-        for row in rows_B[last_token_s_B == NO_TIME].tolist():
-            owner = self._table.sequence(row).owner
-            if owner.time_to_first_token_s is None:
-                owner.time_to_first_token_s = now_s - owner.arrival_s
-            self.latencies.time_to_first_token.observe(now_s - owner.arrival_s)
-        self._table.last_token_s[rows_B] = now_s
 
     def _end_samples(self, rows_B: NDArray[np.intp], sampled: SampledTokens) -> None:
         """End the samples that end with the token just drawn, and the requests of those whose token is none."""
@@ -297,6 +242,7 @@ class Generation:
         for owner in dict.fromkeys(self._table.sequence(row).owner for row in broken_rows):
             matchers = [sequence.grammar_matcher for sequence in owner.sequences]
             problems = [matcher.problem for matcher in matchers if matcher is not None and matcher.problem is not None]
+            self._measured.counts.num_corrupted_requests += not problems
             owner.error = next(iter(problems), "the model's logits are not finite: its weights are broken")
             self._ready += self._end(dict.fromkeys(owner.unfinished, (FinishReason.ERROR, None)))
         self._ready += self._end(dict(self._endings(rows_B, sampled.token_ids)))
@@ -334,9 +280,10 @@ class Generation:
         for sequence, (reason, stop_reason) in ending.items():
             owner = sequence.owner
             owner.outputs[sequence.index] = sequence.output(reason, stop_reason)
+            self._measured.note_end_of_sample(sequence, reason)
             if len(owner.outputs) == owner.request.sampling.n:
                 del self.requests[owner.request.id]
-                self.latencies.e2e_latency.observe(self._clock() - owner.arrival_s)
+                self._measured.note_end_of_request(owner, self._clock())
                 outputs.append(_output(owner))
         return outputs
 
@@ -351,7 +298,7 @@ class Generation:
             sequence.top_log_probs = list(resumed.top_log_probs)
         if resumed is not None and sampling.kept_support:
             sequence.kept_support = list(resumed.kept_support)
-        num_tokens = len(sequence.history)
+        num_tokens = sequence.num_resumed_tokens = len(sequence.history)
         if num_tokens >= sampling.max_tokens_of(index) or len(owner.prompt) + num_tokens >= self._max_model_len:
             owner.outputs[index] = sequence.output(FinishReason.LENGTH, None)
             return

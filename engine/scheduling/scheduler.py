@@ -128,11 +128,9 @@ class Scheduler:
         self.counts.num_prefill_chunks += len(chunks)
         self.counts.num_partial_chunks += sum(not chunk.completes for chunk in chunks)
         self.counts.num_block_copies += len(self._block_copies)
+        started = tuple(self._started)
         return ScheduledStep(
-            decode_rows=decode_rows,
-            chunks=tuple(chunks),
-            block_copies=self._block_copies,
-            started=tuple(self._started),
+            decode_rows=decode_rows, chunks=tuple(chunks), block_copies=self._block_copies, started=started
         )
 
     def may_preempt(self) -> bool:
@@ -205,11 +203,11 @@ class Scheduler:
             if leader is None or not self._enable_prefix_caching:
                 leaders[sequence.owner.request.id] = sequence
                 self._send_back(sequence)
-            else:
-                self._take_back(sequence)
-                sequence.was_preempted = True
-                self._move(sequence, SequenceState.FOLLOWING)
-                leader.followers.append(sequence)
+                continue
+            self._take_back(sequence)
+            sequence.was_preempted = True
+            self._move(sequence, SequenceState.FOLLOWING)
+            leader.followers.append(sequence)
 
     def check_idle(self) -> None:
         """Assert that no sample is left, and that none has kept a block or a row. Takes little time."""
@@ -291,8 +289,7 @@ class Scheduler:
         if not self._waiting or not self._table.num_free:
             return None
         sequence = self._waiting[0]
-        cached = self._cached_blocks(sequence)
-        num_blocks = -(-sequence.num_tokens // self._block_size)
+        cached, num_blocks = self._cached_blocks(sequence), -(-sequence.num_tokens // self._block_size)
         num_taken = num_blocks - len(cached) + sum(map(self._pool.is_free, cached))
         # Those that run, and those that follow, will want a block soon; leaving them some avoids preemption.
         reserve = min(self.num_running + len(sequence.followers), self._pool.num_blocks // 8) if self.num_running else 0
@@ -320,7 +317,9 @@ class Scheduler:
             owner.num_cached_tokens = min(sequence.num_computed, len(owner.prompt))
         if sequence.was_preempted:
             self.counts.num_recovered_tokens += sequence.num_computed
-        elif self._enable_prefix_caching and not owner.must_score_prompt:
+            return
+        sequence.num_prefilled_tokens = sequence.num_tokens - sequence.num_computed
+        if self._enable_prefix_caching and not owner.must_score_prompt:
             self.counts.prefix_queries += sequence.num_tokens
             self.counts.prefix_hits += sequence.num_computed
 
@@ -375,6 +374,7 @@ class Scheduler:
 
     def _preempt(self, victim: Sequence) -> None:
         self._send_back(victim)
+        victim.num_preemptions += 1
         self.counts.num_preemptions += 1
 
     def _send_back(self, sequence: Sequence) -> None:

@@ -107,6 +107,16 @@ class Sequence:
     so that its blocks must not be shared by name."""
     last_token_s: float = NO_TIME
     """When this engine drew the last token, as of the last time it had no row."""
+    scheduled_s: float = NO_TIME
+    """When it was scheduled first; not known of one that took over the prompt of another."""
+    first_token_s: float = NO_TIME
+    """When this engine drew its first token."""
+    num_resumed_tokens: int = 0
+    """Those that were brought from another engine."""
+    num_prefilled_tokens: int = 0
+    """Tokens to compute, when it was scheduled first, that were not in the cache."""
+    num_preemptions: int = 0
+    """For another sample."""
     num_computed: int = 0
     """Tokens whose KV is in the cache, kept for sequences in prefill only."""
     num_published_tokens: int = 0

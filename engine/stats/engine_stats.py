@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from rlserve.engine.stats.ended_samples import EndedSamples
 from rlserve.engine.stats.metrics import Histogram
 
 
@@ -15,12 +17,20 @@ class EngineStats:
     """Samples that have KV blocks."""
     num_waiting: int
     """Samples that have none yet, or lost them."""
+    num_compiling: int
+    """Of these, those whose grammar is being compiled."""
+    cache_config: Mapping[str, str]
+    """How the KV cache is set up, by vLLM's names."""
     num_blocks: int
     num_used_blocks: int
     weight_version: int
     num_steps: int
     num_prompt_tokens: int
     """Prompt tokens of the requests taken in."""
+    num_started_prompt_tokens: int
+    """Of these, those of requests that have started."""
+    num_cached_prompt_tokens: int
+    """Of these, those whose keys and values were in the prefix cache."""
     num_generated_tokens: int
     num_computed_tokens: int
     """Tokens that went through the model: prefill, decode, and what preemption made to be computed again."""
@@ -28,6 +38,8 @@ class EngineStats:
     """Tokens drawn for samples that had ended or were aborted meanwhile; only overlapped scheduling does so."""
     num_finished_requests: int
     """Requests whose output was handed out, aborted and refused ones included."""
+    num_corrupted_requests: int
+    """Ended because their logits were not finite."""
     num_preemptions: int
     num_forks: int
     """Samples that took over the prompt of another sample of their request."""
@@ -50,6 +62,9 @@ class EngineStats:
     """From a request's arrival to its first step."""
     e2e_latency: Histogram
     """From a request's arrival to its end, abort included."""
+    step_tokens: Histogram
+    """Tokens that went through the model in a step."""
+    ended_samples: EndedSamples
 
     @property
     def kv_cache_usage(self) -> float:

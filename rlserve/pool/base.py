@@ -10,7 +10,7 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers import Traffic
@@ -155,7 +155,7 @@ class RolloutStats:
     longest_gap_s: float = 0.0
     """Longest time between the ends of two steps, of those that ended since the numbers were told last; without the
     time in which there was no work."""
-    engine_metrics: Mapping[str, float | Histogram] = field(default_factory=dict)
+    engine_metrics: Mapping[str, Value] = field(default_factory=dict)
     """All numbers of the engine, by vLLM's names."""
 
 

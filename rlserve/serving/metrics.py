@@ -47,26 +47,26 @@ class ServerMetrics:
         self._model_name = model_name
         self._registry = registry = CollectorRegistry()
         registry.register(_Live(model_name, read))
-        of_model = ("model_name",)
-        self.time_to_first_token = ClientHistogram(
+        of_engine = ("model_name", "engine")
+        self._time_to_first_token = ClientHistogram(
             _FIRST_TOKEN,
             "From the arrival of a request to its first token",
-            of_model,
+            of_engine,
             buckets=FIRST_TOKEN_BOUNDS_S,
             registry=registry,
-        ).labels(model_name)
-        self.e2e_latency = ClientHistogram(
+        )
+        self._e2e_latency = ClientHistogram(
             _E2E_LATENCY,
             "From the arrival of a request to its end",
-            of_model,
+            of_engine,
             buckets=REQUEST_BOUNDS_S,
             registry=registry,
-        ).labels(model_name)
+        )
         self._success = Counter(
-            "vllm:request_success", "Answers that ended, by how", (*of_model, "finished_reason"), registry=registry
+            "vllm:request_success", "Answers that ended, by how", (*of_engine, "finished_reason"), registry=registry
         )
         self._rejections = Counter(
-            "vllm:admission_rejections", "Requests refused for load", (*of_model, "reason"), registry=registry
+            "vllm:admission_rejections", "Requests refused for load", ("model_name", "reason"), registry=registry
         )
         self._requests = Counter("http_requests", "HTTP requests", ("handler", "method", "status"), registry=registry)
         self._durations = ClientHistogram(
@@ -81,9 +81,17 @@ class ServerMetrics:
         """Have what another part counts rendered, too."""
         self._registry.register(collector)
 
-    def count_end(self, finished_reason: str) -> None:
+    def observe_first_token(self, engine: str, seconds: float) -> None:
+        """A streamed request has got its first token."""
+        self._time_to_first_token.labels(self._model_name, engine).observe(seconds)
+
+    def observe_end(self, engine: str, seconds: float) -> None:
+        """A request has ended, with all of its answers."""
+        self._e2e_latency.labels(self._model_name, engine).observe(seconds)
+
+    def count_answer(self, engine: str, finished_reason: str) -> None:
         """An answer has ended."""
-        self._success.labels(self._model_name, finished_reason).inc()
+        self._success.labels(self._model_name, engine, finished_reason).inc()
 
     def count_rejection(self, reason: str) -> None:
         """A request was refused for load."""

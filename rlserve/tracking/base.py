@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 
 if TYPE_CHECKING:
     from rlserve.tracking.answers import Kind, MakeAnswers
 
-EngineMetrics = Mapping[str, float | Histogram]
+EngineMetrics = Mapping[str, Value]
 """Of one engine, by vLLM's names."""
 
 

@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram
+from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram, Labelled, Value
 from rlserve.errors import UserError
 from rlserve.tracking.base import EngineMetrics, LiveSink
 
@@ -90,16 +90,21 @@ def engine_families(model_name: str, engines: Mapping[str, EngineMetrics]) -> It
     yield from families.values()
 
 
-def _family(name: str, value: float | Histogram) -> Metric:
+def _family(name: str, value: Value) -> Metric:
     if isinstance(value, Histogram):
         return HistogramMetricFamily(name, name, labels=_LABELS)
-    return (GaugeMetricFamily if name in VLLM_GAUGES else CounterMetricFamily)(name, name, labels=_LABELS)
+    labels = (*_LABELS, *value.labels) if isinstance(value, Labelled) else _LABELS
+    return (GaugeMetricFamily if name in VLLM_GAUGES else CounterMetricFamily)(name, name, labels=labels)
 
 
-def _add(family: Metric, labels: tuple[str, ...], value: float | Histogram) -> None:
-    if isinstance(value, Histogram):
-        bounds = [*map(floatToGoString, value.bounds_s), "+Inf"]
-        buckets = list(zip(bounds, accumulate(value.counts), strict=True))
-        family.add_metric(labels, buckets=buckets, sum_value=value.sum_s)  # type: ignore[attr-defined]
-    else:
-        family.add_metric(labels, value)  # type: ignore[attr-defined]
+def _add(family: Metric, labels: tuple[str, ...], value: Value) -> None:
+    match value:
+        case Histogram():
+            bounds = [*map(floatToGoString, value.bounds), "+Inf"]
+            buckets = list(zip(bounds, accumulate(value.counts), strict=True))
+            family.add_metric(labels, buckets=buckets, sum_value=value.sum)  # type: ignore[attr-defined]
+        case Labelled():
+            for further, number in value.series:
+                family.add_metric((*labels, *further), number)  # type: ignore[attr-defined]
+        case _:
+            family.add_metric(labels, value)  # type: ignore[attr-defined]

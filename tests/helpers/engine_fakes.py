@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
+from engine_numbers import some_stats
 
 from rlserve.engine import EngineStats, Request, RequestOutput, SampleDelta, SamplingParams
 from rlserve.engine.decoder.staging import StagedWeights
@@ -85,13 +86,11 @@ class FakeEngine:
         pass
 
     def stats(self) -> EngineStats:
-        known = {
-            "num_blocks": 1,
-            "weight_version": self.weight_version,
-            "num_running": len(self.waiting),
-            "num_generated_tokens": self.num_generated_tokens,
-        }
-        return EngineStats(**(dict.fromkeys(EngineStats.__dataclass_fields__, 0) | known))
+        return some_stats(
+            weight_version=self.weight_version,
+            num_running=len(self.waiting),
+            num_generated_tokens=self.num_generated_tokens,
+        )
 
 
 def output_of(request_id: str) -> RequestOutput:

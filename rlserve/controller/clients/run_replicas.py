@@ -14,7 +14,7 @@ from functools import partial
 from rlserve.controller.clients.desk import ClientDesk
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import Request
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.rollout.requests.base import RequestId
 from rlserve.serving.replicas.base import PoolCounts
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
@@ -53,7 +53,7 @@ class RunReplicas:
         return max(self.num_ready, 1) * self._num_places
 
     @property
-    def engine_metrics(self) -> Mapping[str, Mapping[str, float | Histogram]]:
+    def engine_metrics(self) -> Mapping[str, Mapping[str, Value]]:
         """Of each replica, training's requests and all others together."""
         return {slot_id: stats.engine_metrics for slot_id, stats in self._desk.replica_stats.items()}
 

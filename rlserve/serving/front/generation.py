@@ -17,8 +17,11 @@ from rlserve.serving.front.context import ServerContext
 from rlserve.serving.observing.record import GENERATION_RECORD
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import problem_error
-from rlserve.serving.replicas.live_request import RequestGroup
+from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
 from rlserve.tracking.json_log import REQUEST_FIELDS
+
+_UNKNOWN = ""
+"""The engine of a request that ended while no replica had it; and in a run, whose router decides."""
 
 
 def new_answer_id(prefix: str) -> str:
@@ -49,7 +52,8 @@ class Generation:
             for output in outputs:
                 if output.error is not None:
                     raise output_error(output.error)
-            self._count(outputs)
+            for live, output in zip(group.lives, outputs, strict=True):
+                self._count_end(live, output)
             self.caller.usage.num_generated_tokens += sum(
                 len(sample.token_ids) for output in outputs for sample in output.samples
             )
@@ -57,15 +61,16 @@ class Generation:
 
     async def news(self) -> AsyncGenerator[list[tuple[int, RequestDelta]]]:
         """What comes, each with the position of its request. Close it to abort the rest."""
-        metrics, is_first = self.context.metrics, True
+        begun: set[int] = set()
         async with self._open(streamed=True) as group:
             while news := await group.next():
-                if is_first:
-                    first_s, is_first = time.perf_counter() - self.arrived_s, False
-                    metrics.time_to_first_token.observe(first_s)
-                    if (record := GENERATION_RECORD.get()) is not None:
-                        record.time_to_first_token_s = first_s
-                self._count([delta.output for _, delta in news if delta.output is not None])
+                for position, delta in news:
+                    live = group.lives[position]
+                    if position not in begun and delta.samples:
+                        begun.add(position)
+                        self._note_first_token(live)
+                    if delta.output is not None:
+                        self._count_end(live, delta.output)
                 self.caller.usage.num_generated_tokens += sum(
                     len(sample.tokens.token_ids) for _, delta in news for sample in delta.samples
                 )
@@ -78,7 +83,6 @@ class Generation:
                 yield group
             finally:
                 self._note(group)
-        self.context.metrics.e2e_latency.observe(time.perf_counter() - self.arrived_s)
 
     def _note(self, group: RequestGroup) -> None:
         """For the log and the trace."""
@@ -92,11 +96,19 @@ class Generation:
             record.requests, record.outputs = self.requests, outputs
             record.num_failovers = sum(live.num_failovers for live in group.lives)
 
-    def _count(self, outputs: Sequence[RequestOutput]) -> None:
-        for output in outputs:
-            self.caller.usage.num_cached_tokens += output.num_cached_tokens
-            for sample in output.samples:
-                self.context.metrics.count_end(str(sample.finish_reason))
+    def _note_first_token(self, live: LiveRequest) -> None:
+        first_s = time.perf_counter() - self.arrived_s
+        self.context.metrics.observe_first_token(live.replica or _UNKNOWN, first_s)
+        if (record := GENERATION_RECORD.get()) is not None and record.time_to_first_token_s is None:
+            record.time_to_first_token_s = first_s
+
+    def _count_end(self, live: LiveRequest, output: RequestOutput) -> None:
+        self.caller.usage.num_cached_tokens += output.num_cached_tokens
+        engine, metrics = live.replica or _UNKNOWN, self.context.metrics
+        if output.error is None:
+            metrics.observe_end(engine, time.perf_counter() - self.arrived_s)
+        for sample in output.samples:
+            metrics.count_answer(engine, str(sample.finish_reason))
 
 
 def admit(context: ServerContext, requests: Sequence[Request], affinity: str, arrived_s: float) -> Generation:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlserve.engine.requests.request import Request
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.serving.replicas.live_request import RequestGroup
 from rlserve.serving.replicas.messages import Ready
 
@@ -47,7 +47,7 @@ class Replicas(Protocol):
         """
 
     @property
-    def engine_metrics(self) -> Mapping[str, Mapping[str, float | Histogram]]:
+    def engine_metrics(self) -> Mapping[str, Mapping[str, Value]]:
         """Of each replica, as it was heard last."""
 
     @property

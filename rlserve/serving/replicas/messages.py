@@ -14,7 +14,7 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import Request
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Beat:
     """Seconds that its steps took in all."""
     num_generated_tokens: int
     weight_version: int
-    metrics: dict[str, float | Histogram]
+    metrics: dict[str, Value]
 
 
 Message = Start | Submit | Abort | Order | Ready | Refused | News | Beat | Done

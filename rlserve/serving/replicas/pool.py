@@ -22,7 +22,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from rlserve.engine.requests.request import Request
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.errors import WorkerFailedError
 from rlserve.serving.config import HealthConfig
 from rlserve.serving.replicas.base import PoolCounts
@@ -111,7 +111,7 @@ class ReplicaPool:
         raise WorkerFailedError("no replica is ready yet")
 
     @property
-    def engine_metrics(self) -> Mapping[str, Mapping[str, float | Histogram]]:
+    def engine_metrics(self) -> Mapping[str, Mapping[str, Value]]:
         """Of each replica, as of its last beat."""
         return {name: replica.metrics for name, replica in self.replicas.items() if replica.metrics}
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
 
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.errors import UserError, WorkerLostError
 from rlserve.serving.replicas.messages import Beat, Done, Message, News, Order, OrderAction, Ready, Refused, Start
 from rlserve.serving.replicas.speed import SpeedMeter
@@ -45,7 +45,7 @@ class Replica:
         self.name = place.name
         self.ready: Ready | None = None
         """What its engine can take; None until it was ready for the first time."""
-        self.metrics: Mapping[str, float | Histogram] = {}
+        self.metrics: Mapping[str, Value] = {}
         """As of its last beat."""
         self.busy_s = 0.0
         """That its engine has computed, as of its last beat."""

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import fmean
 
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Histogram, Value
 from rlserve.serving.scaling.base import LoadSample
 
 _FIRST_TOKEN, _INTER_TOKEN = "vllm:time_to_first_token_seconds", "vllm:inter_token_latency_seconds"
 _WAITING, _CACHE = "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc"
-Numbers = Mapping[str, float | Histogram]
+Numbers = Mapping[str, Value]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +66,9 @@ def _mean_since(last: Reading, reading: Reading, name: str) -> float | None:
         if not isinstance(now, Histogram):
             continue
         if isinstance(before, Histogram) and before.count <= now.count:
-            sum_s, count = sum_s + now.sum_s - before.sum_s, count + now.count - before.count
+            sum_s, count = sum_s + now.sum - before.sum, count + now.count - before.count
         else:  # a replica that has begun since
-            sum_s, count = sum_s + now.sum_s, count + now.count
+            sum_s, count = sum_s + now.sum, count + now.count
     return sum_s / count if count else None
 
 

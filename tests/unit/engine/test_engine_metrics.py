@@ -14,13 +14,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlserve.engine import Engine, EngineConfig, EngineStats
+from rlserve.engine.stats.ended_samples import PREEMPTIONS_BOUNDS, SAMPLES_OF_REQUEST_BOUNDS, tokens_bounds
 from rlserve.engine.stats.metrics import (
     FIRST_TOKEN_BOUNDS_S,
     INTER_TOKEN_BOUNDS_S,
     NO_TIME,
     REQUEST_BOUNDS_S,
+    STEP_TOKENS_BOUNDS,
     Histogram,
     HistogramCounter,
+    Labelled,
     Latencies,
     vllm_metrics,
 )
@@ -49,12 +52,12 @@ def engine(tmp_path: Path, clock: Clock) -> Engine:
     return Engine(save_model(tmp_path), config, clock=clock)
 
 
-def _histogram(bounds_s: tuple[float, ...], times_s: list[float]) -> Histogram:
+def _histogram(bounds: tuple[float, ...], times_s: list[float]) -> Histogram:
     """The definition: a bucket holds what is at most its bound and more than the one before."""
-    counts = [0] * (len(bounds_s) + 1)
+    counts = [0] * (len(bounds) + 1)
     for time_s in times_s:
-        counts[bisect_left(bounds_s, time_s)] += 1
-    return Histogram(bounds_s=bounds_s, counts=tuple(counts), sum_s=pytest.approx(sum(times_s)))
+        counts[bisect_left(bounds, time_s)] += 1
+    return Histogram(bounds=bounds, counts=tuple(counts), sum=pytest.approx(sum(times_s)))
 
 
 def test_the_times_of_a_request_from_arrival_to_end(engine: Engine, clock: Clock) -> None:
@@ -134,6 +137,76 @@ def test_tokens_of_one_step_are_counted_one_by_one(last_s: list[float]) -> None:
     assert latencies.inter_token_latency.snapshot() == expected
 
 
+def test_the_phases_of_samples_and_what_they_took(engine: Engine, clock: Clock) -> None:
+    engine.add(make_request("0", PROMPT, n=2, max_tokens=4))
+    clock.now_s += 0.7
+    step_ends = []
+    while engine.has_work:
+        clock.now_s += 0.04
+        engine.step()
+        step_ends.append(clock.now_s)
+    ended, bounds = engine.stats().ended_samples, tokens_bounds(engine.max_model_len)
+    decode_s = step_ends[-1] - step_ends[0]
+    assert ended.prefill_time == _histogram(REQUEST_BOUNDS_S, [0.0] * 2)  # scheduled and computed in one step
+    assert ended.decode_time == ended.inference_time == _histogram(REQUEST_BOUNDS_S, [decode_s] * 2)
+    assert ended.time_per_output_token == _histogram(INTER_TOKEN_BOUNDS_S, [decode_s / 3] * 2)
+    assert ended.prompt_tokens == _histogram(bounds, [5] * 2)
+    assert ended.generated_tokens == ended.max_tokens == _histogram(bounds, [4] * 2)
+    assert ended.prefilled_tokens == _histogram(bounds, [5, 0])  # the second takes the prompt over
+    assert ended.preemptions == _histogram(PREEMPTIONS_BOUNDS, [0] * 2)
+    assert ended.samples_of_request == _histogram(SAMPLES_OF_REQUEST_BOUNDS, [2])
+    assert ended.longest_generated_tokens == _histogram(bounds, [4])
+    # The prompt in one step, of which both samples draw; then three of both.
+    assert engine.stats().step_tokens == _histogram(STEP_TOKENS_BOUNDS, [5, 2, 2, 2])
+
+
+def test_prompt_tokens_by_where_they_came_from(engine: Engine) -> None:
+    for name in "ab":
+        run(engine, [make_request(name, PROMPT * 2, max_tokens=2)])
+    stats = engine.stats()
+    metrics = vllm_metrics(stats)
+    assert (stats.num_prompt_tokens, stats.num_started_prompt_tokens, stats.num_cached_prompt_tokens) == (20, 20, 8)
+    assert _labelled(metrics["vllm:prompt_tokens_by_source"]) == {("local_compute",): 12, ("local_cache_hit",): 8}
+    assert metrics["vllm:prompt_tokens_cached"] == metrics["vllm:prefix_cache_hits"] == 8
+    assert _labelled(metrics["vllm:prompt_tokens_cached_by_source"]) == {("device",): 8}
+    assert stats.ended_samples.prefilled_tokens.sum == 12
+    engine.add(make_request("c", PROMPT))
+    assert engine.stats().num_started_prompt_tokens == 20  # it has not
+
+
+def test_preempted_samples_are_told_with_how_often(engine: Engine) -> None:
+    run(engine, [make_request(str(index), PROMPT, max_tokens=30, seed=index) for index in range(2)])
+    stats = engine.stats()
+    assert stats.num_preemptions == stats.ended_samples.preemptions.sum > 0
+    assert stats.ended_samples.preemptions.count == 2
+
+
+def test_what_was_brought_from_elsewhere_took_no_time_here(engine: Engine, clock: Clock) -> None:
+    request = make_request("0", PROMPT, max_tokens=8)
+    engine.add(request)
+    for _ in range(3):
+        clock.now_s += 1.0
+        engine.step()
+    (partial,) = engine.abort(["0"])
+    assert engine.stats().ended_samples.generated_tokens.count == 0  # it has not ended by itself
+    engine.add(replace(request, resumed=partial.samples))
+    while engine.has_work:
+        clock.now_s += 0.5
+        engine.step()
+    ended = engine.stats().ended_samples
+    num_drawn = 8 - len(partial.samples[0].tokens)
+    assert ended.generated_tokens.sum == 8
+    assert ended.decode_time.sum == pytest.approx(0.5 * (num_drawn - 1))
+    assert ended.time_per_output_token.sum == pytest.approx(0.5)
+
+
+@given(most=st.integers(1, 200_000))
+def test_bounds_of_tokens_end_at_the_longest(most: int) -> None:
+    bounds = tokens_bounds(most)
+    assert bounds[:3] == (1, 2, 5)[: len(bounds)]
+    assert bounds[-1] <= most < 2.5 * bounds[-1]
+
+
 def test_vllm_names(engine: Engine) -> None:
     run(engine, [make_request("0", PROMPT, max_tokens=4), make_request("1", PROMPT, max_tokens=4)])
     stats: EngineStats = engine.stats()
@@ -141,7 +214,20 @@ def test_vllm_names(engine: Engine) -> None:
     assert metrics["vllm:generation_tokens"] == 8
     assert metrics["vllm:prompt_tokens"] == 10
     assert metrics["vllm:num_requests_running"] == metrics["vllm:kv_cache_usage_perc"] == 0
-    for name, value in metrics.items():
-        assert name.endswith("_seconds") == isinstance(value, Histogram)
+    assert _labelled(metrics["vllm:num_requests_waiting_by_reason"]) == {("capacity",): 0, ("deferred",): 0}
+    told = metrics["vllm:cache_config_info"]
+    assert isinstance(told, Labelled)
+    assert dict(zip(told.labels, told.series[0][0], strict=True)) == {
+        "block_size": "4",
+        "cache_dtype": "auto",
+        "enable_prefix_caching": "True",
+        "gpu_memory_utilization": "0.9",
+        "num_gpu_blocks": "12",
+    }
     assert metrics["vllm:e2e_request_latency_seconds"] == stats.e2e_latency
     assert stats.e2e_latency.count == 2
+
+
+def _labelled(value: object) -> dict[tuple[str, ...], float]:
+    assert isinstance(value, Labelled)
+    return dict(value.series)

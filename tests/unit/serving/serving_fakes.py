@@ -11,7 +11,7 @@ from dataclasses import replace
 from rlserve.engine.requests.delta import RequestDelta, SampleDelta
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
-from rlserve.engine.stats.metrics import Histogram
+from rlserve.engine.stats.metrics import Value
 from rlserve.serving.accounting import Accounts
 from rlserve.serving.admin.base import Operations, ReplicaStatus
 from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
@@ -47,7 +47,7 @@ class FakePool:
         """Whether nothing comes after the first token."""
         self.limits = Ready(vocab_size=len(TOKENIZER), max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
         self.counts = PoolCounts(num_failovers=0, num_lost=0)
-        self.engine_metrics: Mapping[str, Mapping[str, float | Histogram]] = {}
+        self.engine_metrics: Mapping[str, Mapping[str, Value]] = {}
 
     @asynccontextmanager
     async def open(self, requests: Sequence[Request], affinity: str, *, streamed: bool) -> AsyncIterator[RequestGroup]:

@@ -7,17 +7,16 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from engine_numbers import some_stats
 from prometheus_client.parser import text_string_to_metric_families
 from replica_fakes import make_pool
 
-from rlserve.engine.stats.engine_stats import EngineStats
-from rlserve.engine.stats.metrics import HistogramCounter, vllm_metrics
+from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.scaling.config import ScalingConfig
 from rlserve.serving.scaling.scaler import Scaler
@@ -28,6 +27,18 @@ DASHBOARD = FOLDER / "grafana_serving.json"
 ALERTS = FOLDER / "serving_alerts.yaml"
 OF_PROMETHEUS = {"up"}
 """Metrics that Prometheus makes itself."""
+NOT_SHOWN = {
+    "vllm:num_requests_waiting_by_reason",
+    "vllm:corrupted_requests_total",
+    "vllm:prompt_tokens_cached_total",
+    "vllm:prompt_tokens_cached_by_source_total",
+    "vllm:request_max_num_generation_tokens",
+    "vllm:request_params_n",
+    "vllm:request_params_max_tokens",
+    "vllm:request_prefill_kv_computed_tokens",
+    "vllm:request_num_preemptions",
+}
+"""Details that others of the dashboard's metrics sum up."""
 TARGET_LABELS = {"job", "instance"}
 """Labels that Prometheus adds."""
 KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
@@ -37,16 +48,16 @@ NEEDS_PROMTOOL = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, an
 
 def exported() -> dict[str, set[str]]:
     """Names of a server's samples, and their labels."""
-    histogram = HistogramCounter((1.0,)).snapshot()
-    values = {field.name: histogram if field.type == "Histogram" else 1 for field in fields(EngineStats)}
-    engine = vllm_metrics(EngineStats(**values))  # type: ignore[arg-type]
+    engine = vllm_metrics(some_stats())
     numbers = LiveNumbers(
         engines={"0": engine}, level=0, num_live_samples=0, num_ready_replicas=1, num_failovers=0, num_lost_replicas=0
     )
     metrics = ServerMetrics("m", lambda: numbers)
     pool, _ = make_pool()
     metrics.register(Scaler(TargetTracking(ScalingConfig()), pool, interval_s=1))
-    metrics.count_end("stop")
+    metrics.observe_first_token("0", 0.1)
+    metrics.observe_end("0", 1.0)
+    metrics.count_answer("0", "stop")
     metrics.count_rejection("load")
     metrics.count_request("/v1/completions", "POST", 200, 1.0)
     families = text_string_to_metric_families(metrics.render().decode())
@@ -110,7 +121,7 @@ def test_every_metric_of_the_front_is_in_the_dashboard() -> None:
     asked = {name for panel in panels() for target in panel["targets"] for name in metrics_in(target["expr"])}
     shown = {re.sub(r"_(bucket|count|sum)$", "", name) for name in asked}
     known = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in EXPORTED if not name.endswith("_created")}
-    assert known <= shown
+    assert known - shown == NOT_SHOWN
 
 
 def test_panels_name_their_metrics_and_work_on_any_prometheus() -> None:

@@ -20,7 +20,6 @@ from serving_fakes import KEY, TOKENIZER, FakePool, fake_context
 from starlette.testclient import TestClient
 
 from rlserve.engine.requests.request import Request
-from rlserve.engine.stats.metrics import VLLM_GAUGES
 from rlserve.serving.config import ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.context import ServerContext
@@ -28,6 +27,7 @@ from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.routes.page import PATHS
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.tracking.vllm_names import VLLM_METRICS
 
 BROWSER = find_browser()
 NEEDS_BROWSER = pytest.mark.skipif(BROWSER is None, reason="needs Chromium, and this machine has none")
@@ -278,7 +278,7 @@ ENGINE = {
     "vllm:prefix_cache_queries": 40.0,
     "vllm:prefix_cache_hits": 20.0,
 }
-assert set(ENGINE) >= VLLM_GAUGES
+assert set(ENGINE) <= set(VLLM_METRICS)
 NUMBERS = LiveNumbers(
     engines={"cpu/0": ENGINE, "cpu/1": ENGINE},
     level=1,

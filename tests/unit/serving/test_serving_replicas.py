@@ -63,7 +63,7 @@ FORM = StructuredOutput(kind="regex", text="[0-9]+")
             busy_s=0.5,
             num_generated_tokens=9,
             weight_version=2,
-            metrics={"a": 1.0, "b": Histogram(bounds_s=(1.0,), counts=(1, 2), sum_s=3.0)},
+            metrics={"a": 1.0, "b": Histogram(bounds=(1.0,), counts=(1, 2), sum=3.0)},
         ),
     ],
     ids=lambda message: type(message).__name__,

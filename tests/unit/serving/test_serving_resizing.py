@@ -189,7 +189,7 @@ def test_a_start_that_is_called_off_is_no_failed_one() -> None:
 
 def test_load_is_what_was_counted_in_between() -> None:
     def reading(time_s: float, count: int, sum_s: float, busy_s: float) -> Reading:
-        times = Histogram(bounds_s=(1.0,), counts=(count, 0), sum_s=sum_s)
+        times = Histogram(bounds=(1.0,), counts=(count, 0), sum=sum_s)
         engine = {
             "vllm:num_requests_waiting": 2,
             "vllm:kv_cache_usage_perc": 0.25,

@@ -11,10 +11,11 @@ from urllib.error import URLError
 
 import pytest
 from conftest import FILES_ONLY
+from engine_numbers import some_stats
 from prometheus_client.parser import text_string_to_metric_families
 
 from rlserve.engine.stats.engine_stats import EngineStats
-from rlserve.engine.stats.metrics import VLLM_GAUGES, HistogramCounter, vllm_metrics
+from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram, HistogramCounter, vllm_metrics
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.tracking.config import TrackingConfig
 from rlserve.tracking.prometheus import PrometheusEndpoint
@@ -29,9 +30,7 @@ def _stats(num_generated: int, times_s: tuple[float, ...] = ()) -> EngineStats:
     latency = HistogramCounter((0.1, 1.0))
     for time_s in times_s:
         latency.observe(time_s)
-    numbers = dict.fromkeys(EngineStats.__dataclass_fields__, 0) | {"num_blocks": 8, "num_used_blocks": 2}
-    names = ("time_to_first_token", "inter_token_latency", "queue_time", "e2e_latency")
-    return EngineStats(**(numbers | {"num_generated_tokens": num_generated} | dict.fromkeys(names, latency.snapshot())))  # type: ignore[arg-type]
+    return some_stats(latency.snapshot(), num_used_blocks=2, num_generated_tokens=num_generated)
 
 
 def _fetch(port: int) -> Samples:
@@ -76,7 +75,8 @@ def test_every_number_of_an_engine_is_served_under_the_name_that_vllm_gives_it(e
     endpoint.watch_engines(lambda: {"cpu-a/0": metrics})
     served = {name for name, engine, _ in _fetch(endpoint.port) if engine}
     for name in metrics:
-        suffix = "_bucket" if name.endswith("_seconds") else "" if name in VLLM_GAUGES else "_total"
+        is_histogram = isinstance(metrics[name], Histogram)
+        suffix = "_bucket" if is_histogram else "" if name in VLLM_GAUGES else "_total"
         assert name + suffix in served
     assert set(metrics) >= VLLM_GAUGES
 
