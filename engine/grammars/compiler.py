@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from importlib.util import find_spec
 
+from rlserve.engine.grammars.automaton import automaton_of
 from rlserve.engine.grammars.matcher import Grammar, first_line
 from rlserve.engine.grammars.source import grammar_source
 from rlserve.engine.grammars.vocabulary import Vocabulary
@@ -79,7 +80,8 @@ class GrammarCompiler:
         limits = LLParserLimits(max_lexer_states=_MAX_LEXER_STATES, verbose_errors=False)
         start = LLMatcher(vocabulary.tokenizer, grammar_source(wanted), limits=limits, log_level=0)
         if not start.is_error():
-            vocabulary.masks([start])  # what the first mask needs is made here, and copied with the grammar
+            # What the first mask needs is made here, and copied with the grammar.
+            vocabulary.fill(vocabulary.no_masks(1), [0], [start])
         if start.is_error():
             raise UserError(first_line(start.get_error()))
-        return Grammar(start, vocabulary)
+        return Grammar(start, vocabulary, automaton_of(wanted.text) if wanted.kind == "regex" else None)

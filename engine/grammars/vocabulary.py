@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.grammars.remembered_masks import RememberedMasks
 from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.errors import UserError
 
@@ -40,24 +41,33 @@ class Vocabulary:
         self.tokenizer = _ll_tokenizer(tokenizer, vocab_size, list(eos_token_ids))
         self._executor = LLExecutor(num_threads=torch.get_num_threads())
         self._num_words = -(-self.tokenizer.vocab_size // 32)
+        self.remembered = RememberedMasks(4 * self._num_words)
+        self._ascii_texts: dict[int, bytes | None] = {}
         end_V = np.zeros(32 * self._num_words, dtype=np.bool_)
         end_V[list(eos_token_ids)] = True
         self._not_end_W = ~np.packbits(end_V, bitorder="little").view(np.int32)
         inside_V = np.arange(len(end_V)) < vocab_size
         self._inside_W = np.packbits(inside_V, bitorder="little").view(np.int32)
 
-    def masks(self, matchers: Sequence[LLMatcher]) -> NDArray[np.int32]:
-        """[A, W] one bit a token, lowest first: whether it may come next. The end-of-sequence tokens may exactly where
-        the grammar accepts what is there. Computed by several threads."""
-        masks_AW = np.zeros((len(matchers), self._num_words), dtype=np.int32)
+    def no_masks(self, num_masks: int) -> NDArray[np.int32]:
+        """[A, W] room for masks."""
+        return np.zeros((num_masks, self._num_words), dtype=np.int32)
+
+    def fill(self, masks_AW: NDArray[np.int32], rows: Sequence[int], matchers: Sequence[LLMatcher]) -> None:
+        """Write the masks of some matchers into the given rows: one bit a token, lowest first, whether it may come
+        next. The end-of-sequence tokens may exactly where the grammar accepts what is there. Computed by several
+        threads."""
         self._executor.unsafe_compute_mask_ptr(
-            [(matcher, place) for place, matcher in enumerate(matchers)],
-            masks_AW.ctypes.data,
-            4 * self._num_words,
-            len(matchers),
+            list(zip(matchers, rows, strict=True)), masks_AW.ctypes.data, 4 * self._num_words, len(masks_AW)
         )
         masks_AW &= self._inside_W
-        return masks_AW
+
+    def ascii_text(self, token_id: int) -> bytes | None:
+        """What a token is; None for special tokens, and others that are no ASCII text."""
+        if token_id not in self._ascii_texts:
+            text = b"" if self.tokenizer.is_special_token(token_id) else self.tokenizer.decode_bytes([token_id])
+            self._ascii_texts[token_id] = text if text and text.isascii() else None
+        return self._ascii_texts[token_id]
 
     def must_end(self, masks_AW: NDArray[np.int32]) -> NDArray[np.bool_]:
         """[A] whether nothing but an end-of-sequence token may come next."""
