@@ -35,6 +35,7 @@ from rlserve.controller.ray_ports import ray_ports
 from rlserve.controller.saving import roles_at
 from rlserve.controller.setup import RunSetup, run_workload
 from rlserve.errors import RlserveError
+from rlserve.json_log import ProcessFields
 from rlserve.launch.connect.factory import create_launcher
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
@@ -83,13 +84,26 @@ def run(start: RunStart) -> int:
         StopRequested: a signal came before training began.
     """
     folder = _open_folder(start.loaded, start.resume)
-    with log_to(folder.log_file, start.console), owned(folder.path):
+    log_format = start.loaded.config.tracking.log_format
+    with log_to(folder.log_file, start.console, log_format, _log_fields(start.progress)), owned(folder.path):
         saved = _newest_saved(folder, start)
         folder.make_latest()
         folder.write_config(to_yaml(start.loaded.config))
         for remark in start.loaded.remarks:
             logger.warning("%s", remark)
         return _run_in(folder, start, saved)
+
+
+def _log_fields(progress: Progress) -> ProcessFields:
+    """What the controller's log says of it: how far the run is."""
+    fields = ProcessFields(role="controller")
+
+    def of_now() -> dict[str, int | None]:
+        state = progress.state
+        return {} if state is None else {"step": state.step, "weight_version": state.weight_version}
+
+    fields.live = of_now
+    return fields
 
 
 def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:

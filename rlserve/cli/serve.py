@@ -42,9 +42,9 @@ def run(arguments: Sequence[str]) -> int:
     from rlserve.config.serving import load_serving
 
     config = load_serving(source, overrides)
-    from rlserve.tracking.json_log import log_to_stderr
+    from rlserve.json_log import ProcessFields, log_to_stderr
 
-    log_to_stderr(config.log_format)
+    log_to_stderr(config.log_format, ProcessFields())
     from rlserve.serving.server import serve
 
     with _model_folder(config, parsed.output_dir) as folder:

@@ -78,6 +78,7 @@ def worker_spec(setup: RunSetup, slot: Slot) -> WorkerSpec:
         offloads_trainer=config.pool.placement == "colocated" and config.pool.colocated.offload_trainer,
         notice_probe=config.pool.notice_probe,
         log_path=setup.folder.path / "logs" / f"{slot.id.replace('/', '-')}.log",
+        log_format=config.tracking.log_format,
         pacing=pacing,
     )
 

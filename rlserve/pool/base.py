@@ -11,6 +11,7 @@ from rlserve.engine.config import EngineConfig
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import Value
+from rlserve.json_log import LogFormat
 from rlserve.pool.notices.base import Notice
 from rlserve.pool.pacing.base import Pacing
 from rlserve.trainers import Traffic
@@ -44,6 +45,7 @@ class WorkerSpec:
     switch_timeout_s: float
     """How long the ranks of one engine wait for each other."""
     log_path: Path
+    log_format: LogFormat = "text"
     offloads_trainer: bool = False
     """Whether a trainer that sleeps leaves the GPU (``pool.colocated.offload_trainer``)."""
     engine_memory_share: float | None = None

@@ -29,6 +29,7 @@ from rlserve.distributed.addresses import LOOPBACK, free_port
 from rlserve.distributed.base import RankPlace
 from rlserve.engine import Request, RequestOutput
 from rlserve.errors import WorkerFailedError
+from rlserve.json_log import ProcessFields, create_formatter
 from rlserve.pool.base import (
     Collected,
     Copied,
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 CONCURRENCY_GROUPS = {"health": 2, "poll": 1, "stream": 1}
 """Threads for the methods that name a group; all others share those of the default group."""
 
@@ -64,7 +66,7 @@ class Worker:
     """One slot's process. Created as a Ray actor by :class:`rlserve.pool.fleet.Fleet`."""
 
     def __init__(self, spec: WorkerSpec) -> None:
-        _configure_logging(spec)
+        log_fields = _configure_logging(spec)
         import torch
 
         from rlserve.pool.roles.engine_rank import EngineRank
@@ -78,6 +80,7 @@ class Worker:
         self._rollout: RolloutRole | None = None
         self._contents = create_contents(spec.trainer.lora, spec.model_path, getattr(torch, spec.engine.dtype))
         self._train = TrainRole(spec, self._pace, self._contents)
+        log_fields.live = self._log_fields
         _exempt_imports_from_collection(worker_modules(spec.trainer))
         self._notices = WorkerNotices()
         self._notices.receive_signals()
@@ -273,6 +276,16 @@ class Worker:
         """Restore what ``write_state`` wrote on all ranks, bit for bit (:meth:`TrainRole.load`)."""
         return self._train.load(folder)
 
+    def _log_fields(self) -> dict[str, Any]:
+        """What its log says of it: the role that it uses, and how far that is."""
+        rollout, train = self._rollout, self._train
+        if rollout is not None:
+            version = rollout.weight_version
+            return {"role": "rollout", "weight_version": version if version >= 0 else None}
+        if train.active:
+            return {"role": "train", "step": train.num_steps, "weight_version": train.num_steps}
+        return {}
+
     def _rollout_role(self) -> RolloutRole:
         if self._rollout is None:
             raise WorkerFailedError(f"{self._spec.slot_id} does not have the rollout role")
@@ -288,15 +301,20 @@ def _exempt_imports_from_collection(modules: Sequence[str]) -> None:
     gc.freeze()
 
 
-def _configure_logging(spec: WorkerSpec) -> None:
+def _configure_logging(spec: WorkerSpec) -> ProcessFields:
+    """Have all records written to the worker's log; what they say of it as JSON, to be filled."""
+    fields = ProcessFields(slot=spec.slot_id)
     spec.log_path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(spec.log_path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(create_formatter(spec.log_format, fields, text=_TEXT_FORMAT))
     root: Any = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
-    # The last words of a crash go to standard error, which is a file of Ray's that does not outlive the run.
-    assert handler.stream is not None
-    os.dup2(handler.stream.fileno(), sys.stderr.fileno())
+    # The last words of a crash go to standard error, which is a file of Ray's that does not outlive the run. A log of
+    # JSON has JSON alone, so they are beside it.
+    words = spec.log_path if spec.log_format == "text" else spec.log_path.with_suffix(".stderr")
+    with words.open("ab") as file:
+        os.dup2(file.fileno(), sys.stderr.fileno())
     faulthandler.enable(sys.stderr)
     logger.info("worker of %s, process %d, incarnation %d", spec.slot_id, os.getpid(), spec.incarnation)
+    return fields

@@ -55,6 +55,10 @@ class TrackingConfig:
     """Address that this port is on; 0.0.0.0 lets other machines in, and asks nobody for a password."""
     report: bool = True
     """Make ``report.png`` and ``report.html`` when the run ends; ``rlserve report`` makes them at any time."""
+    log_format: Literal["text", "json"] = "text"
+    """Of ``rlserve.log`` and of the workers' logs. ``json``: one object a line, with ``role``, ``slot``, ``step`` and
+    ``weight_version``, and with ``request_id`` and ``replica`` where it is about a client's request. What libraries
+    print themselves is in files beside them then, ``.stderr``."""
     progress: Literal["auto", "live", "plain", "none"] = "auto"
     """``auto`` is a live display in a terminal and plain lines elsewhere."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.logging import RichHandler
 
+from rlserve.json_log import LogFormat, ProcessFields, create_formatter
+
 logger = logging.getLogger(__name__)
 
 FILE_FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
@@ -18,13 +20,18 @@ CONSOLE_FORMAT = "%(levelname)s %(message)s"
 
 
 @contextmanager
-def log_to(log_file: Path, console: Console) -> Iterator[None]:
+def log_to(
+    log_file: Path, console: Console, log_format: LogFormat = "text", process_fields: ProcessFields | None = None
+) -> Iterator[None]:
     """While it lasts, our records from INFO on and the warnings of other libraries go to the file and the console.
 
-    The console must be the one of the progress display, which then draws itself below the records.
+    Args:
+        console: the one of the progress display, which then draws itself below the records.
+        log_format: of the file.
+        process_fields: what each line of the file says of this process, as JSON.
     """
     file_handler = _LogFile(log_file, encoding="utf-8")
-    file_handler.setFormatter(logging.Formatter(FILE_FORMAT))
+    file_handler.setFormatter(create_formatter(log_format, process_fields or ProcessFields(), text=FILE_FORMAT))
     handlers = (file_handler, _console_handler(console))
     root = logging.getLogger()
     old_level = root.level

@@ -160,6 +160,11 @@ class Progress(ABC):
         self._state = state
         self._show(state)
 
+    @property
+    def state(self) -> ProgressState | None:
+        """What is shown."""
+        return self._state
+
     def show_status(self, status: str) -> None:
         """Show the last state again, with what the run is doing now."""
         if self._state is not None:

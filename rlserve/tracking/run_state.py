@@ -28,7 +28,7 @@ from rlserve.tracking.summary import RunSummary, read_summary
 
 State = Literal["waiting", "running", "finished", "stopped", "failed", "dead"]
 _FIRST_SIGNAL_EXIT = 129
-_ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) +\d+ [\w.]+: (.*)$", re.MULTILINE)
+_ERROR_LINE = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) +\d+ [\w.]+: (.*)$")
 _LOG_TAIL_BYTES = 1 << 18
 _SLOTS = {owner: f"pool/num_{owner}" for owner in ("train", "rollout", "moving", "dead")}
 
@@ -153,8 +153,21 @@ def last_error(log_file: Path) -> str | None:
         return None
     with log_file.open("rb") as file:
         file.seek(max(log_file.stat().st_size - _LOG_TAIL_BYTES, 0))
-        lines = _ERROR_LINE.findall(file.read().decode("utf-8", errors="replace"))
-    return lines[-1] if lines else None
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return next((found for line in reversed(lines) if (found := _error_in(line)) is not None), None)
+
+
+def _error_in(line: str) -> str | None:
+    """What a line of a log says if it is an error, in either format."""
+    if match := _ERROR_LINE.match(line):
+        return match[1]
+    try:
+        record = json.loads(line) if line.startswith("{") else None
+    except ValueError:  # its beginning, or its end, is missing
+        return None
+    if not isinstance(record, dict) or record.get("level") not in ("ERROR", "CRITICAL"):
+        return None
+    return str(record.get("message"))
 
 
 def _state(

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -21,6 +22,7 @@ MAX_TOKENS = 300
 SETTINGS: Mapping[str, Any] = {
     "num_steps": 10_000,
     "rollout": {"engine": {"num_blocks": 1024}, "server": {"enabled": True, "name": "learning"}},
+    "tracking": {"log_format": "json"},
     "pool": {"slots": [{"type": "cpu-a", "count": 3}], "num_initial_rollout": 2},
 }
 
@@ -118,3 +120,20 @@ def test_no_stream_is_broken_by_a_move_or_new_weights(workplace: Workplace) -> N
     assert (summary["worker_failures"], summary["groups_dropped"]) == (0, {})
     assert summary["cost"]["uses"]["clients"]["gpu_hours"] > 0
     assert_one_owner_always(run)
+    check_logs(run)
+
+
+def check_logs(run: Run) -> None:
+    """Each line of each process is JSON that says what the process was when it was written."""
+    (told,) = {(record["role"], type(record["step"])) for record in records_of(run.folder / "rlserve.log")[1:]}
+    assert told == ("controller", int)
+    roles = set()
+    for slot_id in run.owners():
+        for record in records_of(run.folder / "logs" / f"{slot_id.replace('/', '-')}.log"):
+            assert record["slot"] == slot_id
+            roles.add((record.get("role"), "weight_version" in record, "step" in record))
+    assert {("rollout", True, False), ("train", True, True)} <= roles
+
+
+def records_of(log: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in log.read_text().splitlines()]

@@ -68,6 +68,11 @@ class RolloutRole:
         """Whether its engine is in the middle of a step. Waits for nothing."""
         return self._loop.is_computing
 
+    @property
+    def weight_version(self) -> int:
+        """Of the weights that are loaded, -1 before any. Waits for nothing."""
+        return self._loop.stats.engine.weight_version
+
     def take_weights(self, offers: Sequence[Offer], cargo: Sequence[Any]) -> Receipt:
         """Bring the last version that is offered into memory beside the running model and prove it, and swap it in
         between two steps."""

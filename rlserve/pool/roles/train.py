@@ -56,6 +56,8 @@ class TrainRole:
         self._is_stepping = False
         self.active = False
         """Whether the worker has the role now."""
+        self.num_steps: int | None = None
+        """That its trainer has done, as of the last boundary between two steps; None before it had one."""
         self._sleeps = False
         self._is_prepared = False
         """Model and optimizer are built, and hold nothing."""
@@ -113,7 +115,7 @@ class TrainRole:
             with self._pace.resharding(num_ranks=membership.num_ranks, num_before=num_before):
                 traffic = self._trainer.resize(membership)
             self.active, self._num_ranks = True, membership.num_ranks
-            num_steps = self._trainer.num_steps
+            num_steps = self.num_steps = self._trainer.num_steps
         logger.info("train role: rank %d of %d", membership.rank, membership.num_ranks)
         return Joined(num_steps=num_steps, traffic=traffic)
 
@@ -122,6 +124,7 @@ class TrainRole:
         with self._lock:
             with self._pace.stepping(num_ranks=self._num_ranks, num_tokens=len(batch.token_ids)), self._computing():
                 metrics = self._active_trainer().step(batch)
+            self.num_steps = self._active_trainer().num_steps
             return Stepped(metrics=metrics, copied=self._copy(copies))
 
     def evaluate(self, batch: Batch) -> dict[str, float]:
@@ -222,7 +225,8 @@ class TrainRole:
         with self._lock:
             trainer = self._active_trainer()
             trainer.load_files(folder / TRAINER_FOLDER)
-            return trainer.num_steps
+            self.num_steps = trainer.num_steps
+            return self.num_steps
 
     @contextmanager
     def _computing(self) -> Iterator[None]:

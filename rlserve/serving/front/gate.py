@@ -15,6 +15,7 @@ import orjson
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from rlserve.json_log import REQUEST_FIELDS, RequestFields
 from rlserve.serving.config import LOOPBACK_HOSTS
 from rlserve.serving.front.caller import Caller, enter
 from rlserve.serving.keys import Keys, Role
@@ -24,7 +25,6 @@ from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.rate_limits import limits_of
 from rlserve.serving.records import Records
-from rlserve.tracking.json_log import REQUEST_FIELDS, RequestFields
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import Limits, find_problem
+from rlserve.json_log import REQUEST_FIELDS
 from rlserve.serving.degradation import Level
 from rlserve.serving.front.caller import Caller, current_caller
 from rlserve.serving.front.context import ServerContext
@@ -18,7 +19,6 @@ from rlserve.serving.observing.record import GENERATION_RECORD
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import problem_error
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
-from rlserve.tracking.json_log import REQUEST_FIELDS
 
 _UNKNOWN = ""
 """The engine of a request that ended while no replica had it; and in a run, whose router decides."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from rlserve import __version__
 from rlserve.errors import UserError
+from rlserve.json_log import RequestFields
 from rlserve.serving.config import TracingConfig
 from rlserve.serving.observing.record import GenerationRecord
-from rlserve.tracking.json_log import RequestFields
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter

@@ -28,11 +28,11 @@ from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import UserError, WorkerFailedError
+from rlserve.json_log import LogFormat, ProcessFields, log_to_stderr
 from rlserve.processes import end_with_parent
 from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Order, Ready, Refused, Start, Submit
 from rlserve.serving.replicas.orders import Orders, read_weights
 from rlserve.serving.replicas.wire import MessageReader, pack
-from rlserve.tracking.json_log import LogFormat, log_to_stderr
 
 if TYPE_CHECKING:
     from rlserve.engine import Engine, EngineLoop
@@ -159,7 +159,7 @@ def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> i
     # Who ends all processes of a service at once means the front: it ends this one when its answers have ended.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, signal.SIG_IGN)
-    log_to_stderr(log_format, {"replica": replica})
+    log_to_stderr(log_format, ProcessFields(replica=replica))
     channel = Channel(socket.socket(fileno=descriptor))
     messages = channel.receive()
     start = next(messages, None)

@@ -16,11 +16,11 @@ from itertools import count
 
 from rlserve.engine.stats.metrics import Value
 from rlserve.errors import UserError, WorkerLostError
+from rlserve.json_log import LogFormat
 from rlserve.serving.replicas.messages import Beat, Done, Message, News, Order, OrderAction, Ready, Refused, Start
 from rlserve.serving.replicas.speed import SpeedMeter
 from rlserve.serving.replicas.state import ReplicaState, Signs, check_move
 from rlserve.serving.replicas.wire import MessageReader, pack
-from rlserve.tracking.json_log import LogFormat
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ import pytest
 from serving_fakes import KEY, FakePool, fake_context
 from starlette.testclient import TestClient
 
+from rlserve.json_log import REQUEST_FIELDS, JsonFormatter, ProcessFields, RequestFields
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.gate import Gate
-from rlserve.tracking.json_log import REQUEST_FIELDS, JsonFormatter, RequestFields
 
 SECRET = "zebra"
 
@@ -25,7 +25,7 @@ def lines() -> Iterator[io.StringIO]:
     """All records of all levels and libraries, as JSON."""
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter({"component": "front"}))
+    handler.setFormatter(JsonFormatter(ProcessFields(component="front")))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
@@ -109,10 +109,10 @@ def test_a_record_may_name_a_replica_and_says_all_of_an_exception_outside_of_req
     except ValueError as error:
         record = logging.LogRecord("a", logging.ERROR, "", 1, "replica %s", ("0",), (ValueError, error, None))
     record.replica = "0"
-    told = json.loads(JsonFormatter().format(record))
+    told = json.loads(JsonFormatter(ProcessFields()).format(record))
     assert told["message"] == "replica 0"
     assert told["replica"] == "0"
     assert "how it failed" in told["exception"]
     REQUEST_FIELDS.set(RequestFields(request_id="r", weight_version=4))
-    assert json.loads(JsonFormatter().format(record))["weight_version"] == 4
+    assert json.loads(JsonFormatter(ProcessFields()).format(record))["weight_version"] == 4
     REQUEST_FIELDS.reset(token)

@@ -1,4 +1,4 @@
-"""Log records as JSON, one object a line, with the fields of the request that they are about.
+"""Log records as JSON, one object a line, with what is known of the process and of the request that they are about.
 
 What a message says is ours to write and holds no text of a client. An exception's own words may quote one, so within a
 request its type and its places in the code are told, and not what it says.
@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,15 +35,32 @@ REQUEST_FIELDS: ContextVar[RequestFields | None] = ContextVar("REQUEST_FIELDS", 
 """Of the request that the current task, or one that it began, works for."""
 
 
+class ProcessFields:
+    """What every record of a process says of it: fields that stay, and those of the moment at which it is written.
+
+    Args:
+        fixed: fields that stay.
+    """
+
+    def __init__(self, **fixed: Any) -> None:
+        self._fixed = fixed
+        self.live: Callable[[], Mapping[str, Any]] = dict
+        """The others, None for what is not known; called by any thread that logs, so it waits for nothing."""
+
+    def now(self) -> dict[str, Any]:
+        """All that are known."""
+        return {name: value for name, value in {**self._fixed, **self.live()}.items() if value is not None}
+
+
 class JsonFormatter(logging.Formatter):
     """
     Args:
-        process_fields: what every record of this process has.
+        process_fields: of this process.
     """
 
-    def __init__(self, process_fields: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, process_fields: ProcessFields) -> None:
         super().__init__()
-        self._process_fields = dict(process_fields or {})
+        self._process_fields = process_fields
 
     def format(self, record: logging.LogRecord) -> str:
         """One line of JSON; fields that are not known are left out."""
@@ -54,7 +71,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "process": record.process,
             "message": record.getMessage(),
-            **self._process_fields,
+            **self._process_fields.now(),
         }
         for source in (vars(request) if request is not None else {}, _extra(record)):
             content |= {name: value for name, value in source.items() if value is not None}
@@ -76,14 +93,18 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {name: getattr(record, name, None) for name in RequestFields.__dataclass_fields__}
 
 
-def log_to_stderr(log_format: LogFormat, process_fields: Mapping[str, Any] | None = None) -> None:
+def create_formatter(log_format: LogFormat, process_fields: ProcessFields, *, text: str) -> logging.Formatter:
+    """Of a format: ``text`` is that of lines which people read."""
+    return JsonFormatter(process_fields) if log_format == "json" else logging.Formatter(text)
+
+
+def log_to_stderr(log_format: LogFormat, process_fields: ProcessFields) -> None:
     """Our records from INFO on, and others' warnings, go to standard error, unless records go somewhere already.
 
     Args:
-        process_fields: what every record of this process has as JSON.
+        process_fields: of this process; lines of text are without them.
     """
     handler = logging.StreamHandler(sys.stderr)
-    is_json = log_format == "json"
-    handler.setFormatter(JsonFormatter(process_fields) if is_json else logging.Formatter(TEXT_FORMAT))
+    handler.setFormatter(create_formatter(log_format, process_fields, text=TEXT_FORMAT))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])  # nothing where the caller's program has its own
     logging.getLogger("rlserve").setLevel(logging.INFO)
