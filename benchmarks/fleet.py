@@ -5,7 +5,8 @@ python benchmarks/fleet.py [--traces FILE …] [--days 7] [--seeds 3] [--jobs 2]
 125 gangs of 8 H100 train a 70B model. On demand, the split is the best of those tried on six hours. On spot machines,
 ``--num-spot`` gangs come from zones that have them or not: as traces say (those of github.com/skypilot-org/spot-traces
 are read as they are, each seed from a moment of its own), or else by chance. Trainers are never on spot. A spot machine
-costs ``--spot-factor`` of one on demand, from its start until it is gone, and gives notice of 30 s. Costs are hours of a GPU on demand; intervals are over seeds (bootstrap, 95 %).
+costs ``--spot-factor`` of one on demand, from its start until it is gone, and gives notice of 30 s. Costs are hours of
+a GPU on demand; intervals are over seeds (bootstrap, 95 %).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import model_shape
 from rlserve.simulate.costs.roofline import RooflineCosts
 from rlserve.simulate.intervals import Estimate, estimate
-from rlserve.simulate.markets.base import Availability, Zone
+from rlserve.simulate.markets.base import Availability, Zone, spread
 from rlserve.simulate.markets.generated import MarketFigures, generate_availability
 from rlserve.simulate.markets.traces import read_availability
 from rlserve.simulate.scenario import LossRates, Scenario
@@ -86,13 +87,7 @@ def zones(num_spot: int, places: Mapping[str, Availability], seed: int) -> tuple
     ids = [gang.id for gang in gangs(num_spot) if not gang.may_train]
     chance = random.Random(f"{seed} begin")
     return tuple(
-        Zone(
-            name=name,
-            gang_ids=tuple(ids[index :: len(places)]),
-            availability=availability,
-            offset_s=chance.uniform(0.0, availability.duration_s),
-        )
-        for index, (name, availability) in enumerate(places.items())
+        replace(zone, offset_s=chance.uniform(0.0, zone.availability.duration_s)) for zone in spread(ids, places)
     )
 
 

@@ -27,6 +27,8 @@ examples:
   rlserve simulate conf/rlhf.yaml pool=h100_h200 --policy static,queue_threshold --hours 2
   rlserve simulate conf/rlhf.yaml pool=h100_h200 --keep 1..0.4 --hours 2 --seeds 10
   rlserve simulate conf/rlhf.yaml pool=h100_h200 rollout.max_tokens=16384 --trace lengths.jsonl --json result.json
+  rlserve simulate conf/rlhf.yaml 'pool.slots=[{type: H100, count: 8}, {type: H100-spot, count: 8}]' --hours 24 \\
+      --spot-market us-east-2a.json,us-west-2b.json cost.prices=prices.yaml
 
 schedules, for --keep and --median:  0.7 steady   1..0.4 drifts over the run   1/0.4x6 square wave of six phases
 """
@@ -76,6 +78,7 @@ def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerCo
         costs=parsed.costs,
         failures_per_hour=parsed.failures_per_hour,
         notices_per_hour=parsed.notices_per_hour,
+        spot_market=parsed.spot_market,
     )
     scenario = build_scenario(config, changes)
     return scenario, choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
@@ -137,6 +140,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--costs", type=Path, metavar="RUN", help="take costs as the run in this folder recorded them")
     parser.add_argument("--failures-per-hour", type=not_negative, default=0.0, metavar="N", help="workers that die")
     parser.add_argument("--notices-per-hour", type=not_negative, default=0.0, metavar="N", help="nodes that leave")
+    parser.add_argument(
+        "--spot-market",
+        metavar="FILE,…|N",
+        help="when spot machines can be had: a trace a zone, or N zones by chance",
+    )
     parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")

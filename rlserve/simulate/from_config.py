@@ -16,6 +16,7 @@ from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
 from rlserve.errors import UserError
 from rlserve.manager.config import ManagerConfig
+from rlserve.manager.policies.base import GangView
 from rlserve.pool.gangs import check_gangs, cut_gangs
 from rlserve.pool.pacing.config import PacingConfig
 from rlserve.pool.pacing.factory import run_costs
@@ -23,9 +24,13 @@ from rlserve.rollout.workload.courses import Course
 from rlserve.rollout.workload.factory import create_workload
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
+from rlserve.roofline.accelerators import is_spot
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.costs.recorded import recorded_costs
 from rlserve.simulate.costs.roofline import RooflineCosts
+from rlserve.simulate.markets.base import Availability, Zone, spread
+from rlserve.simulate.markets.generated import MarketFigures, generate_availability
+from rlserve.simulate.markets.traces import read_availability
 from rlserve.simulate.scenario import LossRates, Overheads, Scenario
 from rlserve.tasks.registry import TASKS
 from rlserve.tracking.cost.prices import read_prices
@@ -70,6 +75,8 @@ class Changes:
     """Lengths from this file."""
     failures_per_hour: float = 0.0
     notices_per_hour: float = 0.0
+    spot_market: str | None = None
+    """Traces of zones with commas between them, or a number of zones by chance; None: spot machines stay."""
     costs: Path | None = None
     """As this run recorded them."""
 
@@ -92,8 +99,10 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     size = rollout.engine.tensor_parallel_size
     cut = cut_gangs(groups, size)
     check_gangs(cut, size)
+    gangs = gang_views(cut.gangs, config.pool)
+    duration_s = 3600 * changes.hours if changes.hours else _LONGEST_S
     return Scenario(
-        gangs=gang_views(cut.gangs, config.pool),
+        gangs=gangs,
         workload=_workload(config, changes, tokens_scale=pacing.tokens_scale),
         costs=_costs(config, pacing, changes),
         num_prompt_tokens=changes.num_prompt_tokens or _num_prompt_tokens(config),
@@ -105,7 +114,8 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
         max_num_sequences=rollout.engine.max_num_sequences,
         num_initial_rollout=config.pool.num_initial_rollout,
         num_steps=None if changes.hours else config.num_steps,
-        duration_s=3600 * changes.hours if changes.hours else _LONGEST_S,
+        duration_s=duration_s,
+        zones=_zones(gangs, changes, duration_s=duration_s, seed=config.seed),
         losses=LossRates(
             failures_per_hour=changes.failures_per_hour,
             notices_per_hour=changes.notices_per_hour,
@@ -134,6 +144,23 @@ def choose_policies(config: RunConfig, names: Sequence[str]) -> dict[str, Manage
         for problem in check_thresholds(chosen[name], config.rollout):
             raise UserError(f"{name}: {problem.key}: {problem.message}; say manager={name} with both")
     return chosen
+
+
+def _zones(gangs: Sequence[GangView], changes: Changes, *, duration_s: float, seed: int) -> tuple[Zone, ...]:
+    if changes.spot_market is None:
+        return ()
+    gang_ids = [gang.id for gang in gangs if is_spot(gang.type)]
+    if not gang_ids:
+        raise UserError("--spot-market is for slots on spot machines, and pool.slots has none: say type: H100-spot")
+    places: dict[str, Availability]
+    if changes.spot_market.isdecimal():
+        names = [f"zone {number}" for number in range(max(1, int(changes.spot_market)))]
+        places = {
+            name: generate_availability(MarketFigures(), duration_s=duration_s, seed=f"{seed} {name}") for name in names
+        }
+    else:
+        places = {path: read_availability(Path(path)) for path in changes.spot_market.split(",")}
+    return spread(gang_ids, places)
 
 
 def _pacing(config: RunConfig, changes: Changes) -> PacingConfig:

@@ -73,6 +73,11 @@ def fluid_rate(scenario: Scenario, rates: Rates, share: float) -> float:
     ).rate
 
 
+def fewest_rollout(scenario: Scenario) -> int:
+    """Rollout gangs of any split: those that may not train, or one."""
+    return max(1, sum(not gang.may_train for gang in scenario.gangs))
+
+
 def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:
     """The whole number of rollout gangs that is best in the mean of the run, by the same reckoning."""
     ordered = order_for_rollout(scenario.gangs)
@@ -92,7 +97,7 @@ def optimal_num_rollout(scenario: Scenario, rates: Rates) -> int:
             )
         return total
 
-    return max(range(1, len(ordered)), key=trained)
+    return max(range(fewest_rollout(scenario), len(ordered)), key=trained)
 
 
 def _generation_rate(scenario: Scenario, type_name: str) -> float:

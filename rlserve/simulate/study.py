@@ -14,7 +14,7 @@ from statistics import fmean
 
 from rlserve.manager.config import ManagerConfig, StaticConfig
 from rlserve.simulate.intervals import Estimate, estimate
-from rlserve.simulate.oracle import fluid_groups_per_s, optimal_num_rollout, saturated_rates, with_split
+from rlserve.simulate.oracle import fewest_rollout, fluid_groups_per_s, optimal_num_rollout, saturated_rates, with_split
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import SimulatedRun, simulate
 from rlserve.tracking.cost.figures import MILLION, CostFigures
@@ -119,11 +119,11 @@ class Study:
         return prices if is_known else None
 
     def _static_splits(self) -> dict[int, tuple[SimulatedRun, ...]]:
-        first = optimal_num_rollout(self._scenario, self._rates)
+        first, fewest = optimal_num_rollout(self._scenario, self._rates), fewest_rollout(self._scenario)
         tried = {first: self._split(first)}
         for direction in (1, -1):
             best, num_worse, number = _mean_rate(tried[first]), 0, first + direction
-            while 1 <= number < len(self._scenario.gangs) and num_worse < _NUM_WORSE:
+            while fewest <= number < len(self._scenario.gangs) and num_worse < _NUM_WORSE:
                 tried[number] = self._split(number)
                 rate = _mean_rate(tried[number])
                 num_worse = 0 if rate > best else num_worse + 1

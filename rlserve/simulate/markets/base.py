@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -65,3 +65,11 @@ class Zone:
     availability: Availability
     offset_s: float = 0.0
     """Of the trace, at which the run begins."""
+
+
+def spread(gang_ids: Sequence[str], places: Mapping[str, Availability]) -> tuple[Zone, ...]:
+    """The gangs, evenly over the places."""
+    return tuple(
+        Zone(name=name, gang_ids=tuple(gang_ids[index :: len(places)]), availability=availability)
+        for index, (name, availability) in enumerate(places.items())
+    )
