@@ -110,12 +110,7 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
     generation.admit()
     training.go_on()
     clock.start(reallocation.run(manager.interval_s))
-    departures = Departures(clock, reallocation, grace_s=scenario.losses.grace_s)
-    losses = Losses(clock, scenario.losses, reallocation, departures, seed=seed)
-    losses.begin()
-    machines = SpotMachines(clock, reallocation, departures, start_s=scenario.losses.machine_start_s, seed=seed)
-    for zone in scenario.zones:
-        machines.follow(zone)
+    losses, departures = _begin_losses(clock, scenario, reallocation, seed=seed)
     clock.run_until(scenario.duration_s)
     training.close()
     generation.close()
@@ -145,3 +140,16 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
         num_events=clock.num_events,
         host_s=time.process_time() - began,
     )
+
+
+def _begin_losses(
+    clock: Clock, scenario: Scenario, reallocation: Reallocation, *, seed: int
+) -> tuple[Losses, Departures]:
+    """Workers die, nodes leave, and zones take machines back, from now on."""
+    departures = Departures(clock, reallocation, grace_s=scenario.losses.grace_s)
+    losses = Losses(clock, scenario.losses, reallocation, departures, seed=seed)
+    losses.begin()
+    machines = SpotMachines(clock, reallocation, departures, start_s=scenario.losses.machine_start_s, seed=seed)
+    for zone in scenario.zones:
+        machines.follow(zone)
+    return losses, departures
