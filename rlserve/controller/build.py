@@ -188,7 +188,7 @@ def _parts(
     recovery, turns = _roles(run, setup, ports, books, book, trainers, weights, replicas)
     side = _data_side(run, setup, ports, books, trainers, replicas, turns)
     training = _training(run, setup, side.batches, trainers, weights, turns)
-    load = LoadReader(books, training)
+    load = LoadReader(books, training, client_share=config.rollout.server.max_share)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)

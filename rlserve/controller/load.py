@@ -15,6 +15,8 @@ class Load:
 
     num_waiting: int
     """Prompt groups that no replica has."""
+    client_queue: float
+    """Requests of clients that no replica has, each as the share of a prompt group that clients have of replicas."""
     num_buffered: int
     """Finished groups that wait for the trainer."""
     num_in_flight: int
@@ -24,10 +26,15 @@ class Load:
 
 
 class LoadReader:
-    """Reads them from who owns them."""
+    """Reads them from who owns them.
 
-    def __init__(self, books: Books, training: TrainingLoop) -> None:
+    Args:
+        client_share: share of the samples that replicas hold which may be clients'.
+    """
+
+    def __init__(self, books: Books, training: TrainingLoop, *, client_share: float) -> None:
         self._books = books
+        self._client_share = client_share
         self._training = training
 
     def read(self) -> Load:
@@ -35,6 +42,7 @@ class LoadReader:
         ledger, buffer = self._books.ledger, self._books.buffer
         return Load(
             num_waiting=self._books.router.num_waiting(RequestKind.TRAINING),
+            client_queue=self._client_share * self._books.router.num_waiting(RequestKind.CLIENT),
             num_buffered=len(buffer),
             num_in_flight=ledger.num_live - len(buffer),
             trainer_waiting=self._training.waiting,

@@ -41,6 +41,7 @@ class Observer:
         return Observation(
             time_s=self._run.clock.now(),
             queue_length=load.num_waiting,
+            client_queue=load.client_queue,
             num_buffered=load.num_buffered,
             num_in_flight=load.num_in_flight,
             trainer_waiting=load.trainer_waiting,

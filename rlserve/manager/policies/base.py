@@ -82,6 +82,8 @@ class Observation:
     time_s: float
     queue_length: int | None
     """Prompt groups that wait for a replica."""
+    client_queue: float = 0.0
+    """Requests of clients that wait for one, each as so many prompt groups as their share of the replicas says."""
     num_buffered: int
     """Finished groups that wait for the trainer."""
     num_in_flight: int

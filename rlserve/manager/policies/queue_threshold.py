@@ -1,4 +1,5 @@
-"""The queue-length rule: a long queue of prompts asks for rollout gangs, a short one gives them back.
+"""The queue-length rule: a long queue of prompts asks for rollout gangs, a short one gives them back. A client's
+request that waits counts as the share of a prompt group that clients may have of replicas (rollout.server.max_share).
 
     queue > queue_high  →  one more rollout gang, up to max_rollout_share of the gangs that live and stay
     queue < queue_low   →  one fewer, down to min_rollout_share, and never below one
@@ -52,16 +53,16 @@ class QueueThresholdPolicy(Policy[None]):
         obstacle = self._obstacle(observation)
         if obstacle is not None:
             return Plan(reason=obstacle, numbers=numbers), None
-        queue_length = observation.queue_length
-        assert queue_length is not None, "an unknown queue is an obstacle"
+        assert observation.queue_length is not None, "an unknown queue is an obstacle"
+        queue_length = observation.queue_length + observation.client_queue
         if queue_length > self._config.queue_high:
             moves, reason = self._grow_rollout(pool, observation.legal_trainer_sizes)
-            reason = f"queue {queue_length} is above {self._config.queue_high}: {reason}"
+            reason = f"queue {queue_length:g} is above {self._config.queue_high}: {reason}"
         elif queue_length < self._config.queue_low:
             moves, reason = self._shrink_rollout(pool, observation.legal_trainer_sizes)
-            reason = f"queue {queue_length} is below {self._config.queue_low}: {reason}"
+            reason = f"queue {queue_length:g} is below {self._config.queue_low}: {reason}"
         else:
-            moves, reason = (), f"queue {queue_length} is between the thresholds"
+            moves, reason = (), f"queue {queue_length:g} is between the thresholds"
         return Plan(moves=moves, reason=reason, numbers=numbers), None
 
     def _pool(self, observation: Observation) -> _Pool:
@@ -118,4 +119,6 @@ class QueueThresholdPolicy(Policy[None]):
         }
         if observation.queue_length is not None:
             numbers["queue_length"] = observation.queue_length
+        if observation.client_queue:
+            numbers["client_queue"] = observation.client_queue
         return numbers

@@ -7,7 +7,7 @@ New weights come in two phases, so that a folder which one replica refuses chang
     stage, all replicas, beside the running model ──► one refuses ──► discard, all as before
                                                   └─► swap, each between two steps of its own
                                                            └── a replica that was away, failed or is late starts anew
-                                                               with them
+                                                               with them, unless it has begun with them meanwhile
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class PoolOperations(Operations):
             for replica in self._pool.replicas.values():
                 if replica.name in done:
                     replica.weight_version = self._weight_version  # its next beat says so too
-                elif replica.state is not ReplicaState.IDLE:
+                elif replica.state is not ReplicaState.IDLE and replica.started_version < self._weight_version:
                     logger.warning("replica %s starts anew with version %d", replica.name, self._weight_version)
                     replica.kill()
             logger.info("version %d of the weights comes from %s", self._weight_version, folder)

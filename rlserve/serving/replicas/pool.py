@@ -148,6 +148,11 @@ class ReplicaPool:
         return {replica.name: replica.busy_s for replica in ready}
 
     @property
+    def is_paused(self) -> bool:
+        """Whether engines stand still by the will of an operator."""
+        return any(replica.start.is_paused for replica in self.replicas.values())
+
+    @property
     def num_unplaced(self) -> int:
         """Requests that wait for a replica to be ready."""
         return len(self._unplaced)

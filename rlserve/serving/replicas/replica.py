@@ -56,6 +56,8 @@ class Replica:
         """As of its last beat."""
         self.start = place.start
         """What its process is told when it is started next."""
+        self.started_version = -1
+        """Of the weights that its process was started with; -1 before there was one."""
         self._orders: dict[int, asyncio.Future[Done]] = {}
         self._order_numbers = count()
         self._place = place
@@ -96,6 +98,8 @@ class Replica:
             level, "replica %s is %s%s", self.name, state, f": {reason}" if reason else "", extra=self._log_fields
         )
         self.state = state
+        if state is ReplicaState.STARTING:
+            self.started_version = self.start.weight_version
 
     async def run(self) -> None:
         """Start the process and listen to it until its socket is closed. :meth:`reap` follows.

@@ -61,6 +61,8 @@ class Cause(StrEnum):
     BUSY_SHARE = "busy_share"
     COOLDOWN = "cooldown"
     WINDOW = "window"
+    PAUSED = "paused"
+    """An operator has the engines stand still, so what waits says nothing."""
     STEADY = "steady"
     """As many replicas as the load asks for."""
     UNKNOWN = "unknown"

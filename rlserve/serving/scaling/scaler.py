@@ -60,6 +60,8 @@ class Scaler(Collector):
     def step(self) -> ScalingPlan:
         """Look, decide, and carry the decision out."""
         now_s, pool, before = self._clock(), self._pool, self._pool.num_wanted
+        if pool.is_paused:
+            return self._hold()
         self._samples.append(self._meter.sample(self._read(now_s)))
         while self._samples[0].time_s < now_s - self._policy.look_back_s:
             self._samples.popleft()
@@ -78,6 +80,14 @@ class Scaler(Collector):
             self._changes["up" if plan.num_replicas > before else "down", plan.cause] += 1
             pool.resize(plan.num_replicas)
         return plan
+
+    def _hold(self) -> ScalingPlan:
+        """While the engines stand still all stays as it is, and the policy begins anew afterwards: what waited then
+        says nothing about the load."""
+        self._samples.clear()
+        self._meter, self._state, self._cause = LoadMeter(), self._policy.initial_state(), Cause.PAUSED
+        number = self._pool.num_wanted
+        return ScalingPlan(num_replicas=number, cause=Cause.PAUSED, reason="the engines are paused")
 
     def collect(self) -> Iterator[Metric]:
         """The decisions, for Prometheus. Labels are of fixed sets."""

@@ -20,7 +20,7 @@ from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import RolloutConfig
 from rlserve.serving.run_server_config import RunServerConfig
 from rlserve.tracking import names
-from rlserve.tracking.events import TokensEvent
+from rlserve.tracking.events import Decision, TokensEvent
 from rlserve.tracking.run_folder import RunFolder
 
 ROLLOUT = RolloutConfig(
@@ -118,3 +118,26 @@ def test_who_waits_too_long_is_told_so(tmp_path: Path, placement: str) -> None:
     assert errors
     assert all(error.startswith("no replica has gone on with it for") for error in errors)
     assert any(output.error is None for heard in clients.heard for output in heard.outputs)
+
+
+def test_a_queue_of_clients_moves_slots_to_rollout(tmp_path: Path) -> None:
+    """There is room for all samples of the training, so its own queue says nothing."""
+    rollout = replace(ROLLOUT, engine=EngineConfig(max_num_sequences=24), max_staleness=1)
+    manager = QueueThresholdConfig(queue_high=4, queue_low=1, cooldown_s=5.0)
+    config = config_of(12, rollout=rollout, manager=manager)
+
+    def moves(num_clients: int) -> tuple[int, list[Decision]]:
+        folder = RunFolder.create(tmp_path, f"clients-{num_clients}")
+        run, _ = with_clients(config, folder, num=num_clients, world=World(speeds=Speeds(token_s=0.05), seed=3))
+        run.check(max_staleness=1)
+        decisions = [event for event in run.tracker.of(Decision) if event.action == "to_rollout"]
+        return run.controller.summary().moves_to_rollout, decisions
+
+    assert moves(2) == (0, [])
+    num_moves, decisions = moves(40)
+    assert num_moves >= 1
+    for decision in decisions:
+        queue, of_clients = decision.numbers["queue_length"], decision.numbers["client_queue"]
+        assert queue is not None
+        assert of_clients is not None
+        assert queue <= 4 < queue + of_clients

@@ -6,13 +6,13 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 from engine_numbers import some_stats
+from monitoring_files import ALERTS, DASHBOARD, expressions, metrics_in, panels, rules
 from prometheus_client.parser import text_string_to_metric_families
 from replica_fakes import make_pool
 
@@ -22,9 +22,6 @@ from rlserve.serving.scaling.config import ScalingConfig
 from rlserve.serving.scaling.scaler import Scaler
 from rlserve.serving.scaling.targets import TargetTracking
 
-FOLDER = Path(__file__).parents[3] / "launch" / "monitoring"
-DASHBOARD = FOLDER / "grafana_serving.json"
-ALERTS = FOLDER / "serving_alerts.yaml"
 OF_PROMETHEUS = {"up"}
 """Metrics that Prometheus makes itself."""
 NOT_SHOWN = {
@@ -41,7 +38,6 @@ NOT_SHOWN = {
 """Details that others of the dashboard's metrics sum up."""
 TARGET_LABELS = {"job", "instance"}
 """Labels that Prometheus adds."""
-KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 PROMTOOL = shutil.which("promtool")
 NEEDS_PROMTOOL = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, and this machine has none")
 
@@ -65,35 +61,6 @@ def exported() -> dict[str, set[str]]:
 
 
 EXPORTED = exported()
-
-
-def panels() -> list[dict[str, Any]]:
-    return [panel for panel in json.loads(DASHBOARD.read_text())["panels"] if panel["type"] != "row"]
-
-
-def rules() -> list[dict[str, Any]]:
-    return [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
-
-
-def expressions() -> Iterator[tuple[str, str]]:
-    """Where each stands, and what it is."""
-    for panel in panels():
-        for target in panel["targets"]:
-            yield panel["title"], target["expr"]
-    for rule in rules():
-        yield rule["alert"], rule["expr"]
-
-
-def metrics_in(expression: str) -> dict[str, set[str]]:
-    """Names of metrics, and the labels that their matchers name."""
-    plain = re.sub(r"\[[^]]*\]", "", re.sub(r"\b(?:by|without|on|ignoring) *\([^)]*\)", "", expression))
-    found: dict[str, set[str]] = {}
-    for name, matchers in re.findall(
-        r"([a-zA-Z_:][\w:]*)(?![\w:]*\s*\()(?:\{([^}]*)\})?", re.sub(r'"[^"]*"', '""', plain)
-    ):
-        if name not in KEYWORDS:
-            found.setdefault(name, set()).update(re.findall(r"(\w+) *[=!]", matchers))
-    return found
 
 
 def grouped_in(expression: str) -> set[str]:

@@ -104,6 +104,43 @@ def test_who_does_not_swap_starts_anew_with_the_new_weights(
     asyncio.run(scenario())
 
 
+def test_a_replica_that_started_with_the_new_weights_meanwhile_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        pool, replicas = make_pool(2, num_wanted=1)
+        async with pool.running():
+            await until(lambda: pool.num_ready == 1)
+            operations, ordered = PoolOperations(pool, timeout_s=5), Ordered(replicas, monkeypatch)
+            carry_out = ordered._carry_out
+
+            async def swap_while_another_starts(name: str, action: OrderAction) -> Done:
+                if action == "swap":
+                    pool.resize(2)
+                    await until(lambda: pool.num_ready == 2)
+                return await carry_out(name, action)
+
+            monkeypatch.setattr(ordered, "_carry_out", swap_while_another_starts)
+            await operations.load_weights(FOLDER)
+            assert [replica.started_version for replica in replicas] == [0, 1]
+            assert ordered.ended == []
+
+    asyncio.run(scenario())
+
+
+def test_a_replica_that_started_with_the_old_weights_meanwhile_starts_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        pool, replicas = make_pool(2, num_wanted=1)
+        async with pool.running():
+            await until(lambda: pool.num_ready == 1)
+            operations, ordered = PoolOperations(pool, timeout_s=5), Ordered(replicas, monkeypatch)
+            replicas[1].becomes_ready = False
+            pool.resize(2)
+            await until(lambda: str(replicas[1].state) == "starting")
+            await operations.load_weights(FOLDER)
+            assert ordered.ended == ["1"]
+
+    asyncio.run(scenario())
+
+
 def test_a_replica_that_starts_later_has_the_weights_of_now_and_stands_still_if_all_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -248,5 +249,40 @@ def test_decisions_are_carried_out_and_told() -> None:
             assert told["rlserve:scaling_changes_total", "up", "load"] == 1
             assert told["rlserve:scaling_changes_total", "down", "load"] == 1
             assert sum(value for name, value in told.items() if name[0] == "rlserve:scaling_cause") == 1
+
+    asyncio.run(scale())
+
+
+def test_a_paused_server_keeps_its_replicas_whatever_waits_and_begins_anew_afterwards() -> None:
+    async def scale() -> None:
+        now_s = 0.0
+        windows = {"scale_up_window_s": 10, "scale_down_window_s": 10}
+        cooldowns = {"scale_up_cooldown_s": 0, "scale_down_cooldown_s": 0}
+        config = ScalingConfig(enabled=True, targets=TargetsConfig(load=0.5), **windows, **cooldowns)
+        pool, replicas = make_pool(2, num_wanted=1, clock=lambda: now_s)
+        scaler = Scaler(TargetTracking(config), pool, interval_s=1, clock=lambda: now_s, wall_clock=lambda: now_s)
+
+        def set_paused(is_paused: bool) -> None:
+            for replica in replicas:
+                replica.start = replace(replica.start, is_paused=is_paused)
+
+        async with pool.running():
+            await pool.wait_ready()
+            set_paused(True)
+            async with pool.open([a_request(str(number)) for number in range(6)], "", streamed=True):
+                for now_s in range(3):  # noqa: B007
+                    replicas[0].tell()
+                    assert scaler.step().cause is Cause.PAUSED
+                assert pool.num_wanted == 1
+                set_paused(False)
+                assert scaler.step().num_replicas == 2  # now they have to be answered
+            await until(lambda: pool.num_ready == 2)
+            set_paused(True)
+            for now_s in range(3, 30):  # noqa: B007
+                for replica in replicas:
+                    replica.tell()
+                assert scaler.step().num_replicas == 2
+            set_paused(False)
+            assert scaler.step().cause is Cause.WINDOW  # a pause is no time in which there was little to do
 
     asyncio.run(scale())
