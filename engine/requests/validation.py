@@ -246,7 +246,7 @@ def _token_problems(name: str, token_ids: tuple[int, ...], vocab_size: int) -> I
 
 
 def _token_rule(vocab_size: int) -> str:
-    return f"token ids are whole numbers from 0 to {vocab_size - 1}"
+    return f"token ids are whole numbers from 0 to {vocab_size - 1}: it is out of vocabulary, of {vocab_size} tokens"
 
 
 def _is_integer(value: object, low: int, end: int) -> bool:

@@ -19,7 +19,7 @@ def chat_choice(vocabulary: Vocabulary, options: ChoiceOptions, news: ChoiceNews
         message["reasoning"] = part.reasoning
     if part.calls:
         message["tool_calls"] = whole_calls(part.calls)
-    return {"index": news.index, "message": message, **_common(vocabulary, options, news, part)}
+    return {"index": news.index, "message": message, "token_ids": None, **_common(vocabulary, options, news, part)}
 
 
 def chat_chunk(
@@ -47,7 +47,7 @@ def _common(vocabulary: Vocabulary, options: ChoiceOptions, news: ChoiceNews, pa
     content: dict[str, Any] = {
         "logprobs": None
         if options.num_logprobs is None
-        else chat_log_probs(vocabulary, news.token_ids, news.log_probs, news.top_log_probs),
+        else chat_log_probs(options.names(vocabulary), news.token_ids, news.log_probs, news.top_log_probs),
         "finish_reason": "tool_calls" if ends_with_calls else news.finish_reason and str(news.finish_reason),
         "stop_reason": news.stop_reason,
     }

@@ -9,7 +9,7 @@ from itertools import groupby
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.request import FinishReason, TopLogProbs
 from rlserve.serving.text.sample_text import SampleText
-from rlserve.serving.text.vocabulary import Vocabulary
+from rlserve.serving.text.vocabulary import TokenNames, TokensByNumber, Vocabulary
 
 LEAST_LOG_PROB = -9999.0
 """In the place of what JSON has no number for."""
@@ -25,9 +25,15 @@ class ChoiceOptions:
     include_stop: bool = False
     skip_special_tokens: bool = True
     returns_token_ids: bool = False
+    names_tokens_by_number: bool = False
+    """Log-probabilities call tokens ``token_id:7``."""
     returns_weight_versions: bool = False
     end_token_ids: frozenset[int] = frozenset()
     """Those of the model, which are no ``stop_reason``."""
+
+    def names(self, vocabulary: Vocabulary) -> TokenNames:
+        """What log-probabilities call tokens."""
+        return TokensByNumber() if self.names_tokens_by_number else vocabulary
 
     @property
     def tells_tokens(self) -> bool:

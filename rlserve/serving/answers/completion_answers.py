@@ -42,7 +42,7 @@ class CompletionChoice:
         self._prompt_token_ids = prompt_token_ids
         self._echo = echo
         self._is_told = is_told
-        self._log_probs = CompletionLogProbs(vocabulary)
+        self._log_probs = CompletionLogProbs(options.names(vocabulary))
 
     def content(self, news: ChoiceNews, output: RequestOutput | None = None) -> dict[str, Any]:
         """The choice with its news. ``output`` is the request's end, for what is told of a prompt."""

@@ -7,21 +7,21 @@ from typing import Any
 
 from rlserve.engine.requests.request import TopLogProbs
 from rlserve.serving.answers.choice import finite
-from rlserve.serving.text.vocabulary import Vocabulary
+from rlserve.serving.text.vocabulary import TokenNames, Vocabulary
 
 
 class CompletionLogProbs:
     """The four columns of ``/v1/completions``; offsets go on from chunk to chunk."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._vocabulary = vocabulary
+    def __init__(self, names: TokenNames) -> None:
+        self._names = names
         self._offset = 0
 
     def columns(
         self, token_ids: Sequence[int], log_probs: Sequence[float | None], tops: Sequence[TopLogProbs]
     ) -> dict[str, Any]:
         """Of the next tokens. The first of a prompt has no log-probability."""
-        tokens = [self._vocabulary.text_of(token_id) for token_id in token_ids]
+        tokens = [self._names.text_of(token_id) for token_id in token_ids]
         offsets = []
         for token in tokens:
             offsets.append(self._offset)
@@ -39,20 +39,20 @@ class CompletionLogProbs:
     def _by_token(self, token: str, log_prob: float, top: TopLogProbs) -> dict[str, float]:
         found: dict[str, float] = {}
         for token_id, value in top:  # likeliest first: of two that read alike, the likelier stays
-            found.setdefault(self._vocabulary.text_of(token_id), finite(value))
+            found.setdefault(self._names.text_of(token_id), finite(value))
         found.setdefault(token, finite(log_prob))
         return found
 
 
 def chat_log_probs(
-    vocabulary: Vocabulary, token_ids: Sequence[int], log_probs: Sequence[float], tops: Sequence[TopLogProbs]
+    names: TokenNames, token_ids: Sequence[int], log_probs: Sequence[float], tops: Sequence[TopLogProbs]
 ) -> dict[str, Any]:
     """The list of ``/v1/chat/completions``."""
     rows = zip(token_ids, log_probs, tops or ((),) * len(token_ids), strict=True)
     content = [
         {
-            **_token(vocabulary, token_id, log_prob),
-            "top_logprobs": [_token(vocabulary, other, value) for other, value in top],
+            **_token(names, token_id, log_prob),
+            "top_logprobs": [_token(names, other, value) for other, value in top],
         }
         for token_id, log_prob, top in rows
     ]
@@ -80,9 +80,9 @@ def _by_id(vocabulary: Vocabulary, token_id: int, log_prob: float, top: TopLogPr
     return found
 
 
-def _token(vocabulary: Vocabulary, token_id: int, log_prob: float) -> dict[str, Any]:
+def _token(names: TokenNames, token_id: int, log_prob: float) -> dict[str, Any]:
     return {
-        "token": vocabulary.text_of(token_id),
+        "token": names.text_of(token_id),
         "logprob": finite(log_prob),
-        "bytes": list(vocabulary.bytes_of(token_id)),
+        "bytes": list(names.bytes_of(token_id)),
     }

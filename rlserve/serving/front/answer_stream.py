@@ -31,6 +31,10 @@ class AnswerStream(ABC):
     def choice_chunk(self, news: ChoiceNews) -> dict[str, Any] | None:
         """The one choice of a chunk; None where there is nothing to tell."""
 
+    def last_usage(self) -> dict[str, Any]:
+        """Of all that there was."""
+        return self.choices.usage()
+
     async def events(self) -> AsyncGenerator[bytes]:
         """The whole stream. What goes wrong after its beginning is told in it."""
         if first := b"".join(map(event, self.first_chunks())):
@@ -43,7 +47,7 @@ class AnswerStream(ABC):
         except ApiError as error:
             yield event(error.content) + DONE
             return
-        usage = event({**self._base, "choices": [], "usage": self.choices.usage()}) if self._asked.tells_usage else b""
+        usage = event({**self._base, "choices": [], "usage": self.last_usage()}) if self._asked.tells_usage else b""
         yield usage + DONE
 
     def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:

@@ -23,11 +23,13 @@ from rlserve.serving.protocol.answer_schemas import (
     ChatAnswer,
     CompletionAnswer,
     DetokenizeAnswer,
+    LoadAnswer,
     ModelCard,
     ModelList,
     TgiAnswerContent,
     TgiInfo,
     TokenizeAnswer,
+    TokenizerInfo,
     VersionAnswer,
 )
 from rlserve.serving.protocol.chat import ChatRequest
@@ -45,6 +47,7 @@ _BODIES: tuple[type[BaseModel], ...] = (
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
     *(CompletionAnswer, ChatAnswer, ModelList, ModelCard, TokenizeAnswer, DetokenizeAnswer, VersionAnswer),
+    *(TokenizerInfo, LoadAnswer),
     *(TgiAnswerContent, TgiInfo),
 )
 

@@ -11,7 +11,7 @@ from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.reasoning.factory import create_reasoning_parser, find_reasoning_format
 from rlserve.serving.tool_parsers.base import ToolFormat, new_call_id
-from rlserve.serving.tool_parsers.choice import forced_calls
+from rlserve.serving.tool_parsers.choice import AUTO, forced_calls
 from rlserve.serving.tool_parsers.factory import find_tool_format
 
 _NUM_LAST_TOKENS = 16
@@ -19,14 +19,14 @@ _NUM_LAST_TOKENS = 16
 
 
 def wanted_form(context: ServerContext, conversation: Conversation) -> StructuredOutput | None:
-    """What answers must look like: a form that is asked for, or calls that are forced.
+    """What answers must look like: calls that are forced, or else a form that is asked for.
 
     Raises:
-        ApiError: both are, or the model's way to call tools is not known.
+        ApiError: a form is asked for and calls are free, or the model's way to call tools is not known.
     """
     if not conversation.shown_tools:
         return conversation.form
-    if conversation.form is not None:
+    if conversation.form is not None and conversation.wanted_calls == AUTO:
         raise ApiError(400, "an answer of a given form cannot call tools: set tool_choice=none", "tool_choice")
     tools = [spec.tool for spec in conversation.shown_tools]
     try:

@@ -40,11 +40,13 @@ async def encode_conversation(context: ServerContext, conversation: Conversation
     if tools := conversation.shown_tools:
         arguments["tools"] = [tool.for_template() for tool in tools]
     try:
-        text = await context.renderer.render(messages, arguments, goes_on=conversation.goes_on)
+        text = await context.renderer.render(
+            messages, arguments, goes_on=conversation.goes_on, opens_answer=conversation.opens_answer
+        )
     except (UserError, DeadlineExceededError) as error:
         raise ApiError(400, str(error), conversation.messages_name) from error
-    # What the template writes is all that the model reads, special tokens included.
-    return await encode(context, text, add_special_tokens=False)
+    # What the template writes is all that the model reads, special tokens included, unless the client wants more.
+    return await encode(context, text, add_special_tokens=conversation.adds_special_tokens)
 
 
 def affinity_of_tokens(token_ids: Sequence[int], session: str | None) -> str:

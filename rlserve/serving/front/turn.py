@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.request import RequestOutput
@@ -43,6 +44,8 @@ class Turn:
         self.choices = choices
         (self.request,) = choices.generation.requests
         context = choices.generation.context
+        self._tells_reasoning = conversation.tells_reasoning
+        self._reasoning = ["" for _ in range(len(choices))]
         self._readers = [message_reader(context, conversation, self.request) for _ in range(len(choices))]
 
     @property
@@ -66,7 +69,17 @@ class Turn:
 
     def read(self, choice: ChoiceNews, *, is_last: bool) -> TurnNews:
         """What the next piece of an answer says."""
-        return TurnNews(choice=choice, message=self._readers[choice.index].take(choice.text, is_last=is_last))
+        message = self._readers[choice.index].take(choice.text, is_last=is_last)
+        self._reasoning[choice.index] += message.reasoning
+        if not self._tells_reasoning:
+            message = replace(message, reasoning="")
+        return TurnNews(choice=choice, message=message)
+
+    def usage(self) -> dict[str, Any]:
+        """At the end: with the tokens of the reasoning, told or not, as the tokenizer counts its text."""
+        vocabulary = self.choices.vocabulary
+        count = sum(len(vocabulary.encode(text, add_special_tokens=False)) for text in self._reasoning if text)
+        return {**self.choices.usage(), "completion_tokens_details": {"reasoning_tokens": count}}
 
 
 async def begin_turn(context: ServerContext, conversation: Conversation, answer_id: str, arrived_s: float) -> Turn:
@@ -125,6 +138,7 @@ def _options(context: ServerContext, conversation: Conversation) -> ChoiceOption
         include_stop=asked.include_stop_str_in_output or False,
         skip_special_tokens=asked.skip_special_tokens is not False,
         returns_token_ids=asked.return_token_ids or False,
+        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
     )

@@ -44,6 +44,12 @@ class PromptTokensDetails(AnswerModel):
     cached_tokens: int
 
 
+class CompletionTokensDetails(AnswerModel):
+    """Of the tokens of messages."""
+
+    reasoning_tokens: int
+
+
 class Usage(AnswerModel):
     """How many tokens a request took."""
 
@@ -51,6 +57,7 @@ class Usage(AnswerModel):
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | None = None
 
 
 class PromptToken(AnswerModel):
@@ -81,9 +88,9 @@ class CompletionChoiceAnswer(AnswerModel):
     logprobs: CompletionColumns | None
     finish_reason: str | None
     stop_reason: int | str | None
-    token_ids: list[int] = []
-    prompt_token_ids: list[int] | None = None
-    prompt_logprobs: PromptLogProbs | None = None
+    token_ids: list[int] | None
+    prompt_token_ids: list[int] | None
+    prompt_logprobs: PromptLogProbs | None
     weight_versions: list[list[int]] = []
 
 
@@ -152,7 +159,7 @@ class ChatChoiceAnswer(AnswerModel):
     logprobs: ChatLogProbs | None
     finish_reason: str | None
     stop_reason: int | str | None
-    token_ids: list[int] = []
+    token_ids: list[int] | None
     weight_versions: list[list[int]] = []
 
 
@@ -165,8 +172,8 @@ class ChatAnswer(AnswerModel):
     model: str
     choices: list[ChatChoiceAnswer]
     usage: Usage
-    prompt_token_ids: list[int] = []
-    prompt_logprobs: PromptLogProbs | None = None
+    prompt_token_ids: list[int] | None
+    prompt_logprobs: PromptLogProbs | None
 
 
 class ModelCard(AnswerModel):
@@ -201,6 +208,22 @@ class DetokenizeAnswer(AnswerModel):
     """The text of tokens."""
 
     prompt: str
+
+
+class TokenizerInfo(BaseModel):
+    """What the tokenizer was made with."""
+
+    model_config = ConfigDict(extra="allow")
+
+    tokenizer_class: str
+    chat_template: str | None
+
+
+class LoadAnswer(AnswerModel):
+    """How much the server has to do."""
+
+    server_load: int
+    """Answers that are generated or wait for it."""
 
 
 class VersionAnswer(AnswerModel):

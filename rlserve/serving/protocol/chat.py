@@ -32,6 +32,10 @@ class ChatRequest(SamplingFields):
     chat_template_kwargs: dict[str, Any] | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
+    add_special_tokens: bool | None = None
+    echo: bool | None = None
+    """The last message stands before an answer that continues it."""
+    include_reasoning: bool | None = None
     tools: Annotated[list[ToolSpec], FirstOnly(), Field(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
@@ -56,6 +60,12 @@ class ChatRequest(SamplingFields):
     def goes_on(self) -> bool:
         """Whether the answer continues the last message."""
         return self.continue_final_message is True
+
+    @property
+    def echoed(self) -> str:
+        """What stands before each answer."""
+        last = self.messages[-1]
+        return last.text if self.echo and last.role == "assistant" else ""
 
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
@@ -97,6 +107,9 @@ class ChatRequest(SamplingFields):
             form=structured_output_of(self),
             template_arguments=self.chat_template_kwargs or {},
             goes_on=self.goes_on,
+            opens_answer=self.add_generation_prompt is not False,
+            adds_special_tokens=self.add_special_tokens is True,
+            tells_reasoning=self.include_reasoning is not False,
             session=self.prompt_cache_key or self.user,
             max_tokens_name="max_completion_tokens" if has_newer_name else "max_tokens",
         )

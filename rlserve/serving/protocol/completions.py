@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -21,7 +21,9 @@ class CompletionRequest(SamplingFields):
     echo: bool | None = None
     add_special_tokens: bool | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Keep the last so many tokens of a prompt."""
+    """Keep so many tokens of a prompt."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where it is cut: on the left, so that the last ones stay, if nothing is said."""
 
     @property
     def prompts(self) -> list[str] | list[list[int]]:

@@ -35,6 +35,11 @@ class Conversation:
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     goes_on: bool = False
     """Whether the answer continues the last message."""
+    opens_answer: bool = True
+    """Whether the template writes the beginning of the answer's message, where it does not go on."""
+    adds_special_tokens: bool = False
+    """Whether the tokenizer adds those that it puts around text, beside what the template writes."""
+    tells_reasoning: bool = True
     session: str | None = None
     """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
     messages_name: str = "messages"

@@ -67,7 +67,7 @@ def of_validation(error: ValidationError) -> ApiError:
     if first["type"] == "extra_forbidden":
         return ApiError(400, f"unknown parameter {place}: this server does not have it", param)
     where = f"{place}: " if place else "the body: "
-    return ApiError(400, where + first["msg"], param)
+    return ApiError(400, f"{where}{first['msg']} ({first['type']})", param)
 
 
 def unsupported(param: str, what: str) -> ApiError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import ApiModel, FirstOnly
@@ -23,7 +23,8 @@ class Message(ApiModel):
 
     model_config = ConfigDict(extra="allow")
 
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    role: Annotated[str, Field(min_length=1, max_length=64)]
+    """``system``, ``user``, ``assistant``, ``tool``, or what else the template knows. ``developer`` is ``system``."""
     content: str | Annotated[list[TextPart], FirstOnly()] | None = None
 
     @property

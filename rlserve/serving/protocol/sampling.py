@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema
 
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.engine.requests.validation import MAX_SALT_CHARS
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError, unsupported
+
+_TOKEN_ID = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+_MAX_TOLD = 8
 
 
 class ApiModel(BaseModel):
@@ -36,6 +40,16 @@ def _only(value: bool | int) -> AfterValidator:
         return given
 
     return AfterValidator(check)
+
+
+def _with_token_ids(given: Any) -> Any:
+    """Of ``logit_bias``: JSON has names alone; all that are no token ids are told at once."""
+    if not isinstance(given, dict):
+        return given
+    wrong = [str(name)[:40] for name in given if not _TOKEN_ID.fullmatch(str(name))]
+    if wrong:
+        raise ValueError(f"logit_bias has names that are no token ids: {', '.join(wrong[:_MAX_TOLD])}")
+    return {int(name): bias for name, bias in given.items()}
 
 
 OnlyFalse = Annotated[bool, _only(False), WithJsonSchema({"type": "boolean", "const": False})]
@@ -64,7 +78,7 @@ class SamplingFields(ApiModel):
     top_p: float | None = None
     top_k: int | None = None
     min_p: float | None = None
-    seed: int | None = None
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
     stop: str | Texts | None = None
     stop_token_ids: Tokens | None = None
     include_stop_str_in_output: bool | None = None
@@ -73,7 +87,7 @@ class SamplingFields(ApiModel):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     repetition_penalty: float | None = None
-    logit_bias: dict[int, float] | None = None
+    logit_bias: Annotated[dict[int, float], BeforeValidator(_with_token_ids)] | None = None
     bad_words: Texts | None = None
     allowed_token_ids: Tokens | None = None
     prompt_logprobs: int | None = None
@@ -83,6 +97,8 @@ class SamplingFields(ApiModel):
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
+    return_tokens_as_token_ids: bool | None = None
+    """Log-probabilities name tokens as ``token_id:7``, since two may read alike."""
     return_weight_versions: bool | None = None
     """Ours: which version of the weights made which tokens, as ``[version, first, end]``."""
     user: str | None = None

@@ -36,13 +36,19 @@ class ConversationRenderer:
         return self._template is not None
 
     async def render(
-        self, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any], *, goes_on: bool | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        arguments: Mapping[str, Any],
+        *,
+        goes_on: bool | None = None,
+        opens_answer: bool = True,
     ) -> str:
         """The prompt of a conversation.
 
         Args:
             arguments: what the template is given besides.
             goes_on: whether the last message is to be gone on with; None: no.
+            opens_answer: whether the beginning of the answer's message follows, where it does not go on.
 
         Raises:
             UserError: there is no template, or it refuses the conversation.
@@ -58,7 +64,7 @@ class ConversationRenderer:
                 list(messages),
                 chat_template=self._template,
                 tokenize=False,
-                add_generation_prompt=not goes_on,
+                add_generation_prompt=opens_answer and not goes_on,
                 continue_final_message=bool(goes_on),
                 **arguments,
             )

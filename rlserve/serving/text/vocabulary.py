@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rlserve.errors import ModelError
 
@@ -15,6 +15,28 @@ if TYPE_CHECKING:
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE_PIECE = "▁"
 _CACHED_TOKENS = 65_536
+
+
+class TokenNames(Protocol):
+    """How log-probabilities call tokens."""
+
+    def text_of(self, token_id: int) -> str:
+        """The name."""
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The same as bytes."""
+
+
+class TokensByNumber:
+    """``token_id:7``, as vLLM does where it is asked to."""
+
+    def text_of(self, token_id: int) -> str:
+        """The name."""
+        return f"token_id:{token_id}"
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """The same as bytes."""
+        return self.text_of(token_id).encode()
 
 
 class Vocabulary:
@@ -46,6 +68,13 @@ class Vocabulary:
         self.text_of = lru_cache(_CACHED_TOKENS)(self._text_of)
         """The same as text, with a replacement character for what is none."""
 
+    @property
+    def info(self) -> dict[str, Any]:
+        """What the tokenizer was made with, as far as JSON can say it."""
+        made = {name: _plain(value) for name, value in self._tokenizer.init_kwargs.items()}
+        kept = {name: value for name, value in made.items() if isinstance(value, str | int | float | list)}
+        return {**kept, "tokenizer_class": type(self._tokenizer).__name__}
+
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
         """The tokens of a text."""
         return tuple(self._tokenizer(text, add_special_tokens=add_special_tokens).input_ids)
@@ -72,6 +101,13 @@ class Vocabulary:
         if match := _BYTE_PIECE.fullmatch(piece):
             return bytes.fromhex(match[1])
         return (piece.replace(_SPACE_PIECE, " ") if self._has_space_pieces else piece).encode()
+
+
+def _plain(value: Any) -> Any:
+    """Special tokens as their texts."""
+    if isinstance(value, list):
+        return [str(each) for each in value]
+    return value if isinstance(value, str | int | float) else str(getattr(value, "content", "")) or None
 
 
 @cache

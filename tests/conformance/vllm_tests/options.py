@@ -26,7 +26,14 @@ _TOOL_PARSERS = {"hermes": "hermes", "llama3_json": "llama3_json"}
 _REASONING_PARSERS = {"qwen3": "think_tags", "deepseek_r1": "think_tags"}
 _WITHOUT_EFFECT = frozenset(
     {
-        *("enforce-eager", "gpu-memory-utilization", "dtype", "seed", "enable-chunked-prefill", "enable-auto-tool-choice"),
+        *(
+            "enforce-eager",
+            "gpu-memory-utilization",
+            "dtype",
+            "seed",
+            "enable-chunked-prefill",
+            "enable-auto-tool-choice",
+        ),
         *("enable-prompt-tokens-details", "no-async-scheduling", "structured-outputs-config.backend"),
         *("enable-request-id-headers", "load-format", "api-server-count", "trust-request-chat-template"),
         *("reasoning-config", "enable-prefix-caching"),

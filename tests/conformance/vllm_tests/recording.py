@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 _SERVERS = ("server", "client")
-_IN_PROCESS = "runs vLLM's own classes in the test's process; no server answers"
+IN_PROCESS = "runs vLLM's own classes in the test's process; no server answers"
 
 
 def reason_for(name: str, reasons: Mapping[str, str]) -> str | None:
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     reasons = read_selection()["left_out_tests"]
     kept, left_out = [], []
     for item in items:
-        reason = reason_for(item.nodeid, reasons) or (None if _asks_a_server(item) else _IN_PROCESS)
+        reason = reason_for(item.nodeid, reasons) or (None if _asks_a_server(item) else IN_PROCESS)
         if reason is None:
             kept.append(item)
         else:

@@ -1,4 +1,4 @@
-"""What the stand-ins are taught to say: the tests' own conversations, each with an answer that passes for the model's."""
+"""What the stand-ins are taught to say: the tests' own conversations, each with an answer."""
 
 from __future__ import annotations
 
@@ -126,7 +126,10 @@ def _function_calls(vllm: Path) -> list[Said]:
     messages = _literals(path, "messages")
     weather, time = messages[0], messages[1]
     place = {"country": "Germany", "unit": "fahrenheit"}
-    calls = (("get_current_weather", {"city": "Berlin", **place}), ("get_forecast", {"city": "Berlin", "days": 5, **place}))
+    calls = (
+        ("get_current_weather", {"city": "Berlin", **place}),
+        ("get_forecast", {"city": "Berlin", "days": 5, **place}),
+    )
     said = []
     for thinks in (True, False, None):
         shared: dict[str, Any] = {
@@ -166,7 +169,9 @@ def _weather(vllm: Path) -> list[Said]:
         said += [
             Said(messages=told, text=joke, **shared),
             Said(messages=told, tools=[given.WEATHER_TOOL], text=joke, **shared),
-            Said(messages=_with_system(given.MESSAGES_ASKING_FOR_TOOLS, system), tools=tools, calls=(dallas,), **shared),
+            Said(
+                messages=_with_system(given.MESSAGES_ASKING_FOR_TOOLS, system), tools=tools, calls=(dallas,), **shared
+            ),
             Said(
                 messages=_with_system(given.MESSAGES_WITH_TOOL_RESPONSE, system),
                 tools=tools,
@@ -208,7 +213,9 @@ def _literals(path: Path, name: str) -> list[Any]:
     """What the name is set to in a file, wherever that is a literal; in the order of the lines."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Assign) and any(isinstance(each, ast.Name) and each.id == name for each in node.targets):
+        if isinstance(node, ast.Assign) and any(
+            isinstance(each, ast.Name) and each.id == name for each in node.targets
+        ):
             try:
                 found.append((node.lineno, ast.literal_eval(node.value)))
             except ValueError:  # computed in the test

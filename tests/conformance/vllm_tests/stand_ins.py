@@ -15,19 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from said import Said, conversations
 from templates import CHATML, HEADERS, QWEN3, ZEPHYR
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 VOCAB_SIZE = 8192
 MAX_MODEL_LEN = 40_960
 _REVISION = "0" * 40
 _SPECIAL = ("<|endoftext|>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|begin_of_text|>", "<|eot_id|>")
-_SPECIAL_HEADERS = ("<|start_header_id|>", "<|end_header_id|>", "<|python_tag|>", "<|user|>", "<|system|>", "<|assistant|>")
+_SPECIAL_HEADERS = (
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|python_tag|>",
+    "<|user|>",
+    "<|system|>",
+    "<|assistant|>",
+)
 _ADDED = ("<think>", "</think>", "<tool_call>", "</tool_call>")
 _NUM_STEPS = 700
 _BATCH_TOKENS = 6144

@@ -5,7 +5,8 @@ from __future__ import annotations
 _TOOLS = (
     "{% if tools %}<|im_start|>system\n"
     "{% if messages[0].role == 'system' %}{{ messages[0].content + '\n\n' }}{% endif %}"
-    "# Tools\n\nThe functions:\n<tools>{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '\n' }}</tools>\n\n"
+    "# Tools\n\nThe functions:\n"
+    "<tools>{% for tool in tools %}{{ '\n' + tool | tojson }}{% endfor %}{{ '\n' }}</tools>\n\n"
     'Call them within <tool_call></tool_call>:\n<tool_call>\n{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n'
 )
 _SYSTEM = "{% elif messages[0].role == 'system' %}<|im_start|>system\n{{ messages[0].content }}<|im_end|>\n"
@@ -38,7 +39,8 @@ QWEN3 = (
 )
 ZEPHYR = (
     "{% for message in messages %}"
-    "{% if message.role in ('user', 'system', 'assistant') %}<|{{ message.role }}|>\n{{ message.content + eos_token }}\n"
+    "{% if message.role in ('user', 'system', 'assistant') %}"
+    "<|{{ message.role }}|>\n{{ message.content + eos_token }}\n"
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
 )

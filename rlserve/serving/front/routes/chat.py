@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -13,6 +14,7 @@ from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.answers.chat_answers import chat_choice, chat_chunk, first_chat_chunk
 from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.log_probs import prompt_log_probs
+from rlserve.serving.answers.message import MessageNews
 from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import context_of
@@ -48,24 +50,32 @@ def _content(turn: Turn, asked: ChatRequest, base: dict[str, Any], outputs: Sequ
     """A whole answer."""
     vocabulary, options = turn.choices.vocabulary, turn.choices.options
     (output,), prompt_token_ids = outputs, turn.request.prompt_token_ids
-    content = {
+    told_of_prompt = asked.prompt_logprobs is not None
+    return {
         **base,
-        "choices": [chat_choice(vocabulary, options, news.choice, news.message) for news in turn.whole(outputs)],
-        "usage": turn.choices.usage(),
-    }
-    if asked.return_token_ids:
-        content["prompt_token_ids"] = list(prompt_token_ids)
-    if asked.prompt_logprobs is not None:
-        content["prompt_logprobs"] = prompt_log_probs(
+        "choices": [
+            chat_choice(vocabulary, options, news.choice, _behind(asked.echoed, news.message))
+            for news in turn.whole(outputs)
+        ],
+        "usage": turn.usage(),
+        "prompt_token_ids": list(prompt_token_ids) if asked.return_token_ids else None,
+        "prompt_logprobs": prompt_log_probs(
             vocabulary, prompt_token_ids, output.prompt_log_probs, output.prompt_top_log_probs
         )
-    return content
+        if told_of_prompt
+        else None,
+    }
+
+
+def _behind(echoed: str, message: MessageNews) -> MessageNews:
+    return replace(message, content=echoed + message.content) if echoed else message
 
 
 class _ChatStream(AnswerStream):
     def __init__(self, turn: Turn, asked: ChatRequest, base: dict[str, Any]) -> None:
         super().__init__(turn.choices, asked, base)
         self._turn = turn
+        self._echoed = asked.echoed
         self._prompt_token_ids = turn.request.prompt_token_ids if asked.return_token_ids else None
 
     def first_chunks(self) -> Iterator[dict[str, Any]]:
@@ -74,6 +84,11 @@ class _ChatStream(AnswerStream):
             if self._prompt_token_ids is not None and index == 0:
                 chunk["prompt_token_ids"] = list(self._prompt_token_ids)
             yield chunk
+            if echoed := self._echoed:
+                yield self.chunk({**first_chat_chunk(index), "delta": {"content": echoed}})
+
+    def last_usage(self) -> dict[str, Any]:
+        return self._turn.usage()
 
     def choice_chunk(self, news: ChoiceNews) -> dict[str, Any] | None:
         told = self._turn.read(news, is_last=news.finish_reason is not None)

@@ -65,7 +65,8 @@ async def _tokens(context: ServerContext, asked: CompletionRequest, prompt: str 
     else:
         tokens = tuple(prompt)
     if asked.truncate_prompt_tokens is not None:
-        tokens = tokens[-asked.truncate_prompt_tokens :]
+        num_kept = asked.truncate_prompt_tokens
+        tokens = tokens[:num_kept] if asked.truncation_side == "right" else tokens[-num_kept:]
     if not tokens:
         raise ApiError(400, "the prompt is empty: the model needs at least one token to go on from", "prompt")
     return tokens
@@ -104,6 +105,7 @@ def _options(context: ServerContext, asked: CompletionRequest) -> ChoiceOptions:
         include_stop=asked.include_stop_str_in_output or False,
         skip_special_tokens=asked.skip_special_tokens is not False,
         returns_token_ids=asked.return_token_ids or False,
+        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
     )
@@ -138,9 +140,8 @@ def _content(
     output_of_each = [output for output in outputs for _ in output.samples]
     rows = zip(_tellers(choices, asked), choices.whole(outputs), output_of_each, strict=True)
     for teller, news, output in rows:
-        content = teller.content(news, output)
-        if asked.prompt_logprobs is not None:
-            content["prompt_logprobs"] = teller.prompt_log_probs(output)
+        content = {"token_ids": None, "prompt_token_ids": None, **teller.content(news, output)}
+        content["prompt_logprobs"] = None if asked.prompt_logprobs is None else teller.prompt_log_probs(output)
         contents.append(content)
     return {
         **base,

@@ -1,4 +1,4 @@
-"""``/health``, ``/ready``, ``/version``, ``/metrics``."""
+"""``/health``, ``/ready``, ``/load``, ``/version``, ``/metrics``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import gives
 from rlserve.serving.front.generation import admit
 from rlserve.serving.front.whole_answer import json_response
-from rlserve.serving.protocol.answer_schemas import VersionAnswer
+from rlserve.serving.protocol.answer_schemas import LoadAnswer, VersionAnswer
 from rlserve.serving.protocol.errors import ApiError
 
 router = APIRouter()
@@ -53,6 +53,12 @@ async def ready(request: Request) -> Response:
     if not draining.is_ready or draining.is_paused or context.pool.num_ready == 0:
         raise ApiError(503, "not ready")
     return Response()
+
+
+@router.get("/load", openapi_extra=gives(LoadAnswer))
+async def load(request: Request) -> Response:
+    """Answers under way, for balancers that ask for it."""
+    return json_response({"server_load": context_of(request).pool.num_live_samples})
 
 
 @router.get("/version", openapi_extra=gives(VersionAnswer))

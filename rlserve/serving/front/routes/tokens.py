@@ -1,4 +1,4 @@
-"""``POST /tokenize`` and ``POST /detokenize``."""
+"""``POST /tokenize`` and ``POST /detokenize``, and ``GET /tokenizer_info``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.prompts import encode, encode_conversation
 from rlserve.serving.front.whole_answer import json_response
-from rlserve.serving.protocol.answer_schemas import DetokenizeAnswer, TokenizeAnswer
+from rlserve.serving.protocol.answer_schemas import DetokenizeAnswer, TokenizeAnswer, TokenizerInfo
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
@@ -28,7 +28,10 @@ async def tokenize(request: Request) -> Response:
         chat = ChatRequest(
             messages=asked.messages,
             chat_template_kwargs=asked.chat_template_kwargs,
-            continue_final_message=asked.add_generation_prompt is False,
+            add_generation_prompt=asked.add_generation_prompt,
+            continue_final_message=asked.continue_final_message,
+            add_special_tokens=asked.add_special_tokens,
+            tools=asked.tools,
         )
         chat.check(context.config.limits)
         tokens = await encode_conversation(context, chat.conversation())
@@ -45,6 +48,13 @@ async def tokenize(request: Request) -> Response:
             "token_strs": pieces,
         }
     )
+
+
+@router.get("/tokenizer_info", openapi_extra=gives(TokenizerInfo))
+async def tokenizer_info(request: Request) -> Response:
+    """What the tokenizer was made with, and the chat template."""
+    context = context_of(request)
+    return json_response({**context.vocabulary.info, "chat_template": context.renderer.template or None})
 
 
 @router.post("/detokenize", openapi_extra=takes(DetokenizeRequest) | gives(DetokenizeAnswer))
