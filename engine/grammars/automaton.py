@@ -39,7 +39,7 @@ class Automaton:
         self._numbers: dict[tuple[tuple[int, ...], bool], int] = {}
         self._nexts: list[tuple[int, ...]] = []
         """Of each state, the places that may come next, in order."""
-        self._may_end: list[bool] = []
+        self._is_open: list[bool] = []
         self._steps: list[array[int]] = []
         """Of each state, the state behind each ASCII character."""
         self._num_places = 0
@@ -61,10 +61,7 @@ class Automaton:
 
     def is_open(self, state: int) -> bool:
         """Whether several ASCII characters may come next, or one and the end: nothing is forced."""
-        possible = 0
-        for place in self._nexts[state]:
-            possible |= self._places.symbols[place]
-        return possible.bit_count() + self._may_end[state] > 1
+        return self._is_open[state]
 
     def _step(self, state: int, byte: int) -> int:
         reached = [place for place in self._nexts[state] if self._places.symbols[place] >> byte & 1]
@@ -81,7 +78,10 @@ class Automaton:
             return _NOWHERE
         self._num_places += len(nexts)
         self._nexts.append(nexts)
-        self._may_end.append(may_end)
+        possible = 0
+        for place in nexts:
+            possible |= self._places.symbols[place]
+        self._is_open.append(possible.bit_count() + may_end > 1)
         self._steps.append(array("i", [_UNKNOWN]) * _NUM_ASCII)
         return self._numbers.setdefault((nexts, may_end), len(self._nexts) - 1)
 

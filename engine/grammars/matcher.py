@@ -102,8 +102,9 @@ def masks_of(matchers: Sequence[GrammarMatcher]) -> tuple[NDArray[np.int32], NDA
             masks_AW[index] = known_W
     if unknown:
         vocabulary.fill(masks_AW, unknown, [matchers[index].up_to_date() for index in unknown])
+        is_empty = np.asarray(~masks_AW.any(axis=1)).tolist()
         for index in unknown:
-            matchers[index].check(is_empty=not masks_AW[index].any())
+            matchers[index].check(is_empty=is_empty[index])
             if matchers[index].problem is not None:
                 masks_AW[index] = ALL_ALLOWED
             elif (place := places[index]) is not None:

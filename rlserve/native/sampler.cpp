@@ -294,19 +294,24 @@ Support truncate(const float* weights, int num_tokens, double total, Truncation 
     return kept;
 }
 
-// The logits of the tokens whose bits are set, lowest first; minus infinity for the others.
+// The logits of the tokens whose bits are set, lowest first, and minus infinity for the others; returns the largest.
 template <typename Element>
-const float* keep_allowed(const Element* logits, int num_tokens, const uint32_t* allowed, float* to) {
-    constexpr auto minus_infinity = std::bit_cast<uint32_t>(-std::numeric_limits<float>::infinity());
-    for (int start = 0; start < num_tokens; start += 32) {
-        const uint32_t bits = allowed[start / 32];
-        const int count = std::min(32, num_tokens - start);
-        for (int i = 0; i < count; ++i) {  // without a branch, which nobody could predict
-            const uint32_t all = -(bits >> i & 1), logit = std::bit_cast<uint32_t>(to_float(logits[start + i]));
-            to[start + i] = std::bit_cast<float>((logit & all) | (minus_infinity & ~all));
-        }
+float keep_allowed(const Element* logits, int num_tokens, const uint32_t* allowed, float* to) {
+    const Vector forbidden = broadcast(-std::numeric_limits<float>::infinity());
+    Vector best = forbidden;
+    int i = 0;
+    for (; i + LANES <= num_tokens; i += LANES) {  // without a branch, which nobody could predict
+        const IntVector bits = IntVector{} + (int32_t)(allowed[i / 32] >> i % 32);
+        const Vector kept = (bits >> COUNTING & 1) != 0 ? load(logits + i) : forbidden;
+        store(to + i, kept);
+        best = larger(kept, best);
     }
-    return to;
+    float top = largest(best);
+    for (; i < num_tokens; ++i) {
+        to[i] = allowed[i / 32] >> i % 32 & 1 ? to_float(logits[i]) : -std::numeric_limits<float>::infinity();
+        top = std::max(top, to[i]);
+    }
+    return top;
 }
 
 // `weights` are those of temperature 1, `total` their sum. `kept` is null where nobody asks which tokens could have been
@@ -350,10 +355,10 @@ void sample_row(const Element* logits, int num_tokens, const uint32_t* allowed, 
         draw_from(logits, num_tokens, top, raw_total, temperature, truncation, uniform, scratch, token,
                   behaviour_log_prob, kept);
     } else {
-        const float* from = keep_allowed(logits, num_tokens, allowed, scratch.allowed.data());
-        const float top_allowed = find_top(from, num_tokens);
+        float* from = scratch.allowed.data();
+        const float top_allowed = keep_allowed(logits, num_tokens, allowed, from);
         const double total = exponentiate(from, num_tokens, top_allowed, 1.0f, weights);
-        draw_from(from, num_tokens, top_allowed, total, temperature, truncation, uniform, scratch, token,
+        draw_from((const float*)from, num_tokens, top_allowed, total, temperature, truncation, uniform, scratch, token,
                   behaviour_log_prob, kept);
     }
     *log_prob = (float)log_probability(to_float(logits[*token]), top, 1.0f, raw_total);
