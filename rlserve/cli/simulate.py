@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rlserve.simulate.study import StudyResult
 
 _TABLE_WIDTH = 112
+_NUM_TRIED = 6
+"""Pools that are simulated, of those that a sum pays for."""
 _EXAMPLES = """\
 examples:
   rlserve simulate conf/paced.yaml --policy rate_matching,queue_threshold
@@ -29,6 +32,7 @@ examples:
   rlserve simulate conf/rlhf.yaml pool=h100_h200 rollout.max_tokens=16384 --trace lengths.jsonl --json result.json
   rlserve simulate conf/rlhf.yaml 'pool.slots=[{type: H100, count: 8}, {type: H100-spot, count: 8}]' --hours 24 \\
       --spot-market us-east-2a.json,us-west-2b.json cost.prices=prices.yaml
+  rlserve simulate conf/rlhf.yaml pool=h100_h200 --hours 2 --money-per-hour 30 cost.prices=prices.yaml
 
 schedules, for --keep and --median:  0.7 steady   1..0.4 drifts over the run   1/0.4x6 square wave of six phases
 """
@@ -38,6 +42,8 @@ def run(arguments: Sequence[str]) -> int:
     """Simulate, and print the table."""
     parsed = _parser().parse_intermixed_args(arguments)
     scenario, policies = _scenario(parsed)
+    if parsed.money_per_hour is not None:
+        return _compare_pools(parsed, scenario, policies)
     result = _study(parsed, scenario, policies)
     from rich.console import Console
 
@@ -82,6 +88,32 @@ def _scenario(parsed: argparse.Namespace) -> tuple[Scenario, dict[str, ManagerCo
     )
     scenario = build_scenario(config, changes)
     return scenario, choose_policies(config, parsed.policy.split(",") if parsed.policy else ())
+
+
+def _compare_pools(parsed: argparse.Namespace, scenario: Scenario, policies: dict[str, ManagerConfig]) -> int:
+    """Pools that the sum pays for: the best few by the oracle, as the last policy named runs on them."""
+    from rich.console import Console
+
+    from rlserve.simulate.purchase import find_offers, try_offer
+    from rlserve.simulate.table import offers_table
+
+    if scenario.prices is None:
+        raise UserError("--money-per-hour needs prices: cost.prices=prices.yaml")
+    if parsed.hours is None:
+        raise UserError("--money-per-hour compares pools over a time, not over steps: say --hours")
+    types = parsed.types.split(",") if parsed.types else ()
+    offers = find_offers(scenario, scenario.prices, money_per_hour=parsed.money_per_hour, types=types)
+    manager = policies[list(policies)[-1]]
+    tried = [
+        try_offer(scenario, offer, manager, scenario.prices, seed=scenario.workload.seed)
+        for offer in offers[:_NUM_TRIED]
+    ]
+    console = Console()
+    console.width = max(console.width, _TABLE_WIDTH)
+    console.print(offers_table(tried, scenario.prices.currency))
+    if parsed.json is not None:
+        _write(parsed.json, json.dumps([asdict(each) for each in tried], indent=1) + "\n")
+    return 0
 
 
 def _study(parsed: argparse.Namespace, scenario: Scenario, policies: dict[str, ManagerConfig]) -> StudyResult:
@@ -145,6 +177,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="FILE,…|N",
         help="when spot machines can be had: a trace a zone, or N zones by chance",
     )
+    parser.add_argument(
+        "--money-per-hour", type=positive, metavar="N", help="compare pools that this pays for, at cost.prices, instead"
+    )
+    parser.add_argument("--types", metavar="A,B", help="GPUs that such pools may have; without it all with a price")
     parser.add_argument("--jobs", type=at_least_one, default=os.cpu_count() or 1, metavar="N", help="processes")
     parser.add_argument("--suggest", action="store_true", help="propose a split, thresholds and a trainer size")
     parser.add_argument("--timeline", type=Path, metavar="FILE", help="draw who did what when (png, svg or pdf)")

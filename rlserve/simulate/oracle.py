@@ -42,9 +42,13 @@ class Rates:
 def saturated_rates(scenario: Scenario) -> Rates:
     """Measure them."""
     names = sorted({gang.type for gang in scenario.gangs})
+    may_train = {gang.type for gang in scenario.gangs if gang.may_train}
     return Rates(
         generate={name: _generation_rate(scenario, name) for name in names},
-        train={name: _TRAINED_TOKENS / scenario.costs.train_step_s((name,), _TRAINED_TOKENS) for name in names},
+        train={
+            name: _TRAINED_TOKENS / scenario.costs.train_step_s((name,), _TRAINED_TOKENS) if name in may_train else 0.0
+            for name in names
+        },
     )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
 
 from rlserve.simulate.intervals import Estimate
+from rlserve.simulate.purchase import TriedOffer
 from rlserve.simulate.study import PolicyResult, StudyResult
 
 
@@ -30,6 +32,22 @@ def study_table(result: StudyResult) -> Table:
             f"{policy.bubble_share.mean:.0%}",
             f"{staleness:.2f}",
             f"{policy.cost_per_million.mean:.4g}",
+        )
+    return table
+
+
+def offers_table(tried: Sequence[TriedOffer], currency: str) -> Table:
+    """A row a pool that could be rented, the cheapest token first."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("pool", f"{currency}/h", "groups/s at most", "tokens/s", f"{currency}/1M"):
+        table.add_column(heading, justify="left" if heading == "pool" else "right", no_wrap=True)
+    for each in sorted(tried, key=lambda one: one.cost_per_million):
+        table.add_row(
+            each.offer.name,
+            f"{each.offer.money_per_hour:.2f}",
+            f"{each.offer.groups_per_s:.3f}",
+            f"{each.tokens_per_s:,.0f}",
+            f"{each.cost_per_million:.4g}",
         )
     return table
 
