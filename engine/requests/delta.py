@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
@@ -48,3 +49,17 @@ def rest_of(sample: SampleOutput, start: int) -> SampleDelta:
         finish_reason=sample.finish_reason,
         stop_reason=sample.stop_reason,
     )
+
+
+def each_token(sample: SampleOutput) -> Iterator[SampleDelta]:
+    """A sample that has ended, one token after the other; the last has its end, which may be all that there is."""
+    last = max(len(sample.tokens) - 1, 0)
+    for start in range(last):
+        yield SampleDelta(
+            index=sample.index,
+            start=start,
+            tokens=sample.tokens.between(start, start + 1),
+            top_log_probs=sample.top_log_probs[start : start + 1],
+            kept_support=sample.kept_support[start : start + 1],
+        )
+    yield rest_of(sample, last)

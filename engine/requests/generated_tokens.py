@@ -59,11 +59,15 @@ class GeneratedTokens:
 
     def after(self, start: int) -> GeneratedTokens:
         """Views of what follows the first ``start`` tokens."""
+        return self.between(start, len(self))
+
+    def between(self, start: int, end: int) -> GeneratedTokens:
+        """Views of the tokens from ``start`` to the one before ``end``."""
         return GeneratedTokens(
-            token_ids=self.token_ids[start:],
-            log_probs=self.log_probs[start:],
-            behaviour_log_probs=self.behaviour_log_probs[start:],
-            weight_versions=self.weight_versions[start:],
+            token_ids=self.token_ids[start:end],
+            log_probs=self.log_probs[start:end],
+            behaviour_log_probs=self.behaviour_log_probs[start:end],
+            weight_versions=self.weight_versions[start:end],
         )
 
     def __len__(self) -> int:

@@ -13,3 +13,16 @@ def usage(*, num_prompt_tokens: int, num_generated_tokens: int, num_cached_token
         "total_tokens": num_prompt_tokens + num_generated_tokens,
         "prompt_tokens_details": {"cached_tokens": num_cached_tokens},
     }
+
+
+def response_usage(
+    *, num_prompt_tokens: int, num_generated_tokens: int, num_cached_tokens: int, num_reasoning_tokens: int
+) -> dict[str, Any]:
+    """The same for ``/v1/responses``."""
+    return {
+        "input_tokens": num_prompt_tokens,
+        "input_tokens_details": {"cached_tokens": num_cached_tokens, "cache_write_tokens": 0},
+        "output_tokens": num_generated_tokens,
+        "output_tokens_details": {"reasoning_tokens": num_reasoning_tokens},
+        "total_tokens": num_prompt_tokens + num_generated_tokens,
+    }

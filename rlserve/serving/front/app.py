@@ -17,38 +17,47 @@ from rlserve import __version__
 from rlserve.serving.admin import routes as admin
 from rlserve.serving.admin.base import Operations
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.front.description import TGI_PATHS, describe
-from rlserve.serving.front.routes import chat, completions, health, models, page, tgi, tokens
+from rlserve.serving.front.description import describe
+from rlserve.serving.front.error_shapes import error_body
+from rlserve.serving.front.routes import chat, completions, health, messages, models, page, responses, tgi, tokens
 from rlserve.serving.protocol.answer_schemas import (
     ChatAnswer,
     CompletionAnswer,
     DetokenizeAnswer,
     LoadAnswer,
+    MessageAnswer,
     ModelCard,
     ModelList,
+    ResponseAnswer,
     TgiAnswerContent,
     TgiInfo,
+    TokenCount,
     TokenizeAnswer,
     TokenizerInfo,
     VersionAnswer,
 )
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
-from rlserve.serving.protocol.errors import ApiError, error_content
-from rlserve.serving.protocol.tgi import GenerateRequest, tgi_error
+from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.messages import CountTokensRequest, MessagesRequest
+from rlserve.serving.protocol.responses import ResponsesRequest
+from rlserve.serving.protocol.tgi import GenerateRequest
 from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest
 
 logger = logging.getLogger(__name__)
 
-ROUTERS = (*(models.router, completions.router, chat.router, tokens.router, tgi.router, health.router, page.router),)
+ROUTERS = (
+    *(models.router, completions.router, chat.router, responses.router, messages.router),
+    *(tokens.router, tgi.router, health.router, page.router),
+)
 ADMIN_ROUTERS = (admin.router, admin.profile_router)
 _BODIES: tuple[type[BaseModel], ...] = (
-    *(CompletionRequest, ChatRequest, TokenizeRequest, DetokenizeRequest, GenerateRequest),
+    *(CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest),
+    *(TokenizeRequest, DetokenizeRequest, GenerateRequest),
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (
-    *(CompletionAnswer, ChatAnswer, ModelList, ModelCard, TokenizeAnswer, DetokenizeAnswer, VersionAnswer),
-    *(TokenizerInfo, LoadAnswer),
-    *(TgiAnswerContent, TgiInfo),
+    *(CompletionAnswer, ChatAnswer, ResponseAnswer, MessageAnswer, TokenCount, ModelList, ModelCard),
+    *(TokenizeAnswer, DetokenizeAnswer, VersionAnswer, TgiAnswerContent, TgiInfo, TokenizerInfo, LoadAnswer),
 )
 
 
@@ -83,14 +92,13 @@ def _finished(
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    content = tgi_error(error) if request.url.path in TGI_PATHS else error.content
-    return JSONResponse(content, status_code=error.status, headers=error.headers)
+    return JSONResponse(error_body(request.url.path, error), status_code=error.status, headers=error.headers)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     """A path or a method that there is not."""
     assert isinstance(error, HTTPException)
-    content = error_content(error.status_code, str(error.detail))
+    content = error_body(request.url.path, ApiError(error.status_code, str(error.detail)))
     return JSONResponse(content, status_code=error.status_code, headers=error.headers)
 
 
@@ -98,12 +106,14 @@ async def _answer_bad_parameter(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     name = str(first["loc"][-1])
-    return JSONResponse(error_content(400, f"{name}: {first['msg']}", name), status_code=400)
+    content = error_body(request.url.path, ApiError(400, f"{name}: {first['msg']}", name))
+    return JSONResponse(content, status_code=400)
 
 
 async def _answer_bug(request: Request, error: Exception) -> Response:
     """Its text may quote a prompt; the log has its traceback."""
-    return JSONResponse(error_content(500, "the server failed; its log says how"), status_code=500)
+    content = error_body(request.url.path, ApiError(500, "the server failed; its log says how"))
+    return JSONResponse(content, status_code=500)
 
 
 def _describe(

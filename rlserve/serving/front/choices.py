@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from rlserve.engine.requests.delta import RequestDelta, rest_of
+from rlserve.engine.requests.delta import RequestDelta, each_token, rest_of
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.usage import usage
@@ -54,6 +54,13 @@ class Choices:
         self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
         samples = [sample for output in outputs for sample in output.samples]
         return [choice.take(rest_of(sample, 0)) for choice, sample in zip(self._choices, samples, strict=True)]
+
+    def tokens(self, outputs: Sequence[RequestOutput]) -> Iterator[ChoiceNews]:
+        """The same, token by token."""
+        self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
+        samples = [sample for output in outputs for sample in output.samples]
+        for choice, sample in zip(self._choices, samples, strict=True):
+            yield from (choice.take(delta) for delta in each_token(sample))
 
     async def news(self) -> AsyncGenerator[list[ChoiceNews]]:
         """What there is to tell, as it comes. Close it to abort the rest.

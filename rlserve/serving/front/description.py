@@ -24,8 +24,9 @@ from rlserve.engine.requests.validation import (
     REPETITION_PENALTIES,
 )
 from rlserve.serving.config import LimitsConfig
+from rlserve.serving.front.error_shapes import MESSAGES_PATHS, TGI_PATHS
 from rlserve.serving.front.gate import OPEN_PATHS
-from rlserve.serving.protocol.answer_schemas import ErrorAnswer, TgiErrorAnswer
+from rlserve.serving.protocol.answer_schemas import ErrorAnswer, MessagesErrorAnswer, TgiErrorAnswer
 
 _TEMPLATE = "#/components/schemas/{model}"
 _OF_ALL = {400: "a parameter is wrong", 401: "the API key is wrong or missing", 403: "the host is not answered"}
@@ -39,6 +40,7 @@ _OF_BODIES = {
 }
 _NOT_READY = {503: "not now: Retry-After says when"}
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_ERRORS = (ErrorAnswer, TgiErrorAnswer, MessagesErrorAnswer)
 _KEY = "key"
 _ANY = "any"
 """The type of values of which pydantic says nothing."""
@@ -53,8 +55,6 @@ _RESPONSE_FORMATS = [
         "required": ["type", "json_schema"],
     },
 ]
-TGI_PATHS = frozenset({"/generate", "/generate_stream"})
-"""Whose errors have TGI's shape, once a request is past the gate."""
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def describe(
         for name, field in schema.get("properties", {}).items():
             _narrow(field, ranges.get(f"{model}.{name}", ranges.get(name, {})))
     # What FastAPI puts there itself is the shape of its own errors, which no error has here.
-    document["components"] = {"schemas": {**_schemas((*answers, ErrorAnswer, TgiErrorAnswer)), **of_bodies}}
+    document["components"] = {"schemas": {**_schemas((*answers, *_ERRORS)), **of_bodies}}
     for path, operations in document["paths"].items():
         for operation in operations.values():
             operation["responses"] = {**_kept(operation["responses"]), **_errors(path, operation)}
@@ -131,7 +131,8 @@ def _errors(path: str, operation: Mapping[str, Any]) -> dict[str, Any]:
     if path in TGI_PATHS:
         schema: dict[str, Any] = {"anyOf": [of_route, gate_only]}
     else:
-        schema, statuses = gate_only, {status: text for status, text in statuses.items() if status != 422}
+        schema = _reference(MessagesErrorAnswer) if path in MESSAGES_PATHS else gate_only
+        statuses = {status: text for status, text in statuses.items() if status != 422}
     content = {"application/json": {"schema": schema}}
     return {str(status): {"description": text, "content": content} for status, text in statuses.items()}
 
@@ -161,6 +162,7 @@ def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
             "number": {"minimum": REPETITION_PENALTIES[0], "maximum": REPETITION_PENALTIES[1]},
         },
         "stop": {"string": stop_text, "array": texts},
+        "stop_sequences": {"array": texts},
         "stop_token_ids": {"array": {"items": token, "maxItems": MAX_STOP_TOKEN_IDS}},
         "allowed_token_ids": {"array": {"items": token}},
         "tokens": {"array": {"items": token}},

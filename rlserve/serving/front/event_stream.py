@@ -28,6 +28,14 @@ def event(content: Any) -> bytes:
     return b"data: " + orjson.dumps(content) + b"\n\n"
 
 
+async def typed_events(batches: AsyncGenerator[list[dict[str, Any]]]) -> AsyncGenerator[bytes]:
+    """Events that are named by their ``type``, too."""
+    async with aclosing(batches):
+        async for contents in batches:
+            if contents:
+                yield b"".join(f"event: {content['type']}\n".encode() + event(content) for content in contents)
+
+
 class EventStream(Response):
     """Sends events as they come. When the client leaves, or takes nothing for a while, ``events`` is closed at once.
 

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rlserve.json_log import REQUEST_FIELDS, RequestFields
 from rlserve.serving.config import LOOPBACK_HOSTS
 from rlserve.serving.front.caller import Caller, enter
+from rlserve.serving.front.error_shapes import MESSAGES_PATHS, error_body
 from rlserve.serving.keys import Keys, Role
 from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.observing.record import GENERATION_RECORD, GenerationRecord
@@ -88,13 +89,15 @@ class Gate:
                 status = message["status"]
                 answer = MutableHeaders(scope=message)
                 answer["X-Request-Id"] = request_id
+                if scope["path"] in MESSAGES_PATHS:
+                    answer["Request-Id"] = request_id  # Anthropic's name for it
                 if caller.limits is not None:
                     answer.update(caller.limits.headers(time.monotonic()))
             await send(message)
 
         try:
             if (refusal := self._find_refusal(scope, headers, caller)) is not None:
-                await send_error(send_named, refusal)
+                await send_error(send_named, refusal, scope["path"])
             else:
                 await self._app(scope, receive, send_named)
         finally:
@@ -157,9 +160,9 @@ def _audit_line(scope: Scope, caller: Caller, request_id: str, status: int, seco
     return line
 
 
-async def send_error(send: Send, error: ApiError) -> None:
-    """Answer with an error, outside of any route."""
-    body: Any = orjson.dumps(error.content)
+async def send_error(send: Send, error: ApiError, path: str) -> None:
+    """Answer with an error, before any route."""
+    body: Any = orjson.dumps(error_body(path, error) if path in MESSAGES_PATHS else error.content)
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **error.headers}
     raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": error.status, "headers": raw})

@@ -27,7 +27,7 @@ _UNKNOWN = ""
 def new_answer_id(prefix: str) -> str:
     """Of an answer, and of the engine's requests for it. Never what a client calls its request: two that choose the
     same name, or one that uses it again, would read each other's tokens."""
-    return f"{prefix}-{secrets.token_hex(16)}"
+    return f"{prefix}{secrets.token_hex(16)}"
 
 
 @dataclass(frozen=True, kw_only=True)

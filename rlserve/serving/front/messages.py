@@ -39,15 +39,19 @@ def wanted_form(context: ServerContext, conversation: Conversation) -> Structure
 
 def message_reader(context: ServerContext, conversation: Conversation, request: engine.Request) -> MessageReader:
     """For one answer to a conversation. An answer of a given form has no reasoning."""
-    config, template = context.config.model, context.renderer.template
     has_form = request.sampling.structured_output is not None
-    name = None if has_form else find_reasoning_format(config.reasoning_parser, template)
+    name = None if has_form else reasoning_format(context)
     last_token_ids = request.prompt_token_ids[-_NUM_LAST_TOKENS:]
     end_of_prompt = context.vocabulary.decode(last_token_ids, skip_special_tokens=False)
     return MessageReader(
         None if name is None else create_reasoning_parser(name, end_of_prompt),
         _tool_format(context).parser(new_call_id) if conversation.shown_tools else None,
     )
+
+
+def reasoning_format(context: ServerContext) -> str | None:
+    """The name of the format that the model thinks in; None where it does not, or none is known."""
+    return find_reasoning_format(context.config.model.reasoning_parser, context.renderer.template)
 
 
 def _tool_format(context: ServerContext) -> ToolFormat:

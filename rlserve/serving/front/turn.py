@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +21,7 @@ from rlserve.serving.front.choices import Choices
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, admit
 from rlserve.serving.front.messages import message_reader, wanted_form
-from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
+from rlserve.serving.front.prompts import affinity_of_conversation, encode, encode_conversation, max_tokens_of
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
@@ -57,6 +57,12 @@ class Turn:
         """All of each answer."""
         return [self.read(choice, is_last=True) for choice in self.choices.whole(outputs)]
 
+    def pieces(self, outputs: Sequence[RequestOutput]) -> Iterator[TurnNews]:
+        """The same as a stream would tell it, where more than its text is told of each token."""
+        choices = self.choices
+        news = choices.tokens(outputs) if choices.options.tells_tokens else iter(choices.whole(outputs))
+        return (self.read(choice, is_last=choice.finish_reason is not None) for choice in news)
+
     async def news(self) -> AsyncGenerator[list[TurnNews]]:
         """What there is to tell, as it comes. Close it to abort the rest.
 
@@ -66,6 +72,10 @@ class Turn:
         async with aclosing(self.choices.news()) as news:
             async for each in news:
                 yield [self.read(choice, is_last=choice.finish_reason is not None) for choice in each]
+
+    async def num_tokens_of(self, text: str) -> int:
+        """Of a text by itself."""
+        return len(await encode(self.generation.context, text, add_special_tokens=False)) if text else 0
 
     def read(self, choice: ChoiceNews, *, is_last: bool) -> TurnNews:
         """What the next piece of an answer says."""

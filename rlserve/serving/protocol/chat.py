@@ -7,19 +7,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from rlserve.serving.config import LimitsConfig
-from rlserve.serving.protocol.conversation import Conversation
+from rlserve.serving.protocol.conversation import Conversation, check_template_arguments
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.message import Message
 from rlserve.serving.protocol.sampling import FirstOnly, SamplingFields, check_num_logprobs
 from rlserve.serving.protocol.structured import structured_output_of
 from rlserve.serving.protocol.tools import MAX_TOOLS, NamedTool, ToolChoice, ToolSpec
 from rlserve.serving.tool_parsers.choice import AUTO, NONE, REQUIRED
-
-_OWN_ARGUMENTS = frozenset(
-    {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
-    | {"return_dict", "return_tensors", "padding", "truncation", "max_length", "tools", "documents"}
-    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
-)
 
 
 class ChatRequest(SamplingFields):
@@ -86,8 +80,7 @@ class ChatRequest(SamplingFields):
             raise ApiError(
                 400, "reasoning_effort: name it in chat_template_kwargs where the template reads it", "reasoning_effort"
             )
-        if own := _OWN_ARGUMENTS & set(self.chat_template_kwargs or ()):
-            raise ApiError(400, f"chat_template_kwargs cannot hold {', '.join(sorted(own))}", "chat_template_kwargs")
+        check_template_arguments(self.chat_template_kwargs)
 
     def conversation(self) -> Conversation:
         """What it comes to.

@@ -7,10 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.message import Message
 from rlserve.serving.protocol.sampling import SamplingFields
 from rlserve.serving.protocol.tools import ToolSpec
 from rlserve.serving.tool_parsers.choice import NONE
+
+_OWN_ARGUMENTS = frozenset(
+    {"conversation", "messages", "chat_template", "tokenize", "add_generation_prompt", "continue_final_message"}
+    | {"return_dict", "return_tensors", "padding", "truncation", "max_length", "tools", "documents"}
+    | {"return_assistant_tokens_mask", "tokenizer_kwargs"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,3 +57,9 @@ class Conversation:
     def shown_tools(self) -> tuple[ToolSpec, ...]:
         """Those that the model is shown."""
         return () if self.wanted_calls == NONE else self.tools
+
+
+def check_template_arguments(arguments: Mapping[str, Any] | None) -> None:
+    """Raise ``ApiError`` where ``chat_template_kwargs`` hold what is not for clients to give."""
+    if own := _OWN_ARGUMENTS & set(arguments or ()):
+        raise ApiError(400, f"chat_template_kwargs cannot hold {', '.join(sorted(own))}", "chat_template_kwargs")

@@ -46,6 +46,16 @@ class ApiError(RlserveError, RuntimeError):
     def __str__(self) -> str:
         return self.message
 
+    def with_names(self, names: Mapping[str, str]) -> ApiError:
+        """The same, with the parameter by what an API calls it.
+
+        Args:
+            names: by those that are used here; others stay.
+        """
+        if self.param is None or self.param not in names:
+            return self
+        return ApiError(self.status, self.message, names[self.param], self.headers)
+
     @property
     def content(self) -> dict[str, Any]:
         """The body of the answer."""

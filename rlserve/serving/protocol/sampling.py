@@ -67,12 +67,11 @@ class StreamOptions(ApiModel):
     """The usage so far in every chunk."""
 
 
-class SamplingFields(ApiModel):
-    """How to generate. ``null`` always stands for the default."""
+class EngineFields(ApiModel):
+    """What all of OpenAI's APIs call alike here: their own parameters, and vLLM's. ``null`` always stands for the
+    default."""
 
     model: str | None = None
-    n: int | None = None
-    max_tokens: int | None = None
     min_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -90,19 +89,28 @@ class SamplingFields(ApiModel):
     logit_bias: Annotated[dict[int, float], BeforeValidator(_with_token_ids)] | None = None
     bad_words: Texts | None = None
     allowed_token_ids: Tokens | None = None
-    prompt_logprobs: int | None = None
     priority: int | None = None
     cache_salt: Annotated[str, Field(min_length=1, max_length=MAX_SALT_CHARS)] | None = None
     """Cached prompts are shared by requests with the same one alone."""
     stream: bool | None = None
+    user: str | None = None
+    """Requests of one user go to the same replica with ``routing.policy=consistent_hash``."""
+    service_tier: Literal["auto", "default"] | None = None
+    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
+
+
+class SamplingFields(EngineFields):
+    """How to generate, for completions and chats."""
+
+    n: int | None = None
+    max_tokens: int | None = None
+    prompt_logprobs: int | None = None
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
     """Log-probabilities name tokens as ``token_id:7``, since two may read alike."""
     return_weight_versions: bool | None = None
     """Ours: which version of the weights made which tokens, as ``[version, first, end]``."""
-    user: str | None = None
-    """Requests of one user go to the same replica with ``routing.policy=consistent_hash``."""
     # The form of the answer: ``structured.py`` says what becomes of them.
     response_format: dict[str, Any] | None = None
     guided_json: Any = None
@@ -115,8 +123,6 @@ class SamplingFields(ApiModel):
     suffix: str | None = None
     use_beam_search: OnlyFalse | None = None
     store: OnlyFalse | None = None
-    service_tier: Literal["auto", "default"] | None = None
-    metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
 
     @property
     def num_samples(self) -> int:

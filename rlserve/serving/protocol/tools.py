@@ -10,6 +10,7 @@ from rlserve.serving.protocol.sampling import ApiModel
 from rlserve.serving.tool_parsers.base import Tool
 
 MAX_TOOLS = 128
+FUNCTION_NAME = r"^[A-Za-z0-9_.-]{1,64}$"
 
 
 class FunctionSpec(ApiModel):
@@ -17,7 +18,7 @@ class FunctionSpec(ApiModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
     description: str | None = None
     parameters: dict[str, Any] | None = None
     """A JSON schema; none takes no arguments."""

@@ -43,6 +43,9 @@ class FakePool:
         self.num_ready = 1
         self.num_places = 8
         self.num_live_samples = 0
+        self.finish_reason = FinishReason.LENGTH
+        self.error: str | None = None
+        """What all requests come to, in place of the text."""
         self.hangs = False
         """Whether nothing comes after the first token."""
         self.limits = Ready(vocab_size=len(TOKENIZER), max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
@@ -64,13 +67,17 @@ class FakePool:
 
     async def _write(self, lives: Sequence[LiveRequest], changed: asyncio.Event) -> None:
         """One token after the other: each has been read before the next comes."""
+        if self.error is not None:
+            for live in lives:
+                live.end(self.error)
+            return
         tokens = VOCABULARY.encode(self.text, add_special_tokens=False)
         for start, token in enumerate(tokens):
             if self.hangs and start > 0:
                 return
             for live in lives:
                 if live.streamed:
-                    end = FinishReason.LENGTH if start == len(tokens) - 1 else None
+                    end = self.finish_reason if start == len(tokens) - 1 else None
                     samples = tuple(
                         SampleDelta(index=index, start=start, tokens=generated([token]), finish_reason=end)
                         for index in range(live.request.sampling.n)
@@ -80,7 +87,7 @@ class FakePool:
                 await asyncio.sleep(0)
         for live in lives:
             samples = tuple(
-                SampleOutput(index=index, tokens=generated(tokens), finish_reason=FinishReason.LENGTH)
+                SampleOutput(index=index, tokens=generated(tokens), finish_reason=self.finish_reason)
                 for index in range(live.request.sampling.n)
             )
             output = RequestOutput(request_id=live.request.id, samples=samples, num_cached_tokens=1)

@@ -231,10 +231,15 @@ async def leave_after_the_first_event(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages"])
 def test_whoever_leaves_has_everything_aborted(context: ServerContext, pool: FakePool, path: str, stream: bool) -> None:
     pool.hangs = True
-    body = {**(CHAT if "chat" in path else {"prompt": ["a", "b"]}), "stream": stream}
+    bodies: dict[str, dict[str, Any]] = {
+        "/v1/completions": {"prompt": ["a", "b"]},
+        "/v1/responses": {"input": "a"},
+        "/v1/messages": {**CHAT, "model": "fake", "max_tokens": 50},
+    }
+    body = {**bodies.get(path, CHAT), "stream": stream}
     asyncio.run(leave_after_the_first_event(context, pool, path, body))
     assert sorted(pool.aborted) == sorted(request.id for request in pool.requests)
     assert pool.requests

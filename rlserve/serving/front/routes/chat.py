@@ -36,7 +36,7 @@ async def chat(request: Request) -> Response:
     context = context_of(request)
     asked = await read_model(request, ChatRequest, context.config.limits)
     asked.check(context.config.limits)
-    answer_id = new_answer_id("chatcmpl")
+    answer_id = new_answer_id("chatcmpl-")
     turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s)
     base = {"id": answer_id, "created": int(time.time()), "model": context.config.model_name}
     if asked.stream:

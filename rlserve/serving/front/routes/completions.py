@@ -40,7 +40,7 @@ async def complete(request: Request) -> Response:
     asked = await read_model(request, CompletionRequest, context.config.limits)
     asked.check(context.config.limits)
     context.check_model(asked.model)
-    answer_id = new_answer_id("cmpl")
+    answer_id = new_answer_id("cmpl-")
     prompts = [await _tokens(context, asked, prompt) for prompt in asked.prompts]
     requests = [
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)

@@ -84,7 +84,7 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
         ),
         end_token_ids=context.end_token_ids,
     )
-    engine_request = engine.Request(id=new_answer_id("tgi"), prompt_token_ids=prompt, sampling=sampling)
+    engine_request = engine.Request(id=new_answer_id("tgi-"), prompt_token_ids=prompt, sampling=sampling)
     return admit(context, [engine_request], affinity_of_tokens(prompt, None), arrived_s), asked
 
 
