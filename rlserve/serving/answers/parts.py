@@ -42,11 +42,6 @@ class Parts:
         self._is_open = False
 
     @property
-    def reasoning(self) -> str:
-        """All of it."""
-        return "".join(part.text for part in self.all if part.kind == "reasoning")
-
-    @property
     def current(self) -> Part | None:
         """The one that goes on."""
         return self.all[-1] if self._is_open else None

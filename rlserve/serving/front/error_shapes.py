@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rlserve.json_log import REQUEST_FIELDS
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.messages import messages_error
 from rlserve.serving.protocol.tgi import tgi_error
-from rlserve.tracking.json_log import REQUEST_FIELDS
 
 TGI_PATHS = frozenset({"/generate", "/generate_stream"})
 """Whose errors have TGI's shape, once a request is past the gate."""

@@ -21,7 +21,7 @@ from rlserve.serving.front.choices import Choices
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, admit
 from rlserve.serving.front.messages import message_reader, wanted_form
-from rlserve.serving.front.prompts import affinity_of_conversation, encode, encode_conversation, max_tokens_of
+from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
@@ -73,10 +73,6 @@ class Turn:
             async for each in news:
                 yield [self.read(choice, is_last=choice.finish_reason is not None) for choice in each]
 
-    async def num_tokens_of(self, text: str) -> int:
-        """Of a text by itself."""
-        return len(await encode(self.generation.context, text, add_special_tokens=False)) if text else 0
-
     def read(self, choice: ChoiceNews, *, is_last: bool) -> TurnNews:
         """What the next piece of an answer says."""
         message = self._readers[choice.index].take(choice.text, is_last=is_last)
@@ -85,11 +81,15 @@ class Turn:
             message = replace(message, reasoning="")
         return TurnNews(choice=choice, message=message)
 
-    def usage(self) -> dict[str, Any]:
-        """At the end: with the tokens of the reasoning, told or not, as the tokenizer counts its text."""
+    def num_reasoning_tokens(self) -> int:
+        """At the end: those of the reasoning, told or not, as the tokenizer counts its text."""
         vocabulary = self.choices.vocabulary
-        count = sum(len(vocabulary.encode(text, add_special_tokens=False)) for text in self._reasoning if text)
-        return {**self.choices.usage(), "completion_tokens_details": {"reasoning_tokens": count}}
+        return sum(len(vocabulary.encode(text, add_special_tokens=False)) for text in self._reasoning if text)
+
+    def usage(self) -> dict[str, Any]:
+        """At the end, with the tokens of the reasoning."""
+        details = {"reasoning_tokens": self.num_reasoning_tokens()}
+        return {**self.choices.usage(), "completion_tokens_details": details}
 
 
 async def begin_turn(context: ServerContext, conversation: Conversation, answer_id: str, arrived_s: float) -> Turn:

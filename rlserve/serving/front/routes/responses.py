@@ -58,7 +58,7 @@ class _Answer:
         """All of it; its events are nobody's."""
         for news in self._turn.pieces(await self._turn.generation.outputs()):
             self._take(news)
-        await self._end()
+        self._end()
         return True
 
     async def events(self) -> AsyncGenerator[list[Event]]:
@@ -71,7 +71,7 @@ class _Answer:
         except ApiError as error:
             yield self.writer.fail("invalid_prompt" if error.status < 500 else "server_error", error.message)
             return
-        yield await self._end()
+        yield self._end()
 
     def _take(self, news: TurnNews) -> list[Event]:
         choice, log_probs = news.choice, []
@@ -83,12 +83,12 @@ class _Answer:
             log_probs = told["content"]
         return self.writer.take(news.message, log_probs)
 
-    async def _end(self) -> list[Event]:
+    def _end(self) -> list[Event]:
         usage = response_usage(
             num_prompt_tokens=self._turn.choices.num_prompt_tokens,
             num_generated_tokens=self._turn.choices.num_generated_tokens,
             num_cached_tokens=self._turn.choices.num_cached_tokens,
-            num_reasoning_tokens=await self._turn.num_tokens_of(self.writer.parts.reasoning),
+            num_reasoning_tokens=self._turn.num_reasoning_tokens(),
         )
         return self.writer.end(self._finish_reason, usage, int(time.time()))
 
