@@ -66,6 +66,9 @@ class KubernetesConfig:
     """Requested for each slot of a pod."""
     shared_memory: str = "16Gi"
     """Of ``/dev/shm`` in every pod."""
+    egress_ports: tuple[int, ...] = (443,)
+    """Ports of anybody that the run's pods may speak to, beside each other and the cluster's names: trackers, hubs and
+    rewards that are asked by URL. What else a network policy of the cluster allows stays allowed."""
     head_grace_s: int = 300
     """Time that the run has to save when the head is evicted."""
     worker_grace_s: int = 25
@@ -81,6 +84,7 @@ class KubernetesConfig:
             {
                 "spot_label": all(self.spot_label.partition("=")) or "must be LABEL=VALUE",
                 "mount_point": self.mount_point.startswith("/") or "must be absolute",
+                "egress_ports": all(0 < port < 65536 for port in self.egress_ports) or "must be ports",
                 "head_grace_s": self.head_grace_s >= 1 or "must be at least 1",
                 "worker_grace_s": self.worker_grace_s >= 1 or "must be at least 1",
                 "max_restarts": self.max_restarts >= 0 or "must be at least 0",
@@ -117,7 +121,8 @@ class SkyPilotConfig:
     infra: tuple[str, ...] = ()
     """Where machines may be: ``[aws/us-east-1, gcp]``; empty leaves it to SkyPilot."""
     rollout_types: tuple[str, ...] = ()
-    """Types of GPU that machines for rollout may have instead of their own. The run's pool is then ``auto``."""
+    """Types of GPU that machines for rollout may have instead of their own. The run's pool is then ``auto``,
+    and ``pool.auto_prefer`` keeps what its groups prefer."""
     spot_rollout: bool = True
     """Whether machines whose slots prefer rollout may be spot machines."""
     spot_training: bool = False

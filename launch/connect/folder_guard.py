@@ -34,6 +34,12 @@ class FolderGuard:
             start_new_session=True,  # a signal to the run's process group is not for the guard
         )
 
+    @property
+    def pipe(self) -> int:
+        """The file descriptor that says, by being closed, that this process has gone."""
+        assert self._process.stdin is not None
+        return self._process.stdin.fileno()
+
     def close(self) -> None:
         """End the guard; the folder is the caller's to remove."""
         self._process.communicate(_DONE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +13,8 @@ from rlserve.launch.config import LaunchConfig
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
 from rlserve.roofline.accelerators import is_cpu
 
+PRICES_FILE = "prices.yaml"
+"""Copied beside the run file, where machines do not see what ``cost.prices`` names here."""
 _NO_NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -53,6 +55,21 @@ class JobPlan:
         return node_groups(self.config.pool, self.config.launch)
 
     @property
+    def prices(self) -> str | None:
+        """What is in the file that ``cost.prices`` names here: machines that do not see it get a copy.
+
+        Raises:
+            UserError: it cannot be read.
+        """
+        source = self.config.cost.prices
+        if source is None:
+            return None
+        try:
+            return Path(source).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cost.prices={source} cannot be read: {error.strerror}") from error
+
+    @property
     def launch(self) -> LaunchConfig:
         return self.config.launch
 
@@ -60,6 +77,13 @@ class JobPlan:
     def job_name(self) -> str:
         """The run's name as schedulers allow it."""
         return plain_name(self.name)
+
+
+def with_prices_in(config: RunConfig, folder: str) -> RunConfig:
+    """The configuration for a machine that has a copy of the run's prices, if it has any, in ``folder``."""
+    if config.cost.prices is None:
+        return config
+    return replace(config, cost=replace(config.cost, prices=f"{folder}/{PRICES_FILE}"))
 
 
 def plain_name(text: str) -> str:

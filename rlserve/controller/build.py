@@ -359,7 +359,12 @@ def _node_watch(
         recovery,
         departures,
         nodes=ports.nodes,
-        plan=partial(plan_changes, wanted=config.pool.slots, gang_size=config.rollout.engine.tensor_parallel_size),
+        plan=partial(
+            plan_changes,
+            wanted=config.pool.slots,
+            gang_size=config.rollout.engine.tensor_parallel_size,
+            auto_prefer=config.pool.auto_prefer,
+        ),
         start=start,
         interval_s=config.manager.interval_s,
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from rlserve.controller.context import RunContext
@@ -49,14 +50,23 @@ def plan_changes(
     gone: Iterable[Gang],
     wanted: Literal["auto"] | Sequence[SlotGroupConfig],
     gang_size: int,
+    auto_prefer: Mapping[str, Literal["train", "rollout"]] = MappingProxyType({}),
 ) -> PoolChanges:
-    """Compare the nodes that are there with the gangs that the run has; ``wanted`` are the pool's configured slots."""
+    """Compare the nodes that are there with the gangs that the run has; ``wanted`` are the pool's configured slots, and
+    ``auto_prefer`` is its own."""
     by_id = {node.id: node for node in nodes}
     placed = [gang for gang in present if gang.node_id is not None]
     vanished = tuple(gang for gang in placed if gang.node_id not in by_id)
     still_there = [gang for gang in present if gang not in vanished]
     return PoolChanges(
-        newcomers=cut_newcomers(wanted, gang_size, nodes=nodes, present=still_there, gone=[*gone, *vanished]).gangs,
+        newcomers=cut_newcomers(
+            wanted,
+            gang_size,
+            nodes=nodes,
+            present=still_there,
+            gone=[*gone, *vanished],
+            auto_prefer=auto_prefer,
+        ).gangs,
         leaving=tuple(gang for gang in still_there if gang.node_id in by_id and by_id[gang.node_id].is_draining),
         vanished=vanished,
     )

@@ -80,6 +80,8 @@ class PoolConfig:
     """``auto`` takes every accelerator of the machine or the cluster, or four CPU slots where there is none; on a
     cluster also those of nodes that join while the run goes on. A list stays as it is, but slots that left with their
     node are taken again from another."""
+    auto_prefer: dict[str, Literal["train", "rollout"]] = field(default_factory=dict)
+    """With ``auto``, the role that slots of a type prefer: ``{H100: train, L40S: rollout}``."""
     placement: Literal["elastic", "separate", "colocated"] = "elastic"
     """``elastic`` lets the manager's policy move slots between training and rollout. With ``separate`` roles stay as
     they start, whatever the policy, as with ``manager=static``: a role that would be empty still gets a slot, one that
@@ -133,6 +135,7 @@ class PoolConfig:
             self,
             {
                 "slots": self.slots == "auto" or len(self.slots) > 0 or "must hold at least 1 slot",
+                "auto_prefer": self.slots == "auto" or not self.auto_prefer or "goes with slots=auto alone",
                 "num_initial_rollout": self.num_initial_rollout is None
                 or self.num_initial_rollout >= 1
                 or "must be at least 1",

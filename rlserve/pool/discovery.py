@@ -55,6 +55,13 @@ def discover_cluster() -> tuple[Node, ...]:
     return tuple(sorted((node for node in nodes if node.counts), key=lambda node: (node.name, node.id)))
 
 
+def node_labels(node_id: str | None) -> Mapping[str, str]:
+    """What a node of the joined Ray cluster was started with as its labels, and Ray's own; none of one that is gone."""
+    import ray
+
+    return next((node["Labels"] for node in ray.nodes() if node["NodeID"] == node_id), {})
+
+
 def _seconds_until(deadline_ms: int | None) -> float | None:
     """From Ray's deadline of draining, of which 0 is none."""
     return max(deadline_ms / 1000 - time.time(), 0.0) if deadline_ms else None

@@ -34,8 +34,11 @@ _RELEASE_TIMEOUT_S = 30.0
 class Fleet:
     """Starts, replaces and ends one worker process for each slot."""
 
-    def __init__(self, start_timeout_s: float, *, worker_python: str | None = None) -> None:
-        """``worker_python`` is what Ray starts workers with, in place of Python (a fork server's client)."""
+    def __init__(
+        self, start_timeout_s: float, *, worker_python: Callable[[Slot], str | None] = lambda slot: None
+    ) -> None:
+        """``worker_python`` is what Ray starts the worker of a slot with, in place of Python (a fork server's
+        client)."""
         self._start_timeout_s = start_timeout_s
         self._worker_python = worker_python
         self._actors: dict[str, Any] = {}
@@ -79,7 +82,7 @@ class Fleet:
         started = []
         for slot, spec in slots:
             self._slots[slot.id], self._specs[slot.id] = slot, spec
-            self._actors[slot.id] = _create_actor(slot, spec, self._worker_python)
+            self._actors[slot.id] = _create_actor(slot, spec, self._worker_python(slot))
             started.append(slot.id)
         await asyncio.gather(*(self._await_ready(slot_id) for slot_id in started))
 
@@ -114,7 +117,8 @@ class Fleet:
         self._reasons.pop(slot_id, None)
         spec = self._specs[slot_id]
         self._specs[slot_id] = replace(spec, incarnation=spec.incarnation + 1)
-        self._actors[slot_id] = _create_actor(self._slots[slot_id], self._specs[slot_id], self._worker_python)
+        slot = self._slots[slot_id]
+        self._actors[slot_id] = _create_actor(slot, self._specs[slot_id], self._worker_python(slot))
         await self._await_ready(slot_id)
 
     def processor_s(self, slot_id: str) -> float | None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Literal
 
 from rlserve.errors import PoolError
@@ -128,6 +129,7 @@ def cut_newcomers(
     nodes: Iterable[Node],
     present: Iterable[Gang],
     gone: Iterable[Gang] = (),
+    auto_prefer: Mapping[str, Literal["train", "rollout"]] = MappingProxyType({}),
 ) -> Cut:
     """Gangs of slots that nodes offer and no gang has.
 
@@ -140,6 +142,7 @@ def cut_newcomers(
         nodes: the nodes that are there now.
         present: the gangs that the pool has, on whatever node.
         gone: those that it had.
+        auto_prefer: with ``auto``, the role that slots of a type prefer.
     """
     present, gone = list(present), list(gone)
     # What was given up on a node that is still there is not taken again.
@@ -154,7 +157,11 @@ def cut_newcomers(
         offered = Counter[str]()
         for node in free:
             offered.update(node.counts)
-        groups = [SlotGroupConfig(type=name, count=count) for name, count in sorted(offered.items()) if count > 0]
+        groups = [
+            SlotGroupConfig(type=name, count=count, prefer=auto_prefer.get(name))
+            for name, count in sorted(offered.items())
+            if count > 0
+        ]
     else:
         groups = []
         for group in wanted:

@@ -48,7 +48,8 @@ def slot_groups(config: PoolConfig, discovered: Mapping[str, int]) -> tuple[Slot
         return config.slots
     if not discovered:
         return DEFAULT_CPU_SLOTS
-    return tuple(SlotGroupConfig(type=name, count=count) for name, count in discovered.items())
+    prefer = config.auto_prefer
+    return tuple(SlotGroupConfig(type=name, count=count, prefer=prefer.get(name)) for name, count in discovered.items())
 
 
 def _check_enough(groups: tuple[SlotGroupConfig, ...], discovered: Mapping[str, int]) -> None:

@@ -17,9 +17,10 @@ from pathlib import Path
 from rlserve.config import to_yaml
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import JobState, Scheduler
-from rlserve.launch.schedulers.plan import JobPlan, NodeGroup
+from rlserve.launch.schedulers.plan import JobPlan, NodeGroup, with_prices_in
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.templates import render_templates
+from rlserve.pool.config import CLOUD_PROBES
 from rlserve.tracking.job_record import JobRecord
 
 PRODUCTS = {
@@ -57,13 +58,14 @@ class KubernetesScheduler(Scheduler):
         return render_templates(
             Path(__file__).parent,
             plan,
-            run_file=to_yaml(replace(plan.config, output_dir=kubernetes.mount_point)),
+            run_file=to_yaml(with_prices_in(replace(plan.config, output_dir=kubernetes.mount_point), "/etc/rlserve")),
             run_folder=f"{kubernetes.mount_point}/{plan.name}",
             ray_version=version("ray"),
             products={group.name: PRODUCTS.get(group.type, (f"NVIDIA-{group.type}",)) for group in plan.groups},
             spot_key=key,
             spot_value=value,
             on_spot=on_spot,
+            cloud_probes=CLOUD_PROBES,
             num_fixed_nodes=sum(group.num_nodes for group in plan.groups if not on_spot(group)),
             memory=lambda group: _times(kubernetes.memory_per_slot, group.slots_per_node),
         )

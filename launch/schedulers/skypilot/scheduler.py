@@ -18,13 +18,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rlserve.config import to_yaml
 from rlserve.errors import UserError
 from rlserve.launch.config import SkyPilotConfig
 from rlserve.launch.schedulers.base import JobState, Scheduler
-from rlserve.launch.schedulers.plan import JobPlan, NodeGroup
+from rlserve.launch.schedulers.plan import PRICES_FILE, JobPlan, NodeGroup, with_prices_in
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.ray_token import TOKEN_FILE, write_ray_token
 from rlserve.launch.schedulers.templates import render_templates
@@ -63,6 +63,8 @@ class Task:
     group: NodeGroup
     choices: tuple[Mapping[str, Any], ...]
     """Machines, any of which will do; SkyPilot takes the cheapest that is to be had."""
+    types: tuple[str, ...]
+    """Of slots that they may have."""
     amount: str
     """Of slots in each machine, as ``ray start`` is told."""
 
@@ -78,11 +80,13 @@ class SkyPilotScheduler(Scheduler):
             raise UserError("launch.image must name a container image with rlserve in it")
         if (skypilot.bucket is None) == (skypilot.volume is None):
             raise UserError("runs are kept on launch.skypilot.bucket or on launch.skypilot.volume: name one of them")
-        config = replace(plan.config, output_dir=skypilot.mount_point)
+        config = with_prices_in(replace(plan.config, output_dir=skypilot.mount_point), "~/rlserve")
         if skypilot.rollout_types:  # nobody knows which of them come
-            config = replace(config, pool=replace(config.pool, slots="auto"))
+            prefer = preferences(plan.groups, skypilot)
+            config = replace(config, pool=replace(config.pool, slots="auto", auto_prefer=prefer))
         rendered = render_templates(Path(__file__).parent, plan, tasks=tasks_of(plan.groups, skypilot))
-        return {**rendered, "run.yaml": to_yaml(config)}
+        prices = {} if plan.prices is None else {PRICES_FILE: plan.prices}
+        return {**rendered, "run.yaml": to_yaml(config), **prices}
 
     def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         secrets = [] if plan.launch.env_file is None else ["--secret-file", plan.launch.env_file]
@@ -115,6 +119,15 @@ def tasks_of(groups: Sequence[NodeGroup], config: SkyPilotConfig) -> tuple[Task,
     return tuple(
         _task(group, is_rollout=group is not head and group.prefer == "rollout", config=config) for group in ordered
     )
+
+
+def preferences(groups: Sequence[NodeGroup], config: SkyPilotConfig) -> dict[str, Literal["train", "rollout"]]:
+    """The role that slots of a type prefer, where none of the groups that may have such slots prefers another."""
+    wishes: dict[str, set[Literal["train", "rollout"] | None]] = {}
+    for task in tasks_of(groups, config):
+        for name in task.types:
+            wishes.setdefault(name, set()).add(task.group.prefer)
+    return {name: role for name, roles in wishes.items() if len(roles) == 1 and (role := next(iter(roles))) is not None}
 
 
 def read_state(found: str, job_id: str) -> JobState | None:
@@ -160,4 +173,6 @@ def _task(group: NodeGroup, *, is_rollout: bool, config: SkyPilotConfig) -> Task
     amount = f"--num-cpus={group.cpus_per_node} --num-gpus={group.slots_per_node if group.is_gpu else 0}"
     if not group.is_gpu:
         amount += f" --resources={shlex.quote(json.dumps({group.type: group.slots_per_node}))}"
-    return Task(group=group, choices=choices, amount=amount)
+    return Task(
+        group=group, choices=choices, types=tuple(filter(None, types)) if group.is_gpu else (group.type,), amount=amount
+    )

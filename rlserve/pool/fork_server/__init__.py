@@ -7,6 +7,9 @@
                                                                                                  │ forks
                                                                                Ray's worker ◄────┘
 
+A node of a cluster has a server of its own where it was started by ``python -m rlserve.launch.ray_node``: the label
+``LABEL`` of the node tells the driver which, so a node's server imports while the node joins.
+
 A worker costs about an eighth of the processor time that its imports take, which is most of a start where workers
 share a few cores. Only for CPU slots: a process may not be forked once it has touched a GPU. The server never
 imports Ray, whose threads do not survive a fork.
@@ -15,6 +18,7 @@ imports Ray, whose threads do not survive a fork.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -40,6 +44,12 @@ WORKER_MODULES = (
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
 PREFIX = "rlserve-fork-"
 """Of the name of the socket's folder."""
+LABEL = "rlserve-fork-server"
+"""Of a node of a Ray cluster, whose value is a server's ``label``."""
+_FOLDER = Path("/tmp")
+"""Short: a socket's path is limited. The same on all nodes, so that a name says where it is."""
+_STARTER = "python"
+_LABEL_VALUE = re.compile(rf"({PREFIX}\w+)\.(\d+)")
 
 
 def worker_modules(trainer: TrainerConfig) -> tuple[str, ...]:
@@ -49,15 +59,26 @@ def worker_modules(trainer: TrainerConfig) -> tuple[str, ...]:
     return (*WORKER_MODULES, *peft, *deepspeed)
 
 
+def worker_python_of(labels: Mapping[str, str], num_threads: int) -> str | None:
+    """What Ray runs in place of Python on a node with these labels, for a worker with so many threads; None where the
+    node has no server for such workers."""
+    found = _LABEL_VALUE.fullmatch(labels.get(LABEL, ""))
+    return str(_FOLDER / found[1] / _STARTER) if found and int(found[2]) == num_threads else None
+
+
 class ForkServer:
-    """The server, as the driver sees it. It ends with the driver, and its workers end with it."""
+    """The server, as who starts it sees it. It ends with that process, and its workers end with it."""
 
     def __init__(
         self, num_threads: int, modules: Sequence[str] = WORKER_MODULES, *, compile_kernels: bool = True
     ) -> None:
         """``num_threads`` is that of every worker: OpenMP reads it once, when it is loaded."""
-        self._folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir="/tmp"))  # short: a socket's path is limited
-        self._socket = self._folder / "socket"
+        self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_FOLDER))
+        self._num_threads = num_threads
+        self._socket = self.folder / "socket"
+        starter = self.folder / _STARTER
+        starter.write_text(f'#!/bin/sh\nexec {self.worker_python} "$@"\n', encoding="utf-8")
+        starter.chmod(0o700)
         with socket.socket(socket.AF_UNIX) as server:
             server.bind(str(self._socket))
             server.listen()  # here, so that clients can wait before the server is up
@@ -82,6 +103,11 @@ class ForkServer:
         client = Path(__file__).with_name("client.py")
         return shlex.join([sys.executable, "-S", "-E", str(client), str(self._socket)])
 
+    @property
+    def label(self) -> str:
+        """What :func:`worker_python_of` reads: the folder's name, and the number of threads."""
+        return f"{self.folder.name}.{self._num_threads}"
+
     def close(self) -> None:
         """End the server, and with it all that comes from it: workers, and a compiler at work."""
         is_there = self._process.poll() is None
@@ -89,4 +115,4 @@ class ForkServer:
         self._process.kill()
         self._process.wait()
         end_all(others)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from rlserve.pool.discovery import accelerator_marker, count_slots, discover_cluster
+from rlserve.pool.discovery import accelerator_marker, count_slots, discover_cluster, node_labels
 from rlserve.roofline.accelerators import slot_type
 
 
@@ -64,3 +64,8 @@ def test_gpus_of_a_spot_machine_are_of_a_type_of_their_own(
     assert accelerator_marker("H100-spot") == accelerator_marker("H100") == "accelerator_type:H100"
     assert slot_type("H100-spot") == replace(slot_type("H100"), name="H100-spot")
     assert slot_type("paced-H100-spot").device == "cpu"
+
+
+def test_labels_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"NodeID": "a", "Labels": {"x": "1"}}, {"NodeID": "b", "Labels": {}}])
+    assert [node_labels(node_id) for node_id in ("a", "b", "gone")] == [{"x": "1"}, {}, {}]

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from rlserve.cli.clean import is_left_behind
-from rlserve.pool.fork_server import ForkServer, worker_modules
+from rlserve.pool.fork_server import LABEL, ForkServer, worker_modules, worker_python_of
 from rlserve.trainers import LoraConfig, TorchTrainerConfig
 
 SCRIPT = """
@@ -58,6 +58,29 @@ def test_a_worker_has_arguments_environment_folder_streams_and_imports(server: F
     folder = Path(shlex.split(server.worker_python)[-1]).parent
     assert not is_left_behind(folder, [" ".join(process.cmdline())], now=lambda: 1e12)
     assert is_left_behind(folder, [], now=lambda: 1e12)
+
+
+def test_the_label_of_a_node_says_what_its_workers_start_with(server: ForkServer, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(sys.argv[1], 'decimal' in sys.modules)\n")
+    python = worker_python_of({LABEL: server.label}, 1)
+    assert python is not None
+    done = subprocess.run(["bash", "-c", f"exec {python} {script} 'a b'"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "a b True\n"
+
+
+@pytest.mark.parametrize(
+    ("labels", "num_threads"),
+    [
+        ({}, 1),
+        ({LABEL: "rlserve-fork-ab12.1"}, 2),
+        ({LABEL: "rlserve-fork-ab12"}, 1),
+        ({LABEL: "other-ab12.1"}, 1),
+        ({LABEL: "rlserve-fork-..-ab12.1"}, 1),
+    ],
+)
+def test_other_nodes_and_workers_start_with_python(labels: dict[str, str], num_threads: int) -> None:
+    assert worker_python_of(labels, num_threads) is None
 
 
 def test_workers_end_with_the_server(tmp_path: Path) -> None:

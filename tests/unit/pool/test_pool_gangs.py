@@ -102,6 +102,16 @@ def test_auto_takes_newcomers_of_any_type_with_numbers_of_their_own() -> None:
     assert cut_newcomers("auto", 1, nodes=cluster, present=[*present, *cut.gangs]).gangs == ()
 
 
+def test_newcomers_prefer_what_their_type_does() -> None:
+    there = [node("a", H100=1, L4=1, T4=1)]
+    cut = cut_newcomers("auto", 1, nodes=there, present=[], auto_prefer={"H100": "train", "L4": "rollout"})
+    assert {slot.type.name: slot.prefer for gang in cut.gangs for slot in gang.slots} == {
+        "H100": "train",
+        "L4": "rollout",
+        "T4": None,
+    }
+
+
 def test_configured_slots_take_back_no_more_than_they_have_lost() -> None:
     wanted = groups(("cpu-a", 2), ("cpu-b", 1))
     first, second, third = cut_gangs(

@@ -34,3 +34,10 @@ def test_cpu_slots_need_no_declaration_unless_somebody_declares_some() -> None:
 def test_unknown_gpu_is_taken_for_a_modest_one() -> None:
     assert slot_type("XYZ-9000").device == "cuda"
     assert slot_type("XYZ-9000").flops_tflops < slot_type("H100").flops_tflops
+
+
+def test_auto_prefers_what_it_is_told() -> None:
+    found = slot_groups(PoolConfig(auto_prefer={"H100": "train"}), {"H100": 8, "L4": 4})
+    assert [(group.type, group.prefer) for group in found] == [("H100", "train"), ("L4", None)]
+    with pytest.raises(ValueError, match="auto_prefer"):
+        PoolConfig(auto_prefer={"H100": "train"}, slots=found)

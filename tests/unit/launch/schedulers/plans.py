@@ -8,6 +8,8 @@ from pathlib import Path
 from rlserve.config import load, to_yaml
 from rlserve.launch.schedulers.plan import JobPlan
 
+PRICES = "currency: USD\ndate: 2026-11-01\nper_hour: {H100: 2.5, H200: 3.5}\n"
+
 
 @cache
 def plan_of(*settings: str) -> JobPlan:

@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from golden_files import check_golden
-from plans import plan_of
+from plans import PRICES, plan_of
 
 from rlserve.config import load
 from rlserve.errors import UserError
@@ -93,6 +93,41 @@ def test_the_pods_read_the_run_as_it_was_checked_here(tmp_path: Path) -> None:
     assert (loaded.output_dir, loaded.name) == ("/runs", "hello")
     assert (loaded.pool, loaded.trainer, loaded.launch) == (plan.config.pool, plan.config.trainer, plan.config.launch)
     assert "runs/hello --here" in content["data"]["stop.sh"]
+
+
+def test_prices_travel_with_the_run(tmp_path: Path) -> None:
+    prices = tmp_path / "mine.yaml"
+    prices.write_text(PRICES)
+    data = yaml.safe_load(KubernetesScheduler().render(plan_of(*FULL, f"cost.prices={prices}"))["configmap.yaml"])[
+        "data"
+    ]
+    assert yaml.safe_load(data["run.yaml"])["cost"]["prices"] == "/etc/rlserve/prices.yaml"
+    assert data["prices.yaml"] == PRICES
+
+
+def test_prices_that_cannot_be_read_are_said(tmp_path: Path) -> None:
+    prices = tmp_path / "mine.yaml"
+    prices.write_text(PRICES)
+    plan = plan_of(*BASE, f"cost.prices={prices}")
+    prices.unlink()
+    with pytest.raises(UserError, match=r"cost\.prices=.*mine\.yaml"):
+        KubernetesScheduler().render(plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "allowed"),
+    [
+        ((), [{53}, {443}]),
+        (("launch.kubernetes.egress_ports=[]",), [{53}]),
+        (("launch.kubernetes.egress_ports=[443,8080]", "pool.notice_probe=google"), [{53}, {443, 8080}, {80}]),
+    ],
+)
+def test_whom_pods_may_speak_to(settings: tuple[str, ...], allowed: list[set[int]]) -> None:
+    text = KubernetesScheduler().render(plan_of(*FULL, *settings))["network_policy.yaml"]
+    kubernetes_validate.validate(yaml.safe_load(text), SCHEMA_VERSION, strict=True)
+    own, *others = yaml.safe_load(text)["spec"]["egress"]
+    assert own == {"to": [{"podSelector": {"matchLabels": {"rlserve/run": "hello"}}}]}
+    assert [{each["port"] for each in rule["ports"]} for rule in others] == allowed
 
 
 def test_trainers_stay_and_rollout_may_come_and_go() -> None:

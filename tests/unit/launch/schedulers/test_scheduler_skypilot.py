@@ -18,14 +18,15 @@ import yaml
 from golden_files import check_golden
 from hypothesis import given
 from hypothesis import strategies as st
-from plans import plan_of
+from plans import PRICES, plan_of
 
 from rlserve.config import load
+from rlserve.config.prices import check_prices
 from rlserve.errors import UserError
 from rlserve.launch.config import SkyPilotConfig
 from rlserve.launch.schedulers.base import JobState
 from rlserve.launch.schedulers.plan import NodeGroup
-from rlserve.launch.schedulers.skypilot.scheduler import SkyPilotScheduler, read_state, tasks_of
+from rlserve.launch.schedulers.skypilot.scheduler import SkyPilotScheduler, preferences, read_state, tasks_of
 
 BASE = ("launch.image=me/rlserve:1", "launch.skypilot.bucket=s3://runs")
 FULL = ("pool=h100_h200", "launch.skypilot.infra=[aws/us-east-1,gcp]", "launch.skypilot.rollout_types=[A100]", *BASE)
@@ -115,6 +116,31 @@ def test_a_pool_of_any_of_several_types_takes_what_comes(tmp_path: Path) -> None
     (tmp_path / "run.yaml").write_text(SkyPilotScheduler().render(plan_of(*FULL))["run.yaml"])
     loaded = load(str(tmp_path / "run.yaml")).config
     assert (loaded.output_dir, loaded.name, loaded.pool.slots) == ("/runs", "hello", "auto")
+    assert loaded.pool.auto_prefer == {"H100": "train", "H200": "rollout", "A100": "rollout"}
+
+
+def test_a_type_that_may_be_for_either_role_prefers_none() -> None:
+    groups = plan_of("pool=h100_h200", *BASE).groups
+    config = SkyPilotConfig(rollout_types=("H100", "L4"))
+    assert preferences(groups, config) == {"H200": "rollout", "L4": "rollout"}
+
+
+def test_prices_travel_with_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prices = tmp_path / "mine.yaml"
+    prices.write_text(PRICES)
+    files = SkyPilotScheduler().render(plan_of(*FULL, f"cost.prices={prices}"))
+    machine = tmp_path / "rlserve"  # as node.sh has it
+    machine.mkdir()
+    for task in documents_of(files)[1:]:
+        for there, here in task["file_mounts"].items():
+            if (name := Path(here if isinstance(here, str) else "").name) in files:
+                assert there == f"~/rlserve/{name}"
+                (machine / name).write_text(files[name])
+    prices.unlink()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = check_prices(load(str(machine / "run.yaml")).config)
+    assert found is not None
+    assert found.of("H100") == 2.5
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
