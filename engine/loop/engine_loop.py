@@ -30,7 +30,7 @@ import torch
 from rlserve.engine.core.engine import Engine
 from rlserve.engine.loop.commands import CommandQueue
 from rlserve.engine.loop.step_pace import StepPace
-from rlserve.engine.loop.subscription import AnswerSubscription, DeltaSubscription, Subscription
+from rlserve.engine.loop.subscription import AnswerSubscription, DeltaSubscription, ProgressSubscription, Subscription
 from rlserve.engine.requests.request import Request, RequestOutput
 from rlserve.engine.requests.validation import output_id
 from rlserve.engine.stats.engine_stats import EngineStats
@@ -126,6 +126,10 @@ class EngineLoop:
     def subscribe_deltas(self) -> DeltaSubscription:
         """A reader of new tokens, for streams."""
         return self._subscribed(DeltaSubscription(self._commands, self._readers))
+
+    def subscribe_progress(self, interval_s: float) -> ProgressSubscription:
+        """A reader of whole answers, which has their tokens so far at intervals."""
+        return self._subscribed(ProgressSubscription(self._commands, self._readers, interval_s))
 
     def submit(self, requests: Sequence[Request], subscription: Subscription[Any]) -> None:
         """Queue requests, which the engine has from its next step on. Does not wait for that: the step under way may be

@@ -1,4 +1,4 @@
-"""Two ways to follow requests: whole answers, or what is new of each.
+"""Three ways to follow requests: whole answers, what is new of each, or whole answers with what is new now and then.
 
 Neither holds the engine up. Answers wait until they are read. Deltas are not stored: what a reader has not seen stands
 in the engine, and is read from there, between two steps, once the reader asks. One that asks late gets more tokens at
@@ -8,8 +8,9 @@ once, and never more than the answers of its own requests wait for it.
 from __future__ import annotations
 
 import threading
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, TypeVar
 
@@ -124,13 +125,17 @@ class DeltaSubscription(Subscription[RequestDelta]):
         if not self._is_waiting:
             return True
         deltas = self._take_ended()
-        for request_id, num_seen in self._num_seen.items():
+        for request_id, num_seen in self._under_way():
             if samples := engine.new_tokens(request_id, num_seen):
                 deltas.append(RequestDelta(request_id=request_id, samples=samples))
                 self._note(num_seen, samples)
         if deltas:
             self._hand_out(deltas)
         return bool(deltas)
+
+    def _under_way(self) -> Collection[tuple[str, dict[int, int]]]:
+        """Of the requests whose new tokens are told now, how many were read."""
+        return self._num_seen.items()
 
     def _take_ended(self) -> list[RequestDelta]:
         ended, self._ended = self._ended, []
@@ -150,6 +155,27 @@ class DeltaSubscription(Subscription[RequestDelta]):
                 num_seen[sample.index] = sample.start + len(sample.tokens)
             else:
                 del num_seen[sample.index]
+
+
+class ProgressSubscription(DeltaSubscription):
+    """The whole answer of each request at its end, and its new tokens now and then before: for a reader that wants to
+    go on elsewhere from there if this engine is lost."""
+
+    def __init__(self, commands: CommandQueue, readers: set[DeltaSubscription], interval_s: float) -> None:
+        super().__init__(commands, readers)
+        self._interval_s = interval_s
+        self._due_s = time.monotonic() + interval_s
+
+    def _under_way(self) -> Collection[tuple[str, dict[int, int]]]:
+        now_s = time.monotonic()
+        if now_s < self._due_s:
+            return ()
+        self._due_s = now_s + self._interval_s
+        return super()._under_way()
+
+    def _take_ended(self) -> list[RequestDelta]:
+        """The answers alone, which have all tokens."""
+        return [replace(delta, samples=()) for delta in super()._take_ended()]
 
 
 def _going_on(sample: SampleDelta) -> SampleDelta:

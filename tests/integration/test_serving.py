@@ -284,6 +284,29 @@ def test_streams_go_on_token_for_token_when_a_replica_is_killed(server: ServedMo
     server.wait_for(lambda: server.metric("rlserve:ready_replicas") == 2, "the replica has come back")
 
 
+def test_whole_answers_are_the_same_when_a_replica_is_killed(server: ServedModel, engine: Engine) -> None:
+    samplings: list[dict[str, Any]] = [
+        {"n": 2, "seed": number, "temperature": float(number % 2)} for number in range(8)
+    ]
+    expected = [
+        generate(engine, PROMPT, SamplingParams(max_tokens=400, ignore_eos=True, **sampling)) for sampling in samplings
+    ]
+    num_before, victim = server.metric("vllm:generation_tokens_total"), server.replica_processes()[0]
+
+    def ask(sampling: dict[str, Any]) -> list[list[int]]:
+        asked = {"prompt": PROMPT, "max_tokens": 400, "ignore_eos": True, "return_token_ids": True, **sampling}
+        with server.http() as client:
+            choices = client.post("/v1/completions", json=asked).json()["choices"]
+        return [choice["token_ids"] for choice in choices]
+
+    with ThreadPoolExecutor(len(samplings)) as threads:
+        answers = [threads.submit(ask, sampling) for sampling in samplings]
+        server.wait_for(lambda: server.metric("vllm:generation_tokens_total") > num_before, "they have begun")
+        victim.send_signal(signal.SIGKILL)
+        assert [answer.result() for answer in answers] == expected
+    server.wait_for(lambda: server.metric("rlserve:ready_replicas") == 2, "the replica has come back")
+
+
 def test_a_replica_that_stands_still_is_passed_over_and_returns(tiny_model: Path) -> None:
     overrides = ("num_replicas=2", "health.suspect_after_s=0.6", "health.lost_after_s=60", *SMALL_ENGINE)
     with served(tiny_model, *overrides) as server, server.client() as client:

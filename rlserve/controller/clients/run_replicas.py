@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 from rlserve.controller.clients.desk import ClientDesk
@@ -96,9 +97,11 @@ class RunReplicas:
 
 
 def _deliver(front: asyncio.AbstractEventLoop, live: LiveRequest, delta: RequestDelta) -> None:
-    """In the controller's loop. Who wants the whole answer hears of its end alone."""
-    if live.streamed or delta.output is not None:
+    """In the controller's loop. Who wants the whole answer hears of its end alone: the controller keeps the tokens."""
+    if live.streamed:
         _post(front, _take, live, delta)
+    elif delta.output is not None:
+        _post(front, _take, live, replace(delta, samples=()))
 
 
 def _take(live: LiveRequest, delta: RequestDelta) -> None:

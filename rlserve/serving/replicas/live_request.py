@@ -15,7 +15,7 @@ from rlserve.engine.requests.request import FinishReason, Request, RequestOutput
 
 
 class LiveSample:
-    """One sample of a streamed request: all of its tokens, and how many of them its reader has seen.
+    """One sample of a request: all of its tokens, and how many of them its reader has seen.
 
     Kept in arrays that grow, twenty bytes a token, since thousands of samples may be under way.
     """
@@ -88,7 +88,8 @@ class LiveSample:
 
 
 class LiveRequest:
-    """A request until it ends. What is streamed is kept; what is not starts from its prompt where a replica is lost."""
+    """A request until it ends. What is known of it is kept, streamed or not: it goes on from there where its replica is
+    lost."""
 
     def __init__(self, request: Request, affinity: str, *, streamed: bool, changed: asyncio.Event) -> None:
         """``affinity``: requests with the same are best answered by the same replica. ``changed`` is set by news."""
@@ -103,7 +104,7 @@ class LiveRequest:
         """The end."""
         self._is_end_seen = False
         self._changed = changed
-        self._samples = {index: LiveSample(index) for index in range(request.sampling.n)} if streamed else {}
+        self._samples = {index: LiveSample(index) for index in range(request.sampling.n)}
 
     @property
     def has_ended(self) -> bool:

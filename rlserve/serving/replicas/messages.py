@@ -36,7 +36,7 @@ class Submit:
 
     requests: tuple[Request, ...]
     streamed: bool
-    """Whether new tokens are told as they come, or the whole answers at their end."""
+    """Whether new tokens are told as they come, or at intervals, and the whole answers at their end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +104,8 @@ class Refused:
 
 @dataclass(frozen=True, kw_only=True)
 class News:
-    """New tokens and ends, of one step or of several. Of requests that are not streamed the end alone."""
+    """New tokens and ends, of one step or of several. Of requests that are not streamed, the tokens
+    come at intervals, and those before the end in the whole answer alone."""
 
     deltas: tuple[RequestDelta, ...]
 

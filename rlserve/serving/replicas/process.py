@@ -5,7 +5,7 @@
     main thread:     receive ──► Submit, Abort ──► EngineLoop
     thread orders:   Order ──► EngineLoop, between two steps ──► Done
     thread deltas:   EngineLoop ──► new tokens of streamed requests ──► send
-    thread answers:  EngineLoop ──► whole answers of the others ──► send
+    thread progress: EngineLoop ──► whole answers of the others, and now and then what there is of them ──► send
     thread beats:    EngineLoop.stats ──► send, every beat interval
 
 Sending waits while the front does not read. Nothing is piled up meanwhile: tokens that nobody has asked for stand in
@@ -20,12 +20,10 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlserve.engine.requests.delta import RequestDelta
-from rlserve.engine.requests.request import RequestOutput
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import UserError, WorkerFailedError
 from rlserve.json_log import LogFormat, ProcessFields, log_to_stderr
@@ -41,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _READ_BYTES = 2**18
 _POLL_S = 1.0
+_PROGRESS_INTERVAL_S = 0.5
+"""So much of an answer that is not streamed is computed again, at most, if this process is lost."""
 """How often a thread that waits for news looks whether it is to end."""
 
 
@@ -86,7 +86,7 @@ class ReplicaProcess:
         self._loop: EngineLoop = EngineLoop(engine)
         self._orders = Orders(engine, self._loop, channel.send, is_paused=is_paused)
         self._streams = self._loop.subscribe_deltas()
-        self._answers = self._loop.subscribe_answers()
+        self._answers = self._loop.subscribe_progress(_PROGRESS_INTERVAL_S)
 
     def serve(self, messages: Iterator[Message]) -> None:
         """Carry out what comes.
@@ -96,7 +96,7 @@ class ReplicaProcess:
         """
         threads = [
             threading.Thread(target=self._run, args=(send,), name=send.__name__.strip("_"), daemon=True)
-            for send in (self._send_deltas, self._send_answers, self._send_beats, self._orders.run)
+            for send in (self._send_deltas, self._send_progress, self._send_beats, self._orders.run)
         ]
         for thread in threads:
             thread.start()
@@ -127,10 +127,10 @@ class ReplicaProcess:
             if deltas := self._streams.read(_POLL_S):
                 self._channel.send(News(deltas=deltas))
 
-    def _send_answers(self) -> None:
+    def _send_progress(self) -> None:
         while not self._ended.is_set():
-            if outputs := self._answers.read(_POLL_S):
-                self._channel.send(News(deltas=_ends(outputs)))
+            if deltas := self._answers.read(_POLL_S):
+                self._channel.send(News(deltas=deltas))
 
     def _send_beats(self) -> None:
         while not self._ended.is_set():
@@ -147,10 +147,6 @@ class ReplicaProcess:
                 )
             )
             self._ended.wait(self._beat_interval_s)
-
-
-def _ends(outputs: Sequence[RequestOutput]) -> tuple[RequestDelta, ...]:
-    return tuple(RequestDelta(request_id=output.request_id, samples=(), output=output) for output in outputs)
 
 
 def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> int:

@@ -207,6 +207,31 @@ def test_a_resumed_request_tells_only_what_is_new(folder: Path, overlaps: bool) 
     assert tuple(support) == second.kept_support[5:]
 
 
+def test_progress_is_told_when_it_is_due_and_the_end_is_the_whole_answer(folder: Path) -> None:
+    requests = [make_request(name, range(7), n=2, max_tokens=40) for name in "ab"]
+    expected = run(make_engine(folder), requests)
+    engine = _engine_that_pauses(folder, 20)
+    loop = EngineLoop(engine)
+    always, never = loop.subscribe_progress(0.0), loop.subscribe_progress(1e9)
+    loop.submit([requests[0]], always)
+    loop.submit([requests[1]], never)
+    told: list[RequestDelta] = []
+    while sum(len(sample.tokens) for delta in told for sample in delta.samples) < 10:
+        told += always.read(END_S)
+    loop.run(lambda engine: (_go_on(engine), engine.resume()))
+    while told[-1].output is None:
+        told += always.read(END_S)
+    for index, sample in enumerate(told[-1].output.samples):
+        parts = [part for delta in told for part in delta.samples if part.index == index]
+        tokens = [token_id for part in parts for token_id in part.tokens.token_ids.tolist()]
+        assert tuple(tokens) == sample.token_ids[: len(tokens)]
+        assert sample.token_ids == expected["a"].samples[index].token_ids
+    assert told[-1].samples == ()
+    (end,) = _first(never, 1)
+    assert (end.samples, end.output) == ((), expected["b"])
+    loop.stop()
+
+
 def test_the_last_deltas_before_a_stop_come_with_what_was_broken_off(folder: Path) -> None:
     requests = {name: make_request(name, range(9), n=2, max_tokens=200, seed=3) for name in "ab"}
     loop = EngineLoop(_engine_that_pauses(folder, 20))

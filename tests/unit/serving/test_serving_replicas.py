@@ -212,6 +212,27 @@ def test_a_stream_goes_on_with_another_replica() -> None:
     asyncio.run(fail_over())
 
 
+def test_an_answer_that_is_not_streamed_goes_on_with_another_replica_too() -> None:
+    async def lose() -> None:
+        pool, replicas = make_pool()
+        async with pool.running():
+            await pool.wait_ready()
+            await until(lambda: pool.num_ready == 2)
+            async with pool.open([a_request("x", seed=1)], "", streamed=False) as group:
+                assert len(replicas[0].submitted) == 1
+                replicas[0].tell(delta("x", 0, [7, 8]))
+                await until(lambda: group.lives[0].resumed() is not group.lives[0].request)
+                replicas[0].ends.set()
+                await until(lambda: bool(replicas[1].submitted))
+                (again,) = replicas[1].submitted
+                assert [(sample.index, sample.token_ids) for sample in again.resumed] == [(0, (7, 8))]
+                replicas[1].tell(delta("x", 2, [9]))
+                replicas[1].tell(the_end("x"))
+                assert [output.request_id for output in await group.outputs()] == ["x"]
+
+    asyncio.run(lose())
+
+
 def test_whoever_leaves_is_aborted() -> None:
     async def leave() -> None:
         pool, (replica,) = make_pool(1)
