@@ -67,6 +67,8 @@ def _heading(view: RunView) -> Text:
             text.append(f"  {view.live.status}", "yellow")
     if state.time_left_s is not None:
         text.append(f"  about {format_duration(state.time_left_s)} left", "dim")
+    if state.server is not None:
+        text.append(f"  clients: {state.server}", "dim")
     return text
 
 

@@ -142,6 +142,8 @@ function draw(run) {
   byId("name").textContent = state.name;
   byId("state").textContent = run.live && run.live.status !== "training" ? run.live.status : state.state;
   byId("step").textContent = `step ${state.step}/${state.num_steps ?? "?"}`;
+  byId("server").textContent = state.server ? `clients: ${state.server}` : "";
+  byId("server").href = /^https?:/.test(state.server) ? state.server : "";
   byId("left").textContent = state.time_left_s === null ? "" : `about ${duration(state.time_left_s)} left`;
   drawFacts(run);
   drawTables(run);

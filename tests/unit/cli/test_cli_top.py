@@ -43,6 +43,19 @@ LIVE = LiveState(
 )
 
 
+def test_where_clients_of_a_run_find_its_server(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, tracker = begin_run(place / "runs", "alive", num_steps=10)
+    do_steps(tracker, 1, 4)
+    folder.server_file.write_text(json.dumps({"address": "http://127.0.0.1:40123", "model": "policy"}))
+    with owned(folder.path):
+        assert main(["top", "alive", "--once"]) == 0
+        assert "clients: http://127.0.0.1:40123" in " ".join(capsys.readouterr().out.split())
+        assert main(["status", "alive"]) == 0
+        assert "clients http://127.0.0.1:40123" in " ".join(capsys.readouterr().out.split())
+    assert main(["top", "alive", "--once"]) == 0
+    assert "127.0.0.1" not in capsys.readouterr().out, "the run is dead, and so is its server"
+
+
 def test_a_frame_of_a_run_that_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, tracker = begin_run(place / "runs", "alive", num_steps=10)
     do_steps(tracker, 1, 4)
