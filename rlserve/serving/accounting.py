@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from rlserve.errors import UserError
 from rlserve.serving.config import AccountingConfig
+from rlserve.serving.write_failures import WriteFailures
 from rlserve.tracking.run_folder import write_atomically
 
 
@@ -37,9 +38,13 @@ class Accounts(Collector):
 
     Args:
         usage: of earlier.
+        failures: hear of a file that cannot be written.
     """
 
-    def __init__(self, config: AccountingConfig, usage: Mapping[str, Usage]) -> None:
+    def __init__(
+        self, config: AccountingConfig, usage: Mapping[str, Usage], failures: WriteFailures | None = None
+    ) -> None:
+        self._failures = failures or WriteFailures()
         self._config = config
         self._usage = dict(usage)
         self._has_news = False
@@ -71,9 +76,16 @@ class Accounts(Collector):
         return json.dumps({name: asdict(usage) for name, usage in self._usage.items()}, indent=2) + "\n"
 
     def write(self, news: str) -> None:
-        """Write the file. Reads nothing that requests change, so a thread may."""
+        """Write the file; where it cannot be, what it is to say is news again. Reads nothing that requests change, so a
+        thread may."""
         assert self._config.usage_file is not None
-        write_atomically(Path(self._config.usage_file).expanduser(), news)
+        try:
+            write_atomically(Path(self._config.usage_file).expanduser(), news)
+        except OSError as error:
+            self._has_news = True
+            self._failures.failed("usage", error)
+        else:
+            self._failures.succeeded("usage")
 
     def save(self) -> None:
         """Write the file, if one is asked for and there is news."""
@@ -94,7 +106,7 @@ class Accounts(Collector):
         yield from (requests, tokens, *((cost,) if self._config.has_prices else ()))
 
 
-def read_accounts(config: AccountingConfig) -> Accounts:
+def read_accounts(config: AccountingConfig, failures: WriteFailures | None = None) -> Accounts:
     """With the usage of earlier, if there is a file of it.
 
     Raises:
@@ -102,9 +114,9 @@ def read_accounts(config: AccountingConfig) -> Accounts:
     """
     path = None if config.usage_file is None else Path(config.usage_file).expanduser()
     if path is None or not path.exists():
-        return Accounts(config, {})
+        return Accounts(config, {}, failures)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return Accounts(config, {str(name): Usage(**usage) for name, usage in content.items()})
+        return Accounts(config, {str(name): Usage(**usage) for name, usage in content.items()}, failures)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"accounting.usage_file={path} cannot be read: {error}") from error

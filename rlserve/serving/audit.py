@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from logging.handlers import QueueListener, RotatingFileHandler
 from pathlib import Path
@@ -15,6 +16,7 @@ import orjson
 
 from rlserve.errors import UserError
 from rlserve.serving.config import AuditConfig
+from rlserve.serving.write_failures import WriteFailures
 
 
 class AuditLog:
@@ -31,8 +33,31 @@ class AuditLog:
         self.waiting.put(logging.LogRecord("audit", logging.INFO, "", 0, line, None, None))
 
 
+class _AuditFile(RotatingFileHandler):
+    """Lines that a full disk does not take are lost, and counted; later ones are tried again."""
+
+    def __init__(self, path: Path, config: AuditConfig, failures: WriteFailures) -> None:
+        super().__init__(path, maxBytes=config.max_bytes, backupCount=config.num_kept, encoding="utf-8")
+        self._failures = failures
+        self._has_failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._has_failed = False
+        super().emit(record)
+        if not self._has_failed:
+            self._failures.succeeded("audit")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exception()
+        if isinstance(error, OSError):
+            self._has_failed = True
+            self._failures.failed("audit", error)
+        else:
+            super().handleError(record)
+
+
 @contextmanager
-def open_audit_log(config: AuditConfig) -> Iterator[AuditLog | None]:
+def open_audit_log(config: AuditConfig, failures: WriteFailures | None = None) -> Iterator[AuditLog | None]:
     """The log while the context is open; what was written is in the file after it. None where none is asked for.
 
     Raises:
@@ -45,7 +70,7 @@ def open_audit_log(config: AuditConfig) -> Iterator[AuditLog | None]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)
-        file = RotatingFileHandler(path, maxBytes=config.max_bytes, backupCount=config.num_kept, encoding="utf-8")
+        file = _AuditFile(path, config, failures or WriteFailures())
     except OSError as error:
         raise UserError(f"audit.path={path} cannot be written: {error}") from error
     file.setFormatter(logging.Formatter("%(message)s"))
@@ -56,4 +81,5 @@ def open_audit_log(config: AuditConfig) -> Iterator[AuditLog | None]:
         yield log
     finally:
         listener.stop()
-        file.close()
+        with suppress(OSError):  # told already, by the line that it did not take
+            file.close()

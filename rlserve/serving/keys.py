@@ -4,6 +4,9 @@ A line of a file, or an entry of the environment, is a key and what is said of i
 
     a-long-secret
     another-secret name=ci roles=user+metrics priority=5 requests_per_minute=60 tokens_per_minute=20000
+    its-successor name=ci
+
+Two keys with one name are one owner's: both are let in until the old one is taken out.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import hashlib
 import hmac
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -23,6 +27,8 @@ from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,63}", re.ASCII)
 _MIN_CHARS = 8
+_MAX_KEYS_OF_NAME = 2
+"""The old one and the new one."""
 _NUMBERS = ("priority", "requests_per_minute", "tokens_per_minute")
 
 
@@ -48,6 +54,11 @@ class KeyOwner:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
+    @property
+    def has_limits(self) -> bool:
+        """Whether it may ask for only so much in a minute."""
+        return self.requests_per_minute is not None or self.tokens_per_minute is not None
+
 
 class Keys:
     """The keys that are let in.
@@ -66,8 +77,22 @@ class Keys:
 
     @property
     def owners(self) -> tuple[KeyOwner, ...]:
-        """Of all keys."""
-        return tuple(self._known.values())
+        """Of all keys, each once."""
+        return tuple(dict.fromkeys(self._known.values()))
+
+    @property
+    def digests(self) -> frozenset[bytes]:
+        """SHA-256 of each."""
+        return frozenset(self._known)
+
+    @property
+    def has_limits(self) -> bool:
+        """Whether a key may ask for only so much in a minute."""
+        return any(owner.has_limits for owner in self._known.values())
+
+    def replace(self, others: Keys) -> None:
+        """Be those of others from now on."""
+        self._known = others._known
 
     def find(self, key: str) -> KeyOwner | None:
         """Whose a key is; None if it is nobody's. It is compared with all, so that the time tells nothing."""
@@ -102,16 +127,20 @@ def read_keys(
             raise UserError(f"access.keys_file={config.keys_file} cannot be read: {error}") from error
     lines += environment.get(config.keys_variable, "").split(",")
     written = (line.strip() for line in lines)
-    known: dict[bytes, KeyOwner] = {}
+    kind = "admin" if roles == {Role.ADMIN} else "key"
+    said: dict[str, dict[str, str]] = {}
+    names: dict[bytes, str] = {}
     for line in written:
         if line and not line.startswith("#"):
-            kind = "admin" if roles == {Role.ADMIN} else "key"
-            digest, owner = _read_key(line, f"{kind}-{len(known) + 1}", roles)
-            known.setdefault(digest, owner)
-    names = [owner.name for owner in known.values()]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(f"several API keys have the name {sorted(twice)[0]!r}: give each its own")
-    return Keys(known)
+            digest, values = _read_key(line)
+            if digest not in names:
+                names[digest] = name = values.pop("name", f"{kind}-{len(names) + 1}")
+                _merge(said.setdefault(name, {}), values, name)
+    counts = Counter(names.values())
+    if many := [name for name, number in counts.items() if number > _MAX_KEYS_OF_NAME]:
+        raise UserError(f"more than {_MAX_KEYS_OF_NAME} API keys have the name {many[0]!r}: take the oldest out")
+    owners = {name: _owner(name, values, roles) for name, values in said.items()}
+    return Keys({digest: owners[name] for digest, name in names.items()})
 
 
 def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
@@ -123,15 +152,25 @@ def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
         )
 
 
-def _read_key(line: str, name: str, roles: frozenset[Role]) -> tuple[bytes, KeyOwner]:
-    """The hash of a key, and its owner; messages never have the key."""
+def _read_key(line: str) -> tuple[bytes, dict[str, str]]:
+    """The hash of a key, and what is said of it; messages never have the key."""
     key, *said = line.split()
     values = dict(each.partition("=")[::2] for each in said)
     if unknown := values.keys() - {"name", "roles", *_NUMBERS}:
         raise UserError(
             f"an API key has {sorted(unknown)[0][:40]!r}: what can be said of it is name, roles, {', '.join(_NUMBERS)}"
         )
-    name = values.get("name", name)
+    return _hash(key), values
+
+
+def _merge(said: dict[str, str], values: Mapping[str, str], name: str) -> None:
+    """Add what is said of the second key of a name to what is said of its first."""
+    for what, value in values.items():
+        if said.setdefault(what, value) != value:
+            raise UserError(f"the two API keys of {name[:80]!r} have different {what}: say it of one of them")
+
+
+def _owner(name: str, values: Mapping[str, str], roles: frozenset[Role]) -> KeyOwner:
     if _NAME.fullmatch(name) is None:
         raise UserError(
             f"name={name[:80]} of an API key: up to 64 letters, digits and . _ @ -, a letter or digit first"
@@ -142,7 +181,7 @@ def _read_key(line: str, name: str, roles: frozenset[Role]) -> tuple[bytes, KeyO
             raise UserError(f"roles={values['roles'][:80]} of the API key {name}: they are {'+'.join(Role)}")
         roles = frozenset(map(Role, asked))
     numbers = {each: _number(values[each], each, name) for each in _NUMBERS if each in values}
-    return _hash(key), KeyOwner(name=name, roles=roles, **numbers)
+    return KeyOwner(name=name, roles=roles, **numbers)
 
 
 def _number(text: str, what: str, name: str) -> int:

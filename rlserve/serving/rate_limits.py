@@ -6,8 +6,6 @@ what a full bucket holds and what has flowed in meanwhile (https://en.wikipedia.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from rlserve.serving.keys import KeyOwner
 from rlserve.serving.protocol.errors import ApiError
 
@@ -98,7 +96,18 @@ class KeyLimits:
             raise ApiError(429, message, headers={"Retry-After": str(int(wait_s) + 1)})
 
 
-def limits_of(owners: tuple[KeyOwner, ...], now_s: float) -> Mapping[str, KeyLimits]:
-    """By name, of owners that have any."""
-    limited = (each for each in owners if each.requests_per_minute is not None or each.tokens_per_minute is not None)
-    return {owner.name: KeyLimits(owner, now_s) for owner in limited}
+class AllLimits:
+    """Of all owners. What one has used counts for both of its keys, and after its keys were read anew, unless other
+    limits are said of it then."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[KeyOwner, KeyLimits]] = {}
+
+    def of(self, owner: KeyOwner, now_s: float) -> KeyLimits | None:
+        """Of an owner; None where it has none."""
+        if not owner.has_limits:
+            return None
+        known = self._known.get(owner.name)
+        if known is None or known[0] != owner:
+            known = self._known[owner.name] = (owner, KeyLimits(owner, now_s))
+        return known[1]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlserve.serving.accounting import Accounts, read_accounts
 from rlserve.serving.audit import AuditLog, open_audit_log
 from rlserve.serving.config import ServeConfig
+from rlserve.serving.write_failures import WriteFailures
 
 _SAVE_INTERVAL_S = 5.0
 
@@ -20,6 +21,8 @@ class Records:
 
     accounts: Accounts
     audit: AuditLog | None
+    failures: WriteFailures = field(default_factory=WriteFailures)
+    """Of both."""
 
     @property
     def has_text(self) -> bool:
@@ -50,5 +53,7 @@ def open_records(config: ServeConfig, open_things: contextlib.ExitStack) -> Reco
     Raises:
         UserError: a file cannot be read or written.
     """
-    accounts = read_accounts(config.accounting)
-    return Records(accounts=accounts, audit=open_things.enter_context(open_audit_log(config.audit)))
+    failures = WriteFailures()
+    accounts = read_accounts(config.accounting, failures)
+    audit = open_things.enter_context(open_audit_log(config.audit, failures))
+    return Records(accounts=accounts, audit=audit, failures=failures)

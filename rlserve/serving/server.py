@@ -16,6 +16,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from rlserve.rollout.config import DataConfig
 from rlserve.rollout.end_tokens import find_end_tokens
 from rlserve.rollout.tokenizer_loading import load_tokenizer
 from rlserve.serving.admin.base import Operations
-from rlserve.serving.admin.door import AdminDoor, read_admin_keys
+from rlserve.serving.admin.door import AdminDoor
+from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.admin.pool_operations import PoolOperations
 from rlserve.serving.admin.profiles import open_profile_folder
 from rlserve.serving.config import AccessConfig, ServeConfig
@@ -36,7 +38,7 @@ from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
-from rlserve.serving.keys import Keys, Role, check_access, read_keys
+from rlserve.serving.keys import Role
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.observing.tracing import create_tracing
 from rlserve.serving.records import Records, open_records
@@ -86,8 +88,8 @@ def serve(config: ServeConfig, model_path: Path) -> int:
 class Entry:
     """Where clients and operators come in, and what is written down of them."""
 
-    keys: Keys
-    """Of clients."""
+    key_files: KeyFiles
+    """Who is let in."""
     listener: socket.socket
     """Listens already: whoever connects while the model is loaded waits."""
     door: AdminDoor | None
@@ -102,14 +104,13 @@ def open_entry(config: ServeConfig) -> Iterator[Entry]:
     Raises:
         UserError: keys, a certificate, an address or a file cannot be used.
     """
-    keys = read_keys(config.access)
-    check_access(config.host, config.access, keys)
+    key_files = KeyFiles(config)
     check_tls(config.access)
     with contextlib.ExitStack() as open_things:
         yield Entry(
-            keys=keys,
+            key_files=key_files,
             listener=open_things.enter_context(contextlib.closing(_listen(config.host, config.port))),
-            door=_open_admin(config, keys, open_things),
+            door=_open_admin(config, key_files, open_things),
             records=open_records(config, open_things),
         )
 
@@ -127,14 +128,14 @@ def check_tls(config: AccessConfig) -> None:
         ) from error
 
 
-def _open_admin(config: ServeConfig, keys: Keys, open_things: contextlib.ExitStack) -> AdminDoor | None:
-    """The admin listener's socket and its keys, those of ``keys`` with the role among them; None where none is asked
-    for."""
-    operators = read_admin_keys(config.admin, keys)
+def _open_admin(config: ServeConfig, key_files: KeyFiles, open_things: contextlib.ExitStack) -> AdminDoor | None:
+    """The admin listener; None where none is asked for."""
     if config.admin.port is None:
         return None
     listener = open_things.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
-    return AdminDoor(listener=listener, keys=operators, profile_folder=open_profile_folder(config.admin.profile_folder))
+    return AdminDoor(
+        listener=listener, key_files=key_files, profile_folder=open_profile_folder(config.admin.profile_folder)
+    )
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -162,7 +163,7 @@ async def _serve(config: ServeConfig, model_path: Path, entry: Entry) -> int:
     async with pool.running():
         logger.info("%s is loaded by %d replicas", config.model.path, config.num_replicas)
         ending = asyncio.Event()
-        with _signals(ending.set):
+        with _signals(ending.set, partial(_read_keys_anew, entry.key_files)):
             if not await _first_of(pool.wait_ready(), ending.wait()):
                 return 0
             async with (
@@ -216,9 +217,10 @@ def create_context(config: ServeConfig, model_path: Path, pool: Replicas, entry:
 
     metrics = ServerMetrics(config.model_name, live_numbers)
     metrics.register(entry.records.accounts)
+    metrics.register(entry.records.failures)
     return ServerContext(
         config=config,
-        keys=entry.keys,
+        keys=entry.key_files.clients,
         pool=pool,
         vocabulary=Vocabulary(tokenizer),
         renderer=renderer,
@@ -268,10 +270,10 @@ async def administering(context: ServerContext, door: AdminDoor | None, operatio
     if door is None:
         yield
         return
-    app = create_admin_app(context, operations)
+    app = create_admin_app(context, operations, door.key_files)
     gate = Gate(
         app,
-        door.keys,
+        door.key_files.operators,
         context.metrics,
         checks_host=False,
         open_paths=frozenset(),
@@ -324,8 +326,9 @@ async def drain(context: ServerContext) -> None:
 
 
 @contextlib.contextmanager
-def _signals(end: Callable[[], None]) -> Iterator[None]:
-    """``end`` is called on the first SIGTERM or SIGINT; after that they have their usual effect."""
+def _signals(end: Callable[[], None], reload: Callable[[], None]) -> Iterator[None]:
+    """``end`` is called on the first SIGTERM or SIGINT; after that they have their usual effect. ``reload`` is called
+    on each SIGHUP."""
     loop = asyncio.get_running_loop()
 
     def first() -> None:
@@ -336,7 +339,15 @@ def _signals(end: Callable[[], None]) -> Iterator[None]:
 
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, first)
+    loop.add_signal_handler(signal.SIGHUP, reload)
     yield
+
+
+def _read_keys_anew(key_files: KeyFiles) -> None:
+    try:
+        key_files.reload()
+    except UserError as error:
+        logger.error("the keys stay as they are: %s", error)
 
 
 async def _first_of(work: Coroutine[Any, Any, None], ending: Coroutine[Any, Any, Any]) -> bool:

@@ -7,10 +7,14 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlserve.errors import UserError
 from rlserve.serving.config import AccessConfig, AdminConfig
 from rlserve.serving.keys import Keys, Role, read_keys
+
+if TYPE_CHECKING:
+    from rlserve.serving.admin.key_files import KeyFiles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,7 +22,7 @@ class AdminDoor:
     """A socket that listens, and who is let in."""
 
     listener: socket.socket
-    keys: Keys
+    key_files: KeyFiles
     profile_folder: Path | None = None
     """Of traces; None refuses them."""
 

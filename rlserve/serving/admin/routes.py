@@ -10,7 +10,9 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from rlserve.errors import UserError
 from rlserve.serving.admin.base import Operations, ProfileBounds
+from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import takes
@@ -142,6 +144,16 @@ async def profile(request: Request) -> Response:
     operations = operations_of(request)
     operations.begin_profile(asked.replica, ProfileBounds(num_steps=asked.num_steps, seconds=asked.seconds))
     return json_response(asdict(await operations.last_profile()))
+
+
+@router.post("/keys/reload")
+async def reload_keys(request: Request) -> Response:
+    """Read the keys of both listeners anew. What is wrong with them is told, and changes nothing."""
+    key_files = cast(KeyFiles, request.app.state.key_files)
+    try:
+        return json_response(asdict(key_files.reload()))
+    except UserError as error:
+        raise ApiError(400, str(error)) from error
 
 
 @profile_router.post("/start_profile")

@@ -16,10 +16,12 @@ from starlette.responses import JSONResponse, Response
 from rlserve import __version__
 from rlserve.serving.admin import routes as admin
 from rlserve.serving.admin.base import Operations
+from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.front.context import ServerContext
-from rlserve.serving.front.description import describe
+from rlserve.serving.front.description import KeyRules, describe
 from rlserve.serving.front.error_shapes import error_body
 from rlserve.serving.front.routes import chat, completions, health, messages, models, page, responses, tgi, tokens
+from rlserve.serving.keys import Keys
 from rlserve.serving.protocol.answer_schemas import (
     ChatAnswer,
     CompletionAnswer,
@@ -67,26 +69,46 @@ def create_app(context: ServerContext) -> FastAPI:
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)
-    return _finished(app, context, _BODIES, _ANSWERS)
+    return _finished(app, context, context.keys, _BODIES, _ANSWERS)
 
 
-def create_admin_app(context: ServerContext, operations: Operations) -> FastAPI:
+def create_admin_app(context: ServerContext, operations: Operations, key_files: KeyFiles) -> FastAPI:
     """The application behind the admin listener, without its gate."""
     app = FastAPI(title="rlserve admin", version=__version__, docs_url=None, redoc_url=None)
-    app.state.context, app.state.operations = context, operations
+    app.state.context, app.state.operations, app.state.key_files = context, operations, key_files
     for router in ADMIN_ROUTERS:
         app.include_router(router)
-    return _finished(app, context, admin.BODIES, ())
+    return _finished(app, context, key_files.operators, admin.BODIES, ())
 
 
 def _finished(
-    app: FastAPI, context: ServerContext, bodies: Sequence[type[BaseModel]], answers: Sequence[type[BaseModel]]
+    app: FastAPI,
+    context: ServerContext,
+    keys: Keys,
+    bodies: Sequence[type[BaseModel]],
+    answers: Sequence[type[BaseModel]],
 ) -> FastAPI:
+    described: dict[KeyRules, dict[str, Any]] = {}
+
+    def openapi() -> dict[str, Any]:
+        """Once it is asked for: how large the vocabulary is, the first replica says; and anew where keys change."""
+        rules = KeyRules(has_keys=len(keys) > 0, has_limits=keys.has_limits)
+        if rules not in described:
+            described[rules] = describe(
+                app,
+                bodies=bodies,
+                answers=answers,
+                limits=context.config.limits,
+                vocab_size=context.pool.limits.vocab_size,
+                key_rules=rules,
+            )
+        return described[rules]
+
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(RequestValidationError, _answer_bad_parameter)
     app.add_exception_handler(Exception, _answer_bug)
-    app.openapi = lambda: _describe(app, context, bodies, answers)  # type: ignore[method-assign]  # as FastAPI documents it
+    app.openapi = openapi  # type: ignore[method-assign]  # as FastAPI documents it
     return app
 
 
@@ -114,19 +136,3 @@ async def _answer_bug(request: Request, error: Exception) -> Response:
     """Its text may quote a prompt; the log has its traceback."""
     content = error_body(request.url.path, ApiError(500, "the server failed; its log says how"))
     return JSONResponse(content, status_code=500)
-
-
-def _describe(
-    app: FastAPI, context: ServerContext, bodies: Sequence[type[BaseModel]], answers: Sequence[type[BaseModel]]
-) -> dict[str, Any]:
-    """Once it is asked for: how large the vocabulary is, the first replica says."""
-    if app.openapi_schema is None:
-        app.openapi_schema = describe(
-            app,
-            bodies=bodies,
-            answers=answers,
-            limits=context.config.limits,
-            vocab_size=context.pool.limits.vocab_size,
-            has_keys=len(context.keys) > 0,
-        )
-    return app.openapi_schema

@@ -9,6 +9,7 @@ the errors that the gate and the reading of bodies can answer with, so a route n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
@@ -29,7 +30,10 @@ from rlserve.serving.front.gate import OPEN_PATHS
 from rlserve.serving.protocol.answer_schemas import ErrorAnswer, MessagesErrorAnswer, TgiErrorAnswer
 
 _TEMPLATE = "#/components/schemas/{model}"
-_OF_ALL = {400: "a parameter is wrong", 401: "the API key is wrong or missing", 403: "the host is not answered"}
+_OF_ALL = {400: "a parameter is wrong"}
+_WITHOUT_KEYS = {403: "the host is not answered"}
+_OF_KEYS = {401: "the API key is wrong or missing", 403: "the API key has not the role that this needs"}
+_OF_LIMITS = {429: "the API key has had all of this minute: Retry-After says when there is more"}
 _OF_PATHS = {404: "there is no such thing"}
 _OF_BODIES = {
     404: "there is no such model",
@@ -38,7 +42,10 @@ _OF_BODIES = {
     415: "the body is not application/json",
     422: "a parameter is wrong",
 }
-_NOT_READY = {503: "not now: Retry-After says when"}
+_NOT_READY = {503: "not now: Retry-After, where it can be told, says when"}
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
+_WAITS = (429, 503)
+"""That tell when to come again."""
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 _ERRORS = (ErrorAnswer, TgiErrorAnswer, MessagesErrorAnswer)
 _KEY = "key"
@@ -55,6 +62,15 @@ _RESPONSE_FORMATS = [
         "required": ["type", "json_schema"],
     },
 ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyRules:
+    """What the gate asks of the application's clients."""
+
+    has_keys: bool
+    has_limits: bool
+    """Whether a key may ask for only so much in a minute."""
 
 
 def takes(model: type[BaseModel]) -> dict[str, Any]:
@@ -78,7 +94,7 @@ def describe(
     answers: Sequence[type[BaseModel]],
     limits: LimitsConfig,
     vocab_size: int,
-    has_keys: bool,
+    key_rules: KeyRules,
 ) -> dict[str, Any]:
     """The document of an application.
 
@@ -87,7 +103,7 @@ def describe(
         answers: that :func:`gives` was told of.
         limits: of this server.
         vocab_size: of its model.
-        has_keys: whether requests need one.
+        key_rules: of its gate.
     """
     document = get_openapi(title=app.title, version=app.version, routes=app.routes)
     ranges = _ranges(limits, vocab_size)
@@ -98,12 +114,12 @@ def describe(
     # What FastAPI puts there itself is the shape of its own errors, which no error has here.
     document["components"] = {"schemas": {**_schemas((*answers, *_ERRORS)), **of_bodies}}
     for path, operations in document["paths"].items():
-        for operation in operations.values():
-            operation["responses"] = {**_kept(operation["responses"]), **_errors(path, operation)}
-            if has_keys:
+        for method, operation in operations.items():
+            operation["responses"] = {**_kept(operation["responses"]), **_errors(path, method, operation, key_rules)}
+            if key_rules.has_keys:
                 # The gate lets probes in without one.
                 operation["security"] = [{_KEY: []}, *([{}] if path in OPEN_PATHS else [])]
-    if has_keys:
+    if key_rules.has_keys:
         document["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
     return document
 
@@ -123,8 +139,12 @@ def _kept(responses: Mapping[str, Any]) -> dict[str, Any]:
     return {status: answer for status, answer in responses.items() if status != "422"}
 
 
-def _errors(path: str, operation: Mapping[str, Any]) -> dict[str, Any]:
-    statuses = _OF_ALL | _NOT_READY | (_OF_PATHS if "{" in path else {})
+def _errors(path: str, method: str, operation: Mapping[str, Any], key_rules: KeyRules) -> dict[str, Any]:
+    statuses = _OF_ALL | _NOT_READY | (_OF_KEYS if key_rules.has_keys else _WITHOUT_KEYS)
+    if key_rules.has_limits and method == "post":
+        statuses |= _OF_LIMITS
+    if "{" in path:
+        statuses |= _OF_PATHS
     if "requestBody" in operation:
         statuses |= _OF_BODIES
     gate_only, of_route = _reference(ErrorAnswer), _reference(TgiErrorAnswer)
@@ -134,7 +154,14 @@ def _errors(path: str, operation: Mapping[str, Any]) -> dict[str, Any]:
         schema = _reference(MessagesErrorAnswer) if path in MESSAGES_PATHS else gate_only
         statuses = {status: text for status, text in statuses.items() if status != 422}
     content = {"application/json": {"schema": schema}}
-    return {str(status): {"description": text, "content": content} for status, text in statuses.items()}
+    return {
+        str(status): {
+            "description": text,
+            **({"headers": _RETRY_AFTER} if status in _WAITS else {}),
+            "content": content,
+        }
+        for status, text in statuses.items()
+    }
 
 
 def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:

@@ -24,7 +24,7 @@ from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.observing.record import GENERATION_RECORD, GenerationRecord
 from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.rate_limits import limits_of
+from rlserve.serving.rate_limits import AllLimits
 from rlserve.serving.records import Records
 
 logger = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class Gate:
         self._tracing = tracing
         self._role = role
         self._records = records
-        self._limits = limits_of(keys.owners, time.monotonic())
+        self._limits = AllLimits()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -126,7 +126,7 @@ class Gate:
         role = Role.METRICS if scope["path"] == "/metrics" else self._role
         if role not in owner.roles:
             return ApiError(403, f"the API key {owner.name} has not the role {role}, which this needs")
-        caller.limits = self._limits.get(owner.name)
+        caller.limits = self._limits.of(owner, time.monotonic())
         if caller.limits is not None and scope["method"] == "POST":
             try:
                 caller.limits.take_request(time.monotonic())

@@ -14,6 +14,7 @@ from rlserve.engine.requests.request import FinishReason, Request, RequestOutput
 from rlserve.engine.stats.metrics import Value
 from rlserve.serving.accounting import Accounts
 from rlserve.serving.admin.base import Operations, ReplicaStatus
+from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.keys import Keys
@@ -109,6 +110,11 @@ class FakeOperations(Operations):
 
     async def status(self) -> list[ReplicaStatus]:
         return []
+
+
+def fake_key_files() -> KeyFiles:
+    """No keys at all."""
+    return KeyFiles(ServeConfig(model=ServedModelConfig(path="/models/fake")), {})
 
 
 def fake_context(

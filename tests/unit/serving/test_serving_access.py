@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from serving_fakes import KEY, FakeOperations, fake_context
+from serving_fakes import KEY, FakeOperations, fake_context, fake_key_files
 from starlette.testclient import TestClient
 
 from rlserve.errors import ConfigurationError, UserError
@@ -52,7 +52,7 @@ def test_every_route_demands_a_key(client: TestClient, method: str, path: str) -
 
 def admin_routes() -> list[tuple[str, str]]:
     """Method and path of every route of the admin listener."""
-    app = create_admin_app(fake_context(), FakeOperations())
+    app = create_admin_app(fake_context(), FakeOperations(), fake_key_files())
     known = [route for router in (app.router, *ADMIN_ROUTERS) for route in router.routes if hasattr(route, "path")]
     found = {(method, route.path) for route in known for method in route.methods}
     assert {("POST", "/admin/weights"), ("GET", "/openapi.json")} <= found
@@ -63,7 +63,7 @@ def admin_routes() -> list[tuple[str, str]]:
 def test_every_route_of_operators_demands_a_key_of_theirs(client: TestClient, method: str, path: str) -> None:
     keys = read_admin_keys(AdminConfig(port=0), NOBODY, {"RLSERVE_ADMIN_KEYS": OTHER_KEY})
     context = fake_context()
-    app = create_admin_app(context, FakeOperations())
+    app = create_admin_app(context, FakeOperations(), fake_key_files())
     gate = Gate(app, keys, context.metrics, checks_host=False, open_paths=frozenset(), role=Role.ADMIN)
     with TestClient(gate, raise_server_exceptions=False) as operator:
         assert operator.request(method, path).status_code == 401

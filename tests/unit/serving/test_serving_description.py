@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel
-from serving_fakes import FakePool, fake_context
+from serving_fakes import FakeOperations, FakePool, fake_context, fake_key_files
 from starlette.testclient import TestClient
 
-from rlserve.serving.front.app import create_app
+from rlserve.serving.front.app import create_admin_app, create_app
+from rlserve.serving.keys import KeyOwner, Keys
 from rlserve.serving.protocol import answer_schemas as schemas
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
@@ -100,3 +101,25 @@ def test_keys_are_told_where_there_are_some(client: TestClient) -> None:
     assert keyed["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
     assert {} in keyed["paths"]["/health"]["get"]["security"]
     assert keyed["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
+def test_limits_of_keys_are_told_where_there_are_some() -> None:
+    limited = {b"0" * 32: KeyOwner(name="ci", requests_per_minute=1)}
+    for known, is_told in ((limited, True), ({b"0" * 32: KeyOwner(name="ci")}, False)):
+        paths = create_app(fake_context(keys=Keys(known))).openapi()["paths"]
+        assert ("429" in paths["/v1/completions"]["post"]["responses"]) == is_told
+        assert "429" not in paths["/v1/models"]["get"]["responses"], "it is no POST"
+    told = create_app(context := fake_context(keys=Keys(limited)))
+    refusals = told.openapi()["paths"]["/v1/completions"]["post"]["responses"]
+    assert {"401", "403", "429", "503"} <= set(refusals)
+    assert "Retry-After" in refusals["429"]["headers"]
+    context.keys.replace(Keys(()))
+    assert "401" not in told.openapi()["paths"]["/v1/completions"]["post"]["responses"], "keys were read anew"
+
+
+def test_operators_always_need_a_key() -> None:
+    key_files = fake_key_files()
+    key_files.operators.replace(Keys({b"0" * 32: KeyOwner(name="op", requests_per_minute=5)}))
+    described = create_admin_app(fake_context(keys=Keys(())), FakeOperations(), key_files).openapi()
+    responses = described["paths"]["/admin/pause"]["post"]["responses"]
+    assert {"401", "403", "429", "503"} <= set(responses)

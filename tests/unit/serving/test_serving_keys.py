@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
 import json
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 import pytest
@@ -15,14 +18,23 @@ from starlette.testclient import TestClient
 from rlserve.errors import UserError
 from rlserve.serving.accounting import Accounts, Usage, read_accounts
 from rlserve.serving.admin.door import read_admin_keys
+from rlserve.serving.admin.key_files import KeyFiles, ReadKeys
 from rlserve.serving.audit import open_audit_log
-from rlserve.serving.config import AccessConfig, AccountingConfig, AdminConfig, AuditConfig
+from rlserve.serving.config import (
+    AccessConfig,
+    AccountingConfig,
+    AdminConfig,
+    AuditConfig,
+    ServeConfig,
+    ServedModelConfig,
+)
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.keys import KeyOwner, Keys, Role, read_keys
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.rate_limits import KeyLimits, TokenBucket
+from rlserve.serving.rate_limits import AllLimits, KeyLimits, TokenBucket
 from rlserve.serving.records import Records
+from rlserve.serving.write_failures import WriteFailures
 
 SECRET = "a-secret-of-ci"
 PRICED = AccountingConfig(prompt_price=2.0, cached_price=1.0, generated_price=10.0)
@@ -78,7 +90,8 @@ def test_what_is_said_of_a_key() -> None:
         ("roles=", "roles="),
         ("requests_per_minute=0", "at least 1"),
         ("tokens_per_minute=many", "whole number"),
-        ("name=twice, other-key-1 name=twice", "several API keys"),
+        ("name=ci, other-key-1 name=ci, other-key-2 name=ci", "more than 2 API keys have the name 'ci'"),
+        ("name=ci priority=1, other-key-1 name=ci priority=2", "different priority"),
     ],
 )
 def test_what_cannot_be_said_of_a_key(said: str, message: str) -> None:
@@ -203,6 +216,109 @@ def test_what_a_key_has_had_is_counted_by_its_name(stream: bool) -> None:
     assert 'rlserve:key_tokens_total{key="ci",kind="generated"} 5.0' in metrics
     assert 'rlserve:key_cost_total{key="ci"}' in metrics
     assert SECRET not in metrics
+
+
+def test_an_owner_may_have_an_old_key_and_a_new_one() -> None:
+    keys = keys_of("old-secret name=ci, new-secret name=ci requests_per_minute=2, other-secret")
+    owner = KeyOwner(name="ci", requests_per_minute=2)
+    assert keys.find("old-secret") == keys.find("new-secret") == owner
+    assert keys.owners == (owner, KeyOwner(name="key-3"))
+    limits = AllLimits()
+    first = limits.of(owner, 0.0)
+    assert first is not None
+    first.take_request(0.0)
+    assert limits.of(owner, 1.0) is first, "both keys draw on one minute"
+    assert limits.of(KeyOwner(name="ci", requests_per_minute=3), 1.0) is not first
+    assert limits.of(KeyOwner(name="key-3"), 1.0) is None
+
+
+def test_keys_are_read_anew_and_bad_ones_change_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("old-secret name=ci\n")
+    config = ServeConfig(
+        model=ServedModelConfig(path="m"),
+        access=AccessConfig(keys_file=str(path)),
+        admin=AdminConfig(port=0),
+    )
+    key_files = KeyFiles(config, {"RLSERVE_ADMIN_KEYS": "secret-of-admins"})
+    clients, operators = key_files.clients, key_files.operators
+    path.write_text("old-secret name=ci\nnew-secret name=ci roles=user+admin\n")
+    assert key_files.reload() == ReadKeys(num_keys=2, num_added=3, num_removed=0)
+    assert clients.find("new-secret") == clients.find("old-secret")
+    assert operators.find("new-secret")
+    for bad in ("short\n", ""):
+        path.write_text(bad)
+        with pytest.raises(UserError):
+            key_files.reload()
+        assert clients.find("old-secret")
+    path.write_text("new-secret name=ci\n")
+    assert key_files.reload() == ReadKeys(num_keys=1, num_added=0, num_removed=3)
+    assert clients.find("old-secret") is None
+    assert operators.find("new-secret") is None
+    assert operators.find("secret-of-admins")
+
+
+def test_usage_that_cannot_be_written_is_told_once_counted_and_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    failures = WriteFailures()
+    config = AccountingConfig(usage_file=str(tmp_path / "folder" / "usage.json"))
+    accounts = read_accounts(config, failures)
+    accounts.add("ci", Usage(num_requests=1))
+    for _ in range(3):
+        accounts.save()
+    assert num_failures(failures) == {"usage": 3, "audit": 0}
+    (tmp_path / "folder").mkdir()
+    accounts.save()
+    assert read_accounts(config).usage("ci") == Usage(num_requests=1)
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+def num_failures(failures: WriteFailures) -> dict[str, float]:
+    (metric,) = failures.collect()
+    return {sample.labels["record"]: sample.value for sample in metric.samples}
+
+
+def test_saving_goes_on_after_it_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlserve.serving.records._SAVE_INTERVAL_S", 0.001)
+    path = tmp_path / "folder" / "usage.json"
+    accounts = read_accounts(AccountingConfig(usage_file=str(path)), failures := WriteFailures())
+
+    async def scenario() -> None:
+        async with asyncio.timeout(30), Records(accounts=accounts, audit=None, failures=failures).kept():
+            accounts.add("ci", Usage(num_requests=1))
+            while not num_failures(failures)["usage"]:
+                await asyncio.sleep(0)
+            path.parent.mkdir()
+            while not path.exists():
+                await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert json.loads(path.read_text())["ci"]["num_requests"] == 1
+
+
+def test_an_audit_log_on_a_full_disk_is_told_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path, failures, num_full = tmp_path / "audit.jsonl", WriteFailures(), 3
+
+    def flush(self: RotatingFileHandler) -> None:
+        nonlocal num_full
+        num_full -= 1
+        if num_full >= 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RotatingFileHandler, "flush", flush)
+    with open_audit_log(AuditConfig(path=str(path)), failures) as log:
+        assert log is not None
+        for number in range(5):
+            log.write({"number": number})
+    assert num_failures(failures) == {"usage": 0, "audit": 3}
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+    assert capsys.readouterr().err == ""
 
 
 def test_accounts_survive_a_restart(tmp_path: Path) -> None:
