@@ -126,7 +126,7 @@ def swap(shape: ModelShape, cache: Path, num_streams: int, num_swaps: int, times
             )
     longest_s = max(times.pauses_s)
     print(
-        f"{num_swaps} swaps: pauses {1e3 * median(times.pauses_s):.2f} ms in the median, {1e3 * longest_s:.2f} at most; "
+        f"{num_swaps} swaps: pauses {1e3 * median(times.pauses_s):.2f} ms in the median, {1e3 * longest_s:.2f} most; "
         f"longest gap of a stream {1e3 * median(times.longest_gaps_s):.0f} ms in the median of swaps, "
         f"{1e3 * times.calm_longest_gap_s:.0f} ms without one"
     )
