@@ -31,7 +31,11 @@ def wanted_form(context: ServerContext, conversation: Conversation) -> Structure
     tools = [spec.tool for spec in conversation.shown_tools]
     try:
         return forced_calls(
-            _tool_format(context), tools, conversation.wanted_calls, several=conversation.may_call_several
+            _tool_format(context),
+            tools,
+            conversation.wanted_calls,
+            several=conversation.may_call_several,
+            tag_tokens=context.vocabulary.tag_tokens,
         )
     except UserError as error:
         raise ApiError(400, str(error), "tool_choice") from error

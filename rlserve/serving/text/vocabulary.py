@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_TAG = re.compile(r"</?[a-z_]+>")
 _SPACE_PIECE = "▁"
 _CACHED_TOKENS = 65_536
 
@@ -58,6 +59,8 @@ class Vocabulary:
         self.backend: Any = backend
         self._tokenizer = tokenizer
         self._added = {token_id: str(token) for token_id, token in tokenizer.added_tokens_decoder.items()}
+        self.tag_tokens = frozenset(text for text in self._added.values() if _TAG.fullmatch(text))
+        """Tags that are tokens of their own."""
         self.special_ids = frozenset(tokenizer.all_special_ids)
         """Tokens that are no text."""
         decoder = repr(backend.decoder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,9 +59,10 @@ class ToolFormat(ABC):
         """For one answer. ``new_id`` names a call."""
 
     @abstractmethod
-    def grammar(self, tools: Sequence[Tool], *, several: bool) -> str:
+    def grammar(self, tools: Sequence[Tool], *, several: bool, tag_tokens: Collection[str] = ()) -> str:
         """A Lark grammar of answers that are one call of one of the tools, or ``several``, with arguments by their
-        schemas, in the very form in which models learn to write them."""
+        schemas, in the very form in which models learn to write them. ``tag_tokens``: tags that are tokens of their
+        own."""
 
 
 def new_call_id() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rlserve.engine.requests.structured_output import StructuredOutput
 from rlserve.errors import UserError
@@ -13,11 +13,12 @@ AUTO, NONE, REQUIRED = "auto", "none", "required"
 
 
 def forced_calls(
-    tool_format: ToolFormat, tools: Sequence[Tool], choice: str, *, several: bool
+    tool_format: ToolFormat, tools: Sequence[Tool], choice: str, *, several: bool, tag_tokens: Collection[str] = ()
 ) -> StructuredOutput | None:
     """A grammar that forces calls of the tools; None where calls are free, or there are none.
 
     Args:
+        tag_tokens: tags that are tokens of their own.
         several: more calls than one may be made, where none is named.
 
     Raises:
@@ -29,5 +30,5 @@ def forced_calls(
     if not callable_tools:
         names = ", ".join(tool.name for tool in tools) or "none"
         raise UserError(f"tool_choice names {choice!r}, and the tools are: {names}")
-    grammar = tool_format.grammar(callable_tools, several=several and choice == REQUIRED)
+    grammar = tool_format.grammar(callable_tools, several=several and choice == REQUIRED, tag_tokens=tag_tokens)
     return StructuredOutput(kind="grammar", text=grammar)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rlserve.serving.tool_parsers.base import Tool, ToolFormat, ToolNews, ToolParser
 from rlserve.serving.tool_parsers.call_scanner import CallScanner
-from rlserve.serving.tool_parsers.lark import call_rules, literal
+from rlserve.serving.tool_parsers.lark import call_rules, literal, spelled
 from rlserve.serving.tool_parsers.news import NewsBuilder
 
 OPENING, CLOSING = "<tool_call>", "</tool_call>"
@@ -19,9 +19,10 @@ class HermesFormat(ToolFormat):
     def parser(self, new_id: Callable[[], str]) -> ToolParser:
         return HermesParser(new_id)
 
-    def grammar(self, tools: Sequence[Tool], *, several: bool) -> str:
+    def grammar(self, tools: Sequence[Tool], *, several: bool, tag_tokens: Collection[str] = ()) -> str:
         rules = call_rules(tools, argument_key="arguments")
-        call = f"call: {literal(OPENING + chr(10))} object {literal(chr(10) + CLOSING)}"
+        opening, closing = spelled(OPENING + "\n", tag_tokens), spelled("\n" + CLOSING, tag_tokens)
+        call = f"call: {opening} object {closing}"
         start = f"start: call ({literal(chr(10))} call)*" if several else "start: call"
         return "\n".join([start, call, *rules])
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 
 from rlserve.serving.tool_parsers.base import Tool
 
@@ -14,6 +15,14 @@ COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator"
 def literal(text: str) -> str:
     """A text as it stands in a rule."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def spelled(text: str, tag_tokens: Collection[str]) -> str:
+    """A text as it stands in a rule, with tags as the tokens that they are: a grammar of plain text never lets the
+    model draw one of those, and is lost where the tokenizer writes one of its own accord."""
+    tags = sorted(tag_tokens, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, tags))})", text) if tags else [text]
+    return " ".join(piece if piece in tag_tokens else literal(piece) for piece in pieces if piece)
 
 
 def call_rules(tools: Sequence[Tool], *, argument_key: str) -> list[str]:

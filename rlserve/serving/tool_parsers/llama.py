@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from rlserve.serving.tool_parsers.base import Tool, ToolFormat, ToolNews, ToolParser
 from rlserve.serving.tool_parsers.call_scanner import CallScanner
@@ -20,7 +20,7 @@ class LlamaFormat(ToolFormat):
     def parser(self, new_id: Callable[[], str]) -> ToolParser:
         return LlamaParser(new_id)
 
-    def grammar(self, tools: Sequence[Tool], *, several: bool) -> str:
+    def grammar(self, tools: Sequence[Tool], *, several: bool, tag_tokens: Collection[str] = ()) -> str:
         start = f"start: object ({literal('; ')} object)*" if several else "start: object"
         return "\n".join([start, *call_rules(tools, argument_key="parameters")])
 
