@@ -18,10 +18,9 @@ from engine_cases import CASES, SMOKE
 from engine_report import CaseResult, report, table
 from engine_rounds import run_case
 from models import DEFAULT_CACHE
-from peers.factory import OURS, PEERS
+from peers.factory import OURS, PEERS, VLLM_PYTHON_VARIABLE
 from rich.console import Console
 
-VLLM_PYTHON_VARIABLE = "RLSERVE_VLLM_PYTHON"
 TABLE_WIDTH = 130
 """Columns that the table needs; a narrower terminal wraps its lines."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from peers.base import Peer, PeerOptions
 
+VLLM_PYTHON_VARIABLE = "RLSERVE_VLLM_PYTHON"
+"""Environment variable with the Python that has vLLM."""
 OURS = "rlserve"
 PEERS = ("hf", "hf_batch", "vllm")
 """Those that ours is compared with."""
