@@ -34,12 +34,18 @@ examples:
       --spot-market us-east-2a.json,us-west-2b.json cost.prices=prices.yaml
   rlserve simulate conf/rlhf.yaml pool=h100_h200 --hours 2 --money-per-hour 30 cost.prices=prices.yaml
 
+rlserve simulate serve --help: the replicas of a server, and how they are scaled
+
 schedules, for --keep and --median:  0.7 steady   1..0.4 drifts over the run   1/0.4x6 square wave of six phases
 """
 
 
 def run(arguments: Sequence[str]) -> int:
     """Simulate, and print the table."""
+    if arguments[:1] == ["serve"]:
+        from rlserve.cli.simulate_server import run as simulate_server
+
+        return simulate_server(arguments[1:])
     parsed = _parser().parse_intermixed_args(arguments)
     scenario, policies = _scenario(parsed)
     if parsed.money_per_hour is not None:

@@ -169,7 +169,8 @@ class RoutingConfig:
     than others. ``measured_speed``: soonest done by the tokens a second that each replica was seen to make, for
     replicas that are unlike."""
     max_load_ratio: float = 1.5
-    """Of ``consistent_hash``: a replica with more than so many times the mean number of answers is passed over."""
+    """Of ``consistent_hash``: a replica with more than so many times the mean number of answers, and eight at
+    least, is passed over."""
 
     def __post_init__(self) -> None:
         check_fields(self, {"max_load_ratio": self.max_load_ratio >= 1 or "must be at least 1"})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlserve.serving.config import DegradationConfig, RoutingConfig
 from rlserve.serving.degradation import Level, Load, level_of
 from rlserve.serving.routing.base import ReplicaLoad, RoutedRequest
-from rlserve.serving.routing.consistent_hash import ConsistentHash
+from rlserve.serving.routing.consistent_hash import NEVER_MANY, ConsistentHash
 from rlserve.serving.routing.factory import create_policy
 from rlserve.serving.routing.least_load import LeastLoad
 from rlserve.serving.routing.measured_speed import MeasuredSpeed
@@ -70,6 +70,13 @@ def test_a_busy_home_is_passed_over() -> None:
     home = policy.choose(request(affinity="key"), loads(0, 0))
     busy = loads(*(9 if str(place) == home else 0 for place in range(2)))
     assert policy.choose(request(affinity="key"), busy) != home
+
+
+def test_a_home_with_little_to_do_is_kept_whatever_the_others_have() -> None:
+    policy = ConsistentHash(1.5)
+    home = policy.choose(request(affinity="key"), loads(0, 0, 0, 0))
+    little = loads(*(NEVER_MANY - 1 if str(place) == home else 0 for place in range(4)))
+    assert policy.choose(request(affinity="key"), little) == home
 
 
 @pytest.mark.parametrize(
