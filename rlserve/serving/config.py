@@ -281,6 +281,20 @@ class TracingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ContentConfig:
+    """What is taken out of the text of prompts and answers, such as personal data."""
+
+    masker: str | None = None
+    """Who finds it. ``presidio``: e-mail and IP addresses, numbers of telephones, credit cards, bank accounts and US
+    social security; needs ``rlserve[pii]``. Or the dotted path of a class of your own, a ``Masker`` of
+    ``rlserve.serving.content.base``. None takes nothing out."""
+    masks_prompts: bool = True
+    """Take it out of what the model reads."""
+    masks_answers: bool = True
+    """Take it out of what clients read, streamed or not."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Everything that a server is made of."""
 
@@ -303,6 +317,7 @@ class ServeConfig:
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
     log_format: Literal["text", "json"] = "text"
     """``json``: one object a line, with ``request_id``, ``replica`` and ``weight_version`` where they are known."""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.request import FinishReason, TopLogProbs
+from rlserve.serving.content.mask_stream import MaskStream
 from rlserve.serving.text.sample_text import SampleText
 from rlserve.serving.text.vocabulary import TokenNames, TokensByNumber, Vocabulary
 
@@ -30,6 +31,8 @@ class ChoiceOptions:
     returns_weight_versions: bool = False
     end_token_ids: frozenset[int] = frozenset()
     """Those of the model, which are no ``stop_reason``."""
+    new_mask: Callable[[], MaskStream] | None = None
+    """Of each answer's text; None tells all of it."""
 
     def names(self, vocabulary: Vocabulary) -> TokenNames:
         """What log-probabilities call tokens."""
@@ -83,6 +86,7 @@ class Choice:
             include_stop=options.include_stop,
             skip_special_tokens=options.skip_special_tokens,
         )
+        self._mask = None if options.new_mask is None else options.new_mask()
         self._is_first = True
 
     def take(self, delta: SampleDelta) -> ChoiceNews:
@@ -91,6 +95,8 @@ class Choice:
         text = self._text.push(token_ids)
         if delta.finish_reason is not None:
             text += self._text.end(delta.stop_reason if isinstance(delta.stop_reason, str) else None)
+        if self._mask is not None:
+            text = self._mask.push(text) + (self._mask.end() if delta.finish_reason is not None else "")
         is_first, self._is_first = self._is_first, False
         start, self.num_tokens = self.num_tokens, self.num_tokens + len(token_ids)
         is_end_token = delta.stop_reason in self._options.end_token_ids

@@ -9,6 +9,7 @@ from typing import cast
 from starlette.requests import Request
 
 from rlserve.serving.config import ServeConfig
+from rlserve.serving.content.masking import Masking
 from rlserve.serving.degradation import Level, Load, level_of
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
@@ -52,12 +53,18 @@ class ServerContext:
     """Unix time."""
     tracing: Tracing | None = None
     """None traces nothing."""
+    masking: Masking | None = None
+    """None takes nothing out of texts."""
     draining: Draining = field(default_factory=Draining)
 
     @property
     def level(self) -> Level:
         """What gives way now."""
         return current_level(self.config, self.pool)
+
+    async def readable(self, prompt: str) -> str:
+        """A prompt as the model may read it."""
+        return prompt if self.masking is None else await self.masking.prompt(prompt)
 
     def check_model(self, name: str | None) -> None:
         """Raise ``ApiError`` for a model that is not served. None is the one that is."""

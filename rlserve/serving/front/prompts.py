@@ -46,6 +46,7 @@ async def encode_conversation(context: ServerContext, conversation: Conversation
     except (UserError, DeadlineExceededError) as error:
         raise ApiError(400, str(error), conversation.messages_name) from error
     # What the template writes is all that the model reads, special tokens included, unless the client wants more.
+    text = await context.readable(text)
     return await encode(context, text, add_special_tokens=conversation.adds_special_tokens)
 
 

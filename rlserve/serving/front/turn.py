@@ -20,6 +20,7 @@ from rlserve.serving.answers.message import MessageNews
 from rlserve.serving.front.choices import Choices
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, admit
+from rlserve.serving.front.masks import mask_of
 from rlserve.serving.front.messages import message_reader, wanted_form
 from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
 from rlserve.serving.protocol.conversation import Conversation
@@ -151,4 +152,5 @@ def _options(context: ServerContext, conversation: Conversation) -> ChoiceOption
         names_tokens_by_number=asked.return_tokens_as_token_ids or False,
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
+        new_mask=mask_of(context, asked, conversation.num_logprobs),
     )

@@ -16,6 +16,7 @@ from rlserve.serving.accounting import Accounts
 from rlserve.serving.admin.base import Operations, ReplicaStatus
 from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.config import LimitsConfig, ServeConfig, ServedModelConfig
+from rlserve.serving.content.masking import Masking
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
@@ -124,6 +125,7 @@ def fake_context(
     body_timeout_s: float = 30.0,
     config: ServeConfig | None = None,
     records: Records | None = None,
+    masking: Masking | None = None,
 ) -> ServerContext:
     """All that routes need."""
     pool = FakePool() if pool is None else pool
@@ -143,4 +145,5 @@ def fake_context(
         metrics=ServerMetrics("fake", lambda: numbers),
         records=records or Records(accounts=Accounts(config.accounting, {}), audit=None),
         started_s=0,
+        masking=masking,
     )

@@ -21,6 +21,7 @@ from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import admit, new_answer_id
+from rlserve.serving.front.masks import check_token_prompt, mask_of
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.answer_schemas import CompletionAnswer
@@ -61,8 +62,11 @@ async def complete(request: Request) -> Response:
 
 async def _tokens(context: ServerContext, asked: CompletionRequest, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
-        tokens = await encode(context, prompt, add_special_tokens=asked.add_special_tokens is not False)
+        tokens = await encode(
+            context, await context.readable(prompt), add_special_tokens=asked.add_special_tokens is not False
+        )
     else:
+        check_token_prompt(context)
         tokens = tuple(prompt)
     if asked.truncate_prompt_tokens is not None:
         num_kept = asked.truncate_prompt_tokens
@@ -108,6 +112,7 @@ def _options(context: ServerContext, asked: CompletionRequest) -> ChoiceOptions:
         names_tokens_by_number=asked.return_tokens_as_token_ids or False,
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
+        new_mask=mask_of(context, asked, asked.logprobs),
     )
 
 

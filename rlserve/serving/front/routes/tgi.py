@@ -20,6 +20,7 @@ from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream, event
 from rlserve.serving.front.generation import Generation, admit, find_error, new_answer_id
+from rlserve.serving.front.masks import check_tgi
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import json_response, whole_answer
 from rlserve.serving.protocol.answer_schemas import TgiAnswerContent, TgiInfo
@@ -72,6 +73,7 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
     context = context_of(request)
     asked = await read_model(request, GenerateRequest, context.config.limits)
     asked.check(context.config.limits)
+    check_tgi(context)
     prompt = await encode(context, asked.inputs, add_special_tokens=True)
     if asked.parameters.truncate is not None:
         prompt = prompt[-asked.parameters.truncate :]
