@@ -33,6 +33,7 @@ PATH_KEYS = (
     "rollout.workload.trace",
     "rollout.server.access.keys_file",
     "rollout.server.admin.keys_file",
+    "rollout.server.admin.profile_folder",
     "rollout.server.accounting.usage_file",
     "rollout.server.audit.path",
     "rollout.server.access.tls_certificate",
@@ -44,6 +45,12 @@ PATH_KEYS = (
     "output_dir",
 )
 """Keys that hold a path; some may also hold a name, of the hub or built in. ``*`` stands for a name of the user's."""
+_MADE_KEYS = (
+    "pool.notice_file",
+    "rollout.server.accounting.usage_file",
+    "rollout.server.admin.profile_folder",
+    "rollout.server.audit.path",
+)
 FUNCTION_KEYS = ("reward.function", "reward.parts.*.function", "environment.name")
 """Hold ``path/to/file.py:function`` or ``package.module:function``."""
 
@@ -58,7 +65,7 @@ def settle_paths(values: Mapping[str, Any], output_dir: str) -> dict[str, Any]:
         values = _change(values, key, _settle)
     values = _change(values, "output_dir", os.path.abspath)
     values = _change(values, "weights.folder", _settle_folder)
-    for key in ("pool.notice_file", "rollout.server.accounting.usage_file", "rollout.server.audit.path"):
+    for key in _MADE_KEYS:
         values = _change(values, key, _settle_folder)
     values = _change(values, "pool.notice_probe", _settle_function)
     for key in FUNCTION_KEYS:
