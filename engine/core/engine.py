@@ -15,8 +15,11 @@ from typing import Literal, get_args
 import torch
 
 from rlserve.engine.config import EngineConfig
+from rlserve.engine.core.adapters import LoadedAdapters
+from rlserve.engine.core.admission import Admission
 from rlserve.engine.core.generation import Generation
 from rlserve.engine.core.measurements import Measurements
+from rlserve.engine.core.memory import EngineMemory
 from rlserve.engine.core.scoring import SequenceScorer
 from rlserve.engine.core.weight_versions import WeightVersions
 from rlserve.engine.decoder.parameters import WeightChanges
@@ -29,14 +32,13 @@ from rlserve.engine.parallel.factory import create_runner
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.folder_tokenizer import FolderTokenizer
 from rlserve.engine.requests.request import Request, RequestOutput
-from rlserve.engine.requests.validation import Limits, find_problem, output_id, shown
+from rlserve.engine.requests.validation import Limits, output_id
 from rlserve.engine.scheduling.scheduler import Scheduler
-from rlserve.engine.sequences.bad_words import find_bad_word_problem
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.engine_stats import EngineStats
 from rlserve.engine.stats.metrics import cache_config
 from rlserve.engine.stats.step_work import StepWork
-from rlserve.errors import IllegalTransitionError, UserError, WeightsRefusedError
+from rlserve.errors import UserError, WeightsRefusedError
 
 PauseMode = Literal["keep", "abort", "wait"]
 
@@ -109,7 +111,10 @@ class Engine:
         on_change = partial(self._generation.weights_changed, recompute=config.on_new_weights == "recompute")
         self._weights = WeightVersions(self._runner, on_change=on_change)
         self._pause_mode: PauseMode | None = None
-        self._kv_cache_released = False
+        self._memory = EngineMemory(self._runner, self._scheduler, self._generation, self._weights)
+        self._adapters = LoadedAdapters(self._runner)
+        holders = (self._generation, self._weights, self._memory, self._adapters)
+        self._admission = Admission(self._limits, self._tokenizer, *holders)
         if load_weights:
             self._weights.load_folder(folder)
 
@@ -149,11 +154,11 @@ class Engine:
         Returns:
             Whether it was taken.
         """
-        problem = self._find_problem(request)
+        problem = self._admission.find_problem(request)
         if problem is not None:
             self._generation.refuse(output_id(request), problem)
         else:
-            self._generation.add(request)
+            self._generation.add(request, None if request.adapter is None else self._adapters.get(request.adapter))
         return problem is None
 
     def step(self) -> list[RequestOutput]:
@@ -197,7 +202,7 @@ class Engine:
             UserError: a sequence that is too short or too long, or a token that the model does not have.
             WeightsRefusedError: there are no weights to score with, or the memory is released.
         """
-        if not self._weights.is_loaded or self._kv_cache_released:
+        if not self._weights.is_loaded or self._memory.is_kv_cache_released:
             raise WeightsRefusedError("cannot score: load a whole version, into memory that is not released, first")
         return self._scorer.score(sequences)
 
@@ -333,26 +338,41 @@ class Engine:
         """
         return self._weights.named()
 
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """Names of those that are loaded."""
+        return self._adapters.names
+
+    def load_adapter(self, name: str, folder: str | Path) -> None:
+        """Have requests be able to name a LoRA adapter (``Request.adapter``). It stays over the weights that come
+        later, whatever they are.
+
+        Args:
+            folder: as peft's ``save_pretrained`` writes it.
+
+        Raises:
+            UserError: the name is taken, or ``tensor_parallel_size`` is above 1.
+            ModelError: the folder is no adapter of this model, or one that the engine does not compute.
+        """
+        self._adapters.load(name, Path(folder))
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter. Requests that have it go on with it; its memory is free when they have ended.
+
+        Raises:
+            UserError: there is none of this name.
+        """
+        self._adapters.unload(name)
+
     def release_memory(self, *, weights: bool = False, kv_cache: bool = True) -> None:
-        """Free the KV cache, the weights, or both. Returns when the memory is free. Until :meth:`restore_memory`,
-        requests are refused.
+        """Free the KV cache, the weights, or both; adapters stay. Returns when the memory is free. Requests are refused
+        until :meth:`restore_memory`.
 
         Raises:
             IllegalTransitionError: requests are in flight, a version is arriving in buckets, or what is to be
                 released is released already.
         """
-        if (weights and self._weights.is_released) or (kv_cache and self._kv_cache_released):
-            raise IllegalTransitionError("cannot release memory: it is released already")
-        if ids := self._generation.ids:
-            raise IllegalTransitionError(f"cannot release memory: {len(ids)} requests are in flight, abort them first")
-        if weights and self._weights.is_updating:
-            raise IllegalTransitionError("cannot release memory: a weight update is open, finish or abandon it first")
-        if kv_cache:
-            self._scheduler.set_weight_version(self._weights.version)
-            self._runner.release_kv_cache()
-            self._kv_cache_released = True
-        if weights:
-            self._weights.release()
+        self._memory.release(weights=weights, kv_cache=kv_cache)
 
     def restore_memory(self, *, weights: bool = True, kv_cache: bool = True) -> None:
         """Take the released memory again, of the two or of one. Weights come back empty: the engine refuses
@@ -361,14 +381,7 @@ class Engine:
         Raises:
             IllegalTransitionError: nothing of it is released.
         """
-        weights, kv_cache = weights and self._weights.is_released, kv_cache and self._kv_cache_released
-        if not weights and not kv_cache:
-            raise IllegalTransitionError("cannot restore memory: nothing is released")
-        if weights:
-            self._weights.restore()
-        if kv_cache:
-            self._runner.restore_kv_cache()
-            self._kv_cache_released = False
+        self._memory.restore(weights=weights, kv_cache=kv_cache)
 
     def stats(self) -> EngineStats:
         """The numbers of now."""
@@ -382,19 +395,3 @@ class Engine:
     def check_integrity(self) -> None:
         """Assert that no block, row or sample is lost: free + held = total, counts exact."""
         self._generation.check_integrity()
-
-    def _find_problem(self, request: Request) -> str | None:
-        if not isinstance(request.id, str):
-            return f"id must be a string, got {shown(request.id)}"
-        if request.id in self._generation:
-            return f"a request with id {request.id!r} is in the engine already"
-        if self._kv_cache_released or self._weights.is_released:
-            return "the engine's memory is released: restore it first"
-        if not self._weights.is_loaded:
-            return "the engine has no weights: load a whole version first"
-        problem, sampling = find_problem(request, self._limits), request.sampling
-        if problem is None and (sampling.stop or sampling.bad_words):
-            problem = self._tokenizer.problem
-        if problem is None and sampling.bad_words:
-            problem = find_bad_word_problem(sampling, self._limits, self._tokenizer.encode)
-        return problem

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.adapters.adapter import Adapter
 from rlserve.engine.core.compiling_requests import CompilingRequests
 from rlserve.engine.core.measurements import Measurements
 from rlserve.engine.core.new_tokens import new_tokens
@@ -103,13 +104,14 @@ class Generation:
         """Answer a request with an error output."""
         self._ready.append(RequestOutput(request_id=request_id, samples=(), error=problem))
 
-    def add(self, request: Request) -> None:
-        """Take a request."""
+    def add(self, request: Request, adapter: Adapter | None) -> None:
+        """Take a request, with the adapter that it names."""
         owner = RequestState(
             request=request,
             arrival=self._measured.counts.num_arrivals,
             arrival_s=self._clock(),
             prompt=np.array(request.prompt_token_ids, dtype=np.int32),
+            adapter=adapter,
         )
         if request.sampling.bad_words:
             owner.bad_words = BadWords(request.sampling.bad_words, self._tokenizer.encode)

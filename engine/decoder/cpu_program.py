@@ -34,6 +34,9 @@ def is_chosen(shard: Shard, config: EngineConfig, dtype: torch.dtype, attention:
 class CpuProgram(DecoderProgram):
     """Runs the model of ``parameters``, a plain decoder without experts, on the step that ``attention`` has begun."""
 
+    linear = None
+    """Products are made from panels."""
+
     def __init__(
         self,
         spec: ModelSpec,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -17,6 +18,7 @@ from rlserve.engine.decoder.mlp import Activation, ExpertMlp, GatedMlp, activati
 from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ModelSpec
+from rlserve.native.decoder_program import AfterLinear, LinearName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +73,10 @@ class Decoder:
         self._kernels = kernels
         self._deterministic = deterministic
         activation = activation_of(spec, kernels, deterministic=deterministic)
-        linear = RowBlockLinear if deterministic else Linear
-        self._layers = [_Layer(spec, weights, activation, linear) for weights in parameters.layers]
-        self._head = linear(parameters.head, None)
+        self.linear: type[Linear] = RowBlockLinear if deterministic else Linear
+        """How it multiplies."""
+        self._layers = [_Layer(spec, weights, activation, self.linear) for weights in parameters.layers]
+        self._head = self.linear(parameters.head, None)
         dtype, device = parameters.embedding.dtype, parameters.embedding.device
         columns = {
             "residual": spec.hidden_size,
@@ -91,10 +94,13 @@ class Decoder:
         self._embedding_scale = torch.tensor(spec.embedding_scale, dtype=dtype).item()
         self._logits_RV = torch.empty(max_num_rows, spec.vocab_size, dtype=dtype, device=device)
 
-    def forward(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+    ) -> torch.Tensor:
         """Compute the step that the attention backend has begun, and return the logits [R, V] of the tokens at
         ``last_rows_R``; the tensor is overwritten by the next step. Waits for no device, so that it can be
-        captured as a CUDA graph."""
+        captured as a CUDA graph. ``after_linear`` may change the results of the products within layers."""
+        after = after_linear or _leave
         kernels, eps, offset = self._kernels, self._spec.rms_norm_eps, self._spec.norm_offset
         work = self._work_space(len(token_ids_T))
         self._embed(token_ids_T, work.residual)
@@ -108,10 +114,13 @@ class Decoder:
             else:
                 kernels.add_rms_norm(work.residual, hidden_TH, weights.input_norm, work.normed, eps, offset)
             qkv_TX = layer.qkv(work.normed, work.qkv)
+            after(index, "qkv", work.normed, qkv_TX)
             self._attention.attend(index, qkv_TX, weights.query_norm, weights.key_norm, work.attended)
-            hidden_TH = self._update(layer.output(work.attended, work.hidden), weights.attention_update_norm)
+            hidden_TH = layer.output(work.attended, work.hidden)
+            after(index, "output", work.attended, hidden_TH)
+            hidden_TH = self._update(hidden_TH, weights.attention_update_norm)
             kernels.add_rms_norm(work.residual, hidden_TH, weights.mlp_norm, work.normed, eps, offset)
-            hidden_TH = layer.mlp(work.normed, work.gate_up, work.activated, work.hidden)
+            hidden_TH = layer.mlp(work.normed, work.gate_up, work.activated, work.hidden, partial(after, index))
             hidden_TH = self._update(hidden_TH, weights.mlp_update_norm)
         kernels.add_rms_norm(work.residual, hidden_TH, self._parameters.final_norm, work.normed, eps, offset)
         last_RH = work.normed.index_select(0, last_rows_R)
@@ -170,3 +179,7 @@ class Decoder:
         if num_tokens not in self._views:
             self._views[num_tokens] = self._buffers.rows(num_tokens)
         return self._views[num_tokens]
+
+
+def _leave(layer: int, name: LinearName, x_TK: torch.Tensor, out_TN: torch.Tensor) -> None:
+    """Change nothing of a product."""

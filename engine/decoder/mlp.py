@@ -14,9 +14,12 @@ from rlserve.engine.decoder.layer_parameters import MlpParameters
 from rlserve.engine.decoder.linear import Linear
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ExpertsSpec, ModelSpec
+from rlserve.native.decoder_program import LinearName
 
 Activation = Callable[[torch.Tensor, torch.Tensor], None]
 """From gate and up [T, 2 I] to [T, I]."""
+AfterProduct = Callable[[LinearName, torch.Tensor, torch.Tensor], None]
+"""Is given each product's name, inputs and outputs, which it may change in place."""
 
 
 def activation_of(spec: ModelSpec, kernels: Kernels, *, deterministic: bool) -> Activation:
@@ -41,11 +44,20 @@ class GatedMlp:
         self._activation = activation
 
     def __call__(
-        self, x_TH: torch.Tensor, gate_up_T2I: torch.Tensor, activated_TI: torch.Tensor, out_TH: torch.Tensor
+        self,
+        x_TH: torch.Tensor,
+        gate_up_T2I: torch.Tensor,
+        activated_TI: torch.Tensor,
+        out_TH: torch.Tensor,
+        after: AfterProduct,
     ) -> torch.Tensor:
         """[T, H], in ``out_TH`` or in a new tensor; the others are work space."""
-        self._activation(self._gate_up(x_TH, gate_up_T2I), activated_TI)
-        return self._down(activated_TI, out_TH)
+        gate_up_T2I = self._gate_up(x_TH, gate_up_T2I)
+        after("gate_up", x_TH, gate_up_T2I)
+        self._activation(gate_up_T2I, activated_TI)
+        out_TH = self._down(activated_TI, out_TH)
+        after("down", activated_TI, out_TH)
+        return out_TH
 
     def linears(self) -> Iterator[Linear]:
         """All matrix products, for updates of their weights."""
@@ -67,9 +79,15 @@ class ExpertMlp:
         self._down = [linear(part, None) for part in weights.down.chunk(spec.num_experts)]
 
     def __call__(
-        self, x_TH: torch.Tensor, gate_up_T2I: torch.Tensor, activated_TI: torch.Tensor, out_TH: torch.Tensor
+        self,
+        x_TH: torch.Tensor,
+        gate_up_T2I: torch.Tensor,
+        activated_TI: torch.Tensor,
+        out_TH: torch.Tensor,
+        after: AfterProduct,
     ) -> torch.Tensor:
-        """[T, H], in ``out_TH``; the work space of the plain MLP does not fit and is left alone."""
+        """[T, H], in ``out_TH``; the work space of the plain MLP does not fit and is left alone, and so is ``after``:
+        experts' products stay as they are."""
         num_chosen = self._spec.num_experts_per_token
         share_TM, expert_TM = self._route(x_TH)
         order = expert_TM.flatten().argsort(stable=True)

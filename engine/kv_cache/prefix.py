@@ -12,11 +12,12 @@ HASH_BYTES = 16
 
 
 @lru_cache(256)  # asked for with each block that is full, under a few versions and salts
-def root_hash(weight_version: int, salt: str = "") -> bytes:
-    """Start of every chain under one version of the weights and one salt: other weights make other keys and values,
-    and who does not know the salt cannot find out by the time of an answer what others have asked."""
-    version = weight_version.to_bytes(8, "little", signed=True)
-    return blake2b(version + salt.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
+def root_hash(weight_version: int, salt: str = "", adapter_id: int = 0) -> bytes:
+    """Start of every chain under one version of the weights, one adapter or none, and one salt: other weights make
+    other keys and values, and who does not know the salt cannot find out by the time of an answer what others have
+    asked. The numbers have a fixed length, so that no two such starts are made of the same bytes."""
+    numbers = b"".join(number.to_bytes(8, "little", signed=True) for number in (weight_version, adapter_id))
+    return blake2b(numbers + salt.encode("utf-8", "surrogatepass"), digest_size=HASH_BYTES).digest()
 
 
 def block_hash(parent: bytes, token_ids: NDArray[np.int32]) -> bytes:

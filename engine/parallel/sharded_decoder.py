@@ -15,6 +15,7 @@ from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
+from rlserve.native.decoder_program import AfterLinear
 
 
 class ShardedDecoder(Decoder):
@@ -33,8 +34,10 @@ class ShardedDecoder(Decoder):
         self._group = group
         self._first_token_id = shard.first_token_id
 
-    def forward(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> torch.Tensor:
-        return self._whole_rows(super().forward(token_ids_T, last_rows_R))
+    def forward(
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+    ) -> torch.Tensor:
+        return self._whole_rows(super().forward(token_ids_T, last_rows_R, after_linear))
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
         return self._whole_rows(super().logits_of(first, end))

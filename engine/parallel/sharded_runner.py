@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.adapters.adapter import AdapterLayers, StepAdapters
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.decoder.decoder import Decoder
@@ -31,7 +32,7 @@ from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.orders import BlockTable, Order, StepPlan
 from rlserve.engine.parallel.sharded_decoder import ShardedDecoder
 from rlserve.engine.runner.model_runner import ModelRunner
-from rlserve.errors import WorkerFailedError
+from rlserve.errors import UserError, WorkerFailedError
 
 _BUCKET_BYTES = 64 * 2**20
 """Of weights that go from rank to rank at once."""
@@ -110,9 +111,20 @@ class LeadingRunner(ShardedRunner):
     def close(self) -> None:
         self._finalize()
 
+    def adapter_layers(self, folder: Path) -> AdapterLayers:
+        raise UserError(
+            f"{folder} cannot be loaded with tensor_parallel_size={self._group.num_ranks}: adapters need "
+            "tensor_parallel_size=1; or merge it into the model"
+        )
+
     def forward(
-        self, layout: StepLayout, last_rows_R: NDArray[np.int64], block_copies: Mapping[int, int]
+        self,
+        layout: StepLayout,
+        last_rows_R: NDArray[np.int64],
+        block_copies: Mapping[int, int],
+        adapters: StepAdapters | None = None,
     ) -> torch.Tensor:
+        assert adapters is None, "none is ever loaded"
         plan = StepPlan(layout=layout, last_rows=last_rows_R, block_copies=block_copies)
         self._group.send(np.concatenate([np.array([Order.STEP], dtype=np.int32), self._table.pack(plan)]))
         return super().forward(layout, last_rows_R, block_copies)

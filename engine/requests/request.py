@@ -181,6 +181,8 @@ class Request:
     """Lower goes first; equal priorities go in order of arrival."""
     cache_salt: str = ""
     """Cached prefixes are shared by requests with the same one alone."""
+    adapter: str | None = None
+    """Name of a loaded adapter that the samples are computed with; None: with the model alone."""
     resumed: tuple[SampleOutput, ...] = ()
     """Partial samples from another engine: their tokens, log-probabilities and versions are kept. A sample
     whose ``finish_reason`` is STOP or LENGTH is complete and is only carried along."""

@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.adapters.adapter import AdapterLayers, StepAdapters
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.attention.cpu_kernel import CpuKernelAttention
 from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.decoder import cpu_program
+from rlserve.engine.decoder.adapter_products import adapter_layers
 from rlserve.engine.decoder.cpu_program import CpuProgram
 from rlserve.engine.decoder.decoder import Decoder
 from rlserve.engine.decoder.parameters import Parameters, WeightChanges
@@ -35,6 +37,7 @@ from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.rope import rotation_table
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.runner.last_tokens import LastTokens
+from rlserve.engine.runner.step_adapters import step_adapters
 from rlserve.engine.sampling.sampler import DrawDetails, Sampler, sampling_batch
 from rlserve.engine.scheduling.scheduled_step import ScheduledStep
 from rlserve.engine.sequences.prompt_scores import PromptScores
@@ -65,7 +68,7 @@ class ModelRunner:
         if config.dtype == "float16" and backend == "cpu":
             raise UserError("dtype=float16 is not for attention_backend=cpu: set dtype=bfloat16")
         attention = attention_class(backend, config.kv_cache_dtype)
-        self._block_size = config.block_size
+        self._spec, self._block_size = spec, config.block_size
         self._is_program = cpu_program.is_chosen(shard, config, dtype, attention)
         if config.weight_dtype == "int8" and not self._is_program:
             raise UserError(
@@ -107,23 +110,29 @@ class ModelRunner:
         """Run the model; returns logits, one row for each decoding row, then for each chunk that completes.
         They are overwritten by the next step."""
         layout = self._layout(step, rows)
-        if self._graphs is not None and not step.chunks:
+        adapters = step_adapters(layout, rows, self._device)
+        if self._graphs is not None and not step.chunks and adapters is None:
             self._copy_blocks(step.block_copies)
             return self._replay(self._graphs, layout, rows, step.decode_rows)
         num_decoding = len(step.decode_rows)
         chunk_ends = layout.query_starts[num_decoding + 1 :][[chunk.completes for chunk in step.chunks]]
         last_rows = np.concatenate([np.arange(num_decoding), chunk_ends - 1])
-        return self.forward(layout, last_rows, step.block_copies)
+        return self.forward(layout, last_rows, step.block_copies, adapters)
 
     def forward(
-        self, layout: StepLayout, last_rows_R: NDArray[np.int64], block_copies: Mapping[int, int]
+        self,
+        layout: StepLayout,
+        last_rows_R: NDArray[np.int64],
+        block_copies: Mapping[int, int],
+        adapters: StepAdapters | None = None,
     ) -> torch.Tensor:
         """Copy blocks (target -> source), compute the step of ``layout``, and return the logits of its tokens at
         ``last_rows_R``; they are overwritten by the next step."""
         self._copy_blocks(block_copies)
+        last_rows, after_linear = to_device(last_rows_R, self._device), adapters.add if adapters else None
         with torch.inference_mode():
             self._attention.begin_step(layout)
-            return self._decoder.forward(self._token_ids(layout), to_device(last_rows_R, self._device))
+            return self._decoder.forward(self._token_ids(layout), last_rows, after_linear)
 
     def draw(
         self, logits_RV: torch.Tensor, rows: SequenceTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]
@@ -153,6 +162,10 @@ class ModelRunner:
         """Logits of the tokens [first, end) of the step computed last."""
         with torch.inference_mode():
             return self._decoder.logits_of(first, end)
+
+    def adapter_layers(self, folder: Path) -> AdapterLayers:
+        """Those of a peft folder, or raise :class:`ModelError`."""
+        return adapter_layers(folder, self._spec, self._parameters.final_norm, self._decoder.linear)
 
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder; ends with :meth:`weights_changed`."""

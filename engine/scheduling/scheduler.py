@@ -342,7 +342,7 @@ class Scheduler:
         return blocks
 
     def _root_of(self, sequence: Sequence) -> bytes:
-        return root_hash(self._weight_version, sequence.owner.request.cache_salt)
+        return root_hash(self._weight_version, sequence.owner.request.cache_salt, sequence.owner.adapter_id)
 
     def _publish(self, sequence: Sequence, num_computed: int) -> None:
         """Name the blocks that are full now, so that other sequences find them."""

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from rlserve.engine.adapters.adapter import NO_ADAPTER_ID, Adapter
 from rlserve.engine.grammars.matcher import Grammar, GrammarMatcher
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, SampleOutput, TopLogProbs
@@ -76,6 +77,13 @@ class RequestState:
     """Of a structured output."""
     prompt_scores: PromptScores | None = None
     """Log-probabilities of the prompt, if asked for."""
+    adapter: Adapter | None = None
+    """The one that all of its samples are computed with."""
+
+    @property
+    def adapter_id(self) -> int:
+        """That of its adapter, or that of none."""
+        return NO_ADAPTER_ID if self.adapter is None else self.adapter.id
 
     @property
     def unfinished(self) -> list[Sequence]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlserve.engine.adapters.adapter import NO_ADAPTER_ID
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.sequences.random_streams import seed_of, stream_key, stream_keys
 from rlserve.engine.sequences.sequence import Sequence
@@ -53,6 +54,8 @@ class SequenceTable:
         self.min_p = np.zeros(num_rows, dtype=np.float32)
         self.is_special = np.zeros(num_rows, dtype=np.bool_)
         """[S] asks the sampler for more than the columns above."""
+        self.adapter_ids = np.full(num_rows, NO_ADAPTER_ID, dtype=np.int64)
+        """[S] of those that the rows are computed with."""
         self.stream_keys = np.zeros(num_rows, dtype=np.uint64)
         self.stop_token_ids = np.full((num_rows, 1), -1, dtype=np.int32)
         """[S, K] filled up with -1, which is no token."""
@@ -113,6 +116,7 @@ class SequenceTable:
         self.top_p[row] = max(sampling.top_p, SMALLEST_TOP_P)
         self.min_p[row] = sampling.min_p
         self.is_special[row] = sampling.is_special
+        self.adapter_ids[row] = sequence.owner.adapter_id
         self.stream_keys[row] = stream_key(_seed(sequence), sequence.index)
         self._set_stop_tokens(row, (*sampling.stop_token_ids, *(() if sampling.ignore_eos else eos_token_ids)))
         self.searches_text[row] = sequence.stop_checker is not None
@@ -229,6 +233,7 @@ class SequenceTable:
             self.top_p,
             self.min_p,
             self.is_special,
+            self.adapter_ids,
             self.searches_text,
             self.stop_token_ids,
         )

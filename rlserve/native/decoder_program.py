@@ -10,13 +10,20 @@ Legend: T tokens, R rows whose next token is wanted, V vocabulary; H hidden size
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import pairwise
+from typing import Literal, Protocol
 
 import torch
 
 from rlserve.native.program import Kind, Operation, Program, Projection, cap
+
+LinearName = Literal["qkv", "output", "gate_up", "down"]
+"""The products of a layer."""
+AfterLinear = Callable[[int, LinearName, torch.Tensor, torch.Tensor], None]
+"""Is given the layer, the name of a product, its inputs [T, K] and its
+outputs [T, O], which it may change in place."""
 
 
 class DecoderShape(Protocol):
@@ -110,12 +117,20 @@ class DecoderProgram:
         self._last = torch.empty(max_num_rows, shape.hidden_size, dtype=self._dtype)
         self._logits_RV = torch.empty(max_num_rows, shape.vocab_size)
         self._program: Program | None = None
+        self._ends: list[int] = []
+        """Where the parts of the program end that a product ends, after where the first begins."""
 
-    def forward(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+    ) -> torch.Tensor:
         """Compute a step and return the logits [R, V], float32, of the tokens at ``last_rows_R``; the tensor is
-        overwritten by the next step. Both arguments are int64."""
+        overwritten by the next step. Both are int64. With ``after_linear`` the step is as many calls as there are
+        products in layers, and one more."""
         assert self._program is not None, "the weights were never filled"
-        self._program.run(token_ids_T, last_rows_R)
+        if after_linear is None:
+            self._program.run(token_ids_T, last_rows_R)
+        else:
+            self._run_in_parts(self._program, token_ids_T, last_rows_R, after_linear)
         return self._logits_RV[: len(last_rows_R)]
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
@@ -127,13 +142,34 @@ class DecoderProgram:
         """Must be called after the weights were written to, before the next step."""
         for projection in self._projections():
             projection.weight_changed()
-        self._program = Program(list(self._operations()), self._dtype, is_int8_cache=self._is_int8_cache)
+        operations = list(self._operations())
+        self._ends = [0, *(end for end, each in enumerate(operations, start=1) if each.kind == Kind.LINEAR)]
+        self._ends.append(len(operations))
+        self._program = Program(operations, self._dtype, is_int8_cache=self._is_int8_cache)
 
     def weights_released(self) -> None:
         """Forget what was derived from weights whose memory is freed."""
         self._program = None
         for projection in self._projections():
             projection.weight_released()
+
+    def _run_in_parts(
+        self, program: Program, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear
+    ) -> None:
+        products: tuple[tuple[LinearName, torch.Tensor, torch.Tensor], ...] = (
+            ("qkv", self._normed, self._qkv),
+            ("output", self._attended, self._update),
+            ("gate_up", self._normed, self._gate_up),
+            ("down", self._activated, self._update),
+        )
+        num_tokens = len(token_ids_T)
+        parts = [range(start, end) for start, end in pairwise(self._ends)]
+        for index, operations in enumerate(parts[:-1]):
+            program.run_part(token_ids_T, last_rows_R, operations)
+            layer, place = divmod(index, len(products))
+            name, inputs, outputs = products[place]
+            after_linear(layer, name, inputs[:num_tokens], outputs[:num_tokens])
+        program.run_part(token_ids_T, last_rows_R, parts[-1])
 
     def _projections(self) -> Iterator[Projection]:
         yield self._head

@@ -128,9 +128,7 @@ class Program:
     def __init__(self, operations: Sequence[Operation], dtype: torch.dtype, *, is_int8_cache: bool) -> None:
         self._operations = (Operation * len(operations))(*operations)
         self._program = _Program(
-            operations=ctypes.addressof(self._operations),
             step=next(operation.step for operation in operations if operation.kind == Kind.ATTEND),
-            num_operations=len(operations),
             is_int8_cache=is_int8_cache,
         )
         self._run = _function("run_program", dtype)
@@ -138,12 +136,22 @@ class Program:
 
     def run(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> None:
         """Run on the tokens of a step; ``last_rows_R`` are those whose logits are wanted. Both are int64."""
+        self._run_operations(token_ids_T, last_rows_R, range(len(self._operations)))
         program = self._program
+        self._threads.observe(program.num_threads, wall_s=program.wall_s, cpu_s=program.cpu_s)
+
+    def run_part(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, operations: range) -> None:
+        """Run some of the operations, which follow those of the step that were run before."""
+        self._run_operations(token_ids_T, last_rows_R, operations)
+
+    def _run_operations(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, operations: range) -> None:
+        program = self._program
+        program.operations = ctypes.addressof(self._operations) + operations.start * ctypes.sizeof(Operation)
+        program.num_operations = len(operations)
         program.token_ids, program.num_tokens = token_ids_T.data_ptr(), len(token_ids_T)
         program.last_rows, program.num_rows = last_rows_R.data_ptr(), len(last_rows_R)
         program.num_threads = self._threads.choose(torch.get_num_threads())
         self._run(ctypes.addressof(program))
-        self._threads.observe(program.num_threads, wall_s=program.wall_s, cpu_s=program.cpu_s)
 
 
 def cap(numbers_RV: torch.Tensor, limit: float) -> torch.Tensor:
