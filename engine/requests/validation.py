@@ -86,6 +86,8 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         yield f"priority must be a whole number, got {shown(request.priority)}"
     if not isinstance(request.cache_salt, str) or len(request.cache_salt) > MAX_SALT_CHARS:
         yield f"cache_salt must be a text of at most {MAX_SALT_CHARS} characters, got {shown(request.cache_salt)}"
+    if request.adapter is not None and not isinstance(request.adapter, str):
+        yield f"adapter must be a text or None, got {shown(request.adapter)}"
     if not isinstance(request.sampling, SamplingParams):
         yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
         return

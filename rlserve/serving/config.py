@@ -21,6 +21,8 @@ class ServedModelConfig:
     """A Hugging Face folder or hub name, a run's checkpoint, or ``builtin:NAME`` for a small one that rlserve makes."""
     name: str | None = None
     """What clients write as ``model``; None takes ``path`` as it is given."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """LoRA adapters, by what clients write as ``model`` to have them: folders as peft writes them."""
     tokenizer_path: str | None = None
     """None takes the tokenizer beside the model."""
     chat_template: str | None = None
@@ -338,6 +340,11 @@ class ServeConfig:
             self,
             {
                 "port": 0 <= self.port < 2**16 or "must be from 0 to 65535",
+                "model": not self.model.adapters
+                or (self.engine.tensor_parallel_size > 1 and "adapters must be empty with tensor_parallel_size above 1")
+                or ("" in self.model.adapters and "adapters must have names that are not empty")
+                or self.model_name not in self.model.adapters
+                or f"no adapter can be called {self.model_name!r}: the model itself is",
                 "num_replicas": 1 <= self.num_replicas <= self._most_replicas
                 or ("must be at least 1" if self.num_replicas < 1 else "must be at most scaling.max_replicas"),
             },

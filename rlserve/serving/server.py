@@ -44,7 +44,7 @@ from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.observing.tracing import create_tracing
 from rlserve.serving.records import Records, open_records
 from rlserve.serving.replicas.base import Replicas
-from rlserve.serving.replicas.places import replica_places
+from rlserve.serving.replicas.places import adapter_folders, replica_places
 from rlserve.serving.replicas.pool import ReplicaPool
 from rlserve.serving.routing.factory import create_policy
 from rlserve.serving.scaling.config import ScalingConfig
@@ -233,6 +233,7 @@ def create_context(config: ServeConfig, model_path: Path, pool: Replicas, entry:
         metrics=metrics,
         records=entry.records,
         started_s=int(time.time()),
+        adapters=adapter_folders(config),
         tracing=create_tracing(config.tracing, config.model_name),
     )
 

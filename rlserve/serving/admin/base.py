@@ -89,6 +89,22 @@ class Operations(ABC):
         """
         _refuse("weights")
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter into all replicas, under a name that none has.
+
+        Raises:
+            ApiError: this server cannot, or the folder is not good: all is as before.
+        """
+        _refuse("adapters")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forget an adapter that was loaded.
+
+        Raises:
+            ApiError: this server cannot.
+        """
+        _refuse("adapters")
+
     def drain(self, replica: str) -> None:
         """Give a replica nothing new.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeGuard
@@ -92,6 +92,39 @@ class PoolOperations(Operations):
             pause_s = max((each.pause_s for each in done.values()), default=0.0)
             return NewWeights(weight_version=self._weight_version, pause_s=pause_s, num_replicas=len(done))
 
+    async def load_adapter(self, name: str, folder: Path) -> None:
+        """Between two steps of each; a replica that was away starts anew with it."""
+        async with self._lock:
+            running = self._running()
+            if not running:
+                raise ApiError(503, "no replica is ready to take an adapter", headers={"Retry-After": "5"})
+            results = await self._order(running, "load_adapter", model_path=str(folder), adapter=name)
+            loaded = [replica for replica, each in zip(running, results, strict=True) if _is_done(each)]
+            refused = next((each for each in results if isinstance(each, Done) and each.error is not None), None)
+            if refused is not None:
+                await self._order(loaded, "unload_adapter", adapter=name)
+                raise ApiError(400, f"the adapter is refused: {refused.error}", "lora_path")
+            self._set_adapters({**running[0].start.adapters, name: str(folder)}, loaded)
+            logger.info("adapter %s comes from %s", name, folder)
+
+    async def unload_adapter(self, name: str) -> None:
+        """Between two steps of each."""
+        async with self._lock:
+            running = self._running()
+            results = await self._order(running, "unload_adapter", adapter=name)
+            done = [replica for replica, each in zip(running, results, strict=True) if _is_done(each)]
+            start = next(iter(self._pool.replicas.values())).start
+            self._set_adapters({each: path for each, path in start.adapters.items() if each != name}, done)
+            logger.info("adapter %s is unloaded", name)
+
+    def _set_adapters(self, adapters: Mapping[str, str], done: Sequence[Replica]) -> None:
+        """What all replicas begin with from now on; those that do not have it yet begin anew."""
+        for replica in self._pool.replicas.values():
+            replica.start = replace(replica.start, adapters=adapters)
+            if replica not in done and replica.state is not ReplicaState.IDLE:
+                logger.warning("replica %s starts anew with adapters %s", replica.name, ", ".join(adapters) or "none")
+                replica.kill()
+
     def drain(self, replica: str) -> None:
         """What the replica has ends there."""
         self._pool.drained.add(self._known(replica))
@@ -150,10 +183,16 @@ class PoolOperations(Operations):
         return staged
 
     async def _order(
-        self, replicas: Sequence[Replica], action: OrderAction, *, model_path: str = "", weight_version: int = 0
+        self,
+        replicas: Sequence[Replica],
+        action: OrderAction,
+        *,
+        model_path: str = "",
+        weight_version: int = 0,
+        adapter: str = "",
     ) -> list[Done | WorkerLostError | TimeoutError]:
         """Have an order carried out by all at once; what became of it with each."""
-        order = Order(action=action, model_path=model_path, weight_version=weight_version)
+        order = Order(action=action, model_path=model_path, weight_version=weight_version, adapter=adapter)
 
         async def one(replica: Replica) -> Done | WorkerLostError | TimeoutError:
             try:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from rlserve import __version__
+from rlserve.serving.admin import adapter_routes
 from rlserve.serving.admin import routes as admin
 from rlserve.serving.admin.base import Operations
 from rlserve.serving.admin.key_files import KeyFiles
@@ -52,7 +53,7 @@ ROUTERS = (
     *(models.router, completions.router, chat.router, responses.router, messages.router),
     *(tokens.router, tgi.router, health.router, page.router),
 )
-ADMIN_ROUTERS = (admin.router, admin.profile_router)
+ADMIN_ROUTERS = (admin.router, admin.profile_router, adapter_routes.router)
 _BODIES: tuple[type[BaseModel], ...] = (
     *(CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest),
     *(TokenizeRequest, DetokenizeRequest, GenerateRequest),

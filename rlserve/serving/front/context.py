@@ -51,6 +51,8 @@ class ServerContext:
     records: Records
     started_s: int
     """Unix time."""
+    adapters: dict[str, str] = field(default_factory=dict)
+    """Folders of the LoRA adapters that are served, by name; operators add to them."""
     tracing: Tracing | None = None
     """None traces nothing."""
     masking: Masking | None = None
@@ -66,10 +68,18 @@ class ServerContext:
         """A prompt as the model may read it."""
         return prompt if self.masking is None else await self.masking.prompt(prompt)
 
-    def check_model(self, name: str | None) -> None:
-        """Raise ``ApiError`` for a model that is not served. None is the one that is."""
-        if name not in (None, self.config.model_name):
-            raise ApiError(404, f"there is no model {name[:200]!r}; there is {self.config.model_name!r}", "model")
+    def check_model(self, name: str | None) -> str | None:
+        """The adapter that is asked for as a model; None is the model itself, and so is its own name.
+
+        Raises:
+            ApiError: there is none of this name.
+        """
+        if name is None or name == self.config.model_name:
+            return None
+        if name not in self.adapters:
+            served = ", ".join(map(repr, (self.config.model_name, *self.adapters)))
+            raise ApiError(404, f"there is no model {name[:200]!r}; there is {served}", "model")
+        return name
 
 
 def current_level(config: ServeConfig, pool: Replicas) -> Level:

@@ -105,7 +105,7 @@ async def begin_turn(context: ServerContext, conversation: Conversation, answer_
     """
     asked = conversation.sampling
     form = wanted_form(context, conversation)
-    context.check_model(asked.model)
+    adapter = context.check_model(asked.model)
     prompt = await encode_conversation(context, conversation)
     if not prompt:
         message = "the chat template makes no text of this conversation"
@@ -124,6 +124,7 @@ async def begin_turn(context: ServerContext, conversation: Conversation, answer_
         sampling=sampling,
         priority=asked.priority or 0,
         cache_salt=asked.cache_salt or "",
+        adapter=adapter,
     )
     generation = admit(context, [request], affinity_of_conversation(conversation), arrived_s)
     return Turn(conversation, Choices(generation, _options(context, conversation)))

@@ -8,7 +8,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from rlserve.engine.config import EngineConfig
@@ -28,6 +29,8 @@ class Start:
     """What the weights of that folder are called."""
     is_paused: bool = False
     """Whether the engine stands still until it is told to resume."""
+    adapters: Mapping[str, str] = field(default_factory=dict)
+    """Folders of LoRA adapters, by name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,22 +49,26 @@ class Abort:
     request_ids: tuple[str, ...]
 
 
-OrderAction = Literal["pause", "resume", "stage", "swap", "discard", "profile", "end_profile"]
+OrderAction = Literal[
+    "pause", "resume", "stage", "swap", "discard", "load_adapter", "unload_adapter", "profile", "end_profile"
+]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
     """Something that an operator wants. ``pause`` and ``resume`` the engine between two steps; ``stage`` the weights of
-    a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them; ``profile`` the
-    next steps, or ``end_profile`` before it ends by itself."""
+    a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them; ``load_adapter`` or
+    ``unload_adapter`` between two steps; ``profile`` the next steps, or ``end_profile`` before it ends by itself."""
 
     action: OrderAction
     number: int = 0
     """Given by who sends it."""
     model_path: str = ""
-    """Of ``stage``."""
+    """Of ``stage``, and the folder of ``load_adapter``."""
     weight_version: int = 0
     """Of ``swap``."""
+    adapter: str = ""
+    """Its name."""
     trace_path: str = ""
     """Of ``profile``: the file to write."""
     max_steps: int = 0

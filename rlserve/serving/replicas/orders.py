@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlserve.errors import ModelError, RlserveError, WeightsRefusedError
+from rlserve.errors import ModelError, RlserveError, UserError, WeightsRefusedError
 from rlserve.serving.replicas.messages import Done, Message, Order
 from rlserve.serving.replicas.profiling import Profiling
 
@@ -78,12 +78,16 @@ class Orders:
                     self._staged = None
                 case "swap":
                     done = replace(done, pause_s=self._swap(order.weight_version))
+                case "load_adapter":
+                    self._loop.run(lambda engine: engine.load_adapter(order.adapter, order.model_path))
+                case "unload_adapter":
+                    self._loop.run(lambda engine: engine.unload_adapter(order.adapter))
                 case "profile":
                     self._profiling.begin(order)
                     return  # it tells itself when it has ended
                 case "end_profile":
                     self._profiling.end()
-        except (ModelError, WeightsRefusedError) as error:
+        except (UserError, WeightsRefusedError) as error:
             logger.warning("%s is refused: %s", order.action, error)
             done = replace(done, error=str(error))
         self._send(done)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from rlserve.errors import UserError
 from rlserve.pool.nvidia import VISIBLE_DEVICES, Gpu, visible_gpus
@@ -26,11 +27,21 @@ def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, 
     engine = config.engine
     if config.health.exact_failover and not gpus and engine.tensor_parallel_size == 1:
         engine = replace(engine, deterministic=True)
-    start = Start(model_path=model_path, engine=engine, beat_interval_s=config.health.beat_interval_s)
+    start = Start(
+        model_path=model_path,
+        engine=engine,
+        beat_interval_s=config.health.beat_interval_s,
+        adapters=adapter_folders(config),
+    )
     return tuple(
         ReplicaPlace(name=str(number), start=start, environment=environment, log_format=config.log_format)
         for number, environment in enumerate(environments(config, gpus, num_processors))
     )
+
+
+def adapter_folders(config: ServeConfig) -> dict[str, str]:
+    """By name, wherever a process is started."""
+    return {name: str(Path(folder).expanduser().absolute()) for name, folder in config.model.adapters.items()}
 
 
 def environments(config: ServeConfig, gpus: Sequence[Gpu], num_processors: int) -> list[Mapping[str, str]]:

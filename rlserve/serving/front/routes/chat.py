@@ -38,7 +38,7 @@ async def chat(request: Request) -> Response:
     asked.check(context.config.limits)
     answer_id = new_answer_id("chatcmpl-")
     turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s)
-    base = {"id": answer_id, "created": int(time.time()), "model": context.config.model_name}
+    base = {"id": answer_id, "created": int(time.time()), "model": asked.model or context.config.model_name}
     if asked.stream:
         stream = _ChatStream(turn, asked, {**base, "object": "chat.completion.chunk"})
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)

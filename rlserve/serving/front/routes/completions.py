@@ -52,7 +52,7 @@ async def complete(request: Request) -> Response:
         "id": answer_id,
         "object": "text_completion",
         "created": int(time.time()),
-        "model": context.config.model_name,
+        "model": asked.model or context.config.model_name,
     }
     if asked.stream:
         stream = _CompletionStream(choices, asked, base)
@@ -94,6 +94,7 @@ def _engine_request(
         sampling=sampling,
         priority=asked.priority or 0,
         cache_salt=asked.cache_salt or "",
+        adapter=context.check_model(asked.model),
     )
 
 

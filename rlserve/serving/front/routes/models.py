@@ -15,25 +15,27 @@ router = APIRouter()
 
 @router.get("/v1/models", response_model=None, openapi_extra=gives(ModelList))
 async def list_models(request: Request) -> dict[str, Any]:
-    """The model that is served."""
-    return {"object": "list", "data": [_card(context_of(request))]}
+    """The model that is served, and its adapters."""
+    context = context_of(request)
+    return {"object": "list", "data": [_card(context, name) for name in (None, *context.adapters)]}
 
 
 @router.get("/v1/models/{name:path}", response_model=None, openapi_extra=gives(ModelCard))
 async def show_model(request: Request, name: str) -> dict[str, Any]:
-    """The same by its name."""
+    """One of them by its name."""
     context = context_of(request)
-    context.check_model(name)
-    return _card(context)
+    return _card(context, context.check_model(name))
 
 
-def _card(context: ServerContext) -> dict[str, Any]:
+def _card(context: ServerContext, adapter: str | None) -> dict[str, Any]:
+    """Of an adapter, or of the model itself."""
+    name = context.config.model_name
     return {
-        "id": context.config.model_name,
+        "id": adapter or name,
         "object": "model",
         "created": context.started_s,
         "owned_by": "rlserve",
-        "root": context.config.model.path,
-        "parent": None,
+        "root": context.config.model.path if adapter is None else context.adapters[adapter],
+        "parent": None if adapter is None else name,
         "max_model_len": context.pool.limits.max_model_len,
     }
