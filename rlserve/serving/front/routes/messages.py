@@ -41,7 +41,7 @@ async def create(request: Request) -> Response:
     asked.check(context.config.limits)
     message_id = new_answer_id("msg_")
     turn = await begin_turn(context, _generating(context, asked), message_id, arrived_s)
-    base = {"id": message_id, "type": "message", "role": "assistant", "model": context.config.model_name}
+    base = {"id": message_id, "type": "message", "role": "assistant", "model": asked.model or context.config.model_name}
     answer = _Answer(turn, MessageWriter(base), asked.max_tokens)
     if asked.stream:
         return EventStream(typed_events(answer.events()), context.config.limits.stalled_reader_s)

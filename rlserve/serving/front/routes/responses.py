@@ -38,7 +38,7 @@ async def respond(request: Request) -> Response:
     asked.check(context.config.limits)
     response_id = new_answer_id("resp_")
     turn = await begin_turn(context, asked.conversation_of(context.renderer.template), response_id, arrived_s)
-    base = _base(asked, response_id, context.config.model_name)
+    base = _base(asked, response_id, asked.model or context.config.model_name)
     answer = _Answer(turn, ResponseWriter(base, lambda prefix: prefix + secrets.token_hex(16)))
     if asked.stream:
         return EventStream(typed_events(answer.events()), context.config.limits.stalled_reader_s)
