@@ -118,7 +118,7 @@ VLLM_METRICS: dict[str, VllmMetric] = {
     "vllm:kv_block_reuse_gap_seconds": _lacks("histogram", _NO_BLOCK_TIMES),
     "vllm:lora_requests_info": VllmMetric(
         kind="gauge",
-        missing="adapters are merged, not chosen by request",
+        missing="requests are not counted by adapter",
         labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
     ),
 }
