@@ -17,11 +17,14 @@ def step_adapters(layout: StepLayout, rows: SequenceTable, device: torch.device)
     if not ids_S.any():
         return None
     ids_T = np.repeat(ids_S, np.diff(layout.query_starts))
-    groups = []
+    groups, num_rows = [], 0
+    rows_T = np.full(len(ids_T), np.count_nonzero(ids_T))
     for adapter_id in np.unique(ids_S[ids_S != NO_ADAPTER_ID]).tolist():
         adapter = rows.sequence(int(layout.table_rows[np.argmax(ids_S == adapter_id)])).owner.adapter
         assert adapter is not None
         tokens_n = np.flatnonzero(ids_T == adapter_id)
-        is_all = len(tokens_n) == len(ids_T)
-        groups.append(AdapterTokens(adapter=adapter, tokens_n=None if is_all else to_device(tokens_n, device)))
-    return StepAdapters(groups)
+        rows_T[tokens_n] = num_rows + np.arange(len(tokens_n))
+        num_rows += len(tokens_n)
+        groups.append(AdapterTokens(adapter=adapter, tokens_n=to_device(tokens_n, device)))
+    is_one = len(groups) == 1 and num_rows == len(ids_T)
+    return StepAdapters(groups, None if is_one else to_device(rows_T, device))

@@ -13,6 +13,9 @@ from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
 from rlserve.native.thread_count import ThreadCount
 
+_SHARED_FROM = 2**20
+"""Multiplications of a product by itself that is worth waking other threads for; bits do not depend on it."""
+
 
 class Kind(IntEnum):
     """What an operation does. Mirrored by ``Kind`` in ``program.cpp``, where each says what it uses."""
@@ -117,7 +120,7 @@ class Projection:
             len(x_TK),
             self.num_outputs,
             self.num_inputs,
-            torch.get_num_threads(),
+            torch.get_num_threads() if len(x_TK) * self._panels.numel() >= _SHARED_FROM else 1,
         )
         return out_TN
 
