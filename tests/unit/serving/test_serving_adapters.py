@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 import pytest
-from serving_fakes import KEY, FakeOperations, FakePool, fake_context
+from serving_fakes import KEY, FakeOperations, FakePool, fake_context, fake_key_files
 from test_serving_operations import operated
 
 from rlserve.engine.config import EngineConfig
@@ -90,7 +90,7 @@ def test_models_are_listed_with_their_parent() -> None:
 
 def test_operators_load_and_unload_by_the_routes_of_vllm() -> None:
     context = _context()
-    app = create_admin_app(context, KnownOperations())
+    app = create_admin_app(context, KnownOperations(), fake_key_files())
 
     loaded = ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "new", "lora_path": "/new"})
     assert (loaded.status_code, loaded.text) == (200, "Success: LoRA adapter 'new' added successfully.")
@@ -110,7 +110,7 @@ def test_operators_load_and_unload_by_the_routes_of_vllm() -> None:
 
 def test_servers_that_cannot_say_so_and_keep_what_they_have() -> None:
     context = _context()
-    app = create_admin_app(context, FakeOperations())
+    app = create_admin_app(context, FakeOperations(), fake_key_files())
     assert ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "new", "lora_path": "/new"}).status_code == 501
     assert ask(app, "POST", "/v1/unload_lora_adapter", {"lora_name": "sums"}).status_code == 501
     assert context.adapters == ADAPTERS
