@@ -169,8 +169,8 @@ def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> i
         engine = Engine(start.model_path, start.engine, load_weights=start.weight_version == 0)
         if start.weight_version > 0:
             engine.load_weights(start.weight_version, read_weights(Path(start.model_path), engine.spec))
-        for name, folder in start.adapters.items():
-            engine.load_adapter(name, folder)
+        for adapter, adapter_folder in start.adapters.items():
+            engine.load_adapter(adapter, adapter_folder)
     except UserError as error:
         if start.weight_version > 0:  # a folder that was good once: this start has failed, the server has not
             logger.error("the replica cannot load version %d: %s", start.weight_version, error)
