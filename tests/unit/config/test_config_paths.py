@@ -90,6 +90,7 @@ def test_home_and_relative_paths(folder: Path, key: str) -> None:
         "output_dir",
         "pool.notice_file",
         "rollout.server.accounting.usage_file",
+        "rollout.server.admin.profile_folder",
         "rollout.server.audit.path",
     )
     assert settled(unknown) == (f"{folder}/{unknown}" if is_made else unknown)
