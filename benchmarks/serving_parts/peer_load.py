@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -76,7 +77,7 @@ class Seen:
 
 def ask(case: LoadCase, server: PeerServer, resting: Sequence[PeerServer], folder: Path, seed: int) -> Seen:
     """One round before one server."""
-    before, rested = server.cpu_s, sum(other.cpu_s for other in resting)
+    before, rested, start = server.cpu_s, sum(other.cpu_s for other in resting), time.perf_counter()
     with tempfile.TemporaryDirectory() as kept:
         path = Path(kept) / "seen.json"
         command = [sys.executable, "-m", "rlserve", "bench", server.url, "--model", MODEL_NAME, "--json", str(path)]
@@ -85,10 +86,12 @@ def ask(case: LoadCase, server: PeerServer, resting: Sequence[PeerServer], folde
         assert path.is_file(), done.stderr[-2000:]
         (run,) = json.loads(path.read_text())["runs"]
     assert not run["num_failed"], f"{server.name}: {run['failures']}"
-    return seen_of(run, server.name, server.cpu_s - before, sum(other.cpu_s for other in resting) - rested)
+    # The client starts and warms up within it too.
+    share = (sum(other.cpu_s for other in resting) - rested) / (time.perf_counter() - start)
+    return seen_of(run, server.name, server_cpu_s=server.cpu_s - before, resting_share=share)
 
 
-def seen_of(run: dict[str, Any], server: str, server_cpu_s: float, resting_cpu_s: float) -> Seen:
+def seen_of(run: dict[str, Any], server: str, *, server_cpu_s: float, resting_share: float) -> Seen:
     """Of a run as ``rlserve bench --json`` has it."""
     return Seen(
         server=server,
@@ -100,7 +103,7 @@ def seen_of(run: dict[str, Any], server: str, server_cpu_s: float, resting_cpu_s
         tokens_per_chunk=run["tokens_per_chunk"],
         num_failed=run["num_failed"],
         server_cpu_s=server_cpu_s,
-        resting_share=resting_cpu_s / run["duration_s"],
+        resting_share=resting_share,
     )
 
 

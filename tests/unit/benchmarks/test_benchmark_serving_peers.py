@@ -83,9 +83,8 @@ def test_what_rlserve_bench_says_is_read() -> None:
         "itl_s": times,
         "tokens_per_chunk": 1.5,
         "num_failed": 0,
-        "duration_s": 4.0,
     }
-    seen = seen_of(run, VLLM, server_cpu_s=6.0, resting_cpu_s=1.0)
+    seen = seen_of(run, VLLM, server_cpu_s=6.0, resting_share=0.25)
     assert (seen.ttft_s, seen.ttft_p99_s, seen.itl_s, seen.itl_p99_s) == (1.0, 3.0, 2.0, 3.0)
     assert (seen.tokens_per_chunk, seen.server_cpu_s, seen.resting_share) == (1.5, 6.0, 0.25)
 
