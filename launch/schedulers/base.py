@@ -62,6 +62,10 @@ class Scheduler(ABC):
             UserError: the scheduler cannot be reached.
         """
 
+    def is_elsewhere(self, plan: JobPlan, job: JobRecord) -> bool:
+        """Whether ``plan`` is for another cluster than that of a job, which then need not answer any more."""
+        return False
+
     @abstractmethod
     def print_logs(self, job: JobRecord, *, follow: bool) -> int:
         """Let the scheduler print what the job has written; returns its exit code.

@@ -74,12 +74,18 @@ def resubmit(folder: RunFolder, job: JobRecord, overrides: Sequence[str]) -> Job
         UserError: its job has not ended, or as for :func:`submit`.
     """
     scheduler = create_scheduler(job.scheduler)
-    state = scheduler.state(job)
+    config = load_run(folder.path, [*overrides, *ON_CLUSTER]).config
+    rendered = _render(config, scheduler)
+    try:
+        state = scheduler.state(job)
+    except UserError:
+        if not scheduler.is_elsewhere(rendered.plan, job):
+            raise
+        state = None  # its cluster is gone; a run that lives all the same keeps its folder to itself
     if state is not None and state.stage != "ended":
         raise UserError(f"{folder.name} has a job already, {job.scheduler} {job.id}: {state.detail}")
-    config = load_run(folder.path, [*overrides, *ON_CLUSTER]).config
     folder.write_config(to_yaml(config))
-    return _submit(_render(config, scheduler), folder)
+    return _submit(rendered, folder)
 
 
 def job_of(folder: RunFolder) -> tuple[Scheduler, JobRecord] | None:

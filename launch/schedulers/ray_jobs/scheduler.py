@@ -70,6 +70,9 @@ class RayScheduler(Scheduler):
         detail = f"{status} ({info.message})" if status == "FAILED" and info.message else status
         return JobState(stage=_STAGES.get(status, "ended"), detail=detail)  # type: ignore[arg-type]
 
+    def is_elsewhere(self, plan: JobPlan, job: JobRecord) -> bool:
+        return plan.launch.ray.address not in (None, job.place)
+
     def print_logs(self, job: JobRecord, *, follow: bool) -> int:
         with _connected(job.place) as client:
             if follow:

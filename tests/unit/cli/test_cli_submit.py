@@ -118,6 +118,22 @@ def test_a_submitted_run_is_asked_and_ended_by_its_scheduler(
     assert read_job(folder.job_file) == JobRecord(scheduler="slurm", id="4", place="here")
 
 
+def test_a_run_whose_cluster_is_gone_goes_on_elsewhere_if_asked(
+    place: Path, scheduler: type[FakeScheduler], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(self: FakeScheduler, job: JobRecord) -> None:
+        raise UserError("nobody answers")
+
+    assert submit() == 0
+    monkeypatch.setattr(scheduler, "state", unreachable)
+    assert main(["resume", "mine"]) == 2
+    assert "nobody answers" in capsys.readouterr().err
+    monkeypatch.setattr(scheduler, "is_elsewhere", lambda self, plan, job: plan.launch.wait_s == 7.0)
+    assert main(["resume", "mine", "launch.wait_s=6"]) == 2
+    assert main(["resume", "mine", "launch.wait_s=7"]) == 0
+    assert scheduler.asked == ["submit mine", "submit mine"]
+
+
 def test_a_scheduler_that_refuses_leaves_the_name_free(
     place: Path, scheduler: type[FakeScheduler], capsys: pytest.CaptureFixture[str]
 ) -> None:

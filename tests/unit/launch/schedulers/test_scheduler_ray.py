@@ -33,6 +33,14 @@ def test_ray_can_read_what_it_is_told(tmp_path: Path) -> None:
     assert files["entrypoint.sh"] == "exec python3 -m rlserve launch run.yaml --continue\n"
 
 
+def test_a_run_goes_on_at_another_address_though_its_old_cluster_is_gone() -> None:
+    job = JobRecord(scheduler="ray", id="a", place="http://127.0.0.1:1")
+    elsewhere = ("pool=auto", "launch.ray.address=http://127.0.0.1:2")
+    assert RayScheduler().is_elsewhere(plan_of(*elsewhere), job)
+    assert not RayScheduler().is_elsewhere(plan_of("pool=auto", f"launch.ray.address={job.place}"), job)
+    assert not RayScheduler().is_elsewhere(plan_of("pool=auto"), job)
+
+
 def test_a_job_server_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("RAY_API_SERVER_ADDRESS", raising=False)
     with pytest.raises(UserError, match=r"launch\.ray\.address, or RAY_API_SERVER_ADDRESS"):

@@ -1,0 +1,52 @@
+"""What is read of nodes that come and go, and what it is held to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from node_parts.joining import Joining, part_of
+from node_parts.leaving import Leaving, Leavings
+from node_parts.loss import Loss
+from node_times import checks_of_joinings, checks_of_leavings, checks_of_loss
+
+
+@pytest.mark.parametrize(
+    ("event", "part"),
+    [
+        ({"event": "slot", "slot_id": "cpu-n/0", "state": "starting"}, "noticed"),
+        ({"event": "worker", "slot_id": "cpu-n/0"}, "worker up"),
+        ({"event": "slot", "slot_id": "cpu-n/0", "state": "joining_train"}, "role"),
+        ({"event": "slot", "slot_id": "cpu-n/0", "state": "idle"}, None),
+        ({"event": "phase", "slot_id": "cpu-n/0", "phase": "weights_taken"}, "weights"),
+        ({"event": "phase", "slot_id": "cpu-n/0", "phase": "first_token"}, "in use"),
+        ({"event": "phase", "slot_id": "cpu-a/0", "phase": "first_token"}, None),
+        ({"event": "step", "slot_ids": ["cpu-a/0", "cpu-n/0"]}, "in use"),
+        ({"event": "step", "slot_ids": ["cpu-a/0"]}, None),
+    ],
+)
+def test_the_parts_of_a_joining(event: dict[str, Any], part: str | None) -> None:
+    assert part_of(event, "cpu-n/0") == part
+
+
+def joining(way: str, useful_s: float) -> Joining:
+    return Joining(way=way, start_s=4.0, useful_s=useful_s, parts_s={}, worker_processor_s=1.0)
+
+
+def test_nodes_are_held_to_the_time_of_those_that_fork() -> None:
+    found = [joining("ray_node", 5.0), joining("ray_node", 7.0), joining("ray start", 18.0)]
+    own, gain = checks_of_joinings(found)
+    assert (own.value, own.met, gain.value) == (6.0, True, 3.0)
+    slow, _ = checks_of_joinings([joining("ray_node", 16.0), joining("ray start", 18.0)])
+    assert not slow.met
+
+
+def test_a_notice_may_cost_nothing() -> None:
+    leavings = [Leaving(way="a signal", role="train", emptied_s=time_s) for time_s in (0.1, 5.5)]
+    found = checks_of_leavings(Leavings(leavings=leavings, num_lost_tokens=1, num_moved=3, num_lost=0))
+    assert [check.met for check in found] == [False, False, True]
+
+
+def test_steps_done_again_are_bounded_by_the_checkpoints() -> None:
+    loss = Loss(what="the head", resumed_s=45.0, num_again=11, num_lost=0, num_trained_twice=0)
+    assert [check.met for check in checks_of_loss(loss, save_every=10)] == [True, False, True, True]
