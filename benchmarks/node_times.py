@@ -30,7 +30,7 @@ from node_parts.loss import SAVE_EVERY, Loss, job_loss, local_loss
 
 USEFUL_S = 15.0
 EMPTIED_S = 5.0
-RESUMED_S = 120.0
+RESUMED_S = 60.0
 """Most of it is the start of a run, which depends on what else the machine does."""
 PARTS = ("joining", "leaving", "loss", "job")
 
