@@ -51,18 +51,17 @@ class MessageReader:
 
 
 def call_deltas(calls: Sequence[CallDelta]) -> list[dict[str, Any]]:
-    """As chunks have them."""
-    return [
-        {"index": call.index, "function": {"arguments": call.arguments}}
-        if call.name is None
-        else {
-            "index": call.index,
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": call.arguments},
-        }
-        for call in calls
-    ]
+    """As chunks have them: each call once in a chunk."""
+    found: list[dict[str, Any]] = []
+    for call in calls:
+        if call.name is not None:
+            function = {"name": call.name, "arguments": call.arguments}
+            found.append({"index": call.index, "id": call.id, "type": "function", "function": function})
+        elif found and found[-1]["index"] == call.index:
+            found[-1]["function"]["arguments"] += call.arguments
+        else:
+            found.append({"index": call.index, "function": {"arguments": call.arguments}})
+    return found
 
 
 def whole_calls(calls: Sequence[CallDelta]) -> list[dict[str, Any]]:

@@ -142,6 +142,13 @@ def rows(suite: Suite, files: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield summary(file, suite.run(file), selection["explained"])
 
 
+def _write(table: Sequence[Mapping[str, Any]], file: Path) -> None:
+    num_run, num_passed = sum(row["run"] for row in table), sum(row["passed"] for row in table)
+    share = round(num_passed / max(num_run, 1), 4)
+    content = {"run": num_run, "passed": num_passed, "share": share, "files": table}
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Run them, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -153,22 +160,16 @@ def main() -> None:
     given = parser.parse_args()
     suite = Suite(vllm=given.vllm.resolve(), python=given.python.absolute(), work=given.work.resolve())
     suite.prepare()
-    table = []
+    table: list[dict[str, Any]] = []
     for row in rows(suite, given.files or suite.files):
         table.append(row)
+        if given.json is not None:
+            _write(table, given.json)
         if row["run"]:
             sys.stdout.write(f"{row['passed']:4} of {row['run']:4}  {row['file']}\n")
             sys.stdout.flush()
     num_run, num_passed = sum(row["run"] for row in table), sum(row["passed"] for row in table)
     sys.stdout.write(f"{num_passed:4} of {num_run:4}\n")
-    if given.json is not None:
-        content = {
-            "run": num_run,
-            "passed": num_passed,
-            "share": round(num_passed / max(num_run, 1), 4),
-            "files": table,
-        }
-        given.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

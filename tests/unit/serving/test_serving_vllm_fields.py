@@ -9,10 +9,12 @@ import pytest
 from serving_fakes import TEMPLATE, TOKENIZER, FakePool, fake_context
 from starlette.testclient import TestClient
 
+from rlserve.serving.answers.message import call_deltas
 from rlserve.serving.config import ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import create_app
 from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.serving.text.vocabulary import TokensByNumber
+from rlserve.serving.tool_parsers.base import CallDelta
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
@@ -139,3 +141,17 @@ def test_load_and_tokenizer_are_told(client: TestClient) -> None:
     info = client.get("/tokenizer_info").json()
     assert info["tokenizer_class"]
     assert isinstance(info["chat_template"], str)
+
+
+def test_a_chunk_has_each_call_once() -> None:
+    pieces = [
+        CallDelta(index=0, id="a", name="now"),
+        CallDelta(index=0, arguments='{"x'),
+        CallDelta(index=0, arguments='": 1}'),
+        CallDelta(index=1, id="b", name="later"),
+    ]
+    assert call_deltas(pieces) == [
+        {"index": 0, "id": "a", "type": "function", "function": {"name": "now", "arguments": '{"x": 1}'}},
+        {"index": 1, "id": "b", "type": "function", "function": {"name": "later", "arguments": ""}},
+    ]
+    assert call_deltas(pieces[1:2]) == [{"index": 0, "function": {"arguments": '{"x'}}]
