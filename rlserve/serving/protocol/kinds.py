@@ -38,7 +38,8 @@ def known_type(names: Collection[str], *, default: str | None = None, hint: str 
 
 
 def _type_of(value: Any, default: str | None) -> str:
-    kind = value.get("type", default) if isinstance(value, dict) else getattr(value, "type", None)
+    kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", "")
+    kind = default if kind is None else kind
     return kind if isinstance(kind, str) else ""
 
 

@@ -187,7 +187,7 @@ def test_arguments_that_are_no_object_are_told_as_they_are(client: TestClient, p
     ],
 )
 def test_tools_are_chosen(client: TestClient, pool: FakePool, choice: Any, forces: bool) -> None:
-    ask(client, tools=[NOW, {**NOW, "name": "later", "type": "custom", "cache_control": None}], tool_choice=choice)
+    ask(client, tools=[NOW, {**NOW, "name": "later", "type": None, "cache_control": None}], tool_choice=choice)
     form = pool.requests[0].sampling.structured_output
     assert (form is not None) == forces
     assert form is None or ("later" in form.text) == (choice["type"] == "any")
