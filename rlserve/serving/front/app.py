@@ -28,13 +28,10 @@ from rlserve.serving.protocol.answer_schemas import (
     CompletionAnswer,
     DetokenizeAnswer,
     LoadAnswer,
-    MessageAnswer,
     ModelCard,
     ModelList,
-    ResponseAnswer,
     TgiAnswerContent,
     TgiInfo,
-    TokenCount,
     TokenizeAnswer,
     TokenizerInfo,
     VersionAnswer,
@@ -42,7 +39,9 @@ from rlserve.serving.protocol.answer_schemas import (
 from rlserve.serving.protocol.chat import ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.message_schemas import MessageAnswer, TokenCount
 from rlserve.serving.protocol.messages import CountTokensRequest, MessagesRequest
+from rlserve.serving.protocol.response_schemas import ResponseAnswer
 from rlserve.serving.protocol.responses import ResponsesRequest
 from rlserve.serving.protocol.tgi import GenerateRequest
 from rlserve.serving.protocol.tokens import DetokenizeRequest, TokenizeRequest

@@ -27,7 +27,8 @@ from rlserve.engine.requests.validation import (
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.front.error_shapes import MESSAGES_PATHS, TGI_PATHS
 from rlserve.serving.front.gate import OPEN_PATHS
-from rlserve.serving.protocol.answer_schemas import ErrorAnswer, MessagesErrorAnswer, TgiErrorAnswer
+from rlserve.serving.protocol.answer_schemas import ErrorAnswer, TgiErrorAnswer
+from rlserve.serving.protocol.message_schemas import MessagesErrorAnswer
 
 _TEMPLATE = "#/components/schemas/{model}"
 _OF_ALL = {400: "a parameter is wrong"}

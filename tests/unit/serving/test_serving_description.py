@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.keys import KeyOwner, Keys
 from rlserve.serving.protocol import answer_schemas as schemas
+from rlserve.serving.protocol import message_schemas, response_schemas
 
 CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 TOLD = {"return_token_ids": True, "return_weight_versions": True}
@@ -44,11 +45,11 @@ def test_it_has_every_schema_that_it_refers_to(document: dict[str, Any]) -> None
         ("/v1/completions", {"prompt": "ab", "logprobs": 1, **TOLD}, schemas.CompletionAnswer),
         ("/v1/chat/completions", CHAT, schemas.ChatAnswer),
         ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 1, **TOLD}, schemas.ChatAnswer),
-        ("/v1/responses", {"input": "ab"}, schemas.ResponseAnswer),
+        ("/v1/responses", {"input": "ab"}, response_schemas.ResponseAnswer),
         ("/v1/responses", {"input": []}, schemas.ErrorAnswer),
-        ("/v1/messages", {"model": "fake", "max_tokens": 5, **CHAT}, schemas.MessageAnswer),
-        ("/v1/messages", {"model": "other", "max_tokens": 5, **CHAT}, schemas.MessagesErrorAnswer),
-        ("/v1/messages/count_tokens", {"model": "fake", **CHAT}, schemas.TokenCount),
+        ("/v1/messages", {"model": "fake", "max_tokens": 5, **CHAT}, message_schemas.MessageAnswer),
+        ("/v1/messages", {"model": "other", "max_tokens": 5, **CHAT}, message_schemas.MessagesErrorAnswer),
+        ("/v1/messages/count_tokens", {"model": "fake", **CHAT}, message_schemas.TokenCount),
         ("/tokenize", {"prompt": "ab", "return_token_strs": True}, schemas.TokenizeAnswer),
         ("/tokenize", CHAT, schemas.TokenizeAnswer),
         ("/detokenize", {"tokens": [5, 6]}, schemas.DetokenizeAnswer),

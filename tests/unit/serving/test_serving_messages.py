@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from rlserve.engine.requests.request import FinishReason
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.gate import Gate
-from rlserve.serving.protocol import answer_schemas as schemas
+from rlserve.serving.protocol import message_schemas
 from rlserve.serving.text.conversation import ConversationRenderer
 
 CALLING = TEMPLATE + "{# <tool_call> </think> #}{{ 'thinks' if enable_thinking is defined and enable_thinking }}"
@@ -46,7 +46,7 @@ def client(pool: FakePool) -> Iterator[TestClient]:
 def ask(client: TestClient, **asked: Any) -> Message:
     answer = client.post("/v1/messages", json=ASKED | asked)
     assert answer.status_code == 200, answer.text
-    schemas.MessageAnswer.model_validate_json(answer.content, strict=True)
+    message_schemas.MessageAnswer.model_validate_json(answer.content, strict=True)
     return Message.model_validate(answer.json(), strict=True)
 
 
@@ -224,7 +224,7 @@ def test_thinking_is_what_the_template_makes_of_it(
 def test_tokens_are_counted(client: TestClient, pool: FakePool) -> None:
     body = {"model": "fake", "messages": ASKED["messages"], "system": "rules", "tools": [NOW]}
     answer = client.post("/v1/messages/count_tokens", json=body)
-    schemas.TokenCount.model_validate_json(answer.content, strict=True)
+    message_schemas.TokenCount.model_validate_json(answer.content, strict=True)
     assert answer.json() == {"input_tokens": len("system: rules user: hi ")}
     assert pool.requests == []
     assert client.post("/v1/messages/count_tokens", json={**body, "max_tokens": 3}).status_code == 400
@@ -259,7 +259,7 @@ RESULT = {"type": "tool_result", "tool_use_id": "t", "content": "x"}
 )
 def test_what_cannot_be_had_is_named(client: TestClient, extra: dict[str, Any], param: str) -> None:
     answer = client.post("/v1/messages", json=ASKED | extra)
-    error = schemas.MessagesErrorAnswer.model_validate_json(answer.content, strict=True)
+    error = message_schemas.MessagesErrorAnswer.model_validate_json(answer.content, strict=True)
     assert (answer.status_code, error.error.type) == (400, "invalid_request_error"), answer.text
     assert param in error.error.message
     assert error.request_id == answer.headers["request-id"] == answer.headers["x-request-id"]
@@ -286,7 +286,7 @@ def test_refusals_before_the_route_have_its_shape(
     client: TestClient, method: str, path: str, headers: dict[str, str], status: int, kind: str
 ) -> None:
     answer = client.request(method, path, headers=headers, json=None if method == "GET" else ASKED)
-    error = schemas.MessagesErrorAnswer.model_validate_json(answer.content, strict=True)
+    error = message_schemas.MessagesErrorAnswer.model_validate_json(answer.content, strict=True)
     assert (answer.status_code, error.error.type) == (status, kind)
     assert error.request_id == answer.headers["request-id"]
 

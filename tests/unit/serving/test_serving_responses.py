@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 from rlserve.engine.requests.request import FinishReason
 from rlserve.serving.front.app import create_app
 from rlserve.serving.protocol import answer_schemas as schemas
+from rlserve.serving.protocol import response_schemas
 from rlserve.serving.text.conversation import ConversationRenderer
 
 CALLING = TEMPLATE + "{# <tool_call> </think> #}{{ 'thinks' if enable_thinking is defined and enable_thinking }}"
@@ -41,7 +42,7 @@ def client(pool: FakePool) -> TestClient:
 def ask(client: TestClient, **asked: Any) -> Response:
     answer = client.post("/v1/responses", json={"input": "hi", **asked})
     assert answer.status_code == 200, answer.text
-    schemas.ResponseAnswer.model_validate_json(answer.content, strict=True)
+    response_schemas.ResponseAnswer.model_validate_json(answer.content, strict=True)
     return Response.model_validate(answer.json(), strict=True)
 
 

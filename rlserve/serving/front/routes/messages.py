@@ -23,9 +23,9 @@ from rlserve.serving.front.messages import reasoning_format
 from rlserve.serving.front.prompts import encode_conversation
 from rlserve.serving.front.turn import Turn, TurnNews, begin_turn
 from rlserve.serving.front.whole_answer import json_response
-from rlserve.serving.protocol.answer_schemas import MessageAnswer, TokenCount
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.message_schemas import MessageAnswer, TokenCount
 from rlserve.serving.protocol.messages import CountTokensRequest, MessagesRequest
 
 router = APIRouter()

@@ -22,8 +22,8 @@ from rlserve.serving.front.event_stream import CLIENT_CLOSED_REQUEST, EventStrea
 from rlserve.serving.front.generation import new_answer_id
 from rlserve.serving.front.turn import Turn, TurnNews, begin_turn
 from rlserve.serving.front.whole_answer import json_response
-from rlserve.serving.protocol.answer_schemas import ResponseAnswer
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.response_schemas import ResponseAnswer
 from rlserve.serving.protocol.responses import ResponsesRequest
 
 router = APIRouter()
