@@ -56,10 +56,9 @@ class KubernetesConfig:
     """Where pods see it; it is the run's ``output_dir`` there."""
     secret: str | None = None
     """Secret whose entries are environment variables of every pod: ``WANDB_API_KEY``, ``HF_TOKEN``."""
-    spot_rollout: bool = True
-    """Whether nodes whose slots prefer rollout may be spot machines."""
     spot_label: str = "karpenter.sh/capacity-type=spot"
-    """Label and taint of spot machines: ``cloud.google.com/gke-spot=true`` on GKE."""
+    """Label and taint of spot machines, where slots of a type like ``H100-spot`` are: on GKE
+    ``cloud.google.com/gke-spot=true``."""
     gpu_label: str = "nvidia.com/gpu.product"
     """Label of a node that names its type of GPU."""
     memory_per_slot: str = "64Gi"
@@ -121,12 +120,8 @@ class SkyPilotConfig:
     infra: tuple[str, ...] = ()
     """Where machines may be: ``[aws/us-east-1, gcp]``; empty leaves it to SkyPilot."""
     rollout_types: tuple[str, ...] = ()
-    """Types of GPU that machines for rollout may have instead of their own. The run's pool is then ``auto``,
-    and ``pool.auto_prefer`` keeps what its groups prefer."""
-    spot_rollout: bool = True
-    """Whether machines whose slots prefer rollout may be spot machines."""
-    spot_training: bool = False
-    """Whether all others may, that of the controller too."""
+    """Types of GPU that machines for rollout (those on spot, and those that prefer it) may have instead of their own.
+    The run's pool is then ``auto``, and ``pool.auto_prefer`` keeps what its groups prefer."""
 
     def __post_init__(self) -> None:
         check_fields(self, {"mount_point": self.mount_point.startswith("/") or "must be absolute"})

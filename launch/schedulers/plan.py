@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,8 @@ from rlserve.config import RunConfig
 from rlserve.errors import UserError
 from rlserve.launch.config import LaunchConfig
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.roofline.accelerators import is_cpu
+from rlserve.pool.discovery import SPOT_RESOURCE
+from rlserve.roofline.accelerators import SPOT_SUFFIX, is_cpu, is_spot
 
 PRICES_FILE = "prices.yaml"
 """Copied beside the run file, where machines do not see what ``cost.prices`` names here."""
@@ -25,11 +27,29 @@ class NodeGroup:
     name: str
     """Lower case, without anything but letters, digits and dashes; of no other group."""
     type: str
+    """Of the slots: ``H100-spot`` on spot machines."""
     is_gpu: bool
     num_nodes: int
     slots_per_node: int
     cpus_per_node: int
     prefer: Literal["train", "rollout"] | None
+
+    @property
+    def is_spot(self) -> bool:
+        """Whether they are spot machines."""
+        return is_spot(self.type)
+
+    @property
+    def accelerator(self) -> str:
+        """What the market of its machine has no part in: ``H100``."""
+        return self.type.removesuffix(SPOT_SUFFIX)
+
+    @property
+    def resources(self) -> Mapping[str, int]:
+        """What Ray cannot see of a machine and is told: CPU slots, and that its GPUs are on a spot machine."""
+        if not self.is_gpu:
+            return {self.type: self.slots_per_node}
+        return {SPOT_RESOURCE: 1} if self.is_spot else {}
 
 
 @dataclass(frozen=True, kw_only=True)

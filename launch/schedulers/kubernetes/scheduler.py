@@ -51,22 +51,17 @@ class KubernetesScheduler(Scheduler):
                 f"--from-env-file={plan.launch.env_file}) and say launch.kubernetes.secret=NAME"
             )
         key, _, value = kubernetes.spot_label.partition("=")
-
-        def on_spot(group: NodeGroup) -> bool:
-            return kubernetes.spot_rollout and group.prefer == "rollout"
-
         return render_templates(
             Path(__file__).parent,
             plan,
             run_file=to_yaml(with_prices_in(replace(plan.config, output_dir=kubernetes.mount_point), "/etc/rlserve")),
             run_folder=f"{kubernetes.mount_point}/{plan.name}",
             ray_version=version("ray"),
-            products={group.name: PRODUCTS.get(group.type, (f"NVIDIA-{group.type}",)) for group in plan.groups},
+            products={group.name: products_of(group) for group in plan.groups},
             spot_key=key,
             spot_value=value,
-            on_spot=on_spot,
             cloud_probes=CLOUD_PROBES,
-            num_fixed_nodes=sum(group.num_nodes for group in plan.groups if not on_spot(group)),
+            num_fixed_nodes=sum(group.num_nodes for group in plan.groups if not group.is_spot),
             memory=lambda group: _times(kubernetes.memory_per_slot, group.slots_per_node),
         )
 
@@ -94,6 +89,11 @@ class KubernetesScheduler(Scheduler):
     def cancel(self, job: JobRecord) -> None:
         kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy"
         ask(*_kubectl(job), "delete", kinds, f"--selector=rlserve/run={job.id}", "--wait=false")
+
+
+def products_of(group: NodeGroup) -> tuple[str, ...]:
+    """What its GPUs may be called."""
+    return PRODUCTS.get(group.accelerator, (f"NVIDIA-{group.accelerator}",))
 
 
 def read_state(found: str) -> JobState:

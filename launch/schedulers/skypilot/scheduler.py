@@ -28,6 +28,7 @@ from rlserve.launch.schedulers.plan import PRICES_FILE, JobPlan, NodeGroup, with
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.ray_token import TOKEN_FILE, write_ray_token
 from rlserve.launch.schedulers.templates import render_templates
+from rlserve.roofline.accelerators import SPOT_SUFFIX
 from rlserve.tracking.job_record import JobRecord
 
 JOB_FILE = "job.yaml"
@@ -112,13 +113,12 @@ class SkyPilotScheduler(Scheduler):
 
 
 def tasks_of(groups: Sequence[NodeGroup], config: SkyPilotConfig) -> tuple[Task, ...]:
-    """The task of each group, that with the controller first: no machine of it may be on spot unless
-    ``spot_training`` says so, and where there are several it is one that does not prefer rollout."""
-    head = next((group for group in groups if group.prefer != "rollout"), groups[0])
+    """The task of each group, that with the controller first: the first on demand that does not prefer rollout, else
+    the first on demand, else the first."""
+    on_demand = [group for group in groups if not group.is_spot] or groups
+    head = next((group for group in on_demand if group.prefer != "rollout"), on_demand[0])
     ordered = [head, *(group for group in groups if group is not head)]
-    return tuple(
-        _task(group, is_rollout=group is not head and group.prefer == "rollout", config=config) for group in ordered
-    )
+    return tuple(_task(group, is_head=group is head, config=config) for group in ordered)
 
 
 def preferences(groups: Sequence[NodeGroup], config: SkyPilotConfig) -> dict[str, Literal["train", "rollout"]]:
@@ -157,22 +157,25 @@ def read_state(found: str, job_id: str) -> JobState | None:
     return JobState(stage=stage, detail=detail)  # type: ignore[arg-type]
 
 
-def _task(group: NodeGroup, *, is_rollout: bool, config: SkyPilotConfig) -> Task:
-    may_be_spot = config.spot_rollout if is_rollout else config.spot_training
-    types = [group.type, *(config.rollout_types if is_rollout else ())] if group.is_gpu else [None]
+def _task(group: NodeGroup, *, is_head: bool, config: SkyPilotConfig) -> Task:
+    rolls_out = not is_head and (group.is_spot or group.prefer == "rollout")
+    types = [group.accelerator, *(config.rollout_types if rolls_out else ())] if group.is_gpu else [None]
     choices = tuple(
         {
             **({} if infra is None else {"infra": infra}),
             **({} if type_ is None else {"accelerators": f"{ACCELERATORS.get(type_, type_)}:{group.slots_per_node}"}),
-            "use_spot": use_spot,
+            "use_spot": group.is_spot,
         }
         for infra in config.infra or (None,)
         for type_ in types
-        for use_spot in ((True, False) if may_be_spot else (False,))
     )
     amount = f"--num-cpus={group.cpus_per_node} --num-gpus={group.slots_per_node if group.is_gpu else 0}"
-    if not group.is_gpu:
-        amount += f" --resources={shlex.quote(json.dumps({group.type: group.slots_per_node}))}"
+    if group.resources:
+        amount += f" --resources={shlex.quote(json.dumps(group.resources))}"
+    suffix = SPOT_SUFFIX if group.is_spot else ""
     return Task(
-        group=group, choices=choices, types=tuple(filter(None, types)) if group.is_gpu else (group.type,), amount=amount
+        group=group,
+        choices=choices,
+        types=tuple(f"{name}{suffix}" for name in types) if group.is_gpu else (group.type,),
+        amount=amount,
     )

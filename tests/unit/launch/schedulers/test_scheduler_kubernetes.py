@@ -20,7 +20,8 @@ from rlserve.launch.schedulers.base import JobState
 from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler, read_state
 
 BASE = ("launch.image=me/rlserve:1", "launch.kubernetes.claim=runs")
-FULL = ("pool=h100_h200", "launch.kubernetes.queue=team", "launch.kubernetes.secret=rlserve", *BASE)
+SPOT = "pool.slots=[{type: H100, count: 8, prefer: train}, {type: H200-spot, count: 4}]"
+FULL = (SPOT, "launch.kubernetes.queue=team", "launch.kubernetes.secret=rlserve", *BASE)
 SCHEMA_VERSION = "1.33"
 
 
@@ -58,7 +59,7 @@ def validate(text: str, rayjob_schema: Any) -> dict[str, Any]:
         BASE,
         ("pool=two", *BASE),
         ("pool.slots=[{type: L4, count: 16, prefer: rollout}, {type: H100, count: 8}]", *BASE),
-        (*FULL, "launch.kubernetes.spot_rollout=false"),
+        ("pool=h100_h200", *BASE),
     ],
     ids=["full", "four", "two", "many nodes", "no spot"],
 )
@@ -135,8 +136,10 @@ def test_trainers_stay_and_rollout_may_come_and_go() -> None:
     trainers, rollout = content["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     assert (trainers["minReplicas"], trainers["maxReplicas"]) == (1, 1)
     assert "nodeSelector" not in trainers["template"]["spec"]
+    assert "resources" not in trainers["rayStartParams"]
     assert rollout["minReplicas"] == 0
     assert rollout["template"]["spec"]["nodeSelector"] == {"karpenter.sh/capacity-type": "spot"}
+    assert rollout["rayStartParams"]["resources"] == """'{"spot": 1}'"""
 
 
 @pytest.mark.parametrize(

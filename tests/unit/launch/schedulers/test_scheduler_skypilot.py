@@ -29,12 +29,14 @@ from rlserve.launch.schedulers.plan import NodeGroup
 from rlserve.launch.schedulers.skypilot.scheduler import SkyPilotScheduler, preferences, read_state, tasks_of
 
 BASE = ("launch.image=me/rlserve:1", "launch.skypilot.bucket=s3://runs")
-FULL = ("pool=h100_h200", "launch.skypilot.infra=[aws/us-east-1,gcp]", "launch.skypilot.rollout_types=[A100]", *BASE)
+SPOT = "pool.slots=[{type: H100, count: 8, prefer: train}, {type: H200-spot, count: 4}]"
+FULL = (SPOT, "launch.skypilot.infra=[aws/us-east-1,gcp]", "launch.skypilot.rollout_types=[A100]", *BASE)
 SETTINGS = {
     "full": FULL,
     "cpu": BASE,
     "one": ("pool.slots=[{type: H100, count: 16}]", *BASE),
-    "spot training": ("pool=h100_h200", "launch.skypilot.spot_training=true", *BASE),
+    "on demand": ("pool=h100_h200", *BASE),
+    "spot training": ("pool.slots=[{type: H100-spot, count: 16}]", "pool.train_on_spot=true", *BASE),
     "volume": ("pool=h100_h200", BASE[0], "launch.skypilot.volume=runs"),
 }
 CHECK = """
@@ -92,31 +94,32 @@ def test_the_tasks_hang_together(settings: tuple[str, ...]) -> None:
 
 @given(
     prefers=st.lists(st.sampled_from(["train", "rollout", None]), min_size=1, max_size=4),
-    spot_training=st.booleans(),
-    spot_rollout=st.booleans(),
+    types=st.lists(st.sampled_from(["H100", "H100-spot"]), min_size=4, max_size=4),
 )
-def test_training_is_on_spot_machines_only_where_it_was_asked_for(
-    prefers: list[Any], spot_training: bool, spot_rollout: bool
+def test_machines_are_on_spot_where_their_slots_are_and_the_controller_is_not_if_it_can_be(
+    prefers: list[Any], types: list[str]
 ) -> None:
     groups = [
         NodeGroup(
-            name=f"g-{i}", type="H100", is_gpu=True, num_nodes=1, slots_per_node=8, cpus_per_node=8, prefer=prefer
+            name=f"g-{i}", type=types[i], is_gpu=True, num_nodes=1, slots_per_node=8, cpus_per_node=8, prefer=prefer
         )
         for i, prefer in enumerate(prefers)
     ]
-    tasks = tasks_of(groups, SkyPilotConfig(spot_training=spot_training, spot_rollout=spot_rollout))
+    tasks = tasks_of(groups, SkyPilotConfig(rollout_types=("L40S",)))
     assert sorted(task.group.name for task in tasks) == [group.name for group in groups]
-    for number, task in enumerate(tasks):
-        is_rollout = number > 0 and task.group.prefer == "rollout"
-        assert any(choice["use_spot"] for choice in task.choices) == (spot_rollout if is_rollout else spot_training)
-        assert not all(choice["use_spot"] for choice in task.choices), "no machine where no spot machine is to be had"
+    assert not tasks[0].group.is_spot or all(group.is_spot for group in groups)
+    for task in tasks:
+        assert {choice["use_spot"] for choice in task.choices} == {task.group.is_spot}
+        assert all("-spot" not in choice["accelerators"] for choice in task.choices)
+        assert ('"spot": 1' in task.amount) == task.group.is_spot
+        assert all(name.endswith("-spot") == task.group.is_spot for name in task.types)
 
 
 def test_a_pool_of_any_of_several_types_takes_what_comes(tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(SkyPilotScheduler().render(plan_of(*FULL))["run.yaml"])
     loaded = load(str(tmp_path / "run.yaml")).config
     assert (loaded.output_dir, loaded.name, loaded.pool.slots) == ("/runs", "hello", "auto")
-    assert loaded.pool.auto_prefer == {"H100": "train", "H200": "rollout", "A100": "rollout"}
+    assert loaded.pool.auto_prefer == {"H100": "train"}
 
 
 def test_a_type_that_may_be_for_either_role_prefers_none() -> None:
