@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 
 from rlserve.manager.config import ManagerConfig, RateMatchingConfig, StaticConfig
-from rlserve.manager.policies.base import GangFigures, GangView
+from rlserve.manager.policies.base import GangView
 from rlserve.rollout.workload.courses import Steady
 from rlserve.rollout.workload.lengths import LogNormalLengths
 from rlserve.rollout.workload.workload import Workload
-from rlserve.roofline.accelerators import SPOT_SUFFIX, slot_type
+from rlserve.roofline.accelerators import SPOT_SUFFIX
 from rlserve.roofline.costs import Costs
 from rlserve.roofline.model_shapes import model_shape
 from rlserve.simulate.costs.roofline import RooflineCosts
@@ -39,6 +39,7 @@ from rlserve.simulate.intervals import Estimate, estimate
 from rlserve.simulate.markets.base import Availability, Zone, spread
 from rlserve.simulate.markets.generated import MarketFigures, generate_availability
 from rlserve.simulate.markets.traces import read_availability
+from rlserve.simulate.purchase import make_gangs
 from rlserve.simulate.scenario import LossRates, Scenario
 from rlserve.simulate.simulation import SimulatedRun
 from rlserve.simulate.study import Job, run_job
@@ -66,18 +67,7 @@ class Fleet:
 
 def gangs(num_spot: int) -> tuple[GangView, ...]:
     """Those on demand, and those on spot machines."""
-    figures = slot_type(GPU)
-    return tuple(
-        GangView(
-            id=f"{name}/{number}",
-            type=name,
-            num_slots=GANG_SIZE,
-            may_train=name == GPU,
-            figures=GangFigures(memory_bandwidth_gb_s=figures.memory_bandwidth_gb_s, flops_tflops=figures.flops_tflops),
-        )
-        for name, count in ((GPU, NUM_GANGS - num_spot), (GPU + SPOT_SUFFIX, num_spot))
-        for number in range(count)
-    )
+    return make_gangs({GPU: NUM_GANGS - num_spot, GPU + SPOT_SUFFIX: num_spot}, GANG_SIZE)
 
 
 def zones(num_spot: int, places: Mapping[str, Availability], seed: int) -> tuple[Zone, ...]:
