@@ -10,7 +10,10 @@ from rlserve.engine.requests.delta import RequestDelta, each_token, rest_of
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.usage import usage
+from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, find_error
+from rlserve.serving.front.masks import mask_of
+from rlserve.serving.protocol.sampling import SamplingFields
 
 
 class Choices:
@@ -82,3 +85,22 @@ class Choices:
                 told = self._choices[position * self._num_samples + sample.index].take(sample)
                 if told.is_first or told.is_worth_telling(self.options):
                     yield told
+
+
+def choice_options(context: ServerContext, asked: SamplingFields, num_logprobs: int | None) -> ChoiceOptions:
+    """What a request wants to be told of each answer.
+
+    Raises:
+        ApiError: that tells what is masked.
+    """
+    return ChoiceOptions(
+        num_logprobs=num_logprobs,
+        stop=asked.stop_strings,
+        include_stop=asked.include_stop_str_in_output or False,
+        skip_special_tokens=asked.skip_special_tokens is not False,
+        returns_token_ids=asked.return_token_ids or False,
+        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
+        returns_weight_versions=asked.return_weight_versions or False,
+        end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
+        new_mask=mask_of(context, asked, num_logprobs),
+    )

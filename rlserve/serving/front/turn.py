@@ -15,12 +15,11 @@ from typing import Any
 
 from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.serving.answers.choice import ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.message import MessageNews
-from rlserve.serving.front.choices import Choices
+from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, admit
-from rlserve.serving.front.masks import mask_of
 from rlserve.serving.front.messages import message_reader, wanted_form
 from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
 from rlserve.serving.protocol.conversation import Conversation
@@ -127,7 +126,8 @@ async def begin_turn(context: ServerContext, conversation: Conversation, answer_
         adapter=adapter,
     )
     generation = admit(context, [request], affinity_of_conversation(conversation), arrived_s)
-    return Turn(conversation, Choices(generation, _options(context, conversation)))
+    options = choice_options(context, asked, conversation.num_logprobs)
+    return Turn(conversation, Choices(generation, options))
 
 
 def _max_tokens(context: ServerContext, conversation: Conversation, num_prompt_tokens: int) -> int:
@@ -139,19 +139,4 @@ def _max_tokens(context: ServerContext, conversation: Conversation, num_prompt_t
         num_prompt_tokens,
         name=conversation.max_tokens_name,
         prompt=conversation.messages_name,
-    )
-
-
-def _options(context: ServerContext, conversation: Conversation) -> ChoiceOptions:
-    asked = conversation.sampling
-    return ChoiceOptions(
-        num_logprobs=conversation.num_logprobs,
-        stop=asked.stop_strings,
-        include_stop=asked.include_stop_str_in_output or False,
-        skip_special_tokens=asked.skip_special_tokens is not False,
-        returns_token_ids=asked.return_token_ids or False,
-        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
-        returns_weight_versions=asked.return_weight_versions or False,
-        end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
-        new_mask=mask_of(context, asked, conversation.num_logprobs),
     )

@@ -33,6 +33,11 @@ TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content 
 ALPHABET = 'abcdefghijklmnopqrstuvwxyz0123456789 :+={}[]<>/_,."\n'
 
 
+CALLING = TEMPLATE + "{# <tool_call> </think> #}{{ 'thinks' if enable_thinking is defined and enable_thinking }}"
+"""Of a model that thinks and calls tools."""
+CALL = '<tool_call>{"name": "now", "arguments": {"a": [1, 2]}}</tool_call>'
+
+
 class FakePool:
     """Answers every request with the same text, one token after the other, and remembers what it was asked."""
 
@@ -147,3 +152,16 @@ def fake_context(
         started_s=0,
         masking=masking,
     )
+
+
+def fake_talker() -> FakePool:
+    """Answers ``hello`` and stops, with room for a conversation."""
+    made = FakePool("hello")
+    made.finish_reason = FinishReason.STOP
+    made.limits = replace(made.limits, max_model_len=400)
+    return made
+
+
+def calling_context(pool: FakePool) -> ServerContext:
+    """Of a model that thinks and calls tools."""
+    return replace(fake_context(pool=pool), renderer=ConversationRenderer(TOKENIZER, CALLING, 5.0))

@@ -11,7 +11,17 @@ import anthropic
 import pytest
 from anthropic.types import Message, RawMessageStreamEvent
 from pydantic import TypeAdapter
-from serving_fakes import KEY, TEMPLATE, TOKENIZER, VOCABULARY, FakePool, fake_context
+from serving_fakes import (
+    CALL,
+    KEY,
+    TEMPLATE,
+    TOKENIZER,
+    VOCABULARY,
+    FakePool,
+    calling_context,
+    fake_context,
+    fake_talker,
+)
 from starlette.testclient import TestClient
 
 from rlserve.engine.requests.request import FinishReason
@@ -20,24 +30,19 @@ from rlserve.serving.front.gate import Gate
 from rlserve.serving.protocol import message_schemas
 from rlserve.serving.text.conversation import ConversationRenderer
 
-CALLING = TEMPLATE + "{# <tool_call> </think> #}{{ 'thinks' if enable_thinking is defined and enable_thinking }}"
 NOW: dict[str, Any] = {"name": "now", "input_schema": {"type": "object", "properties": {}}}
-CALL = '<tool_call>{"name": "now", "arguments": {"a": [1, 2]}}</tool_call>'
 ASKED: dict[str, Any] = {"model": "fake", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 EVENT: TypeAdapter[Any] = TypeAdapter(RawMessageStreamEvent)
 
 
 @pytest.fixture
 def pool() -> FakePool:
-    made = FakePool("hello")
-    made.finish_reason = FinishReason.STOP
-    made.limits = replace(made.limits, max_model_len=400)
-    return made
+    return fake_talker()
 
 
 @pytest.fixture
 def client(pool: FakePool) -> Iterator[TestClient]:
-    context = replace(fake_context(pool=pool), renderer=ConversationRenderer(TOKENIZER, CALLING, 5.0))
+    context = calling_context(pool)
     gate = Gate(create_app(context), context.keys, context.metrics, checks_host=False)
     with TestClient(gate, headers={"X-Api-Key": KEY}) as made:
         yield made

@@ -10,7 +10,7 @@ import openai
 import pytest
 from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import TypeAdapter
-from serving_fakes import TEMPLATE, TOKENIZER, VOCABULARY, FakePool, fake_context
+from serving_fakes import CALL, TOKENIZER, VOCABULARY, FakePool, calling_context, fake_context, fake_talker
 from starlette.testclient import TestClient
 
 from rlserve.engine.requests.request import FinishReason
@@ -19,23 +19,18 @@ from rlserve.serving.protocol import answer_schemas as schemas
 from rlserve.serving.protocol import response_schemas
 from rlserve.serving.text.conversation import ConversationRenderer
 
-CALLING = TEMPLATE + "{# <tool_call> </think> #}{{ 'thinks' if enable_thinking is defined and enable_thinking }}"
 NOW: dict[str, Any] = {"type": "function", "name": "now", "parameters": {"type": "object", "properties": {}}}
-CALL = '<tool_call>{"name": "now", "arguments": {"a": [1, 2]}}</tool_call>'
 EVENT: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
 
 
 @pytest.fixture
 def pool() -> FakePool:
-    made = FakePool("hello")
-    made.finish_reason = FinishReason.STOP
-    made.limits = replace(made.limits, max_model_len=400)
-    return made
+    return fake_talker()
 
 
 @pytest.fixture
 def client(pool: FakePool) -> TestClient:
-    context = replace(fake_context(pool=pool), renderer=ConversationRenderer(TOKENIZER, CALLING, 5.0))
+    context = calling_context(pool)
     return TestClient(create_app(context))
 
 

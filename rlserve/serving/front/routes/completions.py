@@ -11,17 +11,17 @@ from starlette.responses import Response
 
 from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.serving.answers.choice import ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.completion_answers import CompletionChoice, Echo
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model
-from rlserve.serving.front.choices import Choices
+from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import admit, new_answer_id
-from rlserve.serving.front.masks import check_token_prompt, mask_of
+from rlserve.serving.front.masks import check_token_prompt
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.answer_schemas import CompletionAnswer
@@ -47,7 +47,7 @@ async def complete(request: Request) -> Response:
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)
     ]
     generation = admit(context, requests, affinity_of_tokens(prompts[0], asked.user), arrived_s)
-    choices = Choices(generation, _options(context, asked))
+    choices = Choices(generation, choice_options(context, asked, asked.logprobs))
     base = {
         "id": answer_id,
         "object": "text_completion",
@@ -101,20 +101,6 @@ def _engine_request(
 def _least(asked: CompletionRequest) -> int | None:
     """The engine always generates one token; with ``max_tokens=0`` it is not told."""
     return 1 if asked.max_tokens == 0 else asked.max_tokens
-
-
-def _options(context: ServerContext, asked: CompletionRequest) -> ChoiceOptions:
-    return ChoiceOptions(
-        num_logprobs=asked.logprobs,
-        stop=asked.stop_strings,
-        include_stop=asked.include_stop_str_in_output or False,
-        skip_special_tokens=asked.skip_special_tokens is not False,
-        returns_token_ids=asked.return_token_ids or False,
-        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
-        returns_weight_versions=asked.return_weight_versions or False,
-        end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
-        new_mask=mask_of(context, asked, asked.logprobs),
-    )
 
 
 def _tellers(choices: Choices, asked: CompletionRequest) -> list[CompletionChoice]:
