@@ -184,7 +184,7 @@ class Setting:
         )
 
     def read(self) -> Load:
-        return Load(num_waiting=5, num_buffered=0, num_in_flight=0, trainer_waiting=False)
+        return Load(num_waiting=5, client_queue=0.0, num_buffered=0, num_in_flight=0, trainer_waiting=False)
 
     async def look(self) -> tuple[Node, ...]:
         return self.nodes
