@@ -109,7 +109,7 @@ _WRONG_AT: Mapping[str, Mapping[str, Sequence[Any]]] = {
     _CHAT: {
         **_WRONG,
         "messages": (
-            *(None, [], [None], [[]], {}, 3, "x", [{}], [3], [{"role": "wizard", "content": "x"}]),
+            *(None, [], [None], [[]], {}, 3, "x", [{}], [3], [{"role": 3, "content": "x"}]),
             *([{"role": "user", "content": 3}], [{"role": "user", "content": [{"type": "text"}]}]),
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://localhost/"}}]}],
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}]}],

@@ -39,7 +39,7 @@ HOSTILE_BODIES: list[bytes] = [
     b'{"prompt": [' + b"1," * 2_000_000 + b"1]}",
     b'{"prompt": "x", "prompt": null}',
     b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://a"}}]}]}',
-    b'{"messages": [{"role": "wizard", "content": "x"}]}',
+    b'{"messages": [{"role": 3, "content": "x"}]}',
 ]
 WRONG_VALUES = [
     *("null_", "-1", "1e999", "9" * 400, '"x"', "[]", "{}", "true", "NaN", "-Infinity", "[[[[]]]]", '"\\ud800"')
