@@ -42,8 +42,7 @@ from rlserve.simulate.markets.traces import read_availability
 from rlserve.simulate.purchase import make_gangs
 from rlserve.simulate.scenario import LossRates, Scenario
 from rlserve.simulate.simulation import SimulatedRun
-from rlserve.simulate.study import Job, run_job
-from rlserve.tracking.cost.figures import MILLION, CostFigures
+from rlserve.simulate.study import Job, cost_per_million, run_job
 from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.cost.uses import Use
 
@@ -105,12 +104,10 @@ def run_seed(given: tuple[Fleet, Mapping[str, Availability], float, int]) -> Sim
     return run_job(Job(scenario=scenario(fleet, places, days=days, seed=seed), manager=fleet.manager, seed=seed))
 
 
-def cost_per_million(run: SimulatedRun, spot_factor: float) -> float:
+def cost_on_demand(run: SimulatedRun, spot_factor: float) -> float:
     """Hours of a GPU on demand for a million trained tokens."""
     prices = Prices(currency="h", date="", per_hour={GPU: 1.0, GPU + SPOT_SUFFIX: spot_factor})
-    money = CostFigures(statement=run.spent, prices=prices).amount().money
-    assert money is not None
-    return money / run.num_trained_tokens * MILLION
+    return cost_per_million(run, prices)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +130,7 @@ class Row:
 
 def row(fleet: Fleet, runs: Sequence[SimulatedRun], on_demand: Sequence[SimulatedRun], spot_factor: float) -> Row:
     """Sum a fleet's runs up."""
-    costs = [cost_per_million(run, spot_factor) for run in runs]
+    costs = [cost_on_demand(run, spot_factor) for run in runs]
     pairs = list(zip(runs, on_demand, strict=True))
     return Row(
         name=fleet.name,
@@ -145,9 +142,7 @@ def row(fleet: Fleet, runs: Sequence[SimulatedRun], on_demand: Sequence[Simulate
         lost_share=estimate([run.spent.hours_of(Use.LOST) / run.spent.gpu_hours for run in runs]),
         useful_share=estimate([run.spent.useful_share or 0.0 for run in runs]),
         throughput=estimate([run.groups_per_s / base.groups_per_s for run, base in pairs]),
-        cost=estimate(
-            [cost / cost_per_million(base, spot_factor) for cost, (_, base) in zip(costs, pairs, strict=True)]
-        ),
+        cost=estimate([cost / cost_on_demand(base, spot_factor) for cost, (_, base) in zip(costs, pairs, strict=True)]),
     )
 
 

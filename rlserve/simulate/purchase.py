@@ -21,7 +21,7 @@ from rlserve.roofline.accelerators import is_cpu, is_spot, slot_type
 from rlserve.simulate.oracle import Rates, fluid_rate, saturated_rates
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.simulation import simulate
-from rlserve.tracking.cost.figures import MILLION, CostFigures
+from rlserve.simulate.study import cost_per_million
 from rlserve.tracking.cost.prices import Prices
 
 
@@ -136,12 +136,10 @@ def try_offer(scenario: Scenario, offer: Offer, manager: ManagerConfig, prices: 
     gangs = make_gangs(offer.num_gangs, offer.gang_size)
     num_rollout = max(len(gangs) // 2, sum(not gang.may_train for gang in gangs))
     run = simulate(replace(scenario, gangs=gangs, zones=(), num_initial_rollout=num_rollout), manager, seed=seed)
-    money = CostFigures(statement=run.spent, prices=prices).amount().money
-    assert money is not None, "every type of an offer has a price"
     return TriedOffer(
         offer=offer,
         tokens_per_s=run.num_trained_tokens / run.duration_s,
-        cost_per_million=money / max(run.num_trained_tokens, 1.0) * MILLION,
+        cost_per_million=cost_per_million(run, prices),
     )
 
 

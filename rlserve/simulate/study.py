@@ -161,12 +161,13 @@ def policy_result(
         wait_share=estimate([run.wait_share for run in runs]),
         bubble_share=estimate([run.bubble_share for run in runs]),
         useful_share=estimate([run.spent.useful_share or 0.0 for run in runs]),
-        cost_per_million=estimate([_cost_per_million(run, prices) for run in runs]),
+        cost_per_million=estimate([cost_per_million(run, prices) for run in runs]),
         staleness={age: number / staleness.total() for age, number in sorted(staleness.items())},
     )
 
 
-def _cost_per_million(run: SimulatedRun, prices: Prices | None) -> float:
+def cost_per_million(run: SimulatedRun, prices: Prices | None) -> float:
+    """Of trained tokens: in money where prices are given, which every type of slot has; else in GPU-hours."""
     amount = CostFigures(statement=run.spent, prices=prices).amount()
     cost = amount.gpu_hours if amount.money is None else amount.money
     return cost / max(run.num_trained_tokens, 1.0) * MILLION
