@@ -44,6 +44,17 @@ class ServedModel:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         return httpx.Client(base_url=self.url, headers=headers, timeout=120)
 
+    def operator(self, key: str) -> httpx.Client:
+        """For its admin listener, once its log has told the address."""
+        found: list[str] = []
+
+        def is_told() -> bool:
+            found.extend(match[1] for line in self.log if (match := re.search(r"administered on (\S+)", line)))
+            return bool(found)
+
+        self.wait_for(is_told, "the address of the admin listener")
+        return httpx.Client(base_url=found[0], headers={"Authorization": f"Bearer {key}"}, timeout=120)
+
     def replica_processes(self) -> list[psutil.Process]:
         """Of each replica, in the order of their start."""
         found = [child for child in psutil.Process(self.process.pid).children() if _is_replica(child)]

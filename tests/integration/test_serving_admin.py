@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -43,15 +42,7 @@ def server(tiny_model: Path, profiles: Path) -> Iterator[ServedModel]:
 
 @pytest.fixture
 def operator(server: ServedModel) -> Iterator[httpx.Client]:
-    found: list[str] = []
-
-    def is_told() -> bool:
-        found.extend(match[1] for line in server.log if (match := re.search(r"administered on (\S+)", line)))
-        return bool(found)
-
-    server.wait_for(is_told, "the address of the admin listener")
-    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
-    with httpx.Client(base_url=found[0], headers=headers, timeout=120) as client:
+    with server.operator(ADMIN_KEY) as client:
         yield client
 
 
