@@ -1,6 +1,6 @@
 """An adapter as it is computed with, and which tokens of a step it is for.
 
-Legend: T tokens of a step, n of them with one adapter, K inputs, N outputs of a product.
+Legend: T tokens and S sequences of a step, n tokens with one adapter, K inputs, N outputs of a product.
 """
 
 from __future__ import annotations
@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from rlserve.native.decoder_program import LinearName
 
@@ -61,12 +63,14 @@ class StepAdapters:
     One gather puts the parts of all adapters in place, which takes a fraction of adding each to its own rows.
     """
 
-    def __init__(self, groups: Sequence[AdapterTokens], rows_T: torch.Tensor | None) -> None:
+    def __init__(self, ids_S: NDArray[np.int64], groups: Sequence[AdapterTokens], rows_T: torch.Tensor | None) -> None:
         """
         Args:
+            ids_S: the adapter of each sequence of the step.
             rows_T: of each token, its row among those of all groups, one after the other, and the zeros behind them;
                 None where all tokens have one adapter.
         """
+        self.ids_S = ids_S
         self._groups = groups
         self._rows_T = rows_T
 

@@ -30,9 +30,9 @@ class LoadedAdapters:
         """See ``Engine.load_adapter``."""
         if not name or name in self._by_name:
             raise UserError(f"an adapter {name!r} is loaded already: unload it first" if name else "a name is needed")
-        layers = self._runner.adapter_layers(folder)
+        adapter = self._runner.load_adapter(self._num_loaded + 1, name, folder)
         self._num_loaded += 1
-        self._by_name[name] = Adapter(id=self._num_loaded, name=name, layers=layers)
+        self._by_name[name] = adapter
 
     def unload(self, name: str) -> None:
         """See ``Engine.unload_adapter``."""

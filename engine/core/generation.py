@@ -287,6 +287,7 @@ class Generation:
                 del self.requests[owner.request.id]
                 self._measured.note_end_of_request(owner, self._clock())
                 outputs.append(_output(owner))
+                owner.adapter = None  # its memory must not wait for the collector of cycles, which owner is in
         return outputs
 
     def _add_sample(self, owner: RequestState, index: int, resumed: SampleOutput | None) -> None:

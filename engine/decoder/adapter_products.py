@@ -3,30 +3,34 @@ that holds for the model itself."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from rlserve.engine.adapters.adapter import AdapterLayers, LowRank, Product
-from rlserve.engine.adapters.folder import LowRankMatrices, read_adapter
+from rlserve.engine.adapters.adapter import Adapter, LowRank, Product
+from rlserve.engine.adapters.folder import AdapterMatrices
+from rlserve.engine.adapters.fused import LowRankMatrices, fused
 from rlserve.engine.decoder.linear import Linear
-from rlserve.engine.models.base import ModelSpec
+from rlserve.engine.models.shard import Shard
 from rlserve.native.panels import panels_of
 from rlserve.native.program import Projection
 
 
-def adapter_layers(folder: Path, spec: ModelSpec, like: torch.Tensor, linear: type[Linear] | None) -> AdapterLayers:
-    """Of the adapter in a folder.
+def make_adapter(
+    number: int,
+    name: str,
+    matrices: AdapterMatrices,
+    shard: Shard,
+    like: torch.Tensor,
+    linear: type[Linear] | None,
+) -> Adapter:
+    """One rank's part of an adapter.
 
     Args:
         like: a weight of the model, for its type and device.
         linear: how the decoder multiplies; None: from panels, as compiled programs do.
-
-    Raises:
-        ModelError: the folder is no adapter of this model, or one that the engine does not compute.
     """
     with torch.inference_mode():
-        return {place: _low_rank(each, like, linear) for place, each in read_adapter(folder, spec).items()}
+        layers = {place: _low_rank(each, like, linear) for place, each in fused(matrices, shard).items()}
+    return Adapter(id=number, name=name, layers=layers)
 
 
 def _low_rank(matrices: LowRankMatrices, like: torch.Tensor, linear: type[Linear] | None) -> LowRank:

@@ -46,7 +46,11 @@ class Order(IntEnum):
     RESTORE_WEIGHTS = 14
     RELEASE_KV_CACHE = 15
     RESTORE_KV_CACHE = 16
-    CLOSE = 17
+    LOAD_ADAPTER = 17
+    """(number, places and ranks), then the matrices: see ``sent_adapters.py``."""
+    FORGET_ADAPTERS = 18
+    """(numbers)"""
+    CLOSE = 19
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -58,6 +62,8 @@ class StepPlan:
     """[R]"""
     block_copies: Mapping[int, int]
     """Target block -> source block."""
+    adapter_ids: NDArray[np.int64]
+    """[S]; empty where nobody has an adapter."""
 
 
 class BlockTable:
@@ -83,6 +89,7 @@ class BlockTable:
             len(plan.last_rows),
             len(plan.block_copies),
             len(places),
+            len(plan.adapter_ids),
         )
         arrays: tuple[NDArray[Any], ...] = (
             np.array(sizes),
@@ -96,16 +103,18 @@ class BlockTable:
             np.array(list(plan.block_copies.values()), dtype=np.int32),
             places,
             blocks,
+            plan.adapter_ids,
         )
         return np.concatenate(arrays).astype(np.int32)
 
     def unpack(self, words: NDArray[np.int32]) -> StepPlan:
         """The step that :meth:`pack` made the words of. Its table of blocks is this one."""
-        num_decoding, num_tokens, num_sequences, num_rows, num_copies, num_changed = words[:6].tolist()
+        num_decoding, num_tokens, num_sequences, num_rows, num_copies, num_changed, num_ids = words[:7].tolist()
         lengths = [*[num_tokens] * 3, num_sequences + 1, num_sequences, num_rows, *[num_copies] * 2, *[num_changed] * 2]
-        token_ids, positions, slots, starts, rows, last_rows, targets, sources, places, blocks = np.split(
-            words[6:], np.cumsum(lengths)[:-1]
+        token_ids, positions, slots, starts, rows, last_rows, targets, sources, places, blocks, ids = np.split(
+            words[7:], np.cumsum(lengths)
         )
+        assert len(ids) == num_ids
         self._table.reshape(-1)[places] = blocks
         return StepPlan(
             layout=StepLayout(
@@ -119,4 +128,5 @@ class BlockTable:
             ),
             last_rows=last_rows.astype(np.int64),
             block_copies=dict(zip(targets.tolist(), sources.tolist(), strict=True)),
+            adapter_ids=ids.astype(np.int64),
         )

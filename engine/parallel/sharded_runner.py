@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.adapters.adapter import AdapterLayers, StepAdapters
+from rlserve.engine.adapters.adapter import Adapter, StepAdapters
+from rlserve.engine.adapters.folder import read_adapter
 from rlserve.engine.attention.base import StepLayout
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.decoder.decoder import Decoder
@@ -30,9 +31,11 @@ from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
 from rlserve.engine.parallel.orders import BlockTable, Order, StepPlan
+from rlserve.engine.parallel.sent_adapters import receive_matrices, send_matrices, words_of
 from rlserve.engine.parallel.sharded_decoder import ShardedDecoder
 from rlserve.engine.runner.model_runner import ModelRunner
-from rlserve.errors import UserError, WorkerFailedError
+from rlserve.engine.runner.step_adapters import step_adapters
+from rlserve.errors import WorkerFailedError
 
 _BUCKET_BYTES = 64 * 2**20
 """Of weights that go from rank to rank at once."""
@@ -58,7 +61,6 @@ class ShardedRunner(ModelRunner):
     """Computes one rank's part; all ranks must call the same methods in the same order."""
 
     def __init__(self, shard: Shard, config: EngineConfig, group: RankGroup) -> None:
-        self._shard = shard
         self._group = group
         super().__init__(shard, config)
         self._table = BlockTable(
@@ -106,16 +108,21 @@ class LeadingRunner(ShardedRunner):
         wait_for_others: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(shard, config, group)
+        self._adapters: dict[int, weakref.ref[Adapter]] = {}
+        """Those that the others have, by number; gone where no request and no name has them any more."""
         self._finalize = weakref.finalize(self, _end_others, group, wait_for_others)
 
     def close(self) -> None:
         self._finalize()
 
-    def adapter_layers(self, folder: Path) -> AdapterLayers:
-        raise UserError(
-            f"{folder} cannot be loaded with tensor_parallel_size={self._group.num_ranks}: adapters need "
-            "tensor_parallel_size=1; or merge it into the model"
-        )
+    def load_adapter(self, number: int, name: str, folder: Path) -> Adapter:
+        matrices = read_adapter(folder, self._shard.whole)
+        self._forget_adapters()
+        self._send(Order.LOAD_ADAPTER, number, *words_of(matrices))
+        send_matrices(self._group, matrices, self._parameters.final_norm)
+        adapter = self._adapter(number, name, matrices)
+        self._adapters[number] = weakref.ref(adapter)
+        return adapter
 
     def forward(
         self,
@@ -124,10 +131,11 @@ class LeadingRunner(ShardedRunner):
         block_copies: Mapping[int, int],
         adapters: StepAdapters | None = None,
     ) -> torch.Tensor:
-        assert adapters is None, "none is ever loaded"
-        plan = StepPlan(layout=layout, last_rows=last_rows_R, block_copies=block_copies)
+        self._forget_adapters()
+        ids = np.empty(0, dtype=np.int64) if adapters is None else adapters.ids_S
+        plan = StepPlan(layout=layout, last_rows=last_rows_R, block_copies=block_copies, adapter_ids=ids)
         self._group.send(np.concatenate([np.array([Order.STEP], dtype=np.int32), self._table.pack(plan)]))
-        return super().forward(layout, last_rows_R, block_copies)
+        return super().forward(layout, last_rows_R, block_copies, adapters)
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
         self._send(Order.LOGITS, first, end)
@@ -198,6 +206,13 @@ class LeadingRunner(ShardedRunner):
         self._send(Order.RESTORE_KV_CACHE)
         super().restore_kv_cache()
 
+    def _forget_adapters(self) -> None:
+        gone = [number for number, adapter in self._adapters.items() if adapter() is None]
+        if gone:
+            self._send(Order.FORGET_ADAPTERS, *gone)
+        for number in gone:
+            del self._adapters[number]
+
     def _send(self, order: Order, *arguments: int) -> None:
         self._group.send(np.array([order, *arguments], dtype=np.int32))
 
@@ -235,6 +250,10 @@ class LeadingRunner(ShardedRunner):
 class FollowingRunner(ShardedRunner):
     """That of the other ranks."""
 
+    def __init__(self, shard: Shard, config: EngineConfig, group: RankGroup) -> None:
+        super().__init__(shard, config, group)
+        self._adapters: dict[int, Adapter] = {}
+
     def follow(self, folder: Path) -> None:
         """Do what rank 0 orders, until it closes.
 
@@ -252,7 +271,8 @@ class FollowingRunner(ShardedRunner):
                 return
             if order is Order.STEP:
                 plan = self._table.unpack(words[1:])
-                self.forward(plan.layout, plan.last_rows, plan.block_copies)
+                adapters = step_adapters(plan.layout, plan.adapter_ids, self._adapters, self._device)
+                self.forward(plan.layout, plan.last_rows, plan.block_copies, adapters)
             else:
                 handlers[order](*words[1:].tolist())
 
@@ -274,6 +294,8 @@ class FollowingRunner(ShardedRunner):
             Order.RESTORE_WEIGHTS: self.restore_weights,
             Order.RELEASE_KV_CACHE: self.release_kv_cache,
             Order.RESTORE_KV_CACHE: self.restore_kv_cache,
+            Order.LOAD_ADAPTER: self._receive_adapter,
+            Order.FORGET_ADAPTERS: self._forget,
         }
 
     def _receive_weights(self, places: Iterable[int]) -> Mapping[str, torch.Tensor]:
@@ -292,6 +314,14 @@ class FollowingRunner(ShardedRunner):
         self._group.broadcast(values)
         pairs = zip(torch.split(indices, counts), torch.split(values, counts), strict=True)
         return dict(zip((self._names[place] for place in words[:num_weights]), pairs, strict=True))
+
+    def _receive_adapter(self, number: int, *words: int) -> None:
+        matrices = receive_matrices(self._group, words, self._shard.whole, self._parameters.final_norm)
+        self._adapters[number] = self._adapter(number, "", matrices)
+
+    def _forget(self, *numbers: int) -> None:
+        for number in numbers:
+            del self._adapters[number]
 
     def _show(self, places: Iterable[int], parts: Mapping[str, torch.Tensor]) -> None:
         """Give rank 0 some parts."""

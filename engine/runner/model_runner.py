@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from rlserve.engine.adapters.adapter import AdapterLayers, StepAdapters
+from rlserve.engine.adapters.adapter import Adapter, StepAdapters
+from rlserve.engine.adapters.folder import AdapterMatrices, read_adapter
 from rlserve.engine.attention.base import AttentionBackend, StepLayout
 from rlserve.engine.attention.cpu_kernel import CpuKernelAttention
 from rlserve.engine.attention.factory import attention_class
 from rlserve.engine.config import EngineConfig
 from rlserve.engine.decoder import cpu_program
-from rlserve.engine.decoder.adapter_products import adapter_layers
+from rlserve.engine.decoder.adapter_products import make_adapter
 from rlserve.engine.decoder.cpu_program import CpuProgram
 from rlserve.engine.decoder.decoder import Decoder
 from rlserve.engine.decoder.parameters import Parameters, WeightChanges
@@ -37,7 +38,7 @@ from rlserve.engine.models.checkpoint import Checkpoint
 from rlserve.engine.models.rope import rotation_table
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.runner.last_tokens import LastTokens
-from rlserve.engine.runner.step_adapters import step_adapters
+from rlserve.engine.runner.step_adapters import adapters_of_rows
 from rlserve.engine.sampling.sampler import DrawDetails, Sampler, sampling_batch
 from rlserve.engine.scheduling.scheduled_step import ScheduledStep
 from rlserve.engine.sequences.prompt_scores import PromptScores
@@ -68,7 +69,7 @@ class ModelRunner:
         if config.dtype == "float16" and backend == "cpu":
             raise UserError("dtype=float16 is not for attention_backend=cpu: set dtype=bfloat16")
         attention = attention_class(backend, config.kv_cache_dtype)
-        self._spec, self._block_size = spec, config.block_size
+        self._shard, self._block_size = shard, config.block_size
         self._is_program = cpu_program.is_chosen(shard, config, dtype, attention)
         if config.weight_dtype == "int8" and not self._is_program:
             raise UserError(
@@ -101,8 +102,7 @@ class ModelRunner:
         self._last_tokens: LastTokens | None = None
         """Where decoding steps find their tokens, if the sequence table may not have them yet."""
         if self.overlaps or uses_graphs:
-            num_rows = min(config.max_num_sequences, config.max_num_batched_tokens)
-            self._last_tokens = LastTokens(num_rows, self._device)
+            self._last_tokens = LastTokens(min(config.max_num_sequences, config.max_num_batched_tokens), self._device)
         if uses_graphs:
             self._graphs = self._make_graphs(config)
 
@@ -110,7 +110,7 @@ class ModelRunner:
         """Run the model; returns logits, one row for each decoding row, then for each chunk that completes.
         They are overwritten by the next step."""
         layout = self._layout(step, rows)
-        adapters = step_adapters(layout, rows, self._device)
+        adapters = adapters_of_rows(layout, rows, self._device)
         if self._graphs is not None and not step.chunks and adapters is None:
             self._copy_blocks(step.block_copies)
             return self._replay(self._graphs, layout, rows, step.decode_rows)
@@ -163,9 +163,9 @@ class ModelRunner:
         with torch.inference_mode():
             return self._decoder.logits_of(first, end)
 
-    def adapter_layers(self, folder: Path) -> AdapterLayers:
-        """Those of a peft folder, or raise :class:`ModelError`."""
-        return adapter_layers(folder, self._spec, self._parameters.final_norm, self._decoder.linear)
+    def load_adapter(self, number: int, name: str, folder: Path) -> Adapter:
+        """That of a peft folder, or raise :class:`ModelError`. No two ever have one number."""
+        return self._adapter(number, name, read_adapter(folder, self._shard.whole))
 
     def load_folder(self, folder: Path) -> None:
         """Read the weights of a Hugging Face folder; ends with :meth:`weights_changed`."""
@@ -277,6 +277,9 @@ class ModelRunner:
     def close(self) -> None:
         """Let go of other processes, if there are any."""
 
+    def _adapter(self, number: int, name: str, matrices: AdapterMatrices) -> Adapter:
+        return make_adapter(number, name, matrices, self._shard, self._parameters.final_norm, self._decoder.linear)
+
     def _compute_largest_step(
         self, attention: type[AttentionBackend], shard: Shard, config: EngineConfig, kernels: Kernels
     ) -> None:
@@ -284,9 +287,8 @@ class ModelRunner:
         layout = largest_step(config, self.max_model_len)
         self._attention = self._make_attention(attention, shard, config, 1)
         self._decoder = self._make_decoder(shard, config, kernels)
-        token_ids_T, last_rows_R = (
-            to_device(array, self._device) for array in (layout.token_ids, layout.query_starts[1:].astype(np.int64) - 1)
-        )
+        token_ids_T = to_device(layout.token_ids, self._device)
+        last_rows_R = to_device(layout.query_starts[1:].astype(np.int64) - 1, self._device)
         with torch.inference_mode():
             self._attention.begin_step(layout)
             logits_RV = self._decoder.forward(token_ids_T, last_rows_R).zero_().float()
@@ -378,9 +380,8 @@ class ModelRunner:
         if step.chunks:
             chunk_rows = np.array([chunk.sequence.row for chunk in step.chunks])
             chunk_lengths = np.array([chunk.end - chunk.start for chunk in step.chunks], dtype=np.int32)
-            chunk_positions = np.concatenate(
-                [np.arange(chunk.start, chunk.end, dtype=np.int32) for chunk in step.chunks]
-            )
+            spans = [np.arange(chunk.start, chunk.end, dtype=np.int32) for chunk in step.chunks]
+            chunk_positions = np.concatenate(spans)
             row_of_token = np.repeat(chunk_rows, chunk_lengths)
             positions = np.concatenate([positions, chunk_positions])
             token_ids = np.concatenate([token_ids, rows.token_ids[row_of_token, chunk_positions]])

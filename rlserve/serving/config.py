@@ -341,7 +341,6 @@ class ServeConfig:
             {
                 "port": 0 <= self.port < 2**16 or "must be from 0 to 65535",
                 "model": not self.model.adapters
-                or (self.engine.tensor_parallel_size > 1 and "adapters must be empty with tensor_parallel_size above 1")
                 or ("" in self.model.adapters and "adapters must have names that are not empty")
                 or self.model_name not in self.model.adapters
                 or f"no adapter can be called {self.model_name!r}: the model itself is",

@@ -3,57 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from adapter_builders import merged_model, save_adapter
-from engine_builders import VOCAB_SIZE, build_model, engine_over_two_ranks, make_engine, make_request, run, save_model
+from adapter_builders import NAMES, adapter_requests, assert_greedy, merged_model, save_adapter
+from engine_builders import build_model, make_engine, make_request, run, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.engine import Request, RequestOutput
 from rlserve.engine.decoder.cpu_program import CpuProgram
 from rlserve.engine.kv_cache.prefix import root_hash
 from rlserve.errors import ModelError, UserError
-
-NAMES = (None, "first", "second")
-
-
-def _requests(num: int = 24, **sampling: Any) -> list[Request]:
-    """In turn for the model alone and for two adapters; many prompts begin alike, whatever the adapter."""
-    rng = random.Random(3)
-    beginnings = [rng.choices(range(VOCAB_SIZE), k=13) for _ in range(2)]
-    return [
-        replace(
-            make_request(
-                str(index),
-                beginnings[index % 2] + rng.choices(range(VOCAB_SIZE), k=rng.randint(1, 30)),
-                **({"temperature": 0.0, "max_tokens": rng.randint(6, 20), "n": 1 + (index % 4 == 0)} | sampling),
-            ),
-            adapter=NAMES[index % 3],
-        )
-        for index in range(num)
-    ]
-
-
-def _assert_greedy(output: RequestOutput, request: Request, model: Any) -> None:
-    assert output.error is None
-    assert len(output.samples) == request.sampling.n
-    for sample in output.samples:
-        assert len(sample.token_ids) == request.sampling.max_tokens
-        tokens = torch.tensor([*request.prompt_token_ids, *sample.token_ids])
-        with torch.no_grad():
-            logits = model(tokens[None]).logits[0].float()
-        first = len(request.prompt_token_ids) - 1
-        assert logits[first:-1].argmax(dim=-1).tolist() == list(sample.token_ids)
-        chosen = logits.log_softmax(dim=-1)[:-1].gather(1, tokens[1:, None]).squeeze(1)
-        assert sample.log_probs == pytest.approx(chosen[first:].tolist(), abs=2e-4)
-        if request.sampling.prompt_log_probs is not None:
-            assert output.prompt_log_probs[1:] == pytest.approx(chosen[:first].tolist(), abs=2e-4)
 
 
 @pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"], indirect=True)
@@ -72,7 +35,7 @@ def test_two_adapters_and_the_model_in_one_batch_are_the_models_that_peft_merges
     )
     engine.load_adapter("first", first)
     engine.load_adapter("second", second)
-    requests = _requests()
+    requests = adapter_requests()
 
     outputs = run(engine, requests)
 
@@ -83,20 +46,20 @@ def test_two_adapters_and_the_model_in_one_batch_are_the_models_that_peft_merges
     assert stats.num_forks > 0
     models = {None: build_model(family), "first": merged_model(first, family), "second": merged_model(second, family)}
     for request in requests:
-        _assert_greedy(outputs[request.id], request, models[request.adapter])
+        assert_greedy(outputs[request.id], request, models[request.adapter])
 
 
 def test_prompts_are_scored_with_their_adapter(tmp_path: Path) -> None:
     engine = make_engine(save_model(tmp_path / "model"), max_num_batched_tokens=24)
     first = save_adapter(tmp_path / "first")
     engine.load_adapter("first", first)
-    requests = [request for request in _requests(9, prompt_log_probs=0) if request.adapter != "second"]
+    requests = [request for request in adapter_requests(9, prompt_log_probs=0) if request.adapter != "second"]
 
     outputs = run(engine, requests)
 
     for request in requests:
         model = build_model("qwen3") if request.adapter is None else merged_model(first)
-        _assert_greedy(outputs[request.id], request, model)
+        assert_greedy(outputs[request.id], request, model)
 
 
 def test_cached_prefixes_are_not_shared_between_adapters(tmp_path: Path) -> None:
@@ -141,7 +104,7 @@ def test_requests_go_on_with_an_adapter_that_is_unloaded_under_them(tmp_path: Pa
     assert not engine.add(late)
 
     outputs = run(engine)
-    _assert_greedy(outputs["r"], request, merged_model(first))
+    assert_greedy(outputs["r"], request, merged_model(first))
     assert outputs["late"].error == "adapter 'first' is not loaded; those that are: none"
 
 
@@ -157,7 +120,7 @@ def test_adapters_stay_over_new_weights(tmp_path: Path) -> None:
     from peft import PeftModel
 
     merged = PeftModel.from_pretrained(other, str(first)).merge_and_unload().eval()
-    _assert_greedy(run(engine, [request])["r"], request, merged)
+    assert_greedy(run(engine, [request])["r"], request, merged)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -166,7 +129,7 @@ def test_bits_do_not_depend_on_the_batch(backend: str, dtype: str, tmp_path: Pat
     engine = make_engine(save_model(tmp_path / "model"), deterministic=True, attention_backend=backend, dtype=dtype)
     engine.load_adapter("first", save_adapter(tmp_path / "first"))
     engine.load_adapter("second", save_adapter(tmp_path / "second", seed=2))
-    requests = _requests(12, temperature=0.8, seed=5)
+    requests = adapter_requests(12, temperature=0.8, seed=5)
 
     together = run(engine, requests)
     engine = make_engine(tmp_path / "model", deterministic=True, attention_backend=backend, dtype=dtype)
@@ -206,7 +169,7 @@ def test_attention_of_a_model_with_experts_can_have_adapters(tmp_path: Path) -> 
     engine.load_adapter("first", first)
     request = replace(make_request("r", range(1, 10), temperature=0.0, max_tokens=12), adapter="first")
 
-    _assert_greedy(run(engine, [request])["r"], request, merged_model(first, "qwen3_moe"))
+    assert_greedy(run(engine, [request])["r"], request, merged_model(first, "qwen3_moe"))
 
 
 @pytest.mark.parametrize(
@@ -257,10 +220,4 @@ def test_names_are_taken_once_and_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no adapter 'second' to unload"):
         engine.unload_adapter("second")
     request = replace(make_request("r", range(1, 10), temperature=0.0, max_tokens=12), adapter="first")
-    _assert_greedy(run(engine, [request])["r"], request, merged_model(first))
-
-
-def test_several_ranks_refuse_adapters(tmp_path: Path) -> None:
-    folder = save_model(tmp_path / "model")
-    with engine_over_two_ranks(folder) as engine, pytest.raises(UserError, match="need tensor_parallel_size=1"):
-        engine.load_adapter("first", save_adapter(tmp_path / "first"))
+    assert_greedy(run(engine, [request])["r"], request, merged_model(first))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +15,12 @@ from rlserve.engine.parallel.orders import BlockTable, StepPlan
 BLOCK_SIZE, NUM_ROWS, WIDTH = 4, 6, 5
 
 
-def _plan(tables: NDArray[np.int32], spans: dict[int, tuple[int, int]], block_copies: dict[int, int]) -> StepPlan:
+def _plan(
+    tables: NDArray[np.int32],
+    spans: dict[int, tuple[int, int]],
+    block_copies: dict[int, int],
+    ids: Sequence[int] = (),
+) -> StepPlan:
     """A step of the positions [start, end) of some rows."""
     rows = np.array(list(spans), dtype=np.int32)
     lengths = np.array([end - start for start, end in spans.values()], dtype=np.int32)
@@ -31,6 +38,7 @@ def _plan(tables: NDArray[np.int32], spans: dict[int, tuple[int, int]], block_co
         ),
         last_rows=np.cumsum(lengths) - 1,
         block_copies=block_copies,
+        adapter_ids=np.array(ids, dtype=np.int64),
     )
 
 
@@ -41,6 +49,7 @@ def _assert_same(found: StepPlan, sent: StepPlan) -> None:
         assert array.flags.c_contiguous
         np.testing.assert_array_equal(array, expected)
     np.testing.assert_array_equal(found.last_rows, sent.last_rows)
+    np.testing.assert_array_equal(found.adapter_ids, sent.adapter_ids)
     assert found.layout.num_decoding == sent.layout.num_decoding
     assert found.block_copies == sent.block_copies
     for row, end in zip(sent.layout.table_rows, sent.layout.query_starts[1:], strict=True):
@@ -62,7 +71,9 @@ def test_the_others_know_what_rank_0_knows(data: st.DataObject) -> None:
         for row in data.draw(st.lists(st.integers(0, NUM_ROWS - 1), min_size=1, unique=True)):
             start = data.draw(st.integers(0, WIDTH * BLOCK_SIZE - 1))
             spans[row] = (start, data.draw(st.integers(start + 1, WIDTH * BLOCK_SIZE)))
-        plan = _plan(tables, spans, data.draw(st.dictionaries(blocks, blocks)))
+        ids = st.lists(st.integers(0, 2**31 - 1), min_size=len(spans), max_size=len(spans))
+        copies = data.draw(st.dictionaries(blocks, blocks))
+        plan = _plan(tables, spans, copies, data.draw(st.just([]) | ids))
         words = leading.pack(plan)
         assert words.dtype == np.int32
         _assert_same(following.unpack(words), plan)

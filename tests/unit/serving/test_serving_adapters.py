@@ -11,7 +11,6 @@ import pytest
 from serving_fakes import KEY, FakeOperations, FakePool, fake_context, fake_key_files
 from test_serving_operations import operated
 
-from rlserve.engine.config import EngineConfig
 from rlserve.errors import ConfigurationError, WorkerLostError
 from rlserve.serving.config import ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import create_admin_app, create_app
@@ -121,10 +120,6 @@ def test_servers_that_cannot_say_so_and_keep_what_they_have() -> None:
     [
         ({"model": ServedModelConfig(path="base", adapters={"base": "/a"})}, "no adapter can be called 'base'"),
         ({"model": ServedModelConfig(path="base", adapters={"": "/a"})}, "adapters must have names"),
-        (
-            {"model": ServedModelConfig(path="m", adapters=ADAPTERS), "engine": EngineConfig(tensor_parallel_size=2)},
-            "adapters must be empty",
-        ),
     ],
 )
 def test_names_that_cannot_be_are_refused(changes: dict[str, Any], message: str) -> None:
