@@ -26,6 +26,8 @@ class SlurmConfig:
     """Of a node: ``512G``, or ``0`` for all that it has."""
     max_requeues: int = 20
     """How often a run that was interrupted is queued again."""
+    max_running: int | None = None
+    """How many runs of a sweep may run at once; null leaves that to Slurm."""
     options: tuple[str, ...] = ()
     """Further options of sbatch: ``[--exclusive, --constraint=ib]``."""
     container: Literal["none", "apptainer", "enroot"] = "none"
@@ -37,6 +39,7 @@ class SlurmConfig:
             {
                 "warning_s": self.warning_s >= 1 or "must be at least 1",
                 "max_requeues": self.max_requeues >= 0 or "must be at least 0",
+                "max_running": self.max_running is None or self.max_running >= 1 or "must be at least 1",
                 "options": all(option.startswith("-") for option in self.options) or "must begin with a dash",
             },
         )

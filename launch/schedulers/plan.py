@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +18,8 @@ from rlserve.roofline.accelerators import SPOT_SUFFIX, is_cpu, is_spot
 
 PRICES_FILE = "prices.yaml"
 """Copied beside the run file, where machines do not see what ``cost.prices`` names here."""
+_LONGEST_NAME = 40
+_LONGEST_MARK = 6
 _NO_NAME = re.compile(r"[^a-z0-9]+")
 
 
@@ -64,6 +67,8 @@ class JobPlan:
     config: RunConfig
     run_file: str
     """The run's whole configuration as YAML, with the run's name."""
+    sweep: str | None = None
+    """Name of the sweep that the run is of; None where it is of none."""
 
     @property
     def groups(self) -> tuple[NodeGroup, ...]:
@@ -98,6 +103,11 @@ class JobPlan:
         """The run's name as schedulers allow it."""
         return plain_name(self.name)
 
+    @property
+    def sweep_label(self) -> str | None:
+        """The sweep's name as schedulers allow it."""
+        return None if self.sweep is None else plain_name(self.sweep)
+
 
 def with_prices_in(config: RunConfig, folder: str) -> RunConfig:
     """The configuration for a machine that has a copy of the run's prices, if it has any, in ``folder``."""
@@ -107,9 +117,14 @@ def with_prices_in(config: RunConfig, folder: str) -> RunConfig:
 
 
 def plain_name(text: str) -> str:
-    """Lower-case letters, digits and single dashes, 40 at most, beginning with a letter."""
+    """Lower-case letters, digits and single dashes, 40 at most, beginning with a letter. What a longer name ends with
+    becomes a hash, so that the runs of a sweep keep names of their own."""
     plain = _NO_NAME.sub("-", text.lower()).strip("-")
-    return (plain if plain[:1].isalpha() else f"run-{plain}")[:40].strip("-")
+    plain = (plain if plain[:1].isalpha() else f"run-{plain}").strip("-")
+    if len(plain) <= _LONGEST_NAME:
+        return plain
+    mark = sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_LONGEST_MARK]
+    return f"{plain[: _LONGEST_NAME - _LONGEST_MARK - 1].strip('-')}-{mark}"
 
 
 def node_groups(pool: PoolConfig, launch: LaunchConfig) -> tuple[NodeGroup, ...]:

@@ -6,8 +6,9 @@ import argparse
 import subprocess
 from collections.abc import Sequence
 
-from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
+from rlserve.cli.places import DEFAULT_OUTPUT_DIR, find_sweep, open_run
 from rlserve.errors import UserError
+from rlserve.tracking.run_folder import RunFolder
 
 _EXAMPLES = """\
 examples:
@@ -20,6 +21,11 @@ examples:
 def run(arguments: Sequence[str]) -> int:
     """Print the log of a run."""
     parsed = _parser().parse_args(arguments)
+    sweep = find_sweep(parsed.run, parsed.output_dir)
+    if sweep is not None:
+        if parsed.job:
+            raise UserError(f"{sweep.name} is a sweep: say of which of its runs, for instance {sweep.name}-1")
+        return _print(list(sweep.begun()), parsed.follow)
     folder = open_run(parsed.run, parsed.output_dir)
     if parsed.job or not folder.log_file.exists():
         from rlserve.launch.schedulers.submission import job_of
@@ -30,7 +36,15 @@ def run(arguments: Sequence[str]) -> int:
             return scheduler.print_logs(job, follow=parsed.follow)
         missing = "no job: it was not submitted" if parsed.job else f"no log yet: {folder.log_file}"
         raise UserError(f"{folder.name} has {missing}")
-    return subprocess.run(["tail", "-n", "+1", *(["-F"] if parsed.follow else []), str(folder.log_file)]).returncode
+    return _print([folder], parsed.follow)
+
+
+def _print(folders: Sequence[RunFolder], follow: bool) -> int:
+    """Of several, what each has written stands below its name."""
+    files = [str(folder.log_file) for folder in folders if follow or folder.log_file.exists()]
+    if not files:
+        raise UserError("none of its runs has a log yet")
+    return subprocess.run(["tail", "-n", "+1", *(["-F"] if follow else []), *files]).returncode
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -40,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", nargs="?", default="latest", metavar="RUN", help="its folder, its name, or latest")
+    parser.add_argument(
+        "run", nargs="?", default="latest", metavar="RUN", help="its folder, its name, latest, or a sweep"
+    )
     parser.add_argument("--follow", "-f", action="store_true", help="go on with what is written from now on")
     parser.add_argument("--job", action="store_true", help="what its job has printed")
     parser.add_argument(

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
+from rlserve.cli.places import DEFAULT_OUTPUT_DIR, find_sweep, open_run
 
 _EXAMPLES = """\
 examples:
@@ -18,6 +18,11 @@ examples:
 def run(arguments: Sequence[str]) -> int:
     """Submit the run's job anew, or launch it here."""
     parsed = _parser().parse_intermixed_args(arguments)
+    sweep = find_sweep(parsed.run, parsed.output_dir)
+    if sweep is not None:
+        from rlserve.cli.sweep_runs import resume_all
+
+        return resume_all(sweep, parsed.overrides)
     folder = open_run(parsed.run, parsed.output_dir)
     from rlserve.launch.schedulers.submission import job_of, resubmit
 
@@ -39,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="its folder, its name, or latest")
+    parser.add_argument("run", metavar="RUN", help="its folder, its name, latest, or a sweep")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="what may change when a run goes on")
     parser.add_argument(
         "--output-dir", default=DEFAULT_OUTPUT_DIR, metavar="DIR", help=f"where runs lie ({DEFAULT_OUTPUT_DIR})"

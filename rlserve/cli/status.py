@@ -16,7 +16,7 @@ from rich.text import Text
 
 from rlserve.cli.checkpoints import newest_sealed
 from rlserve.cli.list import STATE_STYLES, age, score_change, step_of
-from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
+from rlserve.cli.places import DEFAULT_OUTPUT_DIR, find_sweep, open_run
 from rlserve.errors import UserError
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_folder import RunFolder
@@ -34,6 +34,12 @@ examples:
 def run(arguments: Sequence[str]) -> int:
     """Print how a run stands."""
     parsed = _parser().parse_args(arguments)
+    sweep = find_sweep(parsed.run, parsed.output_dir)
+    if sweep is not None:
+        from rlserve.cli.sweep_runs import print_status
+
+        print_status(sweep, as_json=parsed.json)
+        return 0
     folder = open_run(parsed.run, parsed.output_dir)
     state, checkpoint, job = read_run_state(folder), newest_sealed(folder), job_line(folder)
     ended = state.state not in ("waiting", "running", "finished")
@@ -109,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", nargs="?", default="latest", metavar="RUN", help="its folder, its name, or latest")
+    parser.add_argument(
+        "run", nargs="?", default="latest", metavar="RUN", help="its folder, its name, latest, or a sweep"
+    )
     parser.add_argument(
         "--output-dir", default=DEFAULT_OUTPUT_DIR, metavar="DIR", help=f"where runs lie ({DEFAULT_OUTPUT_DIR})"
     )

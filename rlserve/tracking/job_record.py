@@ -19,6 +19,8 @@ class JobRecord:
     """As the scheduler names it."""
     place: str
     """Where the scheduler has it: a namespace, an address; empty where its name is enough."""
+    sweep: str | None = None
+    """Name of the sweep that the run is of."""
 
 
 def write_job(path: Path, job: JobRecord) -> None:

@@ -127,25 +127,34 @@ def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = DEADLI
         time.sleep(0.2)
 
 
-class SubmittedRun:
-    """A small run as a job."""
+class Client:
+    """The command line, where runs lie."""
 
-    def __init__(self, workplace: Workplace, environment: dict[str, str], name: str, changes: dict[str, Any]) -> None:
-        self.name = name
-        self._place = workplace.place
+    def __init__(self, workplace: Workplace, environment: dict[str, str]) -> None:
+        self.place = workplace.place
         self._environment = environment
-        self.folder = workplace.place / "runs" / name
-        config = workplace.config({"num_steps": 5000, **changes})
-        self.rlserve("submit", str(config), "--to", "slurm", f"name={name}")
-        self.job = json.loads((self.folder / "job.json").read_text())["id"]
 
     def rlserve(self, *arguments: str) -> str:
         command = [sys.executable, "-m", "rlserve", *arguments]
         done = subprocess.run(
-            command, cwd=self._place, env=self._environment, capture_output=True, text=True, timeout=2 * DEADLINE_S
+            command, cwd=self.place, env=self._environment, capture_output=True, text=True, timeout=2 * DEADLINE_S
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
+
+
+class SubmittedRun:
+    """A run that is a job."""
+
+    def __init__(self, client: Client, name: str) -> None:
+        self.name = name
+        self.rlserve = client.rlserve
+        self.folder = client.place / "runs" / name
+
+    @property
+    def job(self) -> str:
+        """Number of its newest job."""
+        return str(json.loads((self.folder / "job.json").read_text())["id"])
 
     def status(self) -> dict[str, Any]:
         return dict(json.loads(self.rlserve("status", self.name, "--json")))
@@ -165,15 +174,28 @@ class SubmittedRun:
         wait_for(lambda: step in self.steps(), f"step {step}", timeout_s)
 
 
+def submit(workplace: Workplace, environment: dict[str, str], name: str, changes: dict[str, Any]) -> SubmittedRun:
+    """A small run as a job."""
+    client = Client(workplace, environment)
+    config = workplace.config({"num_steps": 5000, **changes})
+    client.rlserve("submit", str(config), "--to", "slurm", f"name={name}")
+    return SubmittedRun(client, name)
+
+
+def preempt(environment: dict[str, str], num_nodes: int) -> str:
+    """A job of higher priority that takes that many whole machines for some seconds; returns its number."""
+    size = ["--partition=high", f"--nodes={num_nodes}", "--ntasks-per-node=1", "--cpus-per-task=8"]
+    return said(environment, "sbatch", "--parsable", *size, "--output=/dev/null", "--wrap=sleep 5").strip()
+
+
 def test_a_job_of_two_types_that_is_preempted_goes_on_where_it_stopped(
     workplace: Workplace, slurm: dict[str, str]
 ) -> None:
     """Two components; then a job of higher priority takes both machines for some seconds."""
-    run = SubmittedRun(workplace, slurm, "preempted", {})
+    run = submit(workplace, slurm, "preempted", {})
     run.wait_for_step(3)
     assert said(slurm, "squeue", "--noheader", "--format=%i").split() == [f"{run.job}+0", f"{run.job}+1"]
-    all_of_it = ["--partition=high", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=8", "--output=/dev/null"]
-    other = said(slurm, "sbatch", "--parsable", *all_of_it, "--wrap=sleep 5").strip()
+    other = preempt(slurm, num_nodes=2)
     wait_for(lambda: "queued again" in run.log(), "requeue")
     stopped_at = run.steps()[-1]
     assert (run.folder / "checkpoints" / f"step_{stopped_at:06d}" / "manifest.json").is_file()
@@ -193,7 +215,7 @@ def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_no
 ) -> None:
     """One component on one machine. What a SIGKILL leaves is the last checkpoint; here there is none yet."""
     slots = {"pool": {"slots": [{"type": "cpu", "count": 2}]}}
-    run = SubmittedRun(workplace, slurm, "killed", slots)
+    run = submit(workplace, slurm, "killed", slots)
     run.wait_for_step(2)
     os.kill(json.loads((run.folder / "owner.json").read_text())["process_id"], 9)
     wait_for(lambda: "queued again" in run.log(), "requeue")
@@ -210,6 +232,45 @@ def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_no
     assert run.steps() == list(range(1, step + 3))
 
 
+def test_of_two_runs_of_an_array_one_is_preempted_and_goes_on(workplace: Workplace, slurm: dict[str, str]) -> None:
+    """Each has a machine; a job of higher priority takes one of them. The other run does not notice."""
+    client = Client(workplace, slurm)
+    changes = {
+        "num_steps": 5000,
+        "pool": {"slots": [{"type": "cpu", "count": 2}]},
+        "launch": {"slurm": {"options": ["--exclusive"]}},
+    }
+    client.rlserve("sweep", str(workplace.config(changes)), "seed=1,2", "name=both", "--to", "slurm")
+    runs = [SubmittedRun(client, f"both-{number}") for number in (1, 2)]
+    array = runs[0].job.partition("_")[0]
+    assert [run.job for run in runs] == [f"{array}_1", f"{array}_2"]
+    for run in runs:
+        run.wait_for_step(2)
+    assert sorted(said(slurm, "squeue", "--noheader", "--format=%i").split()) == [f"{array}_1", f"{array}_2"]
+    preempt(slurm, num_nodes=1)
+    wait_for(lambda: any("queued again" in run.log() for run in runs), "requeue")
+    (preempted,) = [run for run in runs if "queued again" in run.log()]
+    (other,) = [run for run in runs if run is not preempted]
+    stopped_at = preempted.steps()[-1]
+    other.wait_for_step(other.steps()[-1] + 2)
+    jobs = {each["name"]: each["job"] for each in json.loads(client.rlserve("status", "both", "--json"))}
+    assert "queued again 1×" in jobs[preempted.name]
+    assert jobs[other.name] == f"slurm {other.job}: RUNNING"
+    client.rlserve("cancel", other.name, "--wait", str(DEADLINE_S))
+    assert "COMPLETED" not in said(slurm, "scontrol", "show", "job", preempted.job)
+    preempted.wait_for_step(stopped_at + 2, REQUEUE_S)
+    client.rlserve("cancel", "both", "--wait", str(DEADLINE_S))
+    wait_for(lambda: not said(slurm, "squeue", "--noheader"), "the end of all jobs")
+    assert "queued again" not in other.log()
+    assert preempted.log().count("queued again") == 1
+    last = max(run.steps()[-1] for run in runs) + 2
+    client.rlserve("resume", "both", f"num_steps={last}")
+    assert runs[0].job.partition("_")[0] == runs[1].job.partition("_")[0] != array
+    for run in runs:
+        wait_for(lambda run=run: run.status()["state"] == "finished", f"the end of {run.name}")  # type: ignore[misc]
+        assert run.steps() == list(range(1, last + 1)), "no step was lost or done twice"
+
+
 def test_gpus_are_asked_for_by_their_type(workplace: Workplace, slurm: dict[str, str]) -> None:
     """Slurm itself checks what is asked for; there are no such GPUs, so nothing is begun."""
     slots = {
@@ -217,7 +278,7 @@ def test_gpus_are_asked_for_by_their_type(workplace: Workplace, slurm: dict[str,
         "launch": {"cpus_per_gpu": 2},
     }
     said(slurm, "scontrol", "update", "partitionname=low", "state=down")
-    run = SubmittedRun(workplace, slurm, "typed", slots)
+    run = submit(workplace, slurm, "typed", slots)
     first, second = said(slurm, "scontrol", "--oneliner", "show", "job", run.job).splitlines()
     assert "gres:gpu:h100:4" in first
     assert "gres:gpu:a10:4" in second

@@ -54,7 +54,7 @@ class RayScheduler(Scheduler):
             job_id = client.submit_job(
                 entrypoint=f"exec sh {ENTRYPOINT_FILE}",
                 runtime_env=yaml.safe_load((folder / RUNTIME_ENV_FILE).read_text(encoding="utf-8")),
-                metadata={"rlserve_run": plan.name},
+                metadata={"rlserve_run": plan.name, **({"rlserve_sweep": plan.sweep} if plan.sweep else {})},
             )
         return JobRecord(scheduler=self.name, id=job_id, place=address)
 

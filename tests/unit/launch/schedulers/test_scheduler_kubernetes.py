@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,16 @@ def test_every_file_is_valid(settings: tuple[str, ...], rayjob_schema: Any) -> N
         "PodDisruptionBudget",
         "RayJob",
     ]
+
+
+def test_the_jobs_of_a_sweep_have_a_label_in_common(rayjob_schema: Any) -> None:
+    for text in KubernetesScheduler().render(replace(plan_of(*FULL), sweep="All of them")).values():
+        content = validate(text, rayjob_schema)
+        assert content["metadata"]["labels"]["rlserve/sweep"] == "all-of-them"
+        if content["kind"] == "RayJob":
+            cluster = content["spec"]["rayClusterSpec"]
+            pods = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+            assert {pod["template"]["metadata"]["labels"]["rlserve/sweep"] for pod in pods} == {"all-of-them"}
 
 
 def test_a_misspelt_key_would_be_found(rayjob_schema: Any) -> None:

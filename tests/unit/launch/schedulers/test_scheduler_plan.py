@@ -51,3 +51,11 @@ def test_names_are_such_as_schedulers_allow(text: str) -> None:
     assert name[-1].isalnum()
     assert name.isascii()
     assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
+
+
+def test_long_names_that_differ_at_their_end_stay_apart() -> None:
+    long = "a-sweep-over-everything-that-may-ever-matter"
+    names = {plain_name(f"{long}-{number}") for number in range(200)}
+    assert len(names) == 200
+    assert max(map(len, names)) <= 40
+    assert plain_name("a-name-of-just-forty-characters-as-it-is") == "a-name-of-just-forty-characters-as-it-is"

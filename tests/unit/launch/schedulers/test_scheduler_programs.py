@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from fake_programs import FakePrograms
 from plans import plan_of
 
 from rlserve.errors import UserError
+from rlserve.launch.schedulers.arrays import JobArray
 from rlserve.launch.schedulers.base import JobState
 from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler
 from rlserve.launch.schedulers.ray_token import TOKEN_FILE
@@ -58,6 +60,26 @@ def test_a_running_job_of_slurm_saves_before_it_ends_and_a_waiting_one_is_remove
     programs.answer("scontrol", RUNNING.replace("RUNNING", "PENDING"))
     SlurmScheduler().cancel(job)
     assert programs.take_calls()[-1] == "scancel 41"
+
+
+def test_the_tasks_of_an_array_are_submitted_at_once_and_cancelled_one_by_one(
+    programs: FakePrograms, tmp_path: Path
+) -> None:
+    plans = {number: replace(plan_of(), folder=tmp_path / f"hello-{number}") for number in (2, 5)}
+    for plan in plans.values():
+        (plan.folder / "job").mkdir(parents=True)
+    programs.answer("sbatch", "41\n")
+    jobs = SlurmScheduler().submit_array(JobArray(name="hello", plans=plans), tmp_path)
+    assert programs.take_calls() == [f"sbatch --parsable {tmp_path}/job.sbatch"]
+    assert {number: (job.id, job.place) for number, job in jobs.items()} == {
+        number: (f"41_{number}", f"{tmp_path}/hello-{number}/job") for number in (2, 5)
+    }
+    tokens = {(plan.folder / "job" / TOKEN_FILE).read_text() for plan in plans.values()}
+    assert len(tokens) == 2, "the processes of one run must not know those of another"
+    programs.answer("scontrol", "JobId=41 ArrayJobId=41 ArrayTaskId=5 JobState=RUNNING Reason=None Restarts=0")
+    SlurmScheduler().cancel(jobs[5])
+    assert programs.take_calls() == ["scontrol --oneliner show job 41_5", "scancel --signal=USR1 41_5"]
+    assert [(plan.folder / "job" / CANCELLED_FILE).exists() for plan in plans.values()] == [False, True]
 
 
 def test_a_job_that_slurm_has_forgotten_has_no_state(programs: FakePrograms, tmp_path: Path) -> None:
