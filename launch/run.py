@@ -16,6 +16,7 @@ import logging
 import os
 import shlex
 import signal
+from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from rlserve.config import LoadedConfig, as_plain, to_yaml
 from rlserve.config.pool_split import first_roles
+from rlserve.config.prices import check_hourly
 from rlserve.config.remarks import remarks_on_split
 from rlserve.controller.build import build_controller
 from rlserve.controller.checkpoint import SavedRun, checkpoints, newest_checkpoint, read_run
@@ -41,6 +43,7 @@ from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.pool.discovery import discover_cluster
 from rlserve.pool.gangs import check_gangs, cut_gangs
+from rlserve.pool.slots import at_most
 from rlserve.tasks import is_builtin
 from rlserve.tracking.cost.budget import check_priced
 from rlserve.tracking.cost.prices import Prices, read_prices
@@ -206,12 +209,14 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             preparation.source.restore(saved.content["source"])
         workload = run_workload(config)
         show("starting Ray")
-        groups = launcher.connect(config.pool)
+        groups = at_most(launcher.connect(config.pool), config.scale_out.max_slots)
         gang_size = config.rollout.engine.tensor_parallel_size
         nodes = discover_cluster() if config.launch.kind == "cluster" else None
         cut = cut_gangs(groups, gang_size, nodes=nodes)
         check_gangs(cut, gang_size)
-        check_priced(config.cost.budget, prices, (gang.slots[0].type.name for gang in cut.gangs))
+        slots = Counter(slot.type.name for gang in cut.gangs for slot in gang.slots)
+        check_priced(config.cost.budget, prices, slots)
+        check_hourly(config, prices, slots)
         if nodes is not None and (config.pool.slots == "auto" or cut.num_left_over):  # only now is it known
             for remark in remarks_on_split(config, cut):
                 logger.warning("%s", remark)

@@ -10,6 +10,7 @@ from pydantic import Discriminator
 from rlserve.errors import check_fields
 from rlserve.launch.config import LaunchConfig
 from rlserve.manager.config import ManagerConfig, RateMatchingConfig, StaticConfig
+from rlserve.manager.scale_out.config import ScaleOutConfig
 from rlserve.pool.config import PoolConfig
 from rlserve.rollout.config import DataConfig, RewardConfig, RolloutConfig
 from rlserve.rollout.environments.config import EnvironmentConfig
@@ -95,6 +96,7 @@ class RunConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     manager: Annotated[ManagerConfig, Discriminator("policy")] = field(default_factory=RateMatchingConfig)
+    scale_out: ScaleOutConfig = field(default_factory=ScaleOutConfig)
     weights: Annotated[WeightsConfig, Discriminator("transport")] = field(default_factory=ObjectStoreConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -31,6 +31,7 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import EventBus
 from rlserve.controller.gang_book import GangBook
+from rlserve.controller.growth import growth_of
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
@@ -50,6 +51,7 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.rollout_side import rollout_side
 from rlserve.controller.saving import RunSaver, restore
+from rlserve.controller.scale_out import ScaleOut
 from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
@@ -193,6 +195,7 @@ def _parts(
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
+    scale_out = _scale_out(run, setup, ports, book, departures, reallocation)
     return Parts(
         books=books,
         costs=costs,
@@ -206,7 +209,8 @@ def _parts(
         recovery=recovery,
         hand_moves=_hand_moves(run, setup, book, reallocation),
         notice_watch=_notice_watch(setup, ports, book, departures),
-        node_watch=_node_watch(run, setup, ports, book, recovery, departures),
+        node_watch=_node_watch(run, setup, ports, book, recovery, departures, scale_out),
+        scale_out=scale_out,
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=side.evaluation,
         front=side.front,
@@ -343,8 +347,28 @@ def _notice_watch(setup: RunSetup, ports: Ports, book: GangBook, departures: Dep
     return NoticeWatch(book, ports.fleet, departures, path, interval_s=config.manager.interval_s)
 
 
+def _scale_out(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    book: GangBook,
+    departures: Departures,
+    reallocation: Reallocation,
+) -> ScaleOut | None:
+    if ports.request_nodes is None:
+        return None
+    growth = growth_of(setup.config, setup.prices)
+    return ScaleOut(run, book, departures, growth, observe=reallocation.observe, request=ports.request_nodes)
+
+
 def _node_watch(
-    run: RunContext, setup: RunSetup, ports: Ports, book: GangBook, recovery: Recovery, departures: Departures
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    book: GangBook,
+    recovery: Recovery,
+    departures: Departures,
+    scale_out: ScaleOut | None,
 ) -> NodeWatch | None:
     if ports.nodes is None:
         return None
@@ -367,4 +391,5 @@ def _node_watch(
         ),
         start=start,
         interval_s=config.manager.interval_s,
+        scale_out=scale_out,
     )

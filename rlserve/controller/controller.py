@@ -49,6 +49,7 @@ from rlserve.controller.recovery import Recovery
 from rlserve.controller.replicas import Replicas
 from rlserve.controller.rollout_loop import RolloutLoop
 from rlserve.controller.saving import RunSaver
+from rlserve.controller.scale_out import ScaleOut
 from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.stall import StallGuard
 from rlserve.controller.trainer_group import TrainerGroup
@@ -86,6 +87,8 @@ class Parts:
     notice_watch: NoticeWatch
     node_watch: NodeWatch | None
     """None where the slots stay as they are."""
+    scale_out: ScaleOut | None
+    """None where the run does not grow."""
     host_watch: HostWatch | None
     """None where no processors are shared by slots, or cannot be looked at."""
     evaluation: Evaluator
@@ -167,6 +170,8 @@ class Controller:
             for service in self._ports.services:
                 service.close()
             self._ports.fleet.close()
+            if parts.scale_out is not None:
+                await parts.scale_out.close()
 
     async def _unless_stopped(self, start: asyncio.Task[Any]) -> bool:
         """Wait for ``start``; give it up, and return False, when a stop is asked for first."""

@@ -6,6 +6,7 @@
                                                                                               run; idle gangs
                                                                               ──► leaving     emptied, then gone
                                                                               ──► vanished    lost, and gone
+                              which more are wanted? ──► ``rlserve.controller.scale_out``
 
 How a gang is emptied is in ``rlserve.controller.departures``. A node that vanishes without a notice is one lost worker
 to the limit of ``pool.max_worker_failures``.
@@ -14,8 +15,8 @@ to the limit of ``pool.max_worker_failures``.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -24,6 +25,7 @@ from rlserve.controller.departures import Departures
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import NodeSource
 from rlserve.controller.recovery import Recovery
+from rlserve.controller.scale_out import ScaleOut
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, Node, cut_newcomers
 from rlserve.pool.notices.base import Notice
@@ -51,9 +53,11 @@ def plan_changes(
     wanted: Literal["auto"] | Sequence[SlotGroupConfig],
     gang_size: int,
     auto_prefer: Mapping[str, Literal["train", "rollout"]] = MappingProxyType({}),
+    asked: Mapping[str, int] = MappingProxyType({}),
+    given_back: Collection[str] = (),
 ) -> PoolChanges:
     """Compare the nodes that are there with the gangs that the run has; ``wanted`` are the pool's configured slots, and
-    ``auto_prefer`` is its own."""
+    ``auto_prefer`` is its own. ``asked`` and ``given_back`` are of types that it grows by (``cut_newcomers``)."""
     by_id = {node.id: node for node in nodes}
     placed = [gang for gang in present if gang.node_id is not None]
     vanished = tuple(gang for gang in placed if gang.node_id not in by_id)
@@ -66,6 +70,8 @@ def plan_changes(
             present=still_there,
             gone=[*gone, *vanished],
             auto_prefer=auto_prefer,
+            asked=asked,
+            given_back=given_back,
         ).gangs,
         leaving=tuple(gang for gang in still_there if gang.node_id in by_id and by_id[gang.node_id].is_draining),
         vanished=vanished,
@@ -86,8 +92,10 @@ class NodeWatch:
         plan: Callable[..., PoolChanges],
         start: Callable[[Gang], Awaitable[None]],
         interval_s: float,
+        scale_out: ScaleOut | None = None,
     ) -> None:
-        """``plan`` is :func:`plan_changes` with the run's pool; ``start`` starts the workers of a gang."""
+        """``plan`` is :func:`plan_changes` with the run's pool; ``start`` starts the workers of a gang. ``scale_out``
+        asks for nodes, and is None where the run does not grow."""
         self._run = run
         self._book = book
         self._recovery = recovery
@@ -96,13 +104,14 @@ class NodeWatch:
         self._plan = plan
         self._start_workers = start
         self._interval_s = interval_s
+        self._scale_out = scale_out
 
     async def watch(self) -> None:
         """Look at the nodes until cancelled."""
         while True:
             await self._run.clock.sleep(self._interval_s)
             nodes = await self._nodes()
-            changes = self._plan(nodes, present=self._book.present, gone=self._book.gone)
+            changes = self._changes(nodes)
             names: Mapping[str | None, str] = {node.id: node.name for node in nodes}
             self._drop(changes.vanished)
             for node in nodes:
@@ -113,6 +122,16 @@ class NodeWatch:
                 logger.info("%s joins, on node %s", gang.id, names[gang.node_id])
                 self._book.add(gang)
                 self._recovery.spawn(self._recovery.guard(gang, None, self._start(gang)))
+            if self._scale_out is not None:
+                await self._scale_out.look(nodes)
+
+    def _changes(self, nodes: Sequence[Node]) -> PoolChanges:
+        present, gone = self._book.present, self._book.gone
+        if self._scale_out is None:
+            return self._plan(nodes, present=present, gone=gone)
+        asked, given_back = self._scale_out.asked_slots, self._scale_out.given_back
+        changes = self._plan(nodes, present=present, gone=gone, asked=asked, given_back=given_back)
+        return replace(changes, newcomers=self._scale_out.affordable(changes.newcomers))
 
     def _drop(self, gangs: Iterable[Gang]) -> None:
         """Gangs are lost with their nodes, each of which counts as one loss, but after a notice."""

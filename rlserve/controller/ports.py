@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rlserve.pool.autoscaler import NodeShape
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
 from rlserve.pool.slots import Slot
@@ -164,6 +165,9 @@ ProcessorSource = Callable[[], Mapping[str, float]]
 """How busy the processors of each node with CPU slots were since it was last asked, 0 to 1, by the node's name."""
 NodeSource = Callable[[], Awaitable[tuple[Node, ...]]]
 """Gives the nodes of the cluster that are there now."""
+NodeRequest = Callable[[Sequence[NodeShape]], Awaitable[None]]
+"""Asks the cluster's autoscaler to have nodes of these shapes, those that are there included, and no more for this
+run."""
 
 
 class Front(Protocol):
@@ -187,6 +191,8 @@ class Ports:
     """None where an answer is one turn."""
     nodes: NodeSource | None = None
     """None where there is but this machine, whose slots stay as they are."""
+    request_nodes: NodeRequest | None = None
+    """None where the run does not grow."""
     front: Callable[[ClientDesk], Front] | None = None
     """Makes it; None where there are no clients."""
     processors: ProcessorSource | None = None

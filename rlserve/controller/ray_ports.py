@@ -10,6 +10,7 @@ from rlserve.controller.clients.desk import ClientDesk
 from rlserve.controller.ports import Front, Ports, ProcessorSource
 from rlserve.controller.preparation.prepare import Preparation
 from rlserve.controller.setup import RunSetup
+from rlserve.pool.autoscaler import request_nodes
 from rlserve.pool.discovery import discover_cluster, node_labels
 from rlserve.pool.fleet import Fleet
 from rlserve.pool.fork_server import worker_python_of
@@ -29,6 +30,7 @@ def ray_ports(setup: RunSetup) -> Ports:
         scorer=_scorer(setup, setup.preparation.reward) if isinstance(setup.preparation, Preparation) else None,
         environments=create_environments(setup.config.environment, setup.folder.path / "logs" / "environment.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
+        request_nodes=request_nodes if setup.config.scale_out.is_enabled else None,
         front=partial(_front, setup) if setup.config.rollout.server.enabled else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )

@@ -9,7 +9,7 @@ a pool asks for and from what its nodes have.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Literal
@@ -130,6 +130,8 @@ def cut_newcomers(
     present: Iterable[Gang],
     gone: Iterable[Gang] = (),
     auto_prefer: Mapping[str, Literal["train", "rollout"]] = MappingProxyType({}),
+    asked: Mapping[str, int] = MappingProxyType({}),
+    given_back: Collection[str] = (),
 ) -> Cut:
     """Gangs of slots that nodes offer and no gang has.
 
@@ -141,12 +143,15 @@ def cut_newcomers(
         size: slots of a gang.
         nodes: the nodes that are there now.
         present: the gangs that the pool has, on whatever node.
-        gone: those that it had.
+        gone: those that it had, whose slots are not taken again.
         auto_prefer: with ``auto``, the role that slots of a type prefer.
+        asked: slots of types that the run grows by, of which it takes so many in all; they prefer to roll out.
+        given_back: ids of those gone whose slots may be taken again all the same.
     """
     present, gone = list(present), list(gone)
     # What was given up on a node that is still there is not taken again.
-    used = Counter((slot.node_id, slot.type.name) for gang in (*present, *gone) for slot in gang.slots)
+    kept = [*present, *(gang for gang in gone if gang.id not in given_back)]
+    used = Counter((slot.node_id, slot.type.name) for gang in kept for slot in gang.slots)
     free = [
         replace(node, counts={name: count - used[node.id, name] for name, count in node.counts.items()})
         for node in nodes
@@ -160,7 +165,7 @@ def cut_newcomers(
         groups = [
             SlotGroupConfig(type=name, count=count, prefer=auto_prefer.get(name))
             for name, count in sorted(offered.items())
-            if count > 0
+            if count > 0 and name not in asked
         ]
     else:
         groups = []
@@ -169,6 +174,12 @@ def cut_newcomers(
             had[group.type] -= num_had
             if num_had < group.count:
                 groups.append(replace(group, count=group.count - num_had))
+    listed = Counter[str]()
+    for group in () if wanted == "auto" else wanted:
+        listed[group.type] += group.count
+    for name, count in sorted(asked.items()):
+        if (num_more := count - listed[name] - had[name]) > 0:
+            groups.append(SlotGroupConfig(type=name, count=num_more, prefer=auto_prefer.get(name, "rollout")))
     return cut_gangs(groups, size, nodes=free, first_numbers=_next_numbers([*present, *gone]))
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rlserve.errors import PoolError
@@ -50,6 +50,18 @@ def slot_groups(config: PoolConfig, discovered: Mapping[str, int]) -> tuple[Slot
         return DEFAULT_CPU_SLOTS
     prefer = config.auto_prefer
     return tuple(SlotGroupConfig(type=name, count=count, prefer=prefer.get(name)) for name, count in discovered.items())
+
+
+def at_most(groups: Iterable[SlotGroupConfig], ceilings: Mapping[str, int]) -> tuple[SlotGroupConfig, ...]:
+    """The groups, with no more slots of a type than its ceiling."""
+    left, kept = dict(ceilings), list[SlotGroupConfig]()
+    for group in groups:
+        count = min(group.count, left.get(group.type, group.count))
+        if group.type in left:
+            left[group.type] -= count
+        if count:
+            kept.append(replace(group, count=count))
+    return tuple(kept)
 
 
 def _check_enough(groups: tuple[SlotGroupConfig, ...], discovered: Mapping[str, int]) -> None:

@@ -307,6 +307,23 @@ class MoveEvent(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScaleOutEvent(Event):
+    """From now on the cluster is asked for other numbers of slots of the types that the run grows by."""
+
+    kind: ClassVar[str] = "scale_out"
+    asked: Mapping[str, int]
+    """Slots by type, those that the run has included."""
+    present: Mapping[str, int]
+    """Slots by type that it has."""
+    late: Mapping[str, int]
+    """Slots by type that did not come in time, and are asked for no more."""
+    money_per_hour: float | None
+    """Most that all slots of the run may cost now, those included that are still to come or to end; None where one has
+    no price."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class RolePhaseEvent(Event):
     """A part of a change of role was done, at ``time_s``. The first token is told by the replica a little later, so
     other lines may stand before it that are younger."""

@@ -1,0 +1,1 @@
+"""How many nodes a run asks its cluster for: pure functions of plain data."""
