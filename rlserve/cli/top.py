@@ -15,7 +15,7 @@ from rlserve.cli.list import STATE_STYLES, step_of
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
 from rlserve.tracking.colours import OWNER_COLOURS
 from rlserve.tracking.hindsight.comparison import CERTAIN
-from rlserve.tracking.live import LiveGang, LiveState
+from rlserve.tracking.live import LiveGang, LiveScaleOut, LiveState
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_view import MoveView, RunView, read_run_view
 
@@ -49,6 +49,8 @@ def frame(view: RunView) -> RenderableType:
     parts: list[RenderableType] = [_heading(view), _numbers(view)]
     if view.live is not None:
         parts += [Text(), _gangs(view.live)]
+        if view.live.scale_out is not None:
+            parts.append(_scale_out(view.live.scale_out))
     if view.decision is not None:
         parts += [Text(), _decision(view.decision)]
     if view.moves:
@@ -91,6 +93,19 @@ def _numbers(view: RunView) -> Table:
         _labelled("KL", _number(view.state.kl, ".4f")),
     )
     return table
+
+
+def _scale_out(grows: LiveScaleOut) -> Text:
+    """What is asked of the cluster, and what all slots cost an hour."""
+    slots = ", ".join(
+        f"{name} {grows.present.get(name, 0)} of {grows.asked.get(name, 0)} asked for, at most {most}"
+        for name, most in grows.max_slots.items()
+    )
+    text = _labelled("grows by", slots)
+    if grows.money_per_hour is not None:
+        limit = "" if grows.budget_per_hour is None else f" of {grows.budget_per_hour:g}"
+        text.append_text(_labelled("   an hour", f"{grows.money_per_hour:g}{limit}"))
+    return text
 
 
 def _gangs(live: LiveState) -> Table:

@@ -14,6 +14,7 @@ Every part is given what it needs when it is made. What has to flow against this
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -31,14 +32,14 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import EventBus
 from rlserve.controller.gang_book import GangBook
-from rlserve.controller.growth import growth_of
+from rlserve.controller.growth import scale_out_of
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.load import LoadReader
 from rlserve.controller.measuring import Measuring
-from rlserve.controller.node_watch import NodeWatch, plan_changes
+from rlserve.controller.node_watch import NodeWatch, PoolChanges, plan_changes
 from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import PoolMetrics, RolloutMetrics
 from rlserve.controller.observer import Observer
@@ -76,6 +77,7 @@ from rlserve.manager.policies.base import Admission, admission_window
 from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.manager.policies.train_only import TrainOnlyPolicy
+from rlserve.pool.config import PoolConfig
 from rlserve.pool.gangs import Gang
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
@@ -195,7 +197,7 @@ def _parts(
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
-    scale_out = _scale_out(run, setup, ports, book, departures, reallocation)
+    scale_out = scale_out_of(run, setup, ports, book, departures, observe=reallocation.observe)
     return Parts(
         books=books,
         costs=costs,
@@ -214,16 +216,29 @@ def _parts(
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=side.evaluation,
         front=side.front,
-        heartbeat=Heartbeat(
-            ports.fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
-        ),
+        heartbeat=_heartbeat(run, pool, ports.fleet, book),
         stall_guard=StallGuard(run, books, training, replicas, reallocation, timeout_s=stall_timeout_s(config)),
         display=display,
-        live=LiveReporter(run, book, load=load, replicas=replicas, weights=weights, display=display, tracker=tracker),
+        live=LiveReporter(
+            run,
+            book,
+            load=load,
+            replicas=replicas,
+            weights=weights,
+            display=display,
+            tracker=tracker,
+            scale_out=scale_out,
+        ),
         metrics=PoolMetrics(run, reallocation)
         if side.rollouts is None
         else RolloutMetrics(run, books, replicas, reallocation, measuring),
         saver=RunSaver(run, books, setup, trainers, weights, replicas, reallocation),
+    )
+
+
+def _heartbeat(run: RunContext, pool: PoolConfig, fleet: Fleet, book: GangBook) -> Heartbeat:
+    return Heartbeat(
+        fleet, book.workers, run.events, interval_s=pool.health_interval_s, timeout_s=pool.health_timeout_s
     )
 
 
@@ -347,20 +362,6 @@ def _notice_watch(setup: RunSetup, ports: Ports, book: GangBook, departures: Dep
     return NoticeWatch(book, ports.fleet, departures, path, interval_s=config.manager.interval_s)
 
 
-def _scale_out(
-    run: RunContext,
-    setup: RunSetup,
-    ports: Ports,
-    book: GangBook,
-    departures: Departures,
-    reallocation: Reallocation,
-) -> ScaleOut | None:
-    if ports.request_nodes is None:
-        return None
-    growth = growth_of(setup.config, setup.prices)
-    return ScaleOut(run, book, departures, growth, observe=reallocation.observe, request=ports.request_nodes)
-
-
 def _node_watch(
     run: RunContext,
     setup: RunSetup,
@@ -377,19 +378,19 @@ def _node_watch(
     async def start(gang: Gang) -> None:
         await fleet.start([(slot, worker_spec(setup, slot)) for slot in gang.slots])
 
+    plan: Callable[..., PoolChanges] = partial(
+        plan_changes,
+        wanted=config.pool.slots,
+        gang_size=config.rollout.engine.tensor_parallel_size,
+        auto_prefer=config.pool.auto_prefer,
+    )
     return NodeWatch(
         run,
         book,
         recovery,
         departures,
         nodes=ports.nodes,
-        plan=partial(
-            plan_changes,
-            wanted=config.pool.slots,
-            gang_size=config.rollout.engine.tensor_parallel_size,
-            auto_prefer=config.pool.auto_prefer,
-        ),
+        plan=plan if scale_out is None else partial(scale_out.changes, plan),
         start=start,
         interval_s=config.manager.interval_s,
-        scale_out=scale_out,
     )

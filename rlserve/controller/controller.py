@@ -228,6 +228,7 @@ class Controller:
                 parts.notice_watch.watch(),
                 parts.stall_guard.watch(),
                 *(watch.watch() for watch in (parts.node_watch, parts.host_watch) if watch is not None),
+                *(() if parts.scale_out is None else (parts.scale_out.run(),)),
             )
         ]
         while await self._step():
@@ -252,6 +253,8 @@ class Controller:
         if report is None:
             return False
         metrics = {**report.metrics, **parts.metrics.read(), **parts.costs.metrics()}
+        if parts.scale_out is not None:
+            metrics |= parts.scale_out.metrics()
         parts.saver.check_integrity()
         parts.display.note_step(metrics)
         if self._is_due(config.evaluation.every_steps, report.step):

@@ -1,12 +1,44 @@
-"""What a run may grow by, from its configuration and its prices."""
+"""What a run may grow by, from its configuration and its prices, and what asks for it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rlserve.config.tree import RunConfig
-from rlserve.controller.scale_out import Growth
+from rlserve.controller.context import RunContext
+from rlserve.controller.departures import Departures
+from rlserve.controller.gang_book import GangBook
+from rlserve.controller.ports import Ports
+from rlserve.controller.scale_out import Growth, ScaleOut
+from rlserve.controller.setup import RunSetup
+from rlserve.manager.policies.base import Observation
 from rlserve.manager.scale_out.base import NodeType, Terms
 from rlserve.roofline.accelerators import slot_type
 from rlserve.tracking.cost.prices import Prices
+
+
+def scale_out_of(
+    run: RunContext,
+    setup: RunSetup,
+    ports: Ports,
+    book: GangBook,
+    departures: Departures,
+    *,
+    observe: Callable[[], Observation],
+) -> ScaleOut | None:
+    """What asks for nodes; None where the run does not grow."""
+    if ports.request_nodes is None:
+        return None
+    growth = growth_of(setup.config, setup.prices)
+    return ScaleOut(
+        run,
+        book,
+        departures,
+        growth,
+        observe=observe,
+        request=ports.request_nodes,
+        interval_s=setup.config.manager.interval_s,
+    )
 
 
 def growth_of(config: RunConfig, prices: Prices | None) -> Growth:
@@ -23,7 +55,7 @@ def growth_of(config: RunConfig, prices: Prices | None) -> Growth:
             retry_after_s=asks.retry_after_s,
         ),
         min_return=asks.min_return,
-        roles_move=config.deciding.policy != "static",
+        by_rates=config.deciding.policy == "rate_matching",
         train_on_spot=config.pool.train_on_spot,
         prices=prices,
     )

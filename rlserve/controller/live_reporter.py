@@ -11,6 +11,7 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.load import LoadReader
 from rlserve.controller.replicas import Replicas
+from rlserve.controller.scale_out import ScaleOut
 from rlserve.controller.weight_source import WeightSource
 from rlserve.manager.gang_table import GangState
 from rlserve.pool.base import RolloutStats
@@ -52,6 +53,7 @@ class LiveReporter:
         weights: WeightSource,
         display: RunDisplay,
         tracker: Tracker,
+        scale_out: ScaleOut | None = None,
     ) -> None:
         self._run = run
         self._book = book
@@ -60,6 +62,7 @@ class LiveReporter:
         self._weights = weights
         self._display = display
         self._tracker = tracker
+        self._scale_out = scale_out
         self._rate = WindowRate()
         self._gang_rates: dict[str, WindowRate] = {}
 
@@ -83,6 +86,7 @@ class LiveReporter:
             weight_version=None if self._weights.version < 0 else self._weights.version,
             tokens_per_s=self._rate.update(now, self._replicas.num_generated_tokens),
             gangs=tuple(self._gang(gang, stats.get(gang.leader)) for gang in self._book.present),
+            scale_out=None if self._scale_out is None else self._scale_out.live(),
         )
 
     def _gang(self, gang: Gang, stats: RolloutStats | None) -> LiveGang:

@@ -6,7 +6,6 @@
                                                                                               run; idle gangs
                                                                               ──► leaving     emptied, then gone
                                                                               ──► vanished    lost, and gone
-                              which more are wanted? ──► ``rlserve.controller.scale_out``
 
 How a gang is emptied is in ``rlserve.controller.departures``. A node that vanishes without a notice is one lost worker
 to the limit of ``pool.max_worker_failures``.
@@ -16,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -25,7 +24,6 @@ from rlserve.controller.departures import Departures
 from rlserve.controller.gang_book import GangBook
 from rlserve.controller.ports import NodeSource
 from rlserve.controller.recovery import Recovery
-from rlserve.controller.scale_out import ScaleOut
 from rlserve.pool.config import SlotGroupConfig
 from rlserve.pool.gangs import Gang, Node, cut_newcomers
 from rlserve.pool.notices.base import Notice
@@ -92,10 +90,8 @@ class NodeWatch:
         plan: Callable[..., PoolChanges],
         start: Callable[[Gang], Awaitable[None]],
         interval_s: float,
-        scale_out: ScaleOut | None = None,
     ) -> None:
-        """``plan`` is :func:`plan_changes` with the run's pool; ``start`` starts the workers of a gang. ``scale_out``
-        asks for nodes, and is None where the run does not grow."""
+        """``plan`` is :func:`plan_changes` with the run's pool; ``start`` starts the workers of a gang."""
         self._run = run
         self._book = book
         self._recovery = recovery
@@ -104,14 +100,13 @@ class NodeWatch:
         self._plan = plan
         self._start_workers = start
         self._interval_s = interval_s
-        self._scale_out = scale_out
 
     async def watch(self) -> None:
         """Look at the nodes until cancelled."""
         while True:
             await self._run.clock.sleep(self._interval_s)
             nodes = await self._nodes()
-            changes = self._changes(nodes)
+            changes = self._plan(nodes, present=self._book.present, gone=self._book.gone)
             names: Mapping[str | None, str] = {node.id: node.name for node in nodes}
             self._drop(changes.vanished)
             for node in nodes:
@@ -122,16 +117,6 @@ class NodeWatch:
                 logger.info("%s joins, on node %s", gang.id, names[gang.node_id])
                 self._book.add(gang)
                 self._recovery.spawn(self._recovery.guard(gang, None, self._start(gang)))
-            if self._scale_out is not None:
-                await self._scale_out.look(nodes)
-
-    def _changes(self, nodes: Sequence[Node]) -> PoolChanges:
-        present, gone = self._book.present, self._book.gone
-        if self._scale_out is None:
-            return self._plan(nodes, present=present, gone=gone)
-        asked, given_back = self._scale_out.asked_slots, self._scale_out.given_back
-        changes = self._plan(nodes, present=present, gone=gone, asked=asked, given_back=given_back)
-        return replace(changes, newcomers=self._scale_out.affordable(changes.newcomers))
 
     def _drop(self, gangs: Iterable[Gang]) -> None:
         """Gangs are lost with their nodes, each of which counts as one loss, but after a notice."""

@@ -2,9 +2,10 @@
 
 ::
 
-    node watch: which nodes are there ──► look ──► wish (pure) ──► decide (pure) ──► the cluster is asked
-                        ▲                                               └─────────► departures: a node is emptied
-                        └── asked_slots: newcomers of these types are taken up to that number
+    every manager.interval_s:   wish (pure) ──► decide (pure) ──► the cluster is asked for nodes
+                                                    │    └──────► departures: a node is emptied
+                                                    ▼
+    node watch: which nodes are there? ──► changes: newcomers are taken up to what is asked for, and can be paid
 
 The cluster's autoscaler starts what is asked for and ends nodes that have been idle for its time, which those that were
 emptied are. What is asked holds until it is asked anew, so the run asks for nothing when it ends.
@@ -15,11 +16,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.departures import Departures
 from rlserve.controller.gang_book import ROLES, GangBook
+from rlserve.controller.node_watch import PoolChanges
 from rlserve.controller.ports import NodeRequest
 from rlserve.manager.policies.base import GangFigures, Observation
 from rlserve.manager.policies.rate_memory import RateState, note_observation
@@ -33,6 +35,7 @@ from rlserve.pool.notices.base import Notice
 from rlserve.roofline.accelerators import is_spot, slot_type
 from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.events import ScaleOutEvent
+from rlserve.tracking.live import LiveScaleOut
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +50,8 @@ class Growth:
 
     terms: Terms
     min_return: float
-    roles_move: bool
-    """Whether the policy moves gangs because of the load."""
+    by_rates: bool
+    """Whether the policy goes by rates, and not by the queue."""
     train_on_spot: bool
     prices: Prices | None
 
@@ -65,6 +68,7 @@ class ScaleOut:
         *,
         observe: Callable[[], Observation],
         request: NodeRequest,
+        interval_s: float,
     ) -> None:
         self._run = run
         self._book = book
@@ -73,15 +77,35 @@ class ScaleOut:
         self._types = {each.name: each for each in growth.terms.types}
         self._observe = observe
         self._request = request
+        self._interval_s = interval_s
+        self._nodes: Sequence[Node] | None = None
         self._state = AskState()
         self._memory = RateState()
         self._asked: Mapping[str, int] = {}
         self._asked_at_s: float | None = None
         self._told = set[str]()
+        self._obstacle: str | None = None
+        """The last that was told."""
         self.money_per_hour: float | None = None
         """Of all slots of the run, as far as they have prices; those included that are still to come."""
-        self.given_back = set[str]()
+        self._given_back = set[str]()
         """Gangs whose slots were given back, and may be taken again as long as their node is there."""
+
+    async def run(self) -> None:
+        """Decide and ask until cancelled."""
+        while True:
+            await self._run.clock.sleep(self._interval_s)
+            if self._nodes is not None:
+                await self.look(self._nodes)
+
+    def changes(
+        self, plan: Callable[..., PoolChanges], nodes: Sequence[Node], *, present: Sequence[Gang], gone: Sequence[Gang]
+    ) -> PoolChanges:
+        """What ``plan`` (``plan_changes``) makes of the nodes that are there, with newcomers as far as they are asked
+        for and can be paid."""
+        self._nodes = nodes
+        planned = plan(nodes, present=present, gone=gone, asked=self.asked_slots, given_back=self._given_back)
+        return replace(planned, newcomers=self._affordable(planned.newcomers))
 
     @property
     def asked_slots(self) -> Mapping[str, int]:
@@ -90,18 +114,27 @@ class ScaleOut:
             return self._slots()
         return {name: number * self._types[name].num_slots for name, number in self._asked.items()}
 
-    @property
-    def max_slots(self) -> Mapping[str, int]:
-        """The ceiling of each type."""
-        return {each.name: each.max_nodes * each.num_slots for each in self._growth.terms.types}
+    def live(self) -> LiveScaleOut:
+        """What is asked for now, for people."""
+        return LiveScaleOut(
+            asked=self.asked_slots,
+            present=self._slots(),
+            max_slots={each.name: each.max_nodes * each.num_slots for each in self._growth.terms.types},
+            money_per_hour=self.money_per_hour,
+            budget_per_hour=self._growth.terms.money_per_hour,
+        )
 
-    @property
-    def budget_per_hour(self) -> float | None:
-        """That all slots together may cost."""
-        return self._growth.terms.money_per_hour
+    def metrics(self) -> Mapping[str, float]:
+        """What is asked for now."""
+        price = {} if self.money_per_hour is None else {"cost/money_per_hour": self.money_per_hour}
+        return {
+            "pool/num_asked": sum(self.asked_slots.values()),
+            "pool/num_grown": sum(self._slots().values()),
+            **price,
+        }
 
-    def affordable(self, newcomers: Sequence[Gang]) -> tuple[Gang, ...]:
-        """Those of gangs that would join which the budget has room for: nodes of other types may come unasked."""
+    def _affordable(self, newcomers: Sequence[Gang]) -> tuple[Gang, ...]:
+        """Those which the budget has room for: nodes of other types may come unasked."""
         budget = self._growth.terms.money_per_hour
         if budget is None:
             return tuple(newcomers)
@@ -128,7 +161,7 @@ class ScaleOut:
             self._ladder(),
             min_return=self._growth.min_return,
             other_price_per_hour=self._other_price(),
-            roles_move=self._growth.roles_move,
+            by_rates=self._growth.by_rates,
         )
         situation = self._situation(nodes, wish)
         decision, self._state = decide(situation, self._state, self._growth.terms)
@@ -145,8 +178,9 @@ class ScaleOut:
         now_s, is_new = self._run.clock.now(), dict(decision.asked) != dict(self._asked) or self._asked_at_s is None
         for name, number in decision.late.items():
             logger.warning("%d node(s) of %s did not come in time, and are asked for no more", number, name)
-        if is_new or decision.late:
+        if is_new or decision.late or decision.obstacle not in (None, self._obstacle):
             self._tell(decision)
+        self._obstacle = decision.obstacle or self._obstacle
         if is_new or now_s - (self._asked_at_s or 0.0) >= _ASK_AGAIN_S:
             self._asked, self._asked_at_s = dict(decision.asked), now_s
             await self._request(
@@ -174,7 +208,7 @@ class ScaleOut:
 
     def _empty(self, node_ids: Sequence[str]) -> None:
         gangs = [gang for gang in self._book.present if gang.node_id in node_ids and self._type(gang) in self._types]
-        self.given_back |= {gang.id for gang in gangs}
+        self._given_back |= {gang.id for gang in gangs}
         self._departures.announce(gangs, Notice(reason=_NO_MORE_USE))
 
     def _situation(self, nodes: Sequence[Node], wish: Wish) -> Situation:

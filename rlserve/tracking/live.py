@@ -49,6 +49,21 @@ class LiveGang:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveScaleOut:
+    """Slots that the run grows by, by type."""
+
+    asked: Mapping[str, int]
+    """Of the cluster, those included that are there."""
+    present: Mapping[str, int]
+    max_slots: Mapping[str, int]
+    """Most that may be asked for."""
+    money_per_hour: float | None
+    """Of all slots of the run, those included that are still to come or to end; None where one has no price."""
+    budget_per_hour: float | None
+    """Most that this may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LiveState:
     """The run at one moment."""
 
@@ -69,6 +84,8 @@ class LiveState:
     tokens_per_s: float | None
     """Generated, by all replicas together."""
     gangs: tuple[LiveGang, ...]
+    scale_out: LiveScaleOut | None = None
+    """None where the run does not grow."""
 
 
 class LiveFile:
@@ -101,6 +118,7 @@ def read_live(path: Path) -> LiveState | None:
     try:
         content = json.loads(text)
         gangs = tuple(LiveGang(**gang) for gang in content.pop("gangs"))
-        return LiveState(**content, gangs=gangs)
+        grows = content.pop("scale_out", None)
+        return LiveState(**content, gangs=gangs, scale_out=None if grows is None else LiveScaleOut(**grows))
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is not what a run writes there: {error}") from error

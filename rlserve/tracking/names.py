@@ -134,6 +134,10 @@ METRICS: Mapping[str, str] = {
     "the first on",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
+    "pool/num_{asked,grown}": "(scale_out) slots of the types that the run grows by: asked of the cluster, "
+    "those that are there included; there",
+    "cost/money_per_hour": "(scale_out) most that all slots of the run may cost an hour, with those that are "
+    "still to come or to end",
     "pool/turn_to_{train,rollout}_s": "(colocated) seconds from the end of the other role's turn until all gangs had "
     "this one",
     "pool/{engine,trainer}_released_bytes": "(colocated) memory that engines or trainers gave back at the end of their "

@@ -111,3 +111,5 @@ class Decision:
     late: Mapping[str, int] = field(default_factory=dict)
     """Nodes by type that did not come in time, and are asked for no more."""
     reason: str
+    obstacle: str | None = None
+    """Why it is fewer than the run has use for."""

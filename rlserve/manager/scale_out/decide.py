@@ -64,6 +64,7 @@ def decide(situation: Situation, state: AskState, terms: Terms) -> tuple[Decisio
         give_up=tuple(_give_up(situation.nodes, asked, count)),
         late=late,
         reason=f"{why}; {obstacle}" if obstacle else why,
+        obstacle=obstacle,
     )
     return decision, state
 

@@ -61,7 +61,7 @@ def wish_of(
     *,
     min_return: float,
     other_price_per_hour: float | None,
-    roles_move: bool,
+    by_rates: bool,
 ) -> Wish:
     """What the run has use for now.
 
@@ -71,14 +71,14 @@ def wish_of(
         ladder: nodes in the order in which they are asked for, those first that are asked for already.
         min_return: as configured.
         other_price_per_hour: of all slots of other types; None counts slots in place of money.
-        roles_move: whether the policy moves gangs because of the load.
+        by_rates: whether the policy goes by rates too; else it is the queue alone.
     """
     scaled = {rung.type for rung in ladder}
     num_here = sum(gang.type in scaled for gang in observation.staying)
     if observation.queue_length is None:
         return Wish(num_gangs=None, why="the queue could not be read")
     room = max(1, observation.admission.max_samples_per_replica // observation.admission.samples_per_prompt)
-    wish = _by_rates(observation, memory, ladder, min_return, other_price_per_hour, roles_move=roles_move)
+    wish = _by_rates(observation, memory, ladder, min_return, other_price_per_hour) if by_rates else None
     if wish is None:
         wish = _by_queue(observation, num_here, room)
     num_clients = math.ceil(observation.client_queue / room)
@@ -100,7 +100,7 @@ def _by_queue(observation: Observation, num_here: int, room: int) -> Wish:
         return Wish(num_gangs=num_here + num_more, why=why)
     most = max(1, observation.admission.max_samples_per_replica)
     samples = sum(replica.num_running + replica.num_waiting for replica in observation.measured.replicas)
-    num_rollout = sum(gang.role is Role.ROLLOUT for gang in observation.staying)
+    num_rollout = sum(gang.role is not Role.TRAIN for gang in observation.staying)  # those too that are about to
     num_spare = max(0, num_rollout - max(1, math.ceil(samples / most)))
     why = f"no prompt group waits for a replica, and {samples} samples would fit {num_rollout - num_spare} of them"
     return Wish(num_gangs=max(0, num_here - num_spare), why=why)
@@ -112,8 +112,6 @@ def _by_rates(
     ladder: Sequence[Rung],
     min_return: float,
     other_price: float | None,
-    *,
-    roles_move: bool,
 ) -> Wish | None:
     """None where too little is measured."""
     now = split_now(observation)
@@ -126,7 +124,6 @@ def _by_rates(
         return None
     scaled = {rung.type for rung in ladder}
     others = [gang for gang in observation.staying if gang.type not in scaled]
-    fixed = None if roles_move else sum(now.train.values())
     priced = other_price is not None and all(rung.price_per_hour is not None for rung in ladder)
 
     def rate(num_rungs: int) -> float:
@@ -135,7 +132,7 @@ def _by_rates(
             for index, rung in enumerate(ladder[:num_rungs])
             for each in range(rung.num_gangs)
         ]
-        return _best_rate(model, [*others, *gangs], fixed)
+        return _best_rate(model, [*others, *gangs])
 
     def paid(num_rungs: int) -> float:
         if priced:
@@ -178,14 +175,12 @@ def _climb(brings: Callable[[int], float], num_asked: int, most: int, min_return
     return number, last
 
 
-def _best_rate(model: SplitModel, gangs: Sequence[GangView], num_train: int | None) -> float:
-    """Of the pool with the best split, or with so many trainers; 0 where one of the roles would be empty."""
+def _best_rate(model: SplitModel, gangs: Sequence[GangView]) -> float:
+    """Of the pool with the best split; 0 where one of the roles would be empty."""
     ordered = order_for_rollout(gangs)
     most = min(len(ordered) - 1, sum(gang.may_train for gang in ordered))
     if most < 1:
         return 0.0
-    if num_train is not None:
-        return _rate(model, ordered, min(num_train, most))
     stride = math.ceil(most / _NUM_SPLITS)
     found = {number: _rate(model, ordered, number) for number in range(1, most + 1, stride)}
     best = max(found, key=lambda number: found[number])

@@ -10,6 +10,7 @@ from typing import Any
 from controller_fakes import FakeFleet, make_gang, recorded, run_context
 
 from rlserve.controller.calls import Calls
+from rlserve.controller.clock import RunClock
 from rlserve.controller.departures import Departures
 from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import WorkerDied, WorkerLost
@@ -122,13 +123,14 @@ class Setting:
         max_worker_failures: int = 8,
         gangs: Sequence[Gang] = (make_gang("t0"), make_gang("t1"), make_gang("r0")),
         policy: Policy[Any] | None = None,
+        clock: RunClock | None = None,
     ) -> None:
         self.log: list[str] = []
         self.gangs = gangs
         self.fleet = FakeFleet(tuple(slot_id for gang in gangs for slot_id in gang.slot_ids))
         self.trainers = FakeTrainers(self.log, [slot_id for gang in gangs[:-1] for slot_id in gang.slot_ids])
         self.replicas = FakeReplicas(self.log)
-        self.context = run_context(tasks)
+        self.context = run_context(tasks, clock)
         self.recorded = recorded(self.context.events, Record)
         self.counters = self.context.counters
         self.nodes: tuple[Node, ...] = ()

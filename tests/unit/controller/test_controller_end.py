@@ -44,6 +44,7 @@ class Ending:
             hand_moves=SimpleNamespace(open=lambda: None, run=self._forever),
             notice_watch=SimpleNamespace(open=lambda: None, watch=self._forever),
             node_watch=None,
+            scale_out=None,
             host_watch=None,
             front=None,
             replicas=SimpleNamespace(close=self._at_once),
