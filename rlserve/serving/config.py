@@ -285,7 +285,7 @@ class TracingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ContentConfig:
-    """What is taken out of the text of prompts and answers, such as personal data."""
+    """What is taken out of the text of prompts and answers, such as personal data, and what is refused for it."""
 
     masker: str | None = None
     """Who finds it. ``presidio``: e-mail and IP addresses, numbers of telephones, credit cards, bank accounts and US
@@ -295,6 +295,25 @@ class ContentConfig:
     """Take it out of what the model reads."""
     masks_answers: bool = True
     """Take it out of what clients read, streamed or not."""
+    filter: str | None = None
+    """Who refuses prompts and answers. ``deny_list``: what stands in the file ``deny_list``; needs ``rlserve[filter]``.
+    Or the dotted path of a class of your own, a ``ContentFilter`` of ``rlserve.serving.content.base``. None refuses
+    nothing."""
+    deny_list: str | None = None
+    """File of ``filter=deny_list``: a phrase or a ``/regular expression/`` a line, under ``[kinds]``."""
+    filters_prompts: bool = True
+    """Answer such a prompt with 400."""
+    filters_answers: bool = True
+    """End such an answer before the words that it is refused for."""
+
+    def __post_init__(self) -> None:
+        check_fields(
+            self,
+            {
+                "deny_list": (self.filter == "deny_list") == (self.deny_list is not None)
+                or "must name a file with filter=deny_list, and none without",
+            },
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.admin.pool_operations import PoolOperations
 from rlserve.serving.admin.profiles import open_profile_folder
 from rlserve.serving.config import AccessConfig, ServeConfig
-from rlserve.serving.content.masking import create_masking
+from rlserve.serving.content.factory import create_filtering, create_masking
 from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
@@ -219,11 +219,13 @@ def create_context(config: ServeConfig, model_path: Path, pool: Replicas, entry:
     metrics = ServerMetrics(config.model_name, live_numbers)
     metrics.register(entry.records.accounts)
     metrics.register(entry.records.failures)
-    masking = create_masking(config.content)
-    if masking is not None:
-        metrics.register(masking)
+    masking, filtering = create_masking(config.content), create_filtering(config.content)
+    for collector in (masking, filtering):
+        if collector is not None:
+            metrics.register(collector)
     return ServerContext(
         masking=masking,
+        filtering=filtering,
         config=config,
         keys=entry.key_files.clients,
         pool=pool,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.request import FinishReason, TopLogProbs
+from rlserve.serving.content.base import CONTENT_FILTER
+from rlserve.serving.content.filter_stream import FilterStream
 from rlserve.serving.content.mask_stream import MaskStream
 from rlserve.serving.text.sample_text import SampleText
 from rlserve.serving.text.vocabulary import TokenNames, TokensByNumber, Vocabulary
@@ -33,6 +36,8 @@ class ChoiceOptions:
     """Those of the model, which are no ``stop_reason``."""
     new_mask: Callable[[], MaskStream] | None = None
     """Of each answer's text; None tells all of it."""
+    new_filter: Callable[[], FilterStream] | None = None
+    """Of each answer's text; None refuses nothing."""
 
     def names(self, vocabulary: Vocabulary) -> TokenNames:
         """What log-probabilities call tokens."""
@@ -57,7 +62,7 @@ class ChoiceNews:
     top_log_probs: tuple[TopLogProbs, ...]
     weight_spans: list[list[int]]
     """Version, first token, and the one after the last, counted from the answer's beginning."""
-    finish_reason: FinishReason | None
+    finish_reason: FinishReason | Literal["content_filter"] | None
     stop_reason: int | str | None
 
     def is_worth_telling(self, options: ChoiceOptions) -> bool:
@@ -87,17 +92,24 @@ class Choice:
             skip_special_tokens=options.skip_special_tokens,
         )
         self._mask = None if options.new_mask is None else options.new_mask()
+        self._filter = None if options.new_filter is None else options.new_filter()
         self._is_first = True
+        self.has_ended = False
+        """Whether nothing more is to be told."""
+
+    @property
+    def refused_for(self) -> str | None:
+        """The kind of what the answer was ended for; None where it was not."""
+        return None if self._filter is None or self._filter.refused is None else self._filter.refused.kind
 
     def take(self, delta: SampleDelta) -> ChoiceNews:
-        """The news in a delta."""
+        """The news in a delta. Of an answer that is refused no tokens are told with it: they go on."""
         token_ids: list[int] = delta.tokens.token_ids.tolist()
-        text = self._text.push(token_ids)
-        if delta.finish_reason is not None:
-            text += self._text.end(delta.stop_reason if isinstance(delta.stop_reason, str) else None)
-        if self._mask is not None:
-            text = self._mask.push(text) + (self._mask.end() if delta.finish_reason is not None else "")
+        text = self._told(token_ids, delta)
         is_first, self._is_first = self._is_first, False
+        if self.refused_for is not None:
+            self.num_tokens += len(token_ids)
+            return self._refusal(text, is_first=is_first)
         start, self.num_tokens = self.num_tokens, self.num_tokens + len(token_ids)
         is_end_token = delta.stop_reason in self._options.end_token_ids
         wants_spans = self._options.returns_weight_versions
@@ -111,6 +123,32 @@ class Choice:
             weight_spans=_spans(delta.tokens.weight_versions.tolist(), start) if wants_spans else [],
             finish_reason=delta.finish_reason,
             stop_reason=None if is_end_token else delta.stop_reason,
+        )
+
+    def _told(self, token_ids: list[int], delta: SampleDelta) -> str:
+        """The text that may be told with these tokens."""
+        is_last = delta.finish_reason is not None
+        text = self._text.push(token_ids)
+        if is_last:
+            text += self._text.end(delta.stop_reason if isinstance(delta.stop_reason, str) else None)
+        if self._filter is not None:
+            text = self._filter.push(text) + (self._filter.end() if is_last else "")
+        self.has_ended = is_last or self.refused_for is not None
+        if self._mask is not None:
+            text = self._mask.push(text) + (self._mask.end() if self.has_ended else "")
+        return text
+
+    def _refusal(self, text: str, *, is_first: bool) -> ChoiceNews:
+        return ChoiceNews(
+            index=self.index,
+            is_first=is_first,
+            text=text,
+            token_ids=[],
+            log_probs=[],
+            top_log_probs=(),
+            weight_spans=[],
+            finish_reason=CONTENT_FILTER,
+            stop_reason=None,
         )
 
 

@@ -17,9 +17,12 @@ from typing import Any
 from rlserve.engine.requests.request import FinishReason
 from rlserve.serving.answers.message import MessageNews
 from rlserve.serving.answers.parts import Part, PartNews, Parts
+from rlserve.serving.content.base import CONTENT_FILTER
 
 Event = dict[str, Any]
 _ID_PREFIXES = {"reasoning": "rs_", "text": "msg_", "call": "fc_"}
+_CUT_OFF: Mapping[str | None, str] = {FinishReason.LENGTH: "max_output_tokens", CONTENT_FILTER: CONTENT_FILTER}
+"""What the API calls the ends that are not the model's."""
 _CONTENT_TYPES = {"reasoning": "reasoning_text", "text": "output_text"}
 
 
@@ -60,18 +63,19 @@ class ResponseWriter:
             self._new_log_probs = []
         return events
 
-    def end(self, finish_reason: FinishReason | None, usage: Mapping[str, Any], ended_s: int) -> list[Event]:
+    def end(self, finish_reason: str | None, usage: Mapping[str, Any], ended_s: int) -> list[Event]:
         """Nothing follows.
 
         Args:
             usage: of tokens.
             ended_s: Unix time.
         """
-        self._is_cut = finish_reason is FinishReason.LENGTH
+        cause = _CUT_OFF.get(finish_reason)
+        self._is_cut = cause is not None
         events = [event for each in self.parts.end() for event in self._of_part(each)]
         self.response |= {"output": self._items, "usage": usage}
-        if self._is_cut:
-            self.response |= {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}}
+        if cause is not None:
+            self.response |= {"status": "incomplete", "incomplete_details": {"reason": cause}}
         else:
             self.response |= {"status": "completed", "completed_at": ended_s}
         return [*events, self._of_response(self.response["status"])]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlserve.engine.requests.delta import SampleDelta
 from rlserve.engine.requests.request import FinishReason, RequestOutput, TopLogProbs
 from rlserve.serving.answers.choice import finite
+from rlserve.serving.content.filter_stream import FilterStream
 from rlserve.serving.text.sample_text import SampleText
 from rlserve.serving.text.vocabulary import Vocabulary
 
@@ -83,3 +85,40 @@ class TgiAnswer:
         if delta.finish_reason is not FinishReason.STOP:
             return "length"
         return "stop_sequence" if isinstance(delta.stop_reason, str) else "eos_token"
+
+
+class HeldTokens:
+    """Tokens of a stream, which wait until a filter lets all of their text pass."""
+
+    def __init__(self, filter_stream: FilterStream) -> None:
+        self._filter = filter_stream
+        self._waiting: deque[dict[str, Any]] = deque()
+        self._num_chars = 0
+        """That may be told, beyond the tokens that were."""
+
+    @property
+    def refused_for(self) -> str | None:
+        """The kind of what ended the answer; None where nothing did."""
+        return None if self._filter.refused is None else self._filter.refused.kind
+
+    def push(self, events: Sequence[dict[str, Any]], *, is_last: bool) -> list[dict[str, Any]]:
+        """Those that may be told now, of these and of earlier ones."""
+        for each in events:
+            self._waiting.append(each)
+            self._num_chars += len(self._filter.push(_text(each)))
+        if is_last:
+            self._num_chars += len(self._filter.end())
+        told: list[dict[str, Any]] = []
+        # A token without text begins a character, whose text the next one has.
+        while (size := next((size for size, each in enumerate(self._waiting, 1) if _text(each)), 0)) > 0:
+            num_chars = len(_text(self._waiting[size - 1]))
+            if num_chars > self._num_chars:
+                return told
+            self._num_chars -= num_chars
+            told += [self._waiting.popleft() for _ in range(size)]
+        return [*told, *self._waiting] if is_last and self.refused_for is None else told
+
+
+def _text(event: dict[str, Any]) -> str:
+    text: str = event["token"]["text"]
+    return text

@@ -1,1 +1,1 @@
-"""What is taken out of the text of prompts and answers."""
+"""What is taken out of the text of prompts and answers, and what is refused for it."""

@@ -7,13 +7,11 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import import_module
 
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rlserve.errors import UserError
 from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Masker
 from rlserve.serving.content.mask_stream import MaskStream
@@ -60,25 +58,3 @@ class Masking(Collector):
 
     def _count(self, source: str, kind: str) -> None:
         self._num_masked[source, kind] += 1
-
-
-def create_masking(config: ContentConfig) -> Masking | None:
-    """As the configuration says; None where it takes nothing out.
-
-    Raises:
-        UserError: there is no such masker, or it needs a package that is not installed.
-    """
-    if config.masker is None:
-        return None
-    if config.masker == "presidio":
-        from rlserve.serving.content.presidio import PresidioMasker
-
-        return Masking(config, PresidioMasker())
-    module, _, name = config.masker.rpartition(".")
-    try:
-        made = getattr(import_module(module), name)()
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"content.masker={config.masker} cannot be had: {error}") from error
-    if not isinstance(made, Masker):
-        raise UserError(f"content.masker={config.masker} is no Masker of rlserve.serving.content.base")
-    return Masking(config, made)

@@ -24,6 +24,8 @@ class Caller:
     keeps_body: bool = False
     body: bytes = b""
     """For the audit log, where it has text."""
+    refused: dict[str, str] | None = None
+    """Whether its prompt or an answer was refused for its text, and the kind of what it was; None: neither was."""
 
     @property
     def num_used_tokens(self) -> int:

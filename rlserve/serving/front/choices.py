@@ -6,11 +6,12 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
-from rlserve.engine.requests.delta import RequestDelta, each_token, rest_of
-from rlserve.engine.requests.request import RequestOutput
+from rlserve.engine.requests.delta import RequestDelta, SampleDelta, each_token, rest_of
+from rlserve.engine.requests.request import RequestOutput, SampleOutput
 from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.filters import filter_of, filtered_outputs, note_refused_answer, nothing_follows
 from rlserve.serving.front.generation import Generation, find_error
 from rlserve.serving.front.masks import mask_of
 from rlserve.serving.protocol.sampling import SamplingFields
@@ -25,11 +26,7 @@ class Choices:
         self.vocabulary = generation.context.vocabulary
         self.num_cached_tokens = 0
         self._num_samples = generation.requests[0].sampling.n
-        self._choices = [
-            Choice(position * self._num_samples + index, self.vocabulary, options, request.prompt_token_ids)
-            for position, request in enumerate(generation.requests)
-            for index in range(self._num_samples)
-        ]
+        self._choices = [self._new_choice(index) for index in range(len(generation.requests) * self._num_samples)]
 
     def __len__(self) -> int:
         return len(self._choices)
@@ -52,17 +49,30 @@ class Choices:
             num_cached_tokens=self.num_cached_tokens,
         )
 
+    async def outputs(self) -> list[RequestOutput]:
+        """The whole answers, for :meth:`whole` or :meth:`tokens`; what is refused is not generated to its end.
+
+        Raises:
+            ApiError: the engine refused a request, or no replica could answer it.
+        """
+        if self.options.new_filter is None:
+            return await self.generation.outputs()
+        probes = [self._new_choice(index) for index in range(len(self._choices))]
+        return await filtered_outputs(self.generation, probes)
+
     def whole(self, outputs: Sequence[RequestOutput]) -> list[ChoiceNews]:
         """All of each answer."""
-        self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
-        samples = [sample for output in outputs for sample in output.samples]
-        return [choice.take(rest_of(sample, 0)) for choice, sample in zip(self._choices, samples, strict=True)]
+        return [self._take(choice, rest_of(sample, 0)) for choice, sample in self._samples(outputs)]
 
     def tokens(self, outputs: Sequence[RequestOutput]) -> Iterator[ChoiceNews]:
-        """The same, token by token."""
-        self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
-        samples = [sample for output in outputs for sample in output.samples]
-        for choice, sample in zip(self._choices, samples, strict=True):
+        """The same, token by token; of what is refused the text alone."""
+        for choice, sample in self._samples(outputs):
+            if self.options.new_filter is not None:
+                probe = self._new_choice(choice.index)
+                probe.take(rest_of(sample, 0))
+                if probe.refused_for is not None:
+                    yield self._take(choice, rest_of(sample, 0))
+                    continue
             yield from (choice.take(delta) for delta in each_token(sample))
 
     async def news(self) -> AsyncGenerator[list[ChoiceNews]]:
@@ -76,22 +86,44 @@ class Choices:
                 if (error := find_error(each)) is not None:
                     raise error
                 yield list(self._told(each))
+                if nothing_follows(self._choices):
+                    return
+
+    def _samples(self, outputs: Sequence[RequestOutput]) -> Iterator[tuple[Choice, SampleOutput]]:
+        self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
+        samples = [sample for output in outputs for sample in output.samples]
+        return zip(self._choices, samples, strict=True)
 
     def _told(self, news: Sequence[tuple[int, RequestDelta]]) -> Iterator[ChoiceNews]:
         for position, delta in news:
             if delta.output is not None:
                 self.num_cached_tokens += delta.output.num_cached_tokens
             for sample in delta.samples:
-                told = self._choices[position * self._num_samples + sample.index].take(sample)
+                choice = self._choices[position * self._num_samples + sample.index]
+                if choice.has_ended:  # it was refused, and others of its request go on
+                    continue
+                told = self._take(choice, sample)
                 if told.is_first or told.is_worth_telling(self.options):
                     yield told
 
+    def _take(self, choice: Choice, delta: SampleDelta) -> ChoiceNews:
+        told = choice.take(delta)
+        if choice.refused_for is not None:
+            note_refused_answer(self.generation, choice.refused_for)
+        return told
 
-def choice_options(context: ServerContext, asked: SamplingFields, num_logprobs: int | None) -> ChoiceOptions:
+    def _new_choice(self, index: int) -> Choice:
+        request = self.generation.requests[index // self._num_samples]
+        return Choice(index, self.vocabulary, self.options, request.prompt_token_ids)
+
+
+def choice_options(
+    context: ServerContext, asked: SamplingFields, num_logprobs: int | None, *, streams: bool
+) -> ChoiceOptions:
     """What a request wants to be told of each answer.
 
     Raises:
-        ApiError: that tells what is masked.
+        ApiError: that tells what is masked, or held back.
     """
     return ChoiceOptions(
         num_logprobs=num_logprobs,
@@ -103,4 +135,5 @@ def choice_options(context: ServerContext, asked: SamplingFields, num_logprobs: 
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
         new_mask=mask_of(context, asked, num_logprobs),
+        new_filter=filter_of(context, asked, num_logprobs, streams=streams),
     )

@@ -9,6 +9,7 @@ from typing import cast
 from starlette.requests import Request
 
 from rlserve.serving.config import ServeConfig
+from rlserve.serving.content.filtering import Filtering
 from rlserve.serving.content.masking import Masking
 from rlserve.serving.degradation import Level, Load, level_of
 from rlserve.serving.keys import Keys
@@ -57,6 +58,8 @@ class ServerContext:
     """None traces nothing."""
     masking: Masking | None = None
     """None takes nothing out of texts."""
+    filtering: Filtering | None = None
+    """None refuses no text."""
     draining: Draining = field(default_factory=Draining)
 
     @property

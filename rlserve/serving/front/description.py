@@ -43,6 +43,8 @@ _OF_BODIES = {
     415: "the body is not application/json",
     422: "a parameter is wrong",
 }
+_OF_TGI = {424: "the answer was refused for its text"}
+"""As its clients know an answer that cannot be had: it has no other end for it."""
 _NOT_READY = {503: "not now: Retry-After, where it can be told, says when"}
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer", "minimum": 0}}}
 _WAITS = (429, 503)
@@ -150,6 +152,7 @@ def _errors(path: str, method: str, operation: Mapping[str, Any], key_rules: Key
         statuses |= _OF_BODIES
     gate_only, of_route = _reference(ErrorAnswer), _reference(TgiErrorAnswer)
     if path in TGI_PATHS:
+        statuses |= _OF_TGI
         schema: dict[str, Any] = {"anyOf": [of_route, gate_only]}
     else:
         schema = _reference(MessagesErrorAnswer) if path in MESSAGES_PATHS else gate_only

@@ -154,6 +154,7 @@ def _audit_line(scope: Scope, caller: Caller, request_id: str, status: int, seco
         "num_prompt_tokens": caller.usage.num_prompt_tokens,
         "num_cached_tokens": caller.usage.num_cached_tokens,
         "num_generated_tokens": caller.usage.num_generated_tokens,
+        "refused": caller.refused,
     }
     if caller.keeps_body:
         line["body"] = caller.body.decode("utf-8", "replace")

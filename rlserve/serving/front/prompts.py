@@ -35,17 +35,30 @@ async def encode_conversation(context: ServerContext, conversation: Conversation
     Raises:
         ApiError: the chat template refuses it, or takes too long.
     """
+    return await encode_rendered(context, conversation, await render_conversation(context, conversation))
+
+
+async def render_conversation(context: ServerContext, conversation: Conversation) -> str:
+    """What the chat template makes of a conversation.
+
+    Raises:
+        ApiError: the template refuses it, or takes too long.
+    """
     messages = [message.for_template() for message in conversation.messages]
     arguments = dict(conversation.template_arguments)
     if tools := conversation.shown_tools:
         arguments["tools"] = [tool.for_template() for tool in tools]
     try:
-        text = await context.renderer.render(
+        return await context.renderer.render(
             messages, arguments, goes_on=conversation.goes_on, opens_answer=conversation.opens_answer
         )
     except (UserError, DeadlineExceededError) as error:
         raise ApiError(400, str(error), conversation.messages_name) from error
-    # What the template writes is all that the model reads, special tokens included, unless the client wants more.
+
+
+async def encode_rendered(context: ServerContext, conversation: Conversation, text: str) -> tuple[int, ...]:
+    """The tokens of what the chat template has written: all that the model reads, special tokens included, unless the
+    client wants more."""
     text = await context.readable(text)
     return await encode(context, text, add_special_tokens=conversation.adds_special_tokens)
 

@@ -19,9 +19,10 @@ from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.message import MessageNews
 from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.filters import check_prompt
 from rlserve.serving.front.generation import Generation, admit
 from rlserve.serving.front.messages import message_reader, wanted_form
-from rlserve.serving.front.prompts import affinity_of_conversation, encode_conversation, max_tokens_of
+from rlserve.serving.front.prompts import affinity_of_conversation, encode_rendered, max_tokens_of, render_conversation
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import to_sampling_params
@@ -92,12 +93,15 @@ class Turn:
         return {**self.choices.usage(), "completion_tokens_details": details}
 
 
-async def begin_turn(context: ServerContext, conversation: Conversation, answer_id: str, arrived_s: float) -> Turn:
+async def begin_turn(
+    context: ServerContext, conversation: Conversation, answer_id: str, arrived_s: float, *, streams: bool
+) -> Turn:
     """Have the model go on with a conversation.
 
     Args:
         answer_id: of the engine's request, too.
         arrived_s: when the client's request did, on the performance counter.
+        streams: whether the answers are streamed.
 
     Raises:
         ApiError: it cannot be had, or not now.
@@ -105,7 +109,9 @@ async def begin_turn(context: ServerContext, conversation: Conversation, answer_
     asked = conversation.sampling
     form = wanted_form(context, conversation)
     adapter = context.check_model(asked.model)
-    prompt = await encode_conversation(context, conversation)
+    text = await render_conversation(context, conversation)
+    await check_prompt(context, text, conversation.messages_name)
+    prompt = await encode_rendered(context, conversation, text)
     if not prompt:
         message = "the chat template makes no text of this conversation"
         raise ApiError(400, message, conversation.messages_name)
@@ -126,7 +132,7 @@ async def begin_turn(context: ServerContext, conversation: Conversation, answer_
         adapter=adapter,
     )
     generation = admit(context, [request], affinity_of_conversation(conversation), arrived_s)
-    options = choice_options(context, asked, conversation.num_logprobs)
+    options = choice_options(context, asked, conversation.num_logprobs, streams=streams)
     return Turn(conversation, Choices(generation, options))
 
 

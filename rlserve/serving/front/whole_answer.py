@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import orjson
@@ -11,7 +11,6 @@ from starlette.responses import Response
 
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.front.event_stream import CLIENT_CLOSED_REQUEST, until_disconnect
-from rlserve.serving.front.generation import Generation
 
 
 def json_response(content: Any) -> Response:
@@ -20,14 +19,19 @@ def json_response(content: Any) -> Response:
 
 
 async def whole_answer(
-    request: Request, generation: Generation, content: Callable[[Sequence[RequestOutput]], Any]
+    request: Request,
+    outputs: Coroutine[Any, Any, list[RequestOutput]],
+    content: Callable[[Sequence[RequestOutput]], Any],
 ) -> Response:
     """Generate, and answer with the content of the outputs; a client that leaves has its requests aborted.
+
+    Args:
+        outputs: generates.
 
     Raises:
         ApiError: the engine refused a request, or no replica could answer it.
     """
-    outputs = await until_disconnect(request.receive, generation.outputs())
-    if outputs is None:
+    made = await until_disconnect(request.receive, outputs)
+    if made is None:
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    return json_response(content(outputs))
+    return json_response(content(made))

@@ -21,8 +21,8 @@ class ErrorDetail(AnswerModel):
     type: str
     param: str | None
     """The part of the request that is wrong, if one is."""
-    code: int
-    """The HTTP status."""
+    code: int | Literal["content_filter"]
+    """The HTTP status, or that the prompt was refused for its text."""
 
 
 class ErrorAnswer(AnswerModel):
@@ -80,13 +80,16 @@ class CompletionColumns(AnswerModel):
     text_offset: list[int]
 
 
+EndReason = Literal["stop", "length", "tool_calls", "content_filter", "abort", "error"]
+
+
 class CompletionChoiceAnswer(AnswerModel):
     """One completion."""
 
     index: int
     text: str
     logprobs: CompletionColumns | None
-    finish_reason: str | None
+    finish_reason: EndReason | None
     stop_reason: int | str | None
     token_ids: list[int] | None
     prompt_token_ids: list[int] | None
@@ -157,7 +160,7 @@ class ChatChoiceAnswer(AnswerModel):
     index: int
     message: AssistantMessage
     logprobs: ChatLogProbs | None
-    finish_reason: str | None
+    finish_reason: EndReason | None
     stop_reason: int | str | None
     token_ids: list[int] | None
     weight_versions: list[list[int]] = []

@@ -19,6 +19,7 @@ _TYPES: Mapping[int, str] = {
     413: "ContentTooLargeError",
     415: "UnsupportedMediaTypeError",
     422: "UnprocessableEntityError",
+    424: "FailedDependencyError",
     429: "RateLimitError",
     500: "InternalServerError",
     501: "NotImplementedError",
@@ -32,13 +33,21 @@ class ApiError(RlserveError, RuntimeError):
 
     Args:
         param: the part of the request that is wrong, if one is.
+        code: a word for it, where clients know one; else they read the status.
     """
 
     def __init__(
-        self, status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        *,
+        code: str | None = None,
     ) -> None:
         super().__init__(status, message, param, headers)
         self.status = status
+        self.code = code
         self.message = message[:_MAX_MESSAGE_CHARS]
         self.param = param
         self.headers = dict(headers or {})
@@ -54,18 +63,14 @@ class ApiError(RlserveError, RuntimeError):
         """
         if self.param is None or self.param not in names:
             return self
-        return ApiError(self.status, self.message, names[self.param], self.headers)
+        return ApiError(self.status, self.message, names[self.param], self.headers, code=self.code)
 
     @property
     def content(self) -> dict[str, Any]:
         """The body of the answer."""
-        return error_content(self.status, self.message, self.param)
-
-
-def error_content(status: int, message: str, param: str | None = None) -> dict[str, Any]:
-    """The body of an answer that is an error."""
-    known = _TYPES.get(status, "BadRequestError" if status < 500 else "InternalServerError")
-    return {"error": {"message": message, "type": known, "param": param, "code": status}}
+        known = _TYPES.get(self.status, "BadRequestError" if self.status < 500 else "InternalServerError")
+        code = self.status if self.code is None else self.code
+        return {"error": {"message": self.message, "type": known, "param": self.param, "code": code}}
 
 
 def of_validation(error: ValidationError) -> ApiError:

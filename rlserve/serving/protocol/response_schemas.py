@@ -65,7 +65,7 @@ class ResponseError(AnswerModel):
 class IncompleteDetails(AnswerModel):
     """Why an answer was cut off."""
 
-    reason: Literal["max_output_tokens"]
+    reason: Literal["max_output_tokens", "content_filter"]
 
 
 class ResponseAnswer(AnswerModel):

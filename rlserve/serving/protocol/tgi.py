@@ -81,5 +81,7 @@ class GenerateRequest(ApiModel):
 
 def tgi_error(error: ApiError) -> dict[str, Any]:
     """An error as this API's clients read it."""
-    kind = {503: "overloaded", 500: "generation", 401: "authentication"}.get(error.status, "validation")
+    kind = {503: "overloaded", 500: "generation", 424: "generation", 401: "authentication"}.get(
+        error.status, "validation"
+    )
     return {"error": error.message, "error_type": kind}

@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 from rlserve.errors import UserError
 from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Found, Masker
+from rlserve.serving.content.factory import create_masking
 from rlserve.serving.content.mask_stream import MaskStream
-from rlserve.serving.content.masking import Masking, create_masking
+from rlserve.serving.content.masking import Masking
 from rlserve.serving.front.app import create_app
 
 CARD = re.compile(r"\b(?:\d[ -]?){12,15}\d\b|[a-z0-9]+@[a-z0-9.]+")

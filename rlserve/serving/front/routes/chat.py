@@ -37,13 +37,13 @@ async def chat(request: Request) -> Response:
     asked = await read_model(request, ChatRequest, context.config.limits)
     asked.check(context.config.limits)
     answer_id = new_answer_id("chatcmpl-")
-    turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s)
+    turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s, streams=bool(asked.stream))
     base = {"id": answer_id, "created": int(time.time()), "model": asked.model or context.config.model_name}
     if asked.stream:
         stream = _ChatStream(turn, asked, {**base, "object": "chat.completion.chunk"})
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)
     base["object"] = "chat.completion"
-    return await whole_answer(request, turn.generation, lambda outputs: _content(turn, asked, base, outputs))
+    return await whole_answer(request, turn.choices.outputs(), lambda outputs: _content(turn, asked, base, outputs))
 
 
 def _content(turn: Turn, asked: ChatRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]) -> dict[str, Any]:

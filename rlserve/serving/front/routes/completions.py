@@ -20,6 +20,7 @@ from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
+from rlserve.serving.front.filters import check_prompt, check_token_prompt_text
 from rlserve.serving.front.generation import admit, new_answer_id
 from rlserve.serving.front.masks import check_token_prompt
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
@@ -47,7 +48,7 @@ async def complete(request: Request) -> Response:
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)
     ]
     generation = admit(context, requests, affinity_of_tokens(prompts[0], asked.user), arrived_s)
-    choices = Choices(generation, choice_options(context, asked, asked.logprobs))
+    choices = Choices(generation, choice_options(context, asked, asked.logprobs, streams=bool(asked.stream)))
     base = {
         "id": answer_id,
         "object": "text_completion",
@@ -57,17 +58,19 @@ async def complete(request: Request) -> Response:
     if asked.stream:
         stream = _CompletionStream(choices, asked, base)
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)
-    return await whole_answer(request, generation, lambda outputs: _content(choices, asked, base, outputs))
+    return await whole_answer(request, choices.outputs(), lambda outputs: _content(choices, asked, base, outputs))
 
 
 async def _tokens(context: ServerContext, asked: CompletionRequest, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
+        await check_prompt(context, prompt, "prompt")
         tokens = await encode(
             context, await context.readable(prompt), add_special_tokens=asked.add_special_tokens is not False
         )
     else:
         check_token_prompt(context)
         tokens = tuple(prompt)
+        await check_token_prompt_text(context, tokens)
     if asked.truncate_prompt_tokens is not None:
         num_kept = asked.truncate_prompt_tokens
         tokens = tokens[:num_kept] if asked.truncation_side == "right" else tokens[-num_kept:]

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from rlserve.engine.requests.request import FinishReason
 from rlserve.serving.answers.message_writer import Event, MessageWriter
+from rlserve.serving.content.base import CONTENT_FILTER
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
@@ -40,7 +41,8 @@ async def create(request: Request) -> Response:
     asked = await read_model(request, MessagesRequest, context.config.limits)
     asked.check(context.config.limits)
     message_id = new_answer_id("msg_")
-    turn = await begin_turn(context, _generating(context, asked), message_id, arrived_s)
+    conversation = _generating(context, asked)
+    turn = await begin_turn(context, conversation, message_id, arrived_s, streams=bool(asked.stream))
     base = {"id": message_id, "type": "message", "role": "assistant", "model": asked.model or context.config.model_name}
     answer = _Answer(turn, MessageWriter(base), asked.max_tokens)
     if asked.stream:
@@ -86,7 +88,7 @@ class _Answer:
 
     async def whole(self) -> bool:
         """All of it; its events are nobody's."""
-        for news in self._turn.whole(await self._turn.generation.outputs()):
+        for news in self._turn.whole(await self._turn.choices.outputs()):
             self._take(news)
         self._finish()
         return True
@@ -115,6 +117,8 @@ class _Answer:
         return self.writer.end(reason, stop_sequence, self._usage())
 
     def _stop_reason(self, end: TurnNews) -> str:
+        if end.choice.finish_reason == CONTENT_FILTER:
+            return "refusal"
         if end.choice.finish_reason is FinishReason.LENGTH:
             choices = self._turn.choices
             is_full = choices.num_prompt_tokens + choices.num_generated_tokens >= (

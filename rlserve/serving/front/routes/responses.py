@@ -11,7 +11,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from rlserve.engine.requests.request import FinishReason
 from rlserve.serving.answers.log_probs import chat_log_probs
 from rlserve.serving.answers.response_writer import Event, ResponseWriter
 from rlserve.serving.answers.usage import response_usage
@@ -37,7 +36,8 @@ async def respond(request: Request) -> Response:
     asked = await read_model(request, ResponsesRequest, context.config.limits)
     asked.check(context.config.limits)
     response_id = new_answer_id("resp_")
-    turn = await begin_turn(context, asked.conversation_of(context.renderer.template), response_id, arrived_s)
+    conversation = asked.conversation_of(context.renderer.template)
+    turn = await begin_turn(context, conversation, response_id, arrived_s, streams=bool(asked.stream))
     base = _base(asked, response_id, asked.model or context.config.model_name)
     answer = _Answer(turn, ResponseWriter(base, lambda prefix: prefix + secrets.token_hex(16)))
     if asked.stream:
@@ -52,11 +52,11 @@ class _Answer:
     def __init__(self, turn: Turn, writer: ResponseWriter) -> None:
         self.writer = writer
         self._turn = turn
-        self._finish_reason: FinishReason | None = None
+        self._finish_reason: str | None = None
 
     async def whole(self) -> bool:
         """All of it; its events are nobody's."""
-        for news in self._turn.pieces(await self._turn.generation.outputs()):
+        for news in self._turn.pieces(await self._turn.choices.outputs()):
             self._take(news)
         self._end()
         return True

@@ -14,17 +14,20 @@ from rlserve import __version__
 from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.delta import SampleDelta, rest_of
 from rlserve.engine.requests.request import RequestOutput
-from rlserve.serving.answers.tgi_answers import TgiAnswer
+from rlserve.serving.answers.choice import Choice, ChoiceOptions
+from rlserve.serving.answers.tgi_answers import HeldTokens, TgiAnswer
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream, event
+from rlserve.serving.front.filters import check_prompt, filter_of, filtered_outputs, note_refused_answer
 from rlserve.serving.front.generation import Generation, admit, find_error, new_answer_id
 from rlserve.serving.front.masks import check_tgi
 from rlserve.serving.front.prompts import affinity_of_tokens, encode, max_tokens_of
 from rlserve.serving.front.whole_answer import json_response, whole_answer
 from rlserve.serving.protocol.answer_schemas import TgiAnswerContent, TgiInfo
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import SamplingFields
 from rlserve.serving.protocol.tgi import DEFAULT_MAX_NEW_TOKENS, GenerateRequest, tgi_error
 
 router = APIRouter()
@@ -34,7 +37,7 @@ router = APIRouter()
 async def generate(request: Request) -> Response:
     """The whole answer."""
     generation, asked = await _begin(request)
-    return await whole_answer(request, generation, lambda outputs: _content(generation, asked, outputs))
+    return await whole_answer(request, _outputs(generation), lambda outputs: _content(generation, asked, outputs))
 
 
 @router.post(
@@ -74,6 +77,7 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
     asked = await read_model(request, GenerateRequest, context.config.limits)
     asked.check(context.config.limits)
     check_tgi(context)
+    await check_prompt(context, asked.inputs, "inputs")
     prompt = await encode(context, asked.inputs, add_special_tokens=True)
     if asked.parameters.truncate is not None:
         prompt = prompt[-asked.parameters.truncate :]
@@ -88,6 +92,29 @@ async def _begin(request: Request) -> tuple[Generation, GenerateRequest]:
     )
     engine_request = engine.Request(id=new_answer_id("tgi-"), prompt_token_ids=prompt, sampling=sampling)
     return admit(context, [engine_request], affinity_of_tokens(prompt, None), arrived_s), asked
+
+
+async def _outputs(generation: Generation) -> list[RequestOutput]:
+    """The whole answer.
+
+    Raises:
+        ApiError: it is refused for its text, or cannot be had.
+    """
+    new_filter = filter_of(generation.context, SamplingFields(), None, streams=False)
+    if new_filter is None:
+        return await generation.outputs()
+    request, vocabulary = generation.requests[0], generation.context.vocabulary
+    probe = Choice(0, vocabulary, ChoiceOptions(new_filter=new_filter), request.prompt_token_ids)
+    outputs = await filtered_outputs(generation, [probe])
+    if probe.refused_for is not None:
+        raise _refused(generation, probe.refused_for)
+    return outputs
+
+
+def _refused(generation: Generation, kind: str) -> ApiError:
+    """There is no ``finish_reason`` for it."""
+    note_refused_answer(generation, kind)
+    return ApiError(424, "the content filter of this server refuses the answer")
 
 
 def _answer(generation: Generation, asked: GenerateRequest) -> TgiAnswer:
@@ -118,14 +145,25 @@ def _content(generation: Generation, asked: GenerateRequest, outputs: Sequence[R
 
 
 async def _events(generation: Generation, asked: GenerateRequest) -> AsyncGenerator[bytes]:
-    answer = _answer(generation, asked)
+    answer, new_filter = (
+        _answer(generation, asked),
+        filter_of(generation.context, SamplingFields(), None, streams=False),
+    )
+    held = None if new_filter is None else HeldTokens(new_filter())
     async with aclosing(generation.news()) as news:
         async for each in news:
             if (error := find_error(each)) is not None:
                 yield event(tgi_error(error))
                 return
             for sample in (sample for _, delta in each for sample in delta.samples):
-                yield b"".join(map(event, _token_events(generation, asked, answer, sample)))
+                events = list(_token_events(generation, asked, answer, sample))
+                if held is not None:
+                    events = held.push(events, is_last=sample.finish_reason is not None)
+                if content := b"".join(map(event, events)):
+                    yield content
+            if held is not None and held.refused_for is not None:
+                yield event(tgi_error(_refused(generation, held.refused_for)))
+                return
 
 
 def _token_events(
