@@ -10,6 +10,7 @@ from rlserve.serving.config import (
     AccountingConfig,
     AdminConfig,
     AuditConfig,
+    ContentConfig,
     DegradationConfig,
     LimitsConfig,
     TracingConfig,
@@ -45,6 +46,7 @@ class RunServerConfig:
     limits: LimitsConfig = field(default_factory=LimitsConfig)
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
+    content: ContentConfig = field(default_factory=ContentConfig)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -125,6 +125,7 @@ def serve_config(config: RunConfig) -> ServeConfig:
         drain=DrainConfig(timeout_s=server.drain_timeout_s),
         degradation=server.degradation,
         tracing=server.tracing,
+        content=server.content,
     )
 
 

@@ -27,7 +27,7 @@ def create_masking(config: ContentConfig) -> Masking | None:
         case "presidio":
             from rlserve.serving.content.presidio import PresidioMasker
 
-            return Masking(config, PresidioMasker())
+            return Masking(config, PresidioMasker(config))
         case path:
             return Masking(config, _made("masker", path, Masker))  # type: ignore[type-abstract]
 

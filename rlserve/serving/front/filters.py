@@ -13,6 +13,7 @@ from rlserve.serving.content.filter_stream import FilterStream
 from rlserve.serving.front.caller import current_caller
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.generation import Generation, find_error
+from rlserve.serving.front.masks import check_num_chars
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import SamplingFields
 from rlserve.serving.replicas.live_request import LiveSample
@@ -24,6 +25,7 @@ async def check_prompt(context: ServerContext, prompt: str, param: str) -> None:
     Args:
         param: that it came in.
     """
+    check_num_chars(context, [prompt], param)
     if context.filtering is None or (found := await context.filtering.find(prompt)) is None:
         return
     context.filtering.count("prompt", found.kind)

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rlserve.serving.content.mask_stream import MaskStream
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import SamplingFields
+
+
+def check_num_chars(context: ServerContext, texts: Iterable[str], param: str) -> None:
+    """Raise ``ApiError`` for more text than is masked, or looked at by a filter, in one prompt.
+
+    Args:
+        param: that it came in.
+    """
+    if context.masking is None and context.filtering is None:
+        return
+    longest = context.config.content.max_prompt_chars
+    if (number := sum(map(len, texts))) > longest:
+        message = (
+            f"the prompt has {number} characters, and this server looks through {longest} at most "
+            "(content.max_prompt_chars): send less at once"
+        )
+        raise ApiError(413, message, param)
 
 
 def mask_of(context: ServerContext, asked: SamplingFields, num_logprobs: int | None) -> Callable[[], MaskStream] | None:

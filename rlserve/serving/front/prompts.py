@@ -10,6 +10,7 @@ from functools import partial
 
 from rlserve.errors import DeadlineExceededError, UserError
 from rlserve.serving.front.context import ServerContext
+from rlserve.serving.front.masks import check_num_chars
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
 
@@ -44,6 +45,7 @@ async def render_conversation(context: ServerContext, conversation: Conversation
     Raises:
         ApiError: the template refuses it, or takes too long.
     """
+    check_num_chars(context, (message.text for message in conversation.messages), conversation.messages_name)
     messages = [message.for_template() for message in conversation.messages]
     arguments = dict(conversation.template_arguments)
     if tools := conversation.shown_tools:

@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 from serving_fakes import VOCABULARY, FakePool, fake_context
 from starlette.testclient import TestClient
 
-from rlserve.errors import UserError
+from rlserve.errors import ConfigurationError, UserError
 from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Found, Masker
 from rlserve.serving.content.factory import create_masking
@@ -167,10 +169,56 @@ def test_presidio_finds_what_the_page_says() -> None:
         "Mail john.doe@example.com, ring +49 30 1234567 or 212-555-0123, card 4111 1111 1111 1111, "
         "from DE89 3704 0044 0532 0130 00 or GB82 WEST 1234 5698 7654 32, at 192.168.1.17 in 2026, 12 apples for 3.50"
     )
-    masker = PresidioMasker()
+    masker = PresidioMasker(ContentConfig())
     told = masked([text], masker)
     assert told == masked(list(text), masker)
     for hidden in ("john", "1234567", "555", "4111", "3704", "WEST", "192.168"):
         assert hidden not in told
     for left in ("Mail ", "ring ", "in 2026, 12 apples for 3.50"):
         assert left in told
+
+
+@pytest.mark.skipif(importlib.util.find_spec("presidio_analyzer") is None, reason="needs rlserve[pii]")
+def test_presidio_looks_for_what_it_is_told_to() -> None:
+    from rlserve.serving.content.presidio import PresidioMasker
+
+    def told(text: str, **options: Any) -> str:
+        return masked([text], PresidioMasker(ContentConfig(masker="presidio", **options)))
+
+    text = "a@example.com 192.168.1.17 PESEL 44051401359"
+    assert told(text, mask_entities=("IP_ADDRESS",)) == "a@example.com [IP_ADDRESS] PESEL 44051401359"
+    assert told(text, mask_languages=("pl",)) == "[EMAIL_ADDRESS] [IP_ADDRESS] PESEL [PL_PESEL]"
+    assert told(text, mask_min_score=0.99, mask_entities=("IP_ADDRESS", "EMAIL_ADDRESS")).startswith(
+        "[EMAIL_ADDRESS] 1"
+    )
+    for wrong in ({"mask_entities": ("PERSON",)}, {"mask_languages": ("xx",)}):
+        with pytest.raises(UserError, match=r"content\.mask_"):
+            told(text, **wrong)
+    for wrong in ({"mask_entities": ("PERSON",)}, {"mask_min_score": 2}, {"max_prompt_chars": 0}):
+        with pytest.raises(ConfigurationError):
+            ContentConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/completions", {"prompt": "a" * 101}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a" * 101}]}),
+        ("/v1/responses", {"input": "a" * 101}),
+        ("/v1/messages", {"model": "fake", "max_tokens": 5, "messages": [{"role": "user", "content": "a" * 101}]}),
+    ],
+)
+def test_a_prompt_that_would_take_long_to_mask_is_refused_first(path: str, body: dict[str, object]) -> None:
+    config = ContentConfig(masker="test", max_prompt_chars=100)
+    context = fake_context(masking=Masking(config, NeverMasker()))
+    context = replace(context, config=replace(context.config, content=config))
+    answer = TestClient(create_app(context)).post(path, json=body)
+    assert answer.status_code == 413
+    assert "content.max_prompt_chars" in answer.text
+
+
+class NeverMasker(Masker):
+    """Must not be asked."""
+
+    def find(self, text: str) -> Sequence[Found]:
+        raise AssertionError(text)

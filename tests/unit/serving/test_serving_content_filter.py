@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import re
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from serving_fakes import CALLING, TOKENIZER, VOCABULARY, FakePool, fake_context, fake_talker
+from serving_fakes import CALLING, TOKENIZER, VOCABULARY, FakePool, fake_context, fake_talker, generated
 from starlette.testclient import TestClient
 
-from rlserve.engine.requests.request import FinishReason
+from rlserve.engine.requests.delta import RequestDelta, SampleDelta
+from rlserve.engine.requests.request import FinishReason, RequestOutput
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.serving.accounting import Accounts
 from rlserve.serving.audit import open_audit_log
@@ -30,6 +32,7 @@ from rlserve.serving.front.app import create_app
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.keys import Keys
 from rlserve.serving.records import Records
+from rlserve.serving.replicas.live_request import LiveRequest
 from rlserve.serving.text.conversation import ConversationRenderer
 
 RULES = r"""
@@ -173,7 +176,11 @@ PROMPTS: list[tuple[str, Any, str]] = [
     ("/v1/completions", lambda text: {"prompt": VOCABULARY.encode(text, add_special_tokens=False)}, "prompt"),
     ("/v1/chat/completions", lambda text: {"messages": [{"role": "user", "content": text}]}, "messages"),
     ("/v1/responses", lambda text: {"input": text}, "input"),
-    ("/v1/messages", lambda text: {"messages": [{"role": "user", "content": text}], "max_tokens": 50}, "messages"),
+    (
+        "/v1/messages",
+        lambda text: {"model": "fake", "messages": [{"role": "user", "content": text}], "max_tokens": 50},
+        "messages",
+    ),
     ("/generate", lambda text: {"inputs": text}, "inputs"),
     ("/generate_stream", lambda text: {"inputs": text}, "inputs"),
 ]
@@ -285,12 +292,41 @@ def test_tokens_are_told_of_whole_answers_that_pass(rules: ContentFilter) -> Non
     assert "pipe" not in asked.post("/v1/responses", json=told_of).text
 
 
-def test_others_of_a_request_go_on_where_one_is_refused() -> None:
-    pool = talker()
-    answer = client(pool, WordFilter()).post("/v1/completions", json={"prompt": ["a", "b"], "n": 2}).json()
-    assert [choice["text"] for choice in answer["choices"]] == [ANSWER] * 4
+class TwoMinds(FakePool):
+    """The second answer to each prompt is harmless, and longer."""
+
+    async def _write(self, lives: Sequence[LiveRequest], changed: asyncio.Event) -> None:
+        texts = [VOCABULARY.encode(text, add_special_tokens=False) for text in (ANSWER, "b" * 60)]
+        for start in range(60):
+            for live in lives:
+                samples = tuple(
+                    SampleDelta(
+                        index=index,
+                        start=start,
+                        tokens=generated([tokens[start]]),
+                        finish_reason=FinishReason.STOP if start == len(tokens) - 1 else None,
+                    )
+                    for index, tokens in enumerate(texts)
+                    if start < len(tokens)
+                )
+                output = RequestOutput(request_id=live.request.id, samples=()) if start == 59 else None
+                live.take(RequestDelta(request_id=live.request.id, samples=samples, output=output))
+            while changed.is_set():
+                await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_others_of_a_request_go_on_where_one_is_refused(rules: ContentFilter, stream: bool) -> None:
+    pool = TwoMinds()
+    answer = client(pool, rules).post("/v1/completions", json={"prompt": ["a", "b"], "n": 2, "stream": stream})
+    texts, ends = [""] * 4, [""] * 4
+    lines = [line[6:] for line in answer.text.splitlines() if line.startswith("data: {")] if stream else [answer.text]
+    for choice in (choice for line in lines for choice in json.loads(line)["choices"]):
+        texts[choice["index"]] += choice["text"]
+        ends[choice["index"]] = choice["finish_reason"] or ends[choice["index"]]
+    assert texts == ["how to make a", "b" * 60] * 2
+    assert ends == ["content_filter", "stop"] * 2
     assert pool.aborted == []
-    assert {choice["finish_reason"] for choice in answer["choices"]} == {str(FinishReason.STOP)}
 
 
 def test_calls_of_tools_are_text_like_any_other(rules: ContentFilter) -> None:
