@@ -26,9 +26,9 @@ class LoadedAdapters:
         """The adapter of that name, if there is one."""
         return self._by_name.get(name)
 
-    def load(self, name: str, folder: Path) -> None:
+    def load(self, name: str, folder: Path, *, in_place: bool) -> None:
         """See ``Engine.load_adapter``."""
-        if not name or name in self._by_name:
+        if not name or (name in self._by_name and not in_place):
             raise UserError(f"an adapter {name!r} is loaded already: unload it first" if name else "a name is needed")
         adapter = self._runner.load_adapter(self._num_loaded + 1, name, folder)
         self._num_loaded += 1

@@ -343,18 +343,19 @@ class Engine:
         """Names of those that are loaded."""
         return self._adapters.names
 
-    def load_adapter(self, name: str, folder: str | Path) -> None:
+    def load_adapter(self, name: str, folder: str | Path, *, in_place: bool = False) -> None:
         """Have requests be able to name a LoRA adapter (``Request.adapter``). It stays over the weights that come
         later, whatever they are.
 
         Args:
             folder: as peft's ``save_pretrained`` writes it.
+            in_place: take the name over, if it is taken: who has the adapter of before goes on with that one.
 
         Raises:
-            UserError: the name is taken, or ``tensor_parallel_size`` is above 1.
+            UserError: the name is taken.
             ModelError: the folder is no adapter of this model, or one that the engine does not compute.
         """
-        self._adapters.load(name, Path(folder))
+        self._adapters.load(name, Path(folder), in_place=in_place)
 
     def unload_adapter(self, name: str) -> None:
         """Forget an adapter. Requests that have it go on with it; its memory is free when they have ended.
@@ -385,7 +386,7 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The numbers of now."""
-        return self._generation.stats(self._pool, self._weights.version)
+        return self._generation.stats(self._pool, self._weights.version, len(self._adapters.names))
 
     def close(self) -> None:
         """End the other ranks, if there are any; nothing can be computed afterwards. It happens by itself when the

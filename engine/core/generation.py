@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from rlserve.engine.adapters.adapter import Adapter
 from rlserve.engine.core.compiling_requests import CompilingRequests
-from rlserve.engine.core.measurements import Measurements
+from rlserve.engine.core.measurements import Measurements, adapter_use
 from rlserve.engine.core.new_tokens import new_tokens
 from rlserve.engine.core.pipeline import InFlightStep, Pipeline
 from rlserve.engine.grammars.compiler import GrammarCompiler
@@ -179,9 +179,15 @@ class Generation:
         owner = self.requests.get(request_id)
         return () if owner is None else new_tokens(owner, self._table, num_seen)
 
-    def stats(self, pool: BlockPool, weight_version: int) -> EngineStats:
+    def stats(self, pool: BlockPool, weight_version: int, num_adapters: int) -> EngineStats:
         """The numbers of now."""
-        return self._measured.stats(self._scheduler, pool, self._compiling.num_samples, weight_version)
+        return self._measured.stats(
+            self._scheduler,
+            pool,
+            self._compiling.num_samples,
+            weight_version,
+            adapter_use(num_adapters, self.requests.values()),
+        )
 
     def check_integrity(self) -> None:
         """Assert that no sample is lost, and nothing that the scheduler holds."""

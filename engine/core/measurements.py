@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,10 @@ from rlserve.engine.kv_cache.block_pool import BlockPool
 from rlserve.engine.requests.request import FinishReason
 from rlserve.engine.scheduling.scheduled_step import ScheduledStep
 from rlserve.engine.scheduling.scheduler import Scheduler
-from rlserve.engine.sequences.sequence import RequestState, Sequence
+from rlserve.engine.sequences.sequence import RequestState, Sequence, SequenceState
 from rlserve.engine.sequences.table import SequenceTable
 from rlserve.engine.stats.ended_samples import EndedSample, EndedSamplesCounter
-from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.engine_stats import AdapterUse, EngineStats
 from rlserve.engine.stats.metrics import NO_TIME, Latencies
 
 _OF_THEIR_OWN = (FinishReason.STOP, FinishReason.LENGTH)
@@ -98,13 +98,16 @@ class Measurements:
         if all(sample.finish_reason in _OF_THEIR_OWN for sample in samples):
             self._ended_samples.observe_request(len(samples), max(len(sample.tokens) for sample in samples))
 
-    def stats(self, scheduler: Scheduler, pool: BlockPool, num_compiling: int, weight_version: int) -> EngineStats:
+    def stats(
+        self, scheduler: Scheduler, pool: BlockPool, num_compiling: int, weight_version: int, adapters: AdapterUse
+    ) -> EngineStats:
         """The numbers of now."""
         counts, totals, latencies = scheduler.counts, self.counts, self._latencies
         return EngineStats(
             num_running=scheduler.num_running,
             num_waiting=scheduler.num_waiting + num_compiling,
             num_compiling=num_compiling,
+            adapters=adapters,
             cache_config=self._cache_config,
             num_blocks=pool.num_blocks,
             num_used_blocks=pool.num_blocks - pool.num_free,
@@ -133,6 +136,17 @@ class Measurements:
             step_tokens=latencies.step_tokens.snapshot(),
             ended_samples=self._ended_samples.snapshot(),
         )
+
+
+def adapter_use(num_loaded: int, requests: Iterable[RequestState]) -> AdapterUse:
+    """Which adapters the requests have."""
+    running: set[str] = set()
+    waiting: set[str] = set()
+    for owner in requests:
+        if owner.adapter is not None:
+            for sequence in owner.unfinished:
+                (running if sequence.state is SequenceState.RUNNING else waiting).add(owner.adapter.name)
+    return AdapterUse(num_loaded=num_loaded, running=tuple(sorted(running)), waiting=tuple(sorted(waiting)))
 
 
 def _ended(sequence: Sequence) -> EndedSample:

@@ -10,6 +10,17 @@ from rlserve.engine.stats.metrics import Histogram
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdapterUse:
+    """Who has LoRA adapters now."""
+
+    num_loaded: int
+    running: tuple[str, ...] = ()
+    """Names, in order, of those that a sample with KV blocks has."""
+    waiting: tuple[str, ...] = ()
+    """Of those that a sample without any has."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EngineStats:
     """Gauges of now, and totals since the engine was made."""
 
@@ -21,6 +32,7 @@ class EngineStats:
     """Of these, those whose grammar is being compiled."""
     cache_config: Mapping[str, str]
     """How the KV cache is set up, by vLLM's names."""
+    adapters: AdapterUse
     num_blocks: int
     num_used_blocks: int
     weight_version: int

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rlserve.engine.config import EngineConfig
 
 if TYPE_CHECKING:
-    from rlserve.engine.stats.engine_stats import EngineStats
+    from rlserve.engine.stats.engine_stats import AdapterUse, EngineStats
 
 # The bounds of vLLM 0.33, so that histograms of both can be added and compared.
 FIRST_TOKEN_BOUNDS_S = (
@@ -117,6 +117,8 @@ class Latencies:
                 self.inter_token_latency.observe(now_s - last_s, count)
 
 
+LORA_INFO = "vllm:lora_requests_info"
+"""Who has which adapter; the one name without the labels of an engine."""
 VLLM_GAUGES = frozenset(
     {
         "vllm:num_requests_running",
@@ -124,6 +126,7 @@ VLLM_GAUGES = frozenset(
         "vllm:num_requests_waiting_by_reason",
         "vllm:kv_cache_usage_perc",
         "vllm:cache_config_info",
+        LORA_INFO,
     }
 )
 """What goes down too, or never changes; the other numbers only grow."""
@@ -141,6 +144,10 @@ def vllm_metrics(stats: EngineStats) -> dict[str, Value]:
         "vllm:kv_cache_usage_perc": stats.kv_cache_usage,
         "vllm:cache_config_info": Labelled(
             labels=tuple(stats.cache_config), series=((tuple(stats.cache_config.values()), 1.0),)
+        ),
+        LORA_INFO: Labelled(
+            labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
+            series=((_lora_labels(stats.adapters), 1.0),),
         ),
         "vllm:prefix_cache_queries": stats.prefix_queries,
         "vllm:prefix_cache_hits": stats.prefix_hits,
@@ -187,6 +194,10 @@ def cache_config(config: EngineConfig, num_blocks: int) -> dict[str, str]:
         "gpu_memory_utilization": str(config.gpu_memory_fraction),
         "num_gpu_blocks": str(num_blocks),
     }
+
+
+def _lora_labels(adapters: AdapterUse) -> tuple[str, ...]:
+    return (str(adapters.num_loaded), ",".join(adapters.waiting), ",".join(adapters.running))
 
 
 def _by(label: str, **values: float) -> Labelled:

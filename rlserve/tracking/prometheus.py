@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -22,7 +23,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
-from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram, Labelled, Value
+from rlserve.engine.stats.metrics import LORA_INFO, VLLM_GAUGES, Histogram, Labelled, Value
 from rlserve.errors import UserError
 from rlserve.tracking.base import EngineMetrics, LiveSink
 
@@ -83,11 +84,30 @@ class PrometheusEndpoint(LiveSink, Collector):
 def engine_families(model_name: str, engines: Mapping[str, EngineMetrics]) -> Iterator[Metric]:
     """Numbers of engines by their name, with vLLM's labels."""
     families: dict[str, Metric] = {}
+    yield from _lora_family([metrics[LORA_INFO] for metrics in engines.values() if LORA_INFO in metrics])
     for engine, metrics in engines.items():
         for name, value in metrics.items():
+            if name == LORA_INFO:
+                continue
             family = families.setdefault(name, _family(name, value))
             _add(family, (model_name, engine), value)
     yield from families.values()
+
+
+def _lora_family(told: Sequence[Value]) -> Iterator[Metric]:
+    """The adapters of all engines together, with the time of now as the value: dashboards take the newest."""
+    infos = [info for info in told if isinstance(info, Labelled)]
+    if not infos:
+        return
+    most, waiting, running = zip(*(info.series[0][0] for info in infos), strict=True)
+    labels = [max(most, key=int), *(",".join(dict.fromkeys(_names(each))) for each in (waiting, running))]
+    family = GaugeMetricFamily(LORA_INFO, LORA_INFO, labels=infos[0].labels)
+    family.add_metric(labels, time.time())
+    yield family
+
+
+def _names(joined: Sequence[str]) -> list[str]:
+    return sorted(name for each in joined if each for name in each.split(","))
 
 
 def _family(name: str, value: Value) -> Metric:

@@ -118,7 +118,8 @@ VLLM_METRICS: dict[str, VllmMetric] = {
     "vllm:kv_block_reuse_gap_seconds": _lacks("histogram", _NO_BLOCK_TIMES),
     "vllm:lora_requests_info": VllmMetric(
         kind="gauge",
-        missing="requests are not counted by adapter",
+        meaning="time of now; which LoRA adapters requests have that run and that wait, of all replicas, is in its "
+        "labels; `max_lora` are those that are loaded",
         labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"),
     ),
 }

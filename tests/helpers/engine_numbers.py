@@ -7,7 +7,7 @@ from typing import Any
 
 from rlserve.engine import EngineConfig
 from rlserve.engine.stats.ended_samples import EndedSamples
-from rlserve.engine.stats.engine_stats import EngineStats
+from rlserve.engine.stats.engine_stats import AdapterUse, EngineStats
 from rlserve.engine.stats.metrics import Histogram, HistogramCounter, cache_config
 
 
@@ -17,4 +17,5 @@ def some_stats(histogram: Histogram | None = None, **numbers: Any) -> EngineStat
     ended = EndedSamples(**{field.name: histogram for field in fields(EndedSamples)})
     others = {field.name: histogram if field.type == "Histogram" else 0 for field in fields(EngineStats)}
     config = cache_config(EngineConfig(), 8)
-    return EngineStats(**(others | {"ended_samples": ended, "cache_config": config, "num_blocks": 8} | numbers))
+    others |= {"ended_samples": ended, "cache_config": config, "adapters": AdapterUse(num_loaded=0), "num_blocks": 8}
+    return EngineStats(**(others | numbers))

@@ -13,7 +13,6 @@ from rlserve.serving.front.body import read_model
 from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import takes
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.protocol.sampling import OnlyFalse
 
 router = APIRouter(prefix="/v1")
 
@@ -26,7 +25,8 @@ class LoadAdapterRequest(BaseModel):
     """What clients write as ``model``."""
     lora_path: str = Field(min_length=1, max_length=4096)
     """A folder as peft writes it, on the machine of the server."""
-    load_inplace: OnlyFalse = False
+    load_inplace: bool = False
+    """Take the place of the adapter of that name, if there is one; answers under way go on with the old one."""
 
 
 class UnloadAdapterRequest(BaseModel):
@@ -46,8 +46,11 @@ async def load_lora_adapter(request: Request) -> Response:
     """Load an adapter into all replicas; clients can name it as soon as this is answered."""
     context = context_of(request)
     asked = await read_model(request, LoadAdapterRequest, context.config.limits)
-    if asked.lora_name in (context.config.model_name, *context.adapters):
-        raise ApiError(400, f"a model {asked.lora_name!r} is served already: unload it first", "lora_name")
+    if asked.lora_name == context.config.model_name:
+        raise ApiError(400, f"no adapter can be called {asked.lora_name!r}: the model itself is", "lora_name")
+    if asked.lora_name in context.adapters and not asked.load_inplace:
+        problem = f"an adapter {asked.lora_name!r} is loaded already: unload it first, or set load_inplace"
+        raise ApiError(400, problem, "lora_name")
     folder = Path(asked.lora_path).expanduser().absolute()
     await operations_of(request).load_adapter(asked.lora_name, folder)
     context.adapters[asked.lora_name] = str(folder)

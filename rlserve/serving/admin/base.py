@@ -90,12 +90,12 @@ class Operations(ABC):
         _refuse("weights")
 
     async def load_adapter(self, name: str, folder: Path) -> None:
-        """Load a LoRA adapter into all replicas, under a name that none has.
+        """Load a LoRA adapter into all replicas, in the place of the one of that name, if there is one.
 
         Raises:
             ApiError: this server cannot, or the folder is not good: all is as before.
         """
-        _refuse("adapters")
+        _refuse_adapters()
 
     async def unload_adapter(self, name: str) -> None:
         """Forget an adapter that was loaded.
@@ -103,7 +103,7 @@ class Operations(ABC):
         Raises:
             ApiError: this server cannot.
         """
-        _refuse("adapters")
+        _refuse_adapters()
 
     def drain(self, replica: str) -> None:
         """Give a replica nothing new.
@@ -155,6 +155,14 @@ class Operations(ABC):
             ApiError: this server cannot, or the run refuses.
         """
         _refuse("move")
+
+
+def _refuse_adapters() -> NoReturn:
+    raise ApiError(
+        501,
+        "a run's server has no adapters: they belong to weights that stay, and a run's change with each step; export a "
+        "checkpoint (rlserve export) and serve that with model.adapters",
+    )
 
 
 def _refuse(what: str) -> NoReturn:

@@ -102,7 +102,11 @@ class PoolOperations(Operations):
             loaded = [replica for replica, each in zip(running, results, strict=True) if _is_done(each)]
             refused = next((each for each in results if isinstance(each, Done) and each.error is not None), None)
             if refused is not None:
-                await self._order(loaded, "unload_adapter", adapter=name)
+                before = running[0].start.adapters.get(name)
+                if before is None:
+                    await self._order(loaded, "unload_adapter", adapter=name)
+                else:
+                    await self._order(loaded, "load_adapter", model_path=before, adapter=name)
                 raise ApiError(400, f"the adapter is refused: {refused.error}", "lora_path")
             self._set_adapters({**running[0].start.adapters, name: str(folder)}, loaded)
             logger.info("adapter %s comes from %s", name, folder)

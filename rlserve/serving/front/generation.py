@@ -142,6 +142,8 @@ def admit(context: ServerContext, requests: Sequence[Request], affinity: str, ar
     caller.hold(num_prompt_tokens + sum(request.sampling.n * request.sampling.max_tokens for request in requests))
     caller.usage.num_prompt_tokens += num_prompt_tokens
     requests = tuple(replace(request, priority=caller.priority(request.priority)) for request in requests)
+    if requests[0].adapter is not None:
+        affinity = f"{requests[0].adapter}\0{affinity}"  # prompts are cached for each adapter apart
     return Generation(context=context, requests=requests, affinity=affinity, arrived_s=arrived_s, caller=caller)
 
 

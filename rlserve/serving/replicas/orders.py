@@ -79,7 +79,7 @@ class Orders:
                 case "swap":
                     done = replace(done, pause_s=self._swap(order.weight_version))
                 case "load_adapter":
-                    self._loop.run(lambda engine: engine.load_adapter(order.adapter, order.model_path))
+                    self._loop.run(lambda engine: engine.load_adapter(order.adapter, order.model_path, in_place=True))
                 case "unload_adapter":
                     self._loop.run(lambda engine: engine.unload_adapter(order.adapter))
                 case "profile":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import torch
 from adapter_builders import NAMES, adapter_requests, assert_greedy, merged_model, save_adapter
 from engine_builders import build_model, make_engine, make_request, run, save_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlserve.engine.decoder.cpu_program import CpuProgram
@@ -78,6 +79,68 @@ def test_cached_prefixes_are_not_shared_between_adapters(tmp_path: Path) -> None
     engine.unload_adapter("first")
     engine.load_adapter("first", tmp_path / "second")
     assert num_cached("first") == 0, "the name is the same, the adapter is another"
+
+
+_STEPS = st.lists(
+    st.tuples(st.sampled_from(["ask", "ask", "load", "unload"]), st.sampled_from(["a", "b"])), min_size=4, max_size=24
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=_STEPS)
+def test_whatever_is_loaded_and_reloaded_nobody_has_the_cache_of_another(
+    steps: list[tuple[str, str]], adapter_folders: tuple[Path, list[Path]]
+) -> None:
+    """The same prompt is cached if, and only if, it was computed with this very adapter; answers are always its own."""
+    model, folders = adapter_folders
+    engine = make_engine(model, num_blocks=400)
+    loaded: dict[str, int] = {}
+    computed: set[int] = set()
+    num_loads = 0
+    for action, name in steps:
+        if action == "load":
+            num_loads += 1
+            engine.load_adapter(name, folders[num_loads % 2], in_place=True)
+            loaded[name] = num_loads
+        elif action == "unload" and name in loaded:
+            engine.unload_adapter(name)
+            del loaded[name]
+        elif name in loaded:
+            request = replace(make_request("r", range(1, 30), temperature=0.0, max_tokens=4), adapter=name)
+            output = run(engine, [request])["r"]
+            assert output.num_cached_tokens == (28 if loaded[name] in computed else 0)
+            computed.add(loaded[name])
+            assert_greedy(output, request, _merged(folders[loaded[name] % 2]))
+
+
+@cache
+def _merged(folder: Path) -> Any:
+    return merged_model(folder)
+
+
+@pytest.fixture(scope="module")
+def adapter_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
+    """A model and two adapters of it."""
+    folder = tmp_path_factory.mktemp("adapters")
+    return save_model(folder / "model"), [save_adapter(folder / str(seed), seed=seed) for seed in (1, 2)]
+
+
+def test_a_request_keeps_the_adapter_that_is_replaced_under_it(tmp_path: Path) -> None:
+    engine = make_engine(save_model(tmp_path / "model"))
+    folders = [save_adapter(tmp_path / str(seed), seed=seed) for seed in (1, 2)]
+    engine.load_adapter("first", folders[0])
+    early = replace(make_request("early", range(1, 10), temperature=0.0, max_tokens=12), adapter="first")
+    engine.add(early)
+    engine.step()
+    with pytest.raises(UserError, match="loaded already"):
+        engine.load_adapter("first", folders[1])
+    engine.load_adapter("first", folders[1], in_place=True)
+    late = replace(early, id="late")
+
+    outputs = run(engine, [late])
+
+    assert_greedy(outputs["early"], early, merged_model(folders[0]))
+    assert_greedy(outputs["late"], late, merged_model(folders[1]))
 
 
 _ROOTS = st.tuples(st.integers(-(2**31), 2**31), st.text(max_size=12), st.integers(0, 2**40))

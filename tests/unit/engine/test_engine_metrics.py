@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engine_builders import make_request, run, save_model
+from adapter_builders import save_adapter
+from engine_builders import make_engine, make_request, run, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +19,7 @@ from rlserve.engine.stats.ended_samples import PREEMPTIONS_BOUNDS, SAMPLES_OF_RE
 from rlserve.engine.stats.metrics import (
     FIRST_TOKEN_BOUNDS_S,
     INTER_TOKEN_BOUNDS_S,
+    LORA_INFO,
     NO_TIME,
     REQUEST_BOUNDS_S,
     STEP_TOKENS_BOUNDS,
@@ -226,6 +228,25 @@ def test_vllm_names(engine: Engine) -> None:
     }
     assert metrics["vllm:e2e_request_latency_seconds"] == stats.e2e_latency
     assert stats.e2e_latency.count == 2
+
+
+def test_adapters_of_requests_are_told_by_name(tmp_path: Path) -> None:
+    engine = make_engine(save_model(tmp_path / "model"), max_num_sequences=2)
+    folder = save_adapter(tmp_path / "first")
+    assert vllm_metrics(engine.stats())[LORA_INFO] == _lora_info("0", "", "")
+    for name in ("second", "first"):
+        engine.load_adapter(name, folder)
+    for name in ("first", "second", None, "second"):
+        engine.add(replace(make_request(f"{name}-{engine.stats().num_waiting}", PROMPT, max_tokens=3), adapter=name))
+    assert vllm_metrics(engine.stats())[LORA_INFO] == _lora_info("2", "first,second", "")
+    engine.step()
+    assert vllm_metrics(engine.stats())[LORA_INFO] == _lora_info("2", "second", "first,second")
+    run(engine)
+    assert vllm_metrics(engine.stats())[LORA_INFO] == _lora_info("2", "", "")
+
+
+def _lora_info(*values: str) -> Labelled:
+    return Labelled(labels=("max_lora", "waiting_lora_adapters", "running_lora_adapters"), series=((values, 1.0),))
 
 
 def _labelled(value: object) -> dict[tuple[str, ...], float]:

@@ -46,6 +46,7 @@ class FakePool:
         self.requests: list[Request] = []
         self.aborted: list[str] = []
         self.opened = asyncio.Event()
+        self.affinities: list[str] = []
         """Set by the first requests."""
         self.num_ready = 1
         self.num_places = 8
@@ -64,6 +65,7 @@ class FakePool:
         self.requests += requests
         self.opened.set()
         changed = asyncio.Event()
+        self.affinities.append(affinity)
         lives = [LiveRequest(request, affinity, streamed=streamed, changed=changed) for request in requests]
         writing = asyncio.create_task(self._write(lives, changed))
         try:

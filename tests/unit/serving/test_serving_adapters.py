@@ -96,7 +96,12 @@ def test_operators_load_and_unload_by_the_routes_of_vllm() -> None:
     assert context.check_model("new") == "new"
     again = ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "new", "lora_path": "/newer"})
     assert again.status_code == 400
-    assert "unload it first" in again.json()["error"]["message"]
+    assert "set load_inplace" in again.json()["error"]["message"]
+    in_place = {"lora_name": "new", "lora_path": "/newer", "load_inplace": True}
+    assert ask(app, "POST", "/v1/load_lora_adapter", in_place).status_code == 200
+    assert context.adapters["new"] == "/newer"
+    base = ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "fake", "lora_path": "/new", "load_inplace": True})
+    assert base.status_code == 400
     bad = ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "bad", "lora_path": "/bad"})
     assert bad.status_code == 400
     assert "bad" not in context.adapters
@@ -110,7 +115,9 @@ def test_operators_load_and_unload_by_the_routes_of_vllm() -> None:
 def test_servers_that_cannot_say_so_and_keep_what_they_have() -> None:
     context = _context()
     app = create_admin_app(context, FakeOperations(), fake_key_files())
-    assert ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "new", "lora_path": "/new"}).status_code == 501
+    refused = ask(app, "POST", "/v1/load_lora_adapter", {"lora_name": "new", "lora_path": "/new"})
+    assert refused.status_code == 501
+    assert "a run's server has no adapters" in refused.json()["error"]["message"]
     assert ask(app, "POST", "/v1/unload_lora_adapter", {"lora_name": "sums"}).status_code == 501
     assert context.adapters == ADAPTERS
 
@@ -144,6 +151,32 @@ def test_an_adapter_that_one_replica_refuses_is_unloaded_from_the_others(monkeyp
             assert ordered.ended == []
 
     asyncio.run(check())
+
+
+def test_an_adapter_that_one_replica_refuses_leaves_the_one_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def check() -> None:
+        async with operated(monkeypatch) as (operations, ordered, replicas):
+            await operations.load_adapter("sums", Path("/old"))
+            ordered.fail = {("1", "load_adapter"): "it is none"}
+            ordered.done.clear()
+            with pytest.raises(ApiError, match="the adapter is refused: it is none"):
+                await operations.load_adapter("sums", Path("/new"))
+            assert ordered.done.count(("0", "load_adapter")) == 2, "the new one, and the old one again"
+            assert ("0", "unload_adapter") not in ordered.done
+            assert [dict(replica.start.adapters) for replica in replicas] == [{"sums": "/old"}] * 2
+
+    asyncio.run(check())
+
+
+@pytest.mark.parametrize("session", ["me", None])
+def test_a_conversation_with_another_adapter_is_routed_for_itself(session: str | None) -> None:
+    pool = FakePool()
+    for model in ("fake", "sums", "poems", "sums"):
+        body = {"prompt": "one", "max_tokens": 5, "model": model} | ({"user": session} if session else {})
+        ask(create_app(_context(pool)), "POST", "/v1/completions", body)
+    first, second, third, fourth = pool.affinities
+    assert len({first, second, third}) == 3
+    assert second == fourth
 
 
 def test_replicas_that_did_not_hear_of_it_start_anew_with_the_adapter(monkeypatch: pytest.MonkeyPatch) -> None:

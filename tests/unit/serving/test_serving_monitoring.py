@@ -26,6 +26,7 @@ OF_PROMETHEUS = {"up"}
 """Metrics that Prometheus makes itself."""
 NOT_SHOWN = {
     "vllm:num_requests_waiting_by_reason",
+    "vllm:lora_requests_info",
     "vllm:corrupted_requests_total",
     "vllm:prompt_tokens_cached_total",
     "vllm:prompt_tokens_cached_by_source_total",

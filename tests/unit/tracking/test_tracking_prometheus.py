@@ -14,11 +14,11 @@ from conftest import FILES_ONLY
 from engine_numbers import some_stats
 from prometheus_client.parser import text_string_to_metric_families
 
-from rlserve.engine.stats.engine_stats import EngineStats
-from rlserve.engine.stats.metrics import VLLM_GAUGES, Histogram, HistogramCounter, vllm_metrics
+from rlserve.engine.stats.engine_stats import AdapterUse, EngineStats
+from rlserve.engine.stats.metrics import LORA_INFO, VLLM_GAUGES, Histogram, HistogramCounter, vllm_metrics
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.tracking.config import TrackingConfig
-from rlserve.tracking.prometheus import PrometheusEndpoint
+from rlserve.tracking.prometheus import PrometheusEndpoint, engine_families
 from rlserve.tracking.run_folder import RunFolder
 from rlserve.tracking.tracker import Tracker, create_tracker
 
@@ -73,7 +73,7 @@ def test_each_engine_is_listed_with_the_numbers_of_now(endpoint: PrometheusEndpo
 def test_every_number_of_an_engine_is_served_under_the_name_that_vllm_gives_it(endpoint: PrometheusEndpoint) -> None:
     metrics = vllm_metrics(_stats(1))
     endpoint.watch_engines(lambda: {"cpu-a/0": metrics})
-    served = {name for name, engine, _ in _fetch(endpoint.port) if engine}
+    served = {name for name, engine, _ in _fetch(endpoint.port) if engine or name == LORA_INFO}
     for name in metrics:
         is_histogram = isinstance(metrics[name], Histogram)
         suffix = "_bucket" if is_histogram else "" if name in VLLM_GAUGES else "_total"
@@ -129,3 +129,15 @@ def test_the_tracker_of_a_run_serves_only_if_asked(tmp_path: Path) -> None:
     tracker.close(0)
     assert samples["vllm:generation_tokens_total", "cpu-a/0", None] == 4
     assert samples["rlserve_pool_num_train", None, None] == 2
+
+
+def test_adapters_of_all_engines_are_one_line_without_labels_of_an_engine() -> None:
+    used = (
+        AdapterUse(num_loaded=2, running=("a", "b")),
+        AdapterUse(num_loaded=3, running=("b",), waiting=("c",)),
+    )
+    engines = {str(place): vllm_metrics(some_stats(adapters=adapters)) for place, adapters in enumerate(used)}
+    (family,) = (each for each in engine_families("m", engines) if each.name == LORA_INFO)
+    (sample,) = family.samples
+    assert sample.labels == {"max_lora": "3", "waiting_lora_adapters": "c", "running_lora_adapters": "a,b"}
+    assert sample.value > 1e9, "a time"
