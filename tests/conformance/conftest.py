@@ -16,7 +16,7 @@ from served import SMALL_ENGINE, ServedModel, served
 from word_model import write_word_model
 
 _CLIENTS = os.environ.get("RLSERVE_CLIENTS")
-_TIMEOUT_S = 280
+_TIMEOUT_S = 900
 
 Run = Callable[..., str]
 """Runs a client with arguments; what it printed."""

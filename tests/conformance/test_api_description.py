@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from served import SMALL_ENGINE, ServedModel, served
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 
 KEY = "key-of-the-fuzzer"
 LEFT_OUT = "positive_data_acceptance"
@@ -17,9 +17,14 @@ LEFT_OUT = "positive_data_acceptance"
 not."""
 
 
-@pytest.fixture
-def keyed_server(word_model: Path) -> Iterator[ServedModel]:
-    overrides = ("model.name=words", "engine.max_model_len=256", *SMALL_ENGINE)
+@pytest.fixture(params=[False, True], ids=["plain", "filtered"])
+def keyed_server(word_model: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[ServedModel]:
+    """With a filter it refuses every text that has a letter twice in a row, so many prompts and answers."""
+    overrides = ["model.name=words", "engine.max_model_len=256", *SMALL_ENGINE]
+    if request.param:
+        rules = tmp_path / "deny.txt"
+        rules.write_text("".join(f"/{letter}{letter}/\n" for letter in "aeolst0"))
+        overrides += ["content.filter=deny_list", f"content.deny_list={rules}"]
     with served(word_model, *overrides, key=KEY) as running:
         yield running
 
