@@ -30,11 +30,15 @@ _ADDRESS = re.compile(r"serving \S+ on (\S+)/v1")
 class ServedModel:
     """A running ``rlserve serve``."""
 
-    def __init__(self, process: subprocess.Popen[str], url: str, log: list[str], key: str | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[str], url: str, log: list[str], key: str | None, said: threading.Condition
+    ) -> None:
         self.process = process
         self.url = url
         self.log = log
         self.key = key
+        self._said = said
+        """Told of each line of the log."""
 
     def client(self) -> openai.OpenAI:
         """OpenAI's own client, which tries nothing twice."""
@@ -68,6 +72,17 @@ class ServedModel:
         assert values, f"there is no metric {name}"
         return sum(map(float, values))
 
+    def wait_for_line(self, pattern: str, start: int = 0) -> str:
+        """A line of its log, those before ``start`` left out, as soon as it is there."""
+
+        def find() -> str | None:
+            return next((line for line in self.log[start:] if re.search(pattern, line)), None)
+
+        with self._said:
+            found = self._said.wait_for(find, _START_S)
+        assert found is not None, f"nothing in the log is like {pattern}\n" + "\n".join(self.log[-20:])
+        return found
+
     def wait_for(self, condition: Callable[[], bool], what: str) -> None:
         """Ask again and again, for two minutes at most."""
         deadline = time.monotonic() + _START_S
@@ -98,12 +113,15 @@ def served(
     command = [sys.executable, "-m", "rlserve", "serve", str(model), "port=0", *overrides]
     process = subprocess.Popen(command, env=given, stderr=subprocess.PIPE, text=True)
     log: list[str] = []
+    said = threading.Condition()
     addresses: queue.Queue[str | None] = queue.Queue()
 
     def read() -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            log.append(line.rstrip())
+            with said:
+                log.append(line.rstrip())
+                said.notify_all()
             if match := _ADDRESS.search(line):
                 addresses.put(match[1])
         addresses.put(None)
@@ -113,7 +131,7 @@ def served(
     try:
         url = addresses.get(timeout=_START_S)
         assert url is not None, "\n".join(log)
-        yield ServedModel(process, url, log, key)
+        yield ServedModel(process, url, log, key, said)
     finally:
         if process.poll() is None:
             processes = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
