@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rlserve.simulate.study import StudyResult
 
 _TABLE_WIDTH = 112
+_WIDTH_OF_GROWN = 16
+"""More, where runs grow."""
 _NUM_TRIED = 6
 """Pools that are simulated, of those that a sum pays for."""
 _EXAMPLES = """\
@@ -56,7 +58,8 @@ def run(arguments: Sequence[str]) -> int:
     from rlserve.simulate.table import study_data, study_table
 
     console = Console()
-    console.width = max(console.width, _TABLE_WIDTH)
+    grows = scenario.scale_out is not None
+    console.width = max(console.width, _TABLE_WIDTH + _WIDTH_OF_GROWN * grows)
     console.print(study_table(result))
     console.print(f"fluid oracle: {result.oracle_groups_per_s:.3f} prompt groups/s", style="dim", highlight=False)
     if parsed.suggest:

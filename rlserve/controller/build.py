@@ -32,7 +32,6 @@ from rlserve.controller.display import RunDisplay
 from rlserve.controller.engine_ranks import EngineRanks
 from rlserve.controller.events import EventBus
 from rlserve.controller.gang_book import GangBook
-from rlserve.controller.growth import scale_out_of
 from rlserve.controller.hand_moves import HandMoves
 from rlserve.controller.heartbeat import Heartbeat
 from rlserve.controller.host_watch import HostWatch
@@ -53,6 +52,7 @@ from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.rollout_side import rollout_side
 from rlserve.controller.saving import RunSaver, restore
 from rlserve.controller.scale_out import ScaleOut
+from rlserve.controller.scale_out_side import scale_out_side
 from rlserve.controller.setup import RunSetup, worker_spec
 from rlserve.controller.signal import Signal
 from rlserve.controller.stall import StallGuard, stall_timeout_s
@@ -197,7 +197,7 @@ def _parts(
     pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
-    scale_out = scale_out_of(run, setup, ports, book, departures, observe=reallocation.observe)
+    scale_out = scale_out_side(run, setup, ports, book, departures, reallocation)
     return Parts(
         books=books,
         costs=costs,

@@ -16,23 +16,23 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from rlserve.controller.context import RunContext
 from rlserve.controller.departures import Departures
 from rlserve.controller.gang_book import ROLES, GangBook
 from rlserve.controller.node_watch import PoolChanges
 from rlserve.controller.ports import NodeRequest
-from rlserve.manager.policies.base import GangFigures, Observation
+from rlserve.errors import PoolError
+from rlserve.manager.policies.base import Observation
 from rlserve.manager.policies.rate_memory import RateState, note_observation
 from rlserve.manager.roles import Role
-from rlserve.manager.scale_out.base import AskState, Decision, NodeType, NodeView, Situation, Terms
+from rlserve.manager.scale_out.base import AskState, Decision, NodeView, Situation, Terms
 from rlserve.manager.scale_out.decide import decide, price_per_hour
-from rlserve.manager.scale_out.wish import Rung, Wish, wish_of
+from rlserve.manager.scale_out.wish import Wish, wish_of
 from rlserve.pool.autoscaler import NodeShape
 from rlserve.pool.gangs import Gang, Node
 from rlserve.pool.notices.base import Notice
-from rlserve.roofline.accelerators import is_spot, slot_type
 from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.events import ScaleOutEvent
 from rlserve.tracking.live import LiveScaleOut
@@ -44,18 +44,6 @@ _ASK_AGAIN_S = 30.0
 _NO_MORE_USE = "the run has no more use for its node"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Growth:
-    """What the run may grow by, and what it looks at."""
-
-    terms: Terms
-    min_return: float
-    by_rates: bool
-    """Whether the policy goes by rates, and not by the queue."""
-    train_on_spot: bool
-    prices: Prices | None
-
-
 class ScaleOut:
     """Keeps what is asked of the cluster in step with what the run has use for."""
 
@@ -64,7 +52,8 @@ class ScaleOut:
         run: RunContext,
         book: GangBook,
         departures: Departures,
-        growth: Growth,
+        terms: Terms,
+        prices: Prices | None,
         *,
         observe: Callable[[], Observation],
         request: NodeRequest,
@@ -73,8 +62,9 @@ class ScaleOut:
         self._run = run
         self._book = book
         self._departures = departures
-        self._growth = growth
-        self._types = {each.name: each for each in growth.terms.types}
+        self._terms = terms
+        self._prices = prices
+        self._types = {each.name: each for each in terms.types}
         self._observe = observe
         self._request = request
         self._interval_s = interval_s
@@ -119,9 +109,9 @@ class ScaleOut:
         return LiveScaleOut(
             asked=self.asked_slots,
             present=self._slots(),
-            max_slots={each.name: each.max_nodes * each.num_slots for each in self._growth.terms.types},
+            max_slots={each.name: each.max_nodes * each.num_slots for each in self._terms.types},
             money_per_hour=self.money_per_hour,
-            budget_per_hour=self._growth.terms.money_per_hour,
+            budget_per_hour=self._terms.money_per_hour,
         )
 
     def metrics(self) -> Mapping[str, float]:
@@ -135,7 +125,7 @@ class ScaleOut:
 
     def _affordable(self, newcomers: Sequence[Gang]) -> tuple[Gang, ...]:
         """Those which the budget has room for: nodes of other types may come unasked."""
-        budget = self._growth.terms.money_per_hour
+        budget = self._terms.money_per_hour
         if budget is None:
             return tuple(newcomers)
         taken, price = list[Gang](), self.money_per_hour or 0.0
@@ -158,21 +148,20 @@ class ScaleOut:
         wish = wish_of(
             observation,
             self._memory,
-            self._ladder(),
-            min_return=self._growth.min_return,
+            self._terms,
+            self._asked,
             other_price_per_hour=self._other_price(),
-            by_rates=self._growth.by_rates,
         )
         situation = self._situation(nodes, wish)
-        decision, self._state = decide(situation, self._state, self._growth.terms)
-        self.money_per_hour = price_per_hour(decision.asked, situation, self._growth.terms)
+        decision, self._state = decide(situation, self._state, self._terms)
+        self.money_per_hour = price_per_hour(decision.asked, situation, self._terms)
         await self._ask(decision)
         self._empty(decision.give_up)
 
     async def close(self) -> None:
         """The run has ended: its nodes may go."""
         if self._asked_at_s is not None:
-            await self._request(())
+            await self._request_or_warn(())
 
     async def _ask(self, decision: Decision) -> None:
         now_s, is_new = self._run.clock.now(), dict(decision.asked) != dict(self._asked) or self._asked_at_s is None
@@ -183,13 +172,20 @@ class ScaleOut:
         self._obstacle = decision.obstacle or self._obstacle
         if is_new or now_s - (self._asked_at_s or 0.0) >= _ASK_AGAIN_S:
             self._asked, self._asked_at_s = dict(decision.asked), now_s
-            await self._request(
+            await self._request_or_warn(
                 [
                     NodeShape(type=name, num_slots=self._types[name].num_slots, num_nodes=number)
                     for name, number in decision.asked.items()
                     if number
                 ]
             )
+
+    async def _request_or_warn(self, shapes: Sequence[NodeShape]) -> None:
+        """Training goes on without more nodes; they are asked for again."""
+        try:
+            await self._request(shapes)
+        except PoolError as error:
+            logger.warning("%s", error)
 
     def _tell(self, decision: Decision) -> None:
         slots = {name: number * self._types[name].num_slots for name, number in decision.asked.items()}
@@ -239,25 +235,6 @@ class ScaleOut:
             for (node_id, name), gangs in by_node.items()
         ]
 
-    def _ladder(self) -> list[Rung]:
-        """Nodes in the order in which they are asked for, those that are asked for already first."""
-        asked = Counter(self._asked)
-        first = [(each, True) for each in self._growth.terms.ranked for _ in range(asked[each.name])]
-        more = [(each, False) for each in self._growth.terms.ranked for _ in range(each.max_nodes - asked[each.name])]
-        return [self._rung(each, is_asked=is_asked) for each, is_asked in (*first, *more)]
-
-    def _rung(self, node: NodeType, *, is_asked: bool) -> Rung:
-        kind = slot_type(node.name)
-        return Rung(
-            type=node.name,
-            num_gangs=node.num_gangs,
-            num_slots=node.num_slots,
-            price_per_hour=node.price_per_hour,
-            figures=GangFigures(memory_bandwidth_gb_s=kind.memory_bandwidth_gb_s, flops_tflops=kind.flops_tflops),
-            may_train=self._growth.train_on_spot or not is_spot(node.name),
-            is_asked=is_asked,
-        )
-
     def _staying(self) -> list[Gang]:
         return [gang for gang in self._book.present if gang.id not in self._book.leaving]
 
@@ -273,7 +250,7 @@ class ScaleOut:
         return None if any(each is None for each in prices) else sum(each or 0.0 for each in prices)
 
     def _price(self, name: str, num_slots: int) -> float | None:
-        price = None if self._growth.prices is None else self._growth.prices.of(name)
+        price = None if self._prices is None else self._prices.of(name)
         return None if price is None else price * num_slots
 
     @staticmethod

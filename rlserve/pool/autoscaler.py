@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rlserve.errors import PoolError
 from rlserve.pool.discovery import SPOT_RESOURCE, accelerator_marker
 from rlserve.roofline.accelerators import is_cpu, is_spot
 
@@ -35,8 +36,16 @@ def bundle(shape: NodeShape) -> dict[str, float]:
 
 async def request_nodes(shapes: Sequence[NodeShape]) -> None:
     """Ask that the joined cluster has nodes of these shapes, whoever uses them; what was asked before holds no more.
-    The autoscaler starts what is missing, and ends nodes beyond that once they have been idle for its time."""
+    The autoscaler starts what is missing, and ends nodes beyond that once they have been idle for its time.
+
+    Raises:
+        PoolError: the head of the cluster does not answer.
+    """
     from ray.autoscaler.sdk import request_resources  # only here: not every user of this room starts Ray
 
     bundles = [bundle(shape) for shape in shapes for _ in range(shape.num_nodes)]
-    await asyncio.to_thread(request_resources, bundles=bundles)
+    try:
+        await asyncio.to_thread(request_resources, bundles=bundles)
+    except Exception as error:  # Ray raises errors of many kinds, and bare ones
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise PoolError(f"Ray's autoscaler could not be asked for nodes: {reason}") from error

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
+from rlserve.config.growth import growth_terms
 from rlserve.config.pool_split import find_groups, gang_views
 from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
@@ -100,6 +101,7 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
     cut = cut_gangs(groups, size)
     check_gangs(cut, size)
     gangs = gang_views(cut.gangs, config.pool)
+    prices = None if config.cost.prices is None else read_prices(Path(config.cost.prices))
     duration_s = 3600 * changes.hours if changes.hours else _LONGEST_S
     return Scenario(
         gangs=gangs,
@@ -122,7 +124,8 @@ def build_scenario(config: RunConfig, changes: Changes) -> Scenario:
             grace_s=config.pool.notice_grace_s,
         ),
         overheads=_overheads(pacing, changes),
-        prices=None if config.cost.prices is None else read_prices(Path(config.cost.prices)),
+        scale_out=growth_terms(config, prices) if config.scale_out.is_enabled else None,
+        prices=prices,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
 from rlserve.manager.policies.base import Admission, GangView, admission_window
+from rlserve.manager.scale_out.base import Terms
 from rlserve.rollout.workload.workload import Workload
 from rlserve.simulate.costs.base import Costs
 from rlserve.simulate.markets.base import Zone
@@ -84,6 +85,8 @@ class Scenario:
     losses: LossRates = field(default_factory=LossRates)
     zones: tuple[Zone, ...] = ()
     """Where gangs on spot machines come from. All of them are there at the begin."""
+    scale_out: Terms | None = None
+    """What the run may grow by; None where it stays as it begins."""
     prices: Prices | None = None
     """Of the gangs' slots; None counts GPU-hours alone."""
 

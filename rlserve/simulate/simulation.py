@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rlserve.manager.config import ManagerConfig
 from rlserve.manager.gang_table import GangTransition
@@ -18,6 +18,7 @@ from rlserve.simulate.generation import Generation
 from rlserve.simulate.journal import Journal
 from rlserve.simulate.losses import Losses
 from rlserve.simulate.reallocation import Reallocation
+from rlserve.simulate.scale_out import SimulatedScaleOut
 from rlserve.simulate.scenario import Scenario
 from rlserve.simulate.spending import Spending
 from rlserve.simulate.spot_machines import SpotMachines
@@ -59,6 +60,10 @@ class SimulatedRun:
     num_notices: int
     num_late: int
     """Gangs that were not empty when their notice's time was up, and were lost with what they had."""
+    mean_grown: float
+    """Gangs in the mean that were asked for beyond those that the run began with, from their start to their end."""
+    peak_per_hour: float | None
+    """Most that the slots of a run that grows cost an hour at any time; None of others, and without prices."""
     spent: Statement
     """What the gangs' time went into."""
     history: tuple[GangTransition, ...]
@@ -111,12 +116,14 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
     training.go_on()
     clock.start(reallocation.run(manager.interval_s))
     losses, departures = _begin_losses(clock, scenario, reallocation, seed=seed)
+    grows = _begin_growing(clock, scenario, reallocation, departures, manager)
     clock.run_until(scenario.duration_s)
     training.close()
     generation.close()
     generation.check_integrity()
     reallocation.table.check_integrity()
-    gang_s = len(scenario.gangs) * clock.now_s
+    grown_s, peak_per_hour = (0.0, None) if grows is None else grows.closed()
+    gang_s = len(scenario.gangs) * clock.now_s + grown_s
     return SimulatedRun(
         duration_s=clock.now_s,
         num_trained_groups=journal.num_trained_groups,
@@ -128,18 +135,42 @@ def simulate(scenario: Scenario, manager: ManagerConfig, *, seed: int, chance: i
         wait_share=journal.wait_s / clock.now_s,
         bubble_share=1 - (journal.train_s + journal.generate_s) / gang_s,
         staleness=dict(sorted(journal.staleness.items())),
-        moves=tuple(
-            SimulatedMove(begin_s=begin_s, end_s=end_s, gang_id=gang_id, to=to)
-            for begin_s, end_s, gang_id, to in journal.moves
-        ),
+        moves=_moves(journal),
         num_failures=losses.num_failures,
         num_notices=departures.num_notices,
         num_late=departures.num_late,
+        mean_grown=grown_s / clock.now_s,
+        peak_per_hour=peak_per_hour,
         spent=journal.spending.statement(),
         history=reallocation.table.history,
         num_events=clock.num_events,
         host_s=time.process_time() - began,
     )
+
+
+def _moves(journal: Journal) -> tuple[SimulatedMove, ...]:
+    return tuple(
+        SimulatedMove(begin_s=begin_s, end_s=end_s, gang_id=gang_id, to=to)
+        for begin_s, end_s, gang_id, to in journal.moves
+    )
+
+
+def _begin_growing(
+    clock: Clock, scenario: Scenario, reallocation: Reallocation, departures: Departures, manager: ManagerConfig
+) -> SimulatedScaleOut | None:
+    """Nodes are asked for from now on, where the scenario lets them."""
+    if scenario.scale_out is None:
+        return None
+    grows = SimulatedScaleOut(
+        clock,
+        reallocation,
+        departures,
+        terms=replace(scenario.scale_out, by_rates=manager.policy == "rate_matching"),
+        prices=scenario.prices,
+        start_s=scenario.losses.machine_start_s,
+    )
+    clock.start(grows.run())
+    return grows
 
 
 def _begin_losses(

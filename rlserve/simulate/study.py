@@ -52,6 +52,8 @@ class PolicyResult:
     """Of the gangs' time: training, and generating what was trained on."""
     cost_per_million: Estimate
     """Of a million trained tokens, prompts included, in :attr:`StudyResult.cost_unit`."""
+    num_grown: Estimate
+    """Gangs in the mean that were asked for beyond those that the run began with."""
     staleness: Mapping[int, float]
     """Share of trained groups by the age of their oldest token."""
 
@@ -103,7 +105,10 @@ class Study:
         splits, prices = self._static_splits(), self._known_prices()
         best = max(splits, key=lambda num_rollout: _mean_rate(splits[num_rollout]))
         tried = {f"best static ({best})": splits[best]}
-        tried |= {name: self._runs(self._scenario, manager) for name, manager in policies.items()}
+        fixed = replace(self._scenario, scale_out=None)
+        tried |= {name: self._runs(fixed, manager) for name, manager in policies.items()}
+        if self._scenario.scale_out is not None:
+            tried |= {f"{name}, growing": self._runs(self._scenario, each) for name, each in policies.items()}
         return StudyResult(
             best_num_rollout=best,
             splits={num: _mean_rate(runs) for num, runs in sorted(splits.items())},
@@ -115,7 +120,9 @@ class Study:
     def _known_prices(self) -> Prices | None:
         """None where one is lacking."""
         prices = self._scenario.prices
-        is_known = prices is not None and all(prices.of(gang.type) is not None for gang in self._scenario.gangs)
+        asked = () if self._scenario.scale_out is None else self._scenario.scale_out.types
+        names = {gang.type for gang in self._scenario.gangs} | {each.name for each in asked}
+        is_known = prices is not None and all(prices.of(name) is not None for name in names)
         return prices if is_known else None
 
     def _static_splits(self) -> dict[int, tuple[SimulatedRun, ...]]:
@@ -131,7 +138,7 @@ class Study:
         return tried
 
     def _split(self, num_rollout: int) -> tuple[SimulatedRun, ...]:
-        return self._runs(with_split(self._scenario, num_rollout), _STATIC)
+        return self._runs(replace(with_split(self._scenario, num_rollout), scale_out=None), _STATIC)
 
     def _runs(self, scenario: Scenario, manager: ManagerConfig) -> tuple[SimulatedRun, ...]:
         return tuple(self._map(self._run, [Job(scenario=scenario, manager=manager, seed=seed) for seed in self._seeds]))
@@ -162,6 +169,7 @@ def policy_result(
         bubble_share=estimate([run.bubble_share for run in runs]),
         useful_share=estimate([run.spent.useful_share or 0.0 for run in runs]),
         cost_per_million=estimate([cost_per_million(run, prices) for run in runs]),
+        num_grown=estimate([run.mean_grown for run in runs]),
         staleness={age: number / staleness.total() for age, number in sorted(staleness.items())},
     )
 

@@ -17,7 +17,8 @@ def study_table(result: StudyResult) -> Table:
     """A row a policy, the best static split first."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     headings = ("policy", "groups/s", "tokens/s", "% of oracle", "% of best", "moves/h", "wait", "bubble", "stale")
-    for heading in (*headings, f"{result.cost_unit}/1M"):
+    grows = any(policy.num_grown.high for policy in result.policies)
+    for heading in (*headings, *(("grown",) if grows else ()), f"{result.cost_unit}/1M"):
         table.add_column(heading, justify="left" if heading == "policy" else "right", no_wrap=True)
     for policy in result.policies:
         staleness = sum(age * share for age, share in policy.staleness.items())
@@ -31,6 +32,7 @@ def study_table(result: StudyResult) -> Table:
             f"{policy.wait_share.mean:.0%}",
             f"{policy.bubble_share.mean:.0%}",
             f"{staleness:.2f}",
+            *((f"{policy.num_grown.mean:.1f}",) if grows else ()),
             f"{policy.cost_per_million.mean:.4g}",
         )
     return table
@@ -68,6 +70,7 @@ def _policy_data(policy: PolicyResult) -> dict[str, Any]:
     return {
         **data,
         "staleness": {str(age): share for age, share in policy.staleness.items()},
+        "peak_per_hour_by_seed": [run.peak_per_hour for run in policy.runs],
         "groups_per_s_by_seed": [run.groups_per_s for run in policy.runs],
         "speed": sum(run.duration_s for run in policy.runs) / max(sum(run.host_s for run in policy.runs), 1e-9),
     }

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from rlserve.manager.policies.base import GangFigures
+
 
 @dataclass(frozen=True, kw_only=True)
 class NodeType:
@@ -22,15 +24,18 @@ class NodeType:
     max_nodes: int
     price_per_hour: float | None = None
     """Of the whole node; None where none is given."""
-    figure: float = 1.0
-    """What it does in rollout, in proportion: the memory bandwidth of its slots."""
+    figures: GangFigures
+    """Of one slot."""
+    may_train: bool = True
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """The smaller, the sooner it is asked for: by price for what it does, unpriced ones last."""
+        """The smaller, the sooner it is asked for: by price for its memory bandwidth, by which decoding is bound;
+        unpriced ones last."""
+        bandwidth = self.figures.memory_bandwidth_gb_s * self.num_slots
         if self.price_per_hour is None:
-            return True, -self.figure
-        return False, self.price_per_hour / self.figure
+            return True, -bandwidth
+        return False, self.price_per_hour / bandwidth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,10 @@ class Terms:
     """What holds for the whole run."""
 
     types: tuple[NodeType, ...]
+    by_rates: bool = False
+    """Whether the policy goes by measured rates; else it is the queue that says how much is wanted."""
+    min_return: float = 0.5
+    """Least that one more node must bring by rates: the share that more is trained, by the share that more is paid."""
     money_per_hour: float | None = None
     """Of all slots of the run."""
     grow_after_s: float
@@ -50,6 +59,12 @@ class Terms:
     def ranked(self) -> tuple[NodeType, ...]:
         """In the order in which they are asked for."""
         return tuple(sorted(self.types, key=lambda each: each.rank))
+
+    def ladder(self, asked: Mapping[str, int]) -> tuple[NodeType, ...]:
+        """All nodes that may be asked for, in order, those first that are asked for already."""
+        first = [each for each in self.ranked for _ in range(asked.get(each.name, 0))]
+        more = [each for each in self.ranked for _ in range(each.max_nodes - asked.get(each.name, 0))]
+        return (*first, *more)
 
 
 @dataclass(frozen=True, kw_only=True)

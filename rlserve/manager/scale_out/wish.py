@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
-from rlserve.manager.policies.base import GangFigures, GangView, Observation
+from rlserve.manager.policies.base import GangView, Observation
 from rlserve.manager.policies.ordering import order_for_rollout
 from rlserve.manager.policies.rate_memory import RateState
 from rlserve.manager.prediction.model import SplitModel, split_model
 from rlserve.manager.prediction.splits import Split, split_now
 from rlserve.manager.roles import Role
+from rlserve.manager.scale_out.base import NodeType, Terms
 
 _MIN_WAIT_SHARE = 0.05
 """Of the trainer's time: with less it has all that it can take."""
@@ -26,23 +28,10 @@ _KEEPS = 0.5
 """Share of the least return that is enough to keep a node."""
 _MAX_STEPS = 8
 """Nodes more, or fewer, that are looked at in one decision."""
+_TOGETHER = 4
+"""Nodes that are looked at as one, at most."""
 _NUM_SPLITS = 12
 """Numbers of trainers that are tried at first; then those beside the best."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Rung:
-    """One node more than with the rung before."""
-
-    type: str
-    num_gangs: int
-    num_slots: int
-    price_per_hour: float | None
-    figures: GangFigures
-    """Of one slot."""
-    may_train: bool
-    is_asked: bool
-    """Asked for already, or there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +46,26 @@ class Wish:
 def wish_of(
     observation: Observation,
     memory: RateState,
-    ladder: Sequence[Rung],
+    terms: Terms,
+    asked: Mapping[str, int],
     *,
-    min_return: float,
     other_price_per_hour: float | None,
-    by_rates: bool,
 ) -> Wish:
     """What the run has use for now.
 
     Args:
         observation: the run.
         memory: of how full engines are, fed with every observation (``note_observation``).
-        ladder: nodes in the order in which they are asked for, those first that are asked for already.
-        min_return: as configured.
+        terms: what may be asked for.
+        asked: nodes that are, by type.
         other_price_per_hour: of all slots of other types; None counts slots in place of money.
-        by_rates: whether the policy goes by rates too; else it is the queue alone.
     """
-    scaled = {rung.type for rung in ladder}
-    num_here = sum(gang.type in scaled for gang in observation.staying)
     if observation.queue_length is None:
         return Wish(num_gangs=None, why="the queue could not be read")
+    names = {each.name for each in terms.types}
+    num_here = sum(gang.type in names for gang in observation.staying)
     room = max(1, observation.admission.max_samples_per_replica // observation.admission.samples_per_prompt)
-    wish = _by_rates(observation, memory, ladder, min_return, other_price_per_hour) if by_rates else None
+    wish = _by_rates(observation, memory, terms, asked, other_price_per_hour) if terms.by_rates else None
     if wish is None:
         wish = _by_queue(observation, num_here, room)
     num_clients = math.ceil(observation.client_queue / room)
@@ -107,72 +94,79 @@ def _by_queue(observation: Observation, num_here: int, room: int) -> Wish:
 
 
 def _by_rates(
-    observation: Observation,
-    memory: RateState,
-    ladder: Sequence[Rung],
-    min_return: float,
-    other_price: float | None,
+    observation: Observation, memory: RateState, terms: Terms, asked: Mapping[str, int], other_price: float | None
 ) -> Wish | None:
     """None where too little is measured."""
-    now = split_now(observation)
-    if not now.rollout or not now.train or not ladder:
+    now, ladder = split_now(observation), terms.ladder(asked)
+    if not now.rollout or not now.train:
         return None
     # The model must know types of which no gang is there yet.
-    to_come = tuple(_gang(rung, f"to come/{index}") for index, rung in enumerate(ladder))
+    to_come = tuple(_gang(each, f"to come/{each.name}") for each in terms.types)
     model = split_model(replace(observation, gangs=(*observation.gangs, *to_come)), now, memory.running_share)
     if isinstance(model, str):
         return None
-    scaled = {rung.type for rung in ladder}
-    others = [gang for gang in observation.staying if gang.type not in scaled]
-    priced = other_price is not None and all(rung.price_per_hour is not None for rung in ladder)
+    names = {each.name for each in terms.types}
+    others = [gang for gang in observation.staying if gang.type not in names]
+    priced = other_price is not None and all(each.price_per_hour is not None for each in terms.types)
 
-    def rate(num_rungs: int) -> float:
+    @cache
+    def rate(number: int) -> float:
         gangs = [
-            _gang(rung, f"{index}/{each}")
-            for index, rung in enumerate(ladder[:num_rungs])
-            for each in range(rung.num_gangs)
+            _gang(node, f"{index}/{gang}")
+            for index, node in enumerate(ladder[:number])
+            for gang in range(node.num_gangs)
         ]
         return _best_rate(model, [*others, *gangs])
 
-    def paid(num_rungs: int) -> float:
+    def paid(number: int) -> float:
         if priced:
-            return (other_price or 0.0) + sum(rung.price_per_hour or 0.0 for rung in ladder[:num_rungs])
-        return sum(gang.num_slots for gang in others) + sum(rung.num_slots for rung in ladder[:num_rungs])
+            return (other_price or 0.0) + sum(node.price_per_hour or 0.0 for node in ladder[:number])
+        return sum(gang.num_slots for gang in others) + sum(node.num_slots for node in ladder[:number])
 
-    def brings(num_rungs: int) -> float:
-        """The return of the last of so many nodes."""
-        before, after = rate(num_rungs - 1), rate(num_rungs)
-        if before <= 0.0:
-            return math.inf if after > 0.0 else 0.0
-        cost = paid(num_rungs) / max(paid(num_rungs - 1), 1e-9) - 1.0
-        return (after / before - 1.0) / cost if cost > 0.0 else math.inf
+    def brings(first: int, last: int) -> float:
+        """The return of the nodes between two numbers of them."""
+        before, after, cost = rate(first), rate(last), paid(last) - paid(first)
+        if before <= 0.0 or cost <= 0.0:
+            return math.inf if after > before else 0.0
+        return (after / before - 1.0) * paid(first) / cost
 
-    num_asked = sum(rung.is_asked for rung in ladder)
-    number, last = _climb(brings, num_asked, len(ladder), min_return)
-    num_gangs = sum(rung.num_gangs for rung in ladder[:number])
-    what = "per cent more trained for one per cent more paid" if priced else "per cent more trained for one of slots"
-    return Wish(
-        num_gangs=num_gangs, why=f"{number} nodes of those that may be asked for pay: the next brings {last:.2f} {what}"
-    )
+    num_asked = sum(asked.values())
+    number = _climb(brings, num_asked, len(ladder), terms.min_return)
+    num_gangs = sum(node.num_gangs for node in ladder[:number])
+    most = min(len(ladder), number + _TOGETHER)
+    last = max((brings(number, more) for more in range(number + 1, most + 1)), default=None)
+    return Wish(num_gangs=num_gangs, why=_in_words(number, last, "paid" if priced else "of slots"))
 
 
-def _climb(brings: Callable[[int], float], num_asked: int, most: int, min_return: float) -> tuple[int, float]:
-    """How many nodes pay, and what the next after them would bring."""
+def _climb(brings: Callable[[int, int], float], num_asked: int, most: int, min_return: float) -> int:
+    """How many nodes pay. Whole gangs make whole steps: one node may bring nothing before another is there too, so up
+    to four are looked at together."""
     number = num_asked
     while number < min(most, num_asked + _MAX_STEPS):
-        last = brings(number + 1)
-        if last < min_return:
+        worth = [
+            more for more in range(number + 1, min(most, number + _TOGETHER) + 1) if brings(number, more) >= min_return
+        ]
+        if not worth:
             break
-        number += 1
+        number = worth[0]
     if number > num_asked:
-        return number, brings(number + 1) if number < most else 0.0
-    last = brings(number + 1) if number < most else 0.0
+        return number
     while number > max(0, num_asked - _MAX_STEPS):
-        of_this = brings(number)
-        if of_this >= _KEEPS * min_return:
+        spare = [
+            fewer for fewer in range(max(0, number - _TOGETHER), number) if brings(fewer, number) < _KEEPS * min_return
+        ]
+        if not spare:
             break
-        number, last = number - 1, of_this
-    return number, last
+        number = spare[-1]
+    return number
+
+
+def _in_words(number: int, last: float | None, paid: str) -> str:
+    """``last``: what another would bring; None where no other may be asked for."""
+    nodes = f"{number} more node{'' if number == 1 else 's'} pay{'s' if number == 1 else ''}"
+    if last is None:
+        return f"{nodes}, all that may be asked for"
+    return f"{nodes}: another would bring {last:.2f} % more training for 1 % more {paid}"
 
 
 def _best_rate(model: SplitModel, gangs: Sequence[GangView]) -> float:
@@ -198,13 +192,12 @@ def _rate(model: SplitModel, ordered: Sequence[GangView], num_train: int) -> flo
     ).rate
 
 
-def _gang(rung: Rung, name: str) -> GangView:
-    num_slots = rung.num_slots // rung.num_gangs
+def _gang(node: NodeType, name: str) -> GangView:
     return GangView(
         id=name,
-        type=rung.type,
-        num_slots=num_slots,
-        figures=rung.figures,
+        type=node.name,
+        num_slots=node.num_slots // node.num_gangs,
+        figures=node.figures,
         prefer=Role.ROLLOUT,
-        may_train=rung.may_train,
+        may_train=node.may_train,
     )

@@ -11,8 +11,9 @@ from controller_fakes import FakeClock, make_gang, until
 from reallocation_setting import Setting
 
 from rlserve.controller.node_watch import plan_changes
-from rlserve.controller.scale_out import Growth, ScaleOut
+from rlserve.controller.scale_out import ScaleOut
 from rlserve.manager.gang_table import GangState
+from rlserve.manager.policies.base import GangFigures
 from rlserve.manager.scale_out.base import NodeType, Terms
 from rlserve.pool.autoscaler import NodeShape, bundle
 from rlserve.pool.gangs import Node
@@ -20,8 +21,9 @@ from rlserve.tracking.cost.prices import Prices
 from rlserve.tracking.events import ScaleOutEvent
 
 PRICES = Prices(currency="EUR", date="2026-11-01", per_hour={"cpu": 1.0, "cpu-b": 2.0, "cpu-c": 9.0})
+CPU = GangFigures(memory_bandwidth_gb_s=20, flops_tflops=0.1)
 TERMS = Terms(
-    types=(NodeType(name="cpu-b", num_gangs=1, num_slots=1, max_nodes=3, price_per_hour=2.0),),
+    types=(NodeType(name="cpu-b", num_gangs=1, num_slots=1, max_nodes=3, price_per_hour=2.0, figures=CPU),),
     money_per_hour=7.5,
     grow_after_s=0.0,
     shrink_after_s=0.0,
@@ -41,12 +43,12 @@ class Cluster(Setting):
         super().__init__(tasks, gangs=ON_NODES, clock=self.clock, **changes)
         self.nodes = (Node(id="a", name="a", counts={"cpu": 3}),)
         self.requests: list[list[NodeShape]] = []
-        growth = Growth(terms=TERMS, min_return=0.5, by_rates=False, train_on_spot=False, prices=PRICES)
         self.scale_out = ScaleOut(
             self.context,
             self.book,
             self.departures,
-            growth,
+            TERMS,
+            PRICES,
             observe=self.reallocation.observe,
             request=self.ask,
             interval_s=1.0,

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from manager_builders import H100
 
 from rlserve.manager.scale_out.base import AskState, Decision, NodeType, NodeView, Situation, Terms
 from rlserve.manager.scale_out.decide import decide, price_per_hour
 
-CHEAP = NodeType(name="cheap", num_gangs=1, num_slots=1, max_nodes=3, price_per_hour=1.0)
-DEAR = NodeType(name="dear", num_gangs=2, num_slots=2, max_nodes=2, price_per_hour=5.0, figure=2.0)
+CHEAP = NodeType(name="cheap", num_gangs=1, num_slots=1, max_nodes=3, price_per_hour=1.0, figures=H100)
+DEAR = NodeType(name="dear", num_gangs=2, num_slots=2, max_nodes=2, price_per_hour=5.0, figures=H100)
 TERMS = Terms(
     types=(DEAR, CHEAP),
     grow_after_s=10.0,
