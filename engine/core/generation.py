@@ -303,7 +303,7 @@ class Generation:
             owner.outputs[index] = resumed
             return
         sequence = Sequence(owner=owner, index=index, history=resumed.tokens if resumed else NO_TOKENS)
-        if resumed is not None and sampling.num_top_log_probs:
+        if resumed is not None and sampling.tells_top_log_probs:
             sequence.top_log_probs = list(resumed.top_log_probs)
         if resumed is not None and sampling.kept_support:
             sequence.kept_support = list(resumed.kept_support)

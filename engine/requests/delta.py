@@ -19,7 +19,7 @@ class SampleDelta:
     tokens: GeneratedTokens
     """The new ones."""
     top_log_probs: tuple[TopLogProbs, ...] = ()
-    """Of the new tokens; empty unless ``num_top_log_probs`` asks for it."""
+    """Of the new tokens; empty unless ``num_top_log_probs`` or ``log_prob_token_ids`` asks for it."""
     kept_support: tuple[bytes, ...] = ()
     """Of the new tokens; empty unless asked for."""
     finish_reason: FinishReason | None = None

@@ -78,6 +78,8 @@ class SamplingParams:
     ignore_eos: bool = False
     num_top_log_probs: int = 0
     """Likeliest tokens to tell for each generated token."""
+    log_prob_token_ids: tuple[int, ...] = ()
+    """Tell the raw log-probabilities of these tokens and of the drawn one, in this order, in place of the likeliest."""
     prompt_log_probs: int | None = None
     """None: nothing is told about the prompt. Else the raw log-probability of each of its tokens, and of that many
     likeliest tokens at its position. The prompt is then computed whole, past the prefix cache."""
@@ -114,7 +116,12 @@ class SamplingParams:
     @property
     def tells_details(self) -> bool:
         """Whether more than the chosen token is told of each draw."""
-        return self.num_top_log_probs > 0 or self.kept_support
+        return self.tells_top_log_probs or self.kept_support
+
+    @property
+    def tells_top_log_probs(self) -> bool:
+        """Whether the log-probabilities of more than the chosen token are told."""
+        return self.num_top_log_probs > 0 or bool(self.log_prob_token_ids)
 
     @property
     def is_special(self) -> bool:
@@ -130,7 +137,7 @@ class SampleOutput:
     index: int
     tokens: GeneratedTokens = NO_TOKENS
     top_log_probs: tuple[TopLogProbs, ...] = ()
-    """Empty unless ``num_top_log_probs`` asks for it."""
+    """Empty unless ``num_top_log_probs`` or ``log_prob_token_ids`` asks for it."""
     kept_support: tuple[bytes, ...] = ()
     """Packed; empty unless asked for."""
     finish_reason: FinishReason | None = None

@@ -19,6 +19,7 @@ MAX_STOP_TOKEN_IDS = 256
 MAX_SALT_CHARS = 1024
 MAX_TEMPERATURE = 1e6
 MAX_TOP_LOG_PROBS = 1024
+MAX_LIKELY_TOKENS = 2**20
 MAX_STRUCTURED_OUTPUT_BYTES = 2**18
 """Of a schema, an expression or a grammar; the largest that are possible take about half a second to compile."""
 MAX_PENALTY = 2.0
@@ -91,12 +92,13 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
     if not isinstance(request.sampling, SamplingParams):
         yield f"sampling must be SamplingParams, got {type(request.sampling).__name__}"
         return
-    for name in ("stop_token_ids", "allowed_token_ids", "bad_token_ids"):
+    for name in ("stop_token_ids", "allowed_token_ids", "bad_token_ids", "log_prob_token_ids"):
         _must_be_list(name, getattr(request.sampling, name))
     yield from _sampling_problems(request.sampling, limits)
     yield from _logit_rule_problems(request.sampling, limits)
     yield from _structured_output_problems(request.sampling, limits)
     yield from _detail_problems(request.sampling, limits)
+    yield from _amount_problems(request)
     yield from _resumed_problems(request, limits)
 
 
@@ -179,13 +181,34 @@ def _structured_output_problems(sampling: SamplingParams, limits: Limits) -> Ite
 
 
 def _detail_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
-    end = min(limits.vocab_size, MAX_TOP_LOG_PROBS) + 1
+    end = limits.vocab_size + 1
     if not _is_integer(sampling.num_top_log_probs, 0, end):
         yield f"num_top_log_probs must be a whole number from 0 to {end - 1}, got {shown(sampling.num_top_log_probs)}"
     if (num_top := sampling.prompt_log_probs) is not None and not _is_integer(num_top, 0, end):
         yield f"prompt_log_probs must be None or a whole number from 0 to {end - 1}, got {shown(num_top)}"
+    named = sampling.log_prob_token_ids
+    yield from _token_problems("log_prob_token_ids", named, limits.vocab_size)
+    if len(named) > MAX_TOP_LOG_PROBS or len(set(named)) < len(named):
+        yield f"log_prob_token_ids must be at most {MAX_TOP_LOG_PROBS} tokens, each once"
+    if named and sampling.num_top_log_probs:
+        yield "log_prob_token_ids are told in place of the likeliest: num_top_log_probs must be 0 beside them"
     if not isinstance(sampling.kept_support, bool):
         yield f"kept_support must be True or False, got {shown(sampling.kept_support)}"
+
+
+def _amount_problems(request: Request) -> Iterator[str]:
+    """Up to ``MAX_TOP_LOG_PROBS`` likeliest tokens can be told of any number of tokens; of more, so many in all."""
+    sampling, num_top = request.sampling, request.sampling.prompt_log_probs or 0
+    asked = {
+        "num_top_log_probs": (sampling.num_top_log_probs, sampling.n * sampling.max_tokens),
+        "prompt_log_probs": (num_top, len(request.prompt_token_ids)),
+    }
+    for name, (count, num_tokens) in asked.items():
+        if count > MAX_TOP_LOG_PROBS and count * num_tokens > MAX_LIKELY_TOKENS:
+            yield (
+                f"{name} of {count} for {num_tokens} tokens is {count * num_tokens} log-probabilities, more than the "
+                f"{MAX_LIKELY_TOKENS} that can be told: ask for fewer of either, or for {MAX_TOP_LOG_PROBS} at most"
+            )
 
 
 def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
@@ -199,7 +222,7 @@ def _resumed_problems(request: Request, limits: Limits) -> Iterator[str]:
         seen.add(sample.index)
         yield from _partial_problems(sample, limits)
         num_tokens = len(sample.tokens)
-        if request.sampling.num_top_log_probs and len(sample.top_log_probs) != num_tokens:
+        if request.sampling.tells_top_log_probs and len(sample.top_log_probs) != num_tokens:
             yield f"resumed sample {sample.index} must have top_log_probs for each token, as the request wants them"
         if request.sampling.kept_support and len(sample.kept_support) != num_tokens:
             yield f"resumed sample {sample.index} must have a kept_support for each token, as the request wants them"

@@ -93,11 +93,11 @@ class Sampler:
             sampled = self._kernels.sample(logits_RV, batch)
         if masks is not None:
             sampled.log_probs[masks.impossible()] = np.nan  # what was drawn is no token, and ends the request
-        tops, kept_AV = _top_log_probs(logits_RV, batch, samplings), sampled.kept
+        tops, kept_AV = _top_log_probs(logits_RV, batch, samplings, sampled), sampled.kept
         details = [
             DrawDetails(
                 place=int(place),
-                top_log_probs=tops[index][: sampling.num_top_log_probs] if sampling.num_top_log_probs else None,
+                top_log_probs=tops.get(index),
                 kept_support=pack_support(kept_AV[index]) if sampling.kept_support and kept_AV is not None else None,
             )
             for index, (place, sampling) in enumerate(zip(places_A, samplings, strict=True))
@@ -133,14 +133,25 @@ class Sampler:
 
 
 def _top_log_probs(
-    logits_RV: torch.Tensor, batch: SamplingBatch, samplings: Sequence[SamplingParams]
-) -> list[TopLogProbs]:
-    """Raw, of each draw; nothing if nobody wants them."""
-    num_top = max(sampling.num_top_log_probs for sampling in samplings)
-    if num_top == 0:
-        return []
-    logits_AV = logits_RV[to_device(batch.logits_row.astype(np.int64), logits_RV.device)]
-    return top_log_probs(logits_AV.float().log_softmax(dim=-1), num_top)
+    logits_RV: torch.Tensor, batch: SamplingBatch, samplings: Sequence[SamplingParams], sampled: SampledTokens
+) -> dict[int, TopLogProbs]:
+    """Raw, of those of the A draws that want them: of the likeliest tokens, or of those that are named."""
+    places_of: dict[int, list[int]] = {}
+    for index, sampling in enumerate(samplings):
+        if sampling.tells_top_log_probs:
+            places_of.setdefault(sampling.num_top_log_probs, []).append(index)
+    told: dict[int, TopLogProbs] = {}
+    for num_top, places in places_of.items():  # apart: one that wants the whole vocabulary must not make all pay for it
+        rows = to_device(batch.logits_row[places].astype(np.int64), logits_RV.device)
+        log_probs_NV = logits_RV[rows].float().log_softmax(dim=-1)
+        if num_top:
+            told.update(zip(places, top_log_probs(log_probs_NV, num_top), strict=True))
+            continue
+        for place, log_probs_V in zip(places, log_probs_NV, strict=True):
+            token_ids = list(dict.fromkeys((*samplings[place].log_prob_token_ids, int(sampled.token_ids[place]))))
+            named = log_probs_V[to_device(np.array(token_ids, dtype=np.int64), logits_RV.device)]
+            told[place] = tuple(zip(token_ids, named.tolist(), strict=True))
+    return told
 
 
 def _joined(first: SampledTokens, second: SampledTokens, order_B: NDArray[np.intp]) -> SampledTokens:

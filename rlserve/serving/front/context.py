@@ -16,6 +16,7 @@ from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import ServerMetrics
 from rlserve.serving.observing.tracing import Tracing
 from rlserve.serving.protocol.errors import ApiError
+from rlserve.serving.protocol.sampling import count_logprobs
 from rlserve.serving.records import Records
 from rlserve.serving.replicas.base import Replicas
 from rlserve.serving.text.conversation import ConversationRenderer
@@ -70,6 +71,14 @@ class ServerContext:
     async def readable(self, prompt: str) -> str:
         """A prompt as the model may read it."""
         return prompt if self.masking is None else await self.masking.prompt(prompt)
+
+    def count_logprobs(self, name: str, value: int | None) -> int | None:
+        """A number of likeliest tokens that was asked for; -1 is the whole vocabulary.
+
+        Raises:
+            ApiError: that is more than this server tells.
+        """
+        return count_logprobs(name, value, self.config.limits, self.pool.limits.vocab_size)
 
     def check_model(self, name: str | None) -> str | None:
         """The adapter that is asked for as a model; None is the model itself, and so is its own name.

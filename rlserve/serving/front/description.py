@@ -172,6 +172,8 @@ def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
     """By the name of a field, or of model and field: what JSON Schema can say of its values, by their type."""
     token = {"type": "integer", "minimum": 0, "maximum": vocab_size - 1}
     num_logprobs = {"integer": {"minimum": 0, "maximum": limits.max_logprobs}}
+    least = -1 if vocab_size <= limits.max_logprobs else 0  # -1 is the whole vocabulary
+    num_or_all = {"integer": {"minimum": least, "maximum": limits.max_logprobs}}
     penalty = {"number": {"minimum": -MAX_PENALTY, "maximum": MAX_PENALTY}}
     stop_text = {"minLength": 1, "maxLength": limits.max_stop_chars}
     texts = {"items": {"type": "string", **stop_text}, "maxItems": limits.max_stop}
@@ -203,9 +205,11 @@ def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
                 "propertyNames": {"pattern": "^[0-9]+$"},
             }
         },
-        "logprobs": num_logprobs,
+        "logprobs": num_or_all,
         "top_logprobs": num_logprobs,
-        "prompt_logprobs": num_logprobs,
+        "ChatRequest.top_logprobs": num_or_all,
+        "prompt_logprobs": num_or_all,
+        "logprob_token_ids": {"array": {"items": token, "maxItems": limits.max_logprobs, "uniqueItems": True}},
         "top_n_tokens": num_logprobs,
         "suffix": {"string": {"maxLength": 0}},
         "CompletionRequest.prompt": {"string": {"minLength": 1}, "array": {"minItems": 1}},

@@ -119,8 +119,8 @@ async def begin_turn(
         asked,
         max_tokens=_max_tokens(context, conversation, len(prompt)),
         end_token_ids=context.end_token_ids,
-        num_logprobs=conversation.num_logprobs or 0,
-        prompt_logprobs=asked.prompt_logprobs,
+        num_logprobs=context.count_logprobs("top_logprobs", conversation.num_logprobs) or 0,
+        prompt_logprobs=context.count_logprobs("prompt_logprobs", asked.prompt_logprobs),
         structured_output=form,
     )
     request = engine.Request(

@@ -63,7 +63,8 @@ class ChatRequest(SamplingFields):
 
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
-        check_num_logprobs("top_logprobs", self.top_logprobs, limits)
+        check_num_logprobs("top_logprobs", self.top_logprobs, limits, or_all=True)
+        self.check_named_tokens(self.num_logprobs, limits)
         if self.max_completion_tokens is not None and self.max_completion_tokens < 1:
             raise ApiError(400, "max_completion_tokens must be at least 1", "max_completion_tokens")
         if self.top_logprobs is not None and not self.logprobs:

@@ -36,7 +36,8 @@ class CompletionRequest(SamplingFields):
 
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
-        check_num_logprobs("logprobs", self.logprobs, limits)
+        check_num_logprobs("logprobs", self.logprobs, limits, or_all=True)
+        self.check_named_tokens(self.logprobs, limits)
         if not 1 <= len(self.prompts) <= limits.max_prompts:
             raise ApiError(
                 400, f"from 1 to {limits.max_prompts} prompts can be given, got {len(self.prompts)}", "prompt"
@@ -45,3 +46,5 @@ class CompletionRequest(SamplingFields):
             raise ApiError(400, "echo with logprobs cannot be streamed: leave out stream", "echo")
         if self.max_tokens == 0 and not self.echo:
             raise ApiError(400, "max_tokens=0 is only for echo=true", "max_tokens")
+        if self.max_tokens == 0 and self.logprob_token_ids is not None:
+            raise ApiError(400, "logprob_token_ids are told of generated tokens, and max_tokens=0", "logprob_token_ids")

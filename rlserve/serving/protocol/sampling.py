@@ -16,6 +16,8 @@ from rlserve.serving.protocol.errors import ApiError, unsupported
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _MAX_TOLD = 8
+ALL_TOKENS = -1
+"""As a number of likeliest tokens: all that there are."""
 
 
 class ApiModel(BaseModel):
@@ -105,6 +107,8 @@ class SamplingFields(EngineFields):
     n: int | None = None
     max_tokens: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: Annotated[list[int], FirstOnly(), Field(min_length=1)] | None = None
+    """Log-probabilities of these tokens and of the chosen one are told, in place of the likeliest."""
     stream_options: StreamOptions | None = None
     return_token_ids: bool | None = None
     return_tokens_as_token_ids: bool | None = None
@@ -170,13 +174,51 @@ class SamplingFields(EngineFields):
             raise ApiError(400, "stream_options are only for stream=true", "stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise ApiError(400, "prompt_logprobs cannot be streamed: leave out stream", "prompt_logprobs")
-        check_num_logprobs("prompt_logprobs", self.prompt_logprobs, limits)
+        check_num_logprobs("prompt_logprobs", self.prompt_logprobs, limits, or_all=True)
+
+    def check_named_tokens(self, num_logprobs: int | None, limits: LimitsConfig) -> None:
+        """Raise ``ApiError`` for tokens whose log-probabilities cannot be told.
+
+        Args:
+            num_logprobs: likeliest tokens that are asked for; None where no log-probabilities are.
+        """
+        name, given = "logprob_token_ids", self.logprob_token_ids
+        if given is None:
+            return
+        if num_logprobs is None:
+            raise ApiError(400, f"{name} needs logprobs", name)
+        if len(given) > limits.max_logprobs:
+            raise ApiError(400, f"{name} can be at most {limits.max_logprobs}, got {len(given)}", name)
+        if len(set(given)) < len(given):
+            raise ApiError(400, f"{name} has a token twice", name)
 
 
-def check_num_logprobs(name: str, value: int | None, limits: LimitsConfig) -> None:
-    """Raise ``ApiError`` for a number of likeliest tokens that is beyond the limit."""
-    if value is not None and not 0 <= value <= limits.max_logprobs:
+def check_num_logprobs(name: str, value: int | None, limits: LimitsConfig, *, or_all: bool = False) -> None:
+    """Raise ``ApiError`` for a number of likeliest tokens that is beyond the limit.
+
+    Args:
+        or_all: whether -1 may stand for the whole vocabulary, see :func:`count_logprobs`.
+    """
+    if value is None or (or_all and value == ALL_TOKENS):
+        return
+    if not 0 <= value <= limits.max_logprobs:
         raise ApiError(400, f"{name} must be from 0 to {limits.max_logprobs}, got {value}", name)
+
+
+def count_logprobs(name: str, value: int | None, limits: LimitsConfig, vocab_size: int) -> int | None:
+    """A number of likeliest tokens, with the whole vocabulary for -1.
+
+    Raises:
+        ApiError: that is more than this server tells.
+    """
+    if value != ALL_TOKENS:
+        return value
+    if vocab_size > limits.max_logprobs:
+        message = (
+            f"-1 is the whole vocabulary, {vocab_size} tokens, and this server tells {limits.max_logprobs} at most"
+        )
+        raise ApiError(400, f"{name}: {message} (limits.max_logprobs)", name)
+    return vocab_size
 
 
 def to_sampling_params(
@@ -216,7 +258,8 @@ def to_sampling_params(
         logit_bias=asked.logit_bias or {},
         bad_words=tuple(asked.bad_words or ()),
         allowed_token_ids=tuple(asked.allowed_token_ids or ()),
-        num_top_log_probs=num_logprobs,
+        num_top_log_probs=0 if asked.logprob_token_ids else num_logprobs,
+        log_prob_token_ids=tuple(asked.logprob_token_ids or ()),
         prompt_log_probs=prompt_logprobs,
         structured_output=structured_output,
     )
@@ -228,6 +271,7 @@ def problem_error(problem: str) -> ApiError:
         return ApiError(400, problem, "structured_outputs")
     name, _, rest = problem.partition(" ")
     known = {"num_top_log_probs": "logprobs", "prompt_log_probs": "prompt_logprobs", "prompt_token_ids": "prompt"}
+    known["log_prob_token_ids"] = "logprob_token_ids"
     if name in known:
         return ApiError(400, f"{known[name]} {rest}", known[name])
     if name in SamplingFields.model_fields:

@@ -83,12 +83,14 @@ def _engine_request(
     context: ServerContext, asked: CompletionRequest, request_id: str, prompt: tuple[int, ...]
 ) -> engine.Request:
     echoes_log_probs = asked.echo and asked.logprobs is not None
+    num_logprobs = context.count_logprobs("logprobs", asked.logprobs)
+    of_prompt = context.count_logprobs("prompt_logprobs", asked.prompt_logprobs)
     sampling = to_sampling_params(
         asked,
         max_tokens=max_tokens_of(context, asked.max_tokens or _least(asked), DEFAULT_MAX_TOKENS, len(prompt)),
         end_token_ids=context.end_token_ids,
-        num_logprobs=asked.logprobs or 0,
-        prompt_logprobs=asked.logprobs if echoes_log_probs else asked.prompt_logprobs,
+        num_logprobs=num_logprobs or 0,
+        prompt_logprobs=num_logprobs if echoes_log_probs else of_prompt,
         structured_output=structured_output_of(asked),
     )
     return engine.Request(
