@@ -39,6 +39,7 @@ from rlserve.controller.setup import RunSetup, run_workload
 from rlserve.errors import RlserveError
 from rlserve.json_log import ProcessFields
 from rlserve.launch.connect.factory import create_launcher
+from rlserve.launch.connect.shared import as_given, first_slots, join_others
 from rlserve.launch.signals import StopRequested, StopSignals
 from rlserve.launch.signals import exit_code as signal_exit_code
 from rlserve.pool.discovery import discover_cluster
@@ -195,7 +196,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         )
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    launcher = create_launcher(config.launch)
+    launcher, member = create_launcher(config.launch), None
     try:
         if is_builtin(config.model.path) and is_builtin(config.data.path):
             launcher.begin(config.pool)  # at once: there is nothing of the user's that could be wrong
@@ -212,8 +213,12 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         groups = at_most(launcher.connect(config.pool), config.scale_out.max_slots)
         gang_size = config.rollout.engine.tensor_parallel_size
         nodes = discover_cluster() if config.launch.kind == "cluster" else None
+        member = join_others(config, folder.name, show)
+        if member is not None and nodes is not None:
+            groups, nodes = first_slots(config.pool, groups, discover_cluster(), member)
         cut = cut_gangs(groups, gang_size, nodes=nodes)
         check_gangs(cut, gang_size)
+        config = as_given(config, cut.gangs)
         slots = Counter(slot.type.name for gang in cut.gangs for slot in gang.slots)
         check_priced(config.cost.budget, prices, slots)
         check_hourly(config, prices, slots)
@@ -234,9 +239,12 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             worker_python=start.worker_python,
             workload=workload,
             prices=prices,
+            sharing=member,
         )
         return asyncio.run(_control(setup, start.signals))
     finally:
+        if member is not None:
+            member.close()
         launcher.close()
 
 

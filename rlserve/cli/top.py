@@ -15,7 +15,7 @@ from rlserve.cli.list import STATE_STYLES, step_of
 from rlserve.cli.places import DEFAULT_OUTPUT_DIR, open_run
 from rlserve.tracking.colours import OWNER_COLOURS
 from rlserve.tracking.hindsight.comparison import CERTAIN
-from rlserve.tracking.live import LiveGang, LiveScaleOut, LiveState
+from rlserve.tracking.live import LiveGang, LiveScaleOut, LiveShare, LiveState
 from rlserve.tracking.progress import format_duration
 from rlserve.tracking.run_view import MoveView, RunView, read_run_view
 
@@ -47,6 +47,8 @@ def run(arguments: Sequence[str]) -> int:
 def frame(view: RunView) -> RenderableType:
     """One picture of the run."""
     parts: list[RenderableType] = [_heading(view), _numbers(view)]
+    if view.live is not None and view.live.share is not None:
+        parts.append(_share_of_cluster(view.live.share))
     if view.live is not None:
         parts += [Text(), _gangs(view.live)]
         if view.live.scale_out is not None:
@@ -106,6 +108,16 @@ def _scale_out(grows: LiveScaleOut) -> Text:
         limit = "" if grows.budget_per_hour is None else f" of {grows.budget_per_hour:g}"
         text.append_text(_labelled("   an hour", f"{grows.money_per_hour:g}{limit}"))
     return text
+
+
+def _share_of_cluster(share: LiveShare) -> Text:
+    """Who has the slots of a cluster that several runs share."""
+    others = ", ".join(f"{name} {count}" for name, count in share.runs.items()) or "nobody"
+    return Text.assemble(
+        _labelled("slots lent", str(share.num_lent)),
+        _labelled("  borrowed", str(share.num_borrowed)),
+        _labelled("  others have", others),
+    )
 
 
 def _gangs(live: LiveState) -> Table:

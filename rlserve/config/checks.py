@@ -9,6 +9,7 @@ from rlserve.config.colocated_checks import check_colocated
 from rlserve.config.pacing_checks import check_pacing
 from rlserve.config.pool_split import find_groups, gang_views, split_groups
 from rlserve.config.scale_out_checks import check_scale_out
+from rlserve.config.sharing_checks import check_sharing
 from rlserve.config.supervised_checks import check_data_columns, check_supervised
 from rlserve.config.thresholds import check_thresholds
 from rlserve.config.tree import RunConfig
@@ -39,6 +40,7 @@ def check_parts(config: RunConfig, discovered: Mapping[str, int]) -> tuple[Probl
         *_check_learning_rates(config),
         *_check_keep_best(config),
         *_check_launch(config),
+        *check_sharing(config),
         *check_data_columns(config),
         *check_scale_out(config),
     )

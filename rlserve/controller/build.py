@@ -14,14 +14,13 @@ Every part is given what it needs when it is made. What has to flow against this
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 from rlserve.config.tree import RunConfig
 from rlserve.controller.batches.base import BatchSource
 from rlserve.controller.calls import Calls
 from rlserve.controller.canary import CanaryWatch
+from rlserve.controller.cluster_side import cluster_side
 from rlserve.controller.context import Books, RunContext
 from rlserve.controller.controller import Controller, Parts
 from rlserve.controller.cost_keeper import CostKeeper
@@ -38,7 +37,6 @@ from rlserve.controller.host_watch import HostWatch
 from rlserve.controller.live_reporter import LiveReporter
 from rlserve.controller.load import LoadReader
 from rlserve.controller.measuring import Measuring
-from rlserve.controller.node_watch import NodeWatch, PoolChanges, plan_changes
 from rlserve.controller.notice_watch import NoticeWatch
 from rlserve.controller.observation import PoolMetrics, RolloutMetrics
 from rlserve.controller.observer import Observer
@@ -51,10 +49,10 @@ from rlserve.controller.replicas import Replicas
 from rlserve.controller.role_changes import RoleChanges
 from rlserve.controller.rollout_side import rollout_side
 from rlserve.controller.saving import RunSaver, restore
-from rlserve.controller.scale_out import ScaleOut
 from rlserve.controller.scale_out_side import scale_out_side
-from rlserve.controller.setup import RunSetup, worker_spec
+from rlserve.controller.setup import RunSetup
 from rlserve.controller.signal import Signal
+from rlserve.controller.slot_need import SlotNeed
 from rlserve.controller.stall import StallGuard, stall_timeout_s
 from rlserve.controller.supervised.no_replicas import NoReplicas
 from rlserve.controller.supervised.roles import TrainersOnly
@@ -78,7 +76,6 @@ from rlserve.manager.policies.factory import create_policy
 from rlserve.manager.policies.planned_range import prepare_planning
 from rlserve.manager.policies.train_only import TrainOnlyPolicy
 from rlserve.pool.config import PoolConfig
-from rlserve.pool.gangs import Gang
 from rlserve.rollout.admission import PromptAdmission
 from rlserve.rollout.buffer import SampleBuffer
 from rlserve.rollout.group_filter import GroupFilter
@@ -185,7 +182,7 @@ def _parts(
     replicas: Replicas,
 ) -> Parts:
     """All that is built on trainers, weights and replicas."""
-    config = setup.config
+    config, pool, tracker = setup.config, setup.config.pool, setup.tracker
     book = GangBook(run, setup.gangs)
     Suspicion(run.events, book, replicas)
     measuring = Measuring(run, book, Meter())
@@ -194,8 +191,8 @@ def _parts(
     training = _training(run, setup, side.batches, trainers, weights, turns)
     load = LoadReader(books, training, client_share=config.rollout.server.max_share)
     reallocation = _reallocation(run, setup, book, recovery, trainers, load, measuring)
-    pool, tracker = config.pool, setup.tracker
     display = RunDisplay(run, setup, books.router, weights, replicas, reallocation)
+    need = SlotNeed(run, book, load, replicas, idle_s=pool.share.idle_s)
     departures = Departures(run, book, recovery, ports.fleet, grace_s=config.pool.notice_grace_s)
     scale_out = scale_out_side(run, setup, ports, book, departures, reallocation)
     return Parts(
@@ -211,7 +208,7 @@ def _parts(
         recovery=recovery,
         hand_moves=_hand_moves(run, setup, book, reallocation),
         notice_watch=_notice_watch(setup, ports, book, departures),
-        node_watch=_node_watch(run, setup, ports, book, recovery, departures, scale_out),
+        node_watch=cluster_side(run, setup, ports, book, recovery, departures, scale_out, need),
         scale_out=scale_out,
         host_watch=None if ports.processors is None or pool.is_paced else HostWatch(run, measuring, ports.processors),
         evaluation=side.evaluation,
@@ -360,37 +357,3 @@ def _notice_watch(setup: RunSetup, ports: Ports, book: GangBook, departures: Dep
     config = setup.config
     path = Path(config.pool.notice_file) if config.pool.notice_file else setup.folder.path / "notices"
     return NoticeWatch(book, ports.fleet, departures, path, interval_s=config.manager.interval_s)
-
-
-def _node_watch(
-    run: RunContext,
-    setup: RunSetup,
-    ports: Ports,
-    book: GangBook,
-    recovery: Recovery,
-    departures: Departures,
-    scale_out: ScaleOut | None,
-) -> NodeWatch | None:
-    if ports.nodes is None:
-        return None
-    config, fleet = setup.config, ports.fleet
-
-    async def start(gang: Gang) -> None:
-        await fleet.start([(slot, worker_spec(setup, slot)) for slot in gang.slots])
-
-    plan: Callable[..., PoolChanges] = partial(
-        plan_changes,
-        wanted=config.pool.slots,
-        gang_size=config.rollout.engine.tensor_parallel_size,
-        auto_prefer=config.pool.auto_prefer,
-    )
-    return NodeWatch(
-        run,
-        book,
-        recovery,
-        departures,
-        nodes=ports.nodes,
-        plan=plan if scale_out is None else partial(scale_out.changes, plan),
-        start=start,
-        interval_s=config.manager.interval_s,
-    )

@@ -32,6 +32,8 @@ class GangBook:
         self.workers = WorkerBook(run.events, run.clock)
         self.leaving: dict[str, str] = {}
         """Gangs that are there for the last time, with the reason: their node leaves, or has left."""
+        self.given_back: set[str] = set()
+        """Of those, gangs whose slots may be taken again once they are gone: they were of no use, or were lent."""
         self.repairing: set[str] = set()
         """Gangs that train while a worker of theirs is replaced."""
         self.held_until_s: dict[str, float] = {}

@@ -17,7 +17,8 @@ from rlserve.manager.gang_table import GangState
 from rlserve.pool.base import RolloutStats
 from rlserve.pool.gangs import Gang
 from rlserve.pool.worker_table import WorkerState
-from rlserve.tracking.live import LiveGang, LiveState
+from rlserve.tracking.live import LiveGang, LiveShare, LiveState
+from rlserve.tracking.share_event import ShareEvent
 from rlserve.tracking.tracker import Tracker
 
 INTERVAL_S = 1.0
@@ -65,6 +66,8 @@ class LiveReporter:
         self._scale_out = scale_out
         self._rate = WindowRate()
         self._gang_rates: dict[str, WindowRate] = {}
+        self._share: LiveShare | None = None
+        run.events.subscribe(ShareEvent, self._note_share)
 
     async def run(self) -> None:
         """Report until cancelled."""
@@ -87,7 +90,11 @@ class LiveReporter:
             tokens_per_s=self._rate.update(now, self._replicas.num_generated_tokens),
             gangs=tuple(self._gang(gang, stats.get(gang.leader)) for gang in self._book.present),
             scale_out=None if self._scale_out is None else self._scale_out.live(),
+            share=self._share,
         )
+
+    def _note_share(self, event: ShareEvent) -> None:
+        self._share = LiveShare(num_lent=event.num_lent, num_borrowed=event.num_borrowed, runs=event.runs)
 
     def _gang(self, gang: Gang, stats: RolloutStats | None) -> LiveGang:
         state = self._book.state(gang)

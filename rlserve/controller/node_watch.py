@@ -54,8 +54,9 @@ def plan_changes(
     asked: Mapping[str, int] = MappingProxyType({}),
     given_back: Collection[str] = (),
 ) -> PoolChanges:
-    """Compare the nodes that are there with the gangs that the run has; ``wanted`` are the pool's configured slots, and
-    ``auto_prefer`` is its own. ``asked`` and ``given_back`` are of types that it grows by (``cut_newcomers``)."""
+    """Compare the nodes that are there with the gangs that the run has; ``wanted`` are the pool's configured slots,
+    and ``auto_prefer`` is its own. ``asked`` are slots of types that it grows by, and ``given_back`` those of the gone
+    whose slots may be taken again (``cut_newcomers``)."""
     by_id = {node.id: node for node in nodes}
     placed = [gang for gang in present if gang.node_id is not None]
     vanished = tuple(gang for gang in placed if gang.node_id not in by_id)
@@ -106,7 +107,8 @@ class NodeWatch:
         while True:
             await self._run.clock.sleep(self._interval_s)
             nodes = await self._nodes()
-            changes = self._plan(nodes, present=self._book.present, gone=self._book.gone)
+            book = self._book
+            changes = self._plan(nodes, present=book.present, gone=book.gone, given_back=book.given_back)
             names: Mapping[str | None, str] = {node.id: node.name for node in nodes}
             self._drop(changes.vanished)
             for node in nodes:

@@ -16,6 +16,7 @@ from rlserve.manager.measurement.figures import Measurements
 from rlserve.rollout.ledger import GroupState, Ledger
 from rlserve.rollout.requests.base import RequestKind
 from rlserve.tracking import names
+from rlserve.tracking.share_event import ShareEvent
 
 _SETTLED = (GangState.TRAIN, *SERVING, GangState.DEAD, GangState.GONE)
 
@@ -62,17 +63,23 @@ class PoolMetrics:
     def __init__(self, run: RunContext, reallocation: Reallocation) -> None:
         self._run = run
         self._reallocation = reallocation
+        self._share: ShareEvent | None = None
+        run.events.subscribe(ShareEvent, self._note_share)
 
     def read(self) -> dict[str, float]:
         """The metrics now."""
-        table = self._reallocation.table
+        table, share = self._reallocation.table, self._share
         return {
+            **({} if share is None else {"pool/num_lent": share.num_lent, "pool/num_borrowed": share.num_borrowed}),
             "pool/num_train": table.count(GangState.TRAIN),
             "pool/num_rollout": table.count(*SERVING),
             "pool/num_moving": num_moving(self._reallocation),
             "pool/num_dead": table.count(GangState.DEAD),
             "pool/num_worker_failures": self._run.counters.worker_failures,
         }
+
+    def _note_share(self, event: ShareEvent) -> None:
+        self._share = event
 
 
 class RolloutMetrics(PoolMetrics):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rlserve.pool.autoscaler import NodeShape
 from rlserve.pool.base import WorkerInfo, WorkerSpec
 from rlserve.pool.gangs import Node
+from rlserve.pool.sharing.base import Allowance, HeldSlots
 from rlserve.pool.slots import Slot
 from rlserve.rollout.environments.base import Environments
 from rlserve.rollout.scoring.base import AnswerScorer
@@ -170,6 +171,21 @@ NodeRequest = Callable[[Sequence[NodeShape]], Awaitable[None]]
 run."""
 
 
+class Sharing(Protocol):
+    """The other runs of a cluster that is shared: :class:`rlserve.pool.sharing.member.Member`."""
+
+    @property
+    def allowance(self) -> Allowance:
+        """What the run was told last."""
+
+    def claim(self, holding: HeldSlots, useful: int | None) -> Allowance:
+        """What the run may have now, with what it has, and how many slots it could use.
+
+        Raises:
+            PoolError: nobody answers.
+        """
+
+
 class Front(Protocol):
     """What lets clients in, for as long as the run goes on."""
 
@@ -193,6 +209,8 @@ class Ports:
     """None where there is but this machine, whose slots stay as they are."""
     request_nodes: NodeRequest | None = None
     """None where the run does not grow."""
+    sharing: Sharing | None = None
+    """None where no other run has slots of the cluster."""
     front: Callable[[ClientDesk], Front] | None = None
     """Makes it; None where there are no clients."""
     processors: ProcessorSource | None = None

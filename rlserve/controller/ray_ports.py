@@ -31,6 +31,7 @@ def ray_ports(setup: RunSetup) -> Ports:
         environments=create_environments(setup.config.environment, setup.folder.path / "logs" / "environment.log"),
         nodes=_cluster_nodes if setup.config.launch.kind == "cluster" else None,
         request_nodes=request_nodes if setup.config.scale_out.is_enabled else None,
+        sharing=setup.sharing,
         front=partial(_front, setup) if setup.config.rollout.server.enabled else None,
         processors=_own_processors() if _computes_here(setup) else None,
     )

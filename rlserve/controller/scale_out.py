@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from rlserve.controller.context import RunContext
@@ -78,8 +78,6 @@ class ScaleOut:
         """The last that was told."""
         self.money_per_hour: float | None = None
         """Of all slots of the run, as far as they have prices; those included that are still to come."""
-        self._given_back = set[str]()
-        """Gangs whose slots were given back, and may be taken again as long as their node is there."""
 
     async def run(self) -> None:
         """Decide and ask until cancelled."""
@@ -89,12 +87,18 @@ class ScaleOut:
                 await self.look(self._nodes)
 
     def changes(
-        self, plan: Callable[..., PoolChanges], nodes: Sequence[Node], *, present: Sequence[Gang], gone: Sequence[Gang]
+        self,
+        plan: Callable[..., PoolChanges],
+        nodes: Sequence[Node],
+        *,
+        present: Sequence[Gang],
+        gone: Sequence[Gang],
+        given_back: Collection[str],
     ) -> PoolChanges:
         """What ``plan`` (``plan_changes``) makes of the nodes that are there, with newcomers as far as they are asked
         for and can be paid."""
         self._nodes = nodes
-        planned = plan(nodes, present=present, gone=gone, asked=self.asked_slots, given_back=self._given_back)
+        planned = plan(nodes, present=present, gone=gone, asked=self.asked_slots, given_back=given_back)
         return replace(planned, newcomers=self._affordable(planned.newcomers))
 
     @property
@@ -204,7 +208,7 @@ class ScaleOut:
 
     def _empty(self, node_ids: Sequence[str]) -> None:
         gangs = [gang for gang in self._book.present if gang.node_id in node_ids and self._type(gang) in self._types]
-        self._given_back |= {gang.id for gang in gangs}
+        self._book.given_back |= {gang.id for gang in gangs}
         self._departures.announce(gangs, Notice(reason=_NO_MORE_USE))
 
     def _situation(self, nodes: Sequence[Node], wish: Wish) -> Situation:

@@ -17,6 +17,7 @@ from rlserve.pool.base import WorkerSpec
 from rlserve.pool.gangs import Gang
 from rlserve.pool.pacing.base import Pacing
 from rlserve.pool.pacing.factory import paced_engine, run_costs
+from rlserve.pool.sharing.member import Member
 from rlserve.pool.slots import Slot
 from rlserve.rollout.end_tokens import EndTokens
 from rlserve.rollout.workload.factory import create_workload
@@ -50,6 +51,8 @@ class RunSetup:
     """The load of a paced run."""
     prices: Prices | None = None
     """Of slots; None where the user gave none."""
+    sharing: Member | None = None
+    """Of a cluster that other runs share; None where it is not shared."""
 
     @property
     def dilation(self) -> float | None:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from rlserve.errors import check_fields
 from rlserve.pool.pacing.config import PacingConfig
+from rlserve.pool.sharing.config import ShareConfig
 from rlserve.roofline.accelerators import is_paced, is_spot
 
 CLOUD_PROBES = ("aws", "azure", "google")
@@ -119,6 +120,7 @@ class PoolConfig:
     """Lost workers that are replaced; one more stops the run."""
     colocated: ColocatedConfig = field(default_factory=ColocatedConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
+    share: ShareConfig = field(default_factory=ShareConfig)
 
     @property
     def is_paced(self) -> bool:

@@ -55,6 +55,14 @@ def discover_cluster() -> tuple[Node, ...]:
     return tuple(sorted((node for node in nodes if node.counts), key=lambda node: (node.name, node.id)))
 
 
+def free_slots() -> dict[tuple[str, str], int]:
+    """Slots of the joined Ray cluster that no process has, by node and type."""
+    from ray._private import state  # Ray shows in no other way what is free on each node
+
+    resources: Mapping[str, Mapping[str, float]] = state.available_resources_per_node()
+    return {(node_id, name): count for node_id, free in resources.items() for name, count in _slots_of(free).items()}
+
+
 def node_labels(node_id: str | None) -> Mapping[str, str]:
     """What a node of the joined Ray cluster was started with as its labels, and Ray's own; none of one that is gone."""
     import ray

@@ -146,7 +146,7 @@ def cut_newcomers(
         gone: those that it had, whose slots are not taken again.
         auto_prefer: with ``auto``, the role that slots of a type prefer.
         asked: slots of types that the run grows by, of which it takes so many in all; they prefer to roll out.
-        given_back: ids of those gone whose slots may be taken again all the same.
+        given_back: ids of those gone whose slots may be taken again all the same, as they are of no use, or were lent.
     """
     present, gone = list(present), list(gone)
     # What was given up on a node that is still there is not taken again.

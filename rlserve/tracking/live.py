@@ -64,6 +64,18 @@ class LiveScaleOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LiveShare:
+    """How a cluster is divided that other runs share."""
+
+    num_lent: int
+    """Slots that others have because this run gave them up."""
+    num_borrowed: int
+    """Slots that it has because others gave them up."""
+    runs: Mapping[str, int]
+    """Slots of each of the others, by name."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LiveState:
     """The run at one moment."""
 
@@ -86,6 +98,8 @@ class LiveState:
     gangs: tuple[LiveGang, ...]
     scale_out: LiveScaleOut | None = None
     """None where the run does not grow."""
+    share: LiveShare | None = None
+    """None where no other run has slots of the cluster."""
 
 
 class LiveFile:
@@ -118,7 +132,12 @@ def read_live(path: Path) -> LiveState | None:
     try:
         content = json.loads(text)
         gangs = tuple(LiveGang(**gang) for gang in content.pop("gangs"))
-        grows = content.pop("scale_out", None)
-        return LiveState(**content, gangs=gangs, scale_out=None if grows is None else LiveScaleOut(**grows))
+        grows, share = content.pop("scale_out", None), content.pop("share", None)
+        return LiveState(
+            **content,
+            gangs=gangs,
+            scale_out=None if grows is None else LiveScaleOut(**grows),
+            share=None if share is None else LiveShare(**share),
+        )
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: is not what a run writes there: {error}") from error

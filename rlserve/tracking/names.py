@@ -138,6 +138,8 @@ METRICS: Mapping[str, str] = {
     "those that are there included; there",
     "cost/money_per_hour": "(scale_out) most that all slots of the run may cost an hour, with those that are "
     "still to come or to end",
+    "pool/num_{lent,borrowed}": "(a shared cluster) slots that other runs have because this one gave them up, or it "
+    "because they did",
     "pool/turn_to_{train,rollout}_s": "(colocated) seconds from the end of the other role's turn until all gangs had "
     "this one",
     "pool/{engine,trainer}_released_bytes": "(colocated) memory that engines or trainers gave back at the end of their "

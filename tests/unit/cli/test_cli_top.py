@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from small_runs import begin_run, do_steps, finished_run
 
 from rlserve.cli import main
 from rlserve.cli.top import moves_table
-from rlserve.tracking.live import LiveGang, LiveState
+from rlserve.tracking.live import LiveGang, LiveShare, LiveState
 from rlserve.tracking.owner import owned
 from rlserve.tracking.run_view import MoveView
 
@@ -54,6 +55,16 @@ def test_where_clients_of_a_run_find_its_server(place: Path, capsys: pytest.Capt
         assert "clients http://127.0.0.1:40123" in " ".join(capsys.readouterr().out.split())
     assert main(["top", "alive", "--once"]) == 0
     assert "127.0.0.1" not in capsys.readouterr().out, "the run is dead, and so is its server"
+
+
+def test_how_a_cluster_is_divided_that_others_share(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, tracker = begin_run(place / "runs", "alive", num_steps=10)
+    do_steps(tracker, 1, 4)
+    share = LiveShare(num_lent=2, num_borrowed=0, runs={"urgent": 2, "small": 1})
+    tracker.show(replace(LIVE, share=share))
+    with owned(folder.path):
+        assert main(["top", "alive", "--once"]) == 0
+    assert "slots lent 2 borrowed 0 others have urgent 2, small 1" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_frame_of_a_run_that_goes_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

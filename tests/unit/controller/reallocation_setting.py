@@ -19,9 +19,11 @@ from rlserve.controller.load import Load
 from rlserve.controller.measuring import Measuring
 from rlserve.controller.node_watch import NodeWatch, plan_changes
 from rlserve.controller.observer import Observer
+from rlserve.controller.ports import Sharing
 from rlserve.controller.reallocation import Reallocation
 from rlserve.controller.recovery import Recovery
 from rlserve.controller.role_changes import RoleChanges
+from rlserve.controller.shared_pool import SharedPool
 from rlserve.errors import WorkerLostError
 from rlserve.manager.gang_table import GangState
 from rlserve.manager.measurement.meter import Meter
@@ -124,6 +126,7 @@ class Setting:
         gangs: Sequence[Gang] = (make_gang("t0"), make_gang("t1"), make_gang("r0")),
         policy: Policy[Any] | None = None,
         clock: RunClock | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         self.log: list[str] = []
         self.gangs = gangs
@@ -156,10 +159,21 @@ class Setting:
             self.book,
             self.recovery,
             self.departures,
-            nodes=self.look,
+            nodes=self.look if sharing is None else self._shared(sharing).nodes,
             plan=partial(plan_changes, wanted="auto", gang_size=len(gangs[0].slots)),
             start=self.start,
             interval_s=0.001,
+        )
+
+    def _shared(self, sharing: Sharing) -> SharedPool:
+        return SharedPool(
+            self.context,
+            self.book,
+            self.departures,
+            sharing=sharing,
+            nodes=self.look,
+            useful=lambda num_slots: num_slots,
+            lend_timeout_s=60.0,
         )
 
     def _reallocation(self, policy: Policy[Any]) -> Reallocation:

@@ -75,7 +75,10 @@ class Cluster(Setting):
     async def take(self) -> tuple[str, ...]:
         """What the node watch does with nodes that are there."""
         plan = partial(plan_changes, wanted="auto", gang_size=1)
-        changes = self.scale_out.changes(plan, self.nodes, present=self.book.present, gone=self.book.gone)
+        book = self.book
+        changes = self.scale_out.changes(
+            plan, self.nodes, present=book.present, gone=book.gone, given_back=book.given_back
+        )
         for gang in changes.newcomers:
             self.book.add(gang)
             await self.start(gang)
