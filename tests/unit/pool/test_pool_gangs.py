@@ -134,3 +134,24 @@ def test_no_number_is_used_twice_whatever_comes_and_goes(nodes: list[list[Node]]
         present += cut_newcomers("auto", size, nodes=there, present=present, gone=gone).gangs
     slots = [slot.id for gang in [*present, *gone] for slot in gang.slots]
     assert len(set(slots)) == len(slots)
+
+
+def test_of_types_that_the_pool_grows_by_as_many_slots_are_taken_as_were_asked_for() -> None:
+    nodes = [Node(id=name, name=name, counts={"L40S": 2}) for name in "abc"]
+    listed = (SlotGroupConfig(type="L40S", count=2),)
+    first = cut_newcomers(listed, 1, nodes=nodes, present=(), asked={"L40S": 3}).gangs
+    assert [(gang.id, gang.node_id) for gang in first] == [("L40S/0", "a"), ("L40S/1", "a"), ("L40S/2", "b")]
+    assert [gang.slots[0].prefer for gang in first] == [None, None, "rollout"]
+    more = cut_newcomers("auto", 1, nodes=nodes, present=first, asked={"L40S": 5}).gangs
+    assert [(gang.id, gang.node_id) for gang in more] == [("L40S/3", "b"), ("L40S/4", "c")]
+    assert cut_newcomers("auto", 1, nodes=nodes, present=first, asked={"L40S": 3}).gangs == ()
+
+
+def test_slots_that_were_given_back_may_be_taken_again_and_those_that_left_may_not() -> None:
+    nodes = [Node(id="a", name="a", counts={"L40S": 1})]
+    (gang,) = cut_newcomers("auto", 1, nodes=nodes, present=(), asked={"L40S": 1}).gangs
+    assert cut_newcomers("auto", 1, nodes=nodes, present=(), gone=[gang], asked={"L40S": 1}).gangs == ()
+    (again,) = cut_newcomers(
+        "auto", 1, nodes=nodes, present=(), gone=[gang], asked={"L40S": 1}, given_back=[gang.id]
+    ).gangs
+    assert (again.id, again.node_id) == ("L40S/1", "a")

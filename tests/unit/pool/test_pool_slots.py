@@ -6,7 +6,7 @@ import pytest
 
 from rlserve.errors import PoolError
 from rlserve.pool.config import PoolConfig, SlotGroupConfig
-from rlserve.pool.slots import slot_groups
+from rlserve.pool.slots import at_most, slot_groups
 from rlserve.roofline.accelerators import slot_type
 
 
@@ -41,3 +41,14 @@ def test_auto_prefers_what_it_is_told() -> None:
     assert [(group.type, group.prefer) for group in found] == [("H100", "train"), ("L4", None)]
     with pytest.raises(ValueError, match="auto_prefer"):
         PoolConfig(auto_prefer={"H100": "train"}, slots=found)
+
+
+def test_a_ceiling_cuts_groups_of_its_type_from_the_end() -> None:
+    groups = tuple(SlotGroupConfig(type=name, count=3) for name in ("H100", "L40S", "H100"))
+    assert [(group.type, group.count) for group in at_most(groups, {"H100": 4})] == [
+        ("H100", 3),
+        ("L40S", 3),
+        ("H100", 1),
+    ]
+    assert [group.type for group in at_most(groups, {"H100": 3})] == ["H100", "L40S"]
+    assert at_most(groups, {}) == groups
