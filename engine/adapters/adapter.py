@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from rlserve.native.decoder_program import LinearName
+from rlserve.native.low_rank import LowRankTable
 
 Product = Callable[[torch.Tensor], torch.Tensor]
 """From [n, K] to [n, N], a new tensor."""
@@ -37,7 +38,8 @@ class Adapter:
     id: int
     """Never another's in this engine, also where one of the same name was unloaded; above 0."""
     name: str
-    layers: AdapterLayers
+    layers: AdapterLayers | LowRankTable
+    """As the decoder computes: by single operations, or in compiled programs."""
 
 
 NO_ADAPTER_ID = 0
@@ -71,12 +73,15 @@ class StepAdapters:
                 None where all tokens have one adapter.
         """
         self.ids_S = ids_S
-        self._groups = groups
+        self.groups = groups
         self._rows_T = rows_T
 
     def add(self, layer: int, part: LinearName, x_TK: torch.Tensor, out_TN: torch.Tensor) -> None:
         """Add each adapter's part to the product of its own tokens, in place."""
-        low_ranks = [group.adapter.layers.get((layer, part)) for group in self._groups]
+        low_ranks = []
+        for group in self.groups:
+            assert not isinstance(group.adapter.layers, LowRankTable)
+            low_ranks.append(group.adapter.layers.get((layer, part)))
         if self._rows_T is None:
             (low_rank,) = low_ranks
             if low_rank is not None:
@@ -88,7 +93,7 @@ class StepAdapters:
             out_TN.new_zeros(len(group.tokens_n), out_TN.shape[1])
             if low_rank is None
             else low_rank.second(low_rank.first(x_TK.index_select(0, group.tokens_n)))
-            for group, low_rank in zip(self._groups, low_ranks, strict=True)
+            for group, low_rank in zip(self.groups, low_ranks, strict=True)
         ]
         added.append(out_TN.new_zeros(1, out_TN.shape[1]))
         out_TN.add_(torch.cat(added).index_select(0, self._rows_T))

@@ -3,6 +3,8 @@ that holds for the model itself."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from rlserve.engine.adapters.adapter import Adapter, LowRank, Product
@@ -10,8 +12,8 @@ from rlserve.engine.adapters.folder import AdapterMatrices
 from rlserve.engine.adapters.fused import LowRankMatrices, fused
 from rlserve.engine.decoder.linear import Linear
 from rlserve.engine.models.shard import Shard
-from rlserve.native.panels import panels_of
-from rlserve.native.program import Projection
+from rlserve.native.decoder_program import LINEAR_NAMES, LinearName, place_of
+from rlserve.native.low_rank import LowRankPair, LowRankTable
 
 
 def make_adapter(
@@ -29,28 +31,32 @@ def make_adapter(
         linear: how the decoder multiplies; None: from panels, as compiled programs do.
     """
     with torch.inference_mode():
-        layers = {place: _low_rank(each, like, linear) for place, each in fused(matrices, shard).items()}
+        products = fused(matrices, shard)
+        if linear is None:
+            return Adapter(id=number, name=name, layers=_table(products, shard.own.num_layers, like))
+        layers = {place: _low_rank(each, like, linear) for place, each in products.items()}
     return Adapter(id=number, name=name, layers=layers)
 
 
-def _low_rank(matrices: LowRankMatrices, like: torch.Tensor, linear: type[Linear] | None) -> LowRank:
+def _table(
+    products: Mapping[tuple[int, LinearName], LowRankMatrices], num_layers: int, like: torch.Tensor
+) -> LowRankTable:
+    pairs = {
+        place_of(layer, name): LowRankPair(
+            first=each.first.to(like.dtype), seconds=[second.to(like.dtype) for second in each.seconds]
+        )
+        for (layer, name), each in products.items()
+    }
+    return LowRankTable(num_layers * len(LINEAR_NAMES), pairs)
+
+
+def _low_rank(matrices: LowRankMatrices, like: torch.Tensor, linear: type[Linear]) -> LowRank:
     first, second = (each.to(like.device, like.dtype) for each in (matrices.first, matrices.second))
-    if linear is None:
-        return LowRank(first=_from_panels(first), second=_from_panels(second))
-    return LowRank(first=_plain(first, linear), second=_plain(second, linear))
+    return LowRank(first=_product(first, linear), second=_product(second, linear))
 
 
-def _plain(weight_NK: torch.Tensor, linear: type[Linear]) -> Product:
+def _product(weight_NK: torch.Tensor, linear: type[Linear]) -> Product:
     product = linear(weight_NK, None)
     product.weight_changed()
     num_outputs = len(weight_NK)
     return lambda x_nK: product(x_nK, x_nK.new_empty(len(x_nK), num_outputs))
-
-
-def _from_panels(weight_NK: torch.Tensor) -> Product:
-    projection = Projection(panels_of(weight_NK), len(weight_NK))
-
-    def product(x_nK: torch.Tensor) -> torch.Tensor:
-        return projection.multiply(x_nK, torch.empty(len(x_nK), projection.num_outputs)).to(x_nK.dtype)
-
-    return product

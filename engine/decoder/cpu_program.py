@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from rlserve.engine.adapters.adapter import Adapter, StepAdapters
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.attention.cpu_kernel import CpuKernelAttention, Int8CpuKernelAttention
 from rlserve.engine.config import EngineConfig
@@ -12,6 +13,7 @@ from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.models.base import ModelSpec
 from rlserve.engine.models.shard import Shard
 from rlserve.native.decoder_program import DecoderLayer, DecoderProgram
+from rlserve.native.low_rank import LowRankTable, StepLowRanks
 from rlserve.native.program import Projection, has_fast_products
 
 
@@ -64,6 +66,22 @@ class CpuProgram(DecoderProgram):
             max_num_rows=max_num_rows,
             is_int8_cache=isinstance(attention, Int8CpuKernelAttention),
         )
+
+    def forward(
+        self,
+        token_ids_T: torch.Tensor,
+        last_rows_R: torch.Tensor,
+        low_ranks: StepLowRanks | StepAdapters | None = None,
+    ) -> torch.Tensor:
+        """As of :class:`DecoderProgram`, or with the adapters of a step."""
+        if isinstance(low_ranks, StepAdapters):
+            low_ranks = StepLowRanks([(_table(group.adapter), group.tokens_n) for group in low_ranks.groups])
+        return super().forward(token_ids_T, last_rows_R, low_ranks)
+
+
+def _table(adapter: Adapter) -> LowRankTable:
+    assert isinstance(adapter.layers, LowRankTable)
+    return adapter.layers
 
 
 def _layer(spec: ModelSpec, weights: LayerParameters, step: int, cache: int, *, is_int8: bool) -> DecoderLayer:

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from rlserve.engine.adapters.adapter import StepAdapters
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.decoder.layer_parameters import LayerParameters
 from rlserve.engine.decoder.linear import Linear, RowBlockLinear
@@ -18,7 +19,7 @@ from rlserve.engine.decoder.mlp import Activation, ExpertMlp, GatedMlp, activati
 from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.base import ModelSpec
-from rlserve.native.decoder_program import AfterLinear, LinearName
+from rlserve.native.decoder_program import LinearName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +96,12 @@ class Decoder:
         self._logits_RV = torch.empty(max_num_rows, spec.vocab_size, dtype=dtype, device=device)
 
     def forward(
-        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, adapters: StepAdapters | None = None
     ) -> torch.Tensor:
         """Compute the step that the attention backend has begun, and return the logits [R, V] of the tokens at
         ``last_rows_R``; the tensor is overwritten by the next step. Waits for no device, so that it can be
-        captured as a CUDA graph. ``after_linear`` may change the results of the products within layers."""
-        after = after_linear or _leave
+        captured as a CUDA graph. ``adapters`` add to the products within layers."""
+        after = _leave if adapters is None else adapters.add
         kernels, eps, offset = self._kernels, self._spec.rms_norm_eps, self._spec.norm_offset
         work = self._work_space(len(token_ids_T))
         self._embed(token_ids_T, work.residual)

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
+from rlserve.engine.adapters.adapter import StepAdapters
 from rlserve.engine.attention.base import AttentionBackend
 from rlserve.engine.decoder.decoder import Decoder
 from rlserve.engine.decoder.parameters import Parameters
 from rlserve.engine.kernels.base import Kernels
 from rlserve.engine.models.shard import Shard
 from rlserve.engine.parallel.base import RankGroup
-from rlserve.native.decoder_program import AfterLinear
 
 
 class ShardedDecoder(Decoder):
@@ -35,9 +35,9 @@ class ShardedDecoder(Decoder):
         self._first_token_id = shard.first_token_id
 
     def forward(
-        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, adapters: StepAdapters | None = None
     ) -> torch.Tensor:
-        return self._whole_rows(super().forward(token_ids_T, last_rows_R, after_linear))
+        return self._whole_rows(super().forward(token_ids_T, last_rows_R, adapters))
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
         return self._whole_rows(super().logits_of(first, end))

@@ -129,10 +129,10 @@ class ModelRunner:
         """Copy blocks (target -> source), compute the step of ``layout``, and return the logits of its tokens at
         ``last_rows_R``; they are overwritten by the next step."""
         self._copy_blocks(block_copies)
-        last_rows, after_linear = to_device(last_rows_R, self._device), adapters.add if adapters else None
+        last_rows = to_device(last_rows_R, self._device)
         with torch.inference_mode():
             self._attention.begin_step(layout)
-            return self._decoder.forward(self._token_ids(layout), last_rows, after_linear)
+            return self._decoder.forward(self._token_ids(layout), last_rows, adapters)
 
     def draw(
         self, logits_RV: torch.Tensor, rows: SequenceTable, rows_B: NDArray[np.intp], logits_row_B: NDArray[np.int32]

@@ -10,20 +10,19 @@ Legend: T tokens, R rows whose next token is wanted, V vocabulary; H hidden size
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal, Protocol
 
 import torch
 
+from rlserve.native.low_rank import StepLowRanks
 from rlserve.native.program import Kind, Operation, Program, Projection, cap
 
 LinearName = Literal["qkv", "output", "gate_up", "down"]
 """The products of a layer."""
-AfterLinear = Callable[[int, LinearName, torch.Tensor, torch.Tensor], None]
-"""Is given the layer, the name of a product, its inputs [T, K] and its
-outputs [T, O], which it may change in place."""
+LINEAR_NAMES: tuple[LinearName, ...] = ("qkv", "output", "gate_up", "down")
+"""In their order: the place of a product for adapters is its layer times their number, and its index."""
 
 
 class DecoderShape(Protocol):
@@ -117,20 +116,14 @@ class DecoderProgram:
         self._last = torch.empty(max_num_rows, shape.hidden_size, dtype=self._dtype)
         self._logits_RV = torch.empty(max_num_rows, shape.vocab_size)
         self._program: Program | None = None
-        self._ends: list[int] = []
-        """Where the parts of the program end that a product ends, after where the first begins."""
 
     def forward(
-        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear | None = None
+        self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, low_ranks: StepLowRanks | None = None
     ) -> torch.Tensor:
         """Compute a step and return the logits [R, V], float32, of the tokens at ``last_rows_R``; the tensor is
-        overwritten by the next step. Both are int64. With ``after_linear`` the step is as many calls as there are
-        products in layers, and one more."""
+        overwritten by the next step. Both are int64. ``low_ranks`` are added to products within layers."""
         assert self._program is not None, "the weights were never filled"
-        if after_linear is None:
-            self._program.run(token_ids_T, last_rows_R)
-        else:
-            self._run_in_parts(self._program, token_ids_T, last_rows_R, after_linear)
+        self._program.run(token_ids_T, last_rows_R, low_ranks)
         return self._logits_RV[: len(last_rows_R)]
 
     def logits_of(self, first: int, end: int) -> torch.Tensor:
@@ -142,34 +135,13 @@ class DecoderProgram:
         """Must be called after the weights were written to, before the next step."""
         for projection in self._projections():
             projection.weight_changed()
-        operations = list(self._operations())
-        self._ends = [0, *(end for end, each in enumerate(operations, start=1) if each.kind == Kind.LINEAR)]
-        self._ends.append(len(operations))
-        self._program = Program(operations, self._dtype, is_int8_cache=self._is_int8_cache)
+        self._program = Program(list(self._operations()), self._dtype, is_int8_cache=self._is_int8_cache)
 
     def weights_released(self) -> None:
         """Forget what was derived from weights whose memory is freed."""
         self._program = None
         for projection in self._projections():
             projection.weight_released()
-
-    def _run_in_parts(
-        self, program: Program, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, after_linear: AfterLinear
-    ) -> None:
-        products: tuple[tuple[LinearName, torch.Tensor, torch.Tensor], ...] = (
-            ("qkv", self._normed, self._qkv),
-            ("output", self._attended, self._update),
-            ("gate_up", self._normed, self._gate_up),
-            ("down", self._activated, self._update),
-        )
-        num_tokens = len(token_ids_T)
-        parts = [range(start, end) for start, end in pairwise(self._ends)]
-        for index, operations in enumerate(parts[:-1]):
-            program.run_part(token_ids_T, last_rows_R, operations)
-            layer, place = divmod(index, len(products))
-            name, inputs, outputs = products[place]
-            after_linear(layer, name, inputs[:num_tokens], outputs[:num_tokens])
-        program.run_part(token_ids_T, last_rows_R, parts[-1])
 
     def _projections(self) -> Iterator[Projection]:
         yield self._head
@@ -187,9 +159,9 @@ class DecoderProgram:
         )
         for index, layer in enumerate(self._layers):
             yield self._norm(layer.input_norm, adds_update=index > 0)
-            yield from self._attention_part(layer)
+            yield from self._attention_part(index, layer)
             yield self._norm(layer.mlp_norm)
-            yield from self._mlp_part(layer)
+            yield from self._mlp_part(index, layer)
         yield self._norm(self._final_norm)
         yield Operation(
             kind=Kind.TAKE_ROWS,
@@ -206,8 +178,8 @@ class DecoderProgram:
                 output=self._logits_RV.data_ptr(),
             )
 
-    def _attention_part(self, layer: DecoderLayer) -> Iterator[Operation]:
-        yield _linear(layer.qkv, self._normed, self._qkv)
+    def _attention_part(self, index: int, layer: DecoderLayer) -> Iterator[Operation]:
+        yield from _adapted(index, "qkv", layer.qkv, self._normed, self._qkv)
         yield Operation(
             kind=Kind.ATTEND,
             input=self._qkv.data_ptr(),
@@ -217,18 +189,18 @@ class DecoderProgram:
             step=layer.step,
             cache=layer.cache,
         )
-        yield _linear(layer.output, self._attended, self._update)
+        yield from _adapted(index, "output", layer.output, self._attended, self._update)
         yield from self._update_norm(layer.attention_update_norm)
 
-    def _mlp_part(self, layer: DecoderLayer) -> Iterator[Operation]:
-        yield _linear(layer.gate_up, self._normed, self._gate_up)
+    def _mlp_part(self, index: int, layer: DecoderLayer) -> Iterator[Operation]:
+        yield from _adapted(index, "gate_up", layer.gate_up, self._normed, self._gate_up)
         yield Operation(
             kind=Kind.GELU_TANH_MUL if self._shape.activation == "gelu_tanh" else Kind.SILU_MUL,
             outputs=self._shape.intermediate_size,
             input=self._gate_up.data_ptr(),
             output=self._activated.data_ptr(),
         )
-        yield _linear(layer.down, self._activated, self._update)
+        yield from _adapted(index, "down", layer.down, self._activated, self._update)
         yield from self._update_norm(layer.mlp_update_norm)
 
     def _norm(self, weight_H: torch.Tensor, *, adds_update: bool = True) -> Operation:
@@ -256,6 +228,26 @@ class DecoderProgram:
                 weight=weight_H.data_ptr(),
                 output=self._update.data_ptr(),
             )
+
+
+def _adapted(
+    layer: int, name: LinearName, projection: Projection, in_TK: torch.Tensor, out_TO: torch.Tensor
+) -> Iterator[Operation]:
+    """A product, and what adapters add to it."""
+    yield _linear(projection, in_TK, out_TO)
+    yield Operation(
+        kind=Kind.ADD_LOW_RANKS,
+        inputs=in_TK.shape[1],
+        outputs=out_TO.shape[1],
+        place=place_of(layer, name),
+        input=in_TK.data_ptr(),
+        output=out_TO.data_ptr(),
+    )
+
+
+def place_of(layer: int, name: LinearName) -> int:
+    """Of a product, among those that adapters can have."""
+    return layer * len(LINEAR_NAMES) + LINEAR_NAMES.index(name)
 
 
 def _linear(projection: Projection, in_TK: torch.Tensor, out_TO: torch.Tensor, kind: Kind = Kind.LINEAR) -> Operation:

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "linear.h"
+#include "low_rank.h"
 
 namespace rlserve {
 
@@ -15,6 +15,14 @@ void run_linear(Team& team, const Linear<T, Out>& linear, const T* x, int num_ro
 template void run_linear(Team&, const Linear<float, float>&, const float*, int, float*);
 template void run_linear(Team&, const Linear<bfloat16, bfloat16>&, const bfloat16*, int, bfloat16*);
 template void run_linear(Team&, const Linear<bfloat16, float>&, const bfloat16*, int, float*);
+
+template <typename T>
+void add_low_ranks(Team& team, LowRanks<T>& adapters, int place, const T* x, int num_inputs, T* out, int num_outputs) {
+    adapters.add(team, place, x, num_inputs, out, num_outputs);
+}
+
+template void add_low_ranks(Team&, LowRanks<float>&, int, const float*, int, float*, int);
+template void add_low_ranks(Team&, LowRanks<bfloat16>&, int, const bfloat16*, int, bfloat16*, int);
 
 namespace {
 

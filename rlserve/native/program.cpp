@@ -9,18 +9,19 @@
 #include <atomic>
 
 #include "attention.h"
-#include "linear.h"
+#include "low_rank.h"
 #include "pointwise.h"
 
 namespace rlserve {
 
 // Mirrored by Kind in program.py.
-enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, HEAD, CAP };
+enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, HEAD, CAP, ADD_LOW_RANKS };
 
 // Mirrored by Operation in program.py. Which members an operation uses is said at its case in `run`.
 struct Operation {
     Kind kind;
     int32_t inputs, outputs;  // numbers of a row
+    int32_t place;            // of a product among those that adapters can have
     float factor, offset;
     const void *in, *weight, *other;
     const float* scales;
@@ -38,6 +39,7 @@ struct Program {
     const Step* step;          // of any layer: its tokens and sequences are those of all
     int32_t num_operations, num_tokens, num_rows, num_threads;
     int32_t is_int8_cache;
+    const StepAdapters* adapters;  // or null
     double wall_s, cpu_s;  // out: what the run took, and the processor time of all its threads
 };
 
@@ -78,7 +80,7 @@ void take_rows(Team& team, const Operation& op, const Program& program) {
 }
 
 template <typename Element>
-void run(Team& team, const Operation& op, const Program& program, const Plan& plan) {
+void run(Team& team, const Operation& op, const Program& program, const Plan& plan, LowRanks<Element>& adapters) {
     const Element* in = static_cast<const Element*>(op.in);
     Element* out = static_cast<Element*>(op.out);
     switch (op.kind) {
@@ -92,6 +94,9 @@ void run(Team& team, const Operation& op, const Program& program, const Plan& pl
         case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);
         case TAKE_ROWS: return take_rows<Element>(team, op, program);
         case HEAD: return multiply<Element, float>(team, op, program.num_rows);  // a linear, to logits of float
+        case ADD_LOW_RANKS:  // place, in, out: what adapters add to a linear
+            if (program.adapters) add_low_ranks(team, adapters, op.place, in, op.inputs, out, op.outputs);
+            return;
         case CAP: return cap(team, static_cast<float*>(op.out), program.num_rows, op.outputs, op.factor);
     }
 }
@@ -105,11 +110,13 @@ double seconds(clockid_t clock) {
 template <typename Element>
 void run(Program& program) {
     const Plan plan(*program.step);
+    LowRanks<Element> adapters(program.adapters);
     const double start_s = seconds(CLOCK_MONOTONIC);
     std::atomic<double> cpu_s{0.0};
     run_team(program.num_threads, [&](Team& team) {
         const double thread_start_s = seconds(CLOCK_THREAD_CPUTIME_ID);
-        for (int i = 0; i < program.num_operations; ++i) run<Element>(team, program.operations[i], program, plan);
+        for (int i = 0; i < program.num_operations; ++i) 
+            run<Element>(team, program.operations[i], program, plan, adapters);
         cpu_s.fetch_add(seconds(CLOCK_THREAD_CPUTIME_ID) - thread_start_s);
     });
     program.wall_s = seconds(CLOCK_MONOTONIC) - start_s;

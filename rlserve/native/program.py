@@ -11,6 +11,7 @@ import torch
 
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
+from rlserve.native.low_rank import StepLowRanks
 from rlserve.native.thread_count import ThreadCount
 
 _SHARED_FROM = 2**20
@@ -29,13 +30,14 @@ class Kind(IntEnum):
     TAKE_ROWS = 6
     HEAD = 7
     CAP = 8
+    ADD_LOW_RANKS = 9
 
 
 class Operation(ctypes.Structure):
     """Mirrored by ``Operation`` in ``program.cpp``."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs")),
+        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs", "place")),
         *((name, ctypes.c_float) for name in ("factor", "offset")),
         *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "scales")),
         *((name, ctypes.c_void_p) for name in ("output", "residual", "step", "cache")),
@@ -49,6 +51,7 @@ class _Program(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("operations", "token_ids", "last_rows", "step")),
         *((name, ctypes.c_int32) for name in ("num_operations", "num_tokens", "num_rows", "num_threads")),
         ("is_int8_cache", ctypes.c_int32),
+        ("adapters", ctypes.c_void_p),
         *((name, ctypes.c_double) for name in ("wall_s", "cpu_s")),
     )
 
@@ -131,30 +134,23 @@ class Program:
     def __init__(self, operations: Sequence[Operation], dtype: torch.dtype, *, is_int8_cache: bool) -> None:
         self._operations = (Operation * len(operations))(*operations)
         self._program = _Program(
+            operations=ctypes.addressof(self._operations),
+            num_operations=len(operations),
             step=next(operation.step for operation in operations if operation.kind == Kind.ATTEND),
             is_int8_cache=is_int8_cache,
         )
         self._run = _function("run_program", dtype)
         self._threads = ThreadCount()
 
-    def run(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor) -> None:
+    def run(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, adapters: StepLowRanks | None = None) -> None:
         """Run on the tokens of a step; ``last_rows_R`` are those whose logits are wanted. Both are int64."""
-        self._run_operations(token_ids_T, last_rows_R, range(len(self._operations)))
         program = self._program
-        self._threads.observe(program.num_threads, wall_s=program.wall_s, cpu_s=program.cpu_s)
-
-    def run_part(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, operations: range) -> None:
-        """Run some of the operations, which follow those of the step that were run before."""
-        self._run_operations(token_ids_T, last_rows_R, operations)
-
-    def _run_operations(self, token_ids_T: torch.Tensor, last_rows_R: torch.Tensor, operations: range) -> None:
-        program = self._program
-        program.operations = ctypes.addressof(self._operations) + operations.start * ctypes.sizeof(Operation)
-        program.num_operations = len(operations)
         program.token_ids, program.num_tokens = token_ids_T.data_ptr(), len(token_ids_T)
         program.last_rows, program.num_rows = last_rows_R.data_ptr(), len(last_rows_R)
+        program.adapters = None if adapters is None else adapters.address
         program.num_threads = self._threads.choose(torch.get_num_threads())
         self._run(ctypes.addressof(program))
+        self._threads.observe(program.num_threads, wall_s=program.wall_s, cpu_s=program.cpu_s)
 
 
 def cap(numbers_RV: torch.Tensor, limit: float) -> torch.Tensor:

@@ -14,6 +14,7 @@ from adapter_builders import NAMES, adapter_requests, assert_greedy, merged_mode
 from engine_builders import build_model, make_engine, make_request, run, save_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from instruction_sets import OLDER, instructions_up_to, only_on_x86
 
 from rlserve.engine.decoder.cpu_program import CpuProgram
 from rlserve.engine.kv_cache.prefix import root_hash
@@ -48,6 +49,33 @@ def test_two_adapters_and_the_model_in_one_batch_are_the_models_that_peft_merges
     models = {None: build_model(family), "first": merged_model(first, family), "second": merged_model(second, family)}
     for request in requests:
         assert_greedy(outputs[request.id], request, models[request.adapter])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_ranks_of_several_panels_beside_adapters_of_few_layers(dtype: str, tmp_path: Path) -> None:
+    """In bfloat16, where tokens may differ, log-probabilities are near those of the reference."""
+    engine = make_engine(save_model(tmp_path / "model"), dtype=dtype, max_num_batched_tokens=50)
+    first = save_adapter(tmp_path / "first", r=44, lora_alpha=4)
+    second = save_adapter(
+        tmp_path / "second", seed=2, r=3, target_modules=["v_proj", "gate_proj"], layers_to_transform=[1]
+    )
+    engine.load_adapter("first", first)
+    engine.load_adapter("second", second)
+    models = {None: build_model("qwen3"), "first": merged_model(first), "second": merged_model(second)}
+    requests = adapter_requests(prompt_log_probs=0)
+
+    outputs = run(engine, requests)
+
+    for request in requests:
+        if dtype == "float32":
+            assert_greedy(outputs[request.id], request, models[request.adapter])
+            continue
+        tokens = torch.tensor(request.prompt_token_ids)
+        with torch.no_grad():
+            logits = models[request.adapter](tokens[None]).logits[0].float()
+        expected = logits.log_softmax(dim=-1)[:-1].gather(1, tokens[1:, None]).squeeze(1)
+        found = torch.tensor(outputs[request.id].prompt_log_probs[1:])
+        assert (found - expected).abs().mean() < 0.2
 
 
 def test_prompts_are_scored_with_their_adapter(tmp_path: Path) -> None:
@@ -284,3 +312,21 @@ def test_names_are_taken_once_and_must_be_there(tmp_path: Path) -> None:
         engine.unload_adapter("second")
     request = replace(make_request("r", range(1, 10), temperature=0.0, max_tokens=12), adapter="first")
     assert_greedy(run(engine, [request])["r"], request, merged_model(first))
+
+
+@only_on_x86
+@pytest.mark.parametrize("instructions", OLDER)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_older_processors_compute_the_same_but_for_rounding(instructions: str, dtype: str, tmp_path: Path) -> None:
+    save_model(tmp_path / "model")
+    first = save_adapter(tmp_path / "first", r=44, lora_alpha=4)
+    wanted = replace(make_request("r", range(1, 40), max_tokens=1, prompt_log_probs=0), adapter="first")
+
+    def scores() -> torch.Tensor:
+        engine = make_engine(tmp_path / "model", dtype=dtype, deterministic=True)
+        engine.load_adapter("first", first)
+        return torch.tensor(run(engine, [wanted])["r"].prompt_log_probs[1:])
+
+    newest = scores()
+    with instructions_up_to(instructions):
+        assert (scores() - newest).abs().mean() < (0.2 if dtype == "bfloat16" else 1e-3)
