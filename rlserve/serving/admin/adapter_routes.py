@@ -49,7 +49,7 @@ async def load_lora_adapter(request: Request) -> Response:
     if asked.lora_name == context.config.model_name:
         raise ApiError(400, f"no adapter can be called {asked.lora_name!r}: the model itself is", "lora_name")
     if asked.lora_name in context.adapters and not asked.load_inplace:
-        problem = f"an adapter {asked.lora_name!r} is loaded already: unload it first, or set load_inplace"
+        problem = f"an adapter {asked.lora_name!r} has already been loaded: unload it first, or set load_inplace"
         raise ApiError(400, problem, "lora_name")
     folder = Path(asked.lora_path).expanduser().absolute()
     await operations_of(request).load_adapter(asked.lora_name, folder)

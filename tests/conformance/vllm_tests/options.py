@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -37,6 +38,7 @@ _WITHOUT_EFFECT = frozenset(
         *("enable-prompt-tokens-details", "no-async-scheduling", "structured-outputs-config.backend"),
         *("enable-request-id-headers", "load-format", "api-server-count", "trust-request-chat-template"),
         *("reasoning-config", "enable-prefix-caching"),
+        *("enable-lora", "max-lora-rank", "max-loras", "max-cpu-loras"),
     }
 )
 """What a server on a CPU has no use for, or does anyway."""
@@ -68,6 +70,8 @@ def translate(arguments: Sequence[str], environment: Mapping[str, str]) -> Comma
     for name, value in options.items():
         if name in _NAMES:
             overrides.append(f"{_NAMES[name]}={value}")
+        elif name == "lora-modules" and value is not None:
+            overrides.append(f"model.adapters={{{_adapter(value)}}}")
         elif name == "no-enable-prefix-caching":
             overrides.append("engine.enable_prefix_caching=false")
         elif name == "tool-call-parser" and value in _TOOL_PARSERS:
@@ -83,6 +87,15 @@ def translate(arguments: Sequence[str], environment: Mapping[str, str]) -> Comma
         environment={"RLSERVE_API_KEYS": ",".join(keys)} if keys else {},
         unknown=unknown,
     )
+
+
+def _adapter(module: str) -> str:
+    """One of ``--lora-modules``: ``name=path``, or JSON."""
+    if module.startswith("{"):
+        content = json.loads(module)
+        return f"{content['name']}: {content['path']}"
+    name, _, path = module.partition("=")
+    return f"{name}: {path}"
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str | None]]:
