@@ -36,6 +36,7 @@ from rlserve.controller.preparation.supervised import SupervisedPreparation, pre
 from rlserve.controller.ray_ports import ray_ports
 from rlserve.controller.saving import roles_at
 from rlserve.controller.setup import RunSetup, run_workload
+from rlserve.controller.shared_pool import share_event
 from rlserve.errors import RlserveError
 from rlserve.json_log import ProcessFields
 from rlserve.launch.connect.factory import create_launcher
@@ -87,6 +88,7 @@ def run(start: RunStart) -> int:
         RlserveError: why the run could not start or go on.
         StopRequested: a signal came before training began.
     """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     folder = _open_folder(start.loaded, start.resume)
     log_format = start.loaded.config.tracking.log_format
     with log_to(folder.log_file, start.console, log_format, _log_fields(start.progress)), owned(folder.path):
@@ -195,7 +197,6 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
             ProgressState(name=folder.name, status=status, step=0, num_steps=config.num_steps, elapsed_s=clock.now())
         )
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     launcher, member = create_launcher(config.launch), None
     try:
         if is_builtin(config.model.path) and is_builtin(config.data.path):
@@ -215,6 +216,7 @@ def _train(start: RunStart, folder: RunFolder, tracker: Tracker, clock: RunClock
         nodes = discover_cluster() if config.launch.kind == "cluster" else None
         member = join_others(config, folder.name, show)
         if member is not None and nodes is not None:
+            tracker.record(share_event(member.allowance, clock.now()))  # from now on they are the run's
             groups, nodes = first_slots(config.pool, groups, discover_cluster(), member)
         cut = cut_gangs(groups, gang_size, nodes=nodes)
         check_gangs(cut, gang_size)

@@ -119,6 +119,20 @@ def _count(gangs: Iterable[HeldGang]) -> Mapping[Place, int]:
     return dict(slots)
 
 
+def share_event(allowance: Allowance, time_s: float) -> ShareEvent:
+    """What is written down of an answer of the broker."""
+    runs = Counter[str]()
+    for each in allowance.neighbours:
+        runs[each.name] += each.num_slots
+    return ShareEvent(
+        time_s=time_s,
+        slots=dict(by_type(allowance.slots)),
+        num_lent=allowance.num_lent,
+        num_borrowed=allowance.num_borrowed,
+        runs=dict(runs),
+    )
+
+
 class SharedPool:
     """Claims what the run needs, lends what others have a claim to, and shows the run what it may take."""
 
@@ -177,13 +191,7 @@ class SharedPool:
         )
 
     def _tell(self, allowance: Allowance) -> None:
-        told = ShareEvent(
-            time_s=self._run.clock.now(),
-            slots=dict(by_type(allowance.slots)),
-            num_lent=allowance.num_lent,
-            num_borrowed=allowance.num_borrowed,
-            runs={each.name: each.num_slots for each in allowance.neighbours},
-        )
+        told = share_event(allowance, self._run.clock.now())
         if self._told is None or replace(told, time_s=self._told.time_s) != self._told:
             self._told = told
             self._run.events.emit(told)

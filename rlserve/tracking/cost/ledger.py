@@ -37,6 +37,7 @@ from rlserve.tracking.events import (
     WeightEvent,
     WorkerEvent,
 )
+from rlserve.tracking.share_event import ShareEvent
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class CostLedger:
                 self._begin(event)
             case SlotEvent():
                 self._note_slot(event, now_ns)
+            case ShareEvent() if not self._is_up and not self._slots:
+                self._session_begin_ns = now_ns  # until then others had the slots that it begins with
             case WorkerEvent():
                 self._is_up = True
             case StageEvent():

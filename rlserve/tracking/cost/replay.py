@@ -21,6 +21,7 @@ from rlserve.tracking.events import (
     WorkerEvent,
 )
 from rlserve.tracking.jsonl import Line
+from rlserve.tracking.share_event import ShareEvent
 
 _KINDS: dict[str, type[Event]] = {
     kind.kind: kind
@@ -29,6 +30,7 @@ _KINDS: dict[str, type[Event]] = {
         LostWorkEvent,
         ReplicaEvent,
         RunEvent,
+        ShareEvent,
         SlotEvent,
         StageEvent,
         StepEvent,

@@ -20,6 +20,7 @@ from rlserve.tracking.cost.prices import Prices, read_prices
 from rlserve.tracking.cost.replay import replay
 from rlserve.tracking.cost.uses import Use
 from rlserve.tracking.events import Event, LostWorkEvent, TokensEvent, WeightEvent
+from rlserve.tracking.share_event import ShareEvent
 
 STARTED = [
     begin(),
@@ -48,6 +49,19 @@ def test_a_slot_is_counted_from_the_begin_of_the_command_and_starts_until_it_has
     statement = late.statement(30.0)
     assert round(3600 * statement.hours_of(slot_type="H100"), 6) == 30 + 10
     assert seconds(statement, role="moving") == {Use.STARTUP: 10 + 12 + 10}
+
+
+def test_on_a_shared_cluster_neither_the_wait_for_slots_nor_what_is_lent_is_the_runs() -> None:
+    share = ShareEvent(time_s=4.0, slots={"H100": 1, "H200": 1}, num_lent=0, num_borrowed=2, runs={"other": 3})
+    shared = [STARTED[0], share, *STARTED[1:], replace(share, time_s=12.5)]
+    assert seconds(ledger_of(*shared).statement(13.0)) == {Use.STARTUP: 6 + 8, Use.IN_FLIGHT: 3 + 1}
+    lent = ledger_of(*shared, slot(14.0, "H200/0", "idle"), slot(14.0, "H200/0", "gone"))
+    back = slot(24.0, "H200/1", "starting")
+    for event in (replace(share, time_s=15.0), back):
+        lent.note(event)
+    statement = lent.statement(26.0)
+    assert round(3600 * statement.hours_of(slot_type="H200"), 6) == (14 - 4) + (26 - 24)
+    seconds(statement)
 
 
 def test_a_step_explains_the_time_of_its_trainers() -> None:
