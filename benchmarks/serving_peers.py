@@ -2,23 +2,23 @@
 
 python benchmarks/serving_peers.py --vllm-python PATH [--model 75m] [--case NAME …] [--rounds 3] [--json FILE]
 
+One server at a time, so that none takes processors from the other::
+
+    round:  start ──► each case: warm up, ask ──► stop ──► start the other ──► … ──► stop
+
 Both serve the same folder with the same type, sizes and threads, and share the machine's processors with the client,
-``rlserve bench``. One rests while the other is asked: what a resting server uses is measured and judged too.
+``rlserve bench``. Each waits between parallel regions as suits it best: ours as ``rlserve serve`` has it, vLLM's as
+``--vllm-wait-policy`` says. Spinning (``active``) is quicker for it than either other way.
 """
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # of both servers: a thread that spins takes from the client
-
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from checks import Check
@@ -26,12 +26,10 @@ from machine import circumstances
 from models import DEFAULT_CACHE, SHAPES
 from peers.factory import VLLM_PYTHON_VARIABLE
 from serving_parts.peer_load import CASES, SMOKE, LoadCase, Seen, ask, ratios, with_rate
-from serving_parts.peer_servers import OURS, VLLM, running_peer
+from serving_parts.peer_servers import OURS, VLLM, WAIT_POLICIES, WaitPolicy, running_peer
 from serving_parts.server import served_folder
 
 BAR = 1.2
-MAX_RESTING_SHARE = 0.05
-"""Of a processor."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,25 +48,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _measure(cases: Sequence[LoadCase], options: argparse.Namespace) -> dict[str, dict[str, list[Seen]]]:
-    """By case and server, a :class:`Seen` for each round that counts; one goes before to warm up."""
+    """By case and server, a :class:`Seen` for each round."""
     folder = served_folder(SHAPES[options.model], options.model_cache)
     seen: dict[str, dict[str, list[Seen]]] = {case.name: {OURS: [], VLLM: []} for case in cases}
-    with ExitStack() as stack:
-        servers = [
-            stack.enter_context(running_peer(name, python, folder, options.threads))
-            for name, python in ((OURS, sys.executable), (VLLM, options.vllm_python))
-        ]
-        for case in cases:
-            for number in range(options.rounds + 1):
-                # Who is first changes, so that a load that comes or goes is nobody's alone.
-                for server in servers if number % 2 else servers[::-1]:
-                    resting = [other for other in servers if other is not server]
-                    # Another seed for each round: nothing but what a round shares itself is in the cache.
-                    found = ask(case, server, resting, folder, seed=100 * number + cases.index(case))
+    servers: list[tuple[str, str, WaitPolicy]] = [
+        (OURS, sys.executable, "own"),
+        (VLLM, options.vllm_python, options.vllm_wait_policy),
+    ]
+    for number in range(options.rounds):
+        # Who is first changes, so that a load that comes or goes is nobody's alone.
+        for name, python, policy in servers if number % 2 else servers[::-1]:
+            with running_peer(name, python, folder, options.threads, policy) as server:
+                for case in cases:
+                    # Other seeds for each round, and to warm up: nothing but what a round shares itself is cached.
+                    ask(case, server, folder, seed=_seed(number, case, is_warm_up=True))
+                    found = ask(case, server, folder, seed=_seed(number, case))
                     print(_line(case, number, found), flush=True)
-                    if number:
-                        seen[case.name][server.name].append(found)
+                    seen[case.name][name].append(found)
     return seen
+
+
+def _seed(number: int, case: LoadCase, *, is_warm_up: bool = False) -> int:
+    return 1000 * number + 2 * [*CASES, SMOKE.name].index(case.name) + is_warm_up
 
 
 def checks_of(seen: dict[str, dict[str, list[Seen]]]) -> Iterator[Check]:
@@ -79,17 +80,14 @@ def checks_of(seen: dict[str, dict[str, list[Seen]]]) -> Iterator[Check]:
             yield Check(name=f"{case}: output tokens/s over vLLM's", value=found.output_tokens_per_s, bar=BAR)
         yield Check(name=f"{case}: vLLM's median TTFT over ours", value=found.ttft_s, bar=BAR)
         yield Check(name=f"{case}: vLLM's mean ITL over ours", value=found.itl_s, bar=BAR)
-    shares = [each.resting_share for by_server in seen.values() for rounds in by_server.values() for each in rounds]
-    name = "share of a processor that the resting server takes"
-    yield Check(name=name, value=median(shares), bar=MAX_RESTING_SHARE, at_least=False)
 
 
 def _line(case: LoadCase, number: int, seen: Seen) -> str:
     return (
-        f"{case.name}, {f'round {number}' if number else 'warm-up'}: {seen.server:8}"
+        f"{case.name}, round {number + 1}: {seen.server:8}"
         f" {seen.output_tokens_per_s:7.1f} tokens/s  TTFT {1000 * seen.ttft_s:7.1f} ms  ITL {1000 * seen.itl_s:6.1f} ms"
         f"  {seen.tokens_per_chunk:.2f} tokens a piece"
-        f"  processor {seen.server_cpu_s:6.2f} s, the other's {seen.resting_share:.1%}"
+        f"  processor {seen.server_cpu_s:6.2f} s, the client's {seen.client_cpu_share:.0%} of one"
     )
 
 
@@ -98,6 +96,7 @@ def _described(options: argparse.Namespace) -> dict[str, Any]:
         **circumstances(),
         "model": options.model,
         "num_threads": options.threads,
+        "wait_policy": {OURS: WAIT_POLICIES[OURS, "own"], VLLM: WAIT_POLICIES[VLLM, options.vllm_wait_policy]},
         "load_average": os.getloadavg()[0],
     }
 
@@ -116,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/serving_peers.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=sorted(SHAPES), default="75m", help="that both serve (75m)")
     parser.add_argument("--case", nargs="+", choices=[*CASES, SMOKE.name], default=list(CASES), metavar="NAME")
-    parser.add_argument("--rounds", type=int, default=3, help="of each case, after one to warm up (3)")
+    parser.add_argument("--rounds", type=int, default=3, help="of each case (3)")
     parser.add_argument("--rate", type=float, metavar="R", help="of the Poisson case, requests a second (2)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of each server's engine (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
@@ -125,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         default=os.environ.get(VLLM_PYTHON_VARIABLE),
         metavar="PATH",
         help=f"Python that has vLLM (${VLLM_PYTHON_VARIABLE})",
+    )
+    parser.add_argument(
+        "--vllm-wait-policy",
+        choices=("own", "active", "passive"),
+        default="active",
+        help="how vLLM's threads wait: as it has them wait itself (own), or by OMP_WAIT_POLICY (active)",
     )
     parser.add_argument("--model-cache", type=Path, default=DEFAULT_CACHE, help="where the models are kept")
     return parser

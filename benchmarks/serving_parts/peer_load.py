@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,19 +65,20 @@ class Seen:
     """Median; 99th percentile below."""
     ttft_p99_s: float
     itl_s: float
-    """Mean of the gaps between pieces; where a piece has several tokens they are the longer for it."""
+    """Mean of the gaps between pieces; where a piece has several tokens they are the longer for it. NaN where each
+    answer came in one piece."""
     itl_p99_s: float
     tokens_per_chunk: float
     num_failed: int
     server_cpu_s: float
-    """Of the server that was asked."""
-    resting_share: float
-    """Of a processor, that the other servers used meanwhile."""
+    """Of all its processes."""
+    client_cpu_share: float
+    """Of one processor, that the client used."""
 
 
-def ask(case: LoadCase, server: PeerServer, resting: Sequence[PeerServer], folder: Path, seed: int) -> Seen:
+def ask(case: LoadCase, server: PeerServer, folder: Path, seed: int) -> Seen:
     """One round before one server."""
-    before, rested, start = server.cpu_s, sum(other.cpu_s for other in resting), time.perf_counter()
+    before = server.cpu_s
     with tempfile.TemporaryDirectory() as kept:
         path = Path(kept) / "seen.json"
         command = [sys.executable, "-m", "rlserve", "bench", server.url, "--model", MODEL_NAME, "--json", str(path)]
@@ -86,24 +87,23 @@ def ask(case: LoadCase, server: PeerServer, resting: Sequence[PeerServer], folde
         assert path.is_file(), done.stderr[-2000:]
         (run,) = json.loads(path.read_text())["runs"]
     assert not run["num_failed"], f"{server.name}: {run['failures']}"
-    # The client starts and warms up within it too.
-    share = (sum(other.cpu_s for other in resting) - rested) / (time.perf_counter() - start)
-    return seen_of(run, server.name, server_cpu_s=server.cpu_s - before, resting_share=share)
+    return seen_of(run, server.name, server_cpu_s=server.cpu_s - before)
 
 
-def seen_of(run: dict[str, Any], server: str, *, server_cpu_s: float, resting_share: float) -> Seen:
+def seen_of(run: dict[str, Any], server: str, *, server_cpu_s: float) -> Seen:
     """Of a run as ``rlserve bench --json`` has it."""
+    gaps = run["itl_s"] or {"mean": math.nan, "p99": math.nan}
     return Seen(
         server=server,
         output_tokens_per_s=run["output_tokens_per_s"],
         ttft_s=run["ttft_s"]["median"],
         ttft_p99_s=run["ttft_s"]["p99"],
-        itl_s=run["itl_s"]["mean"],
-        itl_p99_s=run["itl_s"]["p99"],
+        itl_s=gaps["mean"],
+        itl_p99_s=gaps["p99"],
         tokens_per_chunk=run["tokens_per_chunk"],
         num_failed=run["num_failed"],
         server_cpu_s=server_cpu_s,
-        resting_share=resting_share,
+        client_cpu_share=run["client"]["processor_share"],
     )
 
 

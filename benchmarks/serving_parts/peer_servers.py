@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -34,6 +35,16 @@ _VLLM_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+
+WaitPolicy = Literal["own", "active", "passive"]
+"""How the threads of a server wait between parallel regions: as it has them wait itself, or by ``OMP_WAIT_POLICY``."""
+WAIT_POLICIES: dict[tuple[str, WaitPolicy], str] = {
+    (OURS, "own"): "own: passive, set by rlserve serve",
+    (VLLM, "own"): "own: OMP_WAIT_POLICY is not set",
+    (VLLM, "active"): "OMP_WAIT_POLICY=active",
+    (VLLM, "passive"): "OMP_WAIT_POLICY=passive",
+}
+"""For people."""
 
 
 class ServerFailedError(RuntimeError):
@@ -98,7 +109,9 @@ def server_command(name: str, python: str, folder: Path, port: int) -> list[str]
 
 
 @contextmanager
-def running_peer(name: str, python: str, folder: Path, num_threads: int) -> Iterator[PeerServer]:
+def running_peer(
+    name: str, python: str, folder: Path, num_threads: int, policy: WaitPolicy = "own"
+) -> Iterator[PeerServer]:
     """The server, until the context ends.
 
     Raises:
@@ -106,6 +119,9 @@ def running_peer(name: str, python: str, folder: Path, num_threads: int) -> Iter
     """
     port = _free_port()
     environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
+    environment.pop("OMP_WAIT_POLICY", None)
+    if policy != "own":
+        environment["OMP_WAIT_POLICY"] = policy
     if name == VLLM:
         environment |= _VLLM_ENVIRONMENT
         environment.pop("PYTHONPATH", None)  # its Python is another one
