@@ -82,7 +82,7 @@ class ServerMetrics:
         self._registry.register(collector)
 
     def observe_first_token(self, engine: str, seconds: float) -> None:
-        """A streamed request has got its first token."""
+        """A request has got its first token."""
         self._time_to_first_token.labels(self._model_name, engine).observe(seconds)
 
     def observe_end(self, engine: str, seconds: float) -> None:

@@ -98,7 +98,7 @@ VLLM_METRICS: dict[str, VllmMetric] = {
     "vllm:request_params_n": _has("histogram", "`n` of a request, once all of its answers have ended"),
     "vllm:request_params_max_tokens": _has("histogram", "`max_tokens` of a sample"),
     "vllm:time_to_first_token_seconds": _has(
-        "histogram", "from the arrival of a streamed request at the server to its first token; in a run, at the engine"
+        "histogram", "from the arrival of a request at the server to its first token; in a run, at the engine"
     ),
     "vllm:inter_token_latency_seconds": _has("histogram", "between two tokens of a sample"),
     "vllm:request_time_per_output_token_seconds": _has("histogram", "the same in the mean of a sample"),

@@ -47,12 +47,17 @@ class Generation:
         Raises:
             ApiError: the engine refused one, or no replica could answer it.
         """
+        opened_s = time.perf_counter()
         async with self._open(streamed=False) as group:
             outputs = await group.outputs()
             for output in outputs:
                 if output.error is not None:
                     raise output_error(output.error)
             for live, output in zip(group.lives, outputs, strict=True):
+                # After a failover the engine that ended the answer does not know when it began.
+                if (first_s := output.time_to_first_token_s) is not None and live.num_failovers == 0:
+                    name = live.replica or _UNKNOWN
+                    self.context.metrics.observe_first_token(name, opened_s - self.arrived_s + first_s)
                 self._count_end(live, output)
             self.caller.usage.num_generated_tokens += sum(
                 len(sample.token_ids) for output in outputs for sample in output.samples

@@ -52,6 +52,8 @@ class FakePool:
         self.num_places = 8
         self.num_live_samples = 0
         self.finish_reason = FinishReason.LENGTH
+        self.time_to_first_token_s: float | None = None
+        """As the engine tells it of whole answers."""
         self.error: str | None = None
         """What all requests come to, in place of the text."""
         self.hangs = False
@@ -99,7 +101,12 @@ class FakePool:
                 SampleOutput(index=index, tokens=generated(tokens), finish_reason=self.finish_reason)
                 for index in range(live.request.sampling.n)
             )
-            output = RequestOutput(request_id=live.request.id, samples=samples, num_cached_tokens=1)
+            output = RequestOutput(
+                request_id=live.request.id,
+                samples=samples,
+                num_cached_tokens=1,
+                time_to_first_token_s=self.time_to_first_token_s,
+            )
             live.take(RequestDelta(request_id=live.request.id, samples=(), output=output))
 
 

@@ -155,3 +155,16 @@ def test_a_chunk_has_each_call_once() -> None:
         {"index": 1, "id": "b", "type": "function", "function": {"name": "later", "arguments": ""}},
     ]
     assert call_deltas(pieces[1:2]) == [{"index": 0, "function": {"arguments": '{"x'}}]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_times_to_the_first_token_count_all_requests(pool: FakePool, client: TestClient, stream: bool) -> None:
+    pool.time_to_first_token_s = 0.5
+    body = {"prompt": ["ab", "cd"], "stream": stream}
+    assert client.post("/v1/completions", json=body).status_code == 200
+    metrics = client.get("/metrics").text.splitlines()
+    (count,) = (line for line in metrics if line.startswith("vllm:time_to_first_token_seconds_count"))
+    (total,) = (line for line in metrics if line.startswith("vllm:time_to_first_token_seconds_sum"))
+    assert float(count.split()[-1]) == 2
+    if not stream:
+        assert float(total.split()[-1]) >= 1
