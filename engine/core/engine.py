@@ -103,7 +103,9 @@ class Engine:
             tokenizer=self._tokenizer,
             compiler=GrammarCompiler(self._tokenizer, self.spec.vocab_size, self._limits.eos_token_ids),
             max_model_len=self._limits.max_model_len,
-            measurements=Measurements(self._limits.max_model_len, cache_config(config, self._pool.num_blocks)),
+            measurements=Measurements(
+                self._limits.max_model_len, cache_config(config, self._pool.num_blocks, self._limits.max_model_len)
+            ),
             clock=clock,
         )
         self._scorer = SequenceScorer(self._runner, config, self.spec.vocab_size)

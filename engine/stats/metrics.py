@@ -181,17 +181,20 @@ def vllm_metrics(stats: EngineStats) -> dict[str, Value]:
     }
 
 
-def cache_config(config: EngineConfig, num_blocks: int) -> dict[str, str]:
+def cache_config(config: EngineConfig, num_blocks: int, max_model_len: int) -> dict[str, str]:
     """How the KV cache is set up, by the names that vLLM has for it.
 
     Args:
         num_blocks: that there are, whatever the configuration asks for.
+        max_model_len: tokens of the longest sample.
     """
     return {
         "block_size": str(config.block_size),
         "cache_dtype": config.kv_cache_dtype,
         "enable_prefix_caching": str(config.enable_prefix_caching),
         "gpu_memory_utilization": str(config.gpu_memory_fraction),
+        "kv_cache_max_concurrency": str(num_blocks // -(-max_model_len // config.block_size)),
+        "kv_cache_size_tokens": str(num_blocks * config.block_size),
         "num_gpu_blocks": str(num_blocks),
     }
 

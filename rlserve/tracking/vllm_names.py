@@ -61,6 +61,8 @@ VLLM_METRICS: dict[str, VllmMetric] = {
             "cache_dtype",
             "enable_prefix_caching",
             "gpu_memory_utilization",
+            "kv_cache_max_concurrency",
+            "kv_cache_size_tokens",
             "num_gpu_blocks",
         ),
     ),

@@ -16,6 +16,6 @@ def some_stats(histogram: Histogram | None = None, **numbers: Any) -> EngineStat
     histogram = histogram or HistogramCounter((0.1, 1.0)).snapshot()
     ended = EndedSamples(**{field.name: histogram for field in fields(EndedSamples)})
     others = {field.name: histogram if field.type == "Histogram" else 0 for field in fields(EngineStats)}
-    config = cache_config(EngineConfig(), 8)
+    config = cache_config(EngineConfig(), 8, 64)
     others |= {"ended_samples": ended, "cache_config": config, "adapters": AdapterUse(num_loaded=0), "num_blocks": 8}
     return EngineStats(**(others | numbers))

@@ -224,6 +224,8 @@ def test_vllm_names(engine: Engine) -> None:
         "cache_dtype": "auto",
         "enable_prefix_caching": "True",
         "gpu_memory_utilization": "0.9",
+        "kv_cache_max_concurrency": str(12 // -(-engine.max_model_len // 4)),
+        "kv_cache_size_tokens": "48",
         "num_gpu_blocks": "12",
     }
     assert metrics["vllm:e2e_request_latency_seconds"] == stats.e2e_latency
