@@ -36,15 +36,13 @@ PARTS = ("joining", "leaving", "loss", "job")
 
 
 def checks_of_joinings(found: Sequence[Joining]) -> list[Check]:
-    """Of nodes that were started as our jobs start them, and how much they gain over others."""
-    own = [each for each in found if each.way == "ray_node"]
-    others = [each for each in found if each.way != "ray_node"]
-    value = median(each.useful_s for each in own)
-    gain = median(each.useful_s for each in others) / value
-    return [
-        Check(name="node joins: from joined to useful, median, s", value=value, bar=USEFUL_S, at_least=False),
-        Check(name="node joins: times faster than by ray start alone", value=gain, bar=1.0),
-    ]
+    """Of nodes that were started as our jobs start them, and of others, by their role."""
+    checks = []
+    for way, role in sorted({(each.way, each.role) for each in found}):
+        value = median(each.useful_s for each in found if (each.way, each.role) == (way, role))
+        name = f"node joins by {way}: from joined to useful ({role}), median, s"
+        checks.append(Check(name=name, value=value, bar=USEFUL_S, at_least=False))
+    return checks
 
 
 def checks_of_leavings(found: Leavings) -> list[Check]:
@@ -112,7 +110,7 @@ def _loss(found: Loss) -> tuple[Any, list[Check]]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/node_times.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated (all)")
-    parser.add_argument("--joinings", type=int, default=3, metavar="N", help="nodes that join in each way (3)")
+    parser.add_argument("--joinings", type=int, default=2, metavar="N", help="pairs of nodes that join in each way (2)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the runs are put (a new folder)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser

@@ -38,6 +38,8 @@ class Joining:
 
     way: str
     """What it was started by, one of ``WAYS``."""
+    role: str
+    """What it was given, ``rollout`` or ``train``."""
     start_s: float
     """From the command to the joining."""
     useful_s: float
@@ -49,15 +51,15 @@ class Joining:
 
 
 def joinings(folder: Path, num_each: int) -> list[Joining]:
-    """Nodes that join one run, started in one way and in the other in turn."""
+    """Nodes that join one run: ``num_each`` pairs in each way. The policy gives roles in turn, so a pair has both."""
     found = []
     with Cluster("cpu-a", "cpu-b") as cluster:
         place = ["name=joined", f"output_dir={folder}", f"launch.address={cluster.address}"]
         run = RunWatch(folder / "joined", [str(ROOT / "conf" / "rlhf.yaml"), *place, *_SETTINGS])
         try:
             follow(run, lambda _: run.step >= _STEPS_BEFORE, "a step before the joining")
-            for number, way in itertools.product(range(num_each), WAYS):
-                found.append(_join(cluster, run, f"cpu-{way[-4:]}{number}", way))
+            for number, way, of_pair in itertools.product(range(num_each), WAYS, "ab"):
+                found.append(_join(cluster, run, f"cpu-{way[-4:]}{number}{of_pair}", way))
         finally:
             run.end()
     return found
@@ -66,9 +68,13 @@ def joinings(folder: Path, num_each: int) -> list[Joining]:
 def _join(cluster: Cluster, run: RunWatch, slot_type: str, way: str) -> Joining:
     slot_id, begun_s = f"{slot_type}/0", time.time()
     seen: dict[str, float] = {}
+    role = ""
 
     def is_useful(events: Events) -> bool:
+        nonlocal role
         for event in events:
+            if event.get("slot_id") == slot_id and str(event.get("state")).startswith("joining_"):
+                role = str(event["state"]).removeprefix("joining_")
             if (part := part_of(event, slot_id)) is not None:
                 seen.setdefault(part, time.time())
         return PARTS[-1] in seen
@@ -81,6 +87,7 @@ def _join(cluster: Cluster, run: RunWatch, slot_type: str, way: str) -> Joining:
     ends = [joined_s, *(seen[part] for part in parts)]
     return Joining(
         way=way,
+        role=role,
         start_s=joined_s - begun_s,
         useful_s=ends[-1] - joined_s,
         parts_s={part: later - earlier for part, (earlier, later) in zip(parts, itertools.pairwise(ends), strict=True)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -82,7 +83,7 @@ class PoolConfig:
     cluster also those of nodes that join while the run goes on. A list stays as it is, but slots that left with their
     node are taken again from another."""
     auto_prefer: dict[str, Literal["train", "rollout"]] = field(default_factory=dict)
-    """With ``auto``, the role that slots of a type prefer: ``{H100: train, L40S: rollout}``."""
+    """With ``auto``, the role that slots of a type prefer: ``{H100: train, L40S-spot: rollout}``."""
     placement: Literal["elastic", "separate", "colocated"] = "elastic"
     """``elastic`` lets the manager's policy move slots between training and rollout. With ``separate`` roles stay as
     they start, whatever the policy, as with ``manager=static``: a role that would be empty still gets a slot, one that
@@ -127,6 +128,11 @@ class PoolConfig:
         """Whether slots stand for accelerators."""
         return self.slots != "auto" and any(is_paced(group.type) for group in self.slots)
 
+    def _may_prefer(self, wishes: Iterable[tuple[str, str | None]]) -> bool | str:
+        """Whether types may prefer these roles, or what must be so that they may."""
+        asked = any(role == "train" and is_spot(name) for name, role in wishes)
+        return not asked or self.train_on_spot or "may let spot machines train only with pool.train_on_spot=true"
+
     @property
     def keeps_slots_from_training(self) -> bool:
         """Whether some are on spot machines, and may only roll out."""
@@ -136,8 +142,15 @@ class PoolConfig:
         check_fields(
             self,
             {
-                "slots": self.slots == "auto" or len(self.slots) > 0 or "must hold at least 1 slot",
-                "auto_prefer": self.slots == "auto" or not self.auto_prefer or "goes with slots=auto alone",
+                "slots": self.slots == "auto"
+                or (
+                    "must hold at least 1 slot"
+                    if not self.slots
+                    else self._may_prefer((s.type, s.prefer) for s in self.slots)
+                ),
+                "auto_prefer": "goes with slots=auto alone"
+                if self.slots != "auto" and self.auto_prefer
+                else self._may_prefer(self.auto_prefer.items()),
                 "num_initial_rollout": self.num_initial_rollout is None
                 or self.num_initial_rollout >= 1
                 or "must be at least 1",

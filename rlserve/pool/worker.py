@@ -12,14 +12,12 @@ The driver describes this class to Ray, and stays without torch: whatever needs 
 from __future__ import annotations
 
 import faulthandler
-import gc
 import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +40,8 @@ from rlserve.pool.base import (
     WorkerInfo,
     WorkerSpec,
 )
-from rlserve.pool.fork_server import worker_modules
+from rlserve.pool.fork_server import ENGINE_MODULES
+from rlserve.pool.imports import import_now, importing
 from rlserve.pool.notices.probes.factory import find_probe
 from rlserve.pool.notices.worker import WorkerNotices
 from rlserve.pool.pacing.base import PacingAccount
@@ -67,12 +66,14 @@ class Worker:
 
     def __init__(self, spec: WorkerSpec) -> None:
         log_fields = _configure_logging(spec)
-        import torch
+        with importing():  # of the trainer only what every role needs: the rest takes twice as long
+            import torch
 
-        from rlserve.pool.roles.engine_rank import EngineRank
-        from rlserve.pool.roles.train import TrainRole
-        from rlserve.weights.contents.factory import create_contents
+            from rlserve.pool.roles.engine_rank import EngineRank
+            from rlserve.pool.roles.train import TrainRole
+            from rlserve.weights.contents.factory import create_contents
 
+            import_now(ENGINE_MODULES)
         torch.set_num_threads(spec.num_threads)
         self._spec = spec
         self._pace = create_pace(spec.pacing)
@@ -81,7 +82,6 @@ class Worker:
         self._contents = create_contents(spec.trainer.lora, spec.model_path, getattr(torch, spec.engine.dtype))
         self._train = TrainRole(spec, self._pace, self._contents)
         log_fields.live = self._log_fields
-        _exempt_imports_from_collection(worker_modules(spec.trainer))
         self._notices = WorkerNotices()
         self._notices.receive_signals()
         if spec.notice_probe is not None:
@@ -290,15 +290,6 @@ class Worker:
         if self._rollout is None:
             raise WorkerFailedError(f"{self._spec.slot_id} does not have the rollout role")
         return self._rollout
-
-
-def _exempt_imports_from_collection(modules: Sequence[str]) -> None:
-    """Import all that is heavy, and let the garbage collector pass over it from now on: a collection that looks at all
-    modules holds engine steps up for a quarter of a second. Models come later, and are collected."""
-    for name in modules:
-        import_module(name)
-    gc.collect()
-    gc.freeze()
 
 
 def _configure_logging(spec: WorkerSpec) -> ProcessFields:

@@ -34,13 +34,13 @@ from rlserve.pool.threads import thread_environment
 from rlserve.processes import end_all
 from rlserve.trainers.backends.config import DeepSpeedTrainerConfig, TrainerConfig
 
-WORKER_MODULES = (
-    "torch",
+ENGINE_MODULES = ("torch", "rlserve.engine.core.engine", "rlserve.pool.roles.rollout", "rlserve.weights.packing")
+"""What is heavy in a worker that rolls out: a third of what one takes that trains."""
+_TRAINER_MODULES = (
     "transformers.models.qwen3.modeling_qwen3",  # what it imports is most of what every family imports
-    "rlserve.engine.core.engine",
     "rlserve.trainers.factory",
-    "rlserve.weights.packing",
 )
+WORKER_MODULES = (*ENGINE_MODULES, *_TRAINER_MODULES)
 """All that is heavy in a worker, and nothing that starts a thread or imports Ray."""
 PREFIX = "rlserve-fork-"
 """Of the name of the socket's folder."""
@@ -54,9 +54,14 @@ _LABEL_VALUE = re.compile(rf"({PREFIX}\w+)\.(\d+)")
 
 def worker_modules(trainer: TrainerConfig) -> tuple[str, ...]:
     """``WORKER_MODULES``, and what this trainer needs besides."""
+    return (*ENGINE_MODULES, *trainer_modules(trainer))
+
+
+def trainer_modules(trainer: TrainerConfig) -> tuple[str, ...]:
+    """What is heavy in this trainer."""
     peft = ("peft",) if trainer.lora.is_on else ()
     deepspeed = ("rlserve.trainers.backends.deepspeed.backend",) if isinstance(trainer, DeepSpeedTrainerConfig) else ()
-    return (*WORKER_MODULES, *peft, *deepspeed)
+    return (*_TRAINER_MODULES, *peft, *deepspeed)
 
 
 def worker_python_of(labels: Mapping[str, str], num_threads: int) -> str | None:

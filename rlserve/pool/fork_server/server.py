@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import array
-import gc
 import json
 import os
 import runpy
@@ -13,8 +12,8 @@ import socket
 import sys
 import traceback
 from dataclasses import dataclass
-from importlib import import_module
 
+from rlserve.pool.imports import import_now
 from rlserve.processes import end_with_parent
 
 _NUM_STREAMS = 3
@@ -45,10 +44,8 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # they are for the driver, which ends us
     with socket.socket(fileno=options.socket) as server:
-        for name in options.modules:
-            import_module(name)
+        import_now(options.modules)  # and what is shared with the forks stays shared
         own_id = os.getpid()
-        gc.freeze()  # what is shared with the forks stays shared
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel takes ended workers away
         if options.compile_kernels and os.fork() == 0:
             _compile_kernels(own_id)

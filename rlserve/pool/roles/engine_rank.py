@@ -14,6 +14,7 @@ from rlserve.engine import Engine, EngineConfig, FollowerThread, join_ranks
 from rlserve.engine.models.factory import read_model_spec
 from rlserve.errors import RlserveError
 from rlserve.pool.base import WorkerSpec
+from rlserve.pool.imports import look_at_all
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import kv_cache_bytes, total_bytes
 
@@ -99,6 +100,7 @@ class EngineRank:
         self._engine = self._place = None
         if engine is not None:
             engine.close()
+            look_at_all()
         if follower is not None:
             try:
                 follower.wait(_END_S)

@@ -16,9 +16,11 @@ from rlserve.engine.device.memory import free_device_memory
 from rlserve.engine.weights.fingerprint import fingerprint
 from rlserve.errors import CheckpointError, WeightsRefusedError, WorkerFailedError
 from rlserve.pool.base import POLICY_FOLDER, Copied, Copies, Joined, MemoryChange, Stepped, WorkerSpec
+from rlserve.pool.fork_server import trainer_modules
+from rlserve.pool.imports import import_now
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
-from rlserve.trainers import Batch, Membership, Trainer, create_trainer
+from rlserve.trainers import Batch, Membership, Trainer
 from rlserve.trainers.base import StateCopy
 from rlserve.weights.canary import CanaryScores, batch_of
 from rlserve.weights.config import sends_deltas
@@ -268,6 +270,9 @@ class TrainRole:
         return tuple(tuple(islice(log_probs, len(prompt) - 1)) for prompt in prompts)
 
     def _create_trainer(self, *, loads_model: bool) -> Trainer:
+        import_now(trainer_modules(self._spec.trainer))
+        from rlserve.trainers.factory import create_trainer
+
         return create_trainer(
             self._spec.trainer,
             self._spec.algorithm,

@@ -29,16 +29,15 @@ def test_the_parts_of_a_joining(event: dict[str, Any], part: str | None) -> None
     assert part_of(event, "cpu-n/0") == part
 
 
-def joining(way: str, useful_s: float) -> Joining:
-    return Joining(way=way, start_s=4.0, useful_s=useful_s, parts_s={}, worker_processor_s=1.0)
+def joining(way: str, role: str, useful_s: float) -> Joining:
+    return Joining(way=way, role=role, start_s=4.0, useful_s=useful_s, parts_s={}, worker_processor_s=1.0)
 
 
-def test_nodes_are_held_to_the_time_of_those_that_fork() -> None:
-    found = [joining("ray_node", 5.0), joining("ray_node", 7.0), joining("ray start", 18.0)]
-    own, gain = checks_of_joinings(found)
-    assert (own.value, own.met, gain.value) == (6.0, True, 3.0)
-    slow, _ = checks_of_joinings([joining("ray_node", 16.0), joining("ray start", 18.0)])
-    assert not slow.met
+def test_nodes_are_held_to_the_time_by_how_they_were_started_and_by_role() -> None:
+    found = [joining("ray_node", "train", time_s) for time_s in (5.0, 7.0)]
+    checks = checks_of_joinings([*found, joining("ray start", "rollout", 4.0), joining("ray start", "train", 18.0)])
+    assert [(check.value, check.met) for check in checks] == [(4.0, True), (18.0, False), (6.0, True)]
+    assert "ray start: from joined to useful (train)" in checks[1].name
 
 
 def test_a_notice_may_cost_nothing() -> None:

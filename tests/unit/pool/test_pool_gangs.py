@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,12 +104,15 @@ def test_auto_takes_newcomers_of_any_type_with_numbers_of_their_own() -> None:
 
 
 def test_newcomers_prefer_what_their_type_does() -> None:
-    there = [node("a", H100=1, L4=1, T4=1)]
-    cut = cut_newcomers("auto", 1, nodes=there, present=[], auto_prefer={"H100": "train", "L4": "rollout"})
+    there = [node("a", H100=1, L4=1, T4=1), node("b", **{"H100-spot": 1, "T4-spot": 1})]
+    wishes: Any = {"H100": "train", "L4": "rollout", "H100-spot": "rollout"}
+    cut = cut_newcomers("auto", 1, nodes=there, present=[], auto_prefer=wishes)
     assert {slot.type.name: slot.prefer for gang in cut.gangs for slot in gang.slots} == {
         "H100": "train",
         "L4": "rollout",
         "T4": None,
+        "H100-spot": "rollout",
+        "T4-spot": None,
     }
 
 

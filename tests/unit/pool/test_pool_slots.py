@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from rlserve.errors import PoolError
@@ -34,6 +36,25 @@ def test_cpu_slots_need_no_declaration_unless_somebody_declares_some() -> None:
 def test_unknown_gpu_is_taken_for_a_modest_one() -> None:
     assert slot_type("XYZ-9000").device == "cuda"
     assert slot_type("XYZ-9000").flops_tflops < slot_type("H100").flops_tflops
+
+
+def test_a_type_on_spot_machines_prefers_by_a_name_of_its_own() -> None:
+    there = {"H100": 8, "H100-spot": 4, "L4-spot": 2}
+    found = slot_groups(PoolConfig(auto_prefer={"H100": "train", "H100-spot": "rollout"}), there)
+    assert {group.type: group.prefer for group in found} == {"H100": "train", "H100-spot": "rollout", "L4-spot": None}
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [
+        {"auto_prefer": {"H100": "train", "H100-spot": "train"}},
+        {"slots": (SlotGroupConfig(type="H100-spot", count=4, prefer="train"),)},
+    ],
+)
+def test_spot_machines_prefer_to_train_only_where_they_may(wish: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"pool\.train_on_spot=true"):
+        PoolConfig(**wish)
+    assert PoolConfig(**wish, train_on_spot=True).train_on_spot
 
 
 def test_auto_prefers_what_it_is_told() -> None:

@@ -12,8 +12,7 @@ from trainer_samples import random_batch, save_tiny_model
 
 from rlserve.errors import WorkerFailedError
 from rlserve.pool.base import Copies
-from rlserve.pool.roles import train
-from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer
+from rlserve.trainers import Membership, TorchTrainerConfig, create_trainer, factory
 from rlserve.trainers.algorithms.config import GRPOConfig
 from rlserve.trainers.backends.pytorch.backend import TorchBackend
 from rlserve.weights.offer import Holding
@@ -42,7 +41,7 @@ def log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("create")
         return LoggedTrainer(calls)
 
-    monkeypatch.setattr(train, "create_trainer", create)
+    monkeypatch.setattr(factory, "create_trainer", create)
     return calls
 
 
