@@ -46,7 +46,7 @@ _LOOK = """
 import json, sys
 import ray
 ray.init(address=sys.argv[1], log_to_driver=False)
-print(json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]))
+print("NODES", json.dumps([node["Resources"] for node in ray.nodes() if node["Alive"]]), flush=True)
 """
 _START_S = 60.0
 
@@ -91,7 +91,8 @@ class AutoscalingCluster:
         """Resources of the nodes that live."""
         command = [sys.executable, "-c", _LOOK, self.address]
         done = subprocess.run(command, env={**os.environ, **ENVIRONMENT}, capture_output=True, text=True, check=True)
-        return list(json.loads(done.stdout.splitlines()[-1]))
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith("NODES "))  # Ray prints there too
+        return list(json.loads(line.removeprefix("NODES ")))
 
     def close(self) -> None:
         """End all of it."""
