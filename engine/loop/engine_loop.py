@@ -304,6 +304,8 @@ class EngineLoop:
                 subscription._close(by_id)
         finally:
             self._is_running = False
+            if self._profile is not None:
+                self._profile.stop()
         return partials
 
     def _subscribed(self, subscription: S) -> S:

@@ -130,6 +130,16 @@ class Replicas:
         """Seconds that engines have computed since the run began, all replicas that ever were together."""
         return self._retired_busy_s + sum(stats.busy_s for stats in self.stats.values())
 
+    def worker(self, slot_id: str) -> Any:
+        """The process of a replica that serves.
+
+        Raises:
+            WorkerLostError: it serves no more.
+        """
+        if slot_id not in self._replicas:
+            raise WorkerLostError(f"there is no replica on {slot_id} any more")
+        return self._replicas[slot_id].worker
+
     async def join(self, slot_id: str) -> None:
         """Bring a replica whose engine has just been formed to the newest weights, and only then let it serve.
 

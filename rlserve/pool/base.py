@@ -171,6 +171,15 @@ class Streamed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Profiled:
+    """A trace of an engine's steps that was written."""
+
+    num_steps: int
+    num_bytes: int
+    """Of the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Collected:
     """Answer to one long poll of a replica."""
 

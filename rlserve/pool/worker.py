@@ -34,6 +34,7 @@ from rlserve.pool.base import (
     Copies,
     Joined,
     MemoryChange,
+    Profiled,
     SignOfLife,
     Stepped,
     Streamed,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
-CONCURRENCY_GROUPS = {"health": 2, "poll": 1, "stream": 1}
+CONCURRENCY_GROUPS = {"health": 2, "poll": 1, "stream": 1, "profile": 2}
 """Threads for the methods that name a group; all others share those of the default group."""
 
 
@@ -172,6 +173,16 @@ class Worker:
     def stream(self, timeout_s: float) -> Streamed:
         """Long poll for new tokens of streamed requests."""
         return self._rollout_role().stream(timeout_s)
+
+    @ray.method(concurrency_group="profile")  # type: ignore[untyped-decorator]
+    def profile_rollout(self, path: str, max_steps: int, max_s: float) -> Profiled:
+        """The next steps of the engine, as a trace in a file (:meth:`RolloutRole.profile`)."""
+        return self._rollout_role().profile(Path(path), max_steps, max_s)
+
+    @ray.method(concurrency_group="profile")  # type: ignore[untyped-decorator]
+    def end_profile(self) -> None:
+        """End the profile of now, if there is one."""
+        self._rollout_role().end_profile()
 
     def stop_rollout(self) -> tuple[RequestOutput, ...]:
         """Generate no more; returns the unfinished requests with the tokens they have."""

@@ -75,8 +75,8 @@ class AdminConfig:
     keys_variable: str = "RLSERVE_ADMIN_KEYS"
     """Environment variable with its keys, commas between them."""
     profile_folder: str | None = None
-    """Folder for traces of the engine's steps, which operators ask for; None refuses them. A run's server refuses them
-    in any case."""
+    """Folder for traces of the engine's steps, which operators ask for, on the machine of the replica; None refuses
+    them."""
 
     def __post_init__(self) -> None:
         check_fields(self, {"port": self.port is None or 0 <= self.port < 2**16 or "must be from 0 to 65535"})

@@ -18,7 +18,8 @@ from rlserve.controller.request_desk import RequestDesk
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import Request, SamplingParams
 from rlserve.manager.roles import Role
-from rlserve.pool.base import RolloutStats
+from rlserve.pool.base import Profiled, RolloutStats
+from rlserve.remote import answer
 from rlserve.rollout.requests.base import RequestId, RequestKind, RequestSpec
 from rlserve.rollout.requests.training import sampling_seed
 
@@ -26,6 +27,8 @@ _NUM_NUMBERS = 1 << 20
 """After so many requests, first-come order begins anew."""
 _NUM_PRIORITIES = 1 << 10
 """That a client may give its requests, around 0."""
+_TRACE_TIMEOUT_S = 110.0
+"""Until a profile that has ended is written."""
 Deliver = Callable[[RequestDelta], None]
 
 
@@ -58,6 +61,23 @@ class ClientDesk:
     def replica_stats(self) -> Mapping[str, RolloutStats]:
         """The newest numbers of each replica that serves. May be read in another thread."""
         return self._replicas.stats
+
+    async def profile(self, slot_id: str, path: str, *, max_steps: int, max_s: float) -> Profiled:
+        """Have the next steps of a replica's engine profiled, and written to a file on its machine.
+
+        Raises:
+            WorkerFailedError: it serves no more, or was lost.
+            UserError: the file cannot be written.
+        """
+        call = self._replicas.worker(slot_id).profile_rollout.remote(path, max_steps, max_s)
+        what = f"the replica on {slot_id}, profiled"
+        profiled: Profiled = await answer(call, timeout_s=max_s + _TRACE_TIMEOUT_S, what=what)
+        return profiled
+
+    async def end_profile(self, slot_id: str) -> None:
+        """End the profile of now, if there is one."""
+        call = self._replicas.worker(slot_id).end_profile.remote()
+        await answer(call, timeout_s=_TRACE_TIMEOUT_S, what=f"the replica on {slot_id}, ending its profile")
 
     def begin(self, request: Request, deliver: Deliver) -> RequestId:
         """Have a request answered. ``deliver`` hears what is new of it, and its end. Nothing once the run is over."""

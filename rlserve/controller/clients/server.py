@@ -95,7 +95,8 @@ class ClientServer:
         replicas = RunReplicas(self._desk, controller, limits=self._limits, num_places=self._num_places)
         logging.getLogger(gate.__name__).setLevel(logging.WARNING)  # a line a request would hide the run's own
         context = create_context(self._config, self._model_path, replicas, entry)
-        operations = RunOperations(self._folder)
+        folder = None if entry.door is None else entry.door.profile_folder
+        operations = RunOperations(self._folder, self._desk, controller, profile_folder=folder)
         async with listening(context, entry.listener), administering(context, entry.door, operations):
             await ending.wait()
             await drain(context)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +17,8 @@ from rlserve.engine import Engine, EngineLoop, Request, RequestOutput
 from rlserve.engine.decoder.staging import StagedWeights
 from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.engine.weights.fingerprint import fingerprint
-from rlserve.errors import WeightsRefusedError, WorkerFailedError
-from rlserve.pool.base import Collected, MemoryChange, RolloutStats, Streamed
+from rlserve.errors import UserError, WeightsRefusedError, WorkerFailedError
+from rlserve.pool.base import Collected, MemoryChange, Profiled, RolloutStats, Streamed
 from rlserve.pool.pacing.base import Pace
 from rlserve.pool.roles.memory import used_bytes
 from rlserve.weights.canary import CanaryPrompts, CanaryScores
@@ -142,6 +143,30 @@ class RolloutRole:
         """New tokens of streamed requests since the last call, and their ends; waits up to ``timeout_s`` for any."""
         deltas = self._streams.read(timeout_s)
         return Streamed(deltas=deltas, closed=self._streams.is_closed)
+
+    def profile(self, path: Path, max_steps: int, max_s: float) -> Profiled:
+        """Profile the next steps under ``torch.profiler``, until so many were made, so much time is over, or the role
+        ends; waits for that. Requests go on meanwhile.
+
+        Raises:
+            UserError: the trace cannot be written.
+        """
+        from rlserve.engine.stats.step_profile import StepProfile
+
+        StepProfile.warm_up()
+        profile = StepProfile(max_steps)
+        self._loop.begin_profile(profile)
+        if not profile.ended.wait(max_s):
+            self._loop.end_profile()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return Profiled(num_steps=profile.num_steps, num_bytes=profile.write(path))
+        except OSError as error:
+            raise UserError(f"the trace cannot be written: {error}") from error
+
+    def end_profile(self) -> None:
+        """End the profile of now, if there is one."""
+        self._loop.end_profile()
 
     def stop(self) -> tuple[RequestOutput, ...]:
         """Generate no more: unfinished requests come back with their tokens. :meth:`free` follows.

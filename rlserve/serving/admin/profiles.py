@@ -12,21 +12,36 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from rlserve.errors import UserError, WorkerLostError
 from rlserve.serving.admin.base import Profile, ProfileBounds
 from rlserve.serving.protocol.errors import ApiError
-from rlserve.serving.replicas.messages import Order
-from rlserve.serving.replicas.replica import Replica
+from rlserve.serving.replicas.messages import Done, Order
 
 logger = logging.getLogger(__name__)
 
 _WRITE_TIMEOUT_S = 120.0
 
 
+class Profilable(Protocol):
+    """A replica that can carry out ``profile`` and ``end_profile``."""
+
+    @property
+    def name(self) -> str:
+        """By which operators know it."""
+
+    async def order(self, order: Order) -> Done:
+        """Have an order carried out, and wait for what became of it.
+
+        Raises:
+            WorkerLostError: it ended before.
+        """
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Taking:
-    replica: Replica
+    replica: Profilable
     task: asyncio.Task[Profile]
 
 
@@ -40,7 +55,7 @@ class Profiles:
         self._folder = folder
         self._last: _Taking | None = None
 
-    def begin(self, replica: Replica, bounds: ProfileBounds) -> None:
+    def begin(self, replica: Profilable, bounds: ProfileBounds) -> None:
         """Have the next steps of a replica profiled.
 
         Raises:
@@ -50,7 +65,8 @@ class Profiles:
             raise ApiError(501, "profiles are off: set admin.profile_folder, which their traces are written to")
         if self._last is not None and not self._last.task.done():
             raise ApiError(409, f"a profile of replica {self._last.replica.name} is being taken: one at a time")
-        name = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() // 1000 % 1_000_000:06}-replica-{replica.name}"
+        moment = f"{time.strftime('%Y%m%dT%H%M%S')}-{time.time_ns() // 1000 % 1_000_000:06}"
+        name = f"{moment}-replica-{replica.name.replace('/', '-')}"
         path = self._folder / f"{name}.trace.json.gz"
         self._last = _Taking(replica=replica, task=asyncio.create_task(_take(replica, path, bounds)))
 
@@ -92,7 +108,7 @@ def open_profile_folder(path: str | None) -> Path | None:
     return folder
 
 
-async def _take(replica: Replica, path: Path, bounds: ProfileBounds) -> Profile:
+async def _take(replica: Profilable, path: Path, bounds: ProfileBounds) -> Profile:
     order = Order(action="profile", trace_path=str(path), max_steps=bounds.num_steps, max_s=bounds.seconds)
     try:
         async with asyncio.timeout(bounds.seconds + _WRITE_TIMEOUT_S):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _TAG = re.compile(r"</?[a-z_]+>")
 _SPACE_PIECE = "▁"
+_MAX_WHOLE = 2**53
+"""Whole numbers below it every reader of JSON can have."""
 _CACHED_TOKENS = 65_536
 
 
@@ -75,7 +77,7 @@ class Vocabulary:
     def info(self) -> dict[str, Any]:
         """What the tokenizer was made with, as far as JSON can say it."""
         made = {name: _plain(value) for name, value in self._tokenizer.init_kwargs.items()}
-        kept = {name: value for name, value in made.items() if isinstance(value, str | int | float | list)}
+        kept = {name: value for name, value in made.items() if _can_be_told(value)}
         return {**kept, "tokenizer_class": type(self._tokenizer).__name__}
 
     def encode(self, text: str, *, add_special_tokens: bool) -> tuple[int, ...]:
@@ -104,6 +106,11 @@ class Vocabulary:
         if match := _BYTE_PIECE.fullmatch(piece):
             return bytes.fromhex(match[1])
         return (piece.replace(_SPACE_PIECE, " ") if self._has_space_pieces else piece).encode()
+
+
+def _can_be_told(value: Any) -> bool:
+    """Lengths without a bound are numbers that JSON's readers have no room for."""
+    return isinstance(value, str | float | list) or (isinstance(value, int) and abs(value) < _MAX_WHOLE)
 
 
 def _plain(value: Any) -> Any:

@@ -140,6 +140,7 @@ def test_load_and_tokenizer_are_told(client: TestClient) -> None:
     assert client.get("/load").json() == {"server_load": 0}
     info = client.get("/tokenizer_info").json()
     assert info["tokenizer_class"]
+    assert all(abs(value) < 2**53 for value in info.values() if isinstance(value, int))
     assert isinstance(info["chat_template"], str)
 
 
