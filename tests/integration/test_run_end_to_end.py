@@ -106,14 +106,17 @@ def test_every_metric_that_is_documented_is_written_and_every_one_written_is_doc
         "training/rejected_frac",
     }
     of_another_placement = {name for name in spelled_out() if re.match(r"pool/(turn|engine|trainer)_", name)}
-    of_scale_out = {"pool/num_asked", "pool/num_grown", "cost/money_per_hour"}
+    of_clusters = {
+        *("pool/num_asked", "pool/num_grown", "cost/money_per_hour"),  # that grow
+        *("pool/num_lent", "pool/num_borrowed"),  # that are shared
+    }
     of_conversations = {name for name in spelled_out() if re.search(r"environment|num_turns", name)}
     of_data_sets = {name for name in spelled_out() if name.startswith(("train/", "val/"))}
     assert of_another_placement
     assert of_conversations
     assert of_data_sets
     expected = (
-        spelled_out() - of_another_algorithm - of_another_placement - of_scale_out - of_conversations - of_data_sets
+        spelled_out() - of_another_algorithm - of_another_placement - of_clusters - of_conversations - of_data_sets
     )
     named = {name.replace("/num_kinds/", "/NAME/") for name in written}
     assert {re.sub(r"^reward/\w+/", "reward/NAME/", name) for name in named} == expected
