@@ -84,7 +84,10 @@ def test_a_response_calls_functions_and_goes_on(responses: openai.resources.Resp
     assert call.arguments == arguments
     Draft202012Validator(SCHEMA).validate(json.loads(arguments))
     result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "done"}
-    answer = responses.create(model="tiny", input=[*QUESTION, call, result], tools=tools, max_output_tokens=5)
+    goes_on: Any = {"ignore_eos": True}  # it draws at random, the end of its answer too
+    answer = responses.create(
+        model="tiny", input=[*QUESTION, call, result], tools=tools, max_output_tokens=5, extra_body=goes_on
+    )
     assert answer.usage is not None
     assert answer.usage.output_tokens == 5
 
@@ -122,7 +125,10 @@ def test_a_message_calls_tools_and_goes_on(messages: anthropic.resources.Message
     result: Any = {"type": "tool_result", "tool_use_id": call.id, "content": "done"}
     turns: Any = [{"role": "assistant", "content": message.content}, {"role": "user", "content": [result]}]
     answer = messages.create(model="tiny", tools=tools, max_tokens=5, messages=[*QUESTION, *turns])
-    assert answer.usage.output_tokens == 5
+    if answer.stop_reason == "end_turn":  # drawn at random, as the answer is
+        assert 1 <= answer.usage.output_tokens <= 5
+    else:
+        assert (answer.stop_reason, answer.usage.output_tokens) == ("max_tokens", 5)
 
 
 def test_errors_are_those_that_the_clients_know(
