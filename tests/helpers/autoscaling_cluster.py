@@ -18,10 +18,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ray_clusters import ENVIRONMENT
+
+from rlserve.distributed.addresses import free_port
 from rlserve.processes import end_all, processes_naming
 
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
-"""No token: these nodes live for one test, on the loopback device."""
 _HEAD_ID = "f" * 51 + "00000"
 """That Ray's provider of fake nodes gives the head."""
 _PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
@@ -58,7 +59,7 @@ class AutoscalingCluster:
         self, folder: Path, head: Mapping[str, int], node_types: Mapping[str, Mapping[str, Any]], *, idle_s: float
     ) -> None:
         """``node_types`` are resources by name, with ``max_workers``; nodes end when they were idle for ``idle_s``."""
-        self.address = f"127.0.0.1:{_free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         self._ray_folder = tempfile.mkdtemp(prefix="rlserve-test-ray-", dir="/tmp")  # sockets need a short path
         config = folder / "autoscaler.json"
         config.write_text(json.dumps(_config(self.address, head, node_types, idle_s)))
@@ -141,9 +142,3 @@ def _config(
             **{name: {"node_config": {}, "min_workers": 0, **kind} for name, kind in node_types.items()},
         },
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

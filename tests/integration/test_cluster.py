@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_clusters import ENVIRONMENT, running_cluster
 from runs import DEADLINE_S, Workplace, merged
 
 pytestmark = pytest.mark.slow
 
-# No token: these nodes live for this test alone, on the loopback device.
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 CLUSTER = r"""
 import json, sys, time
 from ray._raylet import GcsClient
@@ -86,17 +85,8 @@ class Cluster:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        env={**os.environ, **ENVIRONMENT},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    yield Cluster(process)
-    process.stdin.close()
-    process.wait(DEADLINE_S)
+    with running_cluster(CLUSTER) as process:
+        yield Cluster(process)
 
 
 def look(address: str) -> dict[str, Any]:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from autoscaling_cluster import ENVIRONMENT, AutoscalingCluster
+from autoscaling_cluster import AutoscalingCluster
+from ray_clusters import ENVIRONMENT
 from runs import DEADLINE_S, Run, Workplace
 
 pytestmark = pytest.mark.slow

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray_clusters import ENVIRONMENT, running_cluster
 from runs import DEADLINE_S, Run, Workplace, merged
 
 pytestmark = pytest.mark.slow
 
-# No token: the node lives for this test alone, on the loopback device.
-ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 NUM_SLOTS = 5
 NUM_STEPS = 4
 CLUSTER = f"""
@@ -62,18 +61,9 @@ print(json.dumps([actor["name"] for actor in ray.util.list_named_actors(all_name
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     """Of a cluster with five slots of one type."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER],
-        env={**os.environ, **ENVIRONMENT},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    yield process.stdout.readline().strip()
-    process.stdin.close()
-    process.wait(DEADLINE_S)
+    with running_cluster(CLUSTER) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
 
 @pytest.fixture
