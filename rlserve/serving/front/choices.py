@@ -27,6 +27,8 @@ class Choices:
         self.num_cached_tokens = 0
         self._num_samples = generation.requests[0].sampling.n
         self._choices = [self._new_choice(index) for index in range(len(generation.requests) * self._num_samples)]
+        self._refused = frozenset[int]()
+        """Of the answers in :meth:`outputs`, those that a filter ended."""
 
     def __len__(self) -> int:
         return len(self._choices)
@@ -58,7 +60,9 @@ class Choices:
         if self.options.new_filter is None:
             return await self.generation.outputs()
         probes = [self._new_choice(index) for index in range(len(self._choices))]
-        return await filtered_outputs(self.generation, probes)
+        outputs = await filtered_outputs(self.generation, probes)
+        self._refused = frozenset(probe.index for probe in probes if probe.refused_for is not None)
+        return outputs
 
     def whole(self, outputs: Sequence[RequestOutput]) -> list[ChoiceNews]:
         """All of each answer."""
@@ -67,13 +71,10 @@ class Choices:
     def tokens(self, outputs: Sequence[RequestOutput]) -> Iterator[ChoiceNews]:
         """The same, token by token; of what is refused the text alone."""
         for choice, sample in self._samples(outputs):
-            if self.options.new_filter is not None:
-                probe = self._new_choice(choice.index)
-                probe.take(rest_of(sample, 0))
-                if probe.refused_for is not None:
-                    yield self._take(choice, rest_of(sample, 0))
-                    continue
-            yield from (choice.take(delta) for delta in each_token(sample))
+            if choice.index in self._refused:
+                yield self._take(choice, rest_of(sample, 0))
+            else:
+                yield from (choice.take(delta) for delta in each_token(sample))
 
     async def news(self) -> AsyncGenerator[list[ChoiceNews]]:
         """What there is to tell, as it comes. Close it to abort the rest.
