@@ -17,6 +17,8 @@ from typing import Any, Self
 
 import psutil
 
+from rlserve.distributed.addresses import free_port
+
 ENVIRONMENT = {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"}
 """No token: the nodes live for one measurement, on the loopback device."""
 DEADLINE_S = 120.0
@@ -52,10 +54,10 @@ class Cluster:
         """``slots`` of the head, such as ``cpu-a``: one of each type. ``dashboard`` is for jobs."""
         self._folder = Path(tempfile.mkdtemp(prefix="rlserve-node-times-", dir="/tmp"))
         self._nodes: list[subprocess.Popen[bytes]] = []
-        self.address = f"{_HOST}:{port or _free_port()}"
-        self.dashboard_port = _free_port()
+        self.address = f"{_HOST}:{port or free_port()}"
+        self.dashboard_port = free_port()
         options = ["--head", f"--port={self.address.rpartition(':')[2]}", f"--node-ip-address={_HOST}"]
-        options += [f"--system-config={_SYSTEM}", f"--ray-client-server-port={_free_port()}"]
+        options += [f"--system-config={_SYSTEM}", f"--ray-client-server-port={free_port()}"]
         if dashboard:
             options += ["--include-dashboard=true", f"--dashboard-port={self.dashboard_port}"]
         self._start([*options, *_slots(slots)], forks=True)
@@ -132,9 +134,3 @@ def _family(process_id: int) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
-
-
-def _free_port() -> int:
-    with socket.socket() as server:
-        server.bind((_HOST, 0))
-        return int(server.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Literal
 
 import psutil
+
+from rlserve.distributed.addresses import free_port
 
 OURS, VLLM = "rlserve", "vllm"
 MODEL_NAME = "model"
@@ -117,7 +118,7 @@ def running_peer(
     Raises:
         ServerFailedError: it did not come to serve.
     """
-    port = _free_port()
+    port = free_port()
     environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads)}
     environment.pop("OMP_WAIT_POLICY", None)
     if policy != "own":
@@ -164,10 +165,3 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         for each in left:
             each.kill()
         process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
