@@ -40,7 +40,7 @@ from rlserve.tracking.live import LiveScaleOut
 logger = logging.getLogger(__name__)
 
 _ASK_AGAIN_S = 30.0
-"""The same: a cluster's head may have been replaced meanwhile."""
+"""What was asked is asked anew: a cluster's head may have been replaced meanwhile."""
 _NO_MORE_USE = "the run has no more use for its node"
 
 
