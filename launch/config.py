@@ -75,6 +75,8 @@ class KubernetesConfig:
     """Time that the run has to save when the head is evicted."""
     worker_grace_s: int = 25
     """Time that its slots have to be emptied when another pod is evicted; of most spot machines 30 s are left."""
+    idle_s: int = 60
+    """How long a pod that ``scale_out`` asked for stays once the run has emptied it."""
     max_restarts: int = 20
     """How often a run that was interrupted is begun again, on a new Ray cluster."""
     keep_s: int = 3600
@@ -89,6 +91,7 @@ class KubernetesConfig:
                 "egress_ports": all(0 < port < 65536 for port in self.egress_ports) or "must be ports",
                 "head_grace_s": self.head_grace_s >= 1 or "must be at least 1",
                 "worker_grace_s": self.worker_grace_s >= 1 or "must be at least 1",
+                "idle_s": self.idle_s >= 1 or "must be at least 1",
                 "max_restarts": self.max_restarts >= 0 or "must be at least 0",
                 "keep_s": self.keep_s >= 0 or "must be at least 0",
             },

@@ -138,10 +138,15 @@ def node_groups(pool: PoolConfig, launch: LaunchConfig) -> tuple[NodeGroup, ...]
             "pool.slots=auto takes what is there, and a scheduler must be told what to give: name the slots, "
             "for instance pool=h100_h200, or 'pool.slots=[{type: H100, count: 8}]'"
         )
-    return tuple(_node_group(number, group, launch) for number, group in enumerate(pool.slots))
+    return tuple(node_group(number, group, launch) for number, group in enumerate(pool.slots))
 
 
-def _node_group(number: int, group: SlotGroupConfig, launch: LaunchConfig) -> NodeGroup:
+def node_group(number: int, group: SlotGroupConfig, launch: LaunchConfig) -> NodeGroup:
+    """The machines of one group of slots, which is the ``number``-th.
+
+    Raises:
+        UserError: the slots do not fill machines.
+    """
     is_gpu = not is_cpu(group.type)
     per_node = min(group.count, launch.gpus_per_node) if is_gpu else group.count
     if group.count % per_node:

@@ -23,22 +23,28 @@ def run(arguments: Sequence[str]) -> int:
     parsed = _parser().parse_intermixed_args(arguments)
     from rlserve.config import load
     from rlserve.config.prices import check_prices
+    from rlserve.launch.schedulers.growth import growth_in_words
     from rlserve.launch.schedulers.submission import ON_CLUSTER, render, submit
 
     config_path, *overrides = parsed.config
     loaded = load(config_path, [*overrides, *ON_CLUSTER])
-    check_prices(loaded.config)
+    prices = check_prices(loaded.config)
     for remark in loaded.remarks:
         sys.stderr.write(f"{remark}\n")
     rendered = render(loaded, parsed.to)
+    growth = growth_in_words(loaded.config, prices)
     command = shlex.join(rendered.scheduler.submit_command(rendered.plan, rendered.plan.folder / "job"))
     if parsed.dry_run:
         for name, text in rendered.files.items():
             sys.stdout.write(f"# ---- {rendered.plan.folder / 'job' / name}\n{text.rstrip()}\n\n")
         sys.stdout.write(f"# would run: {command}\n")
+        if growth is not None:
+            sys.stdout.write(f"# {growth}\n")
         return 0
     folder, job = submit(rendered)
     sys.stdout.write(f"{folder.name}: {job.scheduler} job {job.id}\nfolder: {folder.path}\n")
+    if growth is not None:
+        sys.stdout.write(f"{growth}\n")
     return 0
 
 

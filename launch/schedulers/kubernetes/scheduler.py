@@ -3,7 +3,8 @@
 ::
 
     RayJob ──Kueue admits──► Ray cluster ──► rlserve launch --continue ──► Complete: the cluster is removed
-                                 ▲                    └── exit code ≠ 0: a new cluster, launch.kubernetes.max_restarts×
+                                 ▲  ▲                 └── exit code ≠ 0: a new cluster, launch.kubernetes.max_restarts×
+        the run's scale_out ──► Ray's autoscaler: more pods of a group, and fewer
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from rlserve.config import to_yaml
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import JobState, Scheduler
+from rlserve.launch.schedulers.kubernetes.worker_groups import worker_groups
 from rlserve.launch.schedulers.plan import JobPlan, NodeGroup, with_prices_in
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.templates import render_templates
@@ -51,19 +53,23 @@ class KubernetesScheduler(Scheduler):
                 f"--from-env-file={plan.launch.env_file}) and say launch.kubernetes.secret=NAME"
             )
         key, _, value = kubernetes.spot_label.partition("=")
-        return render_templates(
+        groups = worker_groups(plan.config)
+        rendered = render_templates(
             Path(__file__).parent,
             plan,
             run_file=to_yaml(with_prices_in(replace(plan.config, output_dir=kubernetes.mount_point), "/etc/rlserve")),
             run_folder=f"{kubernetes.mount_point}/{plan.name}",
             ray_version=version("ray"),
-            products={group.name: products_of(group) for group in plan.groups},
+            groups=groups,
+            grows=plan.config.scale_out.is_enabled,
+            products={group.nodes.name: products_of(group.nodes) for group in groups},
             spot_key=key,
             spot_value=value,
             cloud_probes=CLOUD_PROBES,
-            num_fixed_nodes=sum(group.num_nodes for group in plan.groups if not group.is_spot),
-            memory=lambda group: _times(kubernetes.memory_per_slot, group.slots_per_node),
+            num_fixed_nodes=sum(group.nodes.num_nodes for group in groups if not group.nodes.is_spot),
+            memory=lambda nodes: _times(kubernetes.memory_per_slot, nodes.slots_per_node),
         )
+        return {name: text for name, text in rendered.items() if text.strip()}
 
     def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
         return ("kubectl", "apply", "--filename", str(folder))

@@ -24,6 +24,7 @@ from rlserve.config import to_yaml
 from rlserve.errors import UserError
 from rlserve.launch.config import SkyPilotConfig
 from rlserve.launch.schedulers.base import JobState, Scheduler
+from rlserve.launch.schedulers.growth import refuse_growth
 from rlserve.launch.schedulers.plan import PRICES_FILE, JobPlan, NodeGroup, with_prices_in
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.ray_token import TOKEN_FILE, write_ray_token
@@ -77,6 +78,7 @@ class SkyPilotScheduler(Scheduler):
 
     def render(self, plan: JobPlan) -> Mapping[str, str]:
         skypilot = plan.launch.skypilot
+        refuse_growth(plan.config, "SkyPilot")
         if plan.launch.image is None:
             raise UserError("launch.image must name a container image with rlserve in it")
         if (skypilot.bucket is None) == (skypilot.volume is None):

@@ -16,6 +16,7 @@ from pathlib import Path
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.arrays import ArrayScheduler, JobArray
 from rlserve.launch.schedulers.base import JobState
+from rlserve.launch.schedulers.growth import refuse_growth
 from rlserve.launch.schedulers.plan import JobPlan
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.ray_token import TOKEN_FILE, write_ray_token
@@ -106,6 +107,7 @@ class SlurmScheduler(ArrayScheduler):
 
 
 def _check(plan: JobPlan) -> None:
+    refuse_growth(plan.config, "Slurm")
     slurm = plan.launch.slurm
     if (slurm.container == "none") != (plan.launch.image is None):
         raise UserError(

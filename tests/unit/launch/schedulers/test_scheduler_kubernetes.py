@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 from golden_files import check_golden
+from kubernetes_schemas import SCHEMA_VERSION, check_rayjob
 from plans import PRICES, plan_of
 
 from rlserve.config import load
@@ -23,31 +23,12 @@ from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler, 
 BASE = ("launch.image=me/rlserve:1", "launch.kubernetes.claim=runs")
 SPOT = "pool.slots=[{type: H100, count: 8, prefer: train}, {type: H200-spot, count: 4}]"
 FULL = (SPOT, "launch.kubernetes.queue=team", "launch.kubernetes.secret=rlserve", *BASE)
-SCHEMA_VERSION = "1.33"
 
 
-def closed(schema: Any) -> Any:
-    """The schema without any key that it does not name: Kubernetes drops those in silence."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inside = {name: closed(part) for name, part in schema.items()}
-    return {**inside, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else inside
-
-
-@pytest.fixture(scope="module")
-def rayjob_schema() -> Any:
-    """Of KubeRay's own definition of a RayJob, v1.5; its descriptions left out."""
-    schema = json.loads(gzip.decompress(Path(__file__).with_name("rayjob_schema.json.gz").read_bytes()))
-    schema["properties"]["metadata"] = {"type": "object"}
-    return closed(schema)
-
-
-def validate(text: str, rayjob_schema: Any) -> dict[str, Any]:
+def validate(text: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(text)
     if content["kind"] == "RayJob":
-        jsonschema.validate(content, rayjob_schema)
+        check_rayjob(content)
     else:
         kubernetes_validate.validate(content, SCHEMA_VERSION, strict=True)
     return content
@@ -64,9 +45,9 @@ def validate(text: str, rayjob_schema: Any) -> dict[str, Any]:
     ],
     ids=["full", "four", "two", "many nodes", "no spot"],
 )
-def test_every_file_is_valid(settings: tuple[str, ...], rayjob_schema: Any) -> None:
+def test_every_file_is_valid(settings: tuple[str, ...]) -> None:
     files = KubernetesScheduler().render(plan_of(*settings))
-    assert sorted(validate(text, rayjob_schema)["kind"] for text in files.values()) == [
+    assert sorted(validate(text)["kind"] for text in files.values()) == [
         "ConfigMap",
         "NetworkPolicy",
         "PodDisruptionBudget",
@@ -74,9 +55,9 @@ def test_every_file_is_valid(settings: tuple[str, ...], rayjob_schema: Any) -> N
     ]
 
 
-def test_the_jobs_of_a_sweep_have_a_label_in_common(rayjob_schema: Any) -> None:
+def test_the_jobs_of_a_sweep_have_a_label_in_common() -> None:
     for text in KubernetesScheduler().render(replace(plan_of(*FULL), sweep="All of them")).values():
-        content = validate(text, rayjob_schema)
+        content = validate(text)
         assert content["metadata"]["labels"]["rlserve/sweep"] == "all-of-them"
         if content["kind"] == "RayJob":
             cluster = content["spec"]["rayClusterSpec"]
@@ -84,11 +65,11 @@ def test_the_jobs_of_a_sweep_have_a_label_in_common(rayjob_schema: Any) -> None:
             assert {pod["template"]["metadata"]["labels"]["rlserve/sweep"] for pod in pods} == {"all-of-them"}
 
 
-def test_a_misspelt_key_would_be_found(rayjob_schema: Any) -> None:
+def test_a_misspelt_key_would_be_found() -> None:
     content = yaml.safe_load(KubernetesScheduler().render(plan_of(*FULL))["rayjob.yaml"])
     content["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="minReplica"):
-        jsonschema.validate(content, rayjob_schema)
+        check_rayjob(content)
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "disruption_budget.yaml", "network_policy.yaml"])
