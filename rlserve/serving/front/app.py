@@ -36,7 +36,7 @@ from rlserve.serving.protocol.answer_schemas import (
     TokenizerInfo,
     VersionAnswer,
 )
-from rlserve.serving.protocol.chat import ChatRequest
+from rlserve.serving.protocol.chat import BatchChatRequest, ChatRequest
 from rlserve.serving.protocol.completions import CompletionRequest
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.message_schemas import MessageAnswer, TokenCount
@@ -54,7 +54,7 @@ ROUTERS = (
 )
 ADMIN_ROUTERS = (admin.router, admin.profile_router, adapter_routes.router)
 _BODIES: tuple[type[BaseModel], ...] = (
-    *(CompletionRequest, ChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest),
+    *(CompletionRequest, ChatRequest, BatchChatRequest, ResponsesRequest, MessagesRequest, CountTokensRequest),
     *(TokenizeRequest, DetokenizeRequest, GenerateRequest),
 )
 _ANSWERS: tuple[type[BaseModel], ...] = (

@@ -208,6 +208,7 @@ def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
         "logprobs": num_or_all,
         "top_logprobs": num_logprobs,
         "ChatRequest.top_logprobs": num_or_all,
+        "BatchChatRequest.top_logprobs": num_or_all,
         "prompt_logprobs": num_or_all,
         "logprob_token_ids": {"array": {"items": token, "maxItems": limits.max_logprobs, "uniqueItems": True}},
         "top_n_tokens": num_logprobs,

@@ -1,4 +1,4 @@
-"""From a conversation to the model's answers to it, for all APIs that have conversations.
+"""From conversations to the model's answers to them, for all APIs that have conversations.
 
 ::
 
@@ -39,15 +39,20 @@ class TurnNews:
 
 
 class Turn:
-    """The answers to one conversation, of which there may be several."""
+    """The answers to one conversation, of which there may be several, or to each of several."""
 
-    def __init__(self, conversation: Conversation, choices: Choices) -> None:
+    def __init__(self, conversations: Sequence[Conversation], choices: Choices) -> None:
         self.choices = choices
-        (self.request,) = choices.generation.requests
-        context = choices.generation.context
-        self._tells_reasoning = conversation.tells_reasoning
+        context, requests = choices.generation.context, choices.generation.requests
+        self.request = requests[0]
+        """Of the first conversation."""
+        self._tells_reasoning = conversations[0].tells_reasoning
         self._reasoning = ["" for _ in range(len(choices))]
-        self._readers = [message_reader(context, conversation, self.request) for _ in range(len(choices))]
+        self._readers = [
+            message_reader(context, conversation, request)
+            for conversation, request in zip(conversations, requests, strict=True)
+            for _ in range(len(choices) // len(requests))
+        ]
 
     @property
     def generation(self) -> Generation:
@@ -106,6 +111,44 @@ async def begin_turn(
     Raises:
         ApiError: it cannot be had, or not now.
     """
+    request = await _engine_request(context, conversation, answer_id)
+    return _begin(context, [conversation], [request], arrived_s, streams=streams)
+
+
+async def begin_turns(
+    context: ServerContext, conversations: Sequence[Conversation], answer_id: str, arrived_s: float
+) -> Turn:
+    """Have the model go on with each of several conversations, of which the same is asked; nothing is streamed.
+
+    Args:
+        answer_id: the engine's requests have it with a number.
+        arrived_s: when the client's request did, on the performance counter.
+
+    Raises:
+        ApiError: one cannot be had, or not all of them now.
+    """
+    requests = [
+        await _engine_request(context, conversation, f"{answer_id}-{position}")
+        for position, conversation in enumerate(conversations)
+    ]
+    return _begin(context, conversations, requests, arrived_s, streams=False)
+
+
+def _begin(
+    context: ServerContext,
+    conversations: Sequence[Conversation],
+    requests: Sequence[engine.Request],
+    arrived_s: float,
+    *,
+    streams: bool,
+) -> Turn:
+    first = conversations[0]
+    generation = admit(context, requests, affinity_of_conversation(first), arrived_s)
+    options = choice_options(context, first.sampling, first.num_logprobs, streams=streams)
+    return Turn(conversations, Choices(generation, options))
+
+
+async def _engine_request(context: ServerContext, conversation: Conversation, request_id: str) -> engine.Request:
     asked = conversation.sampling
     form = wanted_form(context, conversation)
     adapter = context.check_model(asked.model)
@@ -123,17 +166,14 @@ async def begin_turn(
         prompt_logprobs=context.count_logprobs("prompt_logprobs", asked.prompt_logprobs),
         structured_output=form,
     )
-    request = engine.Request(
-        id=answer_id,
+    return engine.Request(
+        id=request_id,
         prompt_token_ids=prompt,
         sampling=sampling,
         priority=asked.priority or 0,
         cache_salt=asked.cache_salt or "",
         adapter=adapter,
     )
-    generation = admit(context, [request], affinity_of_conversation(conversation), arrived_s)
-    options = choice_options(context, asked, conversation.num_logprobs, streams=streams)
-    return Turn(conversation, Choices(generation, options))
 
 
 def _max_tokens(context: ServerContext, conversation: Conversation, num_prompt_tokens: int) -> int:

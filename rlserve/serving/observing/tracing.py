@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Value = str | int | float | bool | list[str]
 _OPERATIONS: Mapping[str, str] = {
     "/v1/chat/completions": "chat",
+    "/v1/chat/completions/batch": "chat",
     "/v1/responses": "chat",
     "/v1/messages": "chat",
     "/v1/completions": "text_completion",

@@ -1,8 +1,9 @@
-"""``/v1/chat/completions``."""
+"""``/v1/chat/completions``, and several conversations at once."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -10,16 +11,17 @@ from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.conversation import Conversation, check_template_arguments
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.message import Message
-from rlserve.serving.protocol.sampling import FirstOnly, SamplingFields, check_num_logprobs
+from rlserve.serving.protocol.sampling import FirstOnly, OnlyFalse, OnlyOne, SamplingFields, check_num_logprobs
 from rlserve.serving.protocol.structured import structured_output_of
 from rlserve.serving.protocol.tools import MAX_TOOLS, NamedTool, ToolChoice, ToolSpec
 from rlserve.serving.tool_parsers.choice import AUTO, NONE, REQUIRED
 
+Messages = Annotated[list[Message], FirstOnly(), Field(min_length=1)]
 
-class ChatRequest(SamplingFields):
-    """A conversation."""
 
-    messages: Annotated[list[Message], FirstOnly(), Field(min_length=1)]
+class ChatFields(SamplingFields):
+    """What is asked of the answers to a conversation that calls no tools."""
+
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
@@ -30,9 +32,6 @@ class ChatRequest(SamplingFields):
     echo: bool | None = None
     """The last message stands before an answer that continues it."""
     include_reasoning: bool | None = None
-    tools: Annotated[list[ToolSpec], FirstOnly(), Field(max_length=MAX_TOOLS)] | None = None
-    tool_choice: ToolChoice | None = None
-    parallel_tool_calls: bool | None = None
     prompt_cache_key: str | None = None
     """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
     safety_identifier: str | None = None
@@ -44,22 +43,9 @@ class ChatRequest(SamplingFields):
         return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
-    def wanted_calls(self) -> str:
-        """``auto``, ``none``, ``required``, or the name of the tool that is to be called."""
-        if self.tool_choice is None:
-            return AUTO if self.tools else NONE
-        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
-
-    @property
     def goes_on(self) -> bool:
         """Whether the answer continues the last message."""
         return self.continue_final_message is True
-
-    @property
-    def echoed(self) -> str:
-        """What stands before each answer."""
-        last = self.messages[-1]
-        return last.text if self.echo and last.role == "assistant" else ""
 
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
@@ -69,12 +55,6 @@ class ChatRequest(SamplingFields):
             raise ApiError(400, "max_completion_tokens must be at least 1", "max_completion_tokens")
         if self.top_logprobs is not None and not self.logprobs:
             raise ApiError(400, "top_logprobs needs logprobs=true", "top_logprobs")
-        if not self.tools and self.wanted_calls not in (NONE, AUTO):
-            raise ApiError(400, "tool_choice needs tools", "tool_choice")
-        if isinstance(self.tool_choice, NamedTool) and self.wanted_calls not in {
-            spec.function.name for spec in self.tools or ()
-        } - {NONE, AUTO, REQUIRED}:
-            raise ApiError(400, "tool_choice must name one of the tools, or be auto, none or required", "tool_choice")
         if self.goes_on and self.add_generation_prompt:
             raise ApiError(400, "continue_final_message needs add_generation_prompt=false", "continue_final_message")
         if self.reasoning_effort is not None:
@@ -82,6 +62,37 @@ class ChatRequest(SamplingFields):
                 400, "reasoning_effort: name it in chat_template_kwargs where the template reads it", "reasoning_effort"
             )
         check_template_arguments(self.chat_template_kwargs)
+
+
+class ChatRequest(ChatFields):
+    """A conversation."""
+
+    messages: Messages
+    tools: Annotated[list[ToolSpec], FirstOnly(), Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def wanted_calls(self) -> str:
+        """``auto``, ``none``, ``required``, or the name of the tool that is to be called."""
+        if self.tool_choice is None:
+            return AUTO if self.tools else NONE
+        return self.tool_choice.function.name if isinstance(self.tool_choice, NamedTool) else self.tool_choice
+
+    @property
+    def echoed(self) -> str:
+        """What stands before each answer."""
+        last = self.messages[-1]
+        return last.text if self.echo and last.role == "assistant" else ""
+
+    def check(self, limits: LimitsConfig) -> None:
+        super().check(limits)
+        if not self.tools and self.wanted_calls not in (NONE, AUTO):
+            raise ApiError(400, "tool_choice needs tools", "tool_choice")
+        if isinstance(self.tool_choice, NamedTool) and self.wanted_calls not in {
+            spec.function.name for spec in self.tools or ()
+        } - {NONE, AUTO, REQUIRED}:
+            raise ApiError(400, "tool_choice must name one of the tools, or be auto, none or required", "tool_choice")
 
     def conversation(self) -> Conversation:
         """What it comes to.
@@ -107,3 +118,29 @@ class ChatRequest(SamplingFields):
             session=self.prompt_cache_key or self.user,
             max_tokens_name="max_completion_tokens" if has_newer_name else "max_tokens",
         )
+
+
+class BatchChatRequest(ChatFields):
+    """Several conversations, with an answer to each."""
+
+    messages: Annotated[list[Messages], FirstOnly(), Field(min_length=1)]
+    n: OnlyOne | None = None
+    stream: OnlyFalse | None = None
+    tool_choice: Literal["none"] | None = None
+
+    @property
+    def each(self) -> Sequence[ChatRequest]:
+        """The conversations by themselves."""
+        shared = {name: getattr(self, name) for name in ChatFields.model_fields}
+        return [ChatRequest.model_construct(**{**shared, "messages": messages}) for messages in self.messages]
+
+    def check(self, limits: LimitsConfig) -> None:
+        super().check(limits)
+        if len(self.messages) > limits.max_prompts:
+            raise ApiError(
+                400,
+                f"at most {limits.max_prompts} conversations can be given, got {len(self.messages)}",
+                "messages",
+            )
+        if self.prompt_logprobs is not None:
+            raise ApiError(400, "prompt_logprobs: ask for one conversation at a time", "prompt_logprobs")

@@ -1,4 +1,4 @@
-"""``POST /v1/chat/completions``."""
+"""``POST /v1/chat/completions`` and ``POST /v1/chat/completions/batch``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from rlserve.serving.front.context import context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import new_answer_id
-from rlserve.serving.front.turn import Turn, begin_turn
+from rlserve.serving.front.turn import Turn, begin_turn, begin_turns
 from rlserve.serving.front.whole_answer import whole_answer
 from rlserve.serving.protocol.answer_schemas import ChatAnswer
-from rlserve.serving.protocol.chat import ChatRequest
+from rlserve.serving.protocol.chat import BatchChatRequest, ChatRequest
 
 router = APIRouter()
 
@@ -44,6 +44,36 @@ async def chat(request: Request) -> Response:
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)
     base["object"] = "chat.completion"
     return await whole_answer(request, turn.choices.outputs(), lambda outputs: _content(turn, asked, base, outputs))
+
+
+@router.post("/v1/chat/completions/batch", openapi_extra=takes(BatchChatRequest) | gives(ChatAnswer))
+async def chat_batch(request: Request) -> Response:
+    """Go on with each of several conversations. The choices have their order."""
+    arrived_s = time.perf_counter()
+    context = context_of(request)
+    asked = await read_model(request, BatchChatRequest, context.config.limits)
+    asked.check(context.config.limits)
+    answer_id, each = new_answer_id("chatcmpl-"), asked.each
+    turn = await begin_turns(context, [one.conversation() for one in each], answer_id, arrived_s)
+    base = {
+        "id": answer_id,
+        "object": "chat.completion",
+        "created": int(time.time()),
+        "model": asked.model or context.config.model_name,
+    }
+    return await whole_answer(request, turn.choices.outputs(), lambda outputs: _batch(turn, each, base, outputs))
+
+
+def _batch(
+    turn: Turn, each: Sequence[ChatRequest], base: dict[str, Any], outputs: Sequence[RequestOutput]
+) -> dict[str, Any]:
+    """The whole answers to several conversations."""
+    vocabulary, options = turn.choices.vocabulary, turn.choices.options
+    choices = [
+        chat_choice(vocabulary, options, news.choice, _behind(asked.echoed, news.message))
+        for asked, news in zip(each, turn.whole(outputs), strict=True)
+    ]
+    return {**base, "choices": choices, "usage": turn.usage(), "prompt_token_ids": None, "prompt_logprobs": None}
 
 
 def _content(turn: Turn, asked: ChatRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]) -> dict[str, Any]:
