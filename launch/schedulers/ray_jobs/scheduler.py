@@ -1,5 +1,9 @@
 """A run as a job of a Ray cluster, by Ray's own job server.
 
+The job's files are read from the run's folder, which all machines of the cluster see. Ray is given no ``working_dir``:
+it keeps a copy on each node by a count of its users, and may remove it between two of them, a job's driver and its
+workers, which then cannot start.
+
 ::
 
     PENDING ──► RUNNING ──stop: SIGTERM, the run saves──► STOPPED ──rlserve resume: a new job──► PENDING …
@@ -10,11 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -32,6 +38,11 @@ RUNTIME_ENV_FILE = "runtime_env.yaml"
 _ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 _STAGES = {"PENDING": "waiting", "RUNNING": "running"}
 _UNKNOWN_JOB = "does not exist"
+_NO_AGENT = "No available agent"
+"""What the job server of a new head says while the process is coming up that starts jobs."""
+_AGENT_WAIT_S = 120.0
+_AGENT_INTERVAL_S = 1.0
+"""Beside the ten seconds that the job server waits by itself."""
 
 
 class RayScheduler(Scheduler):
@@ -43,20 +54,19 @@ class RayScheduler(Scheduler):
         return {**render_templates(Path(__file__).parent, plan), "run.yaml": plan.run_file}
 
     def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
-        what = ["--runtime-env", str(folder / RUNTIME_ENV_FILE), "--no-wait", "--", "sh", ENTRYPOINT_FILE]
+        what = ["--runtime-env", str(folder / RUNTIME_ENV_FILE), "--no-wait", "--", "sh", str(folder / ENTRYPOINT_FILE)]
         return ("ray", "job", "submit", *what)
 
     def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
         address = plan.launch.ray.address or os.environ.get(_ADDRESS_VARIABLE)
         if not address:
             raise UserError(f"launch.ray.address, or {_ADDRESS_VARIABLE}, must name Ray's job server: http://HEAD:8265")
-        with _connected(address) as client:
-            job_id = client.submit_job(
-                entrypoint=f"exec sh {ENTRYPOINT_FILE}",
-                runtime_env=yaml.safe_load((folder / RUNTIME_ENV_FILE).read_text(encoding="utf-8")),
-                metadata={"rlserve_run": plan.name, **({"rlserve_sweep": plan.sweep} if plan.sweep else {})},
-            )
-        return JobRecord(scheduler=self.name, id=job_id, place=address)
+        job = {
+            "entrypoint": f"exec sh {shlex.quote(str(folder / ENTRYPOINT_FILE))}",
+            "runtime_env": yaml.safe_load((folder / RUNTIME_ENV_FILE).read_text(encoding="utf-8")),
+            "metadata": {"rlserve_run": plan.name, **({"rlserve_sweep": plan.sweep} if plan.sweep else {})},
+        }
+        return JobRecord(scheduler=self.name, id=_submit(address, job), place=address)
 
     def state(self, job: JobRecord) -> JobState | None:
         try:
@@ -84,6 +94,23 @@ class RayScheduler(Scheduler):
     def cancel(self, job: JobRecord) -> None:
         with _connected(job.place) as client:
             client.stop_job(job.id)
+
+
+def _submit(address: str, job: Mapping[str, Any]) -> str:
+    """Hand a job in, once the cluster can start one; returns its id.
+
+    Raises:
+        UserError: as for :func:`_connected`.
+    """
+    deadline_s = time.monotonic() + _AGENT_WAIT_S
+    while True:
+        try:
+            with _connected(address) as client:
+                return str(client.submit_job(**job))
+        except UserError as error:
+            if _NO_AGENT not in str(error) or time.monotonic() > deadline_s:
+                raise
+        time.sleep(_AGENT_INTERVAL_S)
 
 
 async def _print_as_it_comes(client: JobSubmissionClient, job_id: str) -> None:
