@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rlserve.engine.requests.generated_tokens import GeneratedTokens
     from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
     from rlserve.engine.requests.structured_output import StructuredOutput
+    from rlserve.engine.requests.thinking_budget import ThinkingBudget
     from rlserve.engine.stats.engine_stats import EngineStats
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "SampleOutput",
     "SamplingParams",
     "StructuredOutput",
+    "ThinkingBudget",
     "follow",
     "join_ranks",
 ]
@@ -58,6 +60,7 @@ _HOMES = {
     "SampleOutput": "requests.request",
     "SamplingParams": "requests.request",
     "StructuredOutput": "requests.structured_output",
+    "ThinkingBudget": "requests.thinking_budget",
     "follow": "parallel.follower",
     "join_ranks": "parallel.distributed",
 }

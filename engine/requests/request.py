@@ -9,6 +9,7 @@ from itertools import groupby
 
 from rlserve.engine.requests.generated_tokens import NO_TOKENS, GeneratedTokens
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.engine.requests.thinking_budget import ThinkingBudget
 
 TopLogProbs = tuple[tuple[int, float], ...]
 """The likeliest tokens at one position with their raw log-probabilities, likeliest first."""
@@ -32,8 +33,8 @@ class SamplingParams:
     """How to sample. Not validated here: a bad value gives the request an error output, never an exception.
 
     The logits go through, in this order (vLLM's): ``structured_output``, allowed and bad tokens, bad words,
-    ``min_tokens``, ``logit_bias``, penalties, temperature, ``min_p``, ``top_k``, ``top_p``. Behaviour log-probabilities
-    are those after all of it, raw ones those before any of it.
+    ``min_tokens``, ``logit_bias``, penalties, ``thinking_budget``, temperature, ``min_p``, ``top_k``, ``top_p``.
+    Behaviour log-probabilities are those after all of it, raw ones those before any of it.
     """
 
     n: int = 1
@@ -87,6 +88,8 @@ class SamplingParams:
     """The form of the answer. Only tokens that can become such an answer are drawn, and an end-of-sequence token
     exactly where it is one; where nothing else can follow, ``min_tokens`` does not hold it back. Needs a tokenizer
     and ``rlserve[structured]``."""
+    thinking_budget: ThinkingBudget | None = None
+    """How long each sample may think; None: as long as it likes."""
     kept_support: bool = False
     """Tell which tokens each draw could have given; see ``engine/sampling/support.py``."""
 
@@ -111,7 +114,7 @@ class SamplingParams:
     @property
     def adjusts_logits(self) -> bool:
         """Whether the logits are changed before temperature."""
-        return self.has_logit_offsets or self.penalises or self.min_tokens > 0
+        return self.has_logit_offsets or self.penalises or self.min_tokens > 0 or self.thinking_budget is not None
 
     @property
     def tells_details(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from rlserve.engine.requests.generated_tokens import NO_TOKENS, GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, SampleOutput, SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput, StructuredOutputKind
+from rlserve.engine.requests.thinking_budget import ThinkingBudget
 
 MAX_SAMPLES = 4096
 """Most samples of one request; more is surely a mistake, and each takes memory before it runs."""
@@ -96,6 +97,7 @@ def _problems(request: Request, limits: Limits) -> Iterator[str]:
         _must_be_list(name, getattr(request.sampling, name))
     yield from _sampling_problems(request.sampling, limits)
     yield from _logit_rule_problems(request.sampling, limits)
+    yield from _thinking_budget_problems(request.sampling, limits)
     yield from _structured_output_problems(request.sampling, limits)
     yield from _detail_problems(request.sampling, limits)
     yield from _amount_problems(request)
@@ -178,6 +180,20 @@ def _structured_output_problems(sampling: SamplingParams, limits: Limits) -> Ite
         yield f"the text of structured_output must be a string of at most {MAX_STRUCTURED_OUTPUT_BYTES} bytes"
     if sampling.ignore_eos or not limits.eos_token_ids:
         yield "structured_output needs an end-of-sequence token in the model, and ignore_eos=False"
+
+
+def _thinking_budget_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:
+    if (budget := sampling.thinking_budget) is None:
+        return
+    if not isinstance(budget, ThinkingBudget):
+        yield f"thinking_budget must be a ThinkingBudget, got {shown(budget)}"
+        return
+    if not _is_integer(budget.num_tokens, 0, 2**31):
+        yield f"thinking_budget must have a whole number of tokens, 0 at least, got {shown(budget.num_tokens)}"
+    tags = (budget.opening_token_id, budget.closing_token_id)
+    yield from _token_problems("thinking_budget", tags, limits.vocab_size)
+    if sampling.structured_output is not None:
+        yield "thinking_budget cannot be had beside a structured_output, whose form begins with the first token"
 
 
 def _detail_problems(sampling: SamplingParams, limits: Limits) -> Iterator[str]:

@@ -33,6 +33,7 @@ def adjust_logits(
         logits_AV[places] = _penalise(
             logits_AV[places], [samplings[place] for place in penalised], table, rows_A[penalised]
         )
+    _end_thinking(logits_AV, samplings, table, rows_A)
 
 
 def _add_offsets(logits_AV: torch.Tensor, owners: list[RequestState]) -> None:
@@ -92,6 +93,17 @@ def _hold_back_stop_tokens(
         device = logits_AV.device
         token_ids = stop_token_ids[places, columns].astype(np.int64)
         logits_AV[to_device(places, device), to_device(token_ids, device)] = -torch.inf
+
+
+def _end_thinking(
+    logits_AV: torch.Tensor, samplings: list[SamplingParams], table: SequenceTable, rows_A: NDArray[np.intp]
+) -> None:
+    """Allow nothing but the closing token to samples that have thought for as long as they may."""
+    for place, (sampling, row) in enumerate(zip(samplings, rows_A.tolist(), strict=True)):
+        budget = sampling.thinking_budget
+        if budget is not None and budget.is_spent(table.sequence(row).owner.prompt, table.generated(row)):
+            logits_AV[place].fill_(-torch.inf)
+            logits_AV[place, budget.closing_token_id] = 0.0
 
 
 def _penalise(

@@ -21,7 +21,7 @@ from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.filters import check_prompt
 from rlserve.serving.front.generation import Generation, admit
-from rlserve.serving.front.messages import message_reader, wanted_form
+from rlserve.serving.front.messages import message_reader, thinking_budget, wanted_form
 from rlserve.serving.front.prompts import affinity_of_conversation, encode_rendered, max_tokens_of, render_conversation
 from rlserve.serving.protocol.conversation import Conversation
 from rlserve.serving.protocol.errors import ApiError
@@ -165,6 +165,7 @@ async def _engine_request(context: ServerContext, conversation: Conversation, re
         num_logprobs=context.count_logprobs("top_logprobs", conversation.num_logprobs) or 0,
         prompt_logprobs=context.count_logprobs("prompt_logprobs", asked.prompt_logprobs),
         structured_output=form,
+        thinking_budget=None if form is not None else thinking_budget(context, conversation, prompt),
     )
     return engine.Request(
         id=request_id,

@@ -32,6 +32,8 @@ class ChatFields(SamplingFields):
     echo: bool | None = None
     """The last message stands before an answer that continues it."""
     include_reasoning: bool | None = None
+    thinking_token_budget: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Most tokens of an answer's reasoning, which is then closed."""
     prompt_cache_key: str | None = None
     """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
     safety_identifier: str | None = None
@@ -115,6 +117,8 @@ class ChatRequest(ChatFields):
             opens_answer=self.add_generation_prompt is not False,
             adds_special_tokens=self.add_special_tokens is True,
             tells_reasoning=self.include_reasoning is not False,
+            thinking_budget=self.thinking_token_budget,
+            thinking_budget_name="thinking_token_budget",
             session=self.prompt_cache_key or self.user,
             max_tokens_name="max_completion_tokens" if has_newer_name else "max_tokens",
         )

@@ -47,6 +47,10 @@ class Conversation:
     adds_special_tokens: bool = False
     """Whether the tokenizer adds those that it puts around text, beside what the template writes."""
     tells_reasoning: bool = True
+    thinking_budget: int | None = None
+    """Most tokens of an answer's reasoning; None: as many as it likes."""
+    thinking_budget_name: str | None = None
+    """The parameter that it came in; None: it is held to where it can be."""
     session: str | None = None
     """Requests with the same go to the same replica with ``routing.policy=consistent_hash``."""
     messages_name: str = "messages"

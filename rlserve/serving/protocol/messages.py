@@ -62,7 +62,7 @@ class NamedToolChoice(ApiModel):
 
 
 class ThinkingOptions(ApiModel):
-    """Whether the model thinks before it answers. A budget is not held to: ``max_tokens`` ends thinking, too."""
+    """Whether the model thinks before it answers, and for how long: see ``Conversation.thinking_budget``."""
 
     type: Literal["enabled", "disabled", "adaptive"]
     budget_tokens: Annotated[int, Field(ge=_MIN_THINKING_TOKENS)] | None = None
@@ -186,6 +186,7 @@ class CountTokensRequest(ApiModel):
             form=self.form,
             template_arguments={**arguments, **(self.chat_template_kwargs or {})},
             goes_on=self.messages[-1].role == "assistant" and "tool_calls" not in (messages[-1].model_extra or {}),
+            thinking_budget=None if self.thinking is None else self.thinking.budget_tokens,
         )
 
 

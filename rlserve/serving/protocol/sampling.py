@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fai
 
 from rlserve.engine.requests.request import SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.engine.requests.thinking_budget import ThinkingBudget
 from rlserve.engine.requests.validation import MAX_SALT_CHARS
 from rlserve.serving.config import LimitsConfig
 from rlserve.serving.protocol.errors import ApiError, unsupported
@@ -229,6 +230,7 @@ def to_sampling_params(
     num_logprobs: int,
     prompt_logprobs: int | None,
     structured_output: StructuredOutput | None,
+    thinking_budget: ThinkingBudget | None = None,
 ) -> SamplingParams:
     """What the engine is told. Its own check of the values follows.
 
@@ -238,6 +240,7 @@ def to_sampling_params(
         num_logprobs: likeliest tokens to tell for each token.
         prompt_logprobs: the same for the prompt; None tells nothing of it.
         structured_output: the form of the answers, if they are to have one.
+        thinking_budget: of an answer, if it is to have one.
     """
     stop_token_ids = tuple(asked.stop_token_ids or ())
     return SamplingParams(
@@ -262,6 +265,7 @@ def to_sampling_params(
         log_prob_token_ids=tuple(asked.logprob_token_ids or ()),
         prompt_log_probs=prompt_logprobs,
         structured_output=structured_output,
+        thinking_budget=thinking_budget,
     )
 
 

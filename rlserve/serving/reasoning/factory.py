@@ -15,6 +15,12 @@ def find_reasoning_format(configured: str, template: str) -> str | None:
     return None if configured == "none" else configured
 
 
+def reasoning_tags(name: str) -> tuple[str, str]:
+    """What opens the reasoning and what closes it."""
+    assert name in REASONING_FORMATS, name
+    return OPENING, CLOSING
+
+
 def create_reasoning_parser(name: str, prompt: str) -> ReasoningParser:
     """A parser for one answer.
 

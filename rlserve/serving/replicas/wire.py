@@ -16,6 +16,7 @@ from rlserve.engine.requests.delta import RequestDelta, SampleDelta
 from rlserve.engine.requests.generated_tokens import GeneratedTokens
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput, SamplingParams
 from rlserve.engine.requests.structured_output import StructuredOutput
+from rlserve.engine.requests.thinking_budget import ThinkingBudget
 from rlserve.engine.stats.metrics import Histogram, Labelled
 from rlserve.serving.replicas.messages import (
     Abort,
@@ -34,7 +35,7 @@ _TOKENS, _DELTA = 0, 1
 _CLASSES: tuple[type[Any], ...] = (
     *(Start, Submit, Abort, Order, Ready, Refused, News, Beat, Done),
     *(EngineConfig, Request, SamplingParams, StructuredOutput, RequestOutput, SampleOutput),
-    *(Histogram, Labelled),
+    *(Histogram, Labelled, ThinkingBudget),
 )
 """That cross as the tuple of their fields, each under a code: its place here, after the two above."""
 _CODES = {cls: code for code, cls in enumerate(_CLASSES, start=2)}

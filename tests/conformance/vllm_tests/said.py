@@ -137,8 +137,8 @@ def _function_calls(vllm: Path) -> list[Said]:
             "arguments": {} if thinks is None else {"enable_thinking": thinks},
             "reasoning": None if thinks is False else "Both are asked for, so I call both.",
         }
-        said.append(Said(messages=weather, tools=weather_tools, calls=calls, **shared))
-        said.append(Said(messages=time, tools=time_tools, calls=(("get_current_time", {}),), **shared))
+        said += [Said(messages=weather, tools=weather_tools, calls=calls, **shared)] * 3
+        said += [Said(messages=time, tools=time_tools, calls=(("get_current_time", {}),), **shared)] * 3
     for call in calls:
         said.append(Said(messages=weather, tools=weather_tools, calls=(call,), models=("Qwen3",), is_forced=True))
     path = vllm / "tests/entrypoints/openai/test_return_token_ids.py"
@@ -179,10 +179,9 @@ def _weather(vllm: Path) -> list[Said]:
                 **shared,
             ),
         ]
+    asks_both = _with_system(given.MESSAGES_ASKING_FOR_PARALLEL_TOOLS, hermes)
     said += [
-        Said(
-            messages=given.MESSAGES_ASKING_FOR_PARALLEL_TOOLS, tools=tools, calls=(dallas, orlando), models=("Hermes",)
-        ),
+        *[Said(messages=asks_both, tools=tools, calls=(dallas, orlando), models=("Hermes",))] * 4,
         Said(
             messages=given.MESSAGES_WITH_PARALLEL_TOOL_RESPONSE,
             tools=tools,
@@ -199,7 +198,7 @@ def _reasoning() -> list[Said]:
     larger = _user("Which is larger, 4 or 12? Output exactly one token: 4 or 12.")
     shared: dict[str, Any] = {"models": ("Qwen3",)}
     return [
-        Said(messages=ask, reasoning="One and one more are two, so the answer must be two.", text="2", **shared),
+        *[Said(messages=ask, reasoning="One and one more are two, so the answer must be two.", text="2", **shared)] * 6,
         Said(messages=larger, arguments={"enable_thinking": False}, text="12", **shared),
         Said(messages=_user("What is an LLM?"), text="A large language model.", **shared),
     ]

@@ -33,7 +33,7 @@ _SPECIAL_HEADERS = (
     "<|assistant|>",
 )
 _ADDED = ("<think>", "</think>", "<tool_call>", "</tool_call>")
-_NUM_STEPS = 700
+_NUM_STEPS = 800
 _BATCH_TOKENS = 6144
 _MOST_TOKENS = 1024
 

@@ -156,7 +156,9 @@ def test_a_scheduler_without_an_autoscaler_refuses(name: str) -> None:
         (("pool.slots=auto",), PRICES, "; they cost 46.00 EUR an hour"),
     ],
 )
-def test_what_it_may_grow_to_is_said_with_its_price(settings: tuple[str, ...], prices: Prices | None, said: str) -> None:
+def test_what_it_may_grow_to_is_said_with_its_price(
+    settings: tuple[str, ...], prices: Prices | None, said: str
+) -> None:
     assert said in (growth_in_words(plan_of(*GROWS, *settings).config, prices) or "")
 
 
