@@ -28,6 +28,21 @@ With `tracking.prometheus_port=9400`, Prometheus finds the newest of them at `ht
 |---|---|
 """
 VLLM_HEADER = """
+## Dashboard and alerts
+
+`launch/monitoring/grafana_runs.json` is a dashboard of runs (Dashboards → New → Import): training, slots, growing
+within a budget, runs that share a cluster, costs. `launch/monitoring/run_alerts.yaml` has alerts: a run that stands
+still, workers lost, a budget that is spent, slots that were asked for and hold the budget, an hourly budget that is too
+small, slots of a run's share that others have not given back. Tests hold both to this page. Prometheus takes them with
+
+```yaml
+rule_files: [run_alerts.yaml]
+scrape_configs:
+  - job_name: rlserve-runs
+    static_configs:
+      - targets: ["127.0.0.1:9400"]    # a run each
+```
+
 ## vLLM's names
 
 All that vLLM 0.33's engine exports, and what there is of it here, with its types, labels and the bounds of its

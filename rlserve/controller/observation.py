@@ -57,6 +57,14 @@ def num_moving(reallocation: Reallocation) -> int:
     return sum(reallocation.table.count(state) for state in GangState if state not in _SETTLED)
 
 
+def _of_share(share: ShareEvent) -> dict[str, float]:
+    return {
+        "pool/num_lent": share.num_lent,
+        "pool/num_borrowed": share.num_borrowed,
+        "pool/num_owed": share.num_owed,
+    }
+
+
 class PoolMetrics:
     """Reads the metrics of the pool; names are documented in ``rlserve.tracking.names``."""
 
@@ -70,7 +78,7 @@ class PoolMetrics:
         """The metrics now."""
         table, share = self._reallocation.table, self._share
         return {
-            **({} if share is None else {"pool/num_lent": share.num_lent, "pool/num_borrowed": share.num_borrowed}),
+            **({} if share is None else _of_share(share)),
             "pool/num_train": table.count(GangState.TRAIN),
             "pool/num_rollout": table.count(*SERVING),
             "pool/num_moving": num_moving(self._reallocation),

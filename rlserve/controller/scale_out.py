@@ -120,12 +120,23 @@ class ScaleOut:
 
     def metrics(self) -> Mapping[str, float]:
         """What is asked for now."""
-        price = {} if self.money_per_hour is None else {"cost/money_per_hour": self.money_per_hour}
+        prices = {"cost/money_per_hour": self.money_per_hour, "cost/money_per_hour_limit": self._terms.money_per_hour}
         return {
+            "pool/num_wanted": self._num_wanted,
             "pool/num_asked": sum(self.asked_slots.values()),
             "pool/num_grown": sum(self._slots().values()),
-            **price,
+            **{name: price for name, price in prices.items() if price is not None},
         }
+
+    @property
+    def _num_wanted(self) -> int:
+        """Slots of the types that it grows by that the run has use for, of as many as it may have at all; before the
+        first decision those it has."""
+        if self._state.target is None:
+            return sum(self.asked_slots.values())
+        types = self._terms.types
+        most = sum(each.max_nodes * each.num_slots for each in types)
+        return min(self._state.target * types[0].num_slots // types[0].num_gangs, most)
 
     def _affordable(self, newcomers: Sequence[Gang]) -> tuple[Gang, ...]:
         """Those which the budget has room for: nodes of other types may come unasked."""

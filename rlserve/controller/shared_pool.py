@@ -129,6 +129,7 @@ def share_event(allowance: Allowance, time_s: float) -> ShareEvent:
         slots=dict(by_type(allowance.slots)),
         num_lent=allowance.num_lent,
         num_borrowed=allowance.num_borrowed,
+        num_owed=allowance.num_owed,
         runs=dict(runs),
     )
 

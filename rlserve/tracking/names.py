@@ -134,12 +134,14 @@ METRICS: Mapping[str, str] = {
     "the first on",
     "pool/num_{train,rollout,moving,dead}": "slots that train, roll out, change roles, are lost",
     "pool/num_worker_failures": "workers lost since the run began",
-    "pool/num_{asked,grown}": "(scale_out) slots of the types that the run grows by: asked of the cluster, "
-    "those that are there included; there",
+    "pool/num_{wanted,asked,grown}": "(scale_out) slots of the types that the run grows by: that it has use for, "
+    "up to its most; asked of the cluster, those that are there included; there",
     "cost/money_per_hour": "(scale_out) most that all slots of the run may cost an hour, with those that are "
     "still to come or to end",
+    "cost/money_per_hour_limit": "(scale_out.money_per_hour) most that they may",
     "pool/num_{lent,borrowed}": "(a shared cluster) slots that other runs have because this one gave them up, or it "
     "because they did",
+    "pool/num_owed": "(a shared cluster) slots of this run's share that others have not given up so far",
     "pool/turn_to_{train,rollout}_s": "(colocated) seconds from the end of the other role's turn until all gangs had "
     "this one",
     "pool/{engine,trainer}_released_bytes": "(colocated) memory that engines or trainers gave back at the end of their "

@@ -20,5 +20,7 @@ class ShareEvent(Event):
     """Slots that others have because this run gave them up."""
     num_borrowed: int
     """Slots that it has because others gave them up."""
+    num_owed: int
+    """Slots of its share that others have not given up so far."""
     runs: Mapping[str, int]
     """Slots of each of the others, by name."""

@@ -30,6 +30,9 @@ pytestmark = pytest.mark.skipif(not PROGRAM, reason="RLSERVE_PROMETHEUS names no
 
 GUIDE = Path(__file__).parents[2] / "docs" / "serving.md"
 KEY = "a-secret"
+LIMITED_KEY = "another-secret"
+"""Of a client that may ask once a minute."""
+DENIED = "wolf"
 MOST = 8
 """Answers under way that the server lets in."""
 GROWS = (
@@ -122,7 +125,8 @@ def wait_for(condition: Callable[[], object], told: Callable[[], object]) -> Non
 
 @contextlib.contextmanager
 def traffic(server: ServedModel) -> Iterator[None]:
-    """One stream after the other, and now and then a request that is refused for load."""
+    """One stream after the other, and now and then a request that is refused for load, one for its text, and one beyond
+    the limit of its key."""
     ended, errors = threading.Event(), list[BaseException]()
 
     def send() -> None:
@@ -132,6 +136,10 @@ def traffic(server: ServedModel) -> Iterator[None]:
                     body = {"model": "words", "prompt": "once upon a time " * 8, "max_tokens": 24, "ignore_eos": True}
                     client.post("/v1/completions", json={**body, "stream": True}).raise_for_status()
                     assert client.post("/v1/completions", json={**body, "n": MOST + 1}).status_code == 503
+                    refused = {**body, "prompt": f"once upon a {DENIED}", "stream": False}
+                    assert "content_filter" in client.post("/v1/completions", json=refused).text
+                    limited = {"Authorization": f"Bearer {LIMITED_KEY}"}
+                    client.post("/v1/completions", json={**body, "max_tokens": 1}, headers=limited)
         except BaseException as error:
             errors.append(error)
 
@@ -148,7 +156,15 @@ def traffic(server: ServedModel) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServedModel]:
     model = write_word_model(tmp_path_factory.mktemp("words"))
-    overrides = (*SMALL_ENGINE, "engine.block_size=4", *GROWS, f"limits.max_live_samples={MOST}")
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "keys").write_text(f"{LIMITED_KEY} name=limited requests_per_minute=1\n")
+    (folder / "deny").write_text(f"{DENIED}\n")
+    refusing = (
+        f"access.keys_file={folder / 'keys'}",
+        "content.filter=deny_list",
+        f"content.deny_list={folder / 'deny'}",
+    )
+    overrides = (*SMALL_ENGINE, "engine.block_size=4", *GROWS, *refusing, f"limits.max_live_samples={MOST}")
     with served(model, "model.name=words", *overrides, key=KEY) as running:
         yield running
 

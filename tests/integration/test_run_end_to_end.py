@@ -107,8 +107,9 @@ def test_every_metric_that_is_documented_is_written_and_every_one_written_is_doc
     }
     of_another_placement = {name for name in spelled_out() if re.match(r"pool/(turn|engine|trainer)_", name)}
     of_clusters = {
-        *("pool/num_asked", "pool/num_grown", "cost/money_per_hour"),  # that grow
-        *("pool/num_lent", "pool/num_borrowed"),  # that are shared
+        *("pool/num_wanted", "pool/num_asked", "pool/num_grown"),  # that grow
+        *("cost/money_per_hour", "cost/money_per_hour_limit"),
+        *("pool/num_lent", "pool/num_borrowed", "pool/num_owed"),  # that are shared
     }
     of_conversations = {name for name in spelled_out() if re.search(r"environment|num_turns", name)}
     of_data_sets = {name for name in spelled_out() if name.startswith(("train/", "val/"))}

@@ -44,8 +44,8 @@ def worker_groups(config: RunConfig) -> tuple[WorkerGroup, ...]:
     """Of a run that is a job of Kubernetes.
 
     Raises:
-        UserError: as :func:`~rlserve.launch.schedulers.plan.node_groups`; or the slots of a type that the run may grow by
-            do not fill pods.
+        UserError: as :func:`~rlserve.launch.schedulers.plan.node_groups`; or the slots of a type that the run may grow
+            by do not fill pods.
     """
     asks, launch = config.scale_out, config.launch
     listed = node_groups(config.pool, launch)
@@ -83,7 +83,8 @@ def _growing(config: RunConfig, name: str) -> WorkerGroup:
     per_node, count = asks.node_slots(name), sum(group.count for _, group in same)
     if count % per_node:
         raise UserError(
-            f"scale_out.slots_per_node of {name} must divide the {count} slots of that type in pool.slots, got {per_node}"
+            f"scale_out.slots_per_node of {name} must divide the {count} slots of that type in pool.slots, "
+            f"got {per_node}"
         )
     one = replace(like or SlotGroupConfig(type=name, count=per_node, prefer="rollout"), count=per_node)
     nodes = replace(

@@ -89,6 +89,8 @@ class Allowance:
     """Slots that others have because this run gave them up."""
     num_borrowed: int = 0
     """Slots that it has because others gave them up."""
+    num_owed: int = 0
+    """Slots of its share that it may not take yet: others have not given them up so far."""
     neighbours: tuple[Neighbour, ...] = ()
 
 

@@ -130,6 +130,7 @@ class SharingBook:
             obstacle=self._obstacle(claim, totals, is_admitted=run_id in may_begin),
             num_lent=sum(loans.num_lent(run_id) for loans in self._loans.values()),
             num_borrowed=sum(loans.num_borrowed(run_id) for loans in self._loans.values()),
+            num_owed=sum(max(share - have[name], 0) for name, share in shares.get(run_id, {}).items()),
             neighbours=tuple(
                 Neighbour(name=other.name, priority=other.priority, num_slots=sum(_taken(other).values()))
                 for other in self._claims.values()

@@ -133,7 +133,13 @@ def test_neither_more_nodes_nor_newcomers_of_other_types_cost_more_than_the_budg
         setting.come("c", **{"cpu-c": 1})
         setting.come("d", cpu=1)
         assert await setting.take() == (), "7 of 7.5 an hour are asked for"
-        assert setting.scale_out.metrics() == {"pool/num_asked": 2, "pool/num_grown": 0, "cost/money_per_hour": 7.0}
+        assert setting.scale_out.metrics() == {
+            "pool/num_wanted": 3,
+            "pool/num_asked": 2,
+            "pool/num_grown": 0,
+            "cost/money_per_hour": 7.0,
+            "cost/money_per_hour_limit": 7.5,
+        }
 
     run(scenario)
 

@@ -130,6 +130,7 @@ def test_a_second_run_gets_its_floor_and_what_its_priority_allows_and_gives_all_
     second = world.add(a_claim("second", priority=1))
     assert world.settle() == {"first": 3, "second": 3}, "what trains stays"
     assert (first.allowance.num_lent, second.allowance.num_borrowed) == (3, 3)
+    assert (first.allowance.num_owed, second.allowance.num_owed) == (0, 0)
     assert first.allowance.neighbours[0].name == "second"
     del world.runs["second"]
     world.book.forget("second")

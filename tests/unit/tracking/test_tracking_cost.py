@@ -52,7 +52,9 @@ def test_a_slot_is_counted_from_the_begin_of_the_command_and_starts_until_it_has
 
 
 def test_on_a_shared_cluster_neither_the_wait_for_slots_nor_what_is_lent_is_the_runs() -> None:
-    share = ShareEvent(time_s=4.0, slots={"H100": 1, "H200": 1}, num_lent=0, num_borrowed=2, runs={"other": 3})
+    share = ShareEvent(
+        time_s=4.0, slots={"H100": 1, "H200": 1}, num_lent=0, num_borrowed=2, num_owed=0, runs={"other": 3}
+    )
     shared = [STARTED[0], share, *STARTED[1:], replace(share, time_s=12.5)]
     assert seconds(ledger_of(*shared).statement(13.0)) == {Use.STARTUP: 6 + 8, Use.IN_FLIGHT: 3 + 1}
     lent = ledger_of(*shared, slot(14.0, "H200/0", "idle"), slot(14.0, "H200/0", "gone"))
