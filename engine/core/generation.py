@@ -215,7 +215,7 @@ class Generation:
 
     def _launch(self, plan: ScheduledStep, weight_version: int) -> InFlightStep | None:
         num_prefill = sum(chunk.end - chunk.start for chunk in plan.chunks)
-        self._measured.note_step(len(plan.decode_rows) + num_prefill)
+        self._measured.note_step(num_decoding=len(plan.decode_rows), num_prefill=num_prefill)
         self.last_work = StepWork(
             num_samples=len(plan.decode_rows),
             num_kv_tokens=int(self._table.num_tokens[plan.decode_rows].sum()),
@@ -224,7 +224,9 @@ class Generation:
                 chunk.end - chunk.start for chunk in plan.chunks if chunk.sequence.was_computed_before
             ),
         )
-        return self._pipeline.launch(plan, weight_version)
+        step = self._pipeline.launch(plan, weight_version)
+        self._measured.note_launch(num_prefill=num_prefill, num_drawn=0 if step is None else len(step.rows_B))
+        return step
 
     def _drain(self) -> None:
         """Leave no step in flight."""

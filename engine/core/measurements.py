@@ -68,11 +68,14 @@ class Measurements:
             self.counts.num_started_prompt_tokens += len(owner.prompt)
             self.counts.num_cached_prompt_tokens += owner.num_cached_tokens
 
-    def note_step(self, num_tokens: int) -> None:
-        """Note that a step computes so many tokens."""
+    def note_step(self, *, num_decoding: int, num_prefill: int) -> None:
+        """Note that a step computes the last token of so many samples, and so many of prompts."""
         self.counts.num_steps += 1
-        self.counts.num_computed_tokens += num_tokens
-        self._latencies.step_tokens.observe(num_tokens)
+        self.counts.num_computed_tokens += num_decoding + num_prefill
+
+    def note_launch(self, *, num_prefill: int, num_drawn: int) -> None:
+        """Note that a step computes so many tokens of prompts, and draws so many."""
+        self._latencies.step_tokens.observe(num_prefill + num_drawn)
 
     def note_tokens(self, table: SequenceTable, rows_B: NDArray[np.intp], now_s: float) -> None:
         """Note when the rows got their token."""

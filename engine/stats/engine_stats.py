@@ -75,7 +75,7 @@ class EngineStats:
     e2e_latency: Histogram
     """From a request's arrival to its end, abort included."""
     step_tokens: Histogram
-    """Tokens that went through the model in a step."""
+    """Tokens of prompts that a step computed, and tokens that it drew."""
     ended_samples: EndedSamples
 
     @property

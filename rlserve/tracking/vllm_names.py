@@ -95,7 +95,7 @@ VLLM_METRICS: dict[str, VllmMetric] = {
     ),
     "vllm:request_prompt_tokens": _has("histogram", "tokens of the prompt, of each sample that ended by itself"),
     "vllm:request_generation_tokens": _has("histogram", "tokens of its answer"),
-    "vllm:iteration_tokens_total": _has("histogram", "tokens that went through the model in a step"),
+    "vllm:iteration_tokens_total": _has("histogram", "tokens of prompts that a step computed, and tokens that it drew"),
     "vllm:request_max_num_generation_tokens": _has("histogram", "tokens of a request's longest answer"),
     "vllm:request_params_n": _has("histogram", "`n` of a request, once all of its answers have ended"),
     "vllm:request_params_max_tokens": _has("histogram", "`max_tokens` of a sample"),

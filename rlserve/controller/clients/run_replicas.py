@@ -58,6 +58,9 @@ class RunReplicas:
         """Of each replica, training's requests and all others together."""
         return {slot_id: stats.engine_metrics for slot_id, stats in self._desk.replica_stats.items()}
 
+    async def refresh(self) -> None:
+        """Nothing: the controller hears of its replicas as often as they say."""
+
     @property
     def counts(self) -> PoolCounts:
         """Totals."""

@@ -50,6 +50,9 @@ class Replicas(Protocol):
     def engine_metrics(self) -> Mapping[str, Mapping[str, Value]]:
         """Of each replica, as it was heard last."""
 
+    async def refresh(self) -> None:
+        """Have :attr:`engine_metrics` be those of now, of all that can tell them at once."""
+
     @property
     def counts(self) -> PoolCounts:
         """Totals."""

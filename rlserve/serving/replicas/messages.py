@@ -50,7 +50,7 @@ class Abort:
 
 
 OrderAction = Literal[
-    "pause", "resume", "stage", "swap", "discard", "load_adapter", "unload_adapter", "profile", "end_profile"
+    "pause", "resume", "stage", "swap", "discard", "load_adapter", "unload_adapter", "profile", "end_profile", "report"
 ]
 
 
@@ -58,7 +58,8 @@ OrderAction = Literal[
 class Order:
     """Something that an operator wants. ``pause`` and ``resume`` the engine between two steps; ``stage`` the weights of
     a folder beside the running model; then ``swap`` them in between two steps, or ``discard`` them; ``load_adapter`` or
-    ``unload_adapter`` between two steps; ``profile`` the next steps, or ``end_profile`` before it ends by itself."""
+    ``unload_adapter`` between two steps; ``profile`` the next steps, or ``end_profile`` before it ends by itself;
+    ``report``: a beat at once, before its ``Done``."""
 
     action: OrderAction
     number: int = 0

@@ -15,6 +15,7 @@ either a replica has it, or it waits in ``_unplaced`` for one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from rlserve.errors import WorkerFailedError
 from rlserve.serving.config import HealthConfig
 from rlserve.serving.replicas.base import PoolCounts
 from rlserve.serving.replicas.live_request import LiveRequest, RequestGroup
-from rlserve.serving.replicas.messages import Abort, News, Ready, Submit
+from rlserve.serving.replicas.messages import Abort, News, Order, Ready, Submit
 from rlserve.serving.replicas.replica import Replica, ReplicaPlace
 from rlserve.serving.replicas.resizing import resizing
 from rlserve.serving.replicas.state import ReplicaState, judge, restart_pause_s
@@ -36,6 +37,8 @@ from rlserve.serving.routing.base import ReplicaLoad, RoutedRequest, RoutingPoli
 logger = logging.getLogger(__name__)
 
 _WATCH_INTERVAL_S = 0.25
+_REPORT_TIMEOUT_S = 0.5
+"""For numbers of now; then those of the last beat will do."""
 
 
 class ReplicaPool:
@@ -114,6 +117,14 @@ class ReplicaPool:
     def engine_metrics(self) -> Mapping[str, Mapping[str, Value]]:
         """Of each replica, as of its last beat."""
         return {name: replica.metrics for name, replica in self.replicas.items() if replica.metrics}
+
+    async def refresh(self) -> None:
+        """Have :attr:`engine_metrics` be those of now, of all replicas that tell them within a moment."""
+        ready = [replica for replica in self.replicas.values() if replica.state is ReplicaState.READY]
+        reports = [replica.order(Order(action="report")) for replica in ready]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_REPORT_TIMEOUT_S):
+                await asyncio.gather(*reports, return_exceptions=True)
 
     @property
     def counts(self) -> PoolCounts:

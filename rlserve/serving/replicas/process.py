@@ -6,7 +6,7 @@
     thread orders:   Order ──► EngineLoop, between two steps ──► Done
     thread deltas:   EngineLoop ──► new tokens of streamed requests ──► send
     thread progress: EngineLoop ──► whole answers of the others, and now and then what there is of them ──► send
-    thread beats:    EngineLoop.stats ──► send, every beat interval
+    thread beats:    EngineLoop.stats ──► send, every beat interval, and where the front asks for it
 
 Sending waits while the front does not read. Nothing is piled up meanwhile: tokens that nobody has asked for stand in
 the engine. The process ends when the front closes its end, when the front ends, or when the engine fails.
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import socket
 import sys
@@ -28,7 +29,7 @@ from rlserve.engine.stats.metrics import vllm_metrics
 from rlserve.errors import UserError, WorkerFailedError
 from rlserve.json_log import LogFormat, ProcessFields, log_to_stderr
 from rlserve.processes import end_with_parent
-from rlserve.serving.replicas.messages import Abort, Beat, Message, News, Order, Ready, Refused, Start, Submit
+from rlserve.serving.replicas.messages import Abort, Beat, Done, Message, News, Order, Ready, Refused, Start, Submit
 from rlserve.serving.replicas.orders import Orders, read_weights
 from rlserve.serving.replicas.wire import MessageReader, pack
 
@@ -87,6 +88,7 @@ class ReplicaProcess:
         self._orders = Orders(engine, self._loop, channel.send, is_paused=is_paused)
         self._streams = self._loop.subscribe_deltas()
         self._answers = self._loop.subscribe_progress(_PROGRESS_INTERVAL_S)
+        self._reports: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
     def serve(self, messages: Iterator[Message]) -> None:
         """Carry out what comes.
@@ -107,6 +109,8 @@ class ReplicaProcess:
                         self._loop.submit(requests, self._streams if streamed else self._answers)
                     case Abort(request_ids=request_ids):
                         self._loop.abort(request_ids)
+                    case Order(action="report"):
+                        self._reports.put(message)
                     case Order():
                         self._orders.put(message)
         finally:
@@ -133,20 +137,31 @@ class ReplicaProcess:
                 self._channel.send(News(deltas=deltas))
 
     def _send_beats(self) -> None:
+        report: Order | None = None
         while not self._ended.is_set():
-            stats = self._loop.stats
-            engine = stats.engine
-            self._channel.send(
-                Beat(
-                    num_steps=stats.num_steps,
-                    has_work=engine.num_running + engine.num_waiting > 0 and not self._orders.is_paused,
-                    busy_s=stats.busy_s,
-                    num_generated_tokens=engine.num_generated_tokens,
-                    weight_version=engine.weight_version,
-                    metrics=vllm_metrics(engine),
-                )
-            )
-            self._ended.wait(self._beat_interval_s)
+            self._channel.send(self._beat())
+            if report is not None:
+                self._channel.send(Done(number=report.number))
+            report = self._next_report()
+
+    def _next_report(self) -> Order | None:
+        """One that is asked for within a beat's interval."""
+        try:
+            return self._reports.get(timeout=self._beat_interval_s)
+        except queue.Empty:
+            return None
+
+    def _beat(self) -> Beat:
+        stats = self._loop.stats
+        engine = stats.engine
+        return Beat(
+            num_steps=stats.num_steps,
+            has_work=engine.num_running + engine.num_waiting > 0 and not self._orders.is_paused,
+            busy_s=stats.busy_s,
+            num_generated_tokens=engine.num_generated_tokens,
+            weight_version=engine.weight_version,
+            metrics=vllm_metrics(engine),
+        )
 
 
 def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> int:

@@ -159,7 +159,7 @@ def test_the_phases_of_samples_and_what_they_took(engine: Engine, clock: Clock) 
     assert ended.samples_of_request == _histogram(SAMPLES_OF_REQUEST_BOUNDS, [2])
     assert ended.longest_generated_tokens == _histogram(bounds, [4])
     # The prompt in one step, of which both samples draw; then three of both.
-    assert engine.stats().step_tokens == _histogram(STEP_TOKENS_BOUNDS, [5, 2, 2, 2])
+    assert engine.stats().step_tokens == _histogram(STEP_TOKENS_BOUNDS, [5 + 2, 2, 2, 2])
 
 
 def test_prompt_tokens_by_where_they_came_from(engine: Engine) -> None:

@@ -61,6 +61,10 @@ class FakePool:
         self.limits = Ready(vocab_size=len(TOKENIZER), max_model_len=100, eos_token_ids=(2,), max_num_sequences=8)
         self.counts = PoolCounts(num_failovers=0, num_lost=0)
         self.engine_metrics: Mapping[str, Mapping[str, Value]] = {}
+        self.num_refreshed = 0
+
+    async def refresh(self) -> None:
+        self.num_refreshed += 1
 
     @asynccontextmanager
     async def open(self, requests: Sequence[Request], affinity: str, *, streamed: bool) -> AsyncIterator[RequestGroup]:

@@ -321,3 +321,28 @@ def test_a_replica_that_never_starts_is_given_up() -> None:
         assert replica.state is ReplicaState.STOPPED
 
     asyncio.run(start())
+
+
+def test_numbers_are_those_of_the_moment_that_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rlserve.serving.replicas.pool._REPORT_TIMEOUT_S", 0.01)
+
+    async def ask() -> None:
+        pool, (prompt, silent, starting) = make_pool(3)
+        starting.becomes_ready = False
+        async with pool.running():
+            await until(lambda: pool.num_ready == 2)
+            asked = asyncio.create_task(pool.refresh())
+            await until(lambda: len(prompt.sent) == len(silent.sent) == 1)
+            (report,) = prompt.sent
+            assert isinstance(report, Order)
+            assert report.action == "report"
+            beat = Beat(
+                num_steps=1, has_work=False, busy_s=0, num_generated_tokens=3, weight_version=0, metrics={"a": 3.0}
+            )
+            prompt._take(beat)
+            prompt._take(Done(number=report.number))
+            await asked  # though one says nothing
+            assert pool.engine_metrics == {"0": {"a": 3.0}}
+            assert starting.sent == []
+
+    asyncio.run(ask())

@@ -71,4 +71,6 @@ async def version(request: Request) -> Response:
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """For Prometheus."""
-    return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+    context = context_of(request)
+    await context.pool.refresh()
+    return Response(context.metrics.render(), media_type=CONTENT_TYPE_LATEST)
