@@ -1,6 +1,7 @@
 """Measure what a run loses when nodes come, leave with a notice, or are lost with its head.
 
-python benchmarks/node_times.py [--part joining|leaving|loss|job …] [--joinings N] [--folder DIR] [--json FILE]
+python benchmarks/node_times.py [--part joining|leaving|loss|job …] [--joinings N] [--busy N]
+                                [--folder DIR] [--json FILE]
 
 Nodes are Ray nodes on this machine, beside the run: a node that joins has no processors of its own, so in ``joining``
 the run is one whose rewards come late and which leaves them to it. Times are from outside: from what is done to the run
@@ -35,12 +36,13 @@ RESUMED_S = 60.0
 PARTS = ("joining", "leaving", "loss", "job")
 
 
-def checks_of_joinings(found: Sequence[Joining]) -> list[Check]:
+def checks_of_joinings(found: Sequence[Joining], *, num_busy: int = 0) -> list[Check]:
     """Of nodes that were started as our jobs start them, and of others, by their role."""
+    beside = f" beside {num_busy} busy processes" if num_busy else ""
     checks = []
     for way, role in sorted({(each.way, each.role) for each in found}):
         value = median(each.useful_s for each in found if (each.way, each.role) == (way, role))
-        name = f"node joins by {way}: from joined to useful ({role}), median, s"
+        name = f"node joins by {way}: from joined to useful ({role}), median{beside}, s"
         checks.append(Check(name=name, value=value, bar=USEFUL_S, at_least=False))
     return checks
 
@@ -75,14 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     content: dict[str, Any] = {**circumstances(), "load": {}}
     found: list[Check] = []
     measure: dict[str, Callable[[], tuple[Any, list[Check]]]] = {
-        "joining": lambda: _joinings(folder, options.joinings),
+        "joining": lambda: _joinings(folder, options.joinings, options.busy),
         "leaving": lambda: _leavings(folder),
         "loss": lambda: _loss(local_loss(folder)),
         "job": lambda: _loss(job_loss(folder)),
     }
     for part in options.part or PARTS:
         rows, checks = measure[part]()
-        content[part], content["load"][part] = rows, os.getloadavg()[1]
+        beside = f" beside {options.busy} busy processes" if part == "joining" and options.busy else ""
+        content[part + beside], content["load"][part + beside] = rows, os.getloadavg()[1]
         found += checks
         for check in checks:
             sign = "at least" if check.at_least else "at most"
@@ -93,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(check.met for check in found) else 1
 
 
-def _joinings(folder: Path, num_each: int) -> tuple[Any, list[Check]]:
-    found = joinings(folder, num_each)
-    return [asdict(each) for each in found], checks_of_joinings(found)
+def _joinings(folder: Path, num_each: int, num_busy: int) -> tuple[Any, list[Check]]:
+    found = joinings(folder, num_each, num_busy=num_busy)
+    return [asdict(each) for each in found], checks_of_joinings(found, num_busy=num_busy)
 
 
 def _leavings(folder: Path) -> tuple[Any, list[Check]]:
@@ -111,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/node_times.py", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated (all)")
     parser.add_argument("--joinings", type=int, default=2, metavar="N", help="pairs of nodes that join in each way (2)")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="other processes that compute meanwhile (0)")
     parser.add_argument("--folder", type=Path, metavar="DIR", help="where the runs are put (a new folder)")
     parser.add_argument("--json", type=Path, metavar="FILE")
     return parser

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 from chaos_parts.run_watch import ROOT, RunWatch
 
+from node_parts.busy import busy_processes
 from node_parts.cluster import Cluster
 from node_parts.following import Events, follow
 
@@ -50,16 +51,18 @@ class Joining:
     """That its worker has used by then."""
 
 
-def joinings(folder: Path, num_each: int) -> list[Joining]:
-    """Nodes that join one run: ``num_each`` pairs in each way. The policy gives roles in turn, so a pair has both."""
+def joinings(folder: Path, num_each: int, *, num_busy: int = 0) -> list[Joining]:
+    """Nodes that join one run: ``num_each`` pairs in each way, beside ``num_busy`` other processes. The policy gives
+    roles in turn, so a pair has both."""
     found = []
     with Cluster("cpu-a", "cpu-b") as cluster:
         place = ["name=joined", f"output_dir={folder}", f"launch.address={cluster.address}"]
         run = RunWatch(folder / "joined", [str(ROOT / "conf" / "rlhf.yaml"), *place, *_SETTINGS])
         try:
             follow(run, lambda _: run.step >= _STEPS_BEFORE, "a step before the joining")
-            for number, way, of_pair in itertools.product(range(num_each), WAYS, "ab"):
-                found.append(_join(cluster, run, f"cpu-{way[-4:]}{number}{of_pair}", way))
+            with busy_processes(num_busy):
+                for number, way, of_pair in itertools.product(range(num_each), WAYS, "ab"):
+                    found.append(_join(cluster, run, f"cpu-{way[-4:]}{number}{of_pair}", way))
         finally:
             run.end()
     return found
