@@ -329,6 +329,7 @@ def _output(owner: RequestState) -> RequestOutput:
         num_cached_tokens=owner.num_cached_tokens,
         queue_time_s=owner.queue_time_s,
         time_to_first_token_s=owner.time_to_first_token_s,
+        time_to_last_token_s=owner.time_to_last_token_s,
         prompt_log_probs=prompt_log_probs,
         prompt_top_log_probs=prompt_top_log_probs,
     )

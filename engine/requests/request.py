@@ -217,6 +217,8 @@ class RequestOutput:
     """From its arrival at the engine until its first sample was scheduled; None where none was."""
     time_to_first_token_s: float | None = field(default=None, compare=False)
     """From its arrival at the engine."""
+    time_to_last_token_s: float | None = field(default=None, compare=False)
+    """The same; None where there is no token, and of a request that another engine has begun."""
 
     @property
     def finished(self) -> bool:

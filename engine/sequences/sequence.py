@@ -81,6 +81,12 @@ class RequestState:
     """The one that all of its samples are computed with."""
 
     @property
+    def time_to_last_token_s(self) -> float | None:
+        """Of all samples, once they have ended; not known of a request that another engine has begun."""
+        ends_s = [sequence.last_token_s for sequence in self.sequences if sequence.last_token_s != NO_TIME]
+        return None if self.request.resumed or not ends_s else max(ends_s) - self.arrival_s
+
+    @property
     def adapter_id(self) -> int:
         """That of its adapter, or that of none."""
         return NO_ADAPTER_ID if self.adapter is None else self.adapter.id

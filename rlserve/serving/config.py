@@ -8,6 +8,7 @@ from typing import Literal
 
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
+from rlserve.serving.answers.config import AnswersConfig
 from rlserve.serving.scaling.config import ScalingConfig
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -356,6 +357,7 @@ class ServeConfig:
     scaling: ScalingConfig = field(default_factory=ScalingConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
     content: ContentConfig = field(default_factory=ContentConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
     log_format: Literal["text", "json"] = "text"
     """``json``: one object a line, with ``request_id``, ``replica`` and ``weight_version`` where they are known."""
 

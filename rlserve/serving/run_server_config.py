@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from rlserve.errors import check_fields
+from rlserve.serving.answers.config import AnswersConfig
 from rlserve.serving.config import (
     AccessConfig,
     AccountingConfig,
@@ -47,6 +48,7 @@ class RunServerConfig:
     degradation: DegradationConfig = field(default_factory=DegradationConfig)
     tracing: TracingConfig = field(default_factory=TracingConfig)
     content: ContentConfig = field(default_factory=ContentConfig)
+    answers: AnswersConfig = field(default_factory=AnswersConfig)
 
     def __post_init__(self) -> None:
         check_fields(

@@ -127,6 +127,7 @@ def serve_config(config: RunConfig) -> ServeConfig:
         degradation=server.degradation,
         tracing=server.tracing,
         content=server.content,
+        answers=server.answers,
     )
 
 

@@ -22,6 +22,7 @@ class AnswerStream(ABC):
         self.choices = choices
         self._asked = asked
         self._base = base
+        self._tells_usage = asked.tells_usage or choices.generation.context.config.answers.stream_usage
 
     @abstractmethod
     def first_chunks(self) -> Iterator[dict[str, Any]]:
@@ -47,15 +48,18 @@ class AnswerStream(ABC):
         except ApiError as error:
             yield event(error.content) + DONE
             return
-        usage = event({**self._base, "choices": [], "usage": self.last_usage()}) if self._asked.tells_usage else b""
-        yield usage + DONE
+        if self._tells_usage:
+            usage = {"usage": self.last_usage(), **self.choices.timings()}
+            yield event({**self._base, "choices": [], **usage}) + DONE
+        else:
+            yield DONE
 
     def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """A chunk with one choice."""
         content = {**self._base, "choices": [choice]}
         if self._asked.tells_usage_always:
             content["usage"] = self.choices.usage()
-        elif self._asked.tells_usage:
+        elif self._tells_usage:
             content["usage"] = None
         return content
 

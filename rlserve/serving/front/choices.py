@@ -9,6 +9,7 @@ from typing import Any
 from rlserve.engine.requests.delta import RequestDelta, SampleDelta, each_token, rest_of
 from rlserve.engine.requests.request import RequestOutput, SampleOutput
 from rlserve.serving.answers.choice import Choice, ChoiceNews, ChoiceOptions
+from rlserve.serving.answers.timings import timings
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.filters import filter_of, filtered_outputs, note_refused_answer, nothing_follows
@@ -25,6 +26,7 @@ class Choices:
         self.options = options
         self.vocabulary = generation.context.vocabulary
         self.num_cached_tokens = 0
+        self._ended: list[RequestOutput] = []
         self._num_samples = generation.requests[0].sampling.n
         self._choices = [self._new_choice(index) for index in range(len(generation.requests) * self._num_samples)]
         self._refused = frozenset[int]()
@@ -50,6 +52,10 @@ class Choices:
             num_generated_tokens=self.num_generated_tokens,
             num_cached_tokens=self.num_cached_tokens,
         )
+
+    def timings(self) -> dict[str, Any]:
+        """At the end, as the field that tells them; nothing where the server does not."""
+        return {"metrics": timings(self._ended)} if self.generation.context.config.answers.timings else {}
 
     async def outputs(self) -> list[RequestOutput]:
         """The whole answers, for :meth:`whole` or :meth:`tokens`; what is refused is not generated to its end.
@@ -91,6 +97,7 @@ class Choices:
                     return
 
     def _samples(self, outputs: Sequence[RequestOutput]) -> Iterator[tuple[Choice, SampleOutput]]:
+        self._ended += outputs
         self.num_cached_tokens += sum(output.num_cached_tokens for output in outputs)
         samples = [sample for output in outputs for sample in output.samples]
         return zip(self._choices, samples, strict=True)
@@ -98,6 +105,7 @@ class Choices:
     def _told(self, news: Sequence[tuple[int, RequestDelta]]) -> Iterator[ChoiceNews]:
         for position, delta in news:
             if delta.output is not None:
+                self._ended.append(delta.output)
                 self.num_cached_tokens += delta.output.num_cached_tokens
             for sample in delta.samples:
                 choice = self._choices[position * self._num_samples + sample.index]
@@ -132,7 +140,9 @@ def choice_options(
         include_stop=asked.include_stop_str_in_output or False,
         skip_special_tokens=asked.skip_special_tokens is not False,
         returns_token_ids=asked.return_token_ids or False,
-        names_tokens_by_number=asked.return_tokens_as_token_ids or False,
+        names_tokens_by_number=context.config.answers.tokens_as_token_ids
+        if asked.return_tokens_as_token_ids is None
+        else asked.return_tokens_as_token_ids,
         returns_weight_versions=asked.return_weight_versions or False,
         end_token_ids=frozenset((*context.pool.limits.eos_token_ids, *context.end_token_ids)),
         new_mask=mask_of(context, asked, num_logprobs),

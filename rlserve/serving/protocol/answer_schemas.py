@@ -60,6 +60,21 @@ class Usage(AnswerModel):
     completion_tokens_details: CompletionTokensDetails | None = None
 
 
+class Timings(AnswerModel):
+    """How long an answer waited and took, where the server tells it."""
+
+    time_to_first_token_ms: float = 0.0
+    """From when it was scheduled."""
+    generation_time_ms: float = 0.0
+    """From its first token to its last."""
+    queue_time_ms: float = 0.0
+    """Until it was scheduled."""
+    mean_itl_ms: float = 0.0
+    """Between two tokens of one answer."""
+    tokens_per_second: float = 0.0
+    """From when it was scheduled."""
+
+
 class PromptToken(AnswerModel):
     """One of the tokens at a position of the prompt."""
 
@@ -106,6 +121,7 @@ class CompletionAnswer(AnswerModel):
     model: str
     choices: list[CompletionChoiceAnswer]
     usage: Usage
+    metrics: Timings = Timings()
 
 
 class LikelyToken(AnswerModel):
@@ -175,6 +191,7 @@ class ChatAnswer(AnswerModel):
     model: str
     choices: list[ChatChoiceAnswer]
     usage: Usage
+    metrics: Timings = Timings()
     prompt_token_ids: list[int] | None
     prompt_logprobs: PromptLogProbs | None
 

@@ -23,6 +23,11 @@ _NAMES = {
     "max-logprobs": "limits.max_logprobs",
     "shutdown-timeout": "drain.timeout_s",
 }
+_SWITCHES = {
+    "enable-per-request-metrics": "answers.timings",
+    "enable-force-include-usage": "answers.stream_usage",
+    "return-tokens-as-token-ids": "answers.tokens_as_token_ids",
+}
 _TOOL_PARSERS = {"hermes": "hermes", "llama3_json": "llama3_json"}
 _REASONING_PARSERS = {"qwen3": "think_tags", "deepseek_r1": "think_tags"}
 _WITHOUT_EFFECT = frozenset(
@@ -72,6 +77,8 @@ def translate(arguments: Sequence[str], environment: Mapping[str, str]) -> Comma
             overrides.append(f"{_NAMES[name]}={value}")
         elif name == "lora-modules" and value is not None:
             overrides.append(f"model.adapters={{{_adapter(value)}}}")
+        elif name in _SWITCHES:
+            overrides.append(f"{_SWITCHES[name]}=true")
         elif name == "no-enable-prefix-caching":
             overrides.append("engine.enable_prefix_caching=false")
         elif name == "tool-call-parser" and value in _TOOL_PARSERS:

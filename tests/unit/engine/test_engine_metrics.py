@@ -254,3 +254,20 @@ def _lora_info(*values: str) -> Labelled:
 def _labelled(value: object) -> dict[tuple[str, ...], float]:
     assert isinstance(value, Labelled)
     return dict(value.series)
+
+
+def test_an_answer_tells_when_it_had_its_last_token(engine: Engine, clock: Clock) -> None:
+    request = make_request("0", PROMPT, n=2, max_tokens=4)
+    engine.add(request)
+    clock.now_s += 0.7
+    outputs: list[RequestOutput] = []
+    while engine.has_work:
+        clock.now_s += 0.25
+        outputs += engine.step()
+    (whole,) = outputs
+    assert whole.queue_time_s == whole.time_to_first_token_s == pytest.approx(0.95)
+    assert whole.time_to_last_token_s == pytest.approx(0.95 + 3 * 0.25)
+    begun = tuple(replace(sample, tokens=sample.tokens.between(0, 2), finish_reason=None) for sample in whole.samples)
+    (resumed,) = run(engine, [replace(request, id="1", resumed=begun)]).values()
+    assert len(resumed.samples[0].token_ids) == 4
+    assert resumed.time_to_last_token_s is None

@@ -53,7 +53,9 @@ class FakePool:
         self.num_live_samples = 0
         self.finish_reason = FinishReason.LENGTH
         self.time_to_first_token_s: float | None = None
-        """As the engine tells it of whole answers."""
+        """As the engine tells it of whole answers; so are the next two."""
+        self.queue_time_s: float | None = None
+        self.time_to_last_token_s: float | None = None
         self.error: str | None = None
         """What all requests come to, in place of the text."""
         self.hangs = False
@@ -109,7 +111,9 @@ class FakePool:
                 request_id=live.request.id,
                 samples=samples,
                 num_cached_tokens=1,
+                queue_time_s=self.queue_time_s,
                 time_to_first_token_s=self.time_to_first_token_s,
+                time_to_last_token_s=self.time_to_last_token_s,
             )
             live.take(RequestDelta(request_id=live.request.id, samples=(), output=output))
 

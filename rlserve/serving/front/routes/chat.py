@@ -73,7 +73,8 @@ def _batch(
         chat_choice(vocabulary, options, news.choice, _behind(asked.echoed, news.message))
         for asked, news in zip(each, turn.whole(outputs), strict=True)
     ]
-    return {**base, "choices": choices, "usage": turn.usage(), "prompt_token_ids": None, "prompt_logprobs": None}
+    told = {"usage": turn.usage(), **turn.choices.timings(), "prompt_token_ids": None, "prompt_logprobs": None}
+    return {**base, "choices": choices, **told}
 
 
 def _content(turn: Turn, asked: ChatRequest, base: dict[str, Any], outputs: Sequence[RequestOutput]) -> dict[str, Any]:
@@ -88,6 +89,7 @@ def _content(turn: Turn, asked: ChatRequest, base: dict[str, Any], outputs: Sequ
             for news in turn.whole(outputs)
         ],
         "usage": turn.usage(),
+        **turn.choices.timings(),
         "prompt_token_ids": list(prompt_token_ids) if asked.return_token_ids else None,
         "prompt_logprobs": prompt_log_probs(
             vocabulary, prompt_token_ids, output.prompt_log_probs, output.prompt_top_log_probs

@@ -148,6 +148,7 @@ def _content(
             num_generated_tokens=0 if asked.max_tokens == 0 else choices.num_generated_tokens,
             num_cached_tokens=choices.num_cached_tokens,
         ),
+        **choices.timings(),
     }
 
 
