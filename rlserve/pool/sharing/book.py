@@ -14,12 +14,13 @@ have until it says that it does not; and by Ray, whose own resources are free on
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rlserve.pool.gangs import Node
 from rlserve.pool.sharing.base import Allowance, Claim, HeldSlots, Neighbour, Place, by_type
 from rlserve.pool.sharing.loans import Loans
+from rlserve.pool.sharing.packing import Part, pack
 from rlserve.pool.sharing.shares import Asking, Wish, admitted, shares_of
 from rlserve.pool.sharing.strangers import Strangers
 
@@ -110,13 +111,13 @@ class SharingBook:
         self._heard_s[run_id], self._claims[run_id] = now_s, claim
         slots = self._without_strangers(slots, cluster.free, now_s)
         totals = by_type(slots)
-        may_begin = self._may_begin(totals)
+        may_begin = self._may_begin(slots)
         allowed: dict[Place, int] = {}
-        shares = self._shares(totals, may_begin)
-        for type_name, share in shares.get(run_id, {}).items():
-            allowed |= self._places(claim, type_name, share, slots, cluster.free)
+        shares = self._shares(slots, may_begin)
+        for type_name in shares.get(run_id, {}):
+            allowed |= self._places(claim, type_name, shares, slots, cluster.free)
         self._claims[run_id] = replace(claim, allowed=allowed)
-        have, floors = by_type(allowed), _floors(claim, totals)
+        have, floors = by_type(allowed), _floors(claim, slots)
         for type_name in totals:
             self._loans[type_name].note(run_id, have[type_name])
         begins = run_id in may_begin and all(have[name] >= count for name, count in floors.items())
@@ -127,7 +128,7 @@ class SharingBook:
         return Allowance(
             slots=allowed,
             begins=begins,
-            obstacle=self._obstacle(claim, totals, is_admitted=run_id in may_begin),
+            obstacle=self._obstacle(claim, slots, is_admitted=run_id in may_begin),
             num_lent=sum(loans.num_lent(run_id) for loans in self._loans.values()),
             num_borrowed=sum(loans.num_borrowed(run_id) for loans in self._loans.values()),
             num_owed=sum(max(share - have[name], 0) for name, share in shares.get(run_id, {}).items()),
@@ -138,24 +139,24 @@ class SharingBook:
             ),
         )
 
-    def _may_begin(self, totals: Mapping[str, int]) -> frozenset[str]:
+    def _may_begin(self, slots: Mapping[Place, int]) -> frozenset[str]:
         """Runs that have begun, or may."""
         begun = {run_id: claim for run_id, claim in self._claims.items() if any(_taken(claim).values())}
         asking = [
-            Asking(run_id=run_id, priority=claim.priority, floors=_floors(claim, totals))
+            Asking(run_id=run_id, priority=claim.priority, floors=_floors(claim, slots))
             for run_id, claim in self._claims.items()
             if run_id not in begun
         ]
-        may = admitted([_floors(claim, totals) for claim in begun.values()], asking, totals)
+        may = admitted([_floors(claim, slots) for claim in begun.values()], asking, by_type(slots))
         return frozenset([*begun, *(each.run_id for each in may)])
 
-    def _shares(self, totals: Mapping[str, int], may_begin: Collection[str]) -> dict[str, dict[str, int]]:
+    def _shares(self, slots: Mapping[Place, int], may_begin: Collection[str]) -> dict[str, dict[str, int]]:
         """By run and type."""
         shares: dict[str, dict[str, int]] = {}
         useful = {run_id: self._claims[run_id].useful for run_id in may_begin}
-        for type_name, num_slots in totals.items():
+        for type_name, num_slots in by_type(slots).items():
             wishes = [
-                _wish(claim, type_name, num_slots, useful[run_id])
+                _wish(claim, type_name, _usable(claim, slots)[type_name], useful[run_id])
                 for run_id, claim in self._claims.items()
                 if run_id in may_begin
             ]
@@ -179,39 +180,39 @@ class SharingBook:
         return {place: count - strange.get(place, 0) for place, count in slots.items()}
 
     def _places(
-        self, claim: Claim, type_name: str, share: int, slots: Mapping[Place, int], free: Mapping[Place, int]
+        self,
+        claim: Claim,
+        type_name: str,
+        shares: Mapping[str, Mapping[str, int]],
+        slots: Mapping[Place, int],
+        free: Mapping[Place, int],
     ) -> dict[Place, int]:
-        """Where a run may have ``share`` slots of a type: it keeps what it has, and takes what nobody has."""
-        places = [place for place in slots if place[1] == type_name]
-        allowed = {place: claim.holding.held.get(place, 0) for place in places}
-        spare = sum(allowed.values()) - share
-        if spare > 0:
-            for place, count in _given_up(claim, places, spare):
-                allowed[place] -= count
-            return allowed
+        """Where a run may have its share of the slots of a type: what it keeps of what it has, and what nobody has."""
+        places = {place: count for place, count in slots.items() if place[1] == type_name}
+        parts = [_part(self._claims[run_id], of_run[type_name]) for run_id, of_run in shares.items()]
+        wanted = pack(parts, places, free)[claim.run_id]
+        allowed: dict[Place, int] = {}
         others = [other for other in self._claims.values() if other.run_id != claim.run_id]
-        for place in places:
-            by_the_books = slots[place] - sum(_taken(other).get(place, 0) for other in others)
-            promised = sum(max(_taken(other).get(place, 0) - other.holding.held.get(place, 0), 0) for other in others)
-            room = min(by_the_books - allowed[place], free.get(place, 0) - promised, -spare)
-            if room > 0:
-                more = room // claim.gang_size * claim.gang_size
-                allowed[place] += more
-                spare += more
+        for place, count in places.items():
+            held = claim.holding.held.get(place, 0)
+            taken = sum(_taken(other).get(place, 0) for other in others)
+            promised = taken - sum(other.holding.held.get(place, 0) for other in others)
+            more = min(wanted[place] - held, count - taken - held, free.get(place, 0) - promised)
+            allowed[place] = min(held, wanted[place]) + max(more, 0) // claim.gang_size * claim.gang_size
         return allowed
 
-    def _obstacle(self, claim: Claim, totals: Mapping[str, int], *, is_admitted: bool) -> str:
+    def _obstacle(self, claim: Claim, slots: Mapping[Place, int], *, is_admitted: bool) -> str:
         """Why a run that has not begun cannot yet."""
-        floors = {name: count for name, count in _floors(claim, totals).items() if count}
+        floors = {name: count for name, count in _floors(claim, slots).items() if count}
         if not floors:
             return "its floor is 0 slots of every type that the cluster has"
         others = [other for other in self._claims.values() if other.run_id != claim.run_id]
         if is_admitted:
             having = [f"{other.name} has {sum(_taken(other).values())}" for other in others]
             return f"its floor ({_words(floors)}) is being freed: {', '.join(having) or 'other processes have it'}"
-        taken = [f"{other.name} {_words(_floors(other, totals))}" for other in others]
-        return f"its floor is {_words(floors)}, and the floors of others leave less of {_words(totals)}: " + ", ".join(
-            taken
+        taken = ", ".join(f"{other.name} {_words(_floors(other, slots))}" for other in others)
+        return (
+            f"its floor is {_words(floors)}, and the floors of others leave less of {_words(by_type(slots))}: {taken}"
         )
 
 
@@ -221,8 +222,13 @@ def _taken(claim: Claim) -> Mapping[Place, int]:
     return {place: max(held.get(place, 0), allowed.get(place, 0)) for place in {**held, **allowed}}
 
 
-def _floors(claim: Claim, totals: Mapping[str, int]) -> dict[str, int]:
-    return {name: claim.floor_of(name, count) for name, count in totals.items()}
+def _usable(claim: Claim, slots: Mapping[Place, int]) -> Counter[str]:
+    """Slots by type that whole gangs of a run have room for."""
+    return by_type({place: count // claim.gang_size * claim.gang_size for place, count in slots.items()})
+
+
+def _floors(claim: Claim, slots: Mapping[Place, int]) -> dict[str, int]:
+    return {name: claim.floor_of(name, count) for name, count in _usable(claim, slots).items()}
 
 
 def _within(slots: Mapping[Place, int], there: Mapping[Place, int]) -> dict[Place, int]:
@@ -237,23 +243,26 @@ def _wish(claim: Claim, type_name: str, num_slots: int, useful: int | None) -> W
         priority=claim.priority,
         floor=claim.floor_of(type_name, num_slots),
         useful=useful,
-        most=claim.limit(type_name),
+        most=min(num_slots, num_slots if (limit := claim.limit(type_name)) is None else limit),
         held=held[type_name],
         num_lendable=lendable[type_name],
         gang_size=claim.gang_size,
     )
 
 
-def _given_up(claim: Claim, places: Iterable[Place], spare: int) -> list[tuple[Place, int]]:
-    """Where a run gives up ``spare`` slots: first where it is about to, then what may be lent, then whatever it has."""
-    holding, given = claim.holding, Counter[Place]()
-    for offered in (holding.leaving, holding.lendable, holding.held):
-        for place in places:
-            count = min(offered.get(place, 0) - given[place], spare) // claim.gang_size * claim.gang_size
-            if count > 0:
-                given[place] += count
-                spare -= count
-    return list(given.items())
+def _part(claim: Claim, share: int) -> Part:
+    holding = claim.holding
+    has = {place: claim.allowed.get(place, count) for place, count in holding.held.items()}
+    told = {place: max(count - has[place], 0) for place, count in holding.held.items()}
+    return Part(
+        run_id=claim.run_id,
+        share=share,
+        gang_size=claim.gang_size,
+        priority=claim.priority,
+        has={**claim.allowed, **has},
+        lendable={place: max(count - told.get(place, 0), 0) for place, count in holding.lendable.items()},
+        leaving={place: max(count - told.get(place, 0), 0) for place, count in holding.leaving.items()},
+    )
 
 
 def _words(counts: Mapping[str, int]) -> str:

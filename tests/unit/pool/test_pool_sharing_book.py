@@ -244,9 +244,43 @@ def test_types_are_divided_each_by_itself() -> None:
     assert book.answer(claim, Cluster(nodes=nodes, free=free), now_s=0.0).slots == {("a", "H100"): 2, ("a", "L40S"): 4}
 
 
+def test_slots_that_are_free_on_different_nodes_come_together_for_a_gang() -> None:
+    world = World({"a": 2, "b": 2})
+    small = [world.add(a_claim(name, floor=1, most=1)) for name in ("first", "second")]
+    small[0].held = Counter({("a", TYPE): 1})
+    small[1].held = Counter({("b", TYPE): 1})
+    gang = world.add(a_claim("gang", floor=2, gang_size=2))
+    assert world.settle() == {"first": 1, "second": 1, "gang": 2}
+    assert gang.allowance.begins
+    assert sorted(gang.held.values()) == [2]
+
+
+def test_what_trains_moves_for_no_gang() -> None:
+    world = World({"a": 2, "b": 2})
+    for name, node in (("first", "a"), ("second", "b")):
+        run = world.add(a_claim(name, floor=1, most=1), num_training=1)
+        run.held = Counter({(node, TYPE): 1})
+    gang = world.add(a_claim("gang", floor=2, gang_size=2))
+    assert world.settle() == {"first": 1, "second": 1, "gang": 0}
+    assert gang.allowance.num_owed == 2
+
+
+def test_slots_are_given_up_where_a_gang_becomes_whole() -> None:
+    world = World({"a": 4, "b": 4})
+    first = world.add(a_claim("first", gang_size=1))
+    world.settle()
+    other = world.add(a_claim("other", floor=1, most=1, priority=1))
+    world.settle()
+    world.add(a_claim("gang", floor=4, gang_size=4, priority=1))
+    final = world.settle()
+    assert final == {"first": 3, "other": 1, "gang": 4}
+    assert set(first.held.values()) == {3}
+    assert first.held.keys() & other.held.keys()
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[str, int]]]:
-    nodes = {name: draw(st.integers(2, 6)) for name in "ab"[: draw(st.integers(1, 2))]}
+    nodes = {name: 2 * draw(st.integers(1, 3)) for name in "abc"[: draw(st.integers(1, 3))]}
     steps = draw(
         st.lists(st.tuples(st.sampled_from(["come", "go", "need", "train", "round"]), st.integers(0, 99)), max_size=25)
     )
@@ -258,8 +292,8 @@ def histories(draw: st.DrawFn) -> tuple[dict[str, int], list[tuple[str, int]]]:
 def test_whatever_happens_nobody_is_allowed_what_another_has_and_all_comes_to_rest(
     history: tuple[dict[str, int], list[tuple[str, int]]],
 ) -> None:
-    """``World.take`` asserts the first. Whoever has begun has its floor, and there is no slot that nobody has, unless a
-    gang of several waits for slots that are free on different nodes."""
+    """``World.take`` asserts the first. Whoever has begun has its floor, and there is no slot that nobody has, unless
+    what trains stands in the way of a whole gang."""
     nodes, steps = history
     world, num_come = World(nodes), 0
     for what, number in steps:
@@ -267,7 +301,7 @@ def test_whatever_happens_nobody_is_allowed_what_another_has_and_all_comes_to_re
         chosen = running[number % len(running)] if running else None
         if what == "come" and len(running) < 4:
             num_come += 1
-            changes = {"priority": number % 3, "floor": 1 + number % 2, "gang_size": 1 + (number % 7 == 0)}
+            changes = {"priority": number % 3, "floor": 1 + number % 2, "gang_size": 1 + (number % 5 < 2)}
             world.add(a_claim(f"run {num_come}", **changes))
         elif what == "go" and chosen is not None:
             world.book.forget(chosen.claim.run_id)
@@ -283,7 +317,8 @@ def test_whatever_happens_nobody_is_allowed_what_another_has_and_all_comes_to_re
         if final[run_id]:
             assert final[run_id] >= run.claim.floor // run.claim.gang_size * run.claim.gang_size
     begun = [run for run_id, run in world.runs.items() if final[run_id]]
-    if begun and all(run.claim.gang_size == 1 for run in world.runs.values()):
+    one_each = all(run.claim.gang_size == 1 for run in world.runs.values())
+    if begun and (one_each or all(run.num_training == 0 for run in world.runs.values())):
         assert sum(final.values()) == sum(nodes.values())
 
 
@@ -329,3 +364,11 @@ def test_what_a_run_claims_follows_from_its_pool() -> None:
     assert (claim.counts, claim.floor, claim.limit("H100"), claim.limit("L40S")) == ({"H100": 6}, 4, 5, 0)
     assert claim.floor_of("H100", 8) == 4, "in whole gangs"
     assert claim.run_id != claim_of(config, name="run", job_id="01", gang_size=2, num_gangs_needed=2).run_id
+
+
+def test_a_gang_has_no_floor_and_no_share_of_slots_that_make_none() -> None:
+    world = World({"a": 3, "b": 3, "c": 1})
+    gang = world.add(a_claim("gang", floor=6, gang_size=2))
+    world.add(a_claim("one", floor=1))
+    assert world.settle() == {"gang": 4, "one": 3}
+    assert (gang.allowance.begins, gang.allowance.num_owed) == (True, 0)
