@@ -98,11 +98,16 @@ class Heartbeat:
             is_computing=sign is not None and sign.is_computing,
             processor_s=self._fleet.processor_s(slot_id),
             is_ready_to_run=may_be_still and self._fleet.is_ready_to_run(slot_id),
+            is_stopped=sign is None and self._fleet.is_stopped(slot_id),
         )
         watch.silence = watch.silence.after(look, interval_s=self._interval_s)
-        what = "computes without using the processor" if look.was_heard else "gives no sign of life"
+        what, for_s = "gives no sign of life", f"pool.health_timeout_s={self._timeout_s:g}"
+        if look.was_heard:
+            what = "computes without using the processor"
+        elif watch.silence.num_stopped:
+            what, for_s = "is stopped by a signal", f"{watch.silence.num_stopped * self._interval_s:g}"
         if watch.silence.is_over(self._max_rounds):
-            reason = f"{slot_id} {what} for pool.health_timeout_s={self._timeout_s:g} s"
+            reason = f"{slot_id} {what} for {for_s} s"
             logger.warning("%s: its process is ended", reason)
             self._fleet.kill(slot_id, reason)
             self._note_dead(slot_id, watch.worker, WorkerLostError(reason))

@@ -152,6 +152,9 @@ class Fleet(Protocol):
     def is_ready_to_run(self, slot_id: str) -> bool:
         """Whether a thread of a worker runs, or would if it had a processor; False where that cannot be seen."""
 
+    def is_stopped(self, slot_id: str) -> bool:
+        """Whether the process of a worker is stopped by a signal; False where that cannot be seen."""
+
     def reason(self, slot_id: str) -> str | None:
         """Why the last worker of a slot was ended, where ``kill`` was given one."""
 

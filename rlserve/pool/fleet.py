@@ -142,6 +142,16 @@ class Fleet:
                     return True
         return False
 
+    def is_stopped(self, slot_id: str) -> bool:
+        """Whether the worker of a slot is stopped by a signal (not by a debugger); False where its machine does not
+        tell."""
+        if slot_id not in self._processes:
+            return False
+        try:
+            return bool(self._processes[slot_id].status() == psutil.STATUS_STOPPED)
+        except psutil.NoSuchProcess:
+            return False
+
     def reason(self, slot_id: str) -> str | None:
         """Why the last worker of a slot was ended, where ``kill`` was told."""
         return self._reasons.get(slot_id)

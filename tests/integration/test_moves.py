@@ -146,7 +146,9 @@ def test_killed_in_mid_move(workplace: Workplace) -> None:
     the move, so that the move cannot be over before it is seen. The other direction, and every moment of a move, are in
     ``tests/unit/controller/test_controller.py``."""
     mover = "cpu-a/0"
-    run = workplace.start("killed", merged(ELASTIC, {"manager": {"cooldown_s": 2.0}}))
+    run = workplace.start(
+        "killed", merged(ELASTIC, {"manager": {"cooldown_s": 2.0}, "pool": {"health_timeout_s": 600.0}})
+    )
     run.wait_until(lambda: "starting Ray" in run.output, "the reward was tried")
     workplace.hold()  # the held-out score waits for its rewards, so nothing is decided yet
     run.wait_until(lambda: sorted(run.owners().values()) == ["rollout", "train", "train"], "all slots at their work")

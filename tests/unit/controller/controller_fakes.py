@@ -160,6 +160,8 @@ class FakeFleet:
         """Processor time of the workers that can be seen."""
         self.running: set[str] = set()
         """Workers with a thread that would run."""
+        self.stopped: set[str] = set()
+        """Workers that a signal has stopped."""
         self.restart_failures: list[Exception] = []
 
     def __getitem__(self, slot_id: str) -> FakeWorker:
@@ -197,6 +199,9 @@ class FakeFleet:
 
     def is_ready_to_run(self, slot_id: str) -> bool:
         return slot_id in self.running
+
+    def is_stopped(self, slot_id: str) -> bool:
+        return slot_id in self.stopped
 
     async def recover(
         self, slot_ids: Sequence[str], *, on_restart: Callable[[str], None] = lambda _: None

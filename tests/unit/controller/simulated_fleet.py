@@ -62,6 +62,9 @@ class SimulatedFleet:
     def is_ready_to_run(self, slot_id: str) -> bool:
         return False
 
+    def is_stopped(self, slot_id: str) -> bool:
+        return False
+
     def reason(self, slot_id: str) -> str | None:
         return self._reasons.get(slot_id)
 

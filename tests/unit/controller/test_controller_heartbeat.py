@@ -176,6 +176,18 @@ def test_a_silent_worker_that_uses_the_processor_is_given_more_time_and_a_stoppe
     run(scenario)
 
 
+def test_one_that_is_seen_to_be_stopped_is_ended_sooner() -> None:
+    async def scenario(setting: Setting) -> None:
+        setting.fleet["b"].sign, setting.fleet.stopped = None, {"b"}
+        await setting.look(1)
+        assert (setting.killed, setting.workers.state("b")) == ([], WorkerState.SUSPECT)
+        await setting.look(1)
+        assert setting.killed == ["b"]
+        assert str(setting.deaths[0].error) == "b is stopped by a signal for 4 s"
+
+    run(scenario)
+
+
 def test_a_worker_that_answers_and_computes_without_the_processor_is_wedged() -> None:
     async def scenario(setting: Setting) -> None:
         fleet = setting.fleet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlserve.controller.silence import PATIENCE, Look, Silence
+from rlserve.controller.silence import PATIENCE, Look, Silence, most_stopped
 
 ROUNDS = 10
 
@@ -18,6 +18,7 @@ def rounds_until_over(look: Look, *, used_s: float | None, most: int = 200) -> i
                 is_computing=look.is_computing,
                 processor_s=processor_s,
                 is_ready_to_run=look.is_ready_to_run,
+                is_stopped=look.is_stopped,
             ),
             interval_s=1.0,
         )
@@ -35,6 +36,25 @@ def test_silent_and_still_is_over_after_the_timeout() -> None:
 
 def test_silent_on_another_machine_too() -> None:
     assert rounds_until_over(SILENT, used_s=None) == ROUNDS
+
+
+def test_stopped_is_over_after_a_fifth_of_it() -> None:
+    stopped = Look(was_heard=False, is_stopped=True)
+    assert rounds_until_over(stopped, used_s=0.0) == ROUNDS / 5
+    assert [most_stopped(number) for number in (1, 2, 5, 10, 60)] == [1, 2, 2, 2, 12]
+
+
+def test_stopped_now_and_then_is_not() -> None:
+    """As one is that is slowed down: it uses the processor in between."""
+    stopped = Look(was_heard=False, is_stopped=True)
+    assert rounds_until_over(stopped, used_s=0.01) == PATIENCE * ROUNDS
+
+
+def test_stopped_and_continued_begins_anew() -> None:
+    stopped, silent = Look(was_heard=False, is_stopped=True), Look(was_heard=False)
+    silence = Silence().after(stopped, interval_s=1.0)
+    assert silence.is_suspect(ROUNDS)
+    assert not silence.after(silent, interval_s=1.0).after(stopped, interval_s=1.0).is_over(ROUNDS)
 
 
 def test_silent_but_busy_has_more_time_and_not_for_ever() -> None:

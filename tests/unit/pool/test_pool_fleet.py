@@ -167,5 +167,13 @@ def test_a_thread_that_has_a_processor_is_ready_to_run_and_one_that_sleeps_is_no
             pass  # it has not begun to sleep
         assert not fleet.is_ready_to_run("a")
         assert fleet.is_ready_to_run("b")
+        assert not fleet.is_stopped("a")
+        process.send_signal(signal.SIGSTOP)
+        while not fleet.is_stopped("a"):
+            pass  # the signal is on its way
+        process.kill()
+        process.wait()
+        assert not fleet.is_stopped("a")
+        assert not fleet.is_stopped("elsewhere")
 
     asyncio.run(scenario())
