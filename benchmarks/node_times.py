@@ -1,6 +1,6 @@
 """Measure what a run loses when nodes come, leave with a notice, or are lost with its head.
 
-python benchmarks/node_times.py [--part joining|leaving|loss|job …] [--joinings N] [--busy N]
+python benchmarks/node_times.py [--part joining|leaving|loss|job|pod …] [--joinings N] [--busy N]
                                 [--folder DIR] [--json FILE]
 
 Nodes are Ray nodes on this machine, beside the run: a node that joins has no processors of its own, so in ``joining``
@@ -27,13 +27,15 @@ from machine import circumstances
 from node_parts.cluster import ENVIRONMENT
 from node_parts.joining import Joining, joinings
 from node_parts.leaving import Leavings, leavings
-from node_parts.loss import SAVE_EVERY, Loss, job_loss, local_loss
+from node_parts.loss import SAVE_EVERY, Loss, job_loss, local_loss, pod_loss
+
+from rlserve.tracking.cost.interruptions import KILLED
 
 USEFUL_S = 15.0
 EMPTIED_S = 5.0
 RESUMED_S = 60.0
 """Most of it is the start of a run, which depends on what else the machine does."""
-PARTS = ("joining", "leaving", "loss", "job")
+PARTS = ("joining", "leaving", "loss", "job", "pod")
 
 
 def checks_of_joinings(found: Sequence[Joining], *, num_busy: int = 0) -> list[Check]:
@@ -59,8 +61,10 @@ def checks_of_leavings(found: Leavings) -> list[Check]:
 
 def checks_of_loss(found: Loss, *, save_every: int) -> list[Check]:
     """Of a head that was lost."""
-    what = f"{found.what} killed"
+    what = f"{found.what} {'killed' if found.interruption.ended_by == KILLED else 'evicted'}"
+    lost_s = found.interruption.lost_s
     return [
+        Check(name=f"{what}: lost, by the run's own records, s", value=lost_s, bar=RESUMED_S, at_least=False),
         Check(name=f"{what}: until a new step, s", value=found.resumed_s, bar=RESUMED_S, at_least=False),
         Check(name=f"{what}: steps done again", value=found.num_again, bar=save_every, at_least=False),
         Check(name=f"{what}: prompt groups or steps lost", value=found.num_lost, bar=0, at_least=False),
@@ -81,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "leaving": lambda: _leavings(folder),
         "loss": lambda: _loss(local_loss(folder)),
         "job": lambda: _loss(job_loss(folder)),
+        "pod": lambda: _loss(pod_loss(folder)),
     }
     for part in options.part or PARTS:
         rows, checks = measure[part]()

@@ -16,6 +16,7 @@ import logging
 import os
 import shlex
 import signal
+import time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
@@ -129,7 +130,14 @@ def _run_in(folder: RunFolder, start: RunStart, saved: SavedRun | None) -> int:
         )
         num_steps = saved.num_steps if saved else 0
         now_s = clock.now()
-        tracker.record(RunEvent(time_s=now_s, begin_s=already_s, resumed=saved is not None, step=num_steps))
+        begin = RunEvent(
+            time_s=now_s,
+            begin_s=already_s,
+            resumed=saved is not None,
+            step=num_steps,
+            begun_at_s=None if config.pool.is_paced else time.time() - (now_s - already_s),
+        )
+        tracker.record(begin)
         try:
             exit_code = _train(start, folder, tracker, clock, saved)
         except RlserveError as error:

@@ -12,10 +12,10 @@ _FOREVER = "while True: pass"
 
 @contextmanager
 def busy_processes(number: int) -> Iterator[None]:
-    """So many processes that compute all the time, of one session, as those of another job would be: Linux may share
-    processors out among sessions."""
+    """So many processes that compute all the time, each of a session of its own, as of as many other users: Linux may
+    share processors out among sessions."""
     command = [sys.executable, "-S", "-E", "-c", _FOREVER]
-    processes = [subprocess.Popen(command) for _ in range(number)]
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(number)]
     try:
         yield
     finally:

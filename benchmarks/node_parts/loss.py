@@ -16,11 +16,13 @@ from chaos_parts.verdict import judge
 
 from node_parts.cluster import ENVIRONMENT, Cluster, wait_for
 from node_parts.following import follow
+from rlserve.tracking.cost.interruptions import Interruption, find_interruptions
 from rlserve.tracking.jsonl import read_json_lines
 
 SAVE_EVERY = 10
 _KILLED_AT = 13
 _NUM_STEPS = 20
+_GRACE_S = 30
 _SETTINGS = ("tracking=off", "tracking.report=false", "manager=static", f"num_steps={_NUM_STEPS}")
 _RESUME_INTERVAL_S = 1.0
 
@@ -37,6 +39,8 @@ class Loss:
     num_lost: int
     """Prompt groups or steps, of the whole run."""
     num_trained_twice: int
+    interruption: Interruption
+    """As the run's own records have it (``rlserve cost``)."""
 
 
 def local_loss(folder: Path) -> Loss:
@@ -85,15 +89,43 @@ def job_loss(folder: Path) -> Loss:
     return _loss("a Ray job's cluster", run_folder, resumed_s)
 
 
+def pod_loss(folder: Path) -> Loss:
+    """The pod of a head is evicted: what its ``preStop`` does, then all pods are killed, and the same command begins on
+    a new cluster, as KubeRay has it. Nodes are processes of this machine, so pods and images take no time."""
+    arguments = [str(ROOT / "conf" / "rlhf.yaml"), "name=evicted", f"output_dir={folder}", *_SETTINGS, "--continue"]
+    arguments += ["launch.kind=cluster", "pool=auto", f"checkpoint.every_steps={SAVE_EVERY}"]
+    with Cluster("cpu-a", "cpu-b") as cluster:
+        run = RunWatch(folder / "evicted", [*arguments, f"launch.address={cluster.address}"])
+        try:
+            follow(run, lambda _: run.step >= _KILLED_AT, "the step to be evicted at")
+            evicted_s = time.monotonic()
+            _rlserve(["cancel", str(folder / "evicted"), "--here", "--wait", str(_GRACE_S)])
+        finally:
+            run.end()
+        last = _last_step(folder / "evicted")
+    with Cluster("cpu-a", "cpu-b") as cluster:
+        again = RunWatch(folder / "evicted", [*arguments, f"launch.address={cluster.address}"])
+        try:
+            again.look()
+            follow(again, lambda _: again.step > last, "a new step")
+            resumed_s = time.monotonic() - evicted_s
+            wait_for(lambda: again.has_ended, "end of the run")
+        finally:
+            again.end()
+    return _loss("the pods of a run", folder / "evicted", resumed_s)
+
+
 def _loss(what: str, folder: Path, resumed_s: float) -> Loss:
-    verdict = judge(folder)
-    steps = [event["step"] for event in read_json_lines(folder / "events.jsonl") if event["event"] == "step"]
+    verdict, events = judge(folder), read_json_lines(folder / "events.jsonl")
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    (interruption,) = find_interruptions(events)
     return Loss(
         what=what,
         resumed_s=resumed_s,
         num_again=len(steps) - len(set(steps)),
         num_lost=verdict.num_lost,
         num_trained_twice=verdict.num_trained_twice,
+        interruption=interruption,
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -41,6 +42,7 @@ def run(arguments: Sequence[str]) -> int:
 def _print_one(cost: RunCost, *, as_json: bool) -> None:
     if as_json:
         found = {"run": cost.state.name, "state": cost.state.state, **cost.figures.to_dict()}
+        found["interruptions"] = [{**asdict(each), "lost_s": each.lost_s} for each in cost.interruptions]
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     console = Console()
@@ -64,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="rlserve cost",
         description="Print what the time of a run's slots went into, what of it was useful, and what a step, a million "
-        "tokens and a point of the held-out score cost. In GPU-hours, and in money where prices are given. Of two "
+        "tokens and a point of the held-out score cost. In GPU-hours, and in money where prices are given. Then "
+        "how many minutes each interruption took, from the run's last record until it got further than before. Of two "
         "runs: what changed from the first to the second, and whether chance alone explains it.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,

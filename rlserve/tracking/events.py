@@ -86,6 +86,9 @@ class RunEvent(Event):
     resumed: bool
     step: int
     """Training steps done."""
+    begun_at_s: float | None = None
+    """When the command began by the clock on the wall, in Unix seconds; None where the run's times are of
+    no clock on a wall: in simulation, and where slots are paced."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from interrupted import interruptions
 from ray_clusters import ENVIRONMENT, running_cluster
 from runs import DEADLINE_S, Workplace, merged
 
@@ -184,6 +185,8 @@ def test_a_run_that_is_submitted_stopped_and_taken_up_again(workplace: Workplace
     assert ended["job"].endswith(": SUCCEEDED"), ended["job"] + rlserve(workplace, "logs", "job", "--job").stdout
     assert ended["state"] == "finished"
     assert [json.loads(line)["step"] for line in samples.read_text().splitlines()] == list(range(1, num_steps + 1))
+    (lost,) = interruptions(samples.parent, "a job of a Ray cluster, cancelled and resumed")
+    assert (lost.step, lost.ended_by, lost.num_again, lost.is_over) == (stopped["step"], "SIGTERM", 0, True)
 
 
 def test_more_slots_than_the_cluster_has(workplace: Workplace, cluster: Cluster) -> None:

@@ -1,6 +1,8 @@
 """Jobs of a real Slurm of two machines, both of them this one. Opt-in, for it needs Slurm and root:
 
-RLSERVE_TEST_SLURM=1 pytest tests/integration/test_slurm.py        # Debian: apt-get install slurm-wlm munge
+RLSERVE_TEST_SLURM=1 pytest -rP tests/integration/test_slurm.py    # Debian: apt-get install slurm-wlm munge
+
+``-rP`` shows what the interruptions cost in time.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from interrupted import interruptions
 from runs import DEADLINE_S, Workplace
 
 PROGRAMS = ("sbatch", "slurmctld", "slurmd", "munged")
@@ -208,6 +211,8 @@ def test_a_job_of_two_types_that_is_preempted_goes_on_where_it_stopped(
     assert (ended["state"], ended["step"]) == ("stopped", run.steps()[-1])
     assert run.steps() == list(range(1, ended["step"] + 1)), "no step was lost or done twice"
     assert len(run.groups()) == len(set(run.groups()))
+    (lost,) = interruptions(run.folder, "Slurm, a preempted job of two components")
+    assert (lost.step, lost.ended_by, lost.num_again, lost.is_over) == (stopped_at, "SIGTERM", 0, True)
 
 
 def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_not(
@@ -219,10 +224,7 @@ def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_no
     run.wait_for_step(2)
     os.kill(json.loads((run.folder / "owner.json").read_text())["process_id"], 9)
     wait_for(lambda: "queued again" in run.log(), "requeue")
-    begun_again = time.time()
-    wait_for(
-        lambda: 2 in run.steps() and (run.folder / "samples.jsonl").stat().st_mtime > begun_again, "start", REQUEUE_S
-    )
+    run.wait_for_step(run.steps()[-1] + 1, REQUEUE_S)
     run.rlserve("cancel", run.name, "--wait", str(DEADLINE_S))
     wait_for(lambda: not said(slurm, "squeue", "--noheader"), "the job's end")
     assert run.log().count("queued again") == 1
@@ -230,6 +232,11 @@ def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_no
     run.rlserve("resume", run.name, f"num_steps={step + 2}")
     wait_for(lambda: run.status()["state"] == "finished", "the end")
     assert run.steps() == list(range(1, step + 3))
+    killed, cancelled = interruptions(
+        run.folder, "Slurm, a run that was killed, and one that was cancelled and resumed"
+    )
+    assert (killed.ended_by, killed.num_again, killed.is_over) == ("killed", killed.step, True), "no checkpoint yet"
+    assert (cancelled.ended_by, cancelled.num_again, cancelled.is_over) == ("SIGTERM", 0, True)
 
 
 def test_of_two_runs_of_an_array_one_is_preempted_and_goes_on(workplace: Workplace, slurm: dict[str, str]) -> None:
@@ -269,6 +276,8 @@ def test_of_two_runs_of_an_array_one_is_preempted_and_goes_on(workplace: Workpla
     for run in runs:
         wait_for(lambda run=run: run.status()["state"] == "finished", f"the end of {run.name}")  # type: ignore[misc]
         assert run.steps() == list(range(1, last + 1)), "no step was lost or done twice"
+    lost, _ = interruptions(preempted.folder, "Slurm, a preempted task of an array, and its cancelled sweep")
+    assert (lost.step, lost.ended_by, lost.num_again) == (stopped_at, "SIGTERM", 0)
 
 
 def test_gpus_are_asked_for_by_their_type(workplace: Workplace, slurm: dict[str, str]) -> None:

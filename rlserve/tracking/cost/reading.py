@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlserve.tracking.cost.figures import CostFigures, Scores
+from rlserve.tracking.cost.interruptions import Interruption, find_interruptions
 from rlserve.tracking.cost.prices import read_prices
 from rlserve.tracking.cost.replay import replay
 from rlserve.tracking.cost.statement import StepCost
@@ -21,6 +22,7 @@ class RunCost:
     state: RunState
     figures: CostFigures
     steps: tuple[StepCost, ...]
+    interruptions: tuple[Interruption, ...]
 
 
 def read_cost(folder: RunFolder, prices_file: Path | None = None) -> RunCost:
@@ -31,7 +33,8 @@ def read_cost(folder: RunFolder, prices_file: Path | None = None) -> RunCost:
         DataError: a file of the run is damaged, or was written by another version.
         UserError: the prices cannot be read.
     """
-    state, ledger = read_run_state(folder), replay(read_json_lines(folder.events_file))
+    state, events = read_run_state(folder), read_json_lines(folder.events_file)
+    ledger = replay(events)
     if state.state == "dead":
         ledger.close(0.0, has_finished=False)
     path = prices_file or (folder.prices_file if folder.prices_file.exists() else None)
@@ -40,4 +43,4 @@ def read_cost(folder: RunFolder, prices_file: Path | None = None) -> RunCost:
         prices=None if path is None else read_prices(path),
         scores=Scores(before=state.held_out_before, after=state.held_out_after),
     )
-    return RunCost(state=state, figures=figures, steps=ledger.steps)
+    return RunCost(state=state, figures=figures, steps=ledger.steps, interruptions=find_interruptions(events))

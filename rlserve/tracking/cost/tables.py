@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from rlserve.tracking.cost.figures import Amount, CostFigures
+from rlserve.tracking.cost.interruptions import Interruption
 from rlserve.tracking.cost.reading import RunCost
 from rlserve.tracking.cost.uses import MEANING, USEFUL, Use
 
@@ -22,6 +23,8 @@ def cost_tables(cost: RunCost) -> Iterator[RenderableType]:
     yield _by_account(figures)
     yield _by_use(figures)
     yield _units(figures)
+    if cost.interruptions:
+        yield _interruptions(cost.interruptions)
 
 
 def amount_cells(amount: Amount | None, figures: CostFigures) -> list[str]:
@@ -98,6 +101,26 @@ def _units(figures: CostFigures) -> Table:
     for name, amount, of in rows:
         table.add_row(name, *amount_cells(amount, figures), Text(of, "dim"))
     return table
+
+
+def _interruptions(found: Sequence[Interruption]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("interrupted")
+    table.add_column("by")
+    for column in ("away", "start", "again", "lost"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for each in found:
+        times = [_minutes(time_s) for time_s in (each.away_s, each.start_s, each.again_s, each.lost_s)]
+        remark = f"minutes{'' if each.is_over else ' so far'}, {each.num_again} steps again"
+        table.add_row(f"step {each.step}", each.ended_by, *times, Text(remark, "dim"))
+    if len(found) > 1:
+        table.add_row("all", *[""] * 4, _minutes(sum(each.lost_s for each in found)), Text("minutes", "dim"))
+    return table
+
+
+def _minutes(time_s: float) -> str:
+    return f"{time_s / 60:.2f}"
 
 
 def _points(figures: CostFigures) -> str:

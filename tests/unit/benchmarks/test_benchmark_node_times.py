@@ -10,6 +10,8 @@ from node_parts.leaving import Leaving, Leavings
 from node_parts.loss import Loss
 from node_times import checks_of_joinings, checks_of_leavings, checks_of_loss
 
+from rlserve.tracking.cost.interruptions import Interruption
+
 
 @pytest.mark.parametrize(
     ("event", "part"),
@@ -47,5 +49,6 @@ def test_a_notice_may_cost_nothing() -> None:
 
 
 def test_steps_done_again_are_bounded_by_the_checkpoints() -> None:
-    loss = Loss(what="the head", resumed_s=45.0, num_again=11, num_lost=0, num_trained_twice=0)
-    assert [check.met for check in checks_of_loss(loss, save_every=10)] == [True, False, True, True]
+    again = Interruption(step=13, ended_by="killed", away_s=2.0, start_s=30.0, again_s=9.0, num_again=11, is_over=True)
+    loss = Loss(what="the head", resumed_s=45.0, num_again=11, num_lost=0, num_trained_twice=0, interruption=again)
+    assert [check.met for check in checks_of_loss(loss, save_every=10)] == [True, True, False, True, True]
