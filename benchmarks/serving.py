@@ -3,7 +3,8 @@
 python benchmarks/serving.py [--model 75m] [--rounds 5] [--json FILE]
 
 ``overhead`` streams 64 answers from a server with one replica, and has the same engine generate the same answers in
-this process, in turn, round after round; the client only looks for the end of each. ``streams`` keeps 500 streams open
+this process, in turn, round after round; the client only looks for the end of each, and then once more reads each piece
+as it comes. ``streams`` keeps 500 streams open
 at once, wave after wave, and compares the memory of the server's front after the first wave and after the last.
 """
 
@@ -31,11 +32,13 @@ MAX_GROWTH = 0.05
 def main() -> int:
     """Measure, print, and write what ``--json`` asks for; 1 where a bar is missed."""
     options = _parser().parse_args()
-    rounds = measure_overhead(SHAPES[options.model], options.model_cache, options.rounds)
+    overrides = () if options.pieces is None else (f"max_pieces_per_s={options.pieces}",)
+    rounds = measure_overhead(SHAPES[options.model], options.model_cache, options.rounds, *overrides)
     for each in rounds:
         print(
             f"engine {each.engine_s:6.2f} s  server {each.server_s:6.2f} s, {each.overhead:+.1%}; processor time "
-            f"{each.engine_cpu_s:6.2f} s and {each.server_cpu_s:6.2f} s, {each.cpu_overhead:+.1%}",
+            f"{each.engine_cpu_s:6.2f} s and {each.server_cpu_s:6.2f} s, {each.cpu_overhead:+.1%}; with a client "
+            f"that reads each piece {each.read_s:6.2f} s, {each.read_s / each.engine_s - 1:+.1%}",
             flush=True,
         )
     streams = measure_streams(SHAPES["tiny"], options.model_cache)
@@ -70,6 +73,7 @@ def main() -> int:
         content = {
             **circumstances(),
             "model": options.model,
+            "max_pieces_per_s": options.pieces,
             "load_average": os.getloadavg()[0],
             "rounds": [vars(each) for each in rounds],
             "streams": vars(streams),
@@ -83,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="benchmarks/serving.py", description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=sorted(SHAPES), default="75m", help="whose overhead is measured (75m)")
     parser.add_argument("--rounds", type=int, default=5, help="of each, in turn (5)")
+    parser.add_argument("--pieces", type=int, metavar="N", help="that streams are told in a second (the server's own)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured there")
     parser.add_argument("--model-cache", type=Path, default=DEFAULT_CACHE, help="where the models are kept")
     return parser

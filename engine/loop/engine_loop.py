@@ -17,6 +17,7 @@ weights are swapped in at a step boundary by construction. The thread sleeps whi
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 import weakref
@@ -29,6 +30,7 @@ import torch
 
 from rlserve.engine.core.engine import Engine
 from rlserve.engine.loop.commands import CommandQueue
+from rlserve.engine.loop.piece_pace import PiecePace
 from rlserve.engine.loop.step_pace import StepPace
 from rlserve.engine.loop.subscription import AnswerSubscription, DeltaSubscription, ProgressSubscription, Subscription
 from rlserve.engine.requests.request import Request, RequestOutput
@@ -123,9 +125,14 @@ class EngineLoop:
         """A reader of whole answers."""
         return self._subscribed(AnswerSubscription(self._commands))
 
-    def subscribe_deltas(self) -> DeltaSubscription:
-        """A reader of new tokens, for streams."""
-        return self._subscribed(DeltaSubscription(self._commands, self._readers))
+    def subscribe_deltas(self, max_pieces_per_s: float = math.inf) -> DeltaSubscription:
+        """A reader of new tokens, for streams.
+
+        Args:
+            max_pieces_per_s: that it reads, of all requests together. With more of them than can be told token by
+                token within it, several tokens are told at once; first ones and ends never wait.
+        """
+        return self._subscribed(DeltaSubscription(self._commands, self._readers, PiecePace(max_pieces_per_s)))
 
     def subscribe_progress(self, interval_s: float) -> ProgressSubscription:
         """A reader of whole answers, which has their tokens so far at intervals."""

@@ -7,6 +7,7 @@ once, and never more than the answers of its own requests wait for it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 
 from rlserve.engine.core.engine import Engine
 from rlserve.engine.loop.commands import CommandQueue
+from rlserve.engine.loop.piece_pace import PiecePace
 from rlserve.engine.requests.delta import RequestDelta, SampleDelta, rest_of
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput
 
@@ -89,10 +91,11 @@ class AnswerSubscription(Subscription[RequestOutput]):
 class DeltaSubscription(Subscription[RequestDelta]):
     """The new tokens of each request since the last read, and the whole answer with its last ones."""
 
-    def __init__(self, commands: CommandQueue, readers: set[DeltaSubscription]) -> None:
+    def __init__(self, commands: CommandQueue, readers: set[DeltaSubscription], pace: PiecePace) -> None:
         """``readers`` belongs to the engine's thread: the subscriptions that it serves at the next boundary."""
         super().__init__(commands)
         self._readers = readers
+        self._pace = pace
         self._is_waiting = False
         self._num_seen: dict[str, dict[int, int]] = {}
         """How many tokens of each sample were read, of samples that go on as far as the reader knows."""
@@ -125,17 +128,21 @@ class DeltaSubscription(Subscription[RequestDelta]):
         if not self._is_waiting:
             return True
         deltas = self._take_ended()
-        for request_id, num_seen in self._under_way():
+        for request_id, num_seen in self._under_way(engine):
             if samples := engine.new_tokens(request_id, num_seen):
                 deltas.append(RequestDelta(request_id=request_id, samples=samples))
                 self._note(num_seen, samples)
         if deltas:
+            self._pace.told(sum(len(delta.samples) for delta in deltas))
             self._hand_out(deltas)
         return bool(deltas)
 
-    def _under_way(self) -> Collection[tuple[str, dict[int, int]]]:
-        """Of the requests whose new tokens are told now, how many were read."""
-        return self._num_seen.items()
+    def _under_way(self, engine: Engine) -> Collection[tuple[str, dict[int, int]]]:
+        """Of the requests whose new tokens are told now, how many were read. Who was told of nothing yet never waits,
+        and where no step follows nobody does."""
+        if self._pace.is_due or not engine.can_step:
+            return self._num_seen.items()
+        return [(request_id, num_seen) for request_id, num_seen in self._num_seen.items() if not any(num_seen.values())]
 
     def _take_ended(self) -> list[RequestDelta]:
         ended, self._ended = self._ended, []
@@ -162,16 +169,16 @@ class ProgressSubscription(DeltaSubscription):
     go on elsewhere from there if this engine is lost."""
 
     def __init__(self, commands: CommandQueue, readers: set[DeltaSubscription], interval_s: float) -> None:
-        super().__init__(commands, readers)
+        super().__init__(commands, readers, PiecePace(math.inf))
         self._interval_s = interval_s
         self._due_s = time.monotonic() + interval_s
 
-    def _under_way(self) -> Collection[tuple[str, dict[int, int]]]:
+    def _under_way(self, engine: Engine) -> Collection[tuple[str, dict[int, int]]]:
         now_s = time.monotonic()
         if now_s < self._due_s:
             return ()
         self._due_s = now_s + self._interval_s
-        return super()._under_way()
+        return super()._under_way(engine)
 
     def _take_ended(self) -> list[RequestDelta]:
         """The answers alone, which have all tokens."""

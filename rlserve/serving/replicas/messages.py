@@ -25,6 +25,8 @@ class Start:
     model_path: str
     engine: EngineConfig
     beat_interval_s: float
+    max_pieces_per_s: float
+    """Of all streams together."""
     weight_version: int = 0
     """What the weights of that folder are called."""
     is_paused: bool = False

@@ -76,17 +76,17 @@ class Channel:
 class ReplicaProcess:
     """Serves one engine to the other end of a channel until that is closed."""
 
-    def __init__(self, engine: Engine, channel: Channel, beat_interval_s: float, *, is_paused: bool) -> None:
+    def __init__(self, engine: Engine, channel: Channel, start: Start) -> None:
         from rlserve.engine import EngineLoop
 
         self._channel = channel
-        self._beat_interval_s = beat_interval_s
+        self._beat_interval_s = start.beat_interval_s
         self._ended = threading.Event()
-        if is_paused:
+        if start.is_paused:
             engine.pause()
         self._loop: EngineLoop = EngineLoop(engine)
-        self._orders = Orders(engine, self._loop, channel.send, is_paused=is_paused)
-        self._streams = self._loop.subscribe_deltas()
+        self._orders = Orders(engine, self._loop, channel.send, is_paused=start.is_paused)
+        self._streams = self._loop.subscribe_deltas(start.max_pieces_per_s)
         self._answers = self._loop.subscribe_progress(_PROGRESS_INTERVAL_S)
         self._reports: queue.SimpleQueue[Order] = queue.SimpleQueue()
 
@@ -201,7 +201,7 @@ def main(descriptor: int, parent: int, replica: str, log_format: LogFormat) -> i
         )
     )
     try:
-        ReplicaProcess(engine, channel, start.beat_interval_s, is_paused=start.is_paused).serve(messages)
+        ReplicaProcess(engine, channel, start).serve(messages)
     except (ConnectionError, WorkerFailedError) as error:
         logger.error("the replica ends: %s", error)
         return 1

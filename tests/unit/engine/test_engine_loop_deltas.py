@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from delta_assembly import Assembly, joined
 from engine_builders import (
     BOTH_WAYS,
     END_S,
@@ -34,6 +35,7 @@ from rlserve.engine import (
 )
 from rlserve.engine.loop import DeltaSubscription
 from rlserve.engine.loop.commands import CommandQueue
+from rlserve.engine.loop.piece_pace import PiecePace
 
 
 @pytest.fixture(scope="module")
@@ -59,43 +61,6 @@ def _engine_that_pauses(folder: Path, num_steps: int) -> Engine:
 def _go_on(engine: Engine) -> None:
     del engine.step  # type: ignore[misc]
     engine.resume()
-
-
-class Assembly:
-    """Puts deltas together again, and checks each on the way."""
-
-    def __init__(self) -> None:
-        self.tokens: dict[tuple[str, int], list[GeneratedTokens]] = {}
-        self.ends: dict[tuple[str, int], FinishReason] = {}
-        self.outputs: dict[str, RequestOutput] = {}
-
-    def take(self, deltas: tuple[RequestDelta, ...], requests: dict[str, Request]) -> None:
-        for delta in deltas:
-            assert delta.request_id not in self.outputs, "something came after the end"
-            for sample in delta.samples:
-                key = (delta.request_id, sample.index)
-                resumed = {old.index: old.tokens for old in requests[delta.request_id].resumed}
-                before = self.tokens.setdefault(key, [resumed[sample.index]] if sample.index in resumed else [])
-                assert sample.start == sum(map(len, before)), "a token is missing, or came twice"
-                assert key not in self.ends
-                assert len(sample.tokens) or sample.finish_reason is not None
-                before.append(sample.tokens)
-                if sample.finish_reason is not None:
-                    self.ends[key] = sample.finish_reason
-            if delta.output is not None:
-                self.outputs[delta.request_id] = delta.output
-
-    def check_whole(self) -> None:
-        for request_id, output in self.outputs.items():
-            for sample in output.samples:
-                key = (request_id, sample.index)
-                assert self.ends[key] is sample.finish_reason
-                assert _joined(self.tokens[key]) == sample.tokens
-
-
-def _joined(parts: list[GeneratedTokens]) -> GeneratedTokens:
-    names = ("token_ids", "log_probs", "behaviour_log_probs", "weight_versions")
-    return GeneratedTokens(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
 @BOTH_WAYS
@@ -124,10 +89,12 @@ def test_deltas_of_every_step_add_up_to_the_answer(folder: Path, overlaps: bool)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 2**32))
 def test_deltas_add_up_whenever_they_are_read(folder: Path, overlaps: bool, seed: int) -> None:
-    """By hand in place of the loop's thread: steps, reads, aborts, new weights and preemptions in any order."""
+    """By hand in place of the loop's thread: steps, reads, aborts, new weights and preemptions in any order, with few
+    pieces a step or all."""
     rng = random.Random(seed)
     engine = make_engine(folder, num_blocks=24, max_num_sequences=8, max_num_batched_tokens=24)
-    deltas = DeltaSubscription(CommandQueue(), set())
+    pace = PiecePace(rng.choice((math.inf, 300.0)), clock=lambda: 0.01 * engine.stats().num_steps)
+    deltas = DeltaSubscription(CommandQueue(), set(), pace)
     assembly, requests, ended = Assembly(), {}, 0
 
     def read() -> None:
@@ -247,7 +214,7 @@ def test_the_last_deltas_before_a_stop_come_with_what_was_broken_off(folder: Pat
     assert (answers.read(END_S), answers.is_closed) == ((), True)
     assert (assembly.outputs, assembly.ends) == ({}, {}), "another engine may go on with it"
     for sample in partials["a"].samples:
-        assert _joined(assembly.tokens["a", sample.index]) == sample.tokens
+        assert joined(assembly.tokens["a", sample.index]) == sample.tokens
 
 
 def test_an_aborted_request_ends_in_its_subscription(folder: Path) -> None:
@@ -373,6 +340,6 @@ def test_weight_versions_come_with_the_tokens(folder: Path) -> None:
     while not assembly.outputs:
         assembly.take(deltas.read(END_S), {"a": request})
     loop.stop()
-    versions = _joined(assembly.tokens["a", 0]).weight_versions.tolist()
+    versions = joined(assembly.tokens["a", 0]).weight_versions.tolist()
     assert versions == sorted(versions)
     assert set(versions) == {0, 5}

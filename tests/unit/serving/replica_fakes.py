@@ -77,7 +77,7 @@ def make_pool(
     num_wanted: int | None = None,
     drain_timeout_s: float = 10.0,
 ) -> tuple[ReplicaPool, list[FakeReplica]]:
-    start = Start(model_path="/m", engine=EngineConfig(), beat_interval_s=1)
+    start = Start(model_path="/m", engine=EngineConfig(), beat_interval_s=1, max_pieces_per_s=1e3)
     places = [ReplicaPlace(name=str(number), start=start, environment={}) for number in range(num_replicas)]
     made: list[FakeReplica] = []
 

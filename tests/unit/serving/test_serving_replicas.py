@@ -31,7 +31,7 @@ FORM = StructuredOutput(kind="regex", text="[0-9]+")
 @pytest.mark.parametrize(
     "message",
     [
-        Start(model_path="/m", engine=EngineConfig(num_blocks=7), beat_interval_s=0.5),
+        Start(model_path="/m", engine=EngineConfig(num_blocks=7), beat_interval_s=0.5, max_pieces_per_s=1e3),
         Submit(
             requests=(
                 Request(

@@ -1,0 +1,59 @@
+"""The bound on pieces a second."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rlserve.engine.loop.piece_pace import PiecePace
+
+
+def test_without_a_bound_they_are_always_due() -> None:
+    now_s = 3.0
+    pace = PiecePace(math.inf, clock=lambda: now_s)
+    pace.told(10**9)
+    assert pace.is_due
+
+
+def test_the_next_are_due_when_those_before_have_had_their_time() -> None:
+    now_s = 0.0
+    pace = PiecePace(100.0, clock=lambda: now_s)
+    assert pace.is_due
+    pace.told(5)
+    now_s = 0.049
+    assert not pace.is_due
+    pace.told(1)  # a first token
+    now_s = 0.051
+    assert not pace.is_due
+    now_s = 0.061
+    assert pace.is_due
+
+
+def test_nobody_waits_longer_than_a_quarter_of_a_second() -> None:
+    now_s = 0.0
+    pace = PiecePace(100.0, clock=lambda: now_s)
+    pace.told(10**6)
+    now_s = 0.249
+    assert not pace.is_due
+    now_s = 0.25
+    assert pace.is_due
+
+
+@given(
+    rate=st.floats(1.0, 1e5),
+    num_streams=st.integers(1, 300),
+    steps=st.lists(st.floats(0.0, 0.5), max_size=60),
+)
+def test_over_any_time_no_more_are_told_than_the_rate_allows(rate: float, num_streams: int, steps: list[float]) -> None:
+    """But for the streams that are told after the longest wait."""
+    now_s, num_told = 0.0, 0
+    pace = PiecePace(rate, clock=lambda: now_s)
+    for step_s in steps:
+        now_s += step_s
+        if pace.is_due:
+            pace.told(num_streams)
+            num_told += num_streams
+    highest = max(rate, num_streams / 0.25)
+    assert num_told <= (highest * now_s + num_streams) * (1 + 1e-9)
