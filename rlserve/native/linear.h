@@ -26,7 +26,8 @@ constexpr int TILE_ROWS = 14;  // 28 of 32 registers are sums
 constexpr int TILE_ROWS = 6;  // 12 of 16
 #endif
 constexpr int FETCHING_ROWS = TILE_ROWS / 2;  // of a tile, so that its time hides the fetching of the next panel
-constexpr int ROW_BLOCK = 16 * TILE_ROWS;     // rows that go over all panels together: they stay in the cache
+constexpr int ROW_BLOCK = 8 * TILE_ROWS;        // rows that go over a panel together, and the next block right behind
+constexpr int WIDENED_ROWS = 2 * ROW_BLOCK;     // that go over all panels together: each thread widens them for itself
 constexpr long TASK_WORK = 1 << 19;           // multiplications of a task, about 5 microseconds
 
 inline int num_panels(int num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
@@ -259,17 +260,28 @@ struct Linear {
     // x [num_rows, num_inputs] and out [num_rows, num_outputs]; by all threads of the team.
     void run(Team& team, const T* x, int num_rows, Out* out) const {
         if (num_rows == 0) return;
-        const int count = num_panels(num_outputs), blocks = (num_rows + ROW_BLOCK - 1) / ROW_BLOCK;
-        const long task_work = (long)std::min(num_rows, ROW_BLOCK) * num_inputs * PANEL;
+        constexpr bool IS_WIDENED = !std::is_same<Factor, T>::value;
+        // A panel of integers is spread out for each block anew.
+        const int most = IS_WIDENED || scales ? WIDENED_ROWS : ROW_BLOCK;
+        const int count = num_panels(num_outputs), rows = rows_of_block(num_rows, most);
+        const int blocks = (num_rows + rows - 1) / rows;
+        const long task_work = (long)std::min(num_rows, rows) * num_inputs * PANEL;
         const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)count * blocks / (4 * team.size())));
         Factors factors{x, num_inputs};
         team.share(count * blocks, grain, [&](int task) {
-            const int first = task / count * ROW_BLOCK, end = std::min(num_rows, first + ROW_BLOCK);
-            run_panel(task % count, factors.of_rows(first, end), end - first, out + (long)first * num_outputs);
+            const int panel = IS_WIDENED ? task % count : task / blocks;
+            const int first = (IS_WIDENED ? task / count : task % blocks) * rows, end = std::min(num_rows, first + rows);
+            run_panel(panel, factors.of_rows(first, end), end - first, out + (long)first * num_outputs);
         });
     }
 
 private:
+    // Blocks of whole tiles, and of about the same number of rows.
+    static int rows_of_block(int num_rows, int most) {
+        const int blocks = (num_rows + most - 1) / most, rows = (num_rows + blocks - 1) / blocks;
+        return (rows + TILE_ROWS - 1) / TILE_ROWS * TILE_ROWS;
+    }
+
     // Rows of x as products take them: where they are, or widened by each thread for itself, block by block.
     struct Factors {
         const T* x;
