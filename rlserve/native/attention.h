@@ -107,8 +107,11 @@ struct Attention {
 
     void run(Team& team, const Plan& plan, Element* qkv, Element* out) const {
         Scratch<Cached> scratch(std::max(TILE_QUERY_ROWS, G), D, width);
-        team.share(step.num_tokens, std::max(1, std::min(16, step.num_tokens / (2 * team.size()))),
-                   [&](int token) { prepare(token, qkv, scratch.head.data()); });
+        const int num_runs = (int)plan.run_ends.size();
+        const int pays = RUN_TOKENS * num_runs / std::max(1, step.num_tokens);  // runs of about as many tokens
+        team.share(num_runs, std::max(1, std::min(pays, num_runs / (2 * team.size()))), [&](int run) {
+            prepare_run(run ? plan.run_ends[run - 1] : 0, plan.run_ends[run], qkv, scratch.head.data());
+        });
         team.share((int)plan.items.size() * K, 1, [&](int i) {
             const WorkItem& item = plan.items[i / K];
             if (item.num_together)
@@ -118,30 +121,86 @@ struct Attention {
         });
     }
 
-    // Rotates the queries in place, and writes keys and values of one token to the cache.
-    void prepare(int token, Element* qkv, float* head) const {
-        const int N = step.num_heads;
-        Element* row = qkv + (long)token * (N + 2 * K) * D;
+    // Rotates queries and keys of some neighbours in place, and writes their keys and values to the cache.
+    void prepare_run(int first, int end, Element* qkv, float* head) const {
+        for (int token = first; token < end; ++token) rotate(token, qkv, head);
+        const long slot = step.cache_slots[first];
+        bool is_whole = !IS_SCALED && LANES == RUN_TOKENS && sizeof(Element) * UNIT == sizeof(int32_t);
+        is_whole = is_whole && end - first == RUN_TOKENS && slot % RUN_TOKENS == 0 && step.block_size % RUN_TOKENS == 0;
+        is_whole = is_whole && D % (LANES * UNIT) == 0;
+        if (!is_whole) {
+            for (int token = first; token < end; ++token) write(token, qkv, head);
+            return;
+        }
+        if constexpr (std::is_same<Element, Cached>::value) {
+            const long block = slot / step.block_size, offset = slot % step.block_size;
+            for (int k = 0; k < K; ++k) {
+                write_keys(key_at(first, k, qkv), keys_of(block, k) + offset * UNIT);
+                write_values(key_at(first, k, qkv) + (long)K * D, values_of(block, k) + offset * E);
+            }
+        }
+    }
+
+    long row_size() const { return (long)(step.num_heads + 2 * K) * D; }
+    Element* key_at(int token, int kv_head, Element* qkv) const {
+        return qkv + token * row_size() + (long)(step.num_heads + kv_head) * D;
+    }
+
+    void rotate(int token, Element* qkv, float* head) const {
+        Element* row = qkv + token * row_size();
         const float* rotation = step.rotation + (long)step.positions[token] * D;
-        for (int n = 0; n < N; ++n) {
-            norm_and_rotate(step, row + n * D, query_norm, rotation, head);
+        for (int n = 0; n < step.num_heads + K; ++n) {
+            norm_and_rotate(step, row + n * D, n < step.num_heads ? query_norm : key_norm, rotation, head);
             convert(head, D, row + n * D);
         }
+    }
+
+    void write(int token, Element* qkv, float* head) const {
         const long block = step.cache_slots[token] / step.block_size, offset = step.cache_slots[token] % step.block_size;
         for (int k = 0; k < K; ++k) {
-            norm_and_rotate(step, row + (N + k) * D, key_norm, rotation, head);
-            const Element* value = row + (N + K + k) * D;
+            const Element *key = key_at(token, k, qkv), *value = key + (long)K * D;
             Cached* key_to = keys_of(block, k) + offset * UNIT;
             Cached* value_to = values_of(block, k) + offset / UNIT * UNIT * E + offset % UNIT;
             if constexpr (IS_SCALED) {
+                convert(key, D, head);
                 quantise(head, D, key_to, W, key_scales(block, k) + offset);
                 convert(value, D, head);
                 quantise(head, D, value_to, 1, value_scales(block, k) + offset);
             } else {
-                for (int d = 0; d < D; ++d) assign(key_to[(long)d / UNIT * UNIT * W + d % UNIT], head[d]);
+                for (int d = 0; d < D; ++d) key_to[(long)d / UNIT * UNIT * W + d % UNIT] = key[d];
                 for (int d = 0; d < D; ++d) value_to[(long)d * UNIT] = value[d];
             }
         }
+    }
+
+    // Those of RUN_TOKENS tokens, whose units of neighbours along D go side by side.
+    void write_keys(const Element* keys, Cached* to) const {
+        for (int d = 0; d < D; d += LANES * UNIT) {
+            IntVector units[LANES];
+            for (int t = 0; t < LANES; ++t) std::memcpy(&units[t], keys + t * row_size() + d, sizeof units[t]);
+            transpose(units);
+            for (int i = 0; i < LANES; ++i) std::memcpy(to + (long)(d + i * UNIT) * W, &units[i], sizeof units[i]);
+        }
+    }
+
+    // The same, and units go along the tokens.
+    void write_values(const Element* values, Cached* to) const {
+        for (int t = 0; t < RUN_TOKENS; t += UNIT)
+            for (int d = 0; d < D; d += LANES) {
+                const Element* from = values + t * row_size() + d;
+                if constexpr (UNIT == 1)
+                    store(to + (long)t * E + d, load(from));
+                else
+                    store_units(from, from + row_size(), to + (long)t * E + d * UNIT);
+            }
+    }
+
+    static void store_units(const Element* first, const Element* second, Cached* to) {
+        HalfVector halves[UNIT];
+        std::memcpy(&halves[0], first, sizeof halves[0]);
+        std::memcpy(&halves[1], second, sizeof halves[1]);
+        const BitVector units = __builtin_convertvector(halves[0], BitVector) | __builtin_convertvector(halves[1], BitVector) << 16;
+        std::memcpy(to, &units, sizeof units);
     }
 
     int window_start(int token) const {
@@ -269,12 +328,21 @@ struct Attention {
     void soften_row(int r, const Rows& rows, const int32_t* blocks, int num_blocks, int start,
                     Scratch<Cached>& scratch) const {
         const int token = scratch.tokens[r], size = num_blocks * W;
+        const int from = window_start(token) - start, to = step.positions[token] + 1 - start;
         float* scores = &scratch.scores[(long)r * width];
         Vector best = broadcast(scratch.maxima[r]);
-        for (int b = 0; b < num_blocks; ++b) {
+        int whole_to = 0;  // blocks that need nothing but the scale
+        if (!IS_SCALED && step.softcap <= 0 && W == step.block_size && from <= 0) {
+            whole_to = std::min(to / W, num_blocks);
+            for (int i = 0; i < whole_to * W; i += LANES) {
+                const Vector score = load(scores + i) * step.scale;
+                store(scores + i, score);
+                best = larger(score, best);
+            }
+        }
+        for (int b = whole_to; b < num_blocks; ++b) {
             const float* scales = IS_SCALED ? key_scales(blocks[b], rows.kv_head) : nullptr;
-            best = larger(finish_block(scores + b * W, scales, window_start(token) - start - b * step.block_size,
-                                       step.positions[token] + 1 - start - b * step.block_size), best);
+            best = larger(finish_block(scores + b * W, scales, from - b * step.block_size, to - b * step.block_size), best);
         }
         const float maximum = largest(best);
         Vector total{};
@@ -287,11 +355,14 @@ struct Attention {
             else
                 store(&scratch.weights[(long)r * width + i], weight);
         }
-        const float correction = maximum > scratch.maxima[r] ? std::exp(scratch.maxima[r] - maximum) : 1.0f;
-        scratch.maxima[r] = maximum;
-        scratch.totals[r] = scratch.totals[r] * correction + sum(total);
-        float* sums = &scratch.sums[(long)r * E];
-        for (int e = 0; e < E; e += LANES) store(sums + e, load(sums + e) * correction);
+        if (maximum > scratch.maxima[r]) {
+            const float correction = exponential(broadcast(scratch.maxima[r] - maximum))[0];
+            scratch.maxima[r] = maximum;
+            scratch.totals[r] *= correction;
+            float* sums = &scratch.sums[(long)r * E];
+            for (int e = 0; e < E; e += LANES) store(sums + e, load(sums + e) * correction);
+        }
+        scratch.totals[r] += sum(total);
     }
 
     // Scales and caps the scores of one block, and hides those outside [from, to), and the lanes that only fill up

@@ -46,14 +46,20 @@ struct WorkItem {
     int num_together, num_shared;
 };
 
+constexpr int RUN_TOKENS = 16;  // whose keys and values are written to the cache together
+
 // The work of a step, the same for all layers.
 struct Plan {
+    std::vector<int> run_ends;  // of neighbours in one sequence; whole runs begin at multiples of their slots
     std::vector<WorkItem> items;
     std::vector<int> order;  // sequences with a single token, those that begin with the same blocks side by side
 
     explicit Plan(const Step& step) {
         for (int s = 0; s < step.num_sequences; ++s) {
             const int first = step.query_starts[s], end = step.query_starts[s + 1];
+            for (int t = first, run = first; t < end; ++t)
+                if (t + 1 == end || t + 1 - run == RUN_TOKENS || step.cache_slots[t] % RUN_TOKENS == RUN_TOKENS - 1)
+                    run_ends.push_back(run = t + 1);
             if (end - first == 1)
                 order.push_back(s);
             else

@@ -32,22 +32,6 @@ constexpr long TASK_WORK = 1 << 19;           // multiplications of a task, abou
 
 inline int num_panels(int num_outputs) { return (num_outputs + PANEL - 1) / PANEL; }
 
-// Swaps the bit BIT of the row with that of the column, for two rows that differ in that bit.
-template <int BIT>
-inline void exchange(IntVector& low, IntVector& high) {
-    const IntVector from_low = COUNTING & BIT ? COUNTING + (LANES - BIT) : COUNTING;
-    const IntVector from_high = COUNTING & BIT ? COUNTING + LANES : COUNTING + BIT;
-    const IntVector both = shuffle(low, high, from_low);
-    high = shuffle(low, high, from_high);
-    low = both;
-}
-
-template <int BIT>
-inline void exchange_all(IntVector (&rows)[LANES]) {
-    for (int r = 0; r < LANES; ++r)
-        if (!(r & BIT)) exchange<BIT>(rows[r], rows[r + BIT]);
-}
-
 // Rows [first, end) of a matrix that is kept in panels, `rows` being the first of them, in plain order.
 template <typename T>
 struct RowsOfPanels {
@@ -134,13 +118,6 @@ private:
             std::memcpy(to, from, LANES * UNIT_BYTES);
         else
             std::memcpy(to, from, count * UNIT_BYTES);
-    }
-
-    static void transpose(IntVector (&units)[LANES]) {
-        exchange_all<1>(units);
-        exchange_all<2>(units);
-        if constexpr (LANES > 4) exchange_all<4>(units);
-        if constexpr (LANES > 8) exchange_all<8>(units);
     }
 };
 

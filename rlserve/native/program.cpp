@@ -22,6 +22,7 @@ struct Operation {
     Kind kind;
     int32_t inputs, outputs;  // numbers of a row
     int32_t place;            // of a product among those that adapters can have
+    int32_t of_wanted;        // its rows are those that TAKE_ROWS took, and not those of all tokens
     float factor, offset;
     const void *in, *weight, *other;
     const float* scales;
@@ -81,17 +82,18 @@ void take_rows(Team& team, const Operation& op, const Program& program) {
 
 template <typename Element>
 void run(Team& team, const Operation& op, const Program& program, const Plan& plan, LowRanks<Element>& adapters) {
+    const int num_rows = op.of_wanted ? program.num_rows : program.num_tokens;
     const Element* in = static_cast<const Element*>(op.in);
     Element* out = static_cast<Element*>(op.out);
     switch (op.kind) {
         case EMBED: return embed<Element>(team, op, program);  // weight [V, outputs] in panels, factor
         case NORM:  // residual, in (added to it, or null), weight, factor (epsilon), offset
             return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
-                                out, program.num_tokens, op.outputs, op.factor, op.offset);
-        case LINEAR: return multiply<Element, Element>(team, op, program.num_tokens);  // weight in panels, other: bias, scales
+                                out, num_rows, op.outputs, op.factor, op.offset);
+        case LINEAR: return multiply<Element, Element>(team, op, num_rows);  // weight in panels, other: bias, scales
         case ATTEND: return attend<Element>(team, op, program, plan);  // weight, other: norms of queries and keys
-        case SILU_MUL: return gated<Silu>(team, in, out, program.num_tokens, op.outputs);
-        case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, program.num_tokens, op.outputs);
+        case SILU_MUL: return gated<Silu>(team, in, out, num_rows, op.outputs);
+        case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, num_rows, op.outputs);
         case TAKE_ROWS: return take_rows<Element>(team, op, program);
         case HEAD: return multiply<Element, float>(team, op, program.num_rows);  // a linear, to logits of float
         case ADD_LOW_RANKS:  // place, in, out: what adapters add to a linear

@@ -37,7 +37,7 @@ class Operation(ctypes.Structure):
     """Mirrored by ``Operation`` in ``program.cpp``."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs", "place")),
+        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs", "place", "of_wanted")),
         *((name, ctypes.c_float) for name in ("factor", "offset")),
         *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "scales")),
         *((name, ctypes.c_void_p) for name in ("output", "residual", "step", "cache")),
@@ -131,12 +131,15 @@ class Projection:
 class Program:
     """Operations, and the call that runs them all on a step."""
 
-    def __init__(self, operations: Sequence[Operation], dtype: torch.dtype, *, is_int8_cache: bool) -> None:
+    def __init__(
+        self, operations: Sequence[Operation], dtype: torch.dtype, *, step: int, is_int8_cache: bool = False
+    ) -> None:
+        """``step``: address of the ``StepArguments`` of any layer."""
         self._operations = (Operation * len(operations))(*operations)
         self._program = _Program(
             operations=ctypes.addressof(self._operations),
             num_operations=len(operations),
-            step=next(operation.step for operation in operations if operation.kind == Kind.ATTEND),
+            step=step,
             is_int8_cache=is_int8_cache,
         )
         self._run = _function("run_program", dtype)

@@ -53,6 +53,30 @@ inline IntVector shuffle(IntVector first, IntVector second, IntVector places) {
 #endif
 }
 
+// Swaps the bit BIT of the row with that of the column, for two rows that differ in that bit.
+template <int BIT>
+inline void exchange(IntVector& low, IntVector& high) {
+    const IntVector from_low = COUNTING & BIT ? COUNTING + (LANES - BIT) : COUNTING;
+    const IntVector from_high = COUNTING & BIT ? COUNTING + LANES : COUNTING + BIT;
+    const IntVector both = shuffle(low, high, from_low);
+    high = shuffle(low, high, from_high);
+    low = both;
+}
+
+template <int BIT>
+inline void exchange_all(IntVector (&rows)[LANES]) {
+    for (int r = 0; r < LANES; ++r)
+        if (!(r & BIT)) exchange<BIT>(rows[r], rows[r + BIT]);
+}
+
+// Rows become columns.
+inline void transpose(IntVector (&rows)[LANES]) {
+    exchange_all<1>(rows);
+    exchange_all<2>(rows);
+    if constexpr (LANES > 4) exchange_all<4>(rows);
+    if constexpr (LANES > 8) exchange_all<8>(rows);
+}
+
 // Writes a vector to memory: past the cache where it fills a line of it, to be seen by others after end_streams.
 inline void stream(void* to, IntVector vector) {
 #ifdef __AVX512F__
@@ -178,17 +202,31 @@ inline float fold(Vector vector, Fold combine) {
 inline Vector larger(Vector a, Vector b) { return a > b ? a : b; }
 
 inline float sum(Vector vector) {
+#ifdef __AVX512F__
+    return _mm512_reduce_add_ps((__m512)vector);  // in the same order
+#else
     return fold(vector, [](Vector a, Vector b) { return a + b; });
+#endif
 }
 
-inline float largest(Vector vector) { return fold(vector, larger); }
+inline float largest(Vector vector) {
+#ifdef __AVX512F__
+    return _mm512_reduce_max_ps((__m512)vector);
+#else
+    return fold(vector, larger);
+#endif
+}
 
 // e to the x by range reduction and a polynomial (Cephes, expf), within 2 units in the last place.
 // 0 below -87, where floats become subnormal; NaN stays NaN.
 inline Vector exponential(Vector x) {
     const Vector original = x;
+#ifdef __AVX512F__
+    x = (Vector)_mm512_min_ps((__m512)broadcast(88.0f), (__m512)x);  // of NaN the second
+#else
     x = x > 88.0f ? broadcast(88.0f) : x;
     x = x < -87.0f ? broadcast(-87.0f) : x;
+#endif
     const float magic = 12582912.0f;  // adding 1.5 * 2^23 leaves the rounded integer in the low bits
     const Vector shifted = x * 1.44269504088896341f + magic;
     const Vector power = shifted - magic;
@@ -199,9 +237,14 @@ inline Vector exponential(Vector x) {
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
+#ifdef __AVX512F__
+    const __mmask16 is_normal = _mm512_cmp_ps_mask((__m512)original, (__m512)broadcast(-87.0f), _CMP_NLT_UQ);
+    return (Vector)_mm512_maskz_scalef_ps(is_normal, (__m512)p, (__m512)power);
+#else
     const IntVector exponent = ((IntVector)shifted - 0x4b400000) << 23;
     const Vector result = (Vector)((IntVector)p + exponent);
     return original < -87.0f ? Vector{} : result;
+#endif
 }
 
 // Within 2e-7, absolute; NaN stays NaN.
