@@ -14,7 +14,7 @@ from engine_builders import make_engine, make_request, run, save_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlserve.engine import Engine, EngineConfig, EngineStats
+from rlserve.engine import Engine, EngineConfig, EngineStats, RequestOutput
 from rlserve.engine.stats.ended_samples import PREEMPTIONS_BOUNDS, SAMPLES_OF_REQUEST_BOUNDS, tokens_bounds
 from rlserve.engine.stats.metrics import (
     FIRST_TOKEN_BOUNDS_S,

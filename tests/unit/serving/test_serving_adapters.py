@@ -135,7 +135,12 @@ def test_names_that_cannot_be_are_refused(changes: dict[str, Any], message: str)
 
 
 def test_a_replica_is_told_its_adapters() -> None:
-    start = Start(model_path="/m", engine=ServeConfig(model=ServedModelConfig(path="m")).engine, beat_interval_s=1.0, max_pieces_per_s=1e3)
+    start = Start(
+        model_path="/m",
+        engine=ServeConfig(model=ServedModelConfig(path="m")).engine,
+        beat_interval_s=1.0,
+        max_pieces_per_s=1e3,
+    )
     told = Start(model_path="/m", engine=start.engine, beat_interval_s=1.0, max_pieces_per_s=1e3, adapters=ADAPTERS)
     assert list(MessageReader().feed(pack(told))) == [told]
 
