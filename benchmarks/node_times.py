@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -76,6 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print, and write the JSON; returns the exit code."""
     options = _parser().parse_args(arguments)
     os.environ.update(ENVIRONMENT)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # clusters and runs end with us
     folder = (options.folder or Path(tempfile.mkdtemp(prefix="node-times-"))).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {**circumstances(), "load": {}}

@@ -236,7 +236,7 @@ def test_a_run_whose_process_is_killed_is_queued_again_and_a_cancelled_one_is_no
         run.folder, "Slurm, a run that was killed, and one that was cancelled and resumed"
     )
     assert (killed.ended_by, killed.num_again, killed.is_over) == ("killed", killed.step, True), "no checkpoint yet"
-    assert (cancelled.ended_by, cancelled.num_again, cancelled.is_over) == ("SIGTERM", 0, True)
+    assert (cancelled.ended_by, cancelled.num_again, cancelled.is_over) == ("SIGUSR1", 0, True)
 
 
 def test_of_two_runs_of_an_array_one_is_preempted_and_goes_on(workplace: Workplace, slurm: dict[str, str]) -> None:
