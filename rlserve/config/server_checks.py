@@ -8,6 +8,7 @@ from pathlib import Path
 from rlserve.config.tree import RunConfig
 from rlserve.errors import Problem, UserError
 from rlserve.serving.admin.door import read_admin_keys
+from rlserve.serving.config import LOOPBACK_HOSTS
 from rlserve.serving.keys import check_access, read_keys
 from rlserve.serving.packages import missing_packages
 
@@ -25,7 +26,7 @@ def check_server(config: RunConfig) -> Iterator[Problem]:
     if server.chat_template is not None and not Path(server.chat_template).expanduser().is_file():
         yield Problem("rollout.server.chat_template", f"is no file: {server.chat_template}")
     try:
-        keys = read_keys(server.access)
+        keys = read_keys(server.access, may_be_short=server.host in LOOPBACK_HOSTS)
         check_access(server.host, server.access, keys)
         read_admin_keys(server.admin, keys)
     except UserError as error:

@@ -9,6 +9,7 @@ from typing import Literal
 from rlserve.engine.config import EngineConfig
 from rlserve.errors import check_fields
 from rlserve.serving.answers.config import AnswersConfig
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.scaling.config import ScalingConfig
 
 LOOPBACK_HOSTS = ("127.0.0.1", "localhost", "::1")
@@ -285,55 +286,6 @@ class TracingConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ContentConfig:
-    """What is taken out of the text of prompts and answers, such as personal data, and what is refused for it."""
-
-    masker: str | None = None
-    """Who finds it. ``presidio``: e-mail and IP addresses, numbers of telephones, credit cards, bank accounts and US
-    social security; needs ``rlserve[pii]``. Or the dotted path of a class of your own, a ``Masker`` of
-    ``rlserve.serving.content.base``. None takes nothing out."""
-    mask_entities: tuple[str, ...] = ()
-    """Of ``masker=presidio``: what to look for, by Presidio's names of entities that it knows patterns of, as
-    ``EMAIL_ADDRESS`` or ``US_PASSPORT``. Empty: those above, and those of ``mask_languages``."""
-    mask_languages: tuple[str, ...] = ()
-    """Of ``masker=presidio``: look for all that it has patterns of for these languages too, as ``de``: numbers
-    of passports and taxes and so on."""
-    mask_min_score: float = 0.35
-    """Of ``masker=presidio``: how sure it must be, from 0 to 1. Its weakest patterns are any number of some length."""
-    masks_prompts: bool = True
-    """Take it out of what the model reads."""
-    masks_answers: bool = True
-    """Take it out of what clients read, streamed or not."""
-    max_prompt_chars: int = 200_000
-    """Of a prompt that is masked or may be refused; a longer one is answered with 413 before anything is made of it."""
-    filter: str | None = None
-    """Who refuses prompts and answers. ``deny_list``: what stands in the file ``deny_list``; needs ``rlserve[filter]``.
-    Or the dotted path of a class of your own, a ``ContentFilter`` of ``rlserve.serving.content.base``. None refuses
-    nothing."""
-    deny_list: str | None = None
-    """File of ``filter=deny_list``: a phrase or a ``/regular expression/`` a line, under ``[kinds]``."""
-    filters_prompts: bool = True
-    """Answer such a prompt with 400."""
-    filters_answers: bool = True
-    """End such an answer before the words that it is refused for."""
-
-    def __post_init__(self) -> None:
-        check_fields(
-            self,
-            {
-                "deny_list": (self.filter == "deny_list") == (self.deny_list is not None)
-                or "must name a file with filter=deny_list, and none without",
-                "mask_min_score": 0 <= self.mask_min_score <= 1 or "must be from 0 to 1",
-                "max_prompt_chars": self.max_prompt_chars >= 1 or "must be at least 1",
-                **{
-                    name: not getattr(self, name) or self.masker == "presidio" or "is an option of masker=presidio"
-                    for name in ("mask_entities", "mask_languages")
-                },
-            },
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class ServeConfig:
     """Everything that a server is made of."""
 
@@ -342,6 +294,10 @@ class ServeConfig:
     """Address to listen on. Others than this machine's own need keys, or ``access.insecure``."""
     port: int = 8000
     """0 takes a free one."""
+    unix_socket: str | None = None
+    """Path of a socket to listen on in place of ``host`` and ``port``, for this user alone."""
+    root_path: str = ""
+    """That a proxy has before all paths, as ``/llm``; they are answered with it and without."""
     num_replicas: int = 1
     """Engines, each in a process of its own; on GPUs each takes ``engine.tensor_parallel_size`` of those visible."""
     max_pieces_per_s: int | None = None
@@ -366,6 +322,11 @@ class ServeConfig:
     """``json``: one object a line, with ``request_id``, ``replica`` and ``weight_version`` where they are known."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether this machine alone reaches the listener."""
+        return self.unix_socket is not None or self.host in LOOPBACK_HOSTS
+
+    @property
     def model_name(self) -> str:
         """What clients call the model."""
         return self.model.name or self.model.path
@@ -382,6 +343,8 @@ class ServeConfig:
             {
                 "port": 0 <= self.port < 2**16 or "must be from 0 to 65535",
                 "max_pieces_per_s": self.max_pieces_per_s is None or self.max_pieces_per_s >= 1 or "must be at least 1",
+                "root_path": (self.root_path == "" or self.root_path[0] == "/" != self.root_path[-1])
+                or "must begin with / and not end with it",
                 "model": not self.model.adapters
                 or ("" in self.model.adapters and "adapters must have names that are not empty")
                 or self.model_name not in self.model.adapters

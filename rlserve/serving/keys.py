@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 import re
 from collections import Counter
@@ -23,6 +24,8 @@ from pathlib import Path
 
 from rlserve.errors import UserError
 from rlserve.serving.config import LOOPBACK_HOSTS, AccessConfig
+
+logger = logging.getLogger(__name__)
 
 _HASHED = re.compile(r"sha256:([0-9a-fA-F]{64})")
 _NAME = re.compile(r"[A-Za-z0-9][\w.@-]{0,63}", re.ASCII)
@@ -65,9 +68,11 @@ class Keys:
 
     Args:
         known: SHA-256 of each, or whose it is by its SHA-256.
+        has_short: whether one of them can be guessed.
     """
 
-    def __init__(self, known: Iterable[bytes] | Mapping[bytes, KeyOwner]) -> None:
+    def __init__(self, known: Iterable[bytes] | Mapping[bytes, KeyOwner], *, has_short: bool = False) -> None:
+        self.has_short = has_short
         if not isinstance(known, Mapping):
             known = {digest: KeyOwner(name=f"key-{number}") for number, digest in enumerate(dict.fromkeys(known), 1)}
         self._known = dict(known)
@@ -92,7 +97,7 @@ class Keys:
 
     def replace(self, others: Keys) -> None:
         """Be those of others from now on."""
-        self._known = others._known
+        self._known, self.has_short = others._known, others.has_short
 
     def find(self, key: str) -> KeyOwner | None:
         """Whose a key is; None if it is nobody's. It is compared with all, so that the time tells nothing."""
@@ -110,14 +115,16 @@ def read_keys(
     environment: Mapping[str, str] = os.environ,
     *,
     roles: frozenset[Role] = KeyOwner.roles,
+    may_be_short: bool = False,
 ) -> Keys:
     """The keys of the file and of the environment.
 
     Args:
         roles: of keys of which none are said.
+        may_be_short: whether keys that can be guessed are let in, as where nobody needs one.
 
     Raises:
-        UserError: the file cannot be read, a key is too short to be one, or what is said of one is wrong.
+        UserError: the file cannot be read, a key is too short, or what is said of one is wrong.
     """
     lines: list[str] = []
     if config.keys_file is not None:
@@ -130,17 +137,23 @@ def read_keys(
     kind = "admin" if roles == {Role.ADMIN} else "key"
     said: dict[str, dict[str, str]] = {}
     names: dict[bytes, str] = {}
+    short: set[str] = set()
     for line in written:
         if line and not line.startswith("#"):
-            digest, values = _read_key(line)
+            digest, values, is_short = _read_key(line, may_be_short=may_be_short)
             if digest not in names:
                 names[digest] = name = values.pop("name", f"{kind}-{len(names) + 1}")
+                short |= {name} if is_short else set()
                 _merge(said.setdefault(name, {}), values, name)
     counts = Counter(names.values())
     if many := [name for name, number in counts.items() if number > _MAX_KEYS_OF_NAME]:
         raise UserError(f"more than {_MAX_KEYS_OF_NAME} API keys have the name {many[0]!r}: take the oldest out")
     owners = {name: _owner(name, values, roles) for name, values in said.items()}
-    return Keys({digest: owners[name] for digest, name in names.items()})
+    for name in sorted(short):
+        if Role.ADMIN in owners[name].roles:
+            raise UserError(f"the API key {name} has the role admin: give it at least {_MIN_CHARS} characters")
+        logger.warning("the API key %s has less than %d characters, and can be guessed", name, _MIN_CHARS)
+    return Keys({digest: owners[name] for digest, name in names.items()}, has_short=bool(short))
 
 
 def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
@@ -152,15 +165,23 @@ def check_access(host: str, config: AccessConfig, keys: Keys) -> None:
         )
 
 
-def _read_key(line: str) -> tuple[bytes, dict[str, str]]:
-    """The hash of a key, and what is said of it; messages never have the key."""
+def _read_key(line: str, *, may_be_short: bool) -> tuple[bytes, dict[str, str], bool]:
+    """The hash of a key, what is said of it, and whether it is short; messages never have the key."""
     key, *said = line.split()
     values = dict(each.partition("=")[::2] for each in said)
     if unknown := values.keys() - {"name", "roles", *_NUMBERS}:
         raise UserError(
             f"an API key has {sorted(unknown)[0][:40]!r}: what can be said of it is name, roles, {', '.join(_NUMBERS)}"
         )
-    return _hash(key), values
+    if match := _HASHED.fullmatch(key):
+        return bytes.fromhex(match[1]), values, False
+    is_short = len(key) < _MIN_CHARS
+    if is_short and not may_be_short:
+        raise UserError(
+            f"an API key has {len(key)} characters: give it at least {_MIN_CHARS} (less can be had where this machine "
+            "alone reaches the server)"
+        )
+    return hashlib.sha256(key.encode()).digest(), values, is_short
 
 
 def _merge(said: dict[str, str], values: Mapping[str, str], name: str) -> None:
@@ -189,11 +210,3 @@ def _number(text: str, what: str, name: str) -> int:
     if re.fullmatch(r"-?[0-9]{1,12}", text) is None or int(text) < least:
         raise UserError(f"{what}={text[:40]} of the API key {name} must be a whole number of at least {least}")
     return int(text)
-
-
-def _hash(key: str) -> bytes:
-    if match := _HASHED.fullmatch(key):
-        return bytes.fromhex(match[1])
-    if len(key) < _MIN_CHARS:
-        raise UserError(f"an API key has {len(key)} characters: give it at least {_MIN_CHARS}")
-    return hashlib.sha256(key.encode()).digest()

@@ -11,11 +11,11 @@ from rlserve.serving.config import (
     AccountingConfig,
     AdminConfig,
     AuditConfig,
-    ContentConfig,
     DegradationConfig,
     LimitsConfig,
     TracingConfig,
 )
+from rlserve.serving.content.config import ContentConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,7 @@ from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
 from rlserve.serving.keys import Role
+from rlserve.serving.listeners import address_of, listen, listening_on
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.observing.tracing import create_tracing
 from rlserve.serving.records import Records, open_records
@@ -110,7 +111,7 @@ def open_entry(config: ServeConfig) -> Iterator[Entry]:
     with contextlib.ExitStack() as open_things:
         yield Entry(
             key_files=key_files,
-            listener=open_things.enter_context(contextlib.closing(_listen(config.host, config.port))),
+            listener=open_things.enter_context(listening_on(config)),
             door=_open_admin(config, key_files, open_things),
             records=open_records(config, open_things),
         )
@@ -133,18 +134,10 @@ def _open_admin(config: ServeConfig, key_files: KeyFiles, open_things: contextli
     """The admin listener; None where none is asked for."""
     if config.admin.port is None:
         return None
-    listener = open_things.enter_context(contextlib.closing(_listen(config.admin.host, config.admin.port)))
+    listener = open_things.enter_context(contextlib.closing(listen(config.admin.host, config.admin.port)))
     return AdminDoor(
         listener=listener, key_files=key_files, profile_folder=open_profile_folder(config.admin.profile_folder)
     )
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        raise UserError(f"{host}:{port} cannot be listened on ({error}): choose another port") from error
 
 
 async def _serve(config: ServeConfig, model_path: Path, entry: Entry) -> int:
@@ -249,20 +242,21 @@ def _read_template(path: str | None) -> str | None:
         raise UserError(f"model.chat_template={path} cannot be read: {error}") from error
 
 
-def address_of(config: ServeConfig, listener: socket.socket) -> str:
-    """What clients take as the base of their URLs."""
-    scheme = "http" if config.access.tls_certificate is None else "https"
-    host, port = listener.getsockname()[:2]
-    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/v1"
-
-
 @contextlib.asynccontextmanager
 async def listening(context: ServerContext, listener: socket.socket) -> AsyncIterator[None]:
     """Answer HTTP while the context is open."""
     config = context.config
-    checks_host = len(context.keys) == 0 and not config.access.insecure
+    checks_host = len(context.keys) == 0 and not config.access.insecure and config.unix_socket is None
     app, tracing = create_app(context), context.tracing
-    gate = Gate(app, context.keys, context.metrics, checks_host=checks_host, tracing=tracing, records=context.records)
+    gate = Gate(
+        app,
+        context.keys,
+        context.metrics,
+        checks_host=checks_host,
+        root_path=config.root_path,
+        tracing=tracing,
+        records=context.records,
+    )
     logger.info("serving %s on %s", config.model_name, address_of(config, listener))
     try:
         async with context.records.kept(), _answering(gate, config, listener):

@@ -24,7 +24,7 @@ from rlserve.processes import end_all
 TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant: "
 SMALL_ENGINE = ("engine.device=cpu", "engine.dtype=float32", "engine.kv_cache_bytes=16777216")
 _START_S = 120.0
-_ADDRESS = re.compile(r"serving \S+ on (\S+)/v1")
+_ADDRESS = re.compile(r"serving \S+ on (\S+?)(?:/v1)?$")
 
 
 class ServedModel:

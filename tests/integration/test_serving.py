@@ -381,6 +381,17 @@ def test_metrics_count_what_was_answered_just_now(server: ServedModel) -> None:
             assert total("vllm:iteration_tokens_total_sum", http) == before[1] + num_computed + 9
 
 
+def test_clients_come_by_a_unix_socket_too(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with served("builtin:addition", *SMALL_ENGINE, f"unix_socket={path}", "root_path=/llm") as here:
+        assert here.url == f"unix:{path}"
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://elsewhere/llm") as client:
+            answer = client.post("/v1/completions", json={"prompt": PROMPT, "max_tokens": 3}, timeout=120)
+            assert answer.json()["usage"]["completion_tokens"] == 3
+        assert here.terminate() == 0
+    assert not path.exists()
+
+
 def test_many_clients_at_once(server: ServedModel) -> None:
     async def ask(client: openai.AsyncOpenAI, number: int) -> str:
         stream = await client.completions.create(

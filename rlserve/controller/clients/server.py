@@ -29,8 +29,9 @@ from rlserve.controller.clients.run_replicas import RunReplicas
 from rlserve.engine.models import read_model_spec
 from rlserve.serving.config import DrainConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front import gate
+from rlserve.serving.listeners import address_of
 from rlserve.serving.replicas.messages import Ready
-from rlserve.serving.server import Entry, address_of, administering, create_context, drain, listening, open_entry
+from rlserve.serving.server import Entry, administering, create_context, drain, listening, open_entry
 from rlserve.tracking.run_folder import RunFolder, write_atomically
 
 logger = logging.getLogger(__name__)

@@ -59,6 +59,8 @@ class KeyFiles:
         return found
 
     def _read(self) -> tuple[Keys, Keys]:
-        clients = read_keys(self._config.access, self._environment)
-        check_access(self._config.host, self._config.access, clients)
+        is_local = self._config.is_local
+        clients = read_keys(self._config.access, self._environment, may_be_short=is_local)
+        if not is_local:
+            check_access(self._config.host, self._config.access, clients)
         return clients, read_admin_keys(self._config.admin, clients, self._environment)

@@ -12,6 +12,6 @@ class AnswersConfig:
     timings: bool = False
     """``metrics`` of each answer, or of the chunk with its usage: how long it waited and took. As vLLM has them."""
     stream_usage: bool = False
-    """Streams end with their usage also where ``stream_options`` do not ask for it."""
+    """Streams tell their usage in each chunk and at their end, whatever ``stream_options`` ask for."""
     tokens_as_token_ids: bool = False
     """Log-probabilities name tokens as ``token_id:7``; ``return_tokens_as_token_ids`` of a request goes before it."""

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TypeVar
 
 from rlserve.errors import UserError
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import ContentFilter, Masker
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.deny_list import read_deny_list
 from rlserve.serving.content.filtering import Filtering
 from rlserve.serving.content.masking import Masking

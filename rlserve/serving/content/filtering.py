@@ -13,8 +13,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import ContentFilter, Found
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.filter_stream import FilterStream
 
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="filter")

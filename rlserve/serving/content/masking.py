@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Masker
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.mask_stream import MaskStream
 
 _THREADS = ThreadPoolExecutor(2, thread_name_prefix="mask")

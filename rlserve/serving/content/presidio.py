@@ -9,8 +9,8 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rlserve.errors import UserError
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Found, Masker
+from rlserve.serving.content.config import ContentConfig
 
 if TYPE_CHECKING:
     from presidio_analyzer import EntityRecognizer

@@ -20,9 +20,9 @@ class AnswerStream(ABC):
     def __init__(self, choices: Choices, asked: SamplingFields, base: dict[str, Any]) -> None:
         """``base``: what all chunks have."""
         self.choices = choices
-        self._asked = asked
         self._base = base
-        self._tells_usage = asked.tells_usage or choices.generation.context.config.answers.stream_usage
+        always = choices.generation.context.config.answers.stream_usage
+        self._tells_usage, self._tells_usage_always = asked.tells_usage or always, asked.tells_usage_always or always
 
     @abstractmethod
     def first_chunks(self) -> Iterator[dict[str, Any]]:
@@ -57,7 +57,7 @@ class AnswerStream(ABC):
     def chunk(self, choice: dict[str, Any]) -> dict[str, Any]:
         """A chunk with one choice."""
         content = {**self._base, "choices": [choice]}
-        if self._asked.tells_usage_always:
+        if self._tells_usage_always:
             content["usage"] = self.choices.usage()
         elif self._tells_usage:
             content["usage"] = None

@@ -65,7 +65,9 @@ _ANSWERS: tuple[type[BaseModel], ...] = (
 
 def create_app(context: ServerContext) -> FastAPI:
     """The application without its gate. Its pages for browsers load scripts from elsewhere, so there are none."""
-    app = FastAPI(title="rlserve", version=__version__, docs_url=None, redoc_url=None)
+    root_path = context.config.root_path
+    servers = [{"url": root_path}] if root_path else None
+    app = FastAPI(title="rlserve", version=__version__, docs_url=None, redoc_url=None, servers=servers)
     app.state.context = context
     for router in ROUTERS:
         app.include_router(router)

@@ -108,7 +108,7 @@ def describe(
         vocab_size: of its model.
         key_rules: of its gate.
     """
-    document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    document = get_openapi(title=app.title, version=app.version, routes=app.routes, servers=app.servers or None)
     ranges = _ranges(limits, vocab_size)
     of_bodies = _schemas(bodies)
     for model, schema in of_bodies.items():

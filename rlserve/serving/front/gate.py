@@ -39,8 +39,9 @@ class Gate:
     """
     Args:
         app: what is behind it.
-        keys: with none, only hosts of this machine are answered: a page in a browser that has its own name point
-            here is not.
+        checks_host: whether only hosts of this machine are answered: a page in a browser that has its own name point
+            here is not. With keys that can be guessed they are anyway, but for a Unix socket.
+        root_path: that may stand before all paths; what is behind never sees it.
         tracing: None traces nothing.
         role: what keys need for all paths but ``/metrics``.
         records: of what clients take, and of all requests; None keeps none.
@@ -53,6 +54,7 @@ class Gate:
         metrics: ServerMetrics,
         *,
         checks_host: bool,
+        root_path: str = "",
         open_paths: frozenset[str] = OPEN_PATHS,
         tracing: Tracing | None = None,
         role: Role = Role.USER,
@@ -62,6 +64,7 @@ class Gate:
         self._keys = keys
         self._metrics = metrics
         self._checks_host = checks_host
+        self._root_path = f"{root_path}/"
         self._open_paths = open_paths
         self._tracing = tracing
         self._role = role
@@ -72,6 +75,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if len(self._root_path) > 1 and scope["path"].startswith(self._root_path):
+            scope = {**scope, "path": scope["path"][len(self._root_path) - 1 :]}
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         # The server answers each request in a task of its own, whose variables end with it.
@@ -114,8 +119,12 @@ class Gate:
                     self._records.audit.write(_audit_line(scope, caller, request_id, status, seconds))
 
     def _find_refusal(self, scope: Scope, headers: Headers, caller: Caller) -> ApiError | None:
-        if self._checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:
-            return ApiError(403, "without API keys only requests to localhost are answered: set access.keys_file")
+        checks_host = self._checks_host or (self._keys.has_short and scope.get("client") is not None)
+        if checks_host and _host_of(headers.get("host", "")) not in LOOPBACK_HOSTS:
+            message = (
+                "without API keys, and with short ones, only requests to localhost are answered: set access.keys_file"
+            )
+            return ApiError(403, message)
         is_open = scope["path"] in self._open_paths and not scope.get("query_string")
         if len(self._keys) == 0 or is_open:
             return None

@@ -15,6 +15,8 @@ _NAMES = {
     "data-parallel-size": "num_replicas",
     "host": "host",
     "port": "port",
+    "uds": "unix_socket",
+    "root-path": "root_path",
     "served-model-name": "model.name",
     "tokenizer": "model.tokenizer_path",
     "chat-template": "model.chat_template",

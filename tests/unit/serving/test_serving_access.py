@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,12 @@ from starlette.testclient import TestClient
 
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.serving.admin.door import read_admin_keys
+from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.config import AccessConfig, AdminConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import ADMIN_ROUTERS, ROUTERS, create_admin_app, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
 from rlserve.serving.keys import Keys, Role, check_access, read_keys
+from rlserve.serving.listeners import address_of, listening_on
 from rlserve.serving.server import check_tls
 
 OTHER_KEY = "another-key-1"
@@ -126,6 +130,70 @@ def test_keys_that_cannot_be_are_refused(tmp_path: Path) -> None:
         read_keys(AccessConfig(), {"RLSERVE_API_KEYS": "short"})
     with pytest.raises(UserError, match="cannot be read"):
         read_keys(AccessConfig(keys_file=str(tmp_path / "none")), {})
+
+
+def test_short_keys_are_for_this_machine_alone(caplog: pytest.LogCaptureFixture) -> None:
+    environment = {"RLSERVE_API_KEYS": "zzz9"}
+    for local in ({"host": "localhost"}, {"host": "0.0.0.0", "unix_socket": "/tmp/socket"}):
+        config = ServeConfig(model=ServedModelConfig(path="m"), **local)  # type: ignore[arg-type]
+        keys = KeyFiles(config, environment).clients
+        assert keys.find("zzz9") is not None
+        assert keys.has_short
+    assert "can be guessed" in caplog.text
+    assert "zzz9" not in caplog.text
+    with pytest.raises(UserError, match="at least 8"):
+        KeyFiles(ServeConfig(model=ServedModelConfig(path="m"), host="0.0.0.0"), environment)
+    with pytest.raises(UserError, match="role admin"):
+        read_keys(AccessConfig(), {"RLSERVE_API_KEYS": "zzz9 roles=user+admin"}, may_be_short=True)
+    with pytest.raises(UserError, match="at least 8"):
+        read_admin_keys(AdminConfig(port=0), NOBODY, {"RLSERVE_ADMIN_KEYS": "zzz9"})
+
+
+def test_with_short_keys_a_name_of_elsewhere_is_not_answered() -> None:
+    keys = read_keys(AccessConfig(), {"RLSERVE_API_KEYS": "zzz9"}, may_be_short=True)
+    context = fake_context(keys=keys)
+    client = TestClient(Gate(create_app(context), context.keys, context.metrics, checks_host=False))
+    headers = {"Authorization": "Bearer zzz9"}
+    assert client.get("/v1/models", headers={**headers, "Host": "localhost"}).status_code == 200
+    assert client.get("/v1/models", headers={**headers, "Host": "evil.example"}).status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/llm/v1/models"])
+def test_paths_are_the_same_below_the_root_path(path: str) -> None:
+    context = fake_context()
+    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=False, root_path="/llm")
+    client = TestClient(gate)
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers={"X-Api-Key": KEY}).status_code == 200
+    assert client.get(path.replace("v1/models", "health")).status_code == 200, "open there too"
+    for wrong in ("/llmx/v1/models", "/llm/llm/v1/models", "/x/llm/v1/models", "/llm"):
+        assert client.get(wrong, headers={"X-Api-Key": KEY}).status_code == 404
+    assert 'handler="/v1/models"' in client.get("/llm/metrics", headers={"X-Api-Key": KEY}).text
+
+
+@pytest.mark.parametrize("wrong", ["llm", "/llm/", "/"])
+def test_a_root_path_that_is_none(wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match="root_path"):
+        ServeConfig(model=ServedModelConfig(path="m"), root_path=wrong)
+
+
+def test_a_unix_socket_is_for_its_user_alone_and_gives_way_when_nobody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    config = ServeConfig(model=ServedModelConfig(path="m"), unix_socket=str(path))
+    with listening_on(config) as listener:
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert address_of(config, listener) == f"unix:{path}"
+        with pytest.raises(UserError, match="unix_socket="), listening_on(config):
+            pass
+    assert not path.exists()
+    with closing(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)) as left:
+        left.bind(str(path))
+    with listening_on(config):
+        pass
+    path.write_text("a file")
+    with pytest.raises(UserError, match="unix_socket="), listening_on(config):
+        pass
+    assert path.read_text() == "a file"
 
 
 def test_others_are_not_listened_to_without_keys() -> None:

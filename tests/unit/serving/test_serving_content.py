@@ -17,8 +17,8 @@ from serving_fakes import VOCABULARY, FakePool, fake_context
 from starlette.testclient import TestClient
 
 from rlserve.errors import ConfigurationError, UserError
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import Found, Masker
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.factory import create_masking
 from rlserve.serving.content.mask_stream import MaskStream
 from rlserve.serving.content.masking import Masking

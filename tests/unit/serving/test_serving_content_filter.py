@@ -22,8 +22,9 @@ from rlserve.engine.requests.request import FinishReason, RequestOutput
 from rlserve.errors import ConfigurationError, UserError
 from rlserve.serving.accounting import Accounts
 from rlserve.serving.audit import open_audit_log
-from rlserve.serving.config import AccountingConfig, AuditConfig, ContentConfig
+from rlserve.serving.config import AccountingConfig, AuditConfig
 from rlserve.serving.content.base import ContentFilter, Found
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.deny_list import MAX_FILE_BYTES, read_deny_list
 from rlserve.serving.content.factory import create_filtering
 from rlserve.serving.content.filter_stream import FilterStream

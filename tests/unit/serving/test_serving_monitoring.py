@@ -25,8 +25,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from replica_fakes import make_pool
 
 from rlserve.engine.stats.metrics import vllm_metrics
-from rlserve.serving.config import ContentConfig
 from rlserve.serving.content.base import ContentFilter, Found
+from rlserve.serving.content.config import ContentConfig
 from rlserve.serving.content.filtering import Filtering
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
 from rlserve.serving.scaling.config import ScalingConfig

@@ -95,7 +95,7 @@ async function stream(answer) {
     stream_options: { include_usage: true },
     return_weight_versions: true,
   };
-  const response = await ask("/v1/chat/completions", {
+  const response = await ask("v1/chat/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -240,7 +240,7 @@ function share(value) {
 }
 
 async function look() {
-  const samples = samplesOf(await (await ask("/metrics")).text());
+  const samples = samplesOf(await (await ask("metrics")).text());
   const rates = ratesOf(samples, performance.now());
   showNumbers(samples, rates);
   showEngines(samples, rates);
@@ -267,7 +267,7 @@ async function lookAgainAndAgain() {
 }
 
 async function meet() {
-  page.model = (await (await ask("/v1/models")).json()).data[0].id;
+  page.model = (await (await ask("v1/models")).json()).data[0].id;
   byId("model").textContent = page.model;
   document.title = `${page.model} – rlserve`;
 }
