@@ -26,9 +26,12 @@ def listening_on(config: ServeConfig) -> Iterator[socket.socket]:
         with contextlib.closing(listen(config.host, config.port)) as listener:
             yield listener
         return
-    with contextlib.closing(_listen_at(Path(config.unix_socket).expanduser())) as listener:
-        yield listener
-        Path(listener.getsockname()).unlink(missing_ok=True)
+    path = Path(config.unix_socket).expanduser()
+    with contextlib.closing(_listen_at(path)) as listener:
+        try:
+            yield listener
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def _listen_at(path: Path) -> socket.socket:

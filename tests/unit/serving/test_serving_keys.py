@@ -246,7 +246,7 @@ def test_keys_are_read_anew_and_bad_ones_change_nothing(tmp_path: Path) -> None:
     assert key_files.reload() == ReadKeys(num_keys=2, num_added=3, num_removed=0)
     assert clients.find("new-secret") == clients.find("old-secret")
     assert operators.find("new-secret")
-    for bad in ("short\n", ""):
+    for bad in ("short roles=nobody\n", ""):
         path.write_text(bad)
         with pytest.raises(UserError):
             key_files.reload()
