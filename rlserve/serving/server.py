@@ -22,6 +22,7 @@ from typing import Any
 
 import uvicorn
 import uvloop
+from starlette.types import ASGIApp
 
 from rlserve.engine.models import read_model_spec
 from rlserve.errors import UserError
@@ -39,6 +40,7 @@ from rlserve.serving.front.app import create_admin_app, create_app
 from rlserve.serving.front.context import ServerContext, current_level
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.http_protocol import bounded_protocol
+from rlserve.serving.front.root_path import RootPath
 from rlserve.serving.keys import Role
 from rlserve.serving.listeners import address_of, listen, listening_on
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
@@ -253,13 +255,12 @@ async def listening(context: ServerContext, listener: socket.socket) -> AsyncIte
         context.keys,
         context.metrics,
         checks_host=checks_host,
-        root_path=config.root_path,
         tracing=tracing,
         records=context.records,
     )
     logger.info("serving %s on %s", config.model_name, address_of(config, listener))
     try:
-        async with context.records.kept(), _answering(gate, config, listener):
+        async with context.records.kept(), _answering(RootPath(gate, config.root_path), config, listener):
             yield
     finally:
         if tracing is not None:
@@ -288,7 +289,7 @@ async def administering(context: ServerContext, door: AdminDoor | None, operatio
 
 
 @contextlib.asynccontextmanager
-async def _answering(gate: Gate, config: ServeConfig, listener: socket.socket) -> AsyncIterator[None]:
+async def _answering(gate: ASGIApp, config: ServeConfig, listener: socket.socket) -> AsyncIterator[None]:
     server = _Server(
         uvicorn.Config(
             gate,

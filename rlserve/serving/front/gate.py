@@ -41,7 +41,6 @@ class Gate:
         app: what is behind it.
         checks_host: whether only hosts of this machine are answered: a page in a browser that has its own name point
             here is not. With keys that can be guessed they are anyway, but for a Unix socket.
-        root_path: that may stand before all paths; what is behind never sees it.
         tracing: None traces nothing.
         role: what keys need for all paths but ``/metrics``.
         records: of what clients take, and of all requests; None keeps none.
@@ -54,7 +53,6 @@ class Gate:
         metrics: ServerMetrics,
         *,
         checks_host: bool,
-        root_path: str = "",
         open_paths: frozenset[str] = OPEN_PATHS,
         tracing: Tracing | None = None,
         role: Role = Role.USER,
@@ -64,7 +62,6 @@ class Gate:
         self._keys = keys
         self._metrics = metrics
         self._checks_host = checks_host
-        self._root_path = f"{root_path}/"
         self._open_paths = open_paths
         self._tracing = tracing
         self._role = role
@@ -75,8 +72,6 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        if len(self._root_path) > 1 and scope["path"].startswith(self._root_path):
-            scope = {**scope, "path": scope["path"][len(self._root_path) - 1 :]}
         headers = Headers(scope=scope)
         request_id = _request_id(headers)
         # The server answers each request in a task of its own, whose variables end with it.

@@ -19,6 +19,7 @@ from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.config import AccessConfig, AdminConfig, ServeConfig, ServedModelConfig
 from rlserve.serving.front.app import ADMIN_ROUTERS, ROUTERS, create_admin_app, create_app
 from rlserve.serving.front.gate import OPEN_PATHS, Gate
+from rlserve.serving.front.root_path import RootPath
 from rlserve.serving.keys import Keys, Role, check_access, read_keys
 from rlserve.serving.listeners import address_of, listening_on
 from rlserve.serving.server import check_tls
@@ -161,8 +162,8 @@ def test_with_short_keys_a_name_of_elsewhere_is_not_answered() -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/llm/v1/models"])
 def test_paths_are_the_same_below_the_root_path(path: str) -> None:
     context = fake_context()
-    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=False, root_path="/llm")
-    client = TestClient(gate)
+    gate = Gate(create_app(context), context.keys, context.metrics, checks_host=False)
+    client = TestClient(RootPath(gate, "/llm"))
     assert client.get(path).status_code == 401
     assert client.get(path, headers={"X-Api-Key": KEY}).status_code == 200
     assert client.get(path.replace("v1/models", "health")).status_code == 200, "open there too"
