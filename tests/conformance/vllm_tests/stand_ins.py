@@ -53,6 +53,8 @@ _QWEN = StandIn(template=CHATML, eos="<|im_end|>")
 _LLAMA = StandIn(template=HEADERS, eos="<|eot_id|>", bos="<|begin_of_text|>")
 STAND_INS: dict[str, StandIn] = {
     "Qwen/Qwen3-0.6B": StandIn(template=QWEN3, eos="<|im_end|>"),
+    "Qwen/Qwen3-1.7B": StandIn(template=QWEN3, eos="<|im_end|>"),
+    "Qwen/Qwen3-8B": StandIn(template=QWEN3, eos="<|im_end|>"),
     "Qwen/Qwen2.5-1.5B-Instruct": _QWEN,
     "Qwen/Qwen2-1.5B-Instruct": _QWEN,
     "HuggingFaceTB/SmolLM2-135M-Instruct": _QWEN,
