@@ -5,6 +5,8 @@
 SOURCES is the unpacked source distribution of vLLM, the Python has vllm of the same version and what its tests import.
 In FOLDER the stand-ins for models are made once. Tests find them in a hub's cache, and the program ``vllm`` on their
 path is ``vllm_command.py``; so neither the tests nor their helpers are touched.
+
+``--tables`` has the rows of earlier tables for files that are not run now, explained as ``selection.toml`` does today.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +47,12 @@ class Suite:
         """All in scope, as paths below the sources."""
         found = [path for folder in SCOPE for path in (self.vllm / folder).rglob("test_*.py")]
         return sorted(str(path.relative_to(self.vllm)) for path in found)
+
+    @property
+    def version(self) -> str:
+        """Of vLLM."""
+        lines = (self.vllm / "PKG-INFO").read_text(encoding="utf-8").splitlines()
+        return next(line.removeprefix("Version: ") for line in lines if line.startswith("Version: "))
 
     def starts_servers(self, file: str) -> bool:
         """Whether it, or a ``conftest.py`` above it, says so."""
@@ -142,10 +151,23 @@ def rows(suite: Suite, files: Sequence[str]) -> Iterator[dict[str, Any]]:
             yield summary(file, suite.run(file), selection["explained"])
 
 
-def _write(table: Sequence[Mapping[str, Any]], file: Path) -> None:
+def earlier_rows(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """By file, those of later tables in the place of others'. Files that ran nothing are kept, too."""
+    selection = read_selection()
+    found: dict[str, dict[str, Any]] = {}
+    for table in tables:
+        for row in json.loads(table.read_text(encoding="utf-8"))["files"]:
+            for failure in row["failures"]:
+                failure["explained"] = reason_for(f"{row['file']}::{failure['test']}", selection["explained"])
+            found[row["file"]] = row
+    return found
+
+
+def _write(table: Sequence[Mapping[str, Any]], file: Path, about: Mapping[str, str]) -> None:
     num_run, num_passed = sum(row["run"] for row in table), sum(row["passed"] for row in table)
     share = round(num_passed / max(num_run, 1), 4)
-    content = {"run": num_run, "passed": num_passed, "share": share, "files": table}
+    content = {**about, "run": num_run, "passed": num_passed, "share": share, "files": table}
+    content["left_out_files"] = read_selection()["left_out_files"]
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -156,18 +178,24 @@ def main() -> None:
     parser.add_argument("--python", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--json", type=Path, help="file for the table")
+    parser.add_argument("--tables", type=Path, nargs="*", default=[], help="earlier tables whose rows are kept")
+    parser.add_argument("--about", default="", help="of the table: which machine, how busy")
     parser.add_argument("files", nargs="*", help="below the sources; all in scope if none is named")
     given = parser.parse_args()
     suite = Suite(vllm=given.vllm.resolve(), python=given.python.absolute(), work=given.work.resolve())
     suite.prepare()
-    table: list[dict[str, Any]] = []
-    for row in rows(suite, given.files or suite.files):
-        table.append(row)
+    about = {"vllm": suite.version, "date": date.today().isoformat(), "machine": given.about}
+    found = earlier_rows(given.tables)
+    for row in rows(suite, given.files or ([] if given.tables else suite.files)):
+        found[row["file"]] = row
         if given.json is not None:
-            _write(table, given.json)
+            _write([found[file] for file in sorted(found)], given.json, about)  # what there is, if it is broken off
         if row["run"]:
             sys.stdout.write(f"{row['passed']:4} of {row['run']:4}  {row['file']}\n")
             sys.stdout.flush()
+    table = [found[file] for file in sorted(found)]
+    if given.json is not None:
+        _write(table, given.json, about)
     num_run, num_passed = sum(row["run"] for row in table), sum(row["passed"] for row in table)
     sys.stdout.write(f"{num_passed:4} of {num_run:4}\n")
 
