@@ -121,9 +121,9 @@ struct Attention {
         });
     }
 
-    // Rotates queries and keys of some neighbours in place, and writes their keys and values to the cache.
+    // Rotates the keys of some neighbours in place, and writes keys and values to the cache.
     void prepare_run(int first, int end, Element* qkv, float* head) const {
-        for (int token = first; token < end; ++token) rotate(token, qkv, head);
+        for (int token = first; token < end; ++token) rotate(token, K, key_at(token, 0, qkv), key_norm, head);
         const long slot = step.cache_slots[first];
         bool is_whole = !IS_SCALED && LANES == RUN_TOKENS && sizeof(Element) * UNIT == sizeof(int32_t);
         is_whole = is_whole && end - first == RUN_TOKENS && slot % RUN_TOKENS == 0 && step.block_size % RUN_TOKENS == 0;
@@ -146,12 +146,12 @@ struct Attention {
         return qkv + token * row_size() + (long)(step.num_heads + kv_head) * D;
     }
 
-    void rotate(int token, Element* qkv, float* head) const {
-        Element* row = qkv + token * row_size();
+    // Some heads of a token, in place.
+    void rotate(int token, int num_heads, Element* heads, const Element* norm, float* head) const {
         const float* rotation = step.rotation + (long)step.positions[token] * D;
-        for (int n = 0; n < step.num_heads + K; ++n) {
-            norm_and_rotate(step, row + n * D, n < step.num_heads ? query_norm : key_norm, rotation, head);
-            convert(head, D, row + n * D);
+        for (int n = 0; n < num_heads; ++n) {
+            norm_and_rotate(step, heads + n * D, norm, rotation, head);
+            convert(head, D, heads + n * D);
         }
     }
 
@@ -208,7 +208,7 @@ struct Attention {
     }
 
     // Some tokens of one sequence.
-    void attend_alone(const WorkItem& item, int kv_head, const Element* qkv, Element* out,
+    void attend_alone(const WorkItem& item, int kv_head, Element* qkv, Element* out,
                       Scratch<Cached>& scratch) const {
         for (int token = item.first; token < item.end; ++token)
             begin_token((token - item.first) * G, token, kv_head, qkv, scratch);
@@ -220,7 +220,7 @@ struct Attention {
     }
 
     // One token each of some sequences: first what all share, then what each has of its own.
-    void attend_together(const WorkItem& item, const int* sequences, int kv_head, const Element* qkv, Element* out,
+    void attend_together(const WorkItem& item, const int* sequences, int kv_head, Element* qkv, Element* out,
                          Scratch<Cached>& scratch) const {
         int start = step.positions[step.query_starts[sequences[0]]];
         for (int i = 0; i < item.num_together; ++i) {
@@ -237,9 +237,10 @@ struct Attention {
         }
     }
 
-    // Rows r to r + G of a tile are to be the heads of a token.
-    void begin_token(int r, int token, int kv_head, const Element* qkv, Scratch<Cached>& scratch) const {
-        const Element* query = qkv + ((long)token * (step.num_heads + 2 * K) + (long)kv_head * G) * D;
+    // Rows r to r + G of a tile are to be the heads of a token, which are rotated in place.
+    void begin_token(int r, int token, int kv_head, Element* qkv, Scratch<Cached>& scratch) const {
+        Element* query = qkv + token * row_size() + (long)kv_head * G * D;
+        rotate(token, G, query, query_norm, scratch.head.data());
         convert(query, (long)G * D, &scratch.queries[(long)r * D]);
         std::fill_n(&scratch.sums[(long)r * E], (long)G * E, 0.0f);
         std::fill_n(&scratch.maxima[r], G, MASKED);

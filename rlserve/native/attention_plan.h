@@ -54,17 +54,28 @@ struct Plan {
     std::vector<WorkItem> items;
     std::vector<int> order;  // sequences with a single token, those that begin with the same blocks side by side
 
-    explicit Plan(const Step& step) {
+    Plan() = default;
+    explicit Plan(const Step& step) : Plan(step, std::vector<bool>(step.num_tokens, true)) {}
+
+    // Where only some of the tokens attend.
+    Plan(const Step& step, const std::vector<bool>& attends) {
         for (int s = 0; s < step.num_sequences; ++s) {
             const int first = step.query_starts[s], end = step.query_starts[s + 1];
             for (int t = first, run = first; t < end; ++t)
                 if (t + 1 == end || t + 1 - run == RUN_TOKENS || step.cache_slots[t] % RUN_TOKENS == RUN_TOKENS - 1)
                     run_ends.push_back(run = t + 1);
-            if (end - first == 1)
-                order.push_back(s);
-            else
-                for (int t = first; t < end; t += tile_tokens(step))
-                    items.push_back({s, t, std::min(end, t + tile_tokens(step)), 0, 0});
+            if (end - first == 1) {
+                if (attends[first]) order.push_back(s);
+            } else {
+                for (int t = first; t < end;) {
+                    const int tile = t, most = std::min(end, tile + tile_tokens(step));
+                    while (t < most && attends[t]) ++t;
+                    if (t > tile)
+                        items.push_back({s, tile, t, 0, 0});
+                    else
+                        ++t;
+                }
+            }
         }
         std::stable_sort(order.begin(), order.end(), [&](int a, int b) { return *step.table(a) < *step.table(b); });
         for (int i = 0, end; i < (int)order.size(); i = end) {

@@ -5,11 +5,11 @@ So the operations of a step are written down once, with the addresses of their t
 the whole list (``program.cpp``). What a row gets does not depend, to the bit, on the rows beside it, nor on the number
 of threads.
 
-    embed ─► layers … ─► attention of the last ─┬─► rest of the last, of all rows ─► logits of any ones
-                                                └─► rest of the last, of rows whose next token is wanted ─► their logits
+    embed ─► layers … ─┬─► last layer, of all rows ─► logits of any ones
+                       └─► last layer, of rows whose next token is wanted ─► their logits
 
-Behind the attention of the last layer no row sees another one. So where few are wanted, as in a prompt, only those are
-computed there, and the others if somebody asks for their logits afterwards.
+Of the last layer other rows see nothing but keys and values. So where few rows are wanted, as in a prompt, only those
+are computed there, and the others if somebody asks for their logits afterwards.
 
 Legend: T tokens, R rows whose next token is wanted, V vocabulary; H hidden size; O outputs and K inputs of a product.
 """
@@ -130,7 +130,7 @@ class _Rows:
 class _Programs:
     whole: Program
     of_wanted: Program
-    """The last layer behind its attention only of the rows whose logits are wanted."""
+    """The last layer, but for keys and values, only of the rows whose logits are wanted."""
     rest: Program
     """After that: the last layer of all rows, up to the last norm."""
 
@@ -164,6 +164,7 @@ class DecoderProgram:
         self._all = _Rows.empty(shape, max_num_tokens, self._dtype)
         self._wanted = self._all.with_inputs_of_own(max_num_rows)
         self._last = torch.empty(max_num_rows, shape.hidden_size, dtype=self._dtype)
+        self._queries = torch.empty(max_num_rows, shape.query_size, dtype=self._dtype)
         self._logits_RV = torch.empty(max_num_rows, shape.vocab_size)
         self._programs: _Programs | None = None
         self._unfinished: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -198,9 +199,11 @@ class DecoderProgram:
         for projection in self._projections():
             projection.weight_changed()
         self._programs = _Programs(
-            whole=self._program(*self._until_attended(), *self._rest_of_all(), *self._logits_of_last()),
-            of_wanted=self._program(*self._until_attended(), *self._rest_of_wanted()),
-            rest=self._program(*self._rest_of_all()),
+            whole=self._program(*self._until_last(), *self._last_of_all(), *self._logits_of_last()),
+            of_wanted=self._program(*self._until_last(), *self._last_of_wanted()),
+            rest=self._program(
+                self._norm(self._all, self._layers[-1].input_norm, adds_update=False), *self._last_of_all()
+            ),
         )
         self._unfinished = None
 
@@ -218,8 +221,8 @@ class DecoderProgram:
     def _program(self, *operations: Operation) -> Program:
         return Program(operations, self._dtype, step=self._layers[0].step, is_int8_cache=self._is_int8_cache)
 
-    def _until_attended(self) -> Iterator[Operation]:
-        """Up to the attention of the last layer."""
+    def _until_last(self) -> Iterator[Operation]:
+        """Up to the first norm of the last layer."""
         shape, rows = self._shape, self._all
         yield Operation(
             kind=Kind.EMBED,
@@ -230,18 +233,26 @@ class DecoderProgram:
         )
         for index, layer in enumerate(self._layers):
             if index > 0:
-                yield from self._rest_of_layer(index - 1, rows)
+                yield from self._layer(index - 1)
             yield self._norm(rows, layer.input_norm, adds_update=index > 0)
-            yield from _adapted(index, "qkv", layer.qkv, rows.normed, self._qkv)
-            yield Operation(
-                kind=Kind.ATTEND,
-                input=self._qkv.data_ptr(),
-                weight=None if layer.query_norm is None else layer.query_norm.data_ptr(),
-                other=None if layer.key_norm is None else layer.key_norm.data_ptr(),
-                output=rows.attended.data_ptr(),
-                step=layer.step,
-                cache=layer.cache,
-            )
+
+    def _layer(self, index: int) -> Iterator[Operation]:
+        """What follows the first norm, of all rows, up to what is added to the residual last."""
+        yield from _adapted(index, "qkv", self._layers[index].qkv, self._all.normed, self._qkv)
+        yield self._attention(index)
+        yield from self._rest_of_layer(index, self._all)
+
+    def _attention(self, index: int) -> Operation:
+        layer = self._layers[index]
+        return Operation(
+            kind=Kind.ATTEND,
+            input=self._qkv.data_ptr(),
+            weight=None if layer.query_norm is None else layer.query_norm.data_ptr(),
+            other=None if layer.key_norm is None else layer.key_norm.data_ptr(),
+            output=self._all.attended.data_ptr(),
+            step=layer.step,
+            cache=layer.cache,
+        )
 
     def _rest_of_layer(self, index: int, rows: _Rows) -> Iterator[Operation]:
         """What follows the attention, up to what is added to the residual last."""
@@ -259,21 +270,37 @@ class DecoderProgram:
         yield from _adapted(index, "down", layer.down, rows.activated, rows.update)
         yield from self._update_norm(rows, layer.mlp_update_norm)
 
-    def _rest_of_all(self) -> Iterator[Operation]:
-        """What follows the attention of the last layer, up to the last norm."""
-        yield from self._rest_of_layer(len(self._layers) - 1, self._all)
+    def _last_of_all(self) -> Iterator[Operation]:
+        """What follows the first norm of the last layer, up to the last norm."""
+        yield from self._layer(len(self._layers) - 1)
         yield self._norm(self._all, self._final_norm)
 
     def _logits_of_last(self) -> Iterator[Operation]:
         yield _take_rows(self._all.normed, self._last)
         yield from self._logits_from(self._last)
 
-    def _rest_of_wanted(self) -> Iterator[Operation]:
-        """From the attention of the last layer to the logits."""
+    def _last_of_wanted(self) -> Iterator[Operation]:
+        """From the first norm of the last layer to the logits."""
+        index, query_size = len(self._layers) - 1, self._shape.query_size
+        qkv = self._layers[index].qkv
+        yield _take_rows(self._all.normed, self._last)
+        queries = _linear(qkv, self._last, self._queries)  # their outputs come first
+        keys_and_values = _linear(qkv, self._all.normed, self._qkv)
+        keys_and_values.first_output = query_size
+        put_queries = Operation(
+            kind=Kind.PUT_ROWS,
+            inputs=query_size,
+            outputs=self._qkv.shape[1],
+            input=self._queries.data_ptr(),
+            output=self._qkv.data_ptr(),
+        )
+        attention = self._attention(index)
+        queries.of_wanted = attention.of_wanted = 1
+        yield from (queries, keys_and_values, put_queries, attention)
         yield _take_rows(self._all.residual, self._wanted.residual)
         yield _take_rows(self._all.attended, self._wanted.attended)
         for operation in (
-            *self._rest_of_layer(len(self._layers) - 1, self._wanted),
+            *self._rest_of_layer(index, self._wanted),
             self._norm(self._wanted, self._final_norm),
         ):
             if operation.kind != Kind.ADD_LOW_RANKS:  # which counts tokens

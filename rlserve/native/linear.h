@@ -233,6 +233,7 @@ struct Linear {
     const float* bias;    // padded to whole panels; or null
     const float* scales;  // likewise
     int num_inputs, num_outputs;
+    int first_panel = 0;  // those before it are left out
 
     // x [num_rows, num_inputs] and out [num_rows, num_outputs]; by all threads of the team.
     void run(Team& team, const T* x, int num_rows, Out* out) const {
@@ -240,13 +241,13 @@ struct Linear {
         constexpr bool IS_WIDENED = !std::is_same<Factor, T>::value;
         // A panel of integers is spread out for each block anew.
         const int most = IS_WIDENED || scales ? WIDENED_ROWS : ROW_BLOCK;
-        const int count = num_panels(num_outputs), rows = rows_of_block(num_rows, most);
+        const int count = num_panels(num_outputs) - first_panel, rows = rows_of_block(num_rows, most);
         const int blocks = (num_rows + rows - 1) / rows;
         const long task_work = (long)std::min(num_rows, rows) * num_inputs * PANEL;
         const int grain = (int)std::max(1L, std::min(TASK_WORK / task_work, (long)count * blocks / (4 * team.size())));
         Factors factors{x, num_inputs};
         team.share(count * blocks, grain, [&](int task) {
-            const int panel = IS_WIDENED ? task % count : task / blocks;
+            const int panel = first_panel + (IS_WIDENED ? task % count : task / blocks);
             const int first = (IS_WIDENED ? task / count : task % blocks) * rows, end = std::min(num_rows, first + rows);
             run_panel(panel, factors.of_rows(first, end), end - first, out + (long)first * num_outputs);
         });

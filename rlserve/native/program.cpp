@@ -15,12 +15,13 @@
 namespace rlserve {
 
 // Mirrored by Kind in program.py.
-enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, HEAD, CAP, ADD_LOW_RANKS };
+enum Kind : int32_t { EMBED, NORM, LINEAR, ATTEND, SILU_MUL, GELU_TANH_MUL, TAKE_ROWS, PUT_ROWS, HEAD, CAP, ADD_LOW_RANKS };
 
 // Mirrored by Operation in program.py. Which members an operation uses is said at its case in `run`.
 struct Operation {
     Kind kind;
     int32_t inputs, outputs;  // numbers of a row
+    int32_t first_output;     // of a product: whole panels before it are left out
     int32_t place;            // of a product among those that adapters can have
     int32_t of_wanted;        // its rows are those that TAKE_ROWS took, and not those of all tokens
     float factor, offset;
@@ -68,7 +69,8 @@ void attend(Team& team, const Operation& op, const Program& program, const Plan&
 
 template <typename Element, typename Out>
 void multiply(Team& team, const Operation& op, int num_rows) {
-    const Linear<Element, Out> linear{op.weight, static_cast<const float*>(op.other), op.scales, op.inputs, op.outputs};
+    const Linear<Element, Out> linear{op.weight,  static_cast<const float*>(op.other), op.scales, op.inputs,
+                                      op.outputs, op.first_output / PANEL};
     run_linear(team, linear, static_cast<const Element*>(op.in), num_rows, static_cast<Out*>(op.out));
 }
 
@@ -81,7 +83,29 @@ void take_rows(Team& team, const Operation& op, const Program& program) {
 }
 
 template <typename Element>
-void run(Team& team, const Operation& op, const Program& program, const Plan& plan, LowRanks<Element>& adapters) {
+void put_rows(Team& team, const Operation& op, const Program& program) {
+    team.share(program.num_rows, row_grain(team, program.num_rows, op.inputs), [&](int r) {
+        const Element* row = static_cast<const Element*>(op.in) + (long)r * op.inputs;
+        std::copy_n(row, op.inputs, static_cast<Element*>(op.out) + program.last_rows[r] * op.outputs);
+    });
+}
+
+// The attention of operations of wanted rows, if there are such operations.
+Plan plan_of_wanted(const Program& program) {
+    const Operation *first = program.operations, *end = first + program.num_operations;
+    const bool is_needed = std::any_of(first, end, [](const Operation& op) { return op.kind == ATTEND && op.of_wanted; });
+    if (!is_needed) return {};
+    std::vector<bool> attends(program.num_tokens, false);
+    for (int r = 0; r < program.num_rows; ++r) attends[program.last_rows[r]] = true;
+    return Plan(*program.step, attends);
+}
+
+struct Plans {
+    Plan of_all, of_wanted;
+};
+
+template <typename Element>
+void run(Team& team, const Operation& op, const Program& program, const Plans& plans, LowRanks<Element>& adapters) {
     const int num_rows = op.of_wanted ? program.num_rows : program.num_tokens;
     const Element* in = static_cast<const Element*>(op.in);
     Element* out = static_cast<Element*>(op.out);
@@ -91,10 +115,12 @@ void run(Team& team, const Operation& op, const Program& program, const Plan& pl
             return add_rms_norm(team, static_cast<Element*>(op.residual), in, static_cast<const Element*>(op.weight),
                                 out, num_rows, op.outputs, op.factor, op.offset);
         case LINEAR: return multiply<Element, Element>(team, op, num_rows);  // weight in panels, other: bias, scales
-        case ATTEND: return attend<Element>(team, op, program, plan);  // weight, other: norms of queries and keys
+        case ATTEND:  // weight, other: norms of queries and keys, which are written of all tokens
+            return attend<Element>(team, op, program, op.of_wanted ? plans.of_wanted : plans.of_all);
         case SILU_MUL: return gated<Silu>(team, in, out, num_rows, op.outputs);
         case GELU_TANH_MUL: return gated<GeluTanh>(team, in, out, num_rows, op.outputs);
-        case TAKE_ROWS: return take_rows<Element>(team, op, program);
+        case TAKE_ROWS: return take_rows<Element>(team, op, program);  // those wanted
+        case PUT_ROWS: return put_rows<Element>(team, op, program);    // back into rows of outputs, at their beginning
         case HEAD: return multiply<Element, float>(team, op, program.num_rows);  // a linear, to logits of float
         case ADD_LOW_RANKS:  // place, in, out: what adapters add to a linear
             if (program.adapters) add_low_ranks(team, adapters, op.place, in, op.inputs, out, op.outputs);
@@ -111,14 +137,14 @@ double seconds(clockid_t clock) {
 
 template <typename Element>
 void run(Program& program) {
-    const Plan plan(*program.step);
+    const Plans plans{Plan(*program.step), plan_of_wanted(program)};
     LowRanks<Element> adapters(program.adapters);
     const double start_s = seconds(CLOCK_MONOTONIC);
     std::atomic<double> cpu_s{0.0};
     run_team(program.num_threads, [&](Team& team) {
         const double thread_start_s = seconds(CLOCK_THREAD_CPUTIME_ID);
-        for (int i = 0; i < program.num_operations; ++i) 
-            run<Element>(team, program.operations[i], program, plan, adapters);
+        for (int i = 0; i < program.num_operations; ++i)
+            run<Element>(team, program.operations[i], program, plans, adapters);
         cpu_s.fetch_add(seconds(CLOCK_THREAD_CPUTIME_ID) - thread_start_s);
     });
     program.wall_s = seconds(CLOCK_MONOTONIC) - start_s;

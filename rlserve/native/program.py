@@ -28,16 +28,17 @@ class Kind(IntEnum):
     SILU_MUL = 4
     GELU_TANH_MUL = 5
     TAKE_ROWS = 6
-    HEAD = 7
-    CAP = 8
-    ADD_LOW_RANKS = 9
+    PUT_ROWS = 7
+    HEAD = 8
+    CAP = 9
+    ADD_LOW_RANKS = 10
 
 
 class Operation(ctypes.Structure):
     """Mirrored by ``Operation`` in ``program.cpp``."""
 
     _fields_ = (
-        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs", "place", "of_wanted")),
+        *((name, ctypes.c_int32) for name in ("kind", "inputs", "outputs", "first_output", "place", "of_wanted")),
         *((name, ctypes.c_float) for name in ("factor", "offset")),
         *((name, ctypes.c_void_p) for name in ("input", "weight", "other", "scales")),
         *((name, ctypes.c_void_p) for name in ("output", "residual", "step", "cache")),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,8 +16,8 @@ from rlserve.engine.runner.model_runner import ModelRunner
 _NUM_TOKENS = 40
 
 
-def _runner(folder: Path, dtype: str) -> ModelRunner:
-    settings = {"attention_backend": "cpu", "block_size": 16, "max_num_sequences": _NUM_TOKENS}
+def _runner(folder: Path, dtype: str, **changes: Any) -> ModelRunner:
+    settings = {"attention_backend": "cpu", "block_size": 16, "max_num_sequences": _NUM_TOKENS} | changes
     runner = make_engine(folder, dtype=dtype, deterministic=True, **settings)._runner
     assert isinstance(runner, ModelRunner)
     return runner
@@ -51,6 +52,15 @@ def test_rows_that_are_wanted_and_the_others_afterwards_are_as_those_of_a_whole_
     assert torch.equal(found_RV, whole_TV[wanted])
     for first, end in ((0, 11), (11, _NUM_TOKENS)):
         assert torch.equal(runner.logits_of(first, end), whole_TV[first:end])
+
+
+def test_it_is_so_with_rounded_numbers_and_with_queries_that_end_within_a_panel(tmp_path: Path) -> None:
+    folder = save_model(tmp_path, "qwen3", head_dim=12)
+    runner = _runner(folder, "bfloat16", weight_dtype="int8", kv_cache_dtype="int8")
+    layout, wanted = _layout(2), [3, 4, 39]
+    whole_TV = runner.forward(layout, np.arange(_NUM_TOKENS), {}).clone()
+    assert torch.equal(runner.forward(layout, np.array(wanted), {}), whole_TV[wanted])
+    assert torch.equal(runner.logits_of(0, _NUM_TOKENS), whole_TV)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
