@@ -52,6 +52,8 @@ class NativePolicy:
         self._cached = [torch.empty(self._num_blocks, size) for size in elements]
         self._cache = LayerCache(*(tensor.data_ptr() for tensor in self._cached))
         self._steps: dict[tuple[int, str], StepArguments] = {}
+        self._described: tuple[NDArray[Any], ...] = ()
+        """What the steps point to: it is read again for the logits."""
         self._rotations = {
             kind: table_of_frequencies(frequencies_F, longest, factor).contiguous()
             for kind, (frequencies_F, factor) in shape.rotations.items()
@@ -105,6 +107,7 @@ class NativePolicy:
         tables_CB = np.arange(num_samples * num_blocks, dtype=np.int32).reshape(num_samples, num_blocks)
         slots_CL = positions_CL + samples[:, None].astype(np.int64) * num_blocks * _BLOCK_SIZE
         query_starts = np.arange(num_samples + 1, dtype=np.int32) * length
+        self._described = (positions_CL, slots_CL, query_starts, samples, tables_CB)
         for step in self._steps.values():
             step.num_tokens, step.num_sequences, step.table_width = num_samples * length, num_samples, num_blocks
             step.positions, step.cache_slots = positions_CL.ctypes.data, slots_CL.ctypes.data
