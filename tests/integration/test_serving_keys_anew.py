@@ -55,7 +55,11 @@ def test_keys_come_and_go_on_a_signal(server: ServedModel, keys_file: Path) -> N
         (last,) = [chunk for chunk in chunks if chunk["choices"][0]["finish_reason"] is not None]
     assert last["choices"][0]["finish_reason"] == "length"
 
-    for mistake, told in (("", "no API keys any more"), ("short roles=admin", "at least 8"), (f"{OLD} rolls=user", "rolls")):
+    for mistake, told in (
+        ("", "no API keys any more"),
+        ("short roles=admin", "at least 8"),
+        (f"{OLD} rolls=user", "rolls"),
+    ):
         keys_file.write_text(mistake + "\n")
         reload(server, f"the keys stay as they are: .*{told}")
         assert (status(server, OLD), status(server, NEW)) == (401, 200)
