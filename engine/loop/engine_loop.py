@@ -129,8 +129,8 @@ class EngineLoop:
         """A reader of new tokens, for streams.
 
         Args:
-            max_pieces_per_s: that it reads, of all requests together. With more of them than can be told token by
-                token within it, several tokens are told at once; first ones and ends never wait.
+            max_pieces_per_s: that it reads, of all requests together, where they are more than a thirty-sixth of it:
+                several tokens are told at once then; first ones and ends never wait.
         """
         return self._subscribed(DeltaSubscription(self._commands, self._readers, PiecePace(max_pieces_per_s)))
 

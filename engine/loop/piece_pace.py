@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+_SHORTEST_S = 1 / 36
 _LONGEST_S = 0.25
 
 
 class PiecePace:
-    """Bounds the pieces of streams that are told a second, whatever the number of streams: after ``k`` pieces the next
-    are due ``k / max_per_s`` later, a quarter of a second at most. With few streams that is less than a step takes, and
-    each token is told alone; with many, what came meanwhile is told together. All streams at once: whoever reads is
-    woken less often than if each had a time of its own.
+    """Bounds the pieces of many streams that are told a second: after ``k`` of them the next are due ``k / max_per_s``
+    later, a quarter of a second at most, and what came meanwhile is told together. Where that is less than a
+    thirty-sixth of a second nobody waits, and each token is told alone: streams are so few that their number is bound
+    enough. All are told at once: whoever reads is woken less often than if each had a time of its own.
 
     Args:
         max_per_s: infinity bounds nothing.
@@ -31,5 +32,6 @@ class PiecePace:
 
     def told(self, num_pieces: int) -> None:
         """So many were told now, due or not: first tokens never wait."""
-        now_s = self._clock()
-        self._due_s = min(max(self._due_s, now_s) + num_pieces / self._max_per_s, now_s + _LONGEST_S)
+        now_s, wait_s = self._clock(), num_pieces / self._max_per_s
+        if wait_s > _SHORTEST_S:
+            self._due_s = min(max(self._due_s, now_s) + wait_s, now_s + _LONGEST_S)

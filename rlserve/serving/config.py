@@ -301,9 +301,9 @@ class ServeConfig:
     num_replicas: int = 1
     """Engines, each in a process of its own; on GPUs each takes ``engine.tensor_parallel_size`` of those visible."""
     max_pieces_per_s: int | None = None
-    """That all streams together are told in. With more streams than this can tell token by token, each piece has
-    several tokens; first tokens never wait. None: 600 for each processor of the machine, which takes less than 4 % of
-    it."""
+    """That many streams together are told in, so that each piece has several tokens; first tokens never wait. With so
+    few streams that each may have 36 pieces a second of it, each token comes alone. None: 600 for each processor of the
+    machine, so that its telling takes less than 4 % of it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)

@@ -24,11 +24,20 @@ def test_the_next_are_due_when_those_before_have_had_their_time() -> None:
     pace.told(5)
     now_s = 0.049
     assert not pace.is_due
-    pace.told(1)  # a first token
+    pace.told(3)  # first tokens
     now_s = 0.051
     assert not pace.is_due
-    now_s = 0.061
+    now_s = 0.081
     assert pace.is_due
+
+
+def test_few_streams_never_wait() -> None:
+    now_s = 0.0
+    pace = PiecePace(1200.0, clock=lambda: now_s)
+    pace.told(33)
+    assert pace.is_due
+    pace.told(34)
+    assert not pace.is_due
 
 
 def test_nobody_waits_longer_than_a_quarter_of_a_second() -> None:
@@ -42,12 +51,15 @@ def test_nobody_waits_longer_than_a_quarter_of_a_second() -> None:
 
 
 @given(
-    rate=st.floats(1.0, 1e5),
-    num_streams=st.integers(1, 300),
+    rate=st.floats(1.0, 1e4),
+    num_more=st.integers(1, 300),
     steps=st.lists(st.floats(0.0, 0.5), max_size=60),
 )
-def test_over_any_time_no_more_are_told_than_the_rate_allows(rate: float, num_streams: int, steps: list[float]) -> None:
+def test_over_any_time_no_more_are_told_of_many_streams_than_the_rate_allows(
+    rate: float, num_more: int, steps: list[float]
+) -> None:
     """But for the streams that are told after the longest wait."""
+    num_streams = int(rate / 36) + num_more
     now_s, num_told = 0.0, 0
     pace = PiecePace(rate, clock=lambda: now_s)
     for step_s in steps:
