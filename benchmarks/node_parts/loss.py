@@ -58,14 +58,7 @@ def local_loss(folder: Path) -> Loss:
     finally:
         if not run.has_ended:
             run.end()
-    again = RunWatch(folder / "killed", arguments)
-    try:
-        again.look()
-        follow(again, lambda _: again.step > last, "a new step")
-        resumed_s = time.monotonic() - killed_s
-        wait_for(lambda: again.has_ended, "end of the run")
-    finally:
-        again.end()
+    resumed_s = _back_s(RunWatch(folder / "killed", arguments), last) - killed_s
     return _loss("the driver and Ray's head on one machine", folder / "killed", resumed_s)
 
 
@@ -105,14 +98,20 @@ def pod_loss(folder: Path) -> Loss:
         last = _last_step(folder / "evicted")
     with Cluster("cpu-a", "cpu-b") as cluster:
         again = RunWatch(folder / "evicted", [*arguments, f"launch.address={cluster.address}"])
-        try:
-            again.look()
-            follow(again, lambda _: again.step > last, "a new step")
-            resumed_s = time.monotonic() - evicted_s
-            wait_for(lambda: again.has_ended, "end of the run")
-        finally:
-            again.end()
+        resumed_s = _back_s(again, last) - evicted_s
     return _loss("the pods of a run", folder / "evicted", resumed_s)
+
+
+def _back_s(again: RunWatch, last: int) -> float:
+    """When a run that was taken up again did a step beyond ``last``, on the monotonic clock; then it has ended, too."""
+    try:
+        again.look()
+        follow(again, lambda _: again.step > last, "a new step")
+        back_s = time.monotonic()
+        wait_for(lambda: again.has_ended, "end of the run")
+    finally:
+        again.end()
+    return back_s
 
 
 def _loss(what: str, folder: Path, resumed_s: float) -> Loss:
