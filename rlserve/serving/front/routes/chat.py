@@ -17,7 +17,7 @@ from rlserve.serving.answers.log_probs import prompt_log_probs
 from rlserve.serving.answers.message import MessageNews
 from rlserve.serving.front.answer_stream import AnswerStream
 from rlserve.serving.front.body import read_model
-from rlserve.serving.front.context import context_of
+from rlserve.serving.front.context import ServerContext, context_of
 from rlserve.serving.front.description import gives, takes
 from rlserve.serving.front.event_stream import EventStream
 from rlserve.serving.front.generation import new_answer_id
@@ -38,11 +38,10 @@ async def chat(request: Request) -> Response:
     asked.check(context.config.limits)
     answer_id = new_answer_id("chatcmpl-")
     turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s, streams=bool(asked.stream))
-    base = {"id": answer_id, "created": int(time.time()), "model": asked.model or context.config.model_name}
     if asked.stream:
-        stream = _ChatStream(turn, asked, {**base, "object": "chat.completion.chunk"})
+        stream = _ChatStream(turn, asked, _base(context, asked, answer_id, "chat.completion.chunk"))
         return EventStream(stream.events(), context.config.limits.stalled_reader_s)
-    base["object"] = "chat.completion"
+    base = _base(context, asked, answer_id)
     return await whole_answer(request, turn.choices.outputs(), lambda outputs: _content(turn, asked, base, outputs))
 
 
@@ -55,13 +54,16 @@ async def chat_batch(request: Request) -> Response:
     asked.check(context.config.limits)
     answer_id, each = new_answer_id("chatcmpl-"), asked.each
     turn = await begin_turns(context, [one.conversation() for one in each], answer_id, arrived_s)
-    base = {
-        "id": answer_id,
-        "object": "chat.completion",
-        "created": int(time.time()),
-        "model": asked.model or context.config.model_name,
-    }
+    base = _base(context, asked, answer_id)
     return await whole_answer(request, turn.choices.outputs(), lambda outputs: _batch(turn, each, base, outputs))
+
+
+def _base(
+    context: ServerContext, asked: ChatRequest | BatchChatRequest, answer_id: str, kind: str = "chat.completion"
+) -> dict[str, Any]:
+    """What every answer begins with."""
+    model = asked.model or context.config.model_name
+    return {"id": answer_id, "object": kind, "created": int(time.time()), "model": model}
 
 
 def _batch(
