@@ -27,6 +27,7 @@ from rlserve.serving.front.gate import Gate
 from rlserve.serving.front.routes.page import PATHS
 from rlserve.serving.keys import Keys
 from rlserve.serving.metrics import LiveNumbers, ServerMetrics
+from rlserve.serving.text.conversation import ConversationRenderer
 from rlserve.tracking.vllm_names import VLLM_METRICS
 
 BROWSER = find_browser()
@@ -98,6 +99,23 @@ class TestInABrowser:
         prompts = [text_of(request) for request in pool.requests]
         assert "user: 3+4= assistant: the sum is 7 user: and 1+1=" in prompts[1]
         assert (pool.requests[1].sampling.temperature, pool.requests[1].sampling.max_tokens) == (0.5, 20)
+
+    def test_a_model_without_a_chat_template_continues_each_text_alone(self, tmp_path: Path) -> None:
+        pool = FakePool("the sum is 7")
+
+        async def visit(tab: Tab) -> None:
+            await tab.wait_for("document.title.startsWith('fake')")
+            assert "no chat template" in await tab.evaluate("document.querySelector('#text').placeholder")
+            for number, text in enumerate(("3+4=", "1+1="), 1):
+                await tab.type("#text", text)
+                await tab.press_enter()
+                await tab.wait_for(f"document.querySelectorAll('.about').length === {number}")
+            assert await texts(tab, ".assistant") == ["the sum is 7"] * 2
+            assert all("12 tokens" in about for about in await texts(tab, ".about"))
+
+        browse(tmp_path, pool, visit, has_template=False)
+        assert [text_of(request) for request in pool.requests] == ["3+4=", "1+1="]
+        assert pool.requests[0].sampling.max_tokens == pool.limits.max_model_len // 2
 
     def test_stop_ends_the_answer_here_and_in_the_engine_and_what_came_stays(self, tmp_path: Path) -> None:
         pool = FakePool("hello")
@@ -240,11 +258,21 @@ async def answer_with(tab: Tab, stream: str) -> None:
     await tab.evaluate("window.fetch = real; 0")
 
 
-def browse(folder: Path, pool: FakePool, visit: Visit, *, has_keys: bool = False, name: str = "fake") -> None:
+def browse(
+    folder: Path,
+    pool: FakePool,
+    visit: Visit,
+    *,
+    has_keys: bool = False,
+    name: str = "fake",
+    has_template: bool = True,
+) -> None:
     """Open the page, do what ``visit`` does, and see that the browser had nothing to complain about."""
     config = ServeConfig(model=ServedModelConfig(path="/models/fake", name=name))
     context = fake_context(pool=pool, keys=None if has_keys else Keys(()), config=config)
     context = replace(context, metrics=ServerMetrics("fake", lambda: NUMBERS))
+    if not has_template:
+        context = replace(context, renderer=ConversationRenderer(TOKENIZER, None, 5.0))
 
     async def main() -> None:
         assert BROWSER is not None

@@ -1,14 +1,18 @@
 // The page of a server: a chat with the model, and the numbers of /metrics.
 //
 //   key, if one is wanted ─► /v1/models ─► chat: POST /v1/chat/completions, pieces of a stream into the last answer
+//                                      │   (a model without a chat template continues a text: POST /v1/completions)
 //                                      └─► every two seconds: /metrics ─► numbers, replica by replica
 //
 // Whatever the model or the server says goes into the page as text, never as markup.
 "use strict";
 
 const POLL_MS = 2000;
+// Most tokens of a text where nothing else is asked for, as it may have no end; of a small model half of what fits.
+const TEXT_TOKENS = 200;
 const byId = (id) => document.getElementById(id);
-const page = { key: "", model: null, messages: [], answering: null, counted: null, version: null };
+const page = { key: "", model: null, chats: true, textTokens: TEXT_TOKENS };
+Object.assign(page, { messages: [], answering: null, counted: null, version: null });
 
 // --- the server ---
 
@@ -86,16 +90,17 @@ async function send() {
 }
 
 async function stream(answer) {
+  const most = Number(byId("max-tokens").value);
   const body = {
     model: page.model,
-    messages: page.messages,
     temperature: Number(byId("temperature").value),
-    max_completion_tokens: Number(byId("max-tokens").value) || undefined,
     stream: true,
     stream_options: { include_usage: true },
     return_weight_versions: true,
   };
-  const response = await ask("v1/chat/completions", {
+  if (page.chats) Object.assign(body, { messages: page.messages, max_completion_tokens: most || undefined });
+  else Object.assign(body, { prompt: page.messages.at(-1).content, max_tokens: most || page.textTokens });
+  const response = await ask(page.chats ? "v1/chat/completions" : "v1/completions", {
     method: "POST",
     headers: { "Content-Type": "application/json" },
     body: JSON.stringify(body),
@@ -116,8 +121,8 @@ function take(answer, chunk) {
   answer.how = choice.finish_reason ?? answer.how;
   const spans = choice.weight_versions;
   if (spans?.length) page.version = spans.at(-1)[0];
-  const thought = choice.delta.reasoning ?? choice.delta.reasoning_content ?? "";
-  const text = choice.delta.content ?? "";
+  const thought = choice.delta?.reasoning ?? choice.delta?.reasoning_content ?? "";
+  const text = choice.text ?? choice.delta?.content ?? "";
   if (!thought && !text) return;
   answer.first ??= performance.now();
   if (thought) think(answer, thought);
@@ -267,7 +272,14 @@ async function lookAgainAndAgain() {
 }
 
 async function meet() {
-  page.model = (await (await ask("v1/models")).json()).data[0].id;
+  page.chats = (await (await ask("tokenizer_info")).json()).chat_template !== null;
+  const card = (await (await ask("v1/models")).json()).data[0];
+  page.model = card.id;
+  page.textTokens = Math.min(TEXT_TOKENS, Math.floor(card.max_model_len / 2));
+  if (!page.chats) {
+    byId("text").placeholder = "This model has no chat template: it continues each text that you write.";
+    byId("max-tokens").placeholder = String(page.textTokens);
+  }
   byId("model").textContent = page.model;
   document.title = `${page.model} – rlserve`;
 }
