@@ -21,6 +21,7 @@ from rlserve.serving.admin.key_files import KeyFiles
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.description import KeyRules, describe
 from rlserve.serving.front.error_shapes import error_body
+from rlserve.serving.front.load_reports import LoadReports
 from rlserve.serving.front.routes import chat, completions, health, messages, models, page, responses, tgi, tokens
 from rlserve.serving.keys import Keys
 from rlserve.serving.protocol.answer_schemas import (
@@ -69,6 +70,7 @@ def create_app(context: ServerContext) -> FastAPI:
     servers = [{"url": root_path}] if root_path else None
     app = FastAPI(title="rlserve", version=__version__, docs_url=None, redoc_url=None, servers=servers)
     app.state.context = context
+    app.add_middleware(LoadReports, pool=context.pool)
     for router in ROUTERS:
         app.include_router(router)
     return _finished(app, context, context.keys, _BODIES, _ANSWERS)

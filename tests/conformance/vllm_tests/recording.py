@@ -41,6 +41,14 @@ def _asks_a_server(item: pytest.Item) -> bool:
     return "RemoteOpenAIServer" in inspect.getsource(item.function)  # type: ignore[attr-defined]
 
 
+def said_by(told: object) -> str:
+    """Why a test failed or skipped itself, in its own words."""
+    if isinstance(told, tuple):  # file, line, and the reason
+        return str(told[-1]).removeprefix("Skipped: ")
+    crash = getattr(told, "reprcrash", None)
+    return str(told or "") if crash is None else str(crash.message)
+
+
 def _record(name: str, outcome: str, why: str = "") -> None:
     with Path(os.environ["RLSERVE_VLLM_REPORT"]).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"name": name, "outcome": outcome, "why": why}) + "\n")
@@ -62,9 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" or (report.when == "setup" and report.outcome != "passed"):
-        crash = getattr(report.longrepr, "reprcrash", None)
-        why = crash.message if crash is not None else str(report.longrepr or "")
-        _record(report.nodeid, report.outcome, why[:2000])
+        _record(report.nodeid, report.outcome, said_by(report.longrepr)[:2000])
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
