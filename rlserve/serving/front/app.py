@@ -22,7 +22,18 @@ from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.description import KeyRules, describe
 from rlserve.serving.front.error_shapes import error_body
 from rlserve.serving.front.load_reports import LoadReports
-from rlserve.serving.front.routes import chat, completions, health, messages, models, page, responses, tgi, tokens
+from rlserve.serving.front.routes import (
+    chat,
+    completions,
+    health,
+    messages,
+    models,
+    page,
+    responses,
+    sagemaker,
+    tgi,
+    tokens,
+)
 from rlserve.serving.keys import Keys
 from rlserve.serving.protocol.answer_schemas import (
     ChatAnswer,
@@ -51,7 +62,7 @@ logger = logging.getLogger(__name__)
 
 ROUTERS = (
     *(models.router, completions.router, chat.router, responses.router, messages.router),
-    *(tokens.router, tgi.router, health.router, page.router),
+    *(tokens.router, tgi.router, sagemaker.router, health.router, page.router),
 )
 ADMIN_ROUTERS = (admin.router, admin.profile_router, adapter_routes.router)
 _BODIES: tuple[type[BaseModel], ...] = (

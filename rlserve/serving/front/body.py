@@ -21,6 +21,23 @@ async def read_model(request: Request, model: type[ModelT], limits: LimitsConfig
     Raises:
         ApiError: it is too large, too slow, no JSON, or not what it must be.
     """
+    return parsed(await read_body(request, limits), model)
+
+
+def parsed(body: bytes, model: type[ModelT]) -> ModelT:
+    """A body as what it must be, or raise ``ApiError``."""
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise of_validation(error) from None  # its text quotes the body
+
+
+async def read_body(request: Request, limits: LimitsConfig) -> bytes:
+    """The body of a request that says it is JSON.
+
+    Raises:
+        ApiError: it does not, is too large, or too slow.
+    """
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         # Also keeps out what a page in a browser can send without asking first.
@@ -28,10 +45,7 @@ async def read_model(request: Request, model: type[ModelT], limits: LimitsConfig
     body = await _read(request, limits)
     if (caller := current_caller()).keeps_body:
         caller.body = body
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise of_validation(error) from None  # its text quotes the body
+    return body
 
 
 async def _read(request: Request, limits: LimitsConfig) -> bytes:

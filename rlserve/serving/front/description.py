@@ -76,15 +76,15 @@ class KeyRules:
     """Whether a key may ask for only so much in a minute."""
 
 
-def takes(model: type[BaseModel]) -> dict[str, Any]:
-    """What a route's description says of its body."""
-    content = {"application/json": {"schema": _reference(model)}}
+def takes(*models: type[BaseModel]) -> dict[str, Any]:
+    """What a route's description says of its body: one of these."""
+    content = {"application/json": {"schema": _one_of(models)}}
     return {"requestBody": {"required": True, "content": content}}
 
 
-def gives(model: type[BaseModel] | None, *, streams: bool = False) -> dict[str, Any]:
-    """What it says of its answer: JSON, a stream of events, or either."""
-    content: dict[str, Any] = {} if model is None else {"application/json": {"schema": _reference(model)}}
+def gives(*models: type[BaseModel], streams: bool = False) -> dict[str, Any]:
+    """What it says of its answer: JSON that is one of these, a stream of events, or either."""
+    content: dict[str, Any] = {"application/json": {"schema": _one_of(models)}} if models else {}
     if streams:
         content["text/event-stream"] = {"schema": _EVENT}
     return {"responses": {"200": {"description": "The answer", "content": content}}}
@@ -125,6 +125,11 @@ def describe(
     if key_rules.has_keys:
         document["components"]["securitySchemes"] = {_KEY: {"type": "http", "scheme": "bearer"}}
     return document
+
+
+def _one_of(models: Sequence[type[BaseModel]]) -> dict[str, Any]:
+    references = [_reference(model) for model in models]
+    return {"anyOf": references} if len(references) > 1 else references[0]
 
 
 def _reference(model: type[BaseModel]) -> dict[str, str]:

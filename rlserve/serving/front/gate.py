@@ -29,7 +29,7 @@ from rlserve.serving.records import Records
 
 logger = logging.getLogger(__name__)
 
-OPEN_PATHS = frozenset({"/health", "/ready", "/", "/page.css", "/page.js"})
+OPEN_PATHS = frozenset({"/health", "/ready", "/ping", "/", "/page.css", "/page.js"})
 """That are answered without a key: probes have none, and the page asks its reader for it. ``/health?generate=1`` wants
 one."""
 _REQUEST_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)

@@ -19,6 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlserve.engine.stats.metrics import Value
+from rlserve.serving.front.gate import OPEN_PATHS
 from rlserve.serving.replicas.base import Replicas
 
 FORMAT_HEADER = "endpoint-load-metrics-format"
@@ -29,7 +30,7 @@ _KV_CACHE, _WAITING = "kv_cache_usage_perc", "num_requests_waiting"
 class LoadReports:
     """Stands before the routes and behind the gate, so that only those hear of the load who may ask for answers.
 
-    Answers to GET have none: some of them need no key.
+    Answers to GET have none, nor those that need no key.
     """
 
     def __init__(self, app: ASGIApp, pool: Replicas) -> None:
@@ -38,7 +39,7 @@ class LoadReports:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         wanted = Headers(scope=scope).get(FORMAT_HEADER) if scope["type"] == "http" else None
-        if wanted is None or scope["method"] != "POST":
+        if wanted is None or scope["method"] != "POST" or scope["path"] in OPEN_PATHS:
             await self._app(scope, receive, send)
             return
 

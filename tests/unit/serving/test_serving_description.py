@@ -45,6 +45,8 @@ def test_it_has_every_schema_that_it_refers_to(document: dict[str, Any]) -> None
         ("/v1/completions", {"prompt": "ab", "logprobs": 1, **TOLD}, schemas.CompletionAnswer),
         ("/v1/chat/completions", CHAT, schemas.ChatAnswer),
         ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 1, **TOLD}, schemas.ChatAnswer),
+        ("/invocations", {"prompt": "ab"}, schemas.CompletionAnswer),
+        ("/invocations", CHAT, schemas.ChatAnswer),
         ("/v1/responses", {"input": "ab"}, response_schemas.ResponseAnswer),
         ("/v1/responses", {"input": []}, schemas.ErrorAnswer),
         ("/v1/messages", {"model": "fake", "max_tokens": 5, **CHAT}, message_schemas.MessageAnswer),

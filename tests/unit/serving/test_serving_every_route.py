@@ -29,8 +29,9 @@ BODIES: dict[str, dict[str, Any]] = {
     "/generate_stream": {"inputs": SECRET},
     "/tokenize": {"prompt": SECRET},
     "/detokenize": {"tokens": [3, 4]},
+    "/invocations": {"messages": TALK},
 }
-STREAMING = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages")
+STREAMING = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/invocations")
 """That take ``stream``."""
 GENERATING = (*STREAMING, "/v1/chat/completions/batch", "/generate", "/generate_stream")
 

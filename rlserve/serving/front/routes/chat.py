@@ -33,8 +33,17 @@ router = APIRouter()
 async def chat(request: Request) -> Response:
     """Go on with a conversation."""
     arrived_s = time.perf_counter()
+    asked = await read_model(request, ChatRequest, context_of(request).config.limits)
+    return await answer_chat(request, asked, arrived_s)
+
+
+async def answer_chat(request: Request, asked: ChatRequest, arrived_s: float) -> Response:
+    """Go on with the conversation of a body that was read.
+
+    Args:
+        arrived_s: when the request did, on the performance counter.
+    """
     context = context_of(request)
-    asked = await read_model(request, ChatRequest, context.config.limits)
     asked.check(context.config.limits)
     answer_id = new_answer_id("chatcmpl-")
     turn = await begin_turn(context, asked.conversation(), answer_id, arrived_s, streams=bool(asked.stream))

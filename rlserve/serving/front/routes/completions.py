@@ -38,8 +38,17 @@ router = APIRouter()
 async def complete(request: Request) -> Response:
     """Complete one or several prompts."""
     arrived_s = time.perf_counter()
+    asked = await read_model(request, CompletionRequest, context_of(request).config.limits)
+    return await answer_completion(request, asked, arrived_s)
+
+
+async def answer_completion(request: Request, asked: CompletionRequest, arrived_s: float) -> Response:
+    """Complete the prompts of a body that was read.
+
+    Args:
+        arrived_s: when the request did, on the performance counter.
+    """
     context = context_of(request)
-    asked = await read_model(request, CompletionRequest, context.config.limits)
     asked.check(context.config.limits)
     context.check_model(asked.model)
     answer_id = new_answer_id("cmpl-")

@@ -40,9 +40,7 @@ async def generate(request: Request) -> Response:
     return await whole_answer(request, _outputs(generation), lambda outputs: _content(generation, asked, outputs))
 
 
-@router.post(
-    "/generate_stream", response_class=Response, openapi_extra=takes(GenerateRequest) | gives(None, streams=True)
-)
+@router.post("/generate_stream", response_class=Response, openapi_extra=takes(GenerateRequest) | gives(streams=True))
 async def generate_stream(request: Request) -> Response:
     """Token by token."""
     generation, asked = await _begin(request)
