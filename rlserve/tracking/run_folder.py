@@ -71,7 +71,7 @@ class RunFolder:
         path = output_dir / name
         if not _make(path):
             raise UserError(
-                f"{path} exists already: choose another name=…, delete it, or continue it with --resume "
+                f"{path} exists already: choose another name=…, delete it, or continue it with rlserve resume "
                 f"{shlex.quote(str(path))}"
             )
         return cls._begin(path)
