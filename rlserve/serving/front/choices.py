@@ -63,7 +63,7 @@ class Choices:
         Raises:
             ApiError: the engine refused a request, or no replica could answer it.
         """
-        if self.options.new_filter is None:
+        if self.options.new_filter is None or not self.generation.has_news:
             return await self.generation.outputs()
         probes = [self._new_choice(index) for index in range(len(self._choices))]
         outputs = await filtered_outputs(self.generation, probes)

@@ -29,6 +29,7 @@ from rlserve.serving.front.error_shapes import MESSAGES_PATHS, TGI_PATHS
 from rlserve.serving.front.gate import OPEN_PATHS
 from rlserve.serving.protocol.answer_schemas import ErrorAnswer, TgiErrorAnswer
 from rlserve.serving.protocol.message_schemas import MessagesErrorAnswer
+from rlserve.serving.protocol.sampling import MAX_LENGTH_PENALTY
 
 _TEMPLATE = "#/components/schemas/{model}"
 _OF_ALL = {400: "a parameter is wrong"}
@@ -217,6 +218,7 @@ def _ranges(limits: LimitsConfig, vocab_size: int) -> dict[str, dict[str, Any]]:
         "prompt_logprobs": num_or_all,
         "logprob_token_ids": {"array": {"items": token, "maxItems": limits.max_logprobs, "uniqueItems": True}},
         "top_n_tokens": num_logprobs,
+        "length_penalty": {"number": {"minimum": -MAX_LENGTH_PENALTY, "maximum": MAX_LENGTH_PENALTY}},
         "suffix": {"string": {"maxLength": 0}},
         "CompletionRequest.prompt": {"string": {"minLength": 1}, "array": {"minItems": 1}},
         "inputs": {"string": {"minLength": 1}},

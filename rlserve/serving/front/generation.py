@@ -41,6 +41,11 @@ class Generation:
     """On the performance counter."""
     caller: Caller = field(default_factory=current_caller)
 
+    @property
+    def has_news(self) -> bool:
+        """Whether answers can be read while they grow."""
+        return True
+
     async def outputs(self) -> list[RequestOutput]:
         """The whole answers.
 
@@ -87,19 +92,19 @@ class Generation:
             try:
                 yield group
             finally:
-                self._note(group)
+                names = {live.replica for live in group.lives if live.replica is not None}
+                outputs = [live.output for live in group.lives if live.output is not None]
+                self.note(outputs, names, sum(live.num_failovers for live in group.lives))
 
-    def _note(self, group: RequestGroup) -> None:
-        """For the log and the trace."""
-        outputs = [live.output for live in group.lives if live.output is not None]
+    def note(self, outputs: list[RequestOutput], names: set[str], num_failovers: int) -> None:
+        """For the log and the trace. ``names``: of the replicas that answered."""
         if (fields := REQUEST_FIELDS.get()) is not None:
-            names = {live.replica for live in group.lives if live.replica is not None}
             versions = [sample.tokens.weight_versions for output in outputs for sample in output.samples]
             fields.replica = ",".join(sorted(names)) or None
             fields.weight_version = max((int(each[-1]) for each in versions if len(each)), default=None)
         if (record := GENERATION_RECORD.get()) is not None:
             record.requests, record.outputs = self.requests, outputs
-            record.num_failovers = sum(live.num_failovers for live in group.lives)
+            record.num_failovers = num_failovers
 
     def _note_first_token(self, live: LiveRequest) -> None:
         first_s = time.perf_counter() - self.arrived_s

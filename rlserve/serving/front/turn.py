@@ -17,6 +17,7 @@ from rlserve.engine.requests import request as engine
 from rlserve.engine.requests.request import RequestOutput
 from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.message import MessageNews
+from rlserve.serving.front.beam_generation import beam_generation
 from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext
 from rlserve.serving.front.filters import check_prompt
@@ -144,6 +145,7 @@ def _begin(
 ) -> Turn:
     first = conversations[0]
     generation = admit(context, requests, affinity_of_conversation(first), arrived_s)
+    generation = beam_generation(generation, first.sampling)
     options = choice_options(context, first.sampling, first.num_logprobs, streams=streams)
     return Turn(conversations, Choices(generation, options))
 

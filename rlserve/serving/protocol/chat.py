@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from rlserve.serving.config import LimitsConfig
+from rlserve.serving.protocol.beam_search import check_beam_search
 from rlserve.serving.protocol.conversation import Conversation, check_template_arguments
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.message import Message
@@ -89,6 +90,13 @@ class ChatRequest(ChatFields):
 
     def check(self, limits: LimitsConfig) -> None:
         super().check(limits)
+        check_beam_search(self)
+        if self.use_beam_search and self.wanted_calls != NONE:
+            message = "tools: the answers of a beam search call none: leave out either, or set tool_choice to none"
+            raise ApiError(400, message, "tools")
+        if self.use_beam_search and self.thinking_token_budget is not None:
+            message = "thinking_token_budget is not held to in a beam search: leave out either"
+            raise ApiError(400, message, "thinking_token_budget")
         if not self.tools and self.wanted_calls not in (NONE, AUTO):
             raise ApiError(400, "tool_choice needs tools", "tool_choice")
         if isinstance(self.tool_choice, NamedTool) and self.wanted_calls not in {
@@ -130,6 +138,7 @@ class BatchChatRequest(ChatFields):
     messages: Annotated[list[Messages], FirstOnly(), Field(min_length=1)]
     n: OnlyOne | None = None
     stream: OnlyFalse | None = None
+    use_beam_search: OnlyFalse | None = None
     tool_choice: Literal["none"] | None = None
 
     @property

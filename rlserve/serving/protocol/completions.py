@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from rlserve.serving.config import LimitsConfig
+from rlserve.serving.protocol.beam_search import check_beam_search
 from rlserve.serving.protocol.errors import ApiError
 from rlserve.serving.protocol.sampling import FirstOnly, SamplingFields, Texts, Tokens, check_num_logprobs
 
@@ -42,6 +43,9 @@ class CompletionRequest(SamplingFields):
             raise ApiError(
                 400, f"from 1 to {limits.max_prompts} prompts can be given, got {len(self.prompts)}", "prompt"
             )
+        check_beam_search(self)
+        if self.use_beam_search and self.echo and self.logprobs is not None:
+            raise ApiError(400, "echo: a beam search tells no log-probabilities of a prompt: leave out either", "echo")
         if self.echo and self.stream and self.logprobs is not None:
             raise ApiError(400, "echo with logprobs cannot be streamed: leave out stream", "echo")
         if self.max_tokens == 0 and not self.echo:

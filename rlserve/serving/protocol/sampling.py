@@ -17,6 +17,7 @@ from rlserve.serving.protocol.errors import ApiError, unsupported
 
 _TOKEN_ID = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 _MAX_TOLD = 8
+MAX_LENGTH_PENALTY = 10.0
 ALL_TOKENS = -1
 """As a number of likeliest tokens: all that there are."""
 
@@ -126,8 +127,16 @@ class SamplingFields(EngineFields):
     # Of OpenAI's and vLLM's, for which only the value that changes nothing is taken.
     best_of: int | None = None
     suffix: str | None = None
-    use_beam_search: OnlyFalse | None = None
     store: OnlyFalse | None = None
+    use_beam_search: bool | None = None
+    """The answers are the ``n`` best that a search as wide finds; see ``beam_search.py``."""
+    length_penalty: Annotated[float, Field(ge=-MAX_LENGTH_PENALTY, le=MAX_LENGTH_PENALTY)] | None = None
+    """Of a beam search: above 0 longer answers gain by it, below 0 shorter ones; 1 if nothing is said."""
+
+    @property
+    def wanted_length_penalty(self) -> float:
+        """Of a beam search."""
+        return 1.0 if self.length_penalty is None else self.length_penalty
 
     @property
     def num_samples(self) -> int:
@@ -163,6 +172,8 @@ class SamplingFields(EngineFields):
             raise ApiError(400, f"n must be from 1 to {limits.max_n}, got {self.num_samples}", "n")
         if self.best_of is not None and self.best_of != self.num_samples:
             raise unsupported("best_of", "answers are not ranked; leave it out, or make it equal to n")
+        if self.wanted_length_penalty != 1.0 and not self.use_beam_search:
+            raise ApiError(400, "length_penalty is only for use_beam_search=true", "length_penalty")
         if self.suffix:
             raise unsupported("suffix", "the engine does not fill gaps in text")
         if len(self.stop_strings) > limits.max_stop:

@@ -15,6 +15,7 @@ from rlserve.serving.answers.choice import ChoiceNews
 from rlserve.serving.answers.completion_answers import CompletionChoice, Echo
 from rlserve.serving.answers.usage import usage
 from rlserve.serving.front.answer_stream import AnswerStream
+from rlserve.serving.front.beam_generation import beam_generation
 from rlserve.serving.front.body import read_model
 from rlserve.serving.front.choices import Choices, choice_options
 from rlserve.serving.front.context import ServerContext, context_of
@@ -57,6 +58,7 @@ async def answer_completion(request: Request, asked: CompletionRequest, arrived_
         _engine_request(context, asked, f"{answer_id}-{position}", prompt) for position, prompt in enumerate(prompts)
     ]
     generation = admit(context, requests, affinity_of_tokens(prompts[0], asked.user), arrived_s)
+    generation = beam_generation(generation, asked)
     choices = Choices(generation, choice_options(context, asked, asked.logprobs, streams=bool(asked.stream)))
     base = {
         "id": answer_id,
