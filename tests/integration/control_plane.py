@@ -83,7 +83,7 @@ def running_control_plane(programs: Path, folder: Path) -> Iterator[ControlPlane
     with ExitStack() as stack:
 
         def start(name: str, *arguments: str) -> None:
-            stack.enter_context(_running((str(programs / name), *arguments), folder / f"{name}.log"))
+            stack.enter_context(running_program((str(programs / name), *arguments), folder / f"{name}.log"))
 
         peers = f"http://127.0.0.1:{peer}"
         start(
@@ -141,8 +141,14 @@ def _kubeconfig(server: str, certificate: Path) -> Any:
 
 
 @contextmanager
-def _running(command: Sequence[str], log: Path) -> Iterator[None]:
-    with log.open("w") as file, subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT) as process:
+def running_program(
+    command: Sequence[str], log: Path, *, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """It runs while the context is open."""
+    with (
+        log.open("w") as file,
+        subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment) as process,
+    ):
         try:
             yield
         finally:
