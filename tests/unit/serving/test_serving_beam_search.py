@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -17,6 +18,9 @@ from starlette.types import Message
 from rlserve.engine.requests.delta import RequestDelta
 from rlserve.engine.requests.request import FinishReason, Request, RequestOutput, SampleOutput
 from rlserve.serving.config import AccessConfig
+from rlserve.serving.content.base import ContentFilter, Found
+from rlserve.serving.content.config import ContentConfig
+from rlserve.serving.content.filtering import Filtering
 from rlserve.serving.front.app import create_app
 from rlserve.serving.front.gate import Gate
 from rlserve.serving.keys import read_keys
@@ -192,6 +196,22 @@ def test_what_does_not_draw_is_taken(client: TestClient) -> None:
     plain = client.post("/v1/completions", json=BEAMS).json()
     drawn = {"temperature": 0.3, "top_p": 0.5, "top_k": 3, "min_p": 0.1, "seed": 4, "length_penalty": 1.0, "stop": []}
     assert client.post("/v1/completions", json={**BEAMS, **drawn}).json()["choices"] == plain["choices"]
+
+
+class WordFilter(ContentFilter):
+    max_chars = 2
+
+    def find(self, text: str, start: int) -> Found | None:
+        place = text.find("bd", start)
+        return None if place < 0 else Found(start=place, end=place + 2, kind="own")
+
+
+def test_each_answer_passes_the_content_filter(pool: KnowingPool) -> None:
+    filtering = Filtering(ContentConfig(), WordFilter())
+    client = TestClient(create_app(replace(fake_context(pool=pool), filtering=filtering)))
+    choices = client.post("/v1/completions", json=BEAMS).json()["choices"]
+    assert [choice["finish_reason"] for choice in choices] == ["content_filter", "stop"]
+    assert [choice["text"] for choice in choices] == ["", "bc"]
 
 
 def test_an_error_of_the_engine_is_told(client: TestClient, pool: KnowingPool) -> None:
