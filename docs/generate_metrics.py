@@ -30,10 +30,11 @@ With `tracking.prometheus_port=9400`, Prometheus finds the newest of them at `ht
 VLLM_HEADER = """
 ## Dashboard and alerts
 
-`launch/monitoring/grafana_runs.json` is a dashboard of runs (Dashboards → New → Import): training, slots, growing
-within a budget, runs that share a cluster, costs. `launch/monitoring/run_alerts.yaml` has alerts: a run that stands
-still, workers lost, a budget that is spent, slots that were asked for and hold the budget, an hourly budget that is too
-small, slots of a run's share that others have not given back. Tests hold both to this page. Prometheus takes them with
+`launch/monitoring/training/grafana_runs.json` is a dashboard of runs (Dashboards → New → Import): training, slots,
+growing within a budget, runs that share a cluster, costs. `launch/monitoring/training/run_alerts.yaml` has alerts: a
+run that stands still, workers lost, a budget that is spent, slots that were asked for and hold the budget, an hourly
+budget that is too small, slots of a run's share that others have not given back. Tests hold both to this page.
+Prometheus takes them with
 
 ```yaml
 rule_files: [run_alerts.yaml]
@@ -42,6 +43,8 @@ scrape_configs:
     static_configs:
       - targets: ["127.0.0.1:9400"]    # a run each
 ```
+
+and on Kubernetes [by itself](clusters.md#metrics-of-runs).
 
 ## vLLM's names
 

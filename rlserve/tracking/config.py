@@ -52,7 +52,8 @@ class TrackingConfig:
     """Port where Prometheus fetches metrics, those of each engine under vLLM's names; 0 takes a free one, which the log
     tells. None serves none."""
     prometheus_host: str = "127.0.0.1"
-    """Address that this port is on; 0.0.0.0 lets other machines in, and asks nobody for a password."""
+    """Address that this port is on; 0.0.0.0 lets other machines in, and asks nobody for a password. It is what a run in
+    pods has, whose network policy lets Prometheus in alone."""
     report: bool = True
     """Make ``report.png`` and ``report.html`` when the run ends; ``rlserve report`` makes them at any time."""
     log_format: Literal["text", "json"] = "text"

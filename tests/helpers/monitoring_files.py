@@ -14,10 +14,10 @@ import pytest
 import yaml
 
 FOLDER = Path(__file__).parents[2] / "launch" / "monitoring"
-DASHBOARD = FOLDER / "grafana_serving.json"
-ALERTS = FOLDER / "serving_alerts.yaml"
-RUN_DASHBOARD = FOLDER / "grafana_runs.json"
-RUN_ALERTS = FOLDER / "run_alerts.yaml"
+DASHBOARD = FOLDER / "serving" / "grafana_serving.json"
+ALERTS = FOLDER / "serving" / "serving_alerts.yaml"
+RUN_DASHBOARD = FOLDER / "training" / "grafana_runs.json"
+RUN_ALERTS = FOLDER / "training" / "run_alerts.yaml"
 KEYWORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "bool", "offset"}
 PROMTOOL = shutil.which("promtool")
 NEEDS_PROMTOOL = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, and this machine has none")
@@ -27,7 +27,7 @@ def panels(dashboard: Path = DASHBOARD) -> list[dict[str, Any]]:
     return [panel for panel in json.loads(dashboard.read_text())["panels"] if panel["type"] != "row"]
 
 
-def rules(alerts: Path = ALERTS) -> list[dict[str, Any]]:
+def rules(alerts: Path) -> list[dict[str, Any]]:
     return [rule for group in yaml.safe_load(alerts.read_text())["groups"] for rule in group["rules"]]
 
 
@@ -89,7 +89,7 @@ def check_alerts(alerts: Path) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def fires(folder: Path, alerts: Path, alert: str, series: Mapping[str, str], *, after: str = "18m") -> bool:
+def fires(folder: Path, alerts: Path, alert: str, series: Mapping[str, str], *, after: str) -> bool:
     """Whether an alert is firing after so long, as promtool sees it: ``series`` have one value a minute."""
     assert PROMTOOL is not None
     test = {

@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(FOLDER is None, reason="RLSERVE_TEST_KUBERNETES names no folder of Kubernetes' programs"),
 ]
-SCHEMAS = ROOT / "tests" / "unit" / "launch"
+SCHEMAS = ROOT / "tests" / "helpers"
 SETTINGS = ("pool=h100_h200", "launch.image=me/rlserve:1", "launch.kubernetes.claim=runs", "tracking=off")
 SPOT = {"key": "karpenter.sh/capacity-type", "value": "spot", "effect": "NoSchedule"}
 GPU = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
@@ -56,7 +56,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
 
 def definitions() -> list[Any]:
     """Of the kinds that operators bring."""
-    rayjob = json.loads(gzip.decompress((SCHEMAS / "schedulers" / "rayjob_schema.json.gz").read_bytes()))
+    rayjob = json.loads(gzip.decompress((SCHEMAS / "rayjob_schema.json.gz").read_bytes()))
     monitoring = json.loads(gzip.decompress((SCHEMAS / "monitoring_schemas.json.gz").read_bytes()))
     return [
         definition("ray.io", "RayJob", rayjob),

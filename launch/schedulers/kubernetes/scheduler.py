@@ -15,7 +15,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-from rlserve.config import to_yaml
+from rlserve.config import RunConfig, to_yaml
 from rlserve.errors import UserError
 from rlserve.launch.schedulers.base import JobState, Scheduler
 from rlserve.launch.schedulers.kubernetes.worker_groups import worker_groups
@@ -34,6 +34,9 @@ PRODUCTS = {
     "V100": ("Tesla-V100-SXM2-32GB", "Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-32GB"),
 }
 """Names that NVIDIA's GPU feature discovery labels machines with, where they are more than ``NVIDIA-`` and the type."""
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that nothing outside of a pod reaches."""
 
 
 class KubernetesScheduler(Scheduler):
@@ -54,10 +57,11 @@ class KubernetesScheduler(Scheduler):
             )
         key, _, value = kubernetes.spot_label.partition("=")
         groups = worker_groups(plan.config)
+        config = with_metrics_served(replace(plan.config, output_dir=kubernetes.mount_point))
         rendered = render_templates(
             Path(__file__).parent,
             plan,
-            run_file=to_yaml(with_prices_in(replace(plan.config, output_dir=kubernetes.mount_point), "/etc/rlserve")),
+            run_file=to_yaml(with_prices_in(config, "/etc/rlserve")),
             run_folder=f"{kubernetes.mount_point}/{plan.name}",
             ray_version=version("ray"),
             groups=groups,
@@ -93,8 +97,23 @@ class KubernetesScheduler(Scheduler):
         return pass_on([*_kubectl(job), "logs", f"--selector={which}", *options])
 
     def cancel(self, job: JobRecord) -> None:
-        kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy"
+        kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy,service"
         ask(*_kubectl(job), "delete", kinds, f"--selector=rlserve/run={job.id}", "--wait=false")
+
+
+def with_metrics_served(config: RunConfig) -> RunConfig:
+    """The configuration for pods: where the run has metrics for Prometheus, they can be reached from other pods.
+
+    Raises:
+        UserError: on a port that nobody knows beforehand.
+    """
+    tracking = config.tracking
+    if tracking.prometheus_port is None:
+        return config
+    if tracking.prometheus_port == 0:
+        raise UserError("tracking.prometheus_port must be the number of a port on Kubernetes, 9400 for instance, got 0")
+    host = "0.0.0.0" if tracking.prometheus_host in LOOPBACK else tracking.prometheus_host
+    return replace(config, tracking=replace(tracking, prometheus_host=host))
 
 
 def products_of(group: NodeGroup) -> tuple[str, ...]:

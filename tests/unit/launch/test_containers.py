@@ -132,7 +132,7 @@ def test_grafana_reads_that_prometheus_and_that_dashboard() -> None:
 @pytest.mark.skipif(PROMTOOL is None, reason="needs promtool, and this machine has none")
 def test_prometheus_takes_its_configuration(tmp_path: Path) -> None:
     shutil.copy(PROMETHEUS, tmp_path)
-    shutil.copy(ROOT / "launch" / "monitoring" / "serving_alerts.yaml", tmp_path)
+    shutil.copy(ROOT / "launch" / "monitoring" / "serving" / "serving_alerts.yaml", tmp_path)
     command = ["promtool", "check", "config", "--syntax-only", str(tmp_path / PROMETHEUS.name)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,8 +1,7 @@
-"""The Kustomize bases for servers: what kubectl makes of them is valid, and fits together and to the server."""
+"""The Kustomize files for servers and for watching runs: what kubectl makes of them is valid, and fits together."""
 
 from __future__ import annotations
 
-import gzip
 import json
 import runpy
 import shutil
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
+from kubernetes_schemas import check_object
 
 from rlserve.config.serving import load_serving
 from rlserve.serving.front.gate import OPEN_PATHS
@@ -23,42 +22,22 @@ ROOT = Path(__file__).parents[3]
 SERVING = ROOT / "launch" / "kubernetes" / "serving"
 MONITORING = ROOT / "launch" / "monitoring"
 OVERLAYS = ("cpu", "gpu")
-SCHEMA_VERSION = "1.33"
-SCHEMAS = Path(__file__).with_name("monitoring_schemas.json.gz")
-"""Of the Prometheus operator's own definitions, v0.93; descriptions left out, and (?i) first in patterns."""
 NEEDS_KUBECTL = pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, and this machine has none")
 BASE = tuple(sorted(SERVING.glob("base/*.yaml")))
 
 
-def closed(schema: Any) -> Any:
-    """The schema without any key that it does not name."""
-    if isinstance(schema, list):
-        return [closed(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    inside = {name: closed(part) for name, part in schema.items()}
-    return {**inside, "additionalProperties": False} if isinstance(schema.get("properties"), dict) else inside
-
-
-def validate(content: dict[str, Any]) -> None:
-    if content["apiVersion"].startswith("monitoring.coreos.com/"):
-        schema = json.loads(gzip.decompress(SCHEMAS.read_bytes()))[content["kind"]]
-        schema["properties"]["metadata"] = {"type": "object"}
-        jsonschema.validate(content, closed(schema))
-    else:
-        kubernetes_validate.validate(content, SCHEMA_VERSION, strict=True)
-
-
 @cache
+def kustomized(folder: Path) -> list[dict[str, Any]]:
+    """Everything that kubectl makes of a folder."""
+    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return list(yaml.safe_load_all(done.stdout))
+
+
 def rendered(overlay: str) -> dict[str, dict[str, Any]]:
     """By kind; of config maps, the one that holds the server's configuration."""
-    command = ["kubectl", "kustomize", str(SERVING / "overlays" / overlay)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
-    contents = [
-        content for content in yaml.safe_load_all(done.stdout) if "grafana_serving.json" not in content.get("data", {})
-    ]
-    return {content["kind"]: content for content in contents}
+    contents = kustomized(SERVING / "overlays" / overlay)
+    return {content["kind"]: content for content in contents if "grafana_serving.json" not in content.get("data", {})}
 
 
 def of_base(name: str) -> dict[str, Any]:
@@ -77,7 +56,7 @@ def container() -> dict[str, Any]:
 def test_every_object_is_valid(overlay: str) -> None:
     kinds = rendered(overlay)
     for content in kinds.values():
-        validate(content)
+        check_object(content)
     own = {
         "ConfigMap",
         "Deployment",
@@ -111,7 +90,7 @@ def test_a_misspelt_key_would_be_found() -> None:
     monitor = json.loads(json.dumps(rendered("gpu")["ServiceMonitor"]))
     monitor["spec"]["endpoints"][0]["intervall"] = "15s"
     with pytest.raises(jsonschema.ValidationError, match="intervall"):
-        validate(monitor)
+        check_object(monitor)
 
 
 def test_the_server_listens_where_the_pod_is_asked_and_ends_within_its_grace() -> None:
@@ -143,13 +122,23 @@ def test_the_autoscaler_asks_for_what_the_adapter_offers_and_servers_export() ->
     name = metric["pods"]["metric"]["name"]
     assert name == rule["name"]["as"] == "vllm:num_requests_waiting"
     assert f'__name__="{name}"' in rule["seriesQuery"]
-    dashboard = (MONITORING / "grafana_serving.json").read_text()
+    dashboard = (MONITORING / "serving" / "grafana_serving.json").read_text()
     assert name in dashboard, "tests hold the dashboard to what servers export"
 
 
-def test_the_operators_rule_has_the_alerts() -> None:
-    alerts = (MONITORING / "serving_alerts.yaml").read_text()
-    rule = (MONITORING / "prometheus_rule.yaml").read_text()
-    assert yaml.safe_load(rule)["spec"] == yaml.safe_load(alerts)
+@NEEDS_KUBECTL
+def test_what_is_there_once_for_all_runs_is_valid() -> None:
+    contents = kustomized(MONITORING / "training")
+    for content in contents:
+        check_object(content)
+    kinds = {content["kind"]: content for content in contents}
+    assert set(kinds) == {"ConfigMap", "PrometheusRule", "ServiceMonitor"}
+    assert set(kinds["ConfigMap"]["data"]) == {"grafana_runs.json"}
+
+
+@pytest.mark.parametrize("alerts", sorted(MONITORING.glob("*/*_alerts.yaml")), ids=lambda path: path.parent.name)
+def test_the_operators_rule_has_the_alerts(alerts: Path) -> None:
+    rule = alerts.with_name("prometheus_rule.yaml").read_text()
+    assert yaml.safe_load(rule)["spec"] == yaml.safe_load(alerts.read_text())
     made = runpy.run_path(str(MONITORING / "prometheus_rule.py"))["prometheus_rule"](alerts)
     assert made == rule, "run python launch/monitoring/prometheus_rule.py"

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
 
 import pytest
 from engine_numbers import some_stats
 from monitoring_files import (
-    ALERTS,
     DASHBOARD,
-    NEEDS_PROMTOOL,
-    check_alerts,
     check_dashboard,
     expressions,
-    fires,
     grouped_in,
     metrics_in,
     panels,
-    rules,
 )
 from prometheus_client.parser import text_string_to_metric_families
 from replica_fakes import make_pool
@@ -111,73 +104,3 @@ def test_every_metric_of_the_front_is_in_the_dashboard() -> None:
 def test_the_dashboard_is_whole() -> None:
     check_dashboard(DASHBOARD)
     assert {panel["fieldConfig"]["defaults"]["noValue"] for panel in panels()} == {"No traffic"}
-
-
-def test_alerts_say_what_is_wrong_and_what_to_do() -> None:
-    check_alerts(ALERTS)
-
-
-ENGINE = 'job="rlserve",instance="a",model_name="m",engine="0"'
-SERVER = 'job="rlserve",instance="a"'
-CASES: Mapping[str, dict[str, str]] = {
-    "RlserveServerDown": {f"up{{{SERVER}}}": "0x20"},
-    "RlserveNoReplicaReady": {f"rlserve:ready_replicas{{{SERVER}}}": "0x20"},
-    "RlserveReplicaLost": {f"rlserve:lost_replicas_total{{{SERVER}}}": "0x10 1x10"},
-    "RlserveStandstill": {
-        f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
-        f"vllm:generation_tokens_total{{{ENGINE}}}": "70x20",
-    },
-    "RlserveRefusing": {f'vllm:admission_rejections_total{{{SERVER},model_name="m",reason="load"}}': "0+5x20"},
-    "RlserveAnswersShortened": {f"rlserve:degradation_level{{{SERVER}}}": "1x20"},
-    "RlserveServerErrors": {
-        f'http_requests_total{{{SERVER},status="200"}}': "0+90x20",
-        f'http_requests_total{{{SERVER},status="503"}}': "0+10x20",
-    },
-    "RlserveSlowFirstToken": {
-        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="0.1"}}': "0x20",
-        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="2.5"}}': "0+1x20",
-        f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="+Inf"}}': "0+9x20",
-    },
-    "RlserveSlowTokens": {
-        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.1"}}': "0x20",
-        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.3"}}': "0+1x20",
-        f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="+Inf"}}': "0+9x20",
-    },
-    "RlserveQueueGrows": {
-        f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
-        f"vllm:num_requests_waiting{{{ENGINE}}}": "9x20",
-    },
-    "RlserveCacheTooSmall": {f"vllm:num_preemptions_total{{{ENGINE}}}": "0+60x20"},
-    "RlserveManyRefusedForText": {f'rlserve:refused_total{{{SERVER},source="prompt",kind="a"}}': "0+30x20"},
-    "RlserveManyBeyondLimits": {f'http_requests_total{{{SERVER},status="429"}}': "0+30x20"},
-}
-"""Series of one value a minute, in which the alert fires after 18 of them."""
-WELL = {
-    f"up{{{SERVER}}}": "1x20",
-    f"rlserve:ready_replicas{{{SERVER}}}": "2x20",
-    f"rlserve:lost_replicas_total{{{SERVER}}}": "0x20",
-    f"rlserve:degradation_level{{{SERVER}}}": "0x20",
-    f"vllm:num_requests_running{{{ENGINE}}}": "3x20",
-    f"vllm:num_requests_waiting{{{ENGINE}}}": "1x20",
-    f"vllm:generation_tokens_total{{{ENGINE}}}": "0+500x20",
-    f"vllm:num_preemptions_total{{{ENGINE}}}": "0+1x20",
-    f'vllm:admission_rejections_total{{{SERVER},model_name="m",reason="load"}}': "4x20",
-    f'http_requests_total{{{SERVER},status="200"}}': "0+90x20",
-    f'http_requests_total{{{SERVER},status="429"}}': "0+1x20",
-    f'rlserve:refused_total{{{SERVER},source="prompt",kind="a"}}': "0+1x20",
-    f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="0.1"}}': "0+9x20",
-    f'vllm:time_to_first_token_seconds_bucket{{{SERVER},model_name="m",le="+Inf"}}': "0+9x20",
-    f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="0.1"}}': "0+9x20",
-    f'vllm:inter_token_latency_seconds_bucket{{{ENGINE},le="+Inf"}}': "0+9x20",
-}
-
-
-def test_every_alert_is_tried() -> None:
-    assert set(CASES) == {rule["alert"] for rule in rules()}
-
-
-@NEEDS_PROMTOOL
-@pytest.mark.parametrize("alert", sorted(CASES))
-def test_an_alert_fires_when_it_should_and_not_while_all_is_well(alert: str, tmp_path: Path) -> None:
-    assert fires(tmp_path, ALERTS, alert, {**WELL, **CASES[alert]})
-    assert not fires(tmp_path, ALERTS, alert, WELL)

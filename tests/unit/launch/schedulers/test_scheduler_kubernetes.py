@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 from golden_files import check_golden
-from kubernetes_schemas import SCHEMA_VERSION, check_rayjob
+from kubernetes_schemas import check_object
 from plans import PRICES, plan_of
 
 from rlserve.config import load
@@ -23,14 +22,13 @@ from rlserve.launch.schedulers.kubernetes.scheduler import KubernetesScheduler, 
 BASE = ("launch.image=me/rlserve:1", "launch.kubernetes.claim=runs")
 SPOT = "pool.slots=[{type: H100, count: 8, prefer: train}, {type: H200-spot, count: 4}]"
 FULL = (SPOT, "launch.kubernetes.queue=team", "launch.kubernetes.secret=rlserve", *BASE)
+MONITORED = ("tracking.prometheus_port=9400",)
+TRAINING = Path(__file__).parents[4] / "launch" / "monitoring" / "training"
 
 
 def validate(text: str) -> dict[str, Any]:
     content: dict[str, Any] = yaml.safe_load(text)
-    if content["kind"] == "RayJob":
-        check_rayjob(content)
-    else:
-        kubernetes_validate.validate(content, SCHEMA_VERSION, strict=True)
+    check_object(content)
     return content
 
 
@@ -47,16 +45,12 @@ def validate(text: str) -> dict[str, Any]:
 )
 def test_every_file_is_valid(settings: tuple[str, ...]) -> None:
     files = KubernetesScheduler().render(plan_of(*settings))
-    assert sorted(validate(text)["kind"] for text in files.values()) == [
-        "ConfigMap",
-        "NetworkPolicy",
-        "PodDisruptionBudget",
-        "RayJob",
-    ]
+    kinds = {validate(text)["kind"] for text in files.values()}
+    assert kinds == {"ConfigMap", "NetworkPolicy", "PodDisruptionBudget", "RayJob"}
 
 
 def test_the_jobs_of_a_sweep_have_a_label_in_common() -> None:
-    for text in KubernetesScheduler().render(replace(plan_of(*FULL), sweep="All of them")).values():
+    for text in KubernetesScheduler().render(replace(plan_of(*FULL, *MONITORED), sweep="All of them")).values():
         content = validate(text)
         assert content["metadata"]["labels"]["rlserve/sweep"] == "all-of-them"
         if content["kind"] == "RayJob":
@@ -69,7 +63,7 @@ def test_a_misspelt_key_would_be_found() -> None:
     content = yaml.safe_load(KubernetesScheduler().render(plan_of(*FULL))["rayjob.yaml"])
     content["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["minReplica"] = 1
     with pytest.raises(jsonschema.ValidationError, match="minReplica"):
-        check_rayjob(content)
+        check_object(content)
 
 
 @pytest.mark.parametrize("name", ["rayjob.yaml", "disruption_budget.yaml", "network_policy.yaml"])
@@ -117,10 +111,45 @@ def test_prices_that_cannot_be_read_are_said(tmp_path: Path) -> None:
 )
 def test_whom_pods_may_speak_to(settings: tuple[str, ...], allowed: list[set[int]]) -> None:
     text = KubernetesScheduler().render(plan_of(*FULL, *settings))["network_policy.yaml"]
-    kubernetes_validate.validate(yaml.safe_load(text), SCHEMA_VERSION, strict=True)
-    own, *others = yaml.safe_load(text)["spec"]["egress"]
+    own, *others = validate(text)["spec"]["egress"]
     assert own == {"to": [{"podSelector": {"matchLabels": {"rlserve/run": "hello"}}}]}
     assert [{each["port"] for each in rule["ports"]} for rule in others] == allowed
+
+
+@pytest.mark.parametrize("name", ["metrics_service.yaml", "network_policy.yaml"])
+def test_what_is_rendered_for_prometheus_has_been_read(name: str) -> None:
+    check_golden(f"kubernetes_monitored_{name}", KubernetesScheduler().render(plan_of(*FULL, *MONITORED))[name])
+
+
+def test_prometheus_is_let_in_where_the_run_serves_its_metrics() -> None:
+    files = {name: validate(text) for name, text in KubernetesScheduler().render(plan_of(*FULL, *MONITORED)).items()}
+    tracking = yaml.safe_load(files["configmap.yaml"]["data"]["run.yaml"])["tracking"]
+    service = files["metrics_service.yaml"]
+    (port,) = service["spec"]["ports"]
+    *_, let_in = files["network_policy.yaml"]["spec"]["ingress"]
+    assert (tracking["prometheus_host"], tracking["prometheus_port"]) == ("0.0.0.0", 9400)
+    assert {port["port"], *(each["port"] for each in let_in["ports"])} == {9400}
+    cluster = files["rayjob.yaml"]["spec"]["rayClusterSpec"]
+    head, *workers = [
+        group["template"]["metadata"]["labels"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    ]
+    assert service["spec"]["selector"].items() <= head.items()
+    assert not any(service["spec"]["selector"].items() <= labels.items() for labels in workers)
+    (container,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    assert "ports" not in container, "KubeRay would make a service of these alone, by which no worker finds the head"
+    monitor = yaml.safe_load((TRAINING / "service_monitor.yaml").read_text())["spec"]
+    (endpoint,) = monitor["endpoints"]
+    assert endpoint["port"] == port["name"]
+    assert monitor["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    assert service["metadata"]["labels"][monitor["jobLabel"]] == "rlserve-runs"
+    (relabeling,) = endpoint["relabelings"]
+    assert relabeling["sourceLabels"] == ["__meta_kubernetes_service_label_rlserve_run"]
+    assert service["metadata"]["labels"]["rlserve/run"] == "hello"
+
+
+def test_an_address_of_the_users_stays() -> None:
+    files = KubernetesScheduler().render(plan_of(*FULL, *MONITORED, 'tracking.prometheus_host="::"'))
+    assert yaml.safe_load(validate(files["configmap.yaml"])["data"]["run.yaml"])["tracking"]["prometheus_host"] == "::"
 
 
 def test_trainers_stay_and_rollout_may_come_and_go() -> None:
@@ -140,6 +169,7 @@ def test_trainers_stay_and_rollout_may_come_and_go() -> None:
         (BASE[:1], "launch.kubernetes.claim"),
         (BASE[1:], "launch.image"),
         ((*BASE, "launch.env_file=/me/.env"), "--from-env-file=/me/.env"),
+        ((*BASE, "tracking.prometheus_port=0"), "tracking.prometheus_port .* 9400"),
     ],
 )
 def test_what_is_missing_is_said(settings: tuple[str, ...], said: str) -> None:
