@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import yaml
+
 from rlserve.distributed.addresses import free_port
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
@@ -127,6 +129,16 @@ def node(name: str, labels: Mapping[str, str], *, taints: Sequence[Mapping[str, 
             "conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": "as the test says"}],
         },
     }
+
+
+def definitions_in(manifests: Path) -> list[Any]:
+    """Of the kinds that an operator's manifests bring. Nothing converts them: only stored versions can be asked for."""
+    found = [content for content in yaml.safe_load_all(manifests.read_text()) if content]
+    kinds = [content for content in found if content["kind"] == "CustomResourceDefinition"]
+    for content in kinds:
+        content["spec"].pop("conversion", None)
+        content.pop("status", None)
+    return kinds
 
 
 def _kubeconfig(server: str, certificate: Path) -> Any:

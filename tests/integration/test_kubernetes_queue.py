@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
-from control_plane import ControlPlane, running_control_plane, running_program
+from control_plane import ControlPlane, definitions_in, running_control_plane, running_program
 from test_kubernetes import FOLDER, definitions, rlserve, submitted
 
 from rlserve.distributed.addresses import free_port
@@ -39,7 +39,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """With the queue ``team``, which has room for the GPUs of one run."""
     programs, folder = Path(FOLDER or ""), tmp_path_factory.mktemp("queue")
     with running_control_plane(programs, folder) as plane:
-        plane.apply(*definitions(), *kueue_definitions(programs / "kueue.yaml"))
+        plane.apply(*definitions(), *definitions_in(programs / "kueue.yaml"))
         plane.wait("its kinds", lambda: plane.try_kubectl("get", "rayjobs,localqueues").returncode == 0 or None)
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}})
         secret = {"name": "kueue-webhook-server-cert", "namespace": "kueue-system"}  # Kueue writes there
@@ -47,16 +47,6 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         with running_kueue(plane, programs, folder):
             plane.apply(*queue(num_gpus=12))
             yield plane
-
-
-def kueue_definitions(manifests: Path) -> list[Any]:
-    """Of its kinds, which are not converted: only their stored versions are asked for."""
-    found = [content for content in yaml.safe_load_all(manifests.read_text()) if content]
-    kinds = [content for content in found if content["kind"] == "CustomResourceDefinition"]
-    for content in kinds:
-        content["spec"].pop("conversion", None)
-        content.pop("status", None)
-    return kinds
 
 
 @contextmanager
