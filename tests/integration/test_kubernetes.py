@@ -121,13 +121,14 @@ def submitted(plane: ControlPlane, folder: Path, name: str, *settings: str) -> s
 
 
 def kinds_of(plane: ControlPlane, name: str) -> set[str]:
-    kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy"
+    kinds = "rayjob,configmap,poddisruptionbudget,networkpolicy,service"
     return {found["kind"] for found in plane.get(kinds, f"--selector=rlserve/run={name}")["items"]}
 
 
 def test_a_run_is_submitted_followed_resumed_and_cancelled(plane: ControlPlane, tmp_path: Path) -> None:
-    submitted(plane, tmp_path, "followed")
-    assert kinds_of(plane, "followed") == {"RayJob", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy"}
+    submitted(plane, tmp_path, "followed", "tracking.prometheus_port=9400")
+    held = {"RayJob", "ConfigMap", "PodDisruptionBudget", "NetworkPolicy", "Service"}
+    assert kinds_of(plane, "followed") == held
     (job,) = plane.get("rayjob", "--selector=rlserve/run=followed")["items"]
 
     def status() -> str:
@@ -150,6 +151,13 @@ def test_a_run_is_submitted_followed_resumed_and_cancelled(plane: ControlPlane, 
     done = rlserve(plane, "cancel", str(tmp_path / "followed"))
     assert done.returncode == 0, done.stderr
     plane.wait("its end", lambda: True if not kinds_of(plane, "followed") else None)
+
+
+def test_what_is_there_once_for_the_metrics_of_all_runs_is_held(plane: ControlPlane) -> None:
+    plane.kubectl("apply", "--kustomize", str(ROOT / "launch" / "monitoring" / "training"))
+    (monitor,) = plane.get("servicemonitor")["items"]
+    (rule,) = plane.get("prometheusrule")["items"]
+    assert monitor["metadata"]["name"] == rule["metadata"]["name"] == "rlserve-training"
 
 
 def test_the_server_refuses_what_it_would_not_hold_before_anything_is_made(plane: ControlPlane, tmp_path: Path) -> None:
