@@ -54,8 +54,10 @@ class RayScheduler(Scheduler):
         return {**render_templates(Path(__file__).parent, plan), "run.yaml": plan.run_file}
 
     def submit_command(self, plan: JobPlan, folder: Path) -> Sequence[str]:
+        address = plan.launch.ray.address
+        to = [] if address is None else ["--address", address]
         what = ["--runtime-env", str(folder / RUNTIME_ENV_FILE), "--no-wait", "--", "sh", str(folder / ENTRYPOINT_FILE)]
-        return ("ray", "job", "submit", *what)
+        return ("ray", "job", "submit", *to, *what)
 
     def submit(self, plan: JobPlan, folder: Path) -> JobRecord:
         address = plan.launch.ray.address or os.environ.get(_ADDRESS_VARIABLE)

@@ -34,6 +34,20 @@ def test_ray_can_read_what_it_is_told() -> None:
     assert files["entrypoint.sh"] == "cd /data/runs/hello/job && exec python3 -m rlserve launch run.yaml --continue\n"
 
 
+@pytest.mark.parametrize(
+    ("settings", "to"),
+    [((), []), (("launch.ray.address=http://HEAD:8265",), ["--address", "http://HEAD:8265"])],
+    ids=["of the environment", "named"],
+)
+def test_a_dry_run_says_which_cluster_would_be_asked(settings: tuple[str, ...], to: list[str]) -> None:
+    command = RayScheduler().submit_command(plan_of("pool=auto", *settings), Path("/data/runs/hello/job"))
+    assert list(command) == [
+        *("ray", "job", "submit", *to),
+        *("--runtime-env", "/data/runs/hello/job/runtime_env.yaml", "--no-wait"),
+        *("--", "sh", "/data/runs/hello/job/entrypoint.sh"),
+    ]
+
+
 class FakeClient:
     """A job server that is asked, and answers in turn."""
 
