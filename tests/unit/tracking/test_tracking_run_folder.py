@@ -78,7 +78,7 @@ def test_a_name_that_is_taken_is_refused_with_a_remedy(tmp_path: Path) -> None:
             UserError, match=r" exists already: choose another name=…, delete it, or continue"
         ) as caught:
             RunFolder.create(tmp_path, name)
-        path = shlex.split(str(caught.value).partition("--resume ")[2])[0]
+        path = shlex.split(str(caught.value).partition("rlserve resume ")[2])[0]
         assert RunFolder.open(Path(path)).path == tmp_path / name
 
 
