@@ -17,6 +17,7 @@ from rlserve.engine.models.rope import local_rotation_table
 from rlserve.native.attention import LayerCache, StepArguments, cache_elements, round_up
 from rlserve.native.huge_pages import advise_huge_pages
 from rlserve.native.library import load_library
+from rlserve.native.page_filling import fill_pages
 
 
 class CpuKernelAttention(AttentionBackend):
@@ -96,6 +97,7 @@ class CpuKernelAttention(AttentionBackend):
     def _note_memory(self) -> None:
         for tensor in self._tensors():
             advise_huge_pages(tensor)
+        fill_pages(self._tensors())
         for place, (keys, values, scales) in zip(self._layer_caches, self._caches, strict=True):
             place.keys, place.values = keys.data_ptr(), values.data_ptr()
             place.scales = None if scales is None else scales.data_ptr()

@@ -129,7 +129,7 @@ class EngineLoop:
         """A reader of new tokens, for streams.
 
         Args:
-            max_pieces_per_s: that it reads, of all requests together, where they are more than a thirty-sixth of it:
+            max_pieces_per_s: that it reads, of all requests together, where they are more than an eighteenth of it:
                 several tokens are told at once then; first ones and ends never wait.
         """
         return self._subscribed(DeltaSubscription(self._commands, self._readers, PiecePace(max_pieces_per_s)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-_SHORTEST_S = 1 / 36
+_SHORTEST_S = 1 / 18
 _LONGEST_S = 0.25
 
 
 class PiecePace:
     """Bounds the pieces of many streams that are told a second: after ``k`` of them the next are due ``k / max_per_s``
-    later, a quarter of a second at most, and what came meanwhile is told together. Where that is less than a
-    thirty-sixth of a second nobody waits, and each token is told alone: streams are so few that their number is bound
+    later, a quarter of a second at most, and what came meanwhile is told together. Where that is less than an
+    eighteenth of a second nobody waits, and each token is told alone: streams are so few that their number is bound
     enough. All are told at once: whoever reads is woken less often than if each had a time of its own.
 
     Args:

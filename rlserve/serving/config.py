@@ -302,8 +302,8 @@ class ServeConfig:
     """Engines, each in a process of its own; on GPUs each takes ``engine.tensor_parallel_size`` of those visible."""
     max_pieces_per_s: int | None = None
     """That many streams together are told in, so that each piece has several tokens; first tokens never wait. With so
-    few streams that each may have 36 pieces a second of it, each token comes alone. None: 600 for each processor of the
-    machine, so that its telling takes less than 4 % of it."""
+    few streams that each may have 18 pieces a second of it, each token comes alone. None: 300 for each processor of the
+    machine, so that its telling takes less than 2 % of it."""
     engine: EngineConfig = field(default_factory=EngineConfig)
     access: AccessConfig = field(default_factory=AccessConfig)
     admin: AdminConfig = field(default_factory=AdminConfig)

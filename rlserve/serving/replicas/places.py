@@ -14,8 +14,8 @@ from rlserve.serving.config import ServeConfig
 from rlserve.serving.replicas.messages import Start
 from rlserve.serving.replicas.replica import ReplicaPlace
 
-_PIECES_PER_S = 600
-"""For each processor: a piece of a stream takes the front about 60 us, so that is less than 4 % of it."""
+_PIECES_PER_S = 300
+"""For each processor: a piece of a stream takes the front about 60 us, so that is less than 2 % of it."""
 
 
 def replica_places(config: ServeConfig, model_path: str) -> tuple[ReplicaPlace, ...]:
