@@ -21,19 +21,19 @@ def test_the_next_are_due_when_those_before_have_had_their_time() -> None:
     now_s = 0.0
     pace = PiecePace(100.0, clock=lambda: now_s)
     assert pace.is_due
-    pace.told(5)
-    now_s = 0.049
+    pace.told(8)
+    now_s = 0.079
     assert not pace.is_due
-    pace.told(3)  # first tokens
-    now_s = 0.051
-    assert not pace.is_due
+    pace.told(6)  # first tokens
     now_s = 0.081
+    assert not pace.is_due
+    now_s = 0.141
     assert pace.is_due
 
 
 def test_few_streams_never_wait() -> None:
     now_s = 0.0
-    pace = PiecePace(1200.0, clock=lambda: now_s)
+    pace = PiecePace(600.0, clock=lambda: now_s)
     pace.told(33)
     assert pace.is_due
     pace.told(34)
@@ -59,7 +59,7 @@ def test_over_any_time_no_more_are_told_of_many_streams_than_the_rate_allows(
     rate: float, num_more: int, steps: list[float]
 ) -> None:
     """But for the streams that are told after the longest wait."""
-    num_streams = int(rate / 36) + num_more
+    num_streams = int(rate / 18) + num_more
     now_s, num_told = 0.0, 0
     pace = PiecePace(rate, clock=lambda: now_s)
     for step_s in steps:
