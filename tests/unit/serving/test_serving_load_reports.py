@@ -74,9 +74,9 @@ def test_without_a_key_nobody_hears_of_the_load(pool: FakePool) -> None:
     context = fake_context(pool=pool)
     client = TestClient(Gate(create_app(context), context.keys, context.metrics, checks_host=False))
     headers = {"endpoint-load-metrics-format": "TEXT"}
-    for method, path in (("GET", "/health"), ("POST", "/ping")):
+    for method, path, status in (("GET", "/health", 200), ("POST", "/ping", 405)):
         answer = client.request(method, path, headers=headers)
-        assert answer.status_code == 200
+        assert answer.status_code == status
         assert "endpoint-load-metrics" not in answer.headers
     refused = client.post("/v1/completions", json={"prompt": "a"}, headers=headers)
     assert refused.status_code == 401

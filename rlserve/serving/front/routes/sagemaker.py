@@ -22,7 +22,6 @@ from rlserve.serving.protocol.sagemaker import InvocationShape
 router = APIRouter()
 
 
-@router.post("/ping", response_class=Response)
 @router.get("/ping", response_class=Response)
 async def ping(request: Request) -> Response:
     """200 while a replica takes requests, as ``/health``."""
