@@ -45,13 +45,18 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         kinds = ",".join(found["metadata"]["name"] for found in definitions())
         plane.wait("their kinds", lambda: plane.try_kubectl("get", kinds).returncode == 0 or None)
         plane.apply(*volume())
-        for made in (
-            node("cpus", {}),
-            node("h100", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, taints=[GPU], num_gpus=8),
-            node("h200", {"nvidia.com/gpu.product": "NVIDIA-H200"}, taints=[GPU], num_gpus=8),
-        ):
+        for made in machines():
             plane.kubectl("create", "--filename=-", given=json.dumps(made))
         yield plane
+
+
+def machines() -> tuple[Any, ...]:
+    """One without GPUs, and one of each type that is no spot machine."""
+    return (
+        node("cpus", {}),
+        node("h100", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, taints=[GPU], num_gpus=8),
+        node("h200", {"nvidia.com/gpu.product": "NVIDIA-H200"}, taints=[GPU], num_gpus=8),
+    )
 
 
 def definitions() -> list[Any]:

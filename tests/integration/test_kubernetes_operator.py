@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from control_plane import ControlPlane, definitions_in, node, running_control_plane, running_program
-from test_kubernetes import FOLDER, GPU, rlserve, submitted, volume
+from control_plane import ControlPlane, definitions_in, running_control_plane, running_program
+from test_kubernetes import FOLDER, machines, rlserve, submitted, volume
 
 from rlserve.distributed.addresses import free_port
 
@@ -38,11 +38,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         kinds = "rayjobs,rayclusters,rayservices"
         plane.wait("its kinds", lambda: plane.try_kubectl("get", kinds).returncode == 0 or None)
         plane.apply(*volume())
-        for made in (
-            node("cpus", {}),
-            node("h100", {"nvidia.com/gpu.product": "NVIDIA-H100-80GB-HBM3"}, taints=[GPU], num_gpus=8),
-            node("h200", {"nvidia.com/gpu.product": "NVIDIA-H200"}, taints=[GPU], num_gpus=8),
-        ):
+        for made in machines():
             plane.kubectl("create", "--filename=-", given=json.dumps(made))
         health, numbers = (f"127.0.0.1:{free_port()}" for _ in range(2))
         addresses = (f"--health-probe-bind-address={health}", f"--metrics-addr={numbers}")
