@@ -23,6 +23,7 @@ from rlserve.launch.schedulers.plan import JobPlan, NodeGroup, with_prices_in
 from rlserve.launch.schedulers.programs import ask, pass_on
 from rlserve.launch.schedulers.templates import render_templates
 from rlserve.pool.config import CLOUD_PROBES
+from rlserve.serving.config import LOOPBACK_HOSTS
 from rlserve.tracking.job_record import JobRecord
 
 PRODUCTS = {
@@ -34,9 +35,6 @@ PRODUCTS = {
     "V100": ("Tesla-V100-SXM2-32GB", "Tesla-V100-SXM2-16GB", "Tesla-V100-PCIE-32GB"),
 }
 """Names that NVIDIA's GPU feature discovery labels machines with, where they are more than ``NVIDIA-`` and the type."""
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Addresses that nothing outside of a pod reaches."""
 
 
 class KubernetesScheduler(Scheduler):
@@ -112,7 +110,7 @@ def with_metrics_served(config: RunConfig) -> RunConfig:
         return config
     if tracking.prometheus_port == 0:
         raise UserError("tracking.prometheus_port must be the number of a port on Kubernetes, 9400 for instance, got 0")
-    host = "0.0.0.0" if tracking.prometheus_host in LOOPBACK else tracking.prometheus_host
+    host = "0.0.0.0" if tracking.prometheus_host in LOOPBACK_HOSTS else tracking.prometheus_host
     return replace(config, tracking=replace(tracking, prometheus_host=host))
 
 
