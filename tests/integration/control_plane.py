@@ -66,6 +66,15 @@ class ControlPlane:
         """Until ``look`` finds something."""
         return _wait(what, look)
 
+    def wait_for_kinds(self, kinds: str) -> None:
+        """Until it knows them, by their plurals with commas between."""
+        self.wait("its kinds", lambda: self.try_kubectl("get", kinds).returncode == 0 or None)
+
+    def place_of(self, pod: str) -> str:
+        """The machine that a pod is placed on."""
+        place: str = self.wait(f"a place for {pod}", lambda: self.get("pod", pod)["spec"].get("nodeName"))
+        return place
+
 
 @contextmanager
 def running_control_plane(programs: Path, folder: Path) -> Iterator[ControlPlane]:

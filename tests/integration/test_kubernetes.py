@@ -43,7 +43,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with running_control_plane(programs, tmp_path_factory.mktemp("kubernetes")) as plane:
         plane.apply(*definitions())
         kinds = ",".join(found["metadata"]["name"] for found in definitions())
-        plane.wait("their kinds", lambda: plane.try_kubectl("get", kinds).returncode == 0 or None)
+        plane.wait_for_kinds(kinds)
         plane.apply(*volume())
         for made in machines():
             plane.kubectl("create", "--filename=-", given=json.dumps(made))
@@ -184,8 +184,8 @@ def test_the_scheduler_places_each_pod_of_a_run_where_its_gpus_are(plane: Contro
     assert list(groups) == ["h100-0", "h200-spot-1"]
     plane.apply(*(pod_of(f"placed-{name}", template) for name, template in groups.items()))
     plane.apply(pod_of("placed-head", cluster["headGroupSpec"]["template"]))
-    assert place_of(plane, "placed-h100-0") == "h100"
-    assert place_of(plane, "placed-head") == "cpus"
+    assert plane.place_of("placed-h100-0") == "h100"
+    assert plane.place_of("placed-head") == "cpus"
     why = plane.wait("a refusal", lambda: why_not_placed(plane, "placed-h200-spot-1"))
     assert "affinity" in why  # the H200 that is there is no spot machine
 
@@ -196,14 +196,14 @@ def test_the_scheduler_places_each_pod_of_a_run_where_its_gpus_are(plane: Contro
         num_gpus=8,
     )
     plane.kubectl("create", "--filename=-", given=json.dumps(bought))
-    assert place_of(plane, "placed-h200-spot-1") == "h200-spot"
+    assert plane.place_of("placed-h200-spot-1") == "h200-spot"
 
 
 def test_pods_of_a_run_that_goes_on_are_not_evicted(plane: ControlPlane, tmp_path: Path) -> None:
     submitted(plane, tmp_path, "kept")
     template = plane.get("rayjob", "kept")["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]
     plane.apply(pod_of("kept-head", template))
-    assert place_of(plane, "kept-head") == "cpus"
+    assert plane.place_of("kept-head") == "cpus"
     runs = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
     set_status(plane, "pod", "kept-head", runs)
 
@@ -250,12 +250,6 @@ def set_status(plane: ControlPlane, kind: str, name: str, status: Any) -> None:
 def pod_of(name: str, template: Any) -> Any:
     metadata = {**template["metadata"], "name": name, "namespace": "default"}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
-
-
-def place_of(plane: ControlPlane, pod: str) -> str:
-    """The machine that it is placed on."""
-    place: str = plane.wait(f"a place for {pod}", lambda: plane.get("pod", pod)["spec"].get("nodeName"))
-    return place
 
 
 def why_not_placed(plane: ControlPlane, pod: str) -> str | None:

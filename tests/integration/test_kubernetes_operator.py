@@ -35,8 +35,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     programs, folder = Path(FOLDER or ""), tmp_path_factory.mktemp("operator")
     with running_control_plane(programs, folder) as plane:
         plane.apply(*definitions_in(programs / "kuberay.yaml"))
-        kinds = "rayjobs,rayclusters,rayservices"
-        plane.wait("its kinds", lambda: plane.try_kubectl("get", kinds).returncode == 0 or None)
+        plane.wait_for_kinds("rayjobs,rayclusters,rayservices")
         plane.apply(*volume())
         for made in machines():
             plane.kubectl("create", "--filename=-", given=json.dumps(made))
@@ -52,7 +51,7 @@ def test_a_run_becomes_a_cluster_whose_pods_are_placed_and_is_gone_when_cancelle
 ) -> None:
     submitted(plane, tmp_path, "whole")
     pods = plane.wait("its pods", lambda: pods_of(plane, "whole", number=3))
-    assert {group: place_of(plane, pod) for group, pod in pods.items()} == {
+    assert {group: plane.place_of(pod) for group, pod in pods.items()} == {
         "headgroup": "cpus",
         "h100-0": "h100",
         "h200-1": "h200",
@@ -92,11 +91,6 @@ def pods_of(plane: ControlPlane, run: str, *, number: int) -> dict[str, str] | N
     if len(found) < number:
         return None
     return {pod["metadata"]["labels"]["ray.io/group"]: pod["metadata"]["name"] for pod in found}
-
-
-def place_of(plane: ControlPlane, pod: str) -> str:
-    place: str = plane.wait(f"a place for {pod}", lambda: plane.get("pod", pod)["spec"].get("nodeName"))
-    return place
 
 
 def all_end(plane: ControlPlane, run: str) -> bool:

@@ -40,7 +40,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     programs, folder = Path(FOLDER or ""), tmp_path_factory.mktemp("queue")
     with running_control_plane(programs, folder) as plane:
         plane.apply(*definitions(), *definitions_in(programs / "kueue.yaml"))
-        plane.wait("its kinds", lambda: plane.try_kubectl("get", "rayjobs,localqueues").returncode == 0 or None)
+        plane.wait_for_kinds("rayjobs,localqueues")
         plane.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kueue-system"}})
         secret = {"name": "kueue-webhook-server-cert", "namespace": "kueue-system"}  # Kueue writes there
         plane.apply({"apiVersion": "v1", "kind": "Secret", "metadata": secret})
