@@ -21,7 +21,7 @@ LENGTH = 600
 """Tokens of every answer."""
 ROOM = 4
 """Samples that a replica computes at once: half of a step's, so both have some."""
-SLOW = {"hidden_size": 256, "intermediate_size": 1024, "max_position_embeddings": 1024, "num_hidden_layers": 12}
+SLOW = {"hidden_size": 256, "intermediate_size": 1024, "max_position_embeddings": 1024, "num_hidden_layers": 30}
 """A model that takes seconds for an answer, many times longer than requests take to be handed over."""
 LONG: dict[str, Any] = {
     "num_steps": 1,
